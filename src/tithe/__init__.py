@@ -1,0 +1,32 @@
+"""Pick the few percent of an instruction-tuning set that teach a given language model most.
+
+import tithe
+
+data = tithe.load("data.jsonl")
+scores = tithe.score(data, scorer="ifd", model="path/or/hub-id")
+kept = tithe.select(data, scorer="ifd", model="path/or/hub-id", keep="5%")
+kept.write("kept.jsonl")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["load", "plan", "score", "select"]
+
+if TYPE_CHECKING:
+    from tithe.api import load, plan, score, select
+
+
+def __getattr__(name: str) -> object:
+    """Functions are imported when first used: `import tithe` stays light."""
+    if name in __all__:
+        from tithe import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module `tithe` has no attribute `{name}`")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,99 @@
+"""The library's front door: `tithe.load`, `tithe.plan`, `tithe.score`, `tithe.select`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from tithe import run
+from tithe.config import ScoreSettings, SelectSettings, with_preset
+from tithe.data.files import Dataset, open_dataset
+from tithe.plugins import split_specs
+from tithe.run.setup import named_dataset
+
+S = TypeVar("S", bound=ScoreSettings)
+Specs = str | Sequence[str] | None
+
+
+def load(
+    source: str | Path,
+    *,
+    format: str = "auto",
+    turns: Literal["last", "all"] = "last",
+    split: str | None = None,
+    strict: bool = False,
+    limit: int | None = None,
+) -> Dataset:
+    """Open a data set: a file, a folder, a hub id, or `starter`. Iterate over it for `Example`s and `BadRow`s.
+
+    Raises:
+        DataError: nothing there that can be read.
+    """
+    name = named_dataset(str(source))
+    return open_dataset(name, format=format, turns=turns, split=split, strict=strict, limit=limit)
+
+
+def plan(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> run.PlanResult:
+    """Count what scoring would read; needs only the model's tokenizer. Settings as in `ScoreSettings`."""
+    return run.plan(made(ScoreSettings, data, scorer, settings))
+
+
+def score(
+    data: Dataset | str | Path, *, scorer: Specs = None, run_dir: str | Path | None = None, **settings: Any
+) -> run.ScoreResult:
+    """Score every example.
+
+    Args:
+        data: what `load` gives, or what it takes.
+        scorer: one or more scorer specs, e.g. `"ifd,length"`; `ifd` where neither it nor a preset is given.
+        run_dir: folder that keeps answers, so that a later call goes on from there; None keeps nothing.
+        settings: as in `ScoreSettings`: `model`, `preset`, `template`, `max_length`, `dtype`, `device`, ...
+
+    Raises:
+        TitheError: with one sentence, and often a hint.
+    """
+    return run.score(made(ScoreSettings, data, scorer, settings), folder=folder(run_dir))
+
+
+def select(
+    data: Dataset | str | Path,
+    *,
+    scorer: Specs = None,
+    keep: str | int | float = "5%",
+    run_dir: str | Path | None = None,
+    **settings: Any,
+) -> run.SelectResult:
+    """Score, and keep the best part.
+
+    Args:
+        data: what `load` gives, or what it takes.
+        scorer: one or more scorer specs; the first one ranks unless `by` says otherwise.
+        keep: rows (`500`), share (`"5%"`, `0.05`) or response tokens (`"200k-tokens"`).
+        run_dir: folder that keeps answers, scores, dropped records and the run record; None keeps nothing.
+        settings: as in `SelectSettings`: those of `score`, `selector`, `drop`, `by`, ...
+
+    Raises:
+        TitheError: with one sentence, and often a hint.
+    """
+    return run.select(made(SelectSettings, data, scorer, {**settings, "keep": keep}), folder=folder(run_dir))
+
+
+def made(kind: type[S], data: Dataset | str | Path, scorer: Specs, settings: dict[str, Any]) -> S:
+    """Settings as a command line would give them."""
+    values = dict(settings)
+    if isinstance(data, Dataset):
+        values |= {"dataset": data.source, "format": data.format, "turns": data.turns}
+        values |= {"strict": data.strict, "limit": data.limit}
+    else:
+        values["dataset"] = str(data)
+    if scorer is not None:
+        texts = [scorer] if isinstance(scorer, str) else scorer
+        values["scorer"] = tuple(spec for text in texts for spec in split_specs(text))
+    if isinstance(values.get("drop"), str):
+        values["drop"] = (values["drop"],)
+    return with_preset(kind, values)
+
+
+def folder(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

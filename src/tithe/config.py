@@ -1,0 +1,170 @@
+"""Settings: from flags, a YAML file or Python into frozen models; an unknown key is an error with a suggestion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from tithe.errors import SettingsError, did_you_mean
+
+Keyed = TypeVar("Keyed", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @classmethod
+    def of(cls: type[Keyed], values: Mapping[str, Any]) -> Keyed:
+        """Check values and build the settings.
+
+        Raises:
+            SettingsError: an unknown key (with a suggestion) or a value that does not fit (with what was given).
+        """
+        for key in values:
+            if key not in cls.model_fields:
+                raise SettingsError(f"unknown setting `{key}`", hint=did_you_mean(key, cls.model_fields))
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or "settings"
+            message = first["msg"].removeprefix("Value error, ")
+            raise SettingsError(f"`{name}` cannot be `{first.get('input')}`: {message}") from error
+
+
+class ScoreSettings(Settings):
+    """What is scored and how.
+
+    Args:
+        dataset: file, folder or hub id.
+        format: record shape, or `auto`.
+        turns: `last` assistant turn of a dialogue, or `all` of them.
+        split: split of a hub data set.
+        limit: read only so many records.
+        strict: stop at the first bad row.
+        scorer: scorer specs, e.g. `["ifd", "length"]`.
+        preset: `cherry` or `superfiltering`: the papers' own settings, oddities included.
+        model: bundled name, folder or hub id.
+        template: `auto`, a named template or a Jinja file.
+        max_length: tokens of the longest pass; None takes the model's context window.
+        truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`.
+        bos: `auto`, `always`, `never`.
+        eos: score the end-of-turn marker too.
+        alone_header: text before the response where it is scored without its prompt.
+        dtype: `auto`, `fp32`, `bf16`, `fp16`.
+        device: `auto`, `cuda`, `mps`, `cpu`.
+        batch_tokens: tokens a batch holds; None takes the device's default.
+        workers: forward passes at once on a CPU; None takes one per core.
+        per_token: keep every response token's NLL.
+        seed: of everything drawn at random.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    dataset: str
+    format: str = "auto"
+    turns: Literal["last", "all"] = "last"
+    split: str | None = None
+    limit: int | None = None
+    strict: bool = False
+    scorer: tuple[str, ...] = ("ifd",)
+    preset: str | None = None
+    model: str | None = None
+    template: str = "auto"
+    max_length: int | None = None
+    truncation: Literal["response", "prompt", "problem"] = "response"
+    bos: Literal["auto", "always", "never"] = "auto"
+    eos: bool = False
+    alone_header: str = ""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: str = "auto"
+    batch_tokens: int | None = None
+    workers: int | None = None
+    per_token: bool = False
+    seed: int = 0
+    trust_remote_code: bool = False
+
+    @field_validator("max_length", "batch_tokens", "workers", "limit")
+    @classmethod
+    def positive(cls, value: int | None) -> int | None:
+        if value is not None and value < 1:
+            raise ValueError("it must be at least 1")
+        return value
+
+
+class SelectSettings(ScoreSettings):
+    """What is kept.
+
+    Args:
+        keep: budget: rows (`500`), share (`5%`) or response tokens (`200k-tokens`).
+        keep_of: what a share is a share of: the `input`, or what is left (`kept`) after filters and problems.
+        by: the scorer that ranks; None takes the first.
+        selector: selector spec.
+        drop: filters such as `ifd > 1`; None takes the ranking scorer's own.
+        drop_duplicates: drop later occurrences of the same prompt and response.
+        shape: shape of the kept file's records.
+    """
+
+    keep: str | int | float = "5%"
+    keep_of: Literal["input", "kept"] = "input"
+    by: str | None = None
+    selector: str = "top"
+    drop: tuple[str, ...] | None = None
+    drop_duplicates: bool = False
+    shape: Literal["same", "messages", "alpaca", "prompt-completion"] = "same"
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "cherry": {
+        "scorer": ("ifd(same_tokens=false)",),
+        "template": "alpaca",
+        "max_length": 512,
+        "dtype": "fp32",
+        "selector": "top(ties=last)",
+        "keep_of": "kept",
+        "drop": ("ifd > 1",),
+    },
+    "superfiltering": {
+        "scorer": ("superfiltering(same_tokens=false)",),
+        "template": "superfiltering",
+        "max_length": 512,
+        "dtype": "fp32",
+        "selector": "top",
+        "keep_of": "input",
+        "drop": ("superfiltering >= 1",),
+    },
+}
+
+
+def with_preset(model: type[Keyed], values: Mapping[str, Any]) -> Keyed:
+    """Settings from a preset and what was given beside it; what was given wins."""
+    name = values.get("preset")
+    if name is None:
+        return model.of(values)
+    if name not in PRESETS:
+        raise SettingsError(f"no preset `{name}`", hint=did_you_mean(str(name), PRESETS))
+    known = {key: value for key, value in PRESETS[name].items() if key in model.model_fields}
+    return model.of({**known, **values})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Settings from a YAML file; keys with dashes or underscores.
+
+    Raises:
+        SettingsError: no such file, not YAML, or not a mapping.
+    """
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read `{path}`: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"`{path}` is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(loaded, dict):
+        raise SettingsError(f"`{path}` holds no `key: value` lines")
+    return {str(key).replace("-", "_"): tuple(v) if isinstance(v, list) else v for key, v in loaded.items()}

@@ -1,0 +1,162 @@
+"""Renderers that tokenise as the two papers' own scripts do, oddities included: for comparing numbers with theirs.
+
+What they do was found by running them. It differs from `TemplateRenderer` in that each pass tokenises its own text, so
+that the two responses may differ by a token, and in how texts that are too long are cut.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tithe.data.render import Encoded, Renderer, RenderSettings, check_settings
+from tithe.data.templates import TEXT_TEMPLATES
+from tithe.data.tokens import Tokens, bad_unicode
+from tithe.errors import SettingsError, did_you_mean
+from tithe.records import Example, IntArray, Pass, PassKind, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NO_RESPONSE = "no response token left"
+
+
+@dataclass(frozen=True, slots=True)
+class TwoTexts(Encoded):
+    """Both passes of one example, each tokenised from its own text with BOS.
+
+    Here `prompt` and `response` are the ids of prompt + response cut at `len(encode(prompt))`, which need not be
+    where the response's own first token begins.
+
+    Args:
+        alone: ids of the text of the `alone` pass.
+        alone_start: index of the first scored token there.
+    """
+
+    alone: IntArray
+    alone_start: int
+
+
+class _AuthorsRenderer(Renderer):
+    """What both papers' scripts share: prompt + response in one text, whose prompt is counted by itself."""
+
+    preset: ClassVar[str]
+    templates: ClassVar[tuple[str, ...]]
+    header: ClassVar[str] = ""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, settings: RenderSettings, *, context_window: int | None = None
+    ) -> None:
+        check_settings(settings, context_window)
+        name = self.templates[0] if settings.template == "auto" else settings.template
+        if name not in self.templates:
+            hint = did_you_mean(name, self.templates)
+            raise SettingsError(f"preset `{self.preset}` has no template `{name}`", hint=hint)
+        fixed = RenderSettings(settings.template, settings.max_length)
+        if settings != fixed:
+            odd = [key for key, value in asdict(settings).items() if value != getattr(fixed, key)]
+            raise SettingsError(
+                f"preset `{self.preset}` fixes {', '.join(f'`{key}`' for key in odd)} as the authors' code does",
+                hint="leave the setting or the preset out",
+            )
+        self.settings = settings
+        self.template = TEXT_TEMPLATES[name]
+        self._tokens = Tokens(tokenizer)
+        self._header = self._tokens.encode([self.header], special=True)[0]
+
+    def describe(self) -> dict[str, Any]:
+        settings = {"max_length": self.settings.max_length, "truncation": self.preset, "eos": False}
+        lead = self._tokens.lead.tolist()
+        return {**settings, **self.template.describe(), "alone_header": self.header, "lead_ids": lead}
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | Problem]:
+        prompts = [self._prompt(example) for example in examples]
+        texts = [(p, example.response.content) for p, example in zip(prompts, examples, strict=True)]
+        whys = [bad_unicode(prompt + response) for prompt, response in texts]
+        good = [text for text, why in zip(texts, whys, strict=True) if why is None]
+        asked = self._tokens.encode([prompt for prompt, _ in good], special=True)
+        given = self._tokens.encode([prompt + response for prompt, response in good], special=True)
+        alone = self._tokens.encode([self.header + response for _, response in good], special=True)
+        encoded = map(self._encoded, asked, given, alone)
+        return [next(encoded) if why is None else Problem(why) for why in whys]
+
+    def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
+        if kind == "shown" or shots:
+            raise SettingsError(f"preset `{self.preset}` has no passes with shots")
+        assert isinstance(encoded, TwoTexts), type(encoded)
+        return self._build(kind, encoded)
+
+    @abstractmethod
+    def _build(self, kind: PassKind, encoded: TwoTexts) -> Pass | Problem:
+        """One pass, or the authors' reason to skip the record."""
+
+    def _prompt(self, example: Example) -> str:
+        if example.instruction is None:
+            return self.template.dialogue(example)
+        return self.template.prompt(example.instruction, example.input)
+
+    def _encoded(self, asked: IntArray, given: IntArray, alone: IntArray) -> Encoded:
+        start, none = len(asked), given[:0]
+        return TwoTexts(none, given[:start], given[start:], none, alone, self._alone_start())
+
+    def _alone_start(self) -> int:
+        return len(self._header)
+
+
+class CherryRenderer(_AuthorsRenderer):
+    """IFD's own: `### Response:` stands before the response in the `alone` pass, too; header and BOS are context.
+
+    With L the maximal length and il the tokens of the prompt cut to L, the passes are the first L tokens of
+    prompt + response and the first L - il + 4 of header + response: 4 is what BOS and the header take in Llama's
+    tokenizer. Skipped: L - il <= 0, no response token in a pass, il + response tokens of the `alone` pass > L.
+    """
+
+    preset = "cherry"
+    templates = ("alpaca", "wizardlm")
+    header = "### Response:"
+
+    def _build(self, kind: PassKind, encoded: TwoTexts) -> Pass | Problem:
+        limit = self.settings.max_length
+        asked = min(len(encoded.prompt), limit)
+        given = len(encoded)
+        alone = min(len(encoded.alone), limit - asked + 4)
+        left = (min(given, limit) - len(encoded.prompt), alone - encoded.alone_start)
+        if asked >= limit or min(left) <= 0:
+            return Problem(NO_RESPONSE)
+        if asked + left[1] > limit:
+            return Problem(f"prompt and response do not fit: {asked + left[1]} > {limit} tokens")
+        if kind == "given":
+            return _first(limit, encoded.ids, len(encoded.prompt))
+        return _first(alone, encoded.alone, encoded.alone_start)
+
+
+class SuperfilteringRenderer(_AuthorsRenderer):
+    """Superfiltering's own: the `alone` pass is the response and nothing else.
+
+    With L the maximal length and il the tokens of the prompt cut to L, the passes are the first L tokens of
+    prompt + response and the first L - il + 1 of the response. BOS is context where the tokenizer writes one.
+    Without one the first response token is scored in the `given` pass only, and a response of one token in neither.
+    """
+
+    preset = "superfiltering"
+    templates = ("superfiltering",)
+
+    def _build(self, kind: PassKind, encoded: TwoTexts) -> Pass | Problem:
+        limit = self.settings.max_length
+        asked = min(len(encoded.prompt), limit)
+        alone = min(len(encoded.alone), limit - asked + 1)
+        scored = (min(len(encoded), limit) - asked, alone - max(encoded.alone_start, 1))
+        if min(scored) <= 0:
+            return Problem(NO_RESPONSE)
+        if kind == "given":
+            return _first(limit, encoded.ids, asked)
+        return _first(alone, encoded.alone, encoded.alone_start)
+
+    def _alone_start(self) -> int:
+        return len(self._tokens.lead)
+
+
+def _first(n: int, ids: IntArray, start: int) -> Pass:
+    return Pass(ids[:n], start, cut_response=max(0, len(ids) - n))

@@ -1,0 +1,170 @@
+"""Rows of one file: JSON, JSONL, CSV or Parquet, as a stream."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from ..errors import DataError
+from .jsonstream import JsonFault, JsonStream
+from .packed import reading, unpacked
+
+Container: TypeAlias = Literal["jsonl", "json", "csv", "parquet"]
+
+_BATCH = 512  # records of Parquet decoded at once
+
+
+class Row(NamedTuple):
+    """One record as it stands in the file.
+
+    Args:
+        where: file and line, or file and record number.
+        record: the parsed value; None where there is a fault.
+        raw: the line's own bytes (JSONL only).
+        fault: why it cannot be parsed.
+    """
+
+    where: str
+    record: Any
+    raw: bytes | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file whose kind is known.
+
+    Args:
+        path: where it is.
+        container: how records are laid out in it.
+        delimiter: between the cells of a CSV file.
+        wrapper: name of the list in a JSON object that holds it, None for a bare list.
+    """
+
+    path: Path
+    container: Container
+    delimiter: str = ","
+    wrapper: str | None = None
+
+    def rows(self) -> Iterator[Row]:
+        """All records in order.
+
+        Raises:
+            DataError: the file as a whole is damaged or no longer there.
+        """
+        with reading(self.path):
+            yield from _READERS[self.container](self)
+
+    def digest(self) -> str:
+        """blake2b of the file's bytes as they are on disk."""
+        with reading(self.path), self.path.open("rb") as raw:
+            return hashlib.file_digest(raw, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def parse_line(line: bytes, where: str) -> Row:
+    """One line of JSONL."""
+    try:
+        return Row(where, json.loads(line.decode("utf-8")), line)
+    except UnicodeDecodeError as error:
+        return Row(where, None, line, f"not UTF-8 at byte {error.start + 1} of the line")
+    except json.JSONDecodeError as error:
+        return Row(f"{where}:{error.colno}", None, line, f"invalid JSON: {error.msg} at column {error.colno}")
+    except (ValueError, RecursionError) as error:  # a number of 4,300 digits, or nesting without end
+        return Row(where, None, line, f"invalid JSON: {error}")
+
+
+def _jsonl(file: DataFile) -> Iterator[Row]:
+    with unpacked(file.path) as stream:
+        for number, line in enumerate(stream, 1):
+            line = line.rstrip(b"\n")
+            if line and not line.isspace():
+                yield parse_line(line, f"{file.path}:{number}")
+
+
+def _json(file: DataFile) -> Iterator[Row]:
+    with unpacked(file.path) as stream:
+        walk = JsonStream(io.TextIOWrapper(stream, encoding="utf-8", newline=""))
+        try:
+            for line, record in walk.records():
+                yield Row(f"{file.path}:{line}", record)
+        except JsonFault as fault:
+            where = f"{file.path}:{fault.line}:{fault.column}"
+            hint = "one broken record makes the rest of a JSON list unreadable; JSONL does not have this weakness"
+            raise DataError(f"{where}: invalid JSON: {fault}", hint=hint) from None
+
+
+def csv_lines(file: DataFile, stream: Any) -> Any:
+    """A `csv.reader` that takes cells of any size; bytes that are not UTF-8 come out as lone surrogates."""
+    # Python's own limit of 131,072 characters is a module-wide setting; a record may well be larger.
+    csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))
+    text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+    return csv.reader(text, delimiter=file.delimiter, strict=True)
+
+
+def _csv(file: DataFile) -> Iterator[Row]:
+    with unpacked(file.path) as stream:
+        lines = csv_lines(file, stream)
+        header = _header(file, lines)
+        while True:
+            where = f"{file.path}:{lines.line_num + 1}"
+            try:
+                cells = next(lines, None)
+            except csv.Error as error:
+                yield Row(where, None, fault=f"invalid CSV: {error}")
+                continue
+            if cells is None:
+                return
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                yield Row(where, None, fault=f"{len(cells)} cells, the header has {len(header)}")
+                continue
+            yield Row(where, dict(zip(header, cells, strict=True)))
+
+
+def _header(file: DataFile, lines: Any) -> list[str]:
+    try:
+        header: list[str] = next((cells for cells in lines if cells), [])
+    except csv.Error as error:
+        raise DataError(f"the header of `{file.path}` is not CSV: {error}") from None
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"`{file.path}` has two columns named `{twice[:40]}`")
+    return header
+
+
+def _parquet(file: DataFile) -> Iterator[Row]:
+    number = 0
+    for batch in parquet_batches(file):
+        try:
+            records = batch.to_pylist()
+        except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date beyond Python's
+            raise DataError(f"`{file.path}` holds a value that cannot be read: {error}") from None
+        for record in records:
+            number += 1
+            yield Row(f"{file.path}: record {number}", record)
+
+
+def parquet_batches(file: DataFile) -> Iterator[Any]:
+    """Arrow record batches in order, from one row group after the other."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file.path) as parquet:
+            yield from parquet.iter_batches(batch_size=_BATCH)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, PermissionError):
+            raise
+        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        hint = "it may be an incomplete download or copy"
+        raise DataError(f"`{file.path}` is not a readable Parquet file: {words}", hint=hint) from None
+
+
+_READERS = {"jsonl": _jsonl, "json": _json, "csv": _csv, "parquet": _parquet}

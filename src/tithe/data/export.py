@@ -1,0 +1,96 @@
+"""Chosen records -> a file, in the input's own shape and order unless another is asked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from ..errors import OutputError, SettingsError, did_you_mean
+from .containers import Container
+from .files import Dataset
+from .outfile import atomic, check_writable
+from .parquet_out import write_parquet
+from .sniff import SUFFIXES, container_suffix
+from .writers import Job, OutShape, Reason, files_of, write_csv, write_json, write_jsonl
+
+__all__ = ["OutShape", "Written", "check_writable", "container_of", "write_records"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is in the file.
+
+    Args:
+        path: the file.
+        records: how many.
+        unreadable: chosen rows that are no objects, for which CSV and Parquet have no place.
+    """
+
+    path: Path
+    records: int
+    unreadable: int = 0
+
+
+def write_records(
+    dataset: Dataset,
+    rows: Collection[int] | Mapping[int, Collection[int]],
+    path: str | Path,
+    *,
+    shape: OutShape = "same",
+    overwrite: bool = False,
+    reasons: Mapping[int, Reason] | None = None,
+) -> Written:
+    """Write the chosen records: every column kept, in input order, whole or not at all.
+
+    The container is the suffix's, else the input's (JSONL for the hub and for mixed folders). JSONL to JSONL
+    copies the lines byte for byte. A record is written once however many of its turns were chosen, except
+    that `prompt-completion` has one record for each. A row that cannot be parsed is written as the column
+    `tithe_raw` to JSON and JSONL and left out, but counted, elsewhere.
+
+    Args:
+        dataset: where the records come from; read once more (twice for a container with a schema).
+        rows: zero-based rows, or row -> chosen turns.
+        path: where to; packed if it ends in `.gz` or `.zst`.
+        shape: `same` as the input, or another.
+        overwrite: replace a file that is there.
+        reasons: row -> why it was dropped, written as the column `tithe_reason`.
+
+    Raises:
+        OutputError: the file exists, cannot be written, or cannot hold these records.
+        SettingsError: no such shape.
+    """
+    if shape not in get_args(OutShape):
+        raise SettingsError(f"no shape `{shape}`", hint=did_you_mean(shape, get_args(OutShape)))
+    path = Path(path)
+    chosen = rows if isinstance(rows, (Mapping, set, frozenset)) else frozenset(rows)
+    job = Job(dataset, chosen, shape, reasons or {}, container_of(path, dataset))
+    try:
+        with atomic(path, overwrite) as stream:
+            records = _WRITERS[job.container](job, stream, path)
+    except (RecursionError, UnicodeEncodeError, csv.Error) as error:
+        raise OutputError(f"a record cannot be written to `{path}`: {error}", hint="write .jsonl") from None
+    lost = 0
+    if job.container not in ("json", "jsonl"):
+        lost = sum(row.fault is not None or not isinstance(row.record, dict) for _, row in job.chosen())
+    return Written(path, records, lost)
+
+
+def container_of(path: Path, dataset: Dataset) -> Container:
+    """How records are laid out in an output of this name."""
+    suffix = container_suffix(path)
+    if suffix:
+        return SUFFIXES[suffix]
+    kinds = {file.container for file in files_of(dataset)}
+    return kinds.pop() if len(kinds) == 1 else "jsonl"
+
+
+_WRITERS: Mapping[Container, Callable[[Job, io.BufferedIOBase, Path], int]] = {
+    "jsonl": write_jsonl,
+    "json": write_json,
+    "csv": write_csv,
+    "parquet": write_parquet,
+}

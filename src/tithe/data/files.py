@@ -1,0 +1,218 @@
+"""A data set on disk or on the hub -> a stream of examples, as often as one likes."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, cast, get_args
+
+from ..errors import DataError, SettingsError, did_you_mean
+from ..records import BadRow, Example
+from .containers import DataFile, Row
+from .formats import Record, Shape, Turns, detect, examples, looks_like
+from .hub import open_hub
+from .ids import Occurrences
+from .packed import reading
+from .sniff import SUFFIXES, container_suffix, sniff
+from .turns import listing
+
+LOOK = 100  # records by which the shape of a file is told
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_BESIDE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # talk about data, hold none
+
+
+class Source(Protocol):
+    """Where rows come from."""
+
+    def rows(self) -> Iterator[Row]: ...
+
+    def digest(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Several files read one after the other, by name."""
+
+    files: tuple[DataFile, ...]
+
+    def rows(self) -> Iterator[Row]:
+        for file in self.files:
+            yield from file.rows()
+
+    def digest(self) -> str:
+        """Hash of all names and contents."""
+        state = hashlib.blake2b(digest_size=16)
+        for file in self.files:
+            state.update(f"{file.path.name}\n{file.digest()}\n".encode("utf-8", "surrogateescape"))
+        return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Records of one shape; iterate as often as you like. Only the ids' hashes are held in memory.
+
+    Args:
+        source: as the user named it.
+        format: the records' shape.
+        turns: `last` assistant turn of a record, or `all` of them.
+        strict: raise at the first bad row instead of yielding it.
+        limit: how many records are read, None for all.
+        columns_seen: field names among the first records, in order.
+        origin: where the rows come from.
+    """
+
+    source: str
+    format: Shape
+    turns: Turns
+    strict: bool
+    limit: int | None
+    columns_seen: tuple[str, ...]
+    origin: Source
+
+    def __iter__(self) -> Iterator[Example | BadRow]:
+        """Every record in order: one example (under `all` one per turn), or a bad row with its reason."""
+        seen = Occurrences()
+        for number, row in self.rows():
+            if row.fault is not None:
+                yield self._bad(BadRow(number, row.where, row.fault))
+                continue
+            for item in examples(row.record, self.format, self.turns, number, row.where, seen):
+                yield self._bad(item) if isinstance(item, BadRow) else item
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """(row, record as it stands) for every record, readable or not."""
+        return enumerate(islice(self.origin.rows(), self.limit))
+
+    def records(self) -> Iterator[tuple[int, Any]]:
+        """(row, raw record) for every record that can be parsed."""
+        return ((number, row.record) for number, row in self.rows() if row.fault is None)
+
+    def digest(self) -> str:
+        """Hash of the bytes that are read; another file never has it."""
+        return self.origin.digest()
+
+    def __repr__(self) -> str:
+        limit = "" if self.limit is None else f", limit={self.limit}"
+        return f"Dataset({self.source!r}, format={self.format!r}, turns={self.turns!r}{limit})"
+
+    def _bad(self, row: BadRow) -> BadRow:
+        if self.strict:
+            raise DataError(f"{row.where}: {row.reason}", hint="without `--strict` such rows are set aside and listed")
+        return row
+
+
+def open_dataset(
+    source: str | Path,
+    *,
+    format: str = "auto",
+    turns: Turns = "last",
+    split: str | None = None,
+    strict: bool = False,
+    limit: int | None = None,
+) -> Dataset:
+    """Find a data set and the shape of its records; reads no further than that takes.
+
+    Args:
+        source: file, folder of files, or hub id `owner/name`.
+        format: `auto`, or the shape: alpaca, prompt-completion, messages, sharegpt.
+        turns: score the `last` assistant turn of a record or `all`.
+        split: part of a hub data set, `train` by default.
+        strict: stop at the first bad row.
+        limit: read only so many records from the start.
+
+    Raises:
+        DataError: nothing there, not readable, or no record of a known shape in it.
+        SettingsError: a format, split or limit that cannot be.
+        MissingExtraError: a hub id without the extra `tithe[hub]`.
+    """
+    if format != "auto" and format not in get_args(Shape):
+        raise SettingsError(f"no format `{format}`", hint=did_you_mean(format, ["auto", *get_args(Shape)]))
+    if turns not in get_args(Turns):
+        raise SettingsError(f"no choice of turns `{turns}`", hint=did_you_mean(turns, get_args(Turns)))
+    if limit is not None and limit < 1:
+        raise SettingsError(f"a limit of {limit} records leaves nothing to read")
+    name = str(source)
+    origin = _find(name, split)
+    shape, columns = _look(name, origin, format)
+    if isinstance(origin, Folder) and format == "auto":
+        _agree(origin, shape)
+    return Dataset(name, shape, turns, strict, limit, columns, origin)
+
+
+def _find(name: str, split: str | None) -> Source:
+    path = Path(name)
+    with reading(path), suppress(RuntimeError):  # no such user
+        path = path.expanduser()
+    with reading(path):
+        there = path.exists()
+    if there and split is not None:
+        raise SettingsError(f"`{name}` is on disk and has no splits", hint="leave out the split, or name its file")
+    if there:
+        return _folder(path) if path.is_dir() else sniff(path)
+    if _HUB_ID.fullmatch(name) and not container_suffix(path) and not path.parent.is_dir():
+        return open_hub(name, split or "train")
+    raise DataError(f"no file or folder `{name}`", hint=_near(path))
+
+
+def _near(path: Path) -> str:
+    """Names like the missing one in its folder, or how far up there is a folder at all."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no folder `{folder}` either"
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except OSError:
+        return f"the folder `{folder}` cannot be listed"
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
+    hub = "a hub id looks like `owner/name`"
+    return f"in `{folder}` there is {listing(near)}" if near else f"nothing in `{folder}` has a name like that; {hub}"
+
+
+def _folder(path: Path) -> Folder:
+    with reading(path):
+        entries = sorted(path.iterdir(), key=lambda entry: entry.name)
+    names = [e for e in entries if container_suffix(e) and e.name[0] != "." and e.name not in _BESIDE and e.is_file()]
+    if not names:
+        known = ", ".join(SUFFIXES)
+        raise DataError(f"the folder `{path}` holds no data file", hint=f"read are {known}, also as .gz or .zst")
+    return Folder(tuple(sniff(entry) for entry in names))
+
+
+def _look(name: str, origin: Source, format: str) -> tuple[Shape, tuple[str, ...]]:
+    """The shape and the columns by the first records; goes on until there is one that can be parsed."""
+    records: list[Record] = []
+    first: Row | None = None
+    for number, row in enumerate(origin.rows()):
+        first = first or row
+        if row.fault is None and isinstance(row.record, dict):
+            records.append(row.record)
+        if number + 1 >= LOOK and records:
+            break
+    if first is None:
+        raise DataError(f"`{name}` holds no records")
+    columns = tuple(dict.fromkeys(column for record in records for column in record))
+    if not records:
+        why = first.fault or "the record is not an object"
+        raise DataError(f"`{name}` holds no readable record; the first, {first.where}: {why}")
+    shape = cast(Shape, format) if format != "auto" else detect(records)
+    if shape is None:
+        hint = "read are instruction + output, prompt + completion, messages, conversations; rename the columns"
+        raise DataError(f"`{name}` has records of no known shape: there is {listing(columns)}", hint=hint)
+    return shape, columns
+
+
+def _agree(folder: Folder, shape: Shape) -> None:
+    """All files of a folder hold the same shape; a folder of different data sets is a mistake."""
+    for file in folder.files:
+        records = [row.record for row in islice(file.rows(), LOOK) if isinstance(row.record, dict)]
+        own = detect(records)
+        if own not in (None, shape) and not any(shape in looks_like(record) for record in records):
+            first = folder.files[0].path.name
+            message = f"`{file.path.name}` holds `{own}` records, `{first}` before it `{shape}`"
+            raise DataError(message, hint="keep one shape per folder, or name one file")

@@ -1,0 +1,79 @@
+"""A data set of the Hugging Face hub, streamed; needs the extra `tithe[hub]`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import DataError, MissingExtraError
+from .containers import Row
+
+
+def _load() -> Any:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError:
+        raise MissingExtraError(
+            "reading a data set from the hub needs the package `datasets`", hint="pip install 'tithe[hub]'"
+        ) from None
+
+
+@dataclass(frozen=True)
+class HubData:
+    """One split of a data set on the hub.
+
+    Args:
+        name: `owner/name`.
+        split: which part of it.
+        revision: the commit it stands at, or None where the hub did not say.
+    """
+
+    name: str
+    split: str
+    revision: str | None
+
+    def rows(self) -> Iterator[Row]:
+        """All records in order.
+
+        Raises:
+            DataError: it cannot be loaded; says that the name was tried on the hub.
+        """
+        datasets = _load()
+        try:
+            stream = datasets.load_dataset(self.name, split=self.split, streaming=True, revision=self.revision)
+            for number, record in enumerate(stream, 1):
+                yield Row(f"{self.name}[{self.split}]: record {number}", dict(record))
+        except GeneratorExit:
+            raise
+        except Exception as error:  # the libraries below raise dozens of unrelated classes
+            raise _failed(self.name, self.split, error) from error
+
+    def digest(self) -> str:
+        """Hash of name, commit and split; of the records where the commit is not known."""
+        state = hashlib.blake2b(digest_size=16)
+        state.update(json.dumps([self.name, self.revision, self.split]).encode())
+        if self.revision is None:
+            for row in self.rows():
+                state.update(json.dumps(row.record, sort_keys=True, default=str).encode())
+        return state.hexdigest()
+
+
+def open_hub(name: str, split: str) -> HubData:
+    """The data set at its present commit, so that a later pass reads the same."""
+    _load()
+    try:
+        info = importlib.import_module("huggingface_hub").HfApi().dataset_info(name, timeout=20)
+    except Exception:  # offline, or a copy in the cache: `rows` tells what is the matter
+        return HubData(name, split, None)
+    return HubData(name, split, info.sha)
+
+
+def _failed(name: str, split: str, error: Exception) -> DataError:
+    words = next(iter(str(error).splitlines()), "") or type(error).__name__
+    message = f"no file `{name}` here, and split `{split}` of that name could not be read from the hub: {words[:300]}"
+    hint = "check the spelling, the split, your connection and, if it is gated, `hf auth login`"
+    return DataError(message, hint=hint)

@@ -1,0 +1,159 @@
+"""A list of records in one large JSON value, one record at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import IO, Any
+
+_CHUNK = 1 << 20
+_SPACE = " \t\n\r"
+_TAIL = 16  # an error this near to the buffer's end may be a number, literal or escape that is not all there yet
+
+
+class JsonFault(Exception):
+    """What is wrong with the JSON text, and where."""
+
+    def __init__(self, what: str, line: int, column: int) -> None:
+        super().__init__(what)
+        self.line = line
+        self.column = column
+
+
+class JsonStream:
+    """Walks over JSON text; holds one value and a chunk of text, not the file.
+
+    Args:
+        text: decoded text.
+    """
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text = text
+        self._buffer = ""
+        self._at = 0
+        self._line = 1
+        self._column = 1
+        self._decoder = json.JSONDecoder()
+        self.wrapper: str | None = None
+
+    def records(self) -> Iterator[tuple[int, Any]]:
+        """(line, value) of each entry of the list: the whole text, or the one list of objects in an object.
+
+        Raises:
+            JsonFault: the text is not JSON or holds no such list.
+        """
+        first = self._peek()
+        if first == "[":
+            yield from self._list()
+        elif first == "{":
+            yield from self._object()
+        else:
+            raise self._fault("this is not a JSON list or object")
+        if self._peek():
+            raise self._fault("there is more text after the end of the list")
+
+    def _object(self) -> Iterator[tuple[int, Any]]:
+        self._take("{")
+        while self._peek() != "}":
+            name = self._value()
+            if not isinstance(name, str):
+                raise self._fault("a field name was expected")
+            self._take(":")
+            if self._peek() == "[" and self._opens_records():
+                if self.wrapper is not None:
+                    raise self._fault(f"two lists of records, `{self.wrapper}` and `{name}`, and no way to choose")
+                self.wrapper = name
+                yield from self._list()
+            else:
+                self._value()
+            if self._peek() != "}":
+                self._take(",")
+        self._take("}")
+        if self.wrapper is None:
+            raise self._fault("the object holds no list of records")
+
+    def _list(self) -> Iterator[tuple[int, Any]]:
+        self._take("[")
+        more = self._peek() != "]"
+        while more:
+            self._peek()
+            line = self._line
+            yield line, self._value()
+            more = self._peek() != "]"
+            if more:
+                self._take(",")
+        self._take("]")
+
+    def _opens_records(self) -> bool:
+        """Whether the list that begins here holds objects."""
+        ahead = self._at + 1
+        while True:
+            while ahead < len(self._buffer) and self._buffer[ahead] in _SPACE:
+                ahead += 1
+            if ahead < len(self._buffer):
+                return self._buffer[ahead] == "{"
+            before = self._at
+            if not self._fill():
+                return False
+            ahead -= before
+
+    def _peek(self) -> str:
+        """The next character that is not space; empty at the end."""
+        while True:
+            start = self._at
+            while self._at < len(self._buffer) and self._buffer[self._at] in _SPACE:
+                self._at += 1
+            self._count(start)
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._fill():
+                return ""
+
+    def _take(self, wanted: str) -> None:
+        found = self._peek()
+        if found != wanted:
+            raise self._fault(f"`{wanted}` was expected, " + (f"there is `{found}`" if found else "the file ends"))
+        self._at += 1
+        self._column += 1
+
+    def _value(self) -> Any:
+        self._peek()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._buffer, self._at)
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or error.pos >= len(self._buffer) - _TAIL
+                if cut and self._fill():
+                    continue
+                self._count_to(error.pos)
+                raise self._fault(error.msg) from None
+            except (ValueError, RecursionError) as error:  # a number of 4,300 digits, or nesting without end
+                raise self._fault(str(error)) from None
+            half = isinstance(value, (int, float)) and end + 2 >= len(self._buffer)  # of a number: 1 | 1. | 1e+
+            if not half or not self._fill():
+                self._count_to(end)
+                return value
+
+    def _fill(self) -> bool:
+        """Reads as much again as is held, so that a large record is not parsed a hundred times."""
+        more = self._text.read(max(_CHUNK, len(self._buffer) - self._at))
+        if not more:
+            return False
+        self._buffer = self._buffer[self._at :] + more
+        self._at = 0
+        return True
+
+    def _count_to(self, end: int) -> None:
+        start, self._at = self._at, end
+        self._count(start)
+
+    def _count(self, start: int) -> None:
+        lines = self._buffer.count("\n", start, self._at)
+        if lines:
+            self._line += lines
+            self._column = self._at - self._buffer.rfind("\n", start, self._at)
+        else:
+            self._column += self._at - start
+
+    def _fault(self, what: str) -> JsonFault:
+        return JsonFault(what, self._line, self._column)

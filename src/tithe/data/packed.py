@@ -1,0 +1,92 @@
+"""Bytes of a file, unpacked if it is gzip or Zstandard; damage becomes one sentence."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias
+
+import zstandard
+
+from ..errors import DataError
+
+Packing: TypeAlias = Literal["", "gz", "zst"]
+
+_CHUNK = 1 << 18
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, UnicodeDecodeError)
+
+
+class _Zstd(io.RawIOBase):
+    """Frames one after the other; unlike `zstandard.stream_reader` it notices when the last one is cut off."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._ready = b""
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            if not self._more():
+                return 0
+        taken = self._ready[: len(buffer)]
+        self._ready = self._ready[len(taken) :]
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+    def _more(self) -> bool:
+        left = self._frame.unused_data if self._frame is not None and self._frame.eof else b""
+        packed = left or self._raw.read(_CHUNK)
+        if not packed:
+            if self._frame is not None and not self._frame.eof:
+                raise EOFError("the last Zstandard frame is cut off")
+            return False
+        if self._frame is None or self._frame.eof:
+            self._frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+        self._ready = self._frame.decompress(packed)
+        return True
+
+
+def packing(head: bytes) -> Packing:
+    """How a file that begins with these bytes is packed."""
+    return "gz" if head.startswith(b"\x1f\x8b") else "zst" if head.startswith(b"\x28\xb5\x2f\xfd") else ""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what reading this file may raise into a `DataError`."""
+    try:
+        yield
+    except PermissionError:
+        raise DataError(f"no permission to read `{path}`") from None
+    except UnicodeDecodeError as error:
+        hint = "save it as UTF-8, e.g. `iconv -t UTF-8`"
+        raise DataError(f"`{path}` is not UTF-8: {error.reason}", hint=hint) from None
+    except _DAMAGE as error:
+        hint = "it may be an incomplete download or copy"
+        raise DataError(f"`{path}` is damaged: {str(error) or type(error).__name__}", hint=hint) from None
+    except OSError as error:
+        raise DataError(f"`{path}` cannot be read: {error.strerror or error}") from None
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[io.BufferedReader]:
+    """The file's content as bytes, less a UTF-8 byte order mark."""
+    with path.open("rb") as raw:
+        form = packing(raw.read(4))
+        raw.seek(0)
+        plain: Any = raw
+        if form == "gz":
+            plain = gzip.GzipFile(fileobj=raw)
+        elif form == "zst":
+            plain = io.BufferedReader(_Zstd(raw), _CHUNK)
+        stream = io.BufferedReader(plain, _CHUNK) if form == "gz" else plain
+        if stream.peek(3)[:3] == b"\xef\xbb\xbf":
+            stream.read(3)
+        yield stream

@@ -1,0 +1,229 @@
+"""Text to token ids and response span: the one definition of "response".
+
+The response is tokenised once, and its ids stand in every pass. A pass is joined from ids:
+
+    given   [lead] prompt response
+    alone   [lead] [header] response
+    shown   [lead] shot-prompt shot-response between prompt response
+
+The lead is what a sequence begins with: BOS, or nothing. It stands there once. An end-of-turn marker is scored only
+with `eos`. Every cut is made here and counted in the pass.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from tithe.data.frame import NO_IDS, Frame, starts
+from tithe.data.rendered import Rendered
+from tithe.data.templates import resolve_template
+from tithe.data.tokens import Tokens, bad_unicode
+from tithe.errors import SettingsError
+from tithe.records import Example, IntArray, Pass, PassKind, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Bos = Literal["auto", "always", "never"]
+Truncation = Literal["response", "prompt", "problem"]
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """How examples become tokens; lands in the run record.
+
+    Args:
+        template: a name of `templates.NAMES`, or a path to a Jinja file.
+        max_length: tokens of the longest pass.
+        bos: `auto` does what the tokenizer does by itself, and for chat templates what the template writes.
+            `always` adds a missing one, `never` takes a present one away. Never doubled.
+        eos: score what ends the response, too: EOS, or the chat template's end-of-turn marker.
+        alone_header: text before the response in the `alone` pass; it is context, not scored.
+        truncation: what gives way to `max_length`: the `response`'s end (the same in every pass), the `prompt`'s
+            beginning, or nothing (`problem`: the example is listed as one).
+    """
+
+    template: str = "auto"
+    max_length: int = 2048
+    bos: Bos = "auto"
+    eos: bool = False
+    alone_header: str = ""
+    truncation: Truncation = "response"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example in ids, uncut: made once, every pass is joined from it.
+
+    Args:
+        lead: what the sequence begins with: BOS, or nothing.
+        prompt: without the lead.
+        response: what is scored; with the end-of-turn marker if `eos` is set.
+        after: what stands between this response and a next dialogue that has its own opening.
+    """
+
+    lead: IntArray
+    prompt: IntArray
+    response: IntArray
+    after: IntArray
+
+    def __len__(self) -> int:
+        return len(self.lead) + len(self.prompt) + len(self.response)
+
+    @property
+    def ids(self) -> IntArray:
+        """(tokens,) the uncut `given` pass."""
+        return np.concatenate([self.lead, self.prompt, self.response])
+
+
+class Renderer(ABC):
+    """Examples to passes, under settings that the run record names."""
+
+    settings: RenderSettings
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The settings as resolved for this tokenizer, with the hash of the template's source."""
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | Problem]:
+        """Each example in ids, or why it has none; a batch costs two calls of the fast tokenizer."""
+
+    @abstractmethod
+    def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
+        """One pass, cut to the maximal length, or why there is none."""
+
+
+def make_renderer(
+    tokenizer: PreTrainedTokenizerBase, settings: RenderSettings, *, context_window: int | None = None
+) -> Renderer:
+    """The renderer for a tokenizer.
+
+    Raises:
+        SettingsError: a setting that cannot be, or that this tokenizer or context window does not allow.
+        TemplateError: the template is not there or cannot render.
+    """
+    check_settings(settings, context_window)
+    return TemplateRenderer(tokenizer, settings)
+
+
+def check_settings(settings: RenderSettings, context_window: int | None) -> None:
+    """Refuse values that no renderer can use."""
+    for name, value, known in (("bos", settings.bos, Bos), ("truncation", settings.truncation, Truncation)):
+        if value not in get_args(known):
+            raise SettingsError(f"{name} `{value}` is not known", hint=f"there is: {', '.join(get_args(known))}")
+    if settings.max_length < 1:
+        raise SettingsError(f"max length must be at least 1 token, not {settings.max_length}")
+    if context_window is not None and settings.max_length > context_window:
+        raise SettingsError(
+            f"max length {settings.max_length} is more than the model's context window of {context_window} tokens",
+            hint=f"take `--max-length {context_window}` or less",
+        )
+
+
+class TemplateRenderer(Renderer):
+    """Our renderer: the same response ids in every pass, by construction."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: RenderSettings) -> None:
+        self.settings = settings
+        self.template = resolve_template(settings.template, tokenizer)
+        self._tokens = Tokens(tokenizer)
+        self._frame = Frame(tokenizer, self._tokens, self.template, bos=settings.bos, eos=settings.eos)
+        self._header = self._frame.ids(settings.alone_header)
+
+    def describe(self) -> dict[str, Any]:
+        return {**asdict(self.settings), **self.template.describe(), **self._frame.describe()}
+
+    def render(self, example: Example) -> Rendered | Problem:
+        """The example's texts: the text side of `encode`."""
+        rendered = self.template.render(example)
+        if isinstance(rendered, Rendered):
+            why = bad_unicode(rendered.prompt + rendered.response + rendered.tail)
+            if why:
+                return Problem(why)
+        return rendered
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | Problem]:
+        texts = [self.render(example) for example in examples]
+        good = [text for text in texts if isinstance(text, Rendered)]
+        prompts = self._tokens.encode([text.prompt for text in good])
+        responses = self._tokens.encode_after([text.anchor for text in good], [text.response for text in good])
+        encoded = map(self._encoded, good, prompts, responses)
+        return [text if isinstance(text, Problem) else next(encoded) for text in texts]
+
+    def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
+        cut = self._fit(encoded)
+        if isinstance(cut, Problem):
+            return cut
+        prompt, response = encoded.prompt[cut.prompt :], encoded.response[: len(encoded.response) - cut.response]
+        if kind == "alone":
+            return _join(encoded.lead, self._header, response, Cut(0, cut.response))
+        if kind == "given" or not shots:
+            return _join(encoded.lead, prompt, response, cut)
+        chain, rest = self._chain(shots, encoded)
+        before = np.concatenate(chain)
+        room = self.settings.max_length - len(encoded.lead) - len(rest) - len(response)
+        over = max(0, len(before) - room)
+        if over and self.settings.truncation == "problem":
+            n = len(encoded.lead) + len(before) + len(rest) + len(response)
+            return Problem(f"longer than max length with its shots: {n} > {self.settings.max_length} tokens")
+        if over and room <= len(chain[-1]):  # not one token of a shot would be left: the pass without shots
+            return _join(encoded.lead, prompt, response, Cut(cut.prompt + len(before), cut.response))
+        return _join(encoded.lead, np.concatenate([before[over:], rest]), response, Cut(over, cut.response))
+
+    def _encoded(self, text: Rendered, prompt: IntArray, response: IntArray) -> Encoded | Problem:
+        if not len(response):
+            return Problem("empty response: the tokenizer makes no token of it")
+        end, rest = self._frame.tail(text.tail)
+        if self.settings.eos:
+            response, end = np.concatenate([response, end, self._frame.end]), NO_IDS
+        lead, prompt = self._frame.split(prompt)
+        return Encoded(lead, prompt, response, np.concatenate([end, rest]))
+
+    def _fit(self, encoded: Encoded) -> Cut | Problem:
+        """What is cut of the prompt and of the response, for all passes alike."""
+        limit, mode = self.settings.max_length, self.settings.truncation
+        context = len(encoded.lead) + max(len(encoded.prompt), len(self._header))
+        over = context + len(encoded.response) - limit
+        if over <= 0:
+            return Cut(0, 0)
+        if mode == "problem":
+            return Problem(f"longer than max length: {over + limit} > {limit} tokens")
+        if mode == "prompt":
+            least = len(encoded.lead) + len(self._header) + len(encoded.response)
+            if least > limit:
+                return Problem(f"the response alone is longer than max length: {least} > {limit} tokens")
+            return Cut(max(0, len(encoded) - limit), 0)
+        if over >= len(encoded.response):
+            return Problem(f"no response token left: the prompt alone has {context} tokens, max length is {limit}")
+        return Cut(0, over)
+
+    def _chain(self, shots: Sequence[Encoded], last: Encoded) -> tuple[list[IntArray], IntArray]:
+        """The shots as earlier dialogues, and what is left of the last prompt after them."""
+        before: list[IntArray] = []
+        prompts = [encoded.prompt for encoded in (*shots, last)]
+        for i, shot in enumerate(shots):
+            between = shot.after
+            if self._frame.between is not None and starts(prompts[i + 1], self._frame.opening):
+                between = self._frame.between
+                prompts[i + 1] = prompts[i + 1][len(self._frame.opening) :]
+            before += [prompts[i], shot.response, between]
+        return before, prompts[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Tokens left out of a pass."""
+
+    prompt: int
+    response: int
+
+
+def _join(lead: IntArray, context: IntArray, response: IntArray, cut: Cut) -> Pass:
+    ids = np.concatenate([lead, context, response])
+    return Pass(ids, len(lead) + len(context), cut.prompt, cut.response)

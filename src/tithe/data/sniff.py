@@ -1,0 +1,129 @@
+"""What kind of file this is, by looking into it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+from ..errors import DataError
+from .containers import Container, DataFile
+from .formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS
+from .jsonstream import JsonFault, JsonStream
+from .packed import reading, unpacked
+
+SUFFIXES: dict[str, Container] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
+PACKED = (".gz", ".zst")
+_FIELDS = {"instruction", "prompt", "messages", *OUTPUTS, *INPUTS, *COMPLETIONS, *CONVERSATIONS}
+_OTHERS = {
+    b"PK\x03\x04": "a zip archive (or an Excel sheet)",
+    b"\xfd7zXZ": "packed with xz",
+    b"BZh": "packed with bzip2",
+    b"ARROW1": "an Arrow file",
+    b"%PDF": "a PDF",
+    b"SQLite": "a database",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+}
+_HEAD = 1 << 16
+_LINE = 1 << 26  # a first line longer than this is one JSON value with all records in it
+_DUMP = re.compile(r"[\[{,:]\s*$")
+
+
+def container_suffix(path: Path) -> str:
+    """`.jsonl` of `a.jsonl.gz`; empty where no known one is."""
+    name = path.name.lower()
+    for packed in PACKED:
+        name = name.removesuffix(packed)
+    suffix = Path(name).suffix
+    return suffix if suffix in SUFFIXES else ""
+
+
+def sniff(path: Path) -> DataFile:
+    """The file with its kind: by its first bytes, where they leave a doubt by its suffix.
+
+    Raises:
+        DataError: it is empty, not readable, or of a kind that holds no records for us.
+    """
+    with reading(path):
+        if not path.stat().st_size:
+            raise DataError(f"`{path}` is empty")
+        with unpacked(path) as stream:
+            head = stream.peek(_HEAD)[:_HEAD]
+            if head.startswith(b"PAR1"):
+                return DataFile(path, "parquet")
+            other = next((words for magic, words in _OTHERS.items() if head.startswith(magic)), None)
+            if other:
+                hint = "convert it to UTF-8 JSONL, JSON, CSV or Parquet (`.gz` and `.zst` are read as they are)"
+                raise DataError(f"`{path}` is {other}, its records cannot be read", hint=hint)
+            while stream.peek(1)[:1].isspace():
+                stream.read(1)
+            begin = stream.peek(1)[:1]
+            if not begin:
+                raise DataError(f"`{path}` holds no records, only whitespace")
+            if begin == b"[":
+                return DataFile(path, "json")
+            line = stream.readline(_LINE)
+            after = begin == b"{" and _next_text(stream)
+    first = line.decode("utf-8", "replace").strip()
+    if begin != b"{":
+        return _text(path, first)
+    if _is_line(first, bool(after)):
+        return DataFile(path, "jsonl")
+    return DataFile(path, "json", wrapper=_wrapper(path))
+
+
+def _next_text(stream: io.BufferedReader) -> bytes:
+    return next((line for line in iter(lambda: stream.readline(_HEAD), b"") if not line.isspace()), b"")
+
+
+def _is_line(first: str, more: bool) -> bool:
+    """Whether a first line that opens an object is a record (JSONL) and not the beginning of a larger value."""
+    try:
+        value = json.loads(first)
+    except json.JSONDecodeError as error:
+        # A printed object breaks its first line after `{`, `[`, `,` or `:`; a damaged record elsewhere.
+        cut = error.pos >= len(first) - 1 and not error.msg.startswith("Unterminated")
+        return not (cut and more and _DUMP.search(first))
+    except (ValueError, RecursionError):
+        return True
+    if more or any(name in value for name in _FIELDS):
+        return True
+    return not any(isinstance(v, list) and v and isinstance(v[0], dict) for v in value.values())
+
+
+def _wrapper(path: Path) -> str | None:
+    with reading(path), unpacked(path) as stream:
+        walk = JsonStream(io.TextIOWrapper(stream, encoding="utf-8", newline=""))
+        try:
+            next(walk.records(), None)
+        except JsonFault as fault:
+            raise DataError(f"{path}:{fault.line}:{fault.column}: invalid JSON: {fault}") from None
+        return walk.wrapper
+
+
+def _text(path: Path, first: str) -> DataFile:
+    """CSV if it says so or has a header of ours; else JSONL, whose lines will say what is wrong with them."""
+    suffix = container_suffix(path)
+    usual = "\t" if suffix == ".tsv" else ","
+    counts = {delimiter: len(_FIELDS & set(_cells(first, delimiter))) for delimiter in (usual, ",", "\t", ";")}
+    best = max(counts, key=lambda delimiter: counts[delimiter])
+    if SUFFIXES.get(suffix) == "csv" or counts[best] > 1:
+        return DataFile(path, "csv", delimiter=best if counts[best] else usual)
+    return DataFile(path, "jsonl")
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []

@@ -1,0 +1,170 @@
+"""Names to templates, and the templates that are plain text: an example in, its three texts out.
+
+A template cuts the text of one example into prompt, response and tail. The chat templates are in `chat.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
+
+from tithe.data.chat import ChatTemplate
+from tithe.data.rendered import Rendered, Turns
+from tithe.errors import TemplateError, did_you_mean
+from tithe.records import Example, Message, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NAMES = {
+    "auto": "`chat` where the tokenizer has a chat template, else `plain`",
+    "chat": "the tokenizer's own chat template",
+    "plain": "the texts of the dialogue in order, blank lines between",
+    "alpaca": "Stanford Alpaca's, as in the IFD paper: a preamble, `### Instruction:`, `### Input:`, `### Response:`",
+    "wizardlm": "the IFD paper's for WizardLM: the instruction, `Input:`, `### Response:`",
+    "superfiltering": "the Superfiltering paper's: instruction and input, each on a line of its own",
+}
+JINJA_ENDINGS = (".jinja", ".jinja2", ".j2")
+
+
+@dataclass(frozen=True)
+class TextTemplate:
+    """A template without roles: one text with an instruction and perhaps an input in it.
+
+    A dialogue is written turn after turn: each earlier turn with its response, blank lines between. System and tool
+    messages stand before the next user message as part of the instruction.
+
+    Args:
+        name: as in `NAMES`.
+        bare: the prompt without an input; `{instruction}` is replaced.
+        with_input: the prompt with one; `{input}` is replaced, too.
+        anchor: the prompt's constant end.
+    """
+
+    name: str
+    bare: str
+    with_input: str
+    anchor: str
+    turns: ClassVar[Turns] = Turns(opening="", between="\n\n")
+    writes_markers: ClassVar[bool] = False
+
+    @property
+    def source_hash(self) -> str:
+        return _hash(f"{self.bare}\0{self.with_input}")
+
+    def describe(self) -> dict[str, str]:
+        return {"template": self.name, "template_hash": self.source_hash}
+
+    def prompt(self, instruction: str, given_input: str | None) -> str:
+        """The prompt's text; an input that is None or empty counts as absent."""
+        if not given_input:
+            return self.bare.format(instruction=instruction)
+        return self.with_input.format(instruction=instruction, input=given_input)
+
+    def render(self, example: Example) -> Rendered | Problem:
+        response = message_text(example.response)
+        if not response.strip():
+            return Problem("empty response")
+        return Rendered(self.dialogue(example), response, "", self.anchor)
+
+    def dialogue(self, example: Example) -> str:
+        """The prompt of a dialogue of any length, turn after turn."""
+        done: list[str] = []
+        pending: list[str] = []
+        for message in example.prompt:
+            if message.role == "assistant":
+                done.append(self.prompt("\n\n".join(pending), None) + message_text(message))
+                pending = []
+            else:
+                pending.append(message_text(message))
+        given_input = None
+        if example.instruction is not None:
+            pending[-1:] = [example.instruction]
+            given_input = example.input
+        return "\n\n".join([*done, self.prompt("\n\n".join(pending), given_input)])
+
+
+Template: TypeAlias = TextTemplate | ChatTemplate
+
+_RESPONSE = "\n\n### Response:"
+_TASK = "Below is an instruction that describes a task"
+_WRITE = "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}"
+TEXT_TEMPLATES = {
+    template.name: template
+    for template in (
+        TextTemplate(
+            "alpaca",
+            f"{_TASK}. {_WRITE}{_RESPONSE}",
+            f"{_TASK}, paired with an input that provides further context. "
+            f"{_WRITE}\n\n### Input:\n{{input}}{_RESPONSE}",
+            anchor="### Response:",
+        ),
+        TextTemplate(
+            "wizardlm",
+            f"{{instruction}}{_RESPONSE}",
+            f"{{instruction}}\nInput:{{input}}{_RESPONSE}",
+            anchor="### Response:",
+        ),
+        TextTemplate("superfiltering", "{instruction}\n", "{instruction}\n{input}\n", anchor="\n"),
+        TextTemplate("plain", "{instruction}\n\n", "{instruction}\n\n{input}\n\n", anchor="\n\n"),
+    )
+}
+
+
+def message_text(message: Message) -> str:
+    """A message without a template: thinking in `<think>` tags, the content, a JSON line per tool call."""
+    parts = [f"<think>\n{message.reasoning}\n</think>"] if message.reasoning else []
+    parts += [message.content] if message.content or not (parts or message.tool_calls) else []
+    parts += [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.tool_calls]
+    return "\n\n".join(parts)
+
+
+def _hash(source: str) -> str:
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def resolve_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
+    """The template of that name, or the one in that file.
+
+    Raises:
+        TemplateError: there is none, it cannot be read, or it cannot render even a simple dialogue.
+    """
+    if name == "auto":
+        name = "chat" if tokenizer.chat_template else "plain"
+    if name in TEXT_TEMPLATES:
+        return TEXT_TEMPLATES[name]
+    source = _own_source(tokenizer) if name == "chat" else _file_source(name)
+    return ChatTemplate(name, source, tokenizer.special_tokens_map)
+
+
+def _own_source(tokenizer: PreTrainedTokenizerBase) -> str:
+    own = tokenizer.chat_template
+    if isinstance(own, dict):  # several templates under names
+        if "default" not in own:
+            raise TemplateError(
+                f"the tokenizer has no chat template named `default`, only {', '.join(f'`{key}`' for key in own)}",
+                hint="write the one you want to a file and give its path: `--template chat.jinja`",
+            )
+        own = own["default"]
+    if not own:
+        raise TemplateError(
+            f"template `chat` was asked for, but the tokenizer `{tokenizer.name_or_path}` has no chat template",
+            hint="take `--template plain` or `alpaca`, or give a Jinja file: `--template chat.jinja`",
+        )
+    return str(own)
+
+
+def _file_source(name: str) -> str:
+    if not name.endswith(JINJA_ENDINGS):
+        raise TemplateError(
+            f"there is no template `{name}`", hint=f"{did_you_mean(name, NAMES)} (or the path of a .jinja file)"
+        )
+    try:
+        return Path(name).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise TemplateError(f"there is no template file `{name}`", hint="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(f"template file `{name}` cannot be read: {error}") from error

@@ -1,0 +1,125 @@
+"""Run batches of passes through a loaded model and hand each pass to its readouts."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import torch
+
+from tithe.engine.batching import Batch, make_batches
+from tithe.engine.forward import TokenNlls
+from tithe.engine.model import LoadedModel, cpu_workers
+from tithe.errors import ModelError
+from tithe.records import Pass, Problem
+
+NUMERICS = 1  # raise it when a change moves answers by more than rounding: stored ones are then not met again
+CPU_BUDGET = 1024  # tokens a pack: its activations stay in the cache
+GPU_BUDGET = 16_384
+OUT_OF_MEMORY = Problem("out of memory at batch size 1")
+
+
+@dataclass
+class Engine:
+    """Passes in, token NLLs out, in whichever order they are done.
+
+    Args:
+        model: what answers.
+        budget: tokens a batch holds, or None for the device's default. It moves scores by rounding alone.
+        workers: forward passes under way at once; on a CPU one per core, each of one thread.
+    """
+
+    model: LoadedModel
+    budget: int | None = None
+    workers: int | None = None
+    halved: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        on_cpu = self.model.device.type == "cpu"
+        self.budget = self.budget or (CPU_BUDGET if on_cpu else GPU_BUDGET)
+        self.workers = self.workers or (cpu_workers() if on_cpu else 1)
+
+    def batches(self, passes: Sequence[Pass]) -> list[Batch]:
+        """How these passes will be run together; the same passes always give the same batches."""
+        assert self.budget is not None
+        if self.model.road == "single":
+            return [Batch((i,)) for i in range(len(passes))]
+        return make_batches(
+            passes,
+            budget=self.budget,
+            padded=self.model.road == "padded",
+            share=self.model.road == "packed",
+            alone_above=self.model.alone_above,
+        )
+
+    def run(
+        self, passes: Sequence[Pass], batches: Sequence[Batch]
+    ) -> Iterator[tuple[Batch, list[TokenNlls | Problem]]]:
+        """Yield each batch with one result per pass of it, in order of completion."""
+        assert self.workers is not None
+        self.demand_vocabulary(passes, batches)
+        if self.workers == 1:
+            for batch in batches:
+                yield batch, self.batch(passes, batch)
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        waiting = iter(batches)
+        under_way: dict[Future[list[TokenNlls | Problem]], Batch] = {}
+        try:
+            with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                try:
+                    while True:
+                        for batch in waiting:
+                            under_way[pool.submit(self.batch, passes, batch)] = batch
+                            if len(under_way) > self.workers:
+                                break
+                        if not under_way:
+                            break
+                        done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                        for future in done:
+                            yield under_way.pop(future), future.result()
+                finally:
+                    pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            torch.set_num_threads(threads)
+
+    def batch(self, passes: Sequence[Pass], batch: Batch) -> list[TokenNlls | Problem]:
+        """One forward pass; out of memory halves the batch and goes on."""
+        try:
+            return list(self.model.nll([passes[i] for i in batch.index], batch.prefix))
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler: the traceback, and with it the batch's activations, is gone.
+        release(self.model.device)
+        if len(batch.index) == 1:
+            return [OUT_OF_MEMORY]
+        self.halved += 1
+        middle = len(batch.index) // 2
+        halves = (Batch(batch.index[:middle], batch.prefix), Batch(batch.index[middle:], batch.prefix))
+        return [result for half in halves for result in self.batch(passes, half)]
+
+    def demand_vocabulary(self, passes: Sequence[Pass], batches: Sequence[Batch]) -> None:
+        """A token id beyond the embedding would be an index error deep inside, or silently another row on a GPU."""
+        top = max((int(passes[i].ids.max()) for batch in batches for i in batch.index), default=0)
+        if top >= self.model.vocabulary:
+            raise ModelError(
+                f"the tokenizer gives id {top}, but `{self.model.source.name}` embeds {self.model.vocabulary} ids",
+                hint="tokenizer and model do not belong together",
+            )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def release(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,129 @@
+"""Roads through a model: token ids in, NLL of each response token out.
+
+Three roads, from fast to safe. `packed`: sequences one after another in one row, no padding. `padded`: right-padded
+rows. `single`: one sequence, the model's own full forward. `Probe` (model.py) finds which are true for a model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tithe.engine.attention import segments
+from tithe.records import Pass
+
+HEAD_ROWS = 256  # logits rows at a time: what matters is that rows x vocabulary stays in the cache
+TokenNlls = npt.NDArray[np.float32]
+
+
+def split_last(pass_: Pass) -> tuple[npt.NDArray[np.int64], range]:
+    """What the model reads (the last token predicts nothing) and the places whose next token is scored."""
+    first = max(pass_.start, 1) - 1
+    return pass_.ids[:-1].astype(np.int64), range(first, len(pass_.ids) - 1)
+
+
+class Backbone(torch.nn.Module):
+    """Stands in for a model's backbone and gives back the hidden states it is handed."""
+
+    def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPast
+
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+class Head:
+    """The model's own way from hidden states to logits, run on chosen rows alone.
+
+    Soft-capping, logit scales and vocabulary cuts live in each model's `forward`, after the backbone. So that
+    `forward` is run as it is, on a shallow copy whose backbone is a stand-in: no list of models to keep.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.backbone = getattr(model, model.base_model_prefix)
+        self.shell = copy.copy(model)
+        self.shell._modules = {**model._modules, model.base_model_prefix: Backbone()}
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, dim) -> (rows, vocabulary)."""
+        out = self.shell(inputs_embeds=hidden[None], use_cache=False)
+        logits: torch.Tensor = out.logits[0]
+        return logits
+
+    def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """-log p of each target, in float32: (rows,), a few rows of logits at a time."""
+        parts = [
+            token_nll(self.logits(rows), wanted)
+            for rows, wanted in zip(torch.split(hidden, HEAD_ROWS), torch.split(targets, HEAD_ROWS), strict=True)
+        ]
+        return torch.cat(parts)
+
+
+def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy per row in float32, whatever the logits' dtype: (rows, vocabulary), (rows,) -> (rows,)."""
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def packed(head: Head, passes: Sequence[Pass], device: torch.device, prefix: int = 0) -> list[TokenNlls]:
+    """All sequences in one row, attention within each; their first `prefix` tokens, the same in all, are read once."""
+    inputs = [passes[0].ids[:prefix].astype(np.int64)] if prefix else []
+    places, targets, positions = [], [], [np.arange(len(ids)) for ids in inputs]
+    offset = prefix
+    for pass_ in passes:
+        ids, scored = split_last(pass_)
+        inputs.append(ids[prefix:])
+        positions.append(np.arange(prefix, len(ids)))
+        places.append(np.arange(scored.start, scored.stop) - prefix + offset)
+        targets.append(pass_.ids[scored.start + 1 :].astype(np.int64))
+        offset += len(ids) - prefix
+    with segments([len(ids) for ids in inputs], prefix):
+        hidden = head.backbone(
+            input_ids=to(np.concatenate(inputs)[None], device),
+            position_ids=to(np.concatenate(positions)[None], device),
+            use_cache=False,
+        )[0][0]  # (tokens, dim)
+    nll = head.nll(hidden[to(np.concatenate(places), device)], to(np.concatenate(targets), device))
+    return cut(nll, [len(t) for t in targets])
+
+
+def padded(head: Head, passes: Sequence[Pass], device: torch.device) -> list[TokenNlls]:
+    """Right-padded rows: with causal attention no real token sees the padding."""
+    width = max(len(p.ids) for p in passes) - 1
+    ids = np.zeros((len(passes), width), dtype=np.int64)
+    mask = np.zeros((len(passes), width), dtype=np.int64)
+    places, targets = [], []
+    for row, pass_ in enumerate(passes):
+        read, scored = split_last(pass_)
+        ids[row, : len(read)], mask[row, : len(read)] = read, 1
+        places.append(np.arange(scored.start, scored.stop) + row * width)
+        targets.append(pass_.ids[scored.start + 1 :].astype(np.int64))
+    # A full mask of ones is left out: that lets the fused causal kernels run.
+    given = None if mask.all() else to(mask, device)
+    hidden = head.backbone(input_ids=to(ids, device), attention_mask=given, use_cache=False)[0]
+    rows = hidden.flatten(0, 1)[to(np.concatenate(places), device)]
+    return cut(head.nll(rows, to(np.concatenate(targets), device)), [len(t) for t in targets])
+
+
+def single(model: Any, passes: Sequence[Pass], device: torch.device) -> list[TokenNlls]:
+    """One by one through the model's own forward, full logits: slow, and what the others are held against."""
+    out = []
+    for pass_ in passes:
+        ids, scored = split_last(pass_)
+        logits = model(input_ids=to(ids[None], device), use_cache=False).logits[0]
+        targets = to(pass_.ids[scored.start + 1 :].astype(np.int64), device)
+        out.extend(cut(token_nll(logits[scored.start : scored.stop], targets), [len(scored)]))
+    return out
+
+
+def to(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def cut(nll: torch.Tensor, lengths: Sequence[int]) -> list[TokenNlls]:
+    values = nll.float().cpu().numpy()
+    return np.split(values, np.cumsum(lengths)[:-1])

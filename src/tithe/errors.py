@@ -1,0 +1,52 @@
+"""Everything tithe raises on purpose.
+
+TitheError                 one sentence for the user, and often a hint
+├── SettingsError          a flag, a name or a combination that cannot be
+├── DataError              a file or a record that cannot be read
+├── TemplateError          a template that is not there or cannot render
+├── ModelError             a model or tokenizer that is not there or does not fit
+├── StoreError             a run folder that is in use, damaged or not ours
+├── OutputError            a file that exists, or cannot be written
+└── MissingExtraError      a package of an optional extra is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TitheError(Exception):
+    """What went wrong, where, and with which values; `hint` is the way out."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class SettingsError(TitheError): ...
+
+
+class DataError(TitheError): ...
+
+
+class TemplateError(TitheError): ...
+
+
+class ModelError(TitheError): ...
+
+
+class StoreError(TitheError): ...
+
+
+class OutputError(TitheError): ...
+
+
+class MissingExtraError(TitheError): ...
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The hint for a mistyped name: the nearest known one, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean `{near[0]}`?" if near else f"there is: {', '.join(names) or 'nothing'}"

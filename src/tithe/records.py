@@ -1,0 +1,242 @@
+"""The nouns: what flows from a file to a selection. Frozen, checked, free of torch.
+
+file -> `Example` -> `Ask` (a `PassSpec` and a readout) -> `Pass` (token ids) -> `Answer` -> `Scores` -> `Selection`
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+PassKind: TypeAlias = Literal["given", "alone", "shown"]
+IntArray: TypeAlias = npt.NDArray[np.int32]
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a dialogue, in OpenAI's terms.
+
+    Args:
+        role: `system`, `user`, `assistant` or `tool`.
+        content: its text; may be empty where there are tool calls.
+        reasoning: the thinking before the content, if the record keeps it apart.
+        tool_calls: `{"type": "function", "function": {"name": str, "arguments": object}}` each.
+    """
+
+    role: str
+    content: str
+    reasoning: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As chat templates read it; keys that do not apply are left out."""
+        out: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.reasoning is not None:
+            out["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            out["tool_calls"] = [dict(call) for call in self.tool_calls]
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One response to be judged, with all that stands before it.
+
+    Args:
+        id: hash of the content, `-1`, `-2`, ... added for later occurrences of the same content; so it
+            stays the same when the file is reordered.
+        row: zero-based record of the input it comes from; several examples share one under `--turns all`.
+        turn: index of the response among the record's messages.
+        prompt: all messages before the response, a system message first if there is one.
+        response: the assistant message that is scored.
+        instruction: the record's own instruction where it has the instruction/input/output shape, else None.
+        input: the record's own input there, `""` or None when absent.
+        tools: function schemas the dialogue may call.
+        columns: the record's other columns, for filters and strata.
+        where: file and line, for people.
+    """
+
+    id: str
+    row: int
+    turn: int
+    prompt: tuple[Message, ...]
+    response: Message
+    instruction: str | None = None
+    input: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A record that could not become an example: quarantined with its reason, never silently gone."""
+
+    row: int
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why something has no number."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassSpec:
+    """A forward pass in words: which example, what is put before its response."""
+
+    kind: PassKind
+    example: Example
+    shots: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A forward pass in token ids. The response is `ids[start:]`.
+
+    Args:
+        ids: (tokens,) int32, all that the model reads.
+        start: index in `ids` of the response's first token; 0 means that it has no context to be predicted from.
+        cut_prompt: prompt tokens left out to fit the maximal length.
+        cut_response: response tokens left out to fit the maximal length.
+    """
+
+    ids: IntArray
+    start: int
+    cut_prompt: int = 0
+    cut_response: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.ids.ndim == 1 and self.ids.dtype == np.int32, self.ids.dtype
+        assert 0 <= self.start < len(self.ids), f"start {self.start} of {len(self.ids)} tokens"
+
+    @property
+    def key(self) -> bytes:
+        """16 bytes that name exactly these token ids and this response span."""
+        return hashlib.blake2b(self.ids.tobytes(), digest_size=16, key=self.start.to_bytes(8, "little")).digest()
+
+    @property
+    def response_tokens(self) -> int:
+        return len(self.ids) - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a scorer wants to know: one readout of one pass."""
+
+    spec: PassSpec
+    readout: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nll:
+    """Negative log-likelihood of a response in one pass, in nats.
+
+    Args:
+        total: summed over the scored response tokens.
+        tokens: how many were scored; one fewer than the response has where its first token has no context.
+        first: the first response token's share of `total`; NaN where that token was not scored.
+        per_token: (tokens,) float32 where asked for.
+    """
+
+    total: float
+    tokens: int
+    first: float
+    per_token: npt.NDArray[np.float32] | None = None
+
+    @property
+    def mean(self) -> float:
+        """Nats per scored token."""
+        return self.total / self.tokens if self.tokens else float("nan")
+
+    def without_first(self) -> Nll:
+        """The same response less its first token, to compare with a pass that could not score it."""
+        if np.isnan(self.first):
+            return self
+        rest = None if self.per_token is None else self.per_token[1:]
+        return Nll(self.total - self.first, self.tokens - 1, float("nan"), rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Token counts of one pass; needs a tokenizer and no model."""
+
+    prompt: int
+    response: int
+
+
+Answer: TypeAlias = Nll | Count
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number per example under one scorer, in input order; higher is more valuable.
+
+    Args:
+        ids: example ids, distinct.
+        values: (examples,) float64; NaN where there is none.
+        problems: index -> reason, for exactly the NaN entries.
+        columns: further per-example columns for filters, strata and token budgets, e.g. `response_tokens`.
+        by: the scorer's name.
+    """
+
+    ids: Sequence[str]
+    values: FloatArray
+    problems: Mapping[int, str] = field(default_factory=dict)
+    columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    by: str = "score"
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.values):
+            raise ValueError(f"{len(self.ids)} ids but {len(self.values)} values of `{self.by}`")
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError(f"ids of `{self.by}` are not distinct")
+        holes = set(np.flatnonzero(np.isnan(self.values)).tolist())
+        if holes != set(self.problems):
+            odd = sorted(holes ^ set(self.problems))[:5]
+            raise ValueError(f"`{self.by}`: NaN and problems must stand at the same places, they differ at {odd}")
+        for name, column in self.columns.items():
+            if len(column) != len(self.ids):
+                raise ValueError(f"column `{name}` has {len(column)} entries for {len(self.ids)} examples")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        return zip(self.ids, self.values.tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Every example, kept or dropped for a reason.
+
+    Args:
+        kept: ids in input order.
+        dropped: id -> reason, in input order.
+        by: what chose, for people.
+    """
+
+    kept: Sequence[str]
+    dropped: Mapping[str, str]
+    by: str = ""
+
+    def __post_init__(self) -> None:
+        both = set(self.kept) & set(self.dropped)
+        if both:
+            raise ValueError(f"{len(both)} examples both kept and dropped, e.g. `{next(iter(both))}`")
+
+    def reasons(self) -> dict[str, int]:
+        """How many were dropped for which reason, most frequent first."""
+        counts: dict[str, int] = {}
+        for reason in self.dropped.values():
+            counts[reason] = counts.get(reason, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: -item[1]))

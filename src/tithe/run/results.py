@@ -1,0 +1,130 @@
+"""What a run gives back: plain objects that print well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tithe.data.files import Dataset
+from tithe.data.outfile import check_writable
+from tithe.data.writers import OutShape
+from tithe.errors import SettingsError, did_you_mean
+from tithe.records import Scores, Selection
+from tithe.run.folder import write_table
+from tithe.run.table import Table
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """What a run would read; `record` has the numbers."""
+
+    record: dict[str, Any]
+
+    def __str__(self) -> str:
+        counts = self.record["counts"]
+        passes = ", ".join(f"{n:,} {kind}" for kind, n in counts["passes"].items()) or "none"
+        return f"{counts['examples']:,} examples, forward passes: {passes}, {counts['forward_tokens']:,} tokens"
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """Scores of every example.
+
+    Args:
+        dataset: what was scored.
+        table: `id, row, turn, <scorers>, nll_given, nll_alone, response_tokens, prompt_tokens, truncated, problem`.
+        record: the run record, as in `run.json`.
+        folder: the run folder, or None.
+        grown: the table with reasons per scorer, from which `scores` are made.
+    """
+
+    dataset: Dataset
+    table: pa.Table
+    record: dict[str, Any]
+    folder: Path | None
+    grown: Table = field(repr=False)
+
+    def scores(self, name: str | None = None) -> Scores:
+        """One scorer's scores, the first one's by default."""
+        name = name or self.grown.scorers[0]
+        if name not in self.grown.scorers:
+            raise SettingsError(f"no scores of `{name}`", hint=did_you_mean(name, self.grown.scorers))
+        return self.grown.scores(name)
+
+    def write(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """The table as parquet."""
+        check_writable(path, overwrite)
+        write_table(Path(path), self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __str__(self) -> str:
+        lines = [f"{self.record['counts']['examples']:,} examples of {self.dataset.source}"]
+        for name in self.grown.scorers:
+            scores = self.scores(name)
+            lines.append(f"{name}: {quantiles(scores.values)}, {len(scores.problems):,} without a score")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class SelectResult:
+    """A selection of a scored dataset."""
+
+    scored: ScoreResult
+    selection: Selection
+    scores: Scores
+    record: dict[str, Any]
+    note: str | None = None
+
+    @property
+    def kept(self) -> list[str]:
+        """Ids in input order."""
+        return list(self.selection.kept)
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Id -> reason."""
+        return dict(self.selection.dropped)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The kept records as they stand in the input."""
+        rows = self.rows()
+        return (record for row, record in self.scored.dataset.records() if row in rows)
+
+    def rows(self) -> dict[int, set[int]]:
+        """Row -> kept turns."""
+        chosen, rows = set(self.selection.kept), dict[int, set[int]]()
+        columns = self.scored.grown.columns
+        for id_, row, turn in zip(columns["id"], columns["row"], columns["turn"], strict=True):
+            if id_ in chosen:
+                rows.setdefault(row, set()).add(turn)
+        return rows
+
+    def write(self, path: str | Path, *, shape: OutShape = "same", overwrite: bool = False) -> None:
+        """The kept records as a file."""
+        from tithe.data.export import write_records
+
+        write_records(self.scored.dataset, self.rows(), path, shape=shape, overwrite=overwrite)
+
+    def __len__(self) -> int:
+        return len(self.selection.kept)
+
+    def __str__(self) -> str:
+        lines = [f"kept {len(self):,} of {len(self.scores):,} by {self.selection.by} on {self.scores.by}"]
+        lines += [f"dropped {n:,}: {reason}" for reason, n in self.selection.reasons().items()]
+        return "\n".join(lines + ([self.note] if self.note else []))
+
+
+def quantiles(values: np.ndarray[Any, Any]) -> str:
+    """Minimum, quartiles and maximum of the numbers there are."""
+    there = values[~np.isnan(values)]
+    if not len(there):
+        return "no numbers"
+    low, q1, middle, q3, high = np.quantile(there, [0, 0.25, 0.5, 0.75, 1])
+    return f"{low:.4g} | {q1:.4g} {middle:.4g} {q3:.4g} | {high:.4g}"

@@ -1,0 +1,148 @@
+"""Plan and score a dataset."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tithe.config import ScoreSettings
+from tithe.data.outfile import check_writable
+from tithe.plan import Cost, windows
+from tithe.run.folder import run_folder, write_json, write_table
+from tithe.run.results import PlanResult, ScoreResult
+from tithe.run.setup import Parts, engine_record, engine_sentence
+from tithe.run.table import Table
+from tithe.run.talk import Talk
+from tithe.run.tokens import TokenFile
+from tithe.runners.local import MODEL_READOUTS, LocalRunner
+
+
+def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
+    """Count what a run would read, in bounded memory and without loading a model.
+
+    Raises:
+        TitheError: what would stop the run, as far as it can be known without the model.
+    """
+    from tithe.engine.shape import BYTES, model_shape
+
+    talk = talk or Talk()
+    parts = Parts(settings, weights=False)
+    cost, needs = Cost(), parts.needs_model
+    runner = LocalRunner(parts.scorers, parts.renderer, None, {}, per_token=settings.per_token)
+    expect(parts, talk)
+    for chunk in windows(parts.dataset):
+        cost.add(runner.plan(chunk), MODEL_READOUTS)
+        talk.progress(len(chunk), cost.tokens)
+    talk.done()
+    record = {**parts.describe(), "counts": cost.as_dict()}
+    if needs:
+        shape = model_shape(parts.source)
+        record["model"] |= {"parameters": shape.parameters, "parameters_exact": shape.exact}
+        record["cost"] = {
+            "forward_flops": shape.flops(cost.tokens, cost.scored),
+            "weight_bytes": {dtype: shape.memory(dtype) for dtype in BYTES},
+        }
+    return PlanResult(record)
+
+
+def score(
+    settings: ScoreSettings,
+    *,
+    folder: Path | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+    extra: Sequence[str] = (),
+    talk: Talk | None = None,
+) -> ScoreResult:
+    """Score every example, reusing what the run folder already holds.
+
+    Args:
+        settings: what and how.
+        folder: the run folder; None keeps nothing.
+        output: where the score table goes besides the run folder.
+        overwrite: replace `output` if it is there.
+        extra: columns of the input to carry along for a selector.
+        talk: who listens.
+
+    Raises:
+        TitheError: whatever stops the run; what was scored before is in the run folder.
+    """
+    talk, began = talk or Talk(), time.monotonic()
+    parts = Parts(settings)
+    if output is not None:
+        check_writable(output, overwrite)
+    assert parts.renderer  # every setting is checked before the folder is made
+    with ExitStack() as stack:
+        place = stack.enter_context(run_folder(folder))
+        runner = make_runner(parts, place, talk)
+        table, cost = Table(list(parts.scorers), extra), Cost()
+        tokens = stack.enter_context(TokenFile(place / "tokens.parquet")) if settings.per_token else None
+        expect(parts, talk)
+        try:
+            for scored in runner.run(parts.dataset):
+                table.add(scored)
+                cost.add(scored.window, MODEL_READOUTS)
+                if tokens is not None:
+                    tokens.add(scored)
+        finally:
+            talk.done()
+            for store in runner.stores.values():
+                store.flush()
+        record = make_record(parts, runner, cost, table, time.monotonic() - began)
+        result = ScoreResult(parts.dataset, table.arrow(), record, folder, table)
+        if folder is not None:
+            write_table(folder / "scores.parquet", result.table)
+            write_json(folder / "run.json", record)
+        if output is not None:
+            write_table(output, result.table)
+    return result
+
+
+def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
+    told = False
+
+    def engine() -> Any:
+        nonlocal told
+        if not told:
+            told = True
+            talk.say(engine_sentence(parts.engine))
+        return parts.engine
+
+    runner = LocalRunner(
+        parts.scorers,
+        parts.renderer,
+        engine if parts.needs_model else None,
+        parts.stores(folder),
+        per_token=parts.settings.per_token,
+    )
+    runner.progress = lambda examples: talk.progress(examples, runner.work.tokens)
+    return runner
+
+
+def expect(parts: Parts, talk: Talk) -> None:
+    """Count the records for the progress bar, where that costs no download."""
+    local = Path(parts.dataset.source).exists()
+    talk.expect(sum(1 for _ in parts.dataset.rows()) if local else None)
+
+
+def make_record(parts: Parts, runner: LocalRunner, cost: Cost, table: Table, seconds: float) -> dict[str, Any]:
+    work = runner.work
+    record = parts.describe()
+    record["counts"] = cost.as_dict() | {
+        "scored": {name: sum(v is not None for v in table.columns[name]) for name in parts.scorers},
+        "without_score": {name: sum(r is not None for r in table.reasons[name]) for name in parts.scorers},
+    }
+    record["work"] = {
+        "passes_computed": work.passes,
+        "passes_reused": work.reused,
+        "passes_out_of_memory": work.failed,
+        "tokens_read": work.tokens,
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round(work.tokens / seconds, 1) if seconds else None,
+    }
+    if "engine" in parts.__dict__:
+        record["engine"] = engine_record(parts.engine)
+    return record

@@ -1,0 +1,184 @@
+"""What a person sees: a progress bar and summaries, on stderr."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table as Grid
+from rich.text import Text
+
+from tithe.run.results import PlanResult, ScoreResult, SelectResult
+from tithe.run.talk import Talk
+
+QUANTILES = ("min", "25 %", "median", "75 %", "max")
+
+
+def console() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+class TokenRate(ProgressColumn):
+    """Tokens read by the model per second, since the first."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.fields.get("rate")
+        return Text(f"{rate:,.0f} tokens/s" if rate else "")
+
+
+class Screen(Talk):
+    """Progress with tokens per second and time left; plain lines where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self.console = console()
+        self.bar: Progress | None = None
+        self.began = 0.0
+
+    def say(self, sentence: str) -> None:
+        self.console.print(sentence, markup=False, soft_wrap=True)
+
+    def expect(self, examples: int | None) -> None:
+        columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TokenRate(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.bar.start()
+        self.bar.add_task("scoring", total=examples)
+        self.done_examples = 0.0
+
+    def progress(self, examples: float, tokens: int) -> None:
+        if self.bar is None:
+            return
+        self.began = self.began or (time.monotonic() if tokens else 0.0)
+        seconds = time.monotonic() - self.began if self.began else 0.0
+        self.done_examples += examples
+        self.bar.update(
+            self.bar.task_ids[0], completed=round(self.done_examples), rate=tokens / seconds if seconds > 0.5 else None
+        )
+
+    def done(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def show_plan(result: PlanResult) -> None:
+    """What would be read, and what that costs."""
+    out, counts = console(), result.record["counts"]
+    rows = [("records", counts["records"]), ("examples", counts["examples"])]
+    rows += [(f"bad row: {reason}", n) for reason, n in counts["bad_rows"].items()]
+    rows += [(f"problem: {reason}", n) for reason, n in counts["problems"].items()]
+    rows += [("asks", counts["passes_asked"])]
+    rows += [(f"forward passes, {kind}", n) for kind, n in counts["passes"].items()]
+    rows += [("tokens read", counts["forward_tokens"]), ("response tokens scored", counts["scored_tokens"])]
+    rows += [("longest pass, tokens", counts["longest_pass"]), ("prompts cut", counts["truncated_prompts"])]
+    rows += [("responses cut", counts["truncated_responses"])]
+    out.print(pairs(rows))
+    if "cost" in result.record:
+        cost, model = result.record["cost"], result.record["model"]
+        about = "" if model["parameters_exact"] else "about "
+        weights = ", ".join(f"{size(n)} in {dtype}" for dtype, n in cost["weight_bytes"].items())
+        say(
+            out, f"model: {about}{model['parameters']:,} parameters, {weights}; work: {cost['forward_flops']:.3g} FLOPs"
+        )
+
+
+def show_scores(result: ScoreResult, output: Path | None, folder: Path) -> None:
+    """Counts, quantiles, problems and where the files are."""
+    out = console()
+    grid = Grid("scorer", *QUANTILES, "without score", box=None, pad_edge=False)
+    for name in result.grown.scorers:
+        scores = result.scores(name)
+        grid.add_row(name, *five(scores.values), f"{len(scores.problems):,}")
+    out.print(grid)
+    show_counts(out, result.record)
+    say(out, f"written: {output or folder / 'scores.parquet'}; run folder {folder}")
+
+
+def show_selection(result: SelectResult, output: Path | None, folder: Path) -> None:
+    """Counts that add up, quantiles of kept against pool, and where the files are."""
+    out, chosen = console(), result.record["selection"]
+    show_counts(out, result.record)
+    rows = [(f"kept by {chosen['selector']} on {chosen['by']}, budget {chosen['budget']}", chosen["kept"])]
+    rows += [(f"dropped: {reason}", n) for reason, n in chosen["dropped"].items()]
+    rows += [("= examples", chosen["examples"])]
+    out.print(pairs(rows))
+    grid = Grid("", *QUANTILES, box=None, pad_edge=False)
+    kept = set(result.selection.kept)
+    mask = np.array([id_ in kept for id_ in result.scores.ids], dtype=bool)
+    for name, values in (
+        (result.scores.by, result.scores.values),
+        ("response tokens", result.scores.columns["response_tokens"]),
+    ):
+        grid.add_row(f"{name}, pool", *five(values))
+        grid.add_row(f"{name}, kept", *five(values[mask]))
+    out.print(grid)
+    if result.note:
+        say(out, f"note: {result.note}")
+    say(out, f"kept: {output}; " if output else "", f"run folder {folder} (scores.parquet, dropped.jsonl, run.json)")
+
+
+def show_counts(out: Console, record: Mapping[str, Any]) -> None:
+    """Bad rows, problems, truncation and speed, where there are any."""
+    counts, work = record["counts"], record["work"]
+    say(out, f"{counts['records']:,} records, {counts['examples']:,} examples")
+    for reason, n in counts["bad_rows"].items():
+        say(out, f"bad rows set aside, {n:,}: {reason}")
+    for reason, n in counts["problems"].items():
+        say(out, f"examples without a score, {n:,}: {reason}")
+    if counts["truncated_prompts"] or counts["truncated_responses"]:
+        limit = record["template"]["max_length"]
+        say(
+            out,
+            f"cut at max length {limit}: {counts['truncated_responses']:,} responses "
+            f"({counts['response_tokens_cut']:,} tokens), {counts['truncated_prompts']:,} prompts",
+        )
+    if work["passes_out_of_memory"]:
+        say(out, f"out of memory alone, tried again on the next run: {work['passes_out_of_memory']:,} passes")
+    if work["passes_computed"] or work["passes_reused"]:
+        say(
+            out,
+            f"{work['passes_computed']:,} passes computed, {work['passes_reused']:,} found in the run folder, "
+            f"{work['tokens_read']:,} tokens in {work['seconds']:.1f} s",
+        )
+
+
+def show_list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """A listing: a table on stdout, or JSON."""
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    grid = Grid(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        grid.add_row(*(Text(str(value)) for value in row.values()))
+    Console(highlight=False, width=max(100, Console().width)).print(grid)
+
+
+def pairs(rows: Sequence[tuple[str, int]]) -> Grid:
+    grid = Grid(box=None, show_header=False, pad_edge=False)
+    grid.add_column()
+    grid.add_column(justify="right")
+    for name, value in rows:
+        grid.add_row(Text(name), f"{value:,}")
+    return grid
+
+
+def five(values: np.ndarray[Any, Any]) -> list[str]:
+    there = values[~np.isnan(values)]
+    return [f"{q:.4g}" for q in np.quantile(there, [0, 0.25, 0.5, 0.75, 1])] if len(there) else ["-"] * 5
+
+
+def size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB"
+
+
+def say(out: Console, *parts: str) -> None:
+    out.print("".join(parts), markup=False, soft_wrap=True)

@@ -1,0 +1,159 @@
+"""Score, filter, select, and write what was kept and what was dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tithe import plugins
+from tithe.config import SelectSettings
+from tithe.data.export import write_records
+from tithe.data.outfile import check_writable
+from tithe.data.sniff import container_suffix
+from tithe.errors import SettingsError, did_you_mean
+from tithe.records import Scores, Selection
+from tithe.run.folder import write_json
+from tithe.run.results import ScoreResult, SelectResult
+from tithe.run.score import score
+from tithe.run.setup import Parts
+from tithe.run.table import COUNTS, FIXED
+from tithe.run.talk import Talk
+from tithe.selectors.base import Selector
+from tithe.selectors.budget import Budget
+from tithe.selectors.filters import Filter, apply_filters, drop_duplicates, without
+
+
+def select(
+    settings: SelectSettings,
+    *,
+    folder: Path | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+    talk: Talk | None = None,
+) -> SelectResult:
+    """Score a dataset and keep the part of it that a selector takes.
+
+    Args:
+        settings: what is scored, how, and what is kept.
+        folder: the run folder: scores, dropped records with reasons, run record; None keeps nothing.
+        output: where the kept records go.
+        overwrite: replace `output` if it is there.
+        talk: who listens.
+
+    Raises:
+        TitheError: whatever stops the run; what was scored before is in the run folder.
+    """
+    talk = talk or Talk()
+    parts = Parts(settings)
+    budget = Budget.parse(settings.keep, of=settings.keep_of)
+    selector = plugins.build_selector(seeded(settings.selector, settings.seed))
+    by = ranking_scorer(parts, settings.by)
+    filters = chosen_filters(parts, settings, by)
+    extra = own_columns(parts, selector, filters)
+    if output is not None:
+        check_writable(output, overwrite)
+    result = score(settings, folder=folder, extra=extra, talk=talk)
+    scores = result.scores(by)
+    reasons = apply_filters(filters, scores.columns, scores.ids)
+    if settings.drop_duplicates:
+        reasons = drop_duplicates([id_.partition("-")[0] for id_ in scores.ids]) | reasons
+    rest = without(scores, reasons)
+    selection = selector.select(rest, budget)
+    assert set(selection.kept) | set(selection.dropped) == set(scores.ids), "an example was lost"
+    record = result.record | {"selection": selection_record(settings, selection, scores, result)}
+    chosen = SelectResult(result, selection, scores, record, budget.note(rest, selection))
+    if output is not None:
+        chosen.write(output, shape=settings.shape, overwrite=overwrite)
+    if folder is not None:
+        write_dropped(chosen, folder)
+        write_json(folder / "run.json", record)
+    return chosen
+
+
+def seeded(spec: str, seed: int) -> str:
+    """The spec with the run's seed, where its selector draws and no seed is given."""
+    name, _, inside = spec.partition("(")
+    draws = any(field == "seed" for field in plugins.selector(name.strip()).__dataclass_fields__)
+    if not draws or "seed" in inside:
+        return spec
+    inside = inside.rstrip().removesuffix(")").strip()
+    return f"{name}({inside + ', ' if inside else ''}seed={seed})"
+
+
+def ranking_scorer(parts: Parts, by: str | None) -> str:
+    names = list(parts.scorers)
+    if by is not None and by not in names:
+        raise SettingsError(f"cannot rank by `{by}`, which is not scored", hint=did_you_mean(by, names))
+    return by or names[0]
+
+
+def chosen_filters(parts: Parts, settings: SelectSettings, by: str) -> list[Filter]:
+    """The filters given, or the ranking scorer's own; checked against the columns there will be."""
+    default = parts.scorers[by].default_drop
+    texts = settings.drop if settings.drop is not None else (default,) if default else ()
+    filters = [Filter.parse(text) for text in texts]
+    known = [*parts.scorers, *COUNTS[:-1], *parts.dataset.columns_seen]
+    for each in filters:
+        each.check(known)
+    return filters
+
+
+def own_columns(parts: Parts, selector: Selector, filters: list[Filter]) -> list[str]:
+    """Columns of the input that a filter or the selector reads."""
+    computed = {*parts.scorers, *COUNTS, *FIXED}
+    wanted = [each.column for each in filters]
+    if isinstance(getattr(selector, "by", None), str):
+        wanted.append(selector.by)  # type: ignore[attr-defined]
+    for name in wanted:
+        if name not in computed and name not in parts.dataset.columns_seen:
+            raise SettingsError(
+                f"`{parts.dataset.source}` has no column `{name}`", hint=did_you_mean(name, parts.dataset.columns_seen)
+            )
+    return [name for name in dict.fromkeys(wanted) if name not in computed]
+
+
+def selection_record(
+    settings: SelectSettings, selection: Selection, scores: Scores, result: ScoreResult
+) -> Mapping[str, Any]:
+    """Counts that add up, and how the kept differ from the pool."""
+    kept = set(selection.kept)
+    mask = np.array([id_ in kept for id_ in scores.ids], dtype=bool)
+    bad = sum(result.record["counts"]["bad_rows"].values())
+    return {
+        "by": scores.by,
+        "selector": selection.by,
+        "budget": str(settings.keep),
+        "examples": len(scores),
+        "kept": len(selection.kept),
+        "dropped": selection.reasons(),
+        "bad_rows": bad,
+        "quantiles": {
+            name: {"pool": spread(column), "kept": spread(column[mask])}
+            for name, column in {scores.by: scores.values, "response_tokens": scores.columns["response_tokens"]}.items()
+        },
+    }
+
+
+def spread(values: np.ndarray[Any, Any]) -> list[float] | None:
+    """Minimum, quartiles, maximum."""
+    there = values[~np.isnan(values)]
+    return np.quantile(there, [0, 0.25, 0.5, 0.75, 1]).tolist() if len(there) else None
+
+
+def write_dropped(chosen: SelectResult, folder: Path) -> None:
+    """Every record of which nothing was kept, with its reason (one per turn where there are several)."""
+    columns, kept = chosen.scored.grown.columns, chosen.rows()
+    reasons: dict[int, str | list[str]] = {}
+    for id_, row, problem in zip(columns["id"], columns["row"], columns["problem"], strict=True):
+        if row in kept:
+            continue
+        why = chosen.selection.dropped[id_] if id_ is not None else problem
+        before = reasons.get(row)
+        reasons[row] = why if before is None else [*([before] if isinstance(before, str) else before), why]
+    suffix = container_suffix(Path(chosen.scored.dataset.source)) or ".jsonl"
+    # Bad rows have no place in a table of columns; JSON lines hold whatever there was.
+    suffix = ".jsonl" if suffix not in (".json", ".jsonl") else suffix
+    write_records(chosen.scored.dataset, set(reasons), folder / f"dropped{suffix}", overwrite=True, reasons=reasons)

@@ -1,0 +1,110 @@
+"""The score table: one row per example and per bad row, in input order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tithe.plan import Slot
+from tithe.records import BadRow, Nll, Pass, Problem, Scores
+from tithe.runners.local import Scored
+
+FIXED = ("id", "row", "turn")
+COUNTS = ("nll_given", "nll_alone", "response_tokens", "prompt_tokens", "truncated", "problem")
+
+
+class Table:
+    """Grows by windows.
+
+    Args:
+        scorers: column names of the scores.
+        extra: columns of the input to carry along in memory, for filters and strata; not written.
+    """
+
+    def __init__(self, scorers: Sequence[str], extra: Iterable[str] = ()) -> None:
+        self.scorers = list(scorers)
+        self.extra: dict[str, list[Any]] = {name: [] for name in extra}
+        self.columns: dict[str, list[Any]] = {name: [] for name in (*FIXED, *self.scorers, *COUNTS)}
+        self.reasons: dict[str, list[str | None]] = {name: [] for name in self.scorers}
+
+    def add(self, scored: Scored) -> None:
+        """Append a window."""
+        i = 0
+        for item in scored.window.items:
+            if isinstance(item, BadRow):
+                self.append({"row": item.row, "problem": item.reason}, dict.fromkeys(self.scorers, item.reason), {})
+                continue
+            row = {"id": item.id, "row": item.row, "turn": item.turn}
+            row |= facts(scored, i)
+            reasons: dict[str, str | None] = {}
+            for name, value in scored.scores[i].items():
+                failed = isinstance(value, Problem)
+                row[name] = None if failed else float(value)  # type: ignore[arg-type]
+                reasons[name] = value.reason if isinstance(value, Problem) else None
+            row["problem"] = joined(reasons)
+            self.append(row, reasons, item.columns)
+            i += 1
+
+    def append(self, row: Mapping[str, Any], reasons: Mapping[str, str | None], extra: Mapping[str, Any]) -> None:
+        for name, column in self.columns.items():
+            column.append(row.get(name))
+        for name, column in self.reasons.items():
+            column.append(reasons.get(name))
+        for name, column in self.extra.items():
+            column.append(extra.get(name))
+
+    def arrow(self) -> pa.Table:
+        """As written to `scores.parquet`."""
+        kinds = {"id": pa.string(), "row": pa.int64(), "turn": pa.int32(), "problem": pa.string()}
+        kinds |= dict.fromkeys((*self.scorers, "nll_given", "nll_alone"), pa.float64())
+        kinds |= {"response_tokens": pa.int32(), "prompt_tokens": pa.int32(), "truncated": pa.int32()}
+        return pa.table({name: pa.array(values, kinds[name]) for name, values in self.columns.items()})
+
+    def scores(self, name: str) -> Scores:
+        """One scorer's scores over the examples (bad rows have no id and are not among them)."""
+        places = [i for i, id_ in enumerate(self.columns["id"]) if id_ is not None]
+        values = np.array([math.nan if v is None else v for v in take(self.columns[name], places)], dtype=np.float64)
+        problems = {at: why for at, why in enumerate(take(self.reasons[name], places)) if why is not None}
+        numbers = (*self.scorers, *COUNTS[:-1])
+        columns = {column: np.array(take(self.columns[column], places), dtype=np.float64) for column in numbers}
+        columns |= {column: object_array(take(self.extra[column], places)) for column in self.extra}
+        return Scores(take(self.columns["id"], places), values, problems, columns, by=name)
+
+
+def take(values: Sequence[Any], places: Iterable[int]) -> list[Any]:
+    return [values[i] for i in places]
+
+
+def object_array(values: Sequence[Any]) -> Any:
+    out = np.empty(len(values), dtype=object)
+    out[:] = values
+    return out
+
+
+def facts(scored: Scored, i: int) -> dict[str, Any]:
+    """What is known of an example besides its scores: token counts, truncation, NLLs that were read."""
+    out: dict[str, Any] = {}
+    made = scored.window.given[i]
+    if isinstance(made, Pass):
+        out = {"prompt_tokens": made.start, "response_tokens": made.response_tokens}
+        out["truncated"] = made.cut_prompt + made.cut_response
+    for slots in scored.window.slots[i]:
+        for slot in slots.values():
+            answer = scored.answers.get((slot.index, slot.readout)) if isinstance(slot, Slot) else None
+            if isinstance(slot, Slot) and isinstance(answer, Nll) and answer.tokens:
+                out[f"nll_{scored.window.kinds[slot.index]}"] = answer.mean
+    return out
+
+
+def joined(reasons: Mapping[str, str | None]) -> str | None:
+    """One cell for all scorers' problems."""
+    there = {name: why for name, why in reasons.items() if why is not None}
+    if not there:
+        return None
+    if len(set(there.values())) == 1 and len(there) == len(reasons):
+        return next(iter(there.values()))
+    return "; ".join(f"{name}: {why}" for name, why in there.items())

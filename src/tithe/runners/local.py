@@ -1,0 +1,179 @@
+"""The plan carried out on this machine: window by window, what the store does not answer is read by the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tithe.data.render import Renderer
+from tithe.engine.readouts import READOUTS, CountReadout, View
+from tithe.engine.store import Store
+from tithe.errors import SettingsError, did_you_mean
+from tithe.plan import Window, plan_window, windows
+from tithe.records import Answer, Ask, BadRow, Example, Problem
+from tithe.scorers.base import Scorer
+
+if TYPE_CHECKING:
+    from tithe.engine.engine import Engine
+
+T = TypeVar("T")
+Answers: TypeAlias = dict[tuple[int, str], Answer | Problem]  # (pass of the window, readout)
+MODEL_READOUTS = frozenset(name for name, readout in READOUTS.items() if readout.needs_model)
+
+
+@dataclass
+class Work:
+    """What was done so far, for the progress bar and the run record.
+
+    Args:
+        passes: forward passes computed now.
+        reused: passes whose answers were in the store.
+        tokens: tokens the model read now.
+        failed: passes that ran out of memory alone.
+    """
+
+    passes: int = 0
+    reused: int = 0
+    tokens: int = 0
+    failed: int = 0
+
+
+@dataclass
+class LocalRunner:
+    """Plan, read, score, in windows of bounded size.
+
+    Args:
+        scorers: by name.
+        renderer: examples to passes.
+        engine: makes the engine when the first pass is not in the store; None where no scorer needs a model.
+        stores: by readout.
+        per_token: keep every token's NLL.
+        progress: called with the share of a window that was just done, in examples.
+    """
+
+    scorers: Mapping[str, Scorer]
+    renderer: Renderer
+    engine: Callable[[], Engine] | None
+    stores: Mapping[str, Store]
+    per_token: bool = False
+    progress: Callable[[float], None] = lambda _: None
+    work: Work = field(default_factory=Work)
+
+    def run(self, items: Iterable[Example | BadRow]) -> Iterator[Scored]:
+        """Score a stream; windows come out in input order."""
+        for window in ahead(self.plan(chunk) for chunk in windows(items)):
+            answers = self.answers(window)
+            yield Scored(window, answers, [self.scores(window, i, answers) for i in range(len(window.given))])
+        for store in self.stores.values():
+            store.flush()
+
+    def plan(self, items: Sequence[Example | BadRow]) -> Window:
+        """Ask all scorers about a window's examples, and tokenise what they ask for."""
+        asks = [
+            [self.renamed(scorer, item) for scorer in self.scorers.values()]
+            for item in items
+            if isinstance(item, Example)
+        ]
+        return plan_window(items, asks, self.renderer)
+
+    def renamed(self, scorer: Scorer, example: Example) -> Mapping[str, Ask]:
+        asks = scorer.asks(example)
+        for ask in asks.values():
+            if ask.readout not in READOUTS:
+                raise SettingsError(
+                    f"scorer `{scorer.name}` asks for the readout `{ask.readout}`, which there is not",
+                    hint=did_you_mean(ask.readout, READOUTS),
+                )
+        if not self.per_token:
+            return asks
+        return {n: Ask(a.spec, "nll_tokens") if a.readout == "nll" else a for n, a in asks.items()}
+
+    def answers(self, window: Window) -> Answers:
+        """Per pass and readout the answer, from the store or from the engine."""
+        keys = [pass_.key for pass_ in window.passes]
+        found: Answers = {}
+        for readout, store in self.stores.items():
+            wanted = [i for i, readouts in enumerate(window.readouts) if readout in readouts]
+            stored = store.get([keys[i] for i in wanted])
+            found |= {(i, readout): stored[keys[i]] for i in wanted if keys[i] in stored}
+        asked = {(i, r) for i, readouts in enumerate(window.readouts) for r in readouts & MODEL_READOUTS}
+        missing = {i for i, readout in asked - found.keys()}
+        self.work.reused += len({i for i, _ in asked} - missing)
+        done = 1.0 if not missing else 0.0
+        if missing:
+            assert self.engine is not None, "a readout needs a model"
+            self.compute(window, keys, missing, found)
+        self.progress(done * len(window.items))
+        for i, readouts in enumerate(window.readouts):
+            if CountReadout.name in readouts:
+                found[i, CountReadout.name] = CountReadout.count(window.passes[i])
+        return found
+
+    def compute(self, window: Window, keys: Sequence[bytes], missing: set[int], found: Answers) -> None:
+        """Run the batches that hold a missing pass; an answered pass in them is read again, to repeat the batch."""
+        assert self.engine is not None
+        engine = self.engine()
+        model_passes = [i for i, readouts in enumerate(window.readouts) if readouts & MODEL_READOUTS]
+        passes = [window.passes[i] for i in model_passes]
+        batches = [batch for batch in engine.batches(passes) if any(model_passes[i] in missing for i in batch.index)]
+        total = sum(len(passes[i].ids) for batch in batches for i in batch.index)
+        for batch, results in engine.run(passes, batches):
+            for place, result in zip(batch.index, results, strict=True):
+                self.take(window, model_passes[place], keys, result, found)
+            tokens = sum(len(passes[i].ids) for i in batch.index)
+            self.work.tokens += tokens - len(batch.index) - batch.prefix * (len(batch.index) - 1)
+            self.work.passes += len(batch.index)
+            self.progress(len(window.items) * tokens / total)
+
+    def take(
+        self, window: Window, i: int, keys: Sequence[bytes], result: npt.NDArray[np.float32] | Problem, found: Answers
+    ) -> None:
+        if isinstance(result, Problem):
+            self.work.failed += 1
+            for readout in window.readouts[i] & MODEL_READOUTS:
+                found.setdefault((i, readout), result)
+            return
+        view = View(window.passes[i], result)
+        for readout in window.readouts[i] & MODEL_READOUTS:
+            if (i, readout) in found:
+                continue
+            row = READOUTS[readout].read(view)
+            self.stores[readout].put([(keys[i], row)])
+            found[i, readout] = READOUTS[readout].answer(row)
+
+    def scores(self, window: Window, i: int, answers: Answers) -> dict[str, float | Problem]:
+        """Every scorer's number for one example."""
+        example = window.examples[i]
+        out: dict[str, float | Problem] = {}
+        for (name, scorer), slots in zip(self.scorers.items(), window.slots[i], strict=True):
+            read = {
+                ask: slot if isinstance(slot, Problem) else answers[slot.index, slot.readout]
+                for ask, slot in slots.items()
+            }
+            problem = next((value for value in read.values() if isinstance(value, Problem)), None)
+            out[name] = problem or scorer.score(example, read)  # type: ignore[arg-type]
+        return out
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A window with its answers and, per example, every scorer's number or problem."""
+
+    window: Window
+    answers: Answers
+    scores: Sequence[Mapping[str, float | Problem]]
+
+
+def ahead(stream: Iterator[T]) -> Iterator[T]:
+    """The same items, the next one made while the present one is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        nothing = object()
+        coming = pool.submit(next, stream, nothing)
+        while (item := coming.result()) is not nothing:
+            coming = pool.submit(next, stream, nothing)
+            yield item  # type: ignore[misc]

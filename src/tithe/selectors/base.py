@@ -1,0 +1,60 @@
+"""What a selector is: settings, and one way from scores to a selection."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+
+from tithe.records import Scores, Selection
+from tithe.selectors.budget import Budget, Indices
+
+NO_REASONS: Mapping[int, str] = {}
+
+
+@dataclass(frozen=True)
+class Selector(ABC):
+    """Chooses which examples are kept. A subclass is a frozen dataclass of its settings.
+
+    A selection accounts for every example, in input order; see `settle`. Reasons are short and the same for all
+    examples dropped alike, so that they can be counted: no scores, ids or ranks in them.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def select(self, scores: Scores, budget: Budget) -> Selection:
+        """Keep what the budget pays for, drop the rest with reasons.
+
+        Raises:
+            SettingsError: if a setting, the budget and the scores do not go together.
+        """
+
+    def settle(
+        self, scores: Scores, kept: Iterable[int], why: str, because: Mapping[int, str] = NO_REASONS
+    ) -> Selection:
+        """The selection that keeps `kept` and gives every other example a reason.
+
+        Args:
+            scores: what was chosen from.
+            kept: indices into `scores`, in any order.
+            why: the reason of those not kept.
+            because: index -> a more particular reason. An example's problem comes before both.
+        """
+        chosen = {int(index) for index in kept}
+        dropped = {
+            scores.ids[i]: scores.problems.get(i) or because.get(i, why) for i in range(len(scores)) if i not in chosen
+        }
+        return Selection([scores.ids[i] for i in sorted(chosen)], dropped, by=str(self))
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{one.name}={getattr(self, one.name)!r}" for one in fields(self))
+        return f"{self.name}({settings})" if settings else self.name
+
+
+def scored(scores: Scores) -> Indices:
+    """Indices of the examples that have a score, in input order."""
+    return np.flatnonzero(~np.isnan(scores.values))

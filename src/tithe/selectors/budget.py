@@ -1,0 +1,168 @@
+"""How much may be kept: rows, a share, or response tokens."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, NoReturn, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tithe.errors import SettingsError
+from tithe.records import Scores, Selection
+
+Indices: TypeAlias = npt.NDArray[np.intp]
+Unit: TypeAlias = Literal["rows", "share", "tokens"]
+Base: TypeAlias = Literal["input", "kept"]
+
+TOKENS_COLUMN = "response_tokens"
+FORMS = "a budget is rows (`500`), a share (`5%`, `0.05`) or tokens (`200k-tokens`)"
+
+# Digits are bounded, so that no text can make a number that takes minutes to build.
+_PERCENT = re.compile(r"([+-]?(?:\d{1,15}\.?\d{0,15}|\.\d{1,15}))\s*%", re.ASCII)
+_TOKENS = re.compile(r"([+-]?(?:\d{1,15}\.?\d{0,15}|\.\d{1,15}))\s*([km]?)[\s-]*tokens?", re.ASCII)
+_ROWS = re.compile(r"[+-]?\d{1,15}", re.ASCII)
+_SHARE = re.compile(r"[+-]?(?:\d{1,15}\.?\d{0,20}|\.\d{1,20})(?:e[+-]?\d{1,2})?", re.ASCII)
+_SCALE = {"": 1, "k": 1_000, "m": 1_000_000}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be kept, exactly; made by `Budget.parse`.
+
+    Args:
+        amount: rows, tokens, or the share as a fraction of 1.
+        unit: what `amount` counts.
+        of: what a share is a share of: the whole input, or what filters and problems left of it.
+        text: what was given, for messages and the run record.
+    """
+
+    amount: Fraction
+    unit: Unit
+    of: Base = "input"
+    text: str = ""
+
+    @classmethod
+    def parse(cls, given: str | int | float, *, of: Base = "input") -> Budget:
+        """Read `500`, `0.05`, `"5%"` or `"1.5m-tokens"`; an int is rows, a float a share, also as text.
+
+        Raises:
+            SettingsError: for anything else, nothing, a negative amount, and more than 100 %.
+        """
+        text = str(given).strip().lower()  # shortest decimal of a float: 0.29 is 29/100 and not 0.28999999...
+        if of not in ("input", "kept"):
+            raise SettingsError(f"a budget counts of `input` or `kept`, not of `{of}`")
+        if not isinstance(given, bool):
+            if match := _PERCENT.fullmatch(text):
+                return cls(_share(Fraction(match[1]) / 100, text), "share", of, text)
+            if match := _TOKENS.fullmatch(text):
+                return cls(_whole(Fraction(match[1]) * _SCALE[match[2]], text, "tokens"), "tokens", of, text)
+            if _ROWS.fullmatch(text):
+                return cls(_whole(Fraction(text), text, "rows"), "rows", of, text)
+            if _SHARE.fullmatch(text):
+                return cls(_share(Fraction(text), text), "share", of, text)
+        raise SettingsError(f"budget `{given!s:.40}` cannot be read", hint=FORMS)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def rows(self, total: int, left: int) -> int | None:
+        """Rows asked for, which may be more than there are; None where tokens are asked for.
+
+        Args:
+            total: examples of the input.
+            left: how many of them have a score and so can be kept at all.
+
+        Raises:
+            SettingsError: if the share comes to no row.
+        """
+        if self.unit == "tokens":
+            return None
+        if self.unit == "rows":
+            return int(self.amount)
+        base = total if self.of == "input" else left
+        rows = int(base * self.amount)  # exact, and rounded down
+        if rows == 0 and left > 0:
+            least = -(-1 // self.amount)
+            hint = f"this share needs at least {least} examples; `1` keeps one row"
+            raise SettingsError(f"a budget of `{self.text}` of {base} examples comes to 0 rows", hint=hint)
+        return rows
+
+    def take(self, scores: Scores, order: Indices) -> Indices:
+        """The first of `order` that the budget pays for.
+
+        A token budget stops at the first example that does not fit, rather than going on to shorter ones further
+        down, which would favour short responses over good ones.
+
+        Args:
+            scores: what is chosen from; a token budget reads its column `response_tokens`.
+            order: indices into `scores`, the one to keep first at the front.
+
+        Raises:
+            SettingsError: if the budget pays for nothing, or there are no token counts to pay with.
+        """
+        if self.unit == "tokens":
+            return order[: self._paid(scores, order)]
+        return order[: self.rows(len(scores), left(scores))]
+
+    def note(self, scores: Scores, selection: Selection) -> str | None:
+        """One sentence where less was kept than asked for, because there was no more to keep."""
+        kept = len(selection.kept)
+        if self.unit == "tokens":
+            full = kept == left(scores)
+            return f"all {kept} examples that can be kept fit in `{self.text}`" if full and kept else None
+        asked = self.rows(len(scores), left(scores))
+        if asked is None or kept >= asked:
+            return None
+        return f"`{self.text}` asks for {asked} rows, but only {kept} of {len(scores)} examples can be kept"
+
+    def _paid(self, scores: Scores, order: Indices) -> int:
+        """How many examples from the front of `order` the tokens pay for."""
+        if TOKENS_COLUMN not in scores.columns:
+            hint = "give the budget in rows or as a share"
+            raise SettingsError(f"budget `{self.text}` needs the column `{TOKENS_COLUMN}`", hint=hint)
+        counts = scores.columns[TOKENS_COLUMN].astype(np.float64)[order]
+        odd = np.flatnonzero(~(counts >= 0))
+        if len(odd):
+            raise SettingsError(f"`{TOKENS_COLUMN}` has no count for example `{scores.ids[order[odd[0]]]}`")
+        paid = int(np.searchsorted(np.cumsum(counts), float(self.amount), side="right"))
+        if paid == 0 and len(order):
+            message = f"budget `{self.text}` is less than the {int(counts[0])} response tokens of the first example"
+            raise SettingsError(message, hint="give a larger budget")
+        return paid
+
+
+def left(scores: Scores) -> int:
+    """How many examples have a score."""
+    return len(scores) - len(scores.problems)
+
+
+def _share(share: Fraction, text: str) -> Fraction:
+    """A share that can be: above nothing, at most everything."""
+    if share > 1:
+        hint = "a share is at most `100%`" if "%" in text else _rows_or_percent(share)
+        raise SettingsError(f"budget `{text}` is more than everything", hint=hint)
+    if share <= 0:
+        _nothing(text)
+    return share
+
+
+def _whole(amount: Fraction, text: str, unit: str) -> Fraction:
+    """A count that can be: whole, and at least one."""
+    if amount <= 0:
+        _nothing(text)
+    if amount.denominator != 1:
+        raise SettingsError(f"budget `{text}` is not a whole number of {unit}", hint=FORMS)
+    return amount
+
+
+def _rows_or_percent(share: Fraction) -> str:
+    rows = f"`{int(share)}` is rows"
+    return f"{rows}, `{float(share):g}%` is a share" if share <= 100 else f"{rows}, a share is at most `1.0`"
+
+
+def _nothing(text: str) -> NoReturn:
+    hint = f"`0.5%` is a share, `5` is rows; {FORMS}"
+    raise SettingsError(f"budget `{text}` keeps nothing", hint=hint)

@@ -1,0 +1,184 @@
+"""Selectors that put the examples in an order and keep the front of it."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+from typing import ClassVar, Literal, TypeAlias
+
+import numpy as np
+
+from tithe.errors import SettingsError
+from tithe.records import Scores, Selection
+from tithe.selectors.base import NO_REASONS, Selector, scored
+from tithe.selectors.budget import Budget, Indices
+from tithe.selectors.strata import groups, interleave, quotas
+
+Ties: TypeAlias = Literal["first", "last"]
+
+
+@dataclass(frozen=True)
+class Ranked(Selector):
+    """A selector that is an order: the budget is spent from its front."""
+
+    below: ClassVar[str] = "below the budget"
+    outside: ClassVar[str] = "left out"
+
+    @abstractmethod
+    def order(self, scores: Scores) -> Indices:
+        """Indices of the examples that may be kept, the one to keep first at the front."""
+
+    def select(self, scores: Scores, budget: Budget) -> Selection:
+        """Keep the front of the order."""
+        order = self.order(scores)
+        others = np.setdiff1d(scored(scores), order)
+        because = dict.fromkeys(others.tolist(), self.outside) if len(others) else NO_REASONS
+        return self.settle(scores, budget.take(scores, order), self.below, because)
+
+
+@dataclass(frozen=True)
+class Top(Ranked):
+    """Keeps the highest scores.
+
+    Args:
+        ties: which of equal scores is kept first, in input order; the IFD authors' code takes the last.
+    """
+
+    name: ClassVar[str] = "top"
+    ties: Ties = "first"
+
+    def __post_init__(self) -> None:
+        if self.ties not in ("first", "last"):
+            raise SettingsError(f"`ties` is `first` or `last`, not `{self.ties}`")
+
+    def order(self, scores: Scores) -> Indices:
+        """Highest first."""
+        valid = scored(scores)
+        if self.ties == "last":
+            return valid[np.argsort(scores.values[valid], kind="stable")[::-1]]
+        return valid[np.argsort(-scores.values[valid], kind="stable")]
+
+
+@dataclass(frozen=True)
+class Bottom(Ranked):
+    """Keeps the lowest scores: the control that shows whether a score means anything."""
+
+    name: ClassVar[str] = "bottom"
+    below: ClassVar[str] = "above the budget"
+
+    def order(self, scores: Scores) -> Indices:
+        """Lowest first; of equal scores the first of the input."""
+        valid = scored(scores)
+        return valid[np.argsort(scores.values[valid], kind="stable")]
+
+
+@dataclass(frozen=True)
+class Band(Ranked):
+    """Keeps the highest scores between two quantiles: neither trivial nor extreme.
+
+    Args:
+        low: quantile of the valid scores below which nothing is kept, 0 to 1; a score at it is inside.
+        high: quantile above which nothing is kept, `low` to 1; a score at it is inside.
+    """
+
+    name: ClassVar[str] = "band"
+    outside: ClassVar[str] = "outside the band"
+    low: float = 0.25
+    high: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            hint = "quantiles, for example `low=0.25, high=0.75`"
+            raise SettingsError(f"a band needs 0 <= low <= high <= 1, not {self.low} and {self.high}", hint=hint)
+
+    def order(self, scores: Scores) -> Indices:
+        """Highest first, of those inside."""
+        best = Top().order(scores)
+        if not len(best):
+            return best
+        values = scores.values[best]
+        # A score is at or above an interpolated quantile iff it is at or above the next real score: no interpolation,
+        # so infinite scores do no harm, and exact positions, so 0.1 of 31 scores is the fourth and not the fifth.
+        steps = len(best) - 1
+        low = values[steps - ceil(Fraction(str(self.low)) * steps)]
+        high = values[steps - floor(Fraction(str(self.high)) * steps)]
+        inside = (values >= low) & (values <= high)
+        return best[np.flatnonzero(inside)]
+
+
+@dataclass(frozen=True)
+class Random(Ranked):
+    """Keeps examples drawn by their id: the baseline every score has to beat.
+
+    The draw of an example depends on the seed and its own id, so reordering the input or adding to it does not
+    reshuffle the rest.
+
+    Args:
+        seed: any integer.
+    """
+
+    name: ClassVar[str] = "random"
+    below: ClassVar[str] = "not drawn"
+    seed: int = 0
+
+    def order(self, scores: Scores) -> Indices:
+        """By hash of seed and id."""
+        prefix = f"{self.seed}\0"
+        valid = scored(scores)
+        lots = [_lot(prefix + scores.ids[i]) for i in valid.tolist()]
+        return valid[sorted(range(len(valid)), key=lots.__getitem__)]
+
+
+@dataclass(frozen=True)
+class Stratified(Selector):
+    """Keeps the best of every stratum, so that the selection has the input's mix.
+
+    Quotas add up to the budget exactly (largest remainders); a stratum that cannot fill its own passes the rest on.
+    Examples without a value are a stratum of their own. A token budget has no quotas: it is spent over the strata
+    in turn.
+
+    Args:
+        by: the column whose values are the strata.
+        inner: the order within a stratum: `top`, `bottom` or `random`.
+        share: `proportional` to the strata's sizes, counted as the budget is (of the input, or of what is left of
+            it), or `equal`.
+        seed: of `random`.
+    """
+
+    name: ClassVar[str] = "stratified"
+    by: str
+    inner: Literal["top", "bottom", "random"] = "top"
+    share: Literal["proportional", "equal"] = "proportional"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.inner not in ("top", "bottom", "random"):
+            raise SettingsError(f"`inner` is `top`, `bottom` or `random`, not `{self.inner}`")
+        if self.share not in ("proportional", "equal"):
+            raise SettingsError(f"`share` is `proportional` or `equal`, not `{self.share}`")
+
+    def select(self, scores: Scores, budget: Budget) -> Selection:
+        """Keep the front of every stratum's order."""
+        strata = groups(scores, self.by)
+        queues: dict[str, list[int]] = {label: [] for label in strata}
+        home = {index: label for label, members in strata.items() for index in members}
+        order = {"top": Top(), "bottom": Bottom(), "random": Random(self.seed)}[self.inner].order(scores)
+        for index in order.tolist():
+            queues[home[index]].append(index)
+        rows = budget.rows(len(scores), len(order))
+        if rows is None:
+            turns = np.array(interleave(queues), dtype=np.intp)
+            kept = budget.take(scores, turns).tolist()
+        else:
+            sizes = {label: len((strata if budget.of == "input" else queues)[label]) for label in strata}
+            weights = dict.fromkeys(strata, 1) if self.share == "equal" else sizes
+            quota = quotas(rows, weights, {label: len(queue) for label, queue in queues.items()})
+            kept = [index for label, queue in queues.items() for index in queue[: quota[label]]]
+        return self.settle(scores, kept, "below its stratum's quota")
+
+
+def _lot(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,9 @@
+"""The contract of scorers and selectors, for ours and for yours: call these from your own tests.
+
+Each function raises AssertionError with what was expected, what came, and why it matters.
+"""
+
+from tithe.testing.scorers import check_scorer
+from tithe.testing.selectors import check_selector
+
+__all__ = ["check_scorer", "check_selector"]

@@ -1,0 +1,180 @@
+"""What every selector keeps to."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tithe.errors import SettingsError
+from tithe.records import Scores, Selection
+from tithe.selectors.base import Selector
+from tithe.selectors.budget import Budget
+from tithe.testing.settings import check_settings, expect
+
+Column: TypeAlias = Callable[[int], npt.NDArray[Any]]
+
+BUDGETS = (1, 7, 0.1, "33%", 1.0, "100-tokens", "2k-tokens", 10_000)
+MOST_REASONS = 12
+
+
+def check_selector(selector: Selector, *, columns: Mapping[str, Column] | None = None) -> None:
+    """Assert that a selector keeps to the contract, on generated scores and budgets.
+
+    Args:
+        selector: an instance, with the settings to be tested.
+        columns: columns the selector reads beyond `source` (text, some missing), `response_tokens` and
+            `prompt_tokens`: name -> a function from a number of examples to that many values.
+
+    Raises:
+        AssertionError: with the rule that was broken.
+    """
+    check_settings(selector, "selector")
+    made = _columns() | dict(columns or {})
+    for title, scores in _pools(made):
+        for given in BUDGETS:
+            budget = Budget.parse(given)
+            if _impossible(scores, budget):
+                continue
+            what = f"selector `{selector.name}` on {title} with a budget of `{given}`"
+            selection = _select(selector, scores, budget, what)
+            _check_complete(scores, selection, what)
+            _check_budget(scores, budget, selection, what)
+            _check_reasons(scores, selection, what)
+    _check_repeatable(selector, made)
+    _check_order_free(selector, made)
+    _check_refusals(selector, made)
+
+
+def _columns() -> dict[str, Column]:
+    return {
+        "source": lambda n: np.array([("web", "book", "web", None)[i % 4] for i in range(n)], dtype=object),
+        "response_tokens": lambda n: np.arange(n) % 37 + 1,
+        "prompt_tokens": lambda n: np.arange(n) % 11 + 5,
+    }
+
+
+def _pools(columns: Mapping[str, Column]) -> Iterator[tuple[str, Scores]]:
+    """Scores of the kinds that selectors have been wrong on."""
+    rng = np.random.default_rng(7)
+    distinct = rng.permutation(200) / 7
+    holes = np.where(np.arange(200) % 3 == 0, np.nan, distinct)
+    yield "200 distinct scores", _scores(distinct, columns)
+    yield "1,000 examples of three distinct scores", _scores(rng.integers(0, 3, 1000).astype(float), columns)
+    yield "200 scores of which every third is missing", _scores(holes, columns)
+    yield "40 negative scores", _scores(-1 - distinct[:40], columns)
+    yield "40 equal scores", _scores(np.ones(40), columns)
+    yield "one example", _scores(np.array([0.5]), columns)
+    yield "20 examples without any score", _scores(np.full(20, np.nan), columns)
+    yield "no example at all", _scores(np.array([]), columns)
+
+
+def _scores(values: npt.NDArray[np.float64], columns: Mapping[str, Column]) -> Scores:
+    problems = {int(i): ("no response token left", "not finite")[int(i) % 2] for i in np.flatnonzero(np.isnan(values))}
+    ids = [f"{i * 7919 % 65536:04x}-example" for i in range(len(values))]
+    return Scores(ids, values, problems, {name: make(len(values)) for name, make in columns.items()})
+
+
+def _impossible(scores: Scores, budget: Budget) -> bool:
+    """A share that comes to no row: refused, and tested as such elsewhere."""
+    return budget.unit == "share" and 0 < len(scores) < 1 / budget.amount
+
+
+def _select(selector: Selector, scores: Scores, budget: Budget, what: str) -> Selection:
+    before = scores.values.copy(), {name: column.copy() for name, column in scores.columns.items()}
+    try:
+        selection = selector.select(scores, budget)
+    except Exception as error:
+        raise AssertionError(f"{what}: raised {type(error).__name__}: {error}") from error
+    expect(isinstance(selection, Selection), f"{what}: returns {type(selection).__name__}, not a `Selection`")
+    same = np.array_equal(scores.values, before[0], equal_nan=True)
+    same = same and all(list(scores.columns[name]) == list(column) for name, column in before[1].items())
+    expect(same, f"{what}: changed the scores it was given; work on a copy")
+    return selection
+
+
+def _check_complete(scores: Scores, selection: Selection, what: str) -> None:
+    kept, dropped = list(selection.kept), list(selection.dropped)
+    lost = set(scores.ids) - set(kept) - set(dropped)
+    expect(not lost, f"{what}: {len(lost)} examples are neither kept nor dropped, e.g. `{min(lost, default='')}`")
+    odd = (set(kept) | set(dropped)) - set(scores.ids)
+    expect(not odd, f"{what}: {len(odd)} ids are not of the input, e.g. `{min(odd, default='')}`")
+    expect(len(kept) == len(set(kept)), f"{what}: an example is kept twice")
+    place = {id_: index for index, id_ in enumerate(scores.ids)}
+    for name, ids in ("kept", kept), ("dropped", dropped):
+        expect(ids == sorted(ids, key=place.__getitem__), f"{what}: `{name}` is not in input order; see `settle`")
+
+
+def _check_budget(scores: Scores, budget: Budget, selection: Selection, what: str) -> None:
+    kept = len(selection.kept)
+    rows = budget.rows(len(scores), len(scores) - len(scores.problems))
+    if rows is not None:
+        expect(kept <= rows, f"{what}: keeps {kept} rows of {rows}")
+        return
+    cost = dict(zip(scores.ids, scores.columns["response_tokens"].tolist(), strict=True))
+    spent = sum(cost[id_] for id_ in selection.kept)
+    expect(spent <= budget.amount, f"{what}: keeps {spent} response tokens of {budget.amount}; see `Budget.take`")
+
+
+def _check_reasons(scores: Scores, selection: Selection, what: str) -> None:
+    for index, problem in scores.problems.items():
+        reason = selection.dropped.get(scores.ids[index])
+        expect(reason is not None, f"{what}: keeps an example that has no score")
+        expect(reason == problem, f"{what}: an example without a score is dropped for `{reason}`, not `{problem}`")
+    for reason in set(selection.dropped.values()):
+        expect(isinstance(reason, str) and reason.strip() != "", f"{what}: {reason!r} is no reason")
+    many = len(selection.reasons())
+    message = f"{what}: {many} different reasons cannot be counted; leave numbers and ids out of them"
+    expect(many <= MOST_REASONS, message)
+
+
+def _check_repeatable(selector: Selector, columns: Mapping[str, Column]) -> None:
+    """Same selection again, whatever other code did to the global random state."""
+    scores, budget = _scores(np.random.default_rng(1).permutation(200) / 3, columns), Budget.parse(30)
+    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    found = []
+    try:
+        for seed, one in enumerate((selector, selector, dataclasses.replace(selector))):
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            found.append(one.select(scores, budget))
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+    same = all(list(one.kept) == list(found[0].kept) and one.dropped == found[0].dropped for one in found)
+    message = f"selector `{selector.name}`: two calls differ; take randomness from a `seed` setting, keep no state"
+    expect(same, message)
+
+
+def _check_order_free(selector: Selector, columns: Mapping[str, Column]) -> None:
+    """The same examples are kept when the input is shuffled, where no score is tied."""
+    scores = _scores(np.random.default_rng(2).permutation(200) / 3, columns)
+    order = np.random.default_rng(3).permutation(200)
+    moved = {name: column[order] for name, column in scores.columns.items()}
+    shuffled = Scores([scores.ids[i] for i in order], scores.values[order], {}, moved)
+    for given in (30, "500-tokens"):
+        budget = Budget.parse(given)
+        one, other = (set(selector.select(pool, budget).kept) for pool in (scores, shuffled))
+        message = f"selector `{selector.name}`: shuffling the input changes {len(one ^ other)} examples of `{given}`"
+        expect(one == other, f"{message}; decide by score or id, not by position")
+
+
+def _check_refusals(selector: Selector, columns: Mapping[str, Column]) -> None:
+    """A share of less than one row is refused: never everything, never silently nothing."""
+    scores = _scores(np.arange(10.0), columns)
+    bare = dataclasses.replace(
+        scores, columns={name: one for name, one in scores.columns.items() if name != "response_tokens"}
+    )
+    for pool, given, why in (
+        (scores, "1%", "1 % of 10 examples comes to no row"),
+        (bare, "50-tokens", "there is no column `response_tokens`"),
+    ):
+        try:
+            selector.select(pool, Budget.parse(given))
+        except SettingsError:
+            continue
+        raise AssertionError(f"selector `{selector.name}`: {why}, which must raise SettingsError; see `Budget.take`")

@@ -1,0 +1,222 @@
+"""Imports point down the list of floors, torch waits, and nothing is evaluated or unpickled."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "tithe"
+
+# From the top floor to the ground. A room imports itself and the rooms on lower floors; rooms of one floor do not
+# know each other.
+FLOORS = (
+    {"__init__", "__main__"},
+    {"cli"},
+    {"run"},
+    {"config"},
+    {"report"},
+    {"experiment"},
+    {"tune", "evaluate"},
+    {"runners"},
+    {"plugins", "testing"},
+    {"scorers"},
+    {"selectors"},
+    {"plan"},
+    {"neighbours"},
+    {"engine"},
+    {"data"},
+    {"pocket"},
+    {"records"},
+    {"errors"},
+)
+# A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.
+NARROW = {"scorers": {"neighbours", "records", "errors"}, "selectors": {"neighbours", "records", "errors"}}
+TERMINAL = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "run", "report"}}
+HEAVY = ("torch", "transformers", "pandas", "datasets")
+HEAVY_ROOMS = {"engine", "neighbours", "tune", "evaluate", "runners"}
+VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
+UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def room(path, root):
+    """The first part of a module's name below the package."""
+    return path.relative_to(root).parts[0].removesuffix(".py")
+
+
+def floor(name):
+    return next((height for height, rooms in enumerate(FLOORS) if name in rooms), None)
+
+
+def imports(tree, path, root):
+    """(line, dotted name, whether at module level) of every import; those of this package as `tithe.room...`."""
+    top = set(map(id, module_level(tree)))
+    package = ("tithe", *path.relative_to(root).parts[:-1])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, id(node) in top
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}", id(node) in top
+
+
+def module_level(tree):
+    """Statements that run when the module is imported; not those under `if TYPE_CHECKING`."""
+    queue = list(tree.body)
+    while queue:
+        node = queue.pop()
+        yield node
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            queue.extend(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            queue.extend(child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt))
+
+
+def trees(root):
+    for path in sorted(root.rglob("*.py")):
+        yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def upward(root):
+    """Every import that does not point down."""
+    found = []
+    for path, tree in trees(root):
+        here = room(path, root)
+        if floor(here) is None:
+            found.append(f"{path.name}: room `{here}` stands on no floor; give it one in FLOORS")
+            continue
+        for line, name, _ in imports(tree, path, root):
+            if name.split(".")[0] != "tithe" or name == "tithe.__version__":
+                continue
+            there = [*name.split("."), "__init__"][1]
+            if there not in set().union(*FLOORS):
+                there = "__init__"  # `from tithe import load`: the façade
+            down = floor(there) > floor(here) and there in NARROW.get(here, {there})
+            if there != here and not down:
+                found.append(f"{path.relative_to(root)}:{line}: `{here}` imports `{there}`")
+    return found
+
+
+def foreign(root):
+    """Terminal libraries below the command line, and heavy ones where a mere import would load them."""
+    found = []
+    for path, tree in trees(root):
+        here = room(path, root)
+        for line, name, at_top in imports(tree, path, root):
+            library = name.split(".")[0]
+            wrong = here not in TERMINAL.get(library, {here})
+            wrong = wrong or (library in HEAVY and at_top and here not in HEAVY_ROOMS)
+            if wrong:
+                found.append(f"{path.relative_to(root)}:{line}: `{here}` imports `{library}`")
+    return found
+
+
+def unsafe(root):
+    """Code that would run what a file says."""
+    found = []
+    for path, tree in trees(root):
+        lines = [line for line, name, _ in imports(tree, path, root) if name.split(".")[0] in UNPICKLERS]
+        lines += [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call) and runs_text(node)]
+        found += [f"{path.relative_to(root)}:{line}: evaluates or unpickles" for line in sorted(lines)]
+    return found
+
+
+def runs_text(call):
+    name = ast.unparse(call.func)
+    given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    if name in {"eval", "exec", "builtins.eval", "builtins.exec"}:
+        return True
+    if name == "torch.load":
+        return given.get("weights_only") != "True"
+    return name in {"yaml.load", "yaml.unsafe_load", "yaml.full_load"} or given.get("allow_pickle") == "True"
+
+
+def vague(root):
+    return [str(path.relative_to(root)) for path in root.rglob("*.py") if path.stem in VAGUE]
+
+
+CHECKS = (upward, foreign, unsafe, vague)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_house_is_in_order(check):
+    assert check(SOURCE) == []
+
+
+def test_there_is_something_to_check():
+    assert {"records", "errors", "scorers", "selectors", "plugins"} <= {room(path, SOURCE) for path, _ in trees(SOURCE)}
+
+
+@pytest.mark.parametrize(
+    ("check", "file", "text"),
+    [
+        (upward, "records.py", "from tithe.selectors.base import Selector"),
+        (upward, "records.py", "import tithe.cli"),
+        (upward, "records.py", "from tithe import plan"),
+        (upward, "records.py", "from tithe import load"),
+        (upward, "records.py", "import tithe"),
+        (upward, "records.py", "from . import plan"),
+        (upward, "records.py", "from .plan import plan"),
+        (upward, "engine/store.py", "from ..plan import plan"),
+        (upward, "engine/store.py", "def f():\n    from tithe.plan import plan"),
+        (upward, "data/files.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tithe.run import Run"),
+        (upward, "plugins.py", "from tithe.testing import check_scorer"),
+        (upward, "scorers/ifd.py", "from tithe.engine.model import load"),
+        (upward, "scorers/ifd.py", "from tithe.selectors.rank import Top"),
+        (upward, "attic.py", "x = 1"),
+        (foreign, "engine/forward.py", "from rich.progress import Progress"),
+        (foreign, "run.py", "import typer"),
+        (foreign, "cli.py", "import torch"),
+        (foreign, "cli.py", "try:\n    import datasets.load\nexcept ImportError:\n    pass"),
+        (foreign, "scorers/ifd.py", "from torch import nn"),
+        (unsafe, "engine/store.py", "import pickle"),
+        (unsafe, "engine/store.py", "def f():\n    from joblib import load"),
+        (unsafe, "engine/model.py", "torch.load('x')"),
+        (unsafe, "engine/model.py", "torch.load('x', weights_only=False)"),
+        (unsafe, "engine/model.py", "np.load('x', allow_pickle=True)"),
+        (unsafe, "config.py", "yaml.load('x')"),
+        (unsafe, "cli.py", "eval('1')"),
+        (unsafe, "cli.py", "exec('1')"),
+        (vague, "engine/utils.py", ""),
+        (vague, "helpers.py", ""),
+    ],
+)
+def test_a_planted_fault_is_noticed(tmp_path, check, file, text):
+    assert check(tmp_path) == []
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    assert len(check(tmp_path)) == 1, check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("plan.py", "from tithe.records import Ask\nfrom tithe.engine.store import Store\nfrom . import errors"),
+        (
+            "scorers/ifd.py",
+            "from tithe.scorers.base import Scorer\nfrom .base import Scorer\nfrom tithe.records import Ask",
+        ),
+        ("records.py", "from tithe import __version__"),
+        ("cli.py", "def main():\n    import torch\n    import typer"),
+        ("engine/model.py", "import torch\ntorch.load('x', weights_only=True)\nmodel.eval()\nyaml.safe_load('x')"),
+        ("data/render.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import transformers"),
+        ("__init__.py", "from tithe.cli import main"),
+    ],
+)
+def test_what_is_allowed_is_not_noticed(tmp_path, file, text):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    assert [fault for check in CHECKS for fault in check(tmp_path)] == []
+
+
+@pytest.mark.parametrize("module", ["tithe", "tithe.plugins", "tithe.testing", "tithe.cli"])
+def test_importing_loads_nothing_heavy(module):
+    code = f"import json, sys, {module}; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
