@@ -459,6 +459,15 @@ def evaluate(args: argparse.Namespace) -> None:
     (args.work / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def machine(device: torch.device) -> str:
+    """What the evaluation, and here the training too, ran on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}"
+
+
 def export(args: argparse.Namespace) -> None:
     """Write config, bf16 safetensors, tokenizer and chat template as transformers reads them."""
     from transformers import PreTrainedTokenizerFast
@@ -479,7 +488,97 @@ def export(args: argparse.Namespace) -> None:
         chat_template=CHAT_TEMPLATE,
     )
     tokenizer.save_pretrained(args.out)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters -> {args.out}", file=sys.stderr)
+    parameters = sum(p.numel() for p in model.parameters())
+    (args.out / "README.md").write_text(card(args.work, settings, parameters), encoding="utf-8")
+    print(f"{parameters:,} parameters -> {args.out}", file=sys.stderr)
+
+
+SOURCES = {
+    "english_novels": ("English novels", "public domain"),
+    "eltec_eng": ("ELTeC, English collection", "CC BY 4.0"),
+    "peps": ("Python Enhancement Proposals", "public domain, CC0"),
+    "openstax": ("OpenStax textbooks", "CC BY 4.0"),
+    "t0_p3": ("T0's mixture of P3", "Apache-2.0"),
+    "superni_15tasks": ("Super-NaturalInstructions, 15 tasks", "Apache-2.0"),
+    "gpteacher_toolformer": ("GPTeacher toolformer", "MIT"),
+    "gpteacher_codegen": ("GPTeacher code generation", "MIT"),
+    "gpteacher_roleplay": ("GPTeacher role play", "MIT"),
+}
+
+
+def card(work: Path, settings: argparse.Namespace, parameters: int) -> str:
+    """The model card: every number in it comes from the training log and `evaluation.json`."""
+    result = json.loads((work / "evaluation.json").read_text())
+    rows = []
+    for source, bits in result["bits_per_byte"].items():
+        rows.append(
+            f"| {source} | {bits['bytes']:,} | {bits['model']:.3f} | {bits['five_gram']:.3f} | {bits['xz']:.3f} |"
+        )
+    sources = [
+        f"| `{source}` | {SOURCES[source][0]} | {SOURCES[source][1]} | {100 * share:g} % |"
+        for source, share in WEIGHTS.items()
+    ]
+    return CARD.format(
+        parameters=parameters / 1e6,
+        layers=settings.layers,
+        hidden=settings.hidden,
+        intermediate=settings.intermediate,
+        heads=settings.hidden // 64,
+        vocab=settings.vocab,
+        context=CONTEXT,
+        steps=result["steps"],
+        tokens=result["tokens"] / 1e6,
+        minutes=result["minutes"],
+        batch=result["settings"]["batch"] * CONTEXT,
+        machine=result["machine"],
+        torch=result["torch"],
+        sources="\n".join(sources),
+        rows="\n".join(rows),
+    )
+
+
+CARD = """---
+license: apache-2.0
+language: en
+library_name: transformers
+---
+# pocket
+
+A language model of {parameters:.1f}M parameters that comes with tithe, for trying it out. It is far too small to judge
+data for a model that anybody would use: score with the model that you train, or with one near to it.
+
+- Llama architecture: {layers} layers of width {hidden}, {heads} heads, feed-forward {intermediate}, tied embeddings
+- its own byte-level BPE of {vocab:,} tokens, digits one by one; context {context:,}; bf16 safetensors
+- chat template with `<|system|>`, `<|user|>`, `<|assistant|>` and `<|end|>`; it has also seen Alpaca's template
+
+## Training
+
+From random weights, by `training/pocket.py` (in the repository): {steps:,} steps of {batch:,} tokens, {tokens:.1f}M
+tokens in all, in {minutes:.0f} minutes on {machine}
+that other work shared (torch {torch}). Muon for the matrices, AdamW for the rest; half-length windows for the first
+70 % of the time.
+
+| source | what | licence | share of the windows |
+|---|---|---|---|
+{sources}
+
+None of it is Dolly, Alpaca or an evaluation set.
+
+## Held-out bits per byte
+
+Documents that were set aside before training (instruction records by their input, so that the same passage is not on
+both sides). The 5-gram is interpolated Kneser-Ney over the same tokens and the same training text; `xz -9e` sees the
+evaluated text alone. Lower is better. Dolly responses are read after their prompts, by the model and the 5-gram.
+
+| text | bytes | pocket | 5-gram | xz |
+|---|---|---|---|---|
+{rows}
+
+## Limits
+
+It knows little, believes anything, and was trained on novels of the nineteenth century among other things. It writes
+no useful answers. Its likelihoods rank fluent above broken English, and that is all they are good for.
+"""
 
 
 SHAPE = ["vocab", "hidden", "intermediate", "layers", "seed"]

@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeVar
 from tithe import run
 from tithe.config import ScoreSettings, SelectSettings, with_preset
 from tithe.data.files import Dataset, open_dataset
-from tithe.plugins import split_specs
 from tithe.run.setup import named_dataset
 
 S = TypeVar("S", bound=ScoreSettings)
@@ -88,10 +87,7 @@ def made(kind: type[S], data: Dataset | str | Path, scorer: Specs, settings: dic
     else:
         values["dataset"] = str(data)
     if scorer is not None:
-        texts = [scorer] if isinstance(scorer, str) else scorer
-        values["scorer"] = tuple(spec for text in texts for spec in split_specs(text))
-    if isinstance(values.get("drop"), str):
-        values["drop"] = (values["drop"],)
+        values["scorer"] = scorer if isinstance(scorer, str) else tuple(scorer)
     return with_preset(kind, values)
 
 

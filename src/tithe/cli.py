@@ -7,12 +7,20 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from tithe import __version__
 from tithe.errors import SettingsError, TitheError
+
+INTERRUPTED = 130  # as shells say for Ctrl-C
+ParserError: type[Exception] = typer.BadParameter.__mro__[2]  # `ClickException`: Typer may bring its own Click
+
+
+class Usage(SettingsError):
+    """A command line that cannot be meant."""
+
 
 app = typer.Typer(
     help="Pick the few percent of an instruction-tuning set that teach a given language model most.",
@@ -109,8 +117,8 @@ def select(
     """Score a data set and keep the best part of it."""
     given = dict(locals())
     if no_drop and drop:
-        raise SettingsError("`--no-drop` and `--drop` exclude each other")
-    given["drop"] = [] if no_drop else drop
+        raise Usage("`--no-drop` and `--drop` exclude each other")
+    given["drop"] = () if no_drop else drop
     from tithe import run
     from tithe.config import SelectSettings
     from tithe.run.folder import default_folder
@@ -249,44 +257,33 @@ def export(
 ) -> None:
     """Rewrite records in another shape, or print what a trainer needs to read the file."""
     from tithe.run.exports import export as carry_out
+    from tithe.run.screen import Screen
 
-    text = carry_out(data, to, output=output, overwrite=overwrite, format=format or "auto")
+    text = carry_out(data, to, output=output, overwrite=overwrite, format=format or "auto", talk=Screen())
     if text is not None:
         print(text)
 
 
 def settings_from(model: Any, given: Mapping[str, Any]) -> Any:
-    """Preset, then YAML, then flags; flags left out do not count."""
-    from tithe.config import read_yaml, with_preset
-    from tithe.plugins import split_specs
+    """What was given on the command line as settings."""
+    from tithe.config import from_flags
 
-    values = read_yaml(given["config"]) if given.get("config") else {}
-    flags = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
-    if "data" in flags and "dataset" in flags:
-        raise SettingsError(f"two data sets: `{flags['data']}` and `--dataset {flags['dataset']}`", hint="give one")
-    if "data" in flags:
-        flags["dataset"] = flags["data"]
-    if flags.get("scorer") == ():
-        del flags["scorer"]
-    values |= {key: value for key, value in flags.items() if key in model.model_fields}
-    if "scorer" in values:
-        texts = (values["scorer"],) if isinstance(values["scorer"], str) else values["scorer"]
-        values["scorer"] = tuple(spec for text in texts for spec in split_specs(text))
-    if isinstance(values.get("drop"), str):
-        values["drop"] = (values["drop"],)
-    if values.get("drop") == () and not given.get("no_drop"):
-        del values["drop"]
-    if "dataset" not in values:
-        raise SettingsError("no data set is given", hint="`tithe select data.jsonl ...`; `starter` is bundled")
-    return with_preset(model, values)
+    # Typer gives an empty list for an option that was left out; `--no-drop` has made a tuple of it.
+    flags = {key: None if value == [] else value for key, value in given.items()}
+    data, dataset = flags.get("data"), flags.get("dataset")
+    if data is not None and dataset is not None:
+        raise Usage(f"two data sets: `{data}` and `--dataset {dataset}`", hint="give one")
+    flags["dataset"] = dataset if data is None else data
+    if flags["dataset"] is None and flags.get("config") is None:
+        raise Usage("no data set is given", hint="`tithe select data.jsonl ...`; `starter` is bundled")
+    return from_flags(model, flags, flags.get("config"))
 
 
 def places(output: Path | None, run_dir: Path | None, dataset: str, default: Any) -> tuple[Path | None, Path]:
     """Where the result and the run folder go."""
     if output is None and run_dir is None:
-        raise SettingsError(
-            "no place for the result is given", hint=f"`-o {Path(dataset).stem}-kept.jsonl`, or `--run-dir`"
-        )
+        stem = Path(dataset).name.partition(".")[0]
+        raise Usage("no place for the result is given", hint=f"`-o {stem}-kept.jsonl`, or `--run-dir`")
     return output, run_dir or default(output)
 
 
@@ -307,29 +304,45 @@ def dashed(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: 0 done, 1 an error of ours or of the input, 2 wrong usage."""
+    """Entry point: 0 done, 1 an error of ours or of the input, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app(dashed(sys.argv[1:]), prog_name="tithe")
+        code = app(dashed(sys.argv[1:]), prog_name="tithe", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except TitheError as error:
-        fail(str(error), error.hint)
-    except KeyboardInterrupt:
-        fail("interrupted", "what was scored is kept: the same command goes on from there", code=130)
+        fail(str(error), error.hint, code=2 if isinstance(error, Usage) else 1)
+    except ParserError as error:
+        wrong_usage(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        code = 1
     except Exception as error:
         if os.environ.get("TITHE_DEBUG"):
             raise
         fail(f"unexpected {type(error).__name__}: {error}", "this is a fault in tithe; TITHE_DEBUG=1 shows where")
+    if code == INTERRUPTED:
+        fail("interrupted", "what was scored is kept: the same command goes on from there", code=INTERRUPTED)
+    sys.exit(code)
 
 
-def fail(message: str, hint: str | None, code: int = 1) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def wrong_usage(error: Any) -> NoReturn:
+    """One sentence for what the parser says; its help where nothing was given."""
+    text = error.format_message()
+    if text.startswith("Usage:"):
+        print(text, file=sys.stderr)
+        sys.exit(2)
+    where = getattr(error.ctx, "command_path", "tithe")
+    fail(text[:1].lower() + text[1:].rstrip("."), f"`{where} --help` lists what there is", code=2)
+
+
+def fail(message: str, hint: str | None, code: int = 1) -> NoReturn:
+    """Two lines, whatever the message brings along."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {' '.join(hint.split())}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tithe.errors import SettingsError, did_you_mean
+from tithe.plugins import split_specs
 
+FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # where results go is no part of what they are
 Keyed = TypeVar("Keyed", bound="Settings")
+Chosen = TypeVar("Chosen", bound="ScoreSettings")
 
 
 class Settings(BaseModel):
@@ -27,12 +30,18 @@ class Settings(BaseModel):
         """
         for key in values:
             if key not in cls.model_fields:
-                raise SettingsError(f"unknown setting `{key}`", hint=did_you_mean(key, cls.model_fields))
+                flag = f"`--{key.replace('_', '-')}` is a flag of the command line alone" if key in FLAGS else None
+                raise SettingsError(f"unknown setting `{key}`", hint=flag or did_you_mean(key, cls.model_fields))
         try:
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or "settings"
+            if first["type"] == "literal_error" and isinstance(first.get("input"), str):
+                choices = get_args(cls.model_fields[name].annotation)
+                raise SettingsError(
+                    f"`{name}` cannot be `{first['input']}`", hint=did_you_mean(first["input"], choices)
+                ) from None
             message = first["msg"].removeprefix("Value error, ")
             raise SettingsError(f"`{name}` cannot be `{first.get('input')}`: {message}") from error
 
@@ -88,6 +97,15 @@ class ScoreSettings(Settings):
     seed: int = 0
     trust_remote_code: bool = False
 
+    @field_validator("scorer", mode="before")
+    @classmethod
+    def one_by_one(cls, value: Any) -> Any:
+        """`"ifd,length"` is two specs."""
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+            return value
+        return tuple(spec for text in texts for spec in split_specs(text))
+
     @field_validator("max_length", "batch_tokens", "workers", "limit")
     @classmethod
     def positive(cls, value: int | None) -> int | None:
@@ -117,6 +135,11 @@ class SelectSettings(ScoreSettings):
     drop_duplicates: bool = False
     shape: Literal["same", "messages", "alpaca", "prompt-completion"] = "same"
 
+    @field_validator("drop", mode="before")
+    @classmethod
+    def one_filter(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "cherry": {
@@ -140,15 +163,43 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def with_preset(model: type[Keyed], values: Mapping[str, Any]) -> Keyed:
-    """Settings from a preset and what was given beside it; what was given wins."""
+def with_preset(model: type[Chosen], values: Mapping[str, Any]) -> Chosen:
+    """Settings from a preset and what was given beside it; what was given wins.
+
+    Raises:
+        SettingsError: no such preset, or the scorers given leave out the one that the preset is about.
+    """
     name = values.get("preset")
     if name is None:
         return model.of(values)
     if name not in PRESETS:
         raise SettingsError(f"no preset `{name}`", hint=did_you_mean(str(name), PRESETS))
     known = {key: value for key, value in PRESETS[name].items() if key in model.model_fields}
-    return model.of({**known, **values})
+    settings = model.of({**known, **values})
+    (own,) = PRESETS[name]["scorer"]
+    if own not in settings.scorer:
+        given = ",".join(settings.scorer)
+        others = [spec for spec in settings.scorer if spec.partition("(")[0] != own.partition("(")[0]]
+        raise SettingsError(
+            f"preset `{name}` scores with `{own}`, `--scorer {given}` leaves that out",
+            hint=f"""`--scorer "{",".join([own, *others])}"`, or leave one of the two out""",
+        )
+    return settings
+
+
+def from_flags(model: type[Chosen], flags: Mapping[str, Any], config: Path | None = None) -> Chosen:
+    """Preset, then YAML, then flags.
+
+    Args:
+        model: which settings.
+        flags: of the command line, those left out as None; what is no setting is passed over.
+        config: a YAML file of settings.
+    """
+    values = read_yaml(config) if config is not None else {}
+    # One file may serve all commands: what only a selection reads is passed over by the others.
+    values = {k: v for k, v in values.items() if k in model.model_fields or k not in SelectSettings.model_fields}
+    values |= {key: value for key, value in flags.items() if value is not None and key in model.model_fields}
+    return with_preset(model, values)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

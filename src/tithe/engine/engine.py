@@ -40,15 +40,15 @@ class Engine:
         on_cpu = self.model.device.type == "cpu"
         self.budget = self.budget or (CPU_BUDGET if on_cpu else GPU_BUDGET)
         self.workers = self.workers or (cpu_workers() if on_cpu else 1)
+        if self.model.alone_above is not None:
+            self.workers = 1  # these rotary scalings remember what they read last
 
     def batches(self, passes: Sequence[Pass]) -> list[Batch]:
         """How these passes will be run together; the same passes always give the same batches."""
         assert self.budget is not None
-        if self.model.road == "single":
-            return [Batch((i,)) for i in range(len(passes))]
         return make_batches(
             passes,
-            budget=self.budget,
+            budget=1 if self.model.road == "single" else self.budget,
             padded=self.model.road == "padded",
             share=self.model.road == "packed",
             alone_above=self.model.alone_above,
@@ -123,3 +123,5 @@ def release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -1,7 +1,7 @@
 """Roads through a model: token ids in, NLL of each response token out.
 
 Three roads, from fast to safe. `packed`: sequences one after another in one row, no padding. `padded`: right-padded
-rows. `single`: one sequence, the model's own full forward. `Probe` (model.py) finds which are true for a model.
+rows. `single`: one sequence, the model's own full forward. `probe.py` finds which are true for a model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ import torch
 from tithe.engine.attention import segments
 from tithe.records import Pass
 
-HEAD_ROWS = 256  # logits rows at a time: what matters is that rows x vocabulary stays in the cache
+HEAD_ROWS = 256  # logits rows at a time, at most
+CPU_LOGITS = 1 << 20  # logits at a time on a CPU: 4 MB in float32, about what a core's cache holds
+# Rows are filled up to a multiple of this on a CPU: its kernels are compiled and kept per shape, and lengths that all
+# differ would compile hundreds, at a cost in time and memory.
+EVEN = 32  # of the output head
+PACK_EVEN = 64  # of a pack
 TokenNlls = npt.NDArray[np.float32]
 
 
@@ -27,13 +32,23 @@ def split_last(pass_: Pass) -> tuple[npt.NDArray[np.int64], range]:
     return pass_.ids[:-1].astype(np.int64), range(first, len(pass_.ids) - 1)
 
 
+class Handed(tuple[torch.Tensor]):
+    """What a backbone gives back: hidden states, and None for whatever else a head looks for."""
+
+    @property
+    def last_hidden_state(self) -> torch.Tensor:
+        return self[0]
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
 class Backbone(torch.nn.Module):
-    """Stands in for a model's backbone and gives back the hidden states it is handed."""
+    """Stands in for a model's backbone, and for its parts, and gives back the hidden states it is handed."""
 
-    def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPast
-
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+    def forward(self, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> Handed:
+        return Handed((inputs_embeds,))
 
 
 class Head:
@@ -41,12 +56,23 @@ class Head:
 
     Soft-capping, logit scales and vocabulary cuts live in each model's `forward`, after the backbone. So that
     `forward` is run as it is, on a shallow copy whose backbone is a stand-in: no list of models to keep.
+
+    Raises:
+        AttributeError: no part of the model holds its token embedding.
     """
 
     def __init__(self, model: Any) -> None:
-        self.backbone = getattr(model, model.base_model_prefix)
+        embedding = model.get_input_embeddings()
+        found = [(name, part) for name, part in model.named_children() if embedding in part.modules()]
+        if not found:
+            raise AttributeError("no part of the model holds its token embedding")
+        self.vocabulary = int(embedding.weight.shape[0])
+        name, self.backbone = found[0]
+        stand_in = Backbone()
+        for part, _ in self.backbone.named_children():  # some call a part of it: OPT its `model.decoder`
+            stand_in.add_module(part, Backbone())
         self.shell = copy.copy(model)
-        self.shell._modules = {**model._modules, model.base_model_prefix: Backbone()}
+        self.shell._modules = {**model._modules, name: stand_in}
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(rows, dim) -> (rows, vocabulary)."""
@@ -56,11 +82,16 @@ class Head:
 
     def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """-log p of each target, in float32: (rows,), a few rows of logits at a time."""
+        size, count = HEAD_ROWS, len(targets)
+        if hidden.device.type == "cpu":
+            size = max(EVEN, min(size, CPU_LOGITS // self.vocabulary // EVEN * EVEN))
+            hidden = torch.nn.functional.pad(hidden, (0, 0, 0, -count % EVEN))
+            targets = torch.nn.functional.pad(targets, (0, -count % EVEN))
         parts = [
             token_nll(self.logits(rows), wanted)
-            for rows, wanted in zip(torch.split(hidden, HEAD_ROWS), torch.split(targets, HEAD_ROWS), strict=True)
+            for rows, wanted in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
         ]
-        return torch.cat(parts)
+        return torch.cat(parts)[:count]
 
 
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -80,6 +111,10 @@ def packed(head: Head, passes: Sequence[Pass], device: torch.device, prefix: int
         places.append(np.arange(scored.start, scored.stop) - prefix + offset)
         targets.append(pass_.ids[scored.start + 1 :].astype(np.int64))
         offset += len(ids) - prefix
+    if device.type == "cpu" and offset % PACK_EVEN:
+        filler = -offset % PACK_EVEN  # a segment of its own, read by nobody
+        inputs.append(np.zeros(filler, dtype=np.int64))
+        positions.append(np.arange(filler))
     with segments([len(ids) for ids in inputs], prefix):
         hidden = head.backbone(
             input_ids=to(np.concatenate(inputs)[None], device),

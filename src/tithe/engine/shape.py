@@ -52,7 +52,7 @@ def model_shape(source: ModelSource) -> Shape:
         return Shape(sum(map(prod, shapes)), sum(map(prod, wide)), vocabulary * width, exact=True)
     layers = size(config, "num_hidden_layers", "n_layer")
     inner = config.get("intermediate_size") or config.get("n_inner") or 4 * width
-    heads = size(config, "num_attention_heads", "n_head")
+    heads = config.get("num_attention_heads") or config.get("n_head") or 1  # recurrent models have none
     head_width = config.get("head_dim") or width // heads
     key_heads = config.get("num_key_value_heads") or heads
     attention = 2 * width * head_width * (heads + key_heads)

@@ -37,12 +37,13 @@ class ModelSource:
 
     @property
     def config(self) -> dict[str, Any]:
+        again = f"download or copy `{self.folder}` again"
         try:
             config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError(f"cannot read `config.json` of model `{self.name}`: {error}") from error
+            raise ModelError(f"cannot read `config.json` of model `{self.name}`: {error}", hint=again) from error
         if not isinstance(config, dict):
-            raise ModelError(f"`config.json` of model `{self.name}` holds no JSON object")
+            raise ModelError(f"`config.json` of model `{self.name}` holds no JSON object", hint=again)
         return config
 
     @property
@@ -60,13 +61,20 @@ def find_model(name: str, *, weights: bool = True) -> ModelSource:
     Raises:
         ModelError: there is no such model, it has no safetensors, or the hub does not answer.
     """
-    path = BUNDLED.get(name, Path(name).expanduser())
-    if path.is_dir():
+    try:
+        path = BUNDLED.get(name) or Path(name).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, the home of a user who is not there
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ModelError(f"`{name[:100]}` cannot name a model: {reason}", hint="give a folder or a hub id") from error
+    if is_folder:
         source = ModelSource(name, path.resolve())
         demand_layout(source, weights=weights)
         return source
-    if path.is_file():
+    if is_file:
         raise ModelError(f"model `{name}` is a file", hint="give the folder that holds `config.json`")
+    if name in BUNDLED:
+        raise ModelError(f"the bundled model `{name}` is not in `{path.parent}`", hint="install tithe again")
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise ModelError(f"no model folder `{name}`", hint=suggestion(path))
     return fetch(name, path, weights=weights)
@@ -77,7 +85,10 @@ def suggestion(path: Path) -> str:
     parent = path.parent
     while not parent.is_dir():
         parent, path = parent.parent, parent
-    folders = [entry.name for entry in parent.iterdir() if entry.is_dir()]
+    try:
+        folders = [entry.name for entry in parent.iterdir() if entry.is_dir()]
+    except OSError:  # not ours to look into
+        folders = []
     near = difflib.get_close_matches(path.name, folders, n=1, cutoff=0.6)
     if near:
         return f"did you mean `{parent / near[0]}`?"
@@ -115,7 +126,7 @@ def fetch(name: str, path: Path, *, weights: bool) -> ModelSource:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = [*TEXT_FILES, "*.safetensors"] if weights else TEXT_FILES
+    patterns = [*TEXT_FILES, "*.py", "*.safetensors"] if weights else [*TEXT_FILES, "*.py"]  # code is not run unasked
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns))
     except RepositoryNotFoundError as error:
@@ -123,9 +134,8 @@ def fetch(name: str, path: Path, *, weights: bool) -> ModelSource:
             f"the hub has no model `{name}`, and there is no such folder", hint=suggestion(path)
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        sentence = str(error).strip().splitlines()[0][:200]
         raise ModelError(
-            f"no folder `{name}`, and the hub could not be asked for a model of that name: {sentence}",
+            f"no folder `{name}`, and the hub could not be asked for a model of that name: {first_line(error)}",
             hint=suggestion(path),
         ) from error
     source = ModelSource(name, folder, revision=folder.name)
@@ -144,14 +154,18 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises whatever the reader of the day raises
-        lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        sentence = lines[0][:200] if lines else type(error).__name__
         raise ModelError(
-            f"cannot load the tokenizer of `{source.name}`: {sentence}", hint=f"looked in `{source.folder}`"
+            f"cannot load the tokenizer of `{source.name}`: {first_line(error)}", hint=f"looked in `{source.folder}`"
         ) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"the tokenizer of `{source.name}` has no vocabulary", hint=f"looked in `{source.folder}`")
     return tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """What a foreign error says first, for our own sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200].rstrip(".") if lines else type(error).__name__
 
 
 def context_window(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -166,11 +180,11 @@ def context_window(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> i
 
 
 def fingerprint(source: ModelSource) -> str:
-    """16 hex digits of the weights' bytes and the config: the same model, wherever it lies."""
+    """16 hex digits of the weights' bytes, the config and code of its own: the same model, wherever it lies."""
     digest = hashlib.blake2b(digest_size=8)
     config = {k: v for k, v in source.config.items() if k not in ("_name_or_path", "transformers_version")}
     digest.update(json.dumps(config, sort_keys=True).encode())
-    for file in source.weights:
+    for file in [*source.weights, *sorted(source.folder.glob("*.py"))]:
         digest.update(file.name.encode() + content_hash(file))
     return digest.hexdigest()
 

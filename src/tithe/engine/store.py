@@ -58,7 +58,7 @@ class Store:
             return
         for scrap in self.folder.glob("*.tmp"):
             scrap.unlink()
-        parts = sorted(self.folder.glob("part-*.parquet"))
+        parts = sorted(path for path in self.folder.glob("part-*.parquet") if path.stem.removeprefix("part-").isdigit())
         tables = [read_part(part, self.readout.schema()) for part in parts]
         if not tables:
             return
@@ -114,13 +114,15 @@ class Store:
 
 
 def read_part(path: Path, schema: pa.Schema) -> pa.Table:
+    hint = "delete that file: its answers are computed again"
     try:
-        return pq.read_table(path, schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-        raise StoreError(
-            f"`{path}` is damaged or not ours: {str(error).splitlines()[0]}",
-            hint="delete that file: its answers are computed again",
-        ) from error
+        with pq.ParquetFile(path) as file:  # not `read_table`: that reads `a=b` in a folder's name as a column
+            table = file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"`{path}` is damaged or not ours: {str(error).splitlines()[0]}", hint=hint) from error
+    if not table.schema.equals(schema):
+        raise StoreError(f"`{path}` is not ours: it holds {', '.join(table.schema.names)}", hint=hint)
+    return table
 
 
 def write_part(path: Path, table: pa.Table) -> None:

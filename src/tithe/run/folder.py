@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from tithe.data.outfile import atomic, writing
+from tithe.data.outfile import atomic, check_writable
+from tithe.data.sniff import container_suffix
 from tithe.errors import OutputError, StoreError
 
 SUFFIX = ".tithe"
+SCORES, TOKENS, DROPPED, RECORD = "scores.parquet", "tokens.parquet", "dropped.jsonl", "run.json"
 
 
 def default_folder(output: Path) -> Path:
@@ -26,6 +29,31 @@ def default_folder(output: Path) -> Path:
     for packed in (".gz", ".zst"):
         name = name.removesuffix(packed)
     return output.with_name(Path(name).stem + SUFFIX)
+
+
+def check_places(output: Path | None, overwrite: bool, dataset: str, folder: Path | None) -> None:
+    """Whether the results may go there; called before anything is read.
+
+    Raises:
+        OutputError: the output exists, cannot be written, or would replace or join what is read.
+    """
+    source = Path(dataset).expanduser()
+    if folder is not None and source.is_dir() and folder.resolve() == source.resolve():
+        raise OutputError(
+            f"the run folder `{folder}` is the data set itself", hint="its files would be read as data the next time"
+        )
+    if output is None:
+        return
+    place = output.resolve()
+    if source.is_file() and (place == source.resolve() or (output.exists() and output.samefile(source))):
+        raise OutputError(f"the output `{output}` is the data set itself", hint="name another file with `-o`")
+    if source.is_dir() and place.parent == source.resolve() and container_suffix(output):
+        raise OutputError(
+            f"the output `{output}` lies in the data set's folder", hint="it would be read as data the next time"
+        )
+    if folder is not None and place.parent == folder.resolve() and output.name in (TOKENS, DROPPED, RECORD):
+        raise OutputError(f"the run folder has its own `{output.name}`", hint="name another file with `-o`")
+    check_writable(output, overwrite)
 
 
 @contextmanager
@@ -42,22 +70,38 @@ def run_folder(path: Path | None) -> Iterator[Path]:
         return
     if path.exists() and not path.is_dir():
         raise OutputError(f"the run folder `{path}` is a file", hint="name another with `--run-dir`")
-    with writing(path):
+    try:
         path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the run folder `{path}` cannot be made: {error.strerror or error}", hint="name another with `--run-dir`"
+        ) from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise OutputError(f"no permission to write in the run folder `{path}`", hint="name another with `--run-dir`")
     lock = FileLock(path / ".lock")  # the operating system lets go of it when a process dies
     try:
-        with writing(path):
-            lock.acquire(timeout=0)
-    except Timeout:
+        lock.acquire(timeout=0)
+    except Timeout:  # an `OSError`, too
         raise StoreError(
             f"another process is working in the run folder `{path}`", hint="wait for it, or name another `--run-dir`"
         ) from None
+    except OSError as error:
+        raise OutputError(
+            f"the run folder `{path}` cannot be locked: {error.strerror or error}", hint="name another with `--run-dir`"
+        ) from None
     try:
+        for name in (SCORES, TOKENS, DROPPED, RECORD):
+            sweep(path / name)
         yield path
     finally:
         lock.release()
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed process had begun to write under this name."""
+    for scrap in path.parent.glob(f".{glob.escape(path.name[:100])}.????????.part"):
+        with suppress(OSError):
+            scrap.unlink()
 
 
 def write_table(path: Path, table: pa.Table) -> None:

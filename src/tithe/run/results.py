@@ -17,6 +17,7 @@ from tithe.errors import SettingsError, did_you_mean
 from tithe.records import Scores, Selection
 from tithe.run.folder import write_table
 from tithe.run.table import Table
+from tithe.run.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class ScoreResult:
         record: the run record, as in `run.json`.
         folder: the run folder, or None.
         grown: the table with reasons per scorer, from which `scores` are made.
+        watch: notices when the data set is no longer what was scored.
     """
 
     dataset: Dataset
@@ -48,6 +50,7 @@ class ScoreResult:
     record: dict[str, Any]
     folder: Path | None
     grown: Table = field(repr=False)
+    watch: Watch = field(repr=False)
 
     def scores(self, name: str | None = None) -> Scores:
         """One scorer's scores, the first one's by default."""
@@ -94,6 +97,7 @@ class SelectResult:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The kept records as they stand in the input."""
+        self.scored.watch.check()
         rows = self.rows()
         return (record for row, record in self.scored.dataset.records() if row in rows)
 
@@ -110,6 +114,7 @@ class SelectResult:
         """The kept records as a file."""
         from tithe.data.export import write_records
 
+        self.scored.watch.check()
         write_records(self.scored.dataset, self.rows(), path, shape=shape, overwrite=overwrite)
 
     def __len__(self) -> int:

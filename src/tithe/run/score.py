@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tithe.config import ScoreSettings
-from tithe.data.outfile import check_writable
 from tithe.plan import Cost, windows
-from tithe.run.folder import run_folder, write_json, write_table
+from tithe.run.folder import DROPPED, RECORD, SCORES, TOKENS, check_places, run_folder, sweep, write_json, write_table
 from tithe.run.results import PlanResult, ScoreResult
 from tithe.run.setup import Parts, engine_record, engine_sentence
 from tithe.run.table import Table
@@ -54,7 +53,6 @@ def score(
     folder: Path | None = None,
     output: Path | None = None,
     overwrite: bool = False,
-    extra: Sequence[str] = (),
     talk: Talk | None = None,
 ) -> ScoreResult:
     """Score every example, reusing what the run folder already holds.
@@ -64,22 +62,44 @@ def score(
         folder: the run folder; None keeps nothing.
         output: where the score table goes besides the run folder.
         overwrite: replace `output` if it is there.
-        extra: columns of the input to carry along for a selector.
         talk: who listens.
 
     Raises:
         TitheError: whatever stops the run; what was scored before is in the run folder.
     """
-    talk, began = talk or Talk(), time.monotonic()
+    check_places(output, overwrite, settings.dataset, folder)
     parts = Parts(settings)
-    if output is not None:
-        check_writable(output, overwrite)
-    assert parts.renderer  # every setting is checked before the folder is made
+    parts.check(folder)
+    with run_folder(folder) as place:
+        result = score_in(place, parts, talk or Talk(), folder=folder)
+        if folder is not None:
+            (folder / DROPPED).unlink(missing_ok=True)  # of a selection that was here before
+            write_table(folder / SCORES, result.table)
+            write_json(folder / RECORD, result.record)
+        if output is not None:  # last: where it is, everything is
+            sweep(output)
+            write_table(output, result.table)
+    return result
+
+
+def score_in(
+    place: Path, parts: Parts, talk: Talk, *, folder: Path | None = None, extra: Sequence[str] = ()
+) -> ScoreResult:
+    """Score in a folder that is open; writes answers there and nothing else.
+
+    Args:
+        place: where answers are kept meanwhile.
+        parts: what the run is made of.
+        talk: who listens.
+        folder: the run folder to name in the result, None for a scratch one.
+        extra: columns of the input to carry along for a selector.
+    """
+    began, settings = time.monotonic(), parts.settings
+    watch = parts.watch
     with ExitStack() as stack:
-        place = stack.enter_context(run_folder(folder))
         runner = make_runner(parts, place, talk)
         table, cost = Table(list(parts.scorers), extra), Cost()
-        tokens = stack.enter_context(TokenFile(place / "tokens.parquet")) if settings.per_token else None
+        tokens = stack.enter_context(TokenFile(place / TOKENS)) if settings.per_token else None
         expect(parts, talk)
         try:
             for scored in runner.run(parts.dataset):
@@ -91,14 +111,11 @@ def score(
             talk.done()
             for store in runner.stores.values():
                 store.flush()
-        record = make_record(parts, runner, cost, table, time.monotonic() - began)
-        result = ScoreResult(parts.dataset, table.arrow(), record, folder, table)
-        if folder is not None:
-            write_table(folder / "scores.parquet", result.table)
-            write_json(folder / "run.json", record)
-        if output is not None:
-            write_table(output, result.table)
-    return result
+        watch.check()
+    if not settings.per_token:
+        (place / TOKENS).unlink(missing_ok=True)  # of an earlier run
+    record = make_record(parts, runner, cost, table, time.monotonic() - began)
+    return ScoreResult(parts.dataset, table.arrow(), record, folder, table, watch)
 
 
 def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:

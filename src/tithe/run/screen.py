@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from rich.text import Text
 from tithe.run.results import PlanResult, ScoreResult, SelectResult
 from tithe.run.talk import Talk
 
+EVERY = 10.0  # seconds between two lines of progress
 QUANTILES = ("min", "25 %", "median", "75 %", "max")
 
 
@@ -33,32 +36,48 @@ class TokenRate(ProgressColumn):
 
 
 class Screen(Talk):
-    """Progress with tokens per second and time left; plain lines where stderr is no terminal."""
+    """Progress with tokens per second and time left; a plain line now and then where stderr is no terminal."""
 
     def __init__(self) -> None:
         self.console = console()
         self.bar: Progress | None = None
-        self.began = 0.0
+        self.total: int | None = None
+        self.examples = 0.0
+        self.began = self.spoke = time.monotonic()
+        self.reading = 0.0
 
     def say(self, sentence: str) -> None:
         self.console.print(sentence, markup=False, soft_wrap=True)
 
     def expect(self, examples: int | None) -> None:
-        columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TokenRate(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.bar.start()
-        self.bar.add_task("scoring", total=examples)
-        self.done_examples = 0.0
+        self.total, self.examples, self.reading = examples, 0.0, 0.0
+        self.began = self.spoke = time.monotonic()
+        if self.console.is_terminal:
+            columns = (TextColumn("records"), BarColumn(), MofNCompleteColumn(), TokenRate(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.bar.start()
+            self.bar.add_task("records", total=examples)
 
     def progress(self, examples: float, tokens: int) -> None:
-        if self.bar is None:
-            return
-        self.began = self.began or (time.monotonic() if tokens else 0.0)
-        seconds = time.monotonic() - self.began if self.began else 0.0
-        self.done_examples += examples
-        self.bar.update(
-            self.bar.task_ids[0], completed=round(self.done_examples), rate=tokens / seconds if seconds > 0.5 else None
-        )
+        now = time.monotonic()
+        self.examples += examples
+        self.reading = self.reading or (now if tokens else 0.0)
+        rate = tokens / (now - self.reading) if self.reading and now - self.reading > 0.5 else None
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=round(self.examples), rate=rate)
+        elif now - self.spoke >= EVERY:
+            self.spoke = now
+            self.say(self.line(now, rate))
+
+    def line(self, now: float, rate: float | None) -> str:
+        """Progress in words."""
+        parts = [f"{self.examples:,.0f}{f' of {self.total:,}' if self.total else ''} records"]
+        if rate:
+            parts.append(f"{rate:,.0f} tokens/s")
+        if self.total and 0 < self.examples < self.total:
+            left = (now - self.began) * (self.total / self.examples - 1)
+            parts.append(f"about {f'{left / 60:.0f} min' if left >= 90 else f'{left:.0f} s'} left")
+        return ", ".join(parts)
 
     def done(self) -> None:
         if self.bar is not None:
@@ -103,7 +122,10 @@ def show_selection(result: SelectResult, output: Path | None, folder: Path) -> N
     """Counts that add up, quantiles of kept against pool, and where the files are."""
     out, chosen = console(), result.record["selection"]
     show_counts(out, result.record)
-    rows = [(f"kept by {chosen['selector']} on {chosen['by']}, budget {chosen['budget']}", chosen["kept"])]
+    what = f"kept by {chosen['selector']} on {chosen['by']}, budget {chosen['budget']}"
+    if chosen["kept_records"] != chosen["kept"]:
+        what += f", in {chosen['kept_records']:,} records"
+    rows = [(what, chosen["kept"])]
     rows += [(f"dropped: {reason}", n) for reason, n in chosen["dropped"].items()]
     rows += [("= examples", chosen["examples"])]
     out.print(pairs(rows))
@@ -148,14 +170,19 @@ def show_counts(out: Console, record: Mapping[str, Any]) -> None:
 
 
 def show_list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """A listing: a table on stdout, or JSON."""
+    """A listing: lines on stdout, what is named `about` under its own line; or JSON."""
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    grid = Grid(*rows[0], box=None, pad_edge=False)
-    for row in rows:
-        grid.add_row(*(Text(str(value)) for value in row.values()))
-    Console(highlight=False, width=max(100, Console().width)).print(grid)
+    names = [name for name in rows[0] if name != "about"]
+    cells = [names, *([str(row[name]) for name in names] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    columns = max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
+    for line, row in zip(lines, [{}, *rows], strict=True):
+        print(line)
+        for part in textwrap.wrap(row.get("about", ""), columns - 4, break_long_words=False):
+            print("    " + part)
 
 
 def pairs(rows: Sequence[tuple[str, int]]) -> Grid:

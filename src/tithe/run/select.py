@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tithe import plugins
 from tithe.config import SelectSettings
 from tithe.data.export import write_records
-from tithe.data.outfile import check_writable
-from tithe.data.sniff import container_suffix
-from tithe.errors import SettingsError, did_you_mean
+from tithe.errors import DataError, SettingsError, did_you_mean
+from tithe.plan import without_numbers
 from tithe.records import Scores, Selection
-from tithe.run.folder import write_json
+from tithe.run.folder import DROPPED, RECORD, SCORES, check_places, run_folder, sweep, write_json, write_table
 from tithe.run.results import ScoreResult, SelectResult
-from tithe.run.score import score
+from tithe.run.score import score_in
 from tithe.run.setup import Parts
-from tithe.run.table import COUNTS, FIXED
+from tithe.run.table import COUNTS
 from tithe.run.talk import Talk
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
@@ -47,29 +48,34 @@ def select(
         TitheError: whatever stops the run; what was scored before is in the run folder.
     """
     talk = talk or Talk()
+    check_places(output, overwrite, settings.dataset, folder)
     parts = Parts(settings)
     budget = Budget.parse(settings.keep, of=settings.keep_of)
     selector = plugins.build_selector(seeded(settings.selector, settings.seed))
     by = ranking_scorer(parts, settings.by)
-    filters = chosen_filters(parts, settings, by)
+    filters = chosen_filters(parts, settings, by, talk)
     extra = own_columns(parts, selector, filters)
-    if output is not None:
-        check_writable(output, overwrite)
-    result = score(settings, folder=folder, extra=extra, talk=talk)
-    scores = result.scores(by)
-    reasons = apply_filters(filters, scores.columns, scores.ids)
-    if settings.drop_duplicates:
-        reasons = drop_duplicates([id_.partition("-")[0] for id_ in scores.ids]) | reasons
-    rest = without(scores, reasons)
-    selection = selector.select(rest, budget)
-    assert set(selection.kept) | set(selection.dropped) == set(scores.ids), "an example was lost"
-    record = result.record | {"selection": selection_record(settings, selection, scores, result)}
-    chosen = SelectResult(result, selection, scores, record, budget.note(rest, selection))
-    if output is not None:
-        chosen.write(output, shape=settings.shape, overwrite=overwrite)
-    if folder is not None:
-        write_dropped(chosen, folder)
-        write_json(folder / "run.json", record)
+    parts.check(folder)
+    with run_folder(folder) as place:
+        result = score_in(place, parts, talk, folder=folder, extra=extra)
+        scores = result.scores(by)
+        reasons = apply_filters(filters, scores.columns, scores.ids)
+        if settings.drop_duplicates:
+            reasons = drop_duplicates([id_.partition("-")[0] for id_ in scores.ids]) | reasons
+        rest = without(scores, reasons)
+        selection = selector.select(rest, budget)
+        assert set(selection.kept) | set(selection.dropped) == set(scores.ids), "an example was lost"
+        record = result.record | {"selection": selection_record(settings, filters, selection, scores, result)}
+        chosen = SelectResult(result, selection, scores, record, budget.note(rest, selection))
+        if folder is not None:
+            write_table(folder / SCORES, with_reasons(chosen))
+            write_dropped(chosen, folder)
+            write_json(folder / RECORD, record)
+        if not selection.kept:
+            raise nothing_kept(record)
+        if output is not None:  # last: where it is, everything is
+            sweep(output)
+            chosen.write(output, shape=settings.shape, overwrite=overwrite)
     return chosen
 
 
@@ -90,34 +96,35 @@ def ranking_scorer(parts: Parts, by: str | None) -> str:
     return by or names[0]
 
 
-def chosen_filters(parts: Parts, settings: SelectSettings, by: str) -> list[Filter]:
+def chosen_filters(parts: Parts, settings: SelectSettings, by: str, talk: Talk) -> list[Filter]:
     """The filters given, or the ranking scorer's own; checked against the columns there will be."""
     default = parts.scorers[by].default_drop
     texts = settings.drop if settings.drop is not None else (default,) if default else ()
     filters = [Filter.parse(text) for text in texts]
-    known = [*parts.scorers, *COUNTS[:-1], *parts.dataset.columns_seen]
+    known = [*parts.scorers, *COUNTS[:-1], *parts.columns]
     for each in filters:
         each.check(known)
+    if default and settings.drop and Filter.parse(default).column not in [each.column for each in filters]:
+        talk.say(f"note: these filters stand in the place of `{default}`, {by}'s own")
     return filters
 
 
 def own_columns(parts: Parts, selector: Selector, filters: list[Filter]) -> list[str]:
     """Columns of the input that a filter or the selector reads."""
-    computed = {*parts.scorers, *COUNTS, *FIXED}
+    computed = {*parts.scorers, *COUNTS[:-1]}
     wanted = [each.column for each in filters]
     if isinstance(getattr(selector, "by", None), str):
         wanted.append(selector.by)  # type: ignore[attr-defined]
     for name in wanted:
-        if name not in computed and name not in parts.dataset.columns_seen:
-            raise SettingsError(
-                f"`{parts.dataset.source}` has no column `{name}`", hint=did_you_mean(name, parts.dataset.columns_seen)
-            )
+        if name not in computed and name not in parts.columns:
+            hint = did_you_mean(name, [*parts.columns, *computed])
+            raise SettingsError(f"`{parts.dataset.source}` has no column `{name}` beside the dialogue", hint=hint)
     return [name for name in dict.fromkeys(wanted) if name not in computed]
 
 
 def selection_record(
-    settings: SelectSettings, selection: Selection, scores: Scores, result: ScoreResult
-) -> Mapping[str, Any]:
+    settings: SelectSettings, filters: list[Filter], selection: Selection, scores: Scores, result: ScoreResult
+) -> dict[str, Any]:
     """Counts that add up, and how the kept differ from the pool."""
     kept = set(selection.kept)
     mask = np.array([id_ in kept for id_ in scores.ids], dtype=bool)
@@ -126,9 +133,17 @@ def selection_record(
         "by": scores.by,
         "selector": selection.by,
         "budget": str(settings.keep),
+        "filters": [each.text for each in filters],
         "examples": len(scores),
         "kept": len(selection.kept),
-        "dropped": selection.reasons(),
+        "kept_records": len(
+            {
+                row
+                for id_, row in zip(result.grown.columns["id"], result.grown.columns["row"], strict=True)
+                if id_ in kept
+            }
+        ),
+        "dropped": counted(selection, {scores.ids[i] for i in scores.problems}),
         "bad_rows": bad,
         "quantiles": {
             name: {"pool": spread(column), "kept": spread(column[mask])}
@@ -137,14 +152,45 @@ def selection_record(
     }
 
 
+def counted(selection: Selection, problems: set[str]) -> dict[str, int]:
+    """How many were dropped why, most frequent first; problems that differ in their particulars alone are one."""
+    whole: dict[str, set[str]] = {}
+    counts: Counter[str] = Counter()
+    for id_, reason in selection.dropped.items():
+        short = without_numbers(reason) if id_ in problems else reason
+        whole.setdefault(short, set()).add(reason)
+        counts[short] += 1
+    return {next(iter(whole[short])) if len(whole[short]) == 1 else short: n for short, n in counts.most_common()}
+
+
+def nothing_kept(record: Mapping[str, Any]) -> DataError:
+    chosen = record["selection"]
+    why = ", ".join(f"`{reason}` ({n:,})" for reason, n in list(chosen["dropped"].items())[:3])
+    return DataError(
+        f"nothing of `{record['dataset']['source']}` is kept, all {chosen['examples']:,} examples are dropped: {why}",
+        hint="`--no-drop` leaves out the filter, `--max-length`, `--template` and `--truncation` decide what fits",
+    )
+
+
 def spread(values: np.ndarray[Any, Any]) -> list[float] | None:
     """Minimum, quartiles, maximum."""
     there = values[~np.isnan(values)]
     return np.quantile(there, [0, 0.25, 0.5, 0.75, 1]).tolist() if len(there) else None
 
 
+def with_reasons(chosen: SelectResult) -> pa.Table:
+    """The score table with the column `dropped`: why an example or a bad row is not kept, null where it is."""
+    table, dropped = chosen.scored.table, chosen.selection.dropped
+    rows = zip(table["id"].to_pylist(), table["problem"].to_pylist(), strict=True)
+    reasons = [problem if id_ is None else dropped.get(id_) for id_, problem in rows]
+    return table.append_column("dropped", pa.array(reasons, pa.string()))
+
+
 def write_dropped(chosen: SelectResult, folder: Path) -> None:
-    """Every record of which nothing was kept, with its reason (one per turn where there are several)."""
+    """Every record of which nothing was kept, with its reason (one per turn where there are several).
+
+    JSON lines, whatever the input is: bad rows have no place in a table of columns.
+    """
     columns, kept = chosen.scored.grown.columns, chosen.rows()
     reasons: dict[int, str | list[str]] = {}
     for id_, row, problem in zip(columns["id"], columns["row"], columns["problem"], strict=True):
@@ -153,7 +199,4 @@ def write_dropped(chosen: SelectResult, folder: Path) -> None:
         why = chosen.selection.dropped[id_] if id_ is not None else problem
         before = reasons.get(row)
         reasons[row] = why if before is None else [*([before] if isinstance(before, str) else before), why]
-    suffix = container_suffix(Path(chosen.scored.dataset.source)) or ".jsonl"
-    # Bad rows have no place in a table of columns; JSON lines hold whatever there was.
-    suffix = ".jsonl" if suffix not in (".json", ".jsonl") else suffix
-    write_records(chosen.scored.dataset, set(reasons), folder / f"dropped{suffix}", overwrite=True, reasons=reasons)
+    write_records(chosen.scored.dataset, set(reasons), folder / DROPPED, overwrite=True, reasons=reasons)

@@ -7,19 +7,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe import __version__, plugins
 from tithe.config import ScoreSettings
 from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
-from tithe.data.files import Dataset, open_dataset
+from tithe.data.files import LOOK, Dataset, open_dataset
 from tithe.data.render import Renderer, RenderSettings, make_renderer
 from tithe.engine.readouts import READOUTS
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.engine.store import Store, answers_name
 from tithe.errors import DataError, SettingsError
 from tithe.records import BadRow, Example
+from tithe.run.watch import Watch
 from tithe.scorers.base import Scorer
 
 if TYPE_CHECKING:
@@ -43,6 +45,19 @@ class Parts:
         s = self.settings
         name = named_dataset(s.dataset)
         return open_dataset(name, format=s.format, turns=s.turns, split=s.split, strict=s.strict, limit=s.limit)
+
+    @cached_property
+    def watch(self) -> Watch:
+        """What the data set is; to be asked for before it is read."""
+        return Watch(self.dataset)
+
+    def check(self, folder: Path | None) -> None:
+        """Raise what can be known to be wrong before a folder is made or a model loaded."""
+        if self.settings.per_token and folder is None:
+            raise SettingsError("`per_token` writes a file to the run folder, and there is none", hint="give `run_dir`")
+        if self.needs_model:
+            assert self.dtype
+        assert self.renderer
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
@@ -72,6 +87,12 @@ class Parts:
             f"the first at {bad[0].where}: {bad[0].reason}",
             hint="`--format` names the shape, if it was not recognised",
         )
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The input's columns beside the dialogue, as the first examples have them."""
+        examples = [item for item in islice(self.dataset, LOOK) if isinstance(item, Example)]
+        return list(dict.fromkeys(name for example in examples for name in example.columns))
 
     @property
     def needs_model(self) -> bool:
@@ -152,10 +173,12 @@ class Parts:
     def describe(self) -> dict[str, Any]:
         """What the numbers depend on, for the run record."""
         out: dict[str, Any] = {"settings": self.settings.model_dump(mode="json"), "versions": versions()}
-        out["dataset"] = {"source": self.dataset.source, "format": self.dataset.format, "digest": self.dataset.digest()}
+        out["dataset"] = {"source": self.dataset.source, "format": self.dataset.format, "digest": self.watch.digest}
+        if Path(self.dataset.source).exists():
+            out["dataset"]["path"] = str(Path(self.dataset.source).resolve())
         out["scorers"] = {name: scorer_record(scorer) for name, scorer in self.scorers.items()}
         out["template"] = self.renderer.describe()
-        out["model"] = {"name": self.source.name, "revision": self.source.revision}
+        out["model"] = {"name": self.source.name, "revision": self.source.revision, "folder": str(self.source.folder)}
         if self.needs_model and self.weights:
             out["model"] |= {"fingerprint": self.fingerprint, "dtype": self.dtype}
         return out

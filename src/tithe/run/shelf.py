@@ -30,23 +30,23 @@ def settings_of(thing: type) -> str:
 def scorer_rows() -> list[dict[str, Any]]:
     found = [plugins.scorer(name) for name in plugins.names(plugins.SCORERS)]
     return [
-        {"name": s.name, "unit": s.unit, "reads": s.reads, "settings": settings_of(s), "": first_sentence(s)}
+        {"name": s.name, "unit": s.unit, "reads": s.reads, "settings": settings_of(s), "about": first_sentence(s)}
         for s in found
     ]
 
 
 def selector_rows() -> list[dict[str, Any]]:
     found = [plugins.selector(name) for name in plugins.names(plugins.SELECTORS)]
-    return [{"name": s.name, "settings": settings_of(s), "": first_sentence(s)} for s in found]
+    return [{"name": s.name, "settings": settings_of(s), "about": first_sentence(s)} for s in found]
 
 
 def template_rows() -> list[dict[str, Any]]:
     from tithe.data.templates import TEXT_TEMPLATES
 
-    rows = [{"name": "auto", "": "`chat` where the tokenizer has a chat template, else `plain`"}]
-    rows += [{"name": "chat", "": "the model's own chat template"}]
-    rows += [{"name": name, "": repr(t.prompt("{instruction}", "{input}"))} for name, t in TEXT_TEMPLATES.items()]
-    return [*rows, {"name": "FILE.jinja", "": "a chat template of your own"}]
+    rows = [{"name": "auto", "about": "`chat` where the tokenizer has a chat template, else `plain`"}]
+    rows += [{"name": "chat", "about": "the model's own chat template"}]
+    rows += [{"name": name, "about": repr(t.prompt("{instruction}", "{input}"))} for name, t in TEXT_TEMPLATES.items()]
+    return [*rows, {"name": "FILE.jinja", "about": "a chat template of your own"}]
 
 
 def doctor_rows() -> list[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +103,7 @@ class LocalRunner:
             stored = store.get([keys[i] for i in wanted])
             found |= {(i, readout): stored[keys[i]] for i in wanted if keys[i] in stored}
         asked = {(i, r) for i, readouts in enumerate(window.readouts) for r in readouts & MODEL_READOUTS}
-        missing = {i for i, readout in asked - found.keys()}
+        missing = {i for i, _ in asked - found.keys()}
         self.work.reused += len({i for i, _ in asked} - missing)
         done = 1.0 if not missing else 0.0
         if missing:
@@ -117,34 +118,45 @@ class LocalRunner:
     def compute(self, window: Window, keys: Sequence[bytes], missing: set[int], found: Answers) -> None:
         """Run the batches that hold a missing pass; an answered pass in them is read again, to repeat the batch."""
         assert self.engine is not None
+        unstored = set().union(*window.readouts) & MODEL_READOUTS - self.stores.keys()
+        if unstored:
+            raise SettingsError(
+                f"the readout `{min(unstored)}` is asked for, but not of the first example",
+                hint="a scorer's `asks` must name the same readouts for every example",
+            )
         engine = self.engine()
         model_passes = [i for i, readouts in enumerate(window.readouts) if readouts & MODEL_READOUTS]
         passes = [window.passes[i] for i in model_passes]
         batches = [batch for batch in engine.batches(passes) if any(model_passes[i] in missing for i in batch.index)]
         total = sum(len(passes[i].ids) for batch in batches for i in batch.index)
         for batch, results in engine.run(passes, batches):
+            rows: dict[str, list[tuple[bytes, dict[str, Any]]]] = defaultdict(list)
             for place, result in zip(batch.index, results, strict=True):
-                self.take(window, model_passes[place], keys, result, found)
+                i = model_passes[place]
+                for readout, row in self.read(window, i, result, found):
+                    rows[readout].append((keys[i], row))
+            for readout, answered in rows.items():  # a batch at a time: what is on disk is whole batches
+                self.stores[readout].put(answered)
             tokens = sum(len(passes[i].ids) for i in batch.index)
             self.work.tokens += tokens - len(batch.index) - batch.prefix * (len(batch.index) - 1)
             self.work.passes += len(batch.index)
             self.progress(len(window.items) * tokens / total)
 
-    def take(
-        self, window: Window, i: int, keys: Sequence[bytes], result: npt.NDArray[np.float32] | Problem, found: Answers
-    ) -> None:
+    def read(
+        self, window: Window, i: int, result: npt.NDArray[np.float32] | Problem, found: Answers
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Apply the readouts asked of a pass that have no answer yet; yield what is to be stored."""
         if isinstance(result, Problem):
             self.work.failed += 1
             for readout in window.readouts[i] & MODEL_READOUTS:
                 found.setdefault((i, readout), result)
             return
         view = View(window.passes[i], result)
-        for readout in window.readouts[i] & MODEL_READOUTS:
-            if (i, readout) in found:
-                continue
-            row = READOUTS[readout].read(view)
-            self.stores[readout].put([(keys[i], row)])
-            found[i, readout] = READOUTS[readout].answer(row)
+        for readout in sorted(window.readouts[i] & MODEL_READOUTS):
+            if (i, readout) not in found:
+                row = READOUTS[readout].read(view)
+                found[i, readout] = READOUTS[readout].answer(row)
+                yield readout, row
 
     def scores(self, window: Window, i: int, answers: Answers) -> dict[str, float | Problem]:
         """Every scorer's number for one example."""

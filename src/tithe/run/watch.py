@@ -1,0 +1,54 @@
+"""A data set is read several times in a run; if it changes in between, the numbers belong to nothing."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from tithe.data.files import Dataset
+from tithe.data.writers import files_of
+from tithe.errors import DataError
+
+Stamp = tuple[int, int, int]
+
+
+@dataclass
+class Watch:
+    """What a data set's files were when a run began.
+
+    Args:
+        dataset: whose files; a hub data set is held at its commit and is not looked after here.
+    """
+
+    dataset: Dataset
+    stamps: list[Stamp] = field(init=False)
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stamps = self.look()
+        self.digest = self.dataset.digest()
+
+    def look(self) -> list[Stamp]:
+        """Size, time and place of every file; hashing them all again is for when these differ."""
+        found = []
+        for file in files_of(self.dataset):
+            with suppress(OSError):
+                stat = file.path.stat()
+                found.append((stat.st_size, stat.st_mtime_ns, stat.st_ino))
+        return found
+
+    def check(self) -> None:
+        """Refuse to go on with other data.
+
+        Raises:
+            DataError: a file has changed or is gone.
+        """
+        now = self.look()
+        if now == self.stamps:
+            return
+        if self.dataset.digest() != self.digest:
+            raise DataError(
+                f"`{self.dataset.source}` has changed since this run began to read it",
+                hint="run the same command again: answers about records that stayed the same are kept",
+            )
+        self.stamps = now

@@ -1,0 +1,117 @@
+"""Batch, budget, order, workers, padding and shared beginnings move a score by rounding alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.engine.models import LIMIT, VOCABULARY, load, make_pass, plain, random_passes, run, twin, worst
+from tithe.engine.batching import Batch, make_batches
+from tithe.engine.engine import Engine
+from tithe.engine.model import LoadedModel
+from tithe.records import Pass, Problem
+
+TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
+
+
+@pytest.fixture(scope="module")
+def models(family: Callable[[str], Path]) -> dict[tuple[str, str], LoadedModel]:
+    return {(name, dtype): load(family(name), dtype) for name in ("llama", "bloom") for dtype in TOLERANCE}
+
+
+def alone(loaded: LoadedModel, passes: list[Pass]) -> list[list[float]]:
+    return [loaded.nll([pass_])[0].astype(np.float64).tolist() for pass_ in passes]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_any_budget_order_and_workers(models: dict[tuple[str, str], LoadedModel], name: str, dtype: str) -> None:
+    loaded, passes = models[name, dtype], random_passes()
+    wanted = alone(loaded, passes)
+    for budget in (1, 7, 64, 10_000):
+        for workers in (1, 2):
+            got = run(Engine(loaded, budget=budget, workers=workers), passes)
+            assert worst(got, wanted) < TOLERANCE[dtype], (budget, workers)
+    order = np.random.default_rng(1).permutation(len(passes)).tolist()
+    got = run(Engine(loaded, budget=64, workers=1), [passes[i] for i in order])
+    assert worst(got, [wanted[i] for i in order]) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_packed_padded_single_and_shared_beginnings_agree(family: Callable[[str], Path], dtype: str) -> None:
+    folder, passes = family("llama"), random_passes()
+    packed = load(folder, dtype)
+    wanted = alone(packed, passes)
+    shared = make_batches(passes, budget=500, share=True)
+    assert any(batch.prefix for batch in shared)
+    for batches in (shared, make_batches(passes, budget=500, share=False)):
+        got = results(Engine(packed, workers=1), passes, batches)
+        assert worst(got, wanted) < TOLERANCE[dtype]
+    for road in ("padded", "single"):
+        other = load(folder, dtype)
+        other.model.set_attn_implementation("sdpa")
+        other.road = road
+        assert worst(run(Engine(other, budget=300, workers=1), passes), wanted) < TOLERANCE[dtype], road
+
+
+def results(engine: Engine, passes: list[Pass], batches: list[Batch]) -> list[np.ndarray]:
+    found = {}
+    for batch, nlls in engine.run(passes, batches):
+        found |= dict(zip(batch.index, nlls, strict=True))
+    assert not any(isinstance(nll, Problem) for nll in found.values())
+    return [found[i] for i in range(len(passes))]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.lists(st.tuples(st.integers(1, 45), st.integers(0, 44), st.booleans()), min_size=1, max_size=12),
+    budget=st.sampled_from([1, 7, 64, 10_000]),
+    seed=st.integers(0, 100),
+)
+def test_any_lengths(
+    models: dict[tuple[str, str], LoadedModel], shape: list[tuple[int, int, bool]], budget: int, seed: int
+) -> None:
+    """Sharing a beginning or not, short or long, with context or without."""
+    loaded, rng = models["llama", "fp32"], np.random.default_rng(seed)
+    common = rng.integers(0, VOCABULARY, 45)
+    passes = []
+    for length, start, sharing in shape:
+        ids = rng.integers(0, VOCABULARY, length)
+        start = min(start, length - 1)
+        if sharing:
+            ids[:start] = common[:start]
+        passes.append(make_pass(ids, start))
+    assert worst(run(Engine(loaded, budget=budget, workers=1), passes), alone(loaded, passes)) < 1e-5
+
+
+def test_two_threads_in_packs_of_their_own(family: Callable[[str], Path]) -> None:
+    """The attention's cut is per thread: with many small packs at once nobody reads another's."""
+    loaded, passes = load(family("mistral")), random_passes(80, longest=30, seed=4)
+    model = plain(family("mistral"))
+    wanted = [twin(model, pass_) for pass_ in passes]
+    for _ in range(3):
+        assert worst(run(Engine(loaded, budget=40, workers=4), passes), wanted) < 1e-5
+
+
+def test_batches_depend_on_the_passes_alone(family: Callable[[str], Path]) -> None:
+    loaded, passes = load(family("llama")), random_passes()
+    once, again = (Engine(loaded, budget=64, workers=w).batches(passes) for w in (1, 2))
+    assert once == again
+
+
+def test_stopping_early_leaves_nothing_under_way(family: Callable[[str], Path]) -> None:
+    engine, passes = Engine(load(family("llama")), budget=20, workers=2), random_passes()
+    stream = engine.run(passes, engine.batches(passes))
+    next(stream)
+    stream.close()
+    assert len(run(engine, passes)) == len(passes)
+
+
+def test_a_limit_below_the_probes_lengths_is_no_obstacle(family: Callable[[str], Path]) -> None:
+    loaded = load(family("phi3-longrope"))
+    assert (loaded.road, loaded.alone_above) == ("packed", LIMIT)

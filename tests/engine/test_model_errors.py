@@ -1,0 +1,265 @@
+"""Models that cannot be read: one sentence and a way out, never a traceback of somebody else's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from tests.engine.models import CONFIGS, GROUPED, load, save
+from tithe.engine import model as model_room
+from tithe.engine.model import choose_device, choose_dtype, rotary_switch
+from tithe.engine.shape import model_shape
+from tithe.engine.sources import BUNDLED, context_window, find_model, fingerprint, load_tokenizer
+from tithe.errors import ModelError, SettingsError, TitheError
+
+Family = Callable[[str], Path]
+
+
+@pytest.fixture
+def folder(family: Family, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(family("llama"), tmp_path / "tiny-llama"))
+
+
+def refused(action: Callable[[], Any], kind: type[TitheError] = ModelError) -> tuple[str, str]:
+    """Message and hint; the message is one sentence on one line."""
+    with pytest.raises(kind) as caught:
+        action()
+    text, hint = str(caught.value), caught.value.hint
+    assert "\n" not in text and not text.endswith(".") and len(text) < 500
+    assert hint
+    return text, hint
+
+
+def change_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_missing_folder_with_a_near_name(folder: Path) -> None:
+    text, hint = refused(lambda: find_model(str(folder.parent / "tiny-lama")))
+    assert text == f"no model folder `{folder.parent / 'tiny-lama'}`"
+    assert hint == f"did you mean `{folder}`?"
+
+
+def test_a_missing_folder_with_no_near_name(tmp_path: Path) -> None:
+    _, hint = refused(lambda: find_model(str(tmp_path / "no" / "such" / "place")))
+    assert hint == f"`{tmp_path}` has no `no`; bundled: pocket"
+
+
+@pytest.mark.parametrize("name", ["", "a" * 5000, "/" + "a" * 5000, "a\0b", "~nobody-of-that-name/x", "two words"])
+def test_names_that_cannot_be(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(lambda: find_model(name))
+
+
+def test_a_bundled_model_is_never_another_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With its folder missing, the hub is not asked for a model of that name."""
+    monkeypatch.setitem(BUNDLED, "pocket", tmp_path / "model")
+    text, hint = refused(lambda: find_model("pocket"))
+    assert text == f"the bundled model `pocket` is not in `{tmp_path}`" and hint == "install tithe again"
+
+
+def test_a_hub_id_when_the_hub_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    text, hint = refused(lambda: find_model("tiny-lama"))
+    assert text.startswith("no folder `tiny-lama`, and the hub could not be asked for a model of that name: ")
+    assert hint == "did you mean `tiny-llama`?"
+
+
+def test_a_file_instead_of_a_folder(folder: Path) -> None:
+    text, hint = refused(lambda: find_model(str(folder / "model.safetensors")))
+    assert text.endswith("is a file") and hint == "give the folder that holds `config.json`"
+
+
+def test_no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    text, hint = refused(lambda: find_model(str(folder)))
+    assert text.endswith("has no `config.json`") and "model.safetensors" in hint
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"[1]", b"\xff\xfe{", b"null"])
+def test_a_broken_config(folder: Path, content: bytes) -> None:
+    (folder / "config.json").write_bytes(content)
+    text, _ = refused(lambda: find_model(str(folder)))
+    assert "config.json" in text
+
+
+def test_pickled_weights_only(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    text, hint = refused(lambda: find_model(str(folder)))
+    assert text.endswith("has no `.safetensors` file") and hint == "convert the pickled weights to safetensors first"
+
+
+def test_no_weights_are_needed_for_a_plan(folder: Path) -> None:
+    exact = model_shape(find_model(str(folder)))
+    (folder / "model.safetensors").unlink()
+    _, hint = refused(lambda: find_model(str(folder)))
+    assert hint == "the folder has no weights"
+    guess = model_shape(find_model(str(folder), weights=False))
+    assert exact.exact and not guess.exact
+    assert guess.parameters == pytest.approx(exact.parameters, rel=0.05)
+
+
+def test_a_recurrent_model_is_estimated_too(family: Family, tmp_path: Path) -> None:
+    shutil.copy(family("mamba") / "config.json", tmp_path)
+    assert model_shape(find_model(str(tmp_path), weights=False)).parameters > 0
+
+
+def test_an_adapter(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    text, hint = refused(lambda: find_model(str(folder)))
+    assert text.endswith("is an adapter, not a model") and hint == "merge it into its base model first"
+
+
+SMALL = {"vocab_size": 199, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize("cls", [transformers.BertModel, transformers.BertForMaskedLM, transformers.LlamaModel])
+def test_models_without_a_language_head(cls: Any, tmp_path: Path) -> None:
+    config = transformers.LlamaConfig(**GROUPED) if cls is transformers.LlamaModel else transformers.BertConfig(**SMALL)
+    save(tmp_path, config, model=cls)
+    text, hint = refused(lambda: find_model(str(tmp_path)))
+    assert text.endswith(f"is not a causal language model but {cls.__name__}")
+    assert hint == "its architecture must end in CausalLM"
+
+
+def test_an_encoder_decoder(tmp_path: Path) -> None:
+    config = transformers.T5Config(
+        vocab_size=199, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, decoder_start_token_id=0
+    )
+    save(tmp_path, config, model=transformers.T5ForConditionalGeneration)
+    text, hint = refused(lambda: find_model(str(tmp_path)))
+    assert "is an encoder-decoder model (T5ForConditionalGeneration)" in text and hint == "give a causal language model"
+
+
+def test_a_backbone_that_calls_itself_a_language_model(tmp_path: Path) -> None:
+    save(tmp_path, transformers.LlamaConfig(**GROUPED), model=transformers.LlamaModel)
+    change_config(tmp_path, architectures=["LlamaForCausalLM"])
+    text, hint = refused(lambda: load(tmp_path))
+    assert "lack 1 of the model's tensors, e.g. `lm_head.weight`" in text and "language-model head" in hint
+
+
+def test_truncated_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    text, _ = refused(lambda: load(folder))
+    assert text.startswith(f"cannot load model `{folder}`: ")
+    weights.write_bytes(b"\x00\x01")
+    refused(lambda: load(folder))
+    refused(lambda: model_shape(find_model(str(folder))))
+
+
+def test_weights_of_another_shape(folder: Path) -> None:
+    change_config(folder, hidden_size=64)
+    refused(lambda: load(folder))
+
+
+def test_an_unknown_architecture_and_remote_code(folder: Path) -> None:
+    change_config(folder, model_type="nobody-knows", architectures=["NobodyForCausalLM"])
+    refused(lambda: load(folder))
+    change_config(folder, auto_map={"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"})
+    marker = folder.parent / "ran"
+    (folder / "mine.py").write_text(f"open({str(marker)!r}, 'w')")
+    refused(lambda: load(folder))
+    assert not marker.exists()
+
+
+def sharded(folder: Path, config: Any) -> Path:
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder, max_shard_size="20KB")
+    assert len(find_model(str(folder)).weights) > 2
+    return folder
+
+
+def test_weights_in_several_files(tmp_path: Path) -> None:
+    folder = sharded(tmp_path, CONFIGS["llama"]())
+    assert load(folder).road == "packed"
+    before = fingerprint(find_model(str(folder)))
+    find_model(str(folder)).weights[1].unlink()
+    assert fingerprint(find_model(str(folder))) != before
+    refused(lambda: load(folder))
+
+
+def test_a_model_too_large_for_the_memory(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(loaded: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(model_room, "probe", full)
+    text, hint = refused(lambda: load(family("llama")))
+    assert text.endswith("in fp32 does not fit into the memory of `cpu`") and "smaller dtype" in hint
+
+
+def test_no_tokenizer(folder: Path) -> None:
+    text, hint = refused(lambda: load_tokenizer(find_model(str(folder))))
+    assert "tokenizer" in text and str(folder) in hint
+
+
+def test_a_broken_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    refused(lambda: load_tokenizer(find_model(str(folder))))
+
+
+def test_the_context_window_is_the_smaller_of_both_files(model_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_dir, tmp_path / "m"))
+    source = find_model(str(folder))
+    tokenizer = load_tokenizer(source)
+    assert context_window(source, tokenizer) == 512
+    change_config(folder, max_position_embeddings=2048)
+    assert context_window(source, tokenizer) == 512
+    tokenizer.model_max_length = int(1e30)
+    assert context_window(source, tokenizer) == 2048
+    change_config(folder, max_position_embeddings=None)
+    assert context_window(source, tokenizer) is None
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cuda:x", "meta", "", "mps:7"])
+def test_devices_that_are_not_there(device: str) -> None:
+    refused(lambda: choose_device(device), SettingsError)
+
+
+def test_dtypes() -> None:
+    cpu = torch.device("cpu")
+    assert choose_dtype("fp32", cpu) is torch.float32
+    assert choose_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+    text, hint = refused(lambda: choose_dtype("float16", cpu), SettingsError)
+    assert text == "no dtype `float16`" and hint == "auto, fp32, bf16, fp16"
+
+
+def test_a_torch_that_does_not_say_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert choose_dtype("auto", torch.device("cpu")) is torch.float32
+
+
+def test_the_fingerprint_is_of_the_content(folder: Path, tmp_path: Path) -> None:
+    before = fingerprint(find_model(str(folder)))
+    other = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    change_config(other, _name_or_path="somewhere", transformers_version="0")
+    assert fingerprint(find_model(str(other))) == before
+    change_config(other, rms_norm_eps=1e-3)
+    assert fingerprint(find_model(str(other))) != before
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert fingerprint(find_model(str(folder))) != before
+
+
+def test_the_fingerprint_is_of_the_code_too(folder: Path) -> None:
+    before = fingerprint(find_model(str(folder)))
+    (folder / "modeling_mine.py").write_text("SCALE = 1")
+    assert fingerprint(find_model(str(folder))) != before
+
+
+def test_where_rotary_scalings_switch() -> None:
+    found = {name: rotary_switch(make()) for name, make in CONFIGS.items()}
+    assert {name for name, limit in found.items() if limit} == {"llama-dynamic", "llama-longrope", "phi3-longrope"}
+    assert set(found.values()) == {None, 32}

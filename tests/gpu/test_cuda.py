@@ -1,0 +1,68 @@
+"""The same equalities on a CUDA device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.models import CONFIGS, load, make_pass, plain, random_passes, run, save, twin, worst
+from tithe.engine.engine import OUT_OF_MEMORY, Engine
+from tithe.engine.model import choose_device, choose_dtype
+from tithe.errors import SettingsError
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+FAMILIES = ["llama", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "gpt2", "gpt-neox", "bloom", "mixtral", "mamba"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_engine_equals_the_models_own_forward_on_the_cpu(name: str, tmp_path: Path) -> None:
+    folder, passes = save(tmp_path / name, CONFIGS[name]()), random_passes()
+    loaded = load(folder, device="cuda")
+    assert loaded.road in ("packed", "padded"), loaded.fallbacks
+    model = plain(folder)
+    wanted = [twin(model, pass_) for pass_ in passes]
+    assert worst(run(Engine(loaded, budget=300), passes), wanted) < 1e-4  # other kernels, not only another order
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2), ("fp16", 5e-3)])
+def test_any_budget(tmp_path: Path, dtype: str, tolerance: float) -> None:
+    folder, passes = save(tmp_path / "llama", CONFIGS["llama"]()), random_passes()
+    loaded = load(folder, dtype, device="cuda")
+    alone = [loaded.nll([pass_])[0].astype(np.float64).tolist() for pass_ in passes]
+    for budget in (1, 64, 10_000):
+        assert worst(run(Engine(loaded, budget=budget), passes), alone) < tolerance, budget
+
+
+def test_out_of_memory_is_a_problem_of_one_pass(tmp_path: Path) -> None:
+    """For real: a share of the memory that holds a short sequence's work and not a long one's."""
+    config = CONFIGS["gpt-neox"]()
+    config.max_position_embeddings, config.intermediate_size = 200_000, 16_384
+    loaded = load(save(tmp_path / "wide", config), device="cuda")
+    engine = Engine(loaded, budget=1_000_000)
+    rng = np.random.default_rng(0)
+    passes = [make_pass(rng.integers(0, 199, n), 1) for n in (150_000, 500, 400)]
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2e9) / total)
+    try:
+        found = {i: r for batch, out in engine.run(passes, engine.batches(passes))
+                 for i, r in zip(batch.index, out, strict=True)}  # fmt: skip
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert found[0] == OUT_OF_MEMORY
+    assert [len(found[i]) for i in (1, 2)] == [499, 399]
+    assert engine.halved > 0
+
+
+def test_devices_and_dtypes() -> None:
+    assert choose_device("auto").type == "cuda"
+    assert choose_dtype("auto", torch.device("cuda")) in (torch.bfloat16, torch.float16)
+    with pytest.raises(SettingsError, match="there is no device `cuda:99`"):
+        choose_device("cuda:99")

@@ -1,0 +1,48 @@
+"""What a person sees while it runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tithe.run import screen
+from tithe.run.screen import Screen, show_list, size
+
+
+def test_lines_now_and_then_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    talk = Screen()
+    talk.expect(1000)
+    for second in range(1, 31):
+        now[0] = 100.0 + second
+        talk.progress(10, 1000 * second)
+    talk.done()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "100 of 1,000 records, 1,111 tokens/s, about 90 s left".replace("about 90 s", "about 2 min"),
+        "200 of 1,000 records, 1,053 tokens/s, about 80 s left",
+        "300 of 1,000 records, 1,034 tokens/s, about 70 s left",
+    ]
+
+
+def test_a_short_run_says_nothing_on_the_way(capsys: pytest.CaptureFixture[str]) -> None:
+    talk = Screen()
+    talk.expect(None)
+    talk.progress(10, 1000)
+    talk.done()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_listing_wraps_what_it_is_about(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    show_list([{"name": "a", "unit": "x", "about": "word " * 20}, {"name": "bcd", "unit": "", "about": ""}], False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "name  unit" and lines[1] == "a     x" and lines[-1] == "bcd"
+    assert all(line.startswith("    word") and len(line) <= 60 for line in lines[2:-1]) and len(lines) == 5
+
+
+@pytest.mark.parametrize(("n", "text"), [(5, "5 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (3e12, "3 TB")])
+def test_sizes(n: float, text: str) -> None:
+    assert size(n) == text

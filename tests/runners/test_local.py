@@ -1,0 +1,275 @@
+"""The loop on this machine: nothing read twice, nothing read that nobody asked for, the same numbers either way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.models import plain, twin
+from tithe import runners
+from tithe.data.render import RenderSettings, make_renderer
+from tithe.engine.engine import Engine
+from tithe.engine.model import LoadedModel, load_model
+from tithe.engine.readouts import READOUTS
+from tithe.engine.sources import find_model, load_tokenizer
+from tithe.engine.store import Store, answers_name
+from tithe.errors import SettingsError
+from tithe.records import Answer, Ask, BadRow, Example, Message, Nll, Problem
+from tithe.runners.local import LocalRunner, Scored, ahead
+from tithe.scorers.base import Scorer, given
+from tithe.scorers.ifd import IFD
+from tithe.scorers.length import Length
+from tithe.scorers.perplexity import Perplexity
+from tithe.scorers.random import Random
+
+WORDS = ["red", "green", "blue", "book", "friend", "letter", "weather", "answer", "sum", "twelve", "task", "write"]
+
+
+def examples(count: int = 20, seed: int = 0) -> list[Example]:
+    rng = np.random.default_rng(seed)
+
+    def words(n: int) -> str:
+        return " ".join(rng.choice(WORDS, n))
+
+    return [
+        Example(
+            f"{i:04d}", i, 1, (Message("user", words(int(rng.integers(1, 12)))),),
+            Message("assistant", words(int(rng.integers(1, 15)))),
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def loaded(model_dir: Path) -> LoadedModel:
+    return load_model(find_model(str(model_dir)), device="cpu", dtype="fp32")
+
+
+Make = Callable[..., LocalRunner]
+
+
+@pytest.fixture
+def make(model_dir: Path, loaded: LoadedModel, tmp_path: Path) -> Make:
+    """A runner on one run folder; each call is another process's."""
+
+    def made(
+        *scorers: Scorer, budget: int = 120, per_token: bool = False, model: bool = True, folder: Path = tmp_path
+    ) -> LocalRunner:
+        renderer = make_renderer(load_tokenizer(find_model(str(model_dir))), RenderSettings("chat", max_length=200))
+        readouts = ["nll_tokens" if per_token else "nll"]
+        stores = {r: Store(folder, READOUTS[r], answers_name("m", "fp32", 1)) for r in readouts} if model else {}
+        engine = Engine(loaded, budget=budget, workers=1)
+        return LocalRunner(
+            {s.name: s for s in scorers}, renderer, (lambda: engine) if model else None, stores, per_token
+        )
+
+    return made
+
+
+def values(scored: list[Scored]) -> list[Mapping[str, float | Problem]]:
+    return [row for window in scored for row in window.scores]
+
+
+def test_scores_are_the_formula_over_the_twins_numbers(make: Make, model_dir: Path) -> None:
+    items, model = examples(), plain(model_dir)
+    runner = make(IFD(), Perplexity(), Length(), Random())
+    (window,) = runner.run(items)
+    for i, row in enumerate(window.scores):
+        slots = window.window.slots[i][0]
+        means = {}
+        for name, slot in slots.items():
+            assert not isinstance(slot, Problem)
+            pass_ = window.window.passes[slot.index]
+            means[name] = float(np.mean(twin(model, pass_)))
+            assert pass_.start > 0
+        assert row["ifd"] == pytest.approx(means["given"] / means["alone"], rel=1e-5)
+        assert row["perplexity"] == pytest.approx(np.exp(means["given"]), rel=1e-4)
+        assert row["length"] == pass_.response_tokens
+    assert runner.work.passes == len(window.window.passes) and runner.work.reused == runner.work.failed == 0
+
+
+def test_answers_are_reused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = examples()
+    first = make(IFD())
+    straight = values(list(first.run(items)))
+    again = make(IFD(), Perplexity())
+    monkeypatch.setattr(again, "engine", lambda: pytest.fail("everything is answered: no model is needed"))
+    resumed = values(list(again.run(items)))
+    assert [row["ifd"] for row in resumed] == [row["ifd"] for row in straight]
+    assert (again.work.passes, again.work.tokens) == (0, 0)
+    assert again.work.reused == first.work.passes
+
+
+def test_half_answered_is_finished_byte_for_byte(make: Make, tmp_path: Path) -> None:
+    """Whatever subset is there, what is missing is read in the batches of a straight run."""
+    items = examples(30)
+    straight = values(list(make(IFD(), folder=tmp_path / "a").run(items)))
+    for seed in range(3):
+        folder = tmp_path / f"half-{seed}"
+        one = make(IFD(), folder=folder)
+        window = one.plan(items)
+        keep = np.random.default_rng(seed).random(len(window.passes)) < 0.5
+        full = Store(tmp_path / "a", READOUTS["nll"], answers_name("m", "fp32", 1))
+        rows = [
+            (pass_.key, {"total": a.total, "tokens": a.tokens, "first": a.first})
+            for pass_, kept in zip(window.passes, keep, strict=True)
+            if kept and isinstance(a := full.get([pass_.key])[pass_.key], Nll)
+        ]
+        one.stores["nll"].put(rows)
+        one.stores["nll"].flush()
+        again = make(IFD(), folder=folder)
+        assert values(list(again.run(items))) == straight
+        assert again.work.reused == keep.sum()
+        assert len(Store(folder, READOUTS["nll"], answers_name("m", "fp32", 1))) == len(window.passes)
+
+
+def test_what_only_counts_runs_without_a_model(make: Make) -> None:
+    runner = make(Length(), Random(), model=False)
+    rows = values(list(runner.run(examples(5))))
+    assert all(isinstance(row["length"], float) and row["length"] >= 1 for row in rows)
+    assert runner.work.passes == runner.work.tokens == 0
+
+
+@dataclass(frozen=True)
+class Typo(Scorer):
+    """Asks for what there is not."""
+
+    name: ClassVar[str] = "typo"
+    unit: ClassVar[str] = "none"
+    reads: ClassVar[str] = "given: nl"
+
+    def asks(self, example: Example) -> dict[str, Ask]:
+        return {"given": Ask(given(example), "nl")}
+
+    def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
+        return 0.0
+
+
+def test_an_unknown_readout_is_named(make: Make) -> None:
+    with pytest.raises(SettingsError, match="scorer `typo` asks for the readout `nl`, which there is not") as caught:
+        list(make(Typo()).run(examples(2)))
+    assert caught.value.hint == "did you mean `nll`?"
+
+
+def test_a_readout_without_a_store_is_said(make: Make) -> None:
+    """A scorer that asks for more of later examples than of the first."""
+    runner = make(Perplexity())
+    runner.per_token = True
+    with pytest.raises(SettingsError, match="`nll_tokens`"):
+        list(runner.run(examples(2)))
+
+
+def test_tokens_add_up_to_totals(make: Make, tmp_path: Path) -> None:
+    items = examples(8)
+    plain_ones = values(list(make(IFD(), folder=tmp_path / "a").run(items)))
+    for _ in range(2):  # fresh, then from the store
+        (window,) = make(IFD(), per_token=True, folder=tmp_path / "b").run(items)
+        assert values([window]) == plain_ones
+        for answer in window.answers.values():
+            assert isinstance(answer, Nll) and answer.per_token is not None
+            assert len(answer.per_token) == answer.tokens
+            assert answer.total == pytest.approx(float(answer.per_token.sum(dtype=np.float64)))
+            assert answer.first == answer.per_token[0]
+
+
+def test_bad_rows_and_problems_pass_through(make: Make) -> None:
+    items: list[Example | BadRow] = list(examples(4))
+    items[1] = BadRow(1, "x:2", "no response")
+    items[2] = Example("empty", 2, 1, (Message("user", "x"),), Message("assistant", ""))
+    (window,) = make(IFD(), Length(), Random()).run(items)
+    assert len(window.scores) == 3
+    assert isinstance(window.scores[1]["ifd"], Problem) and isinstance(window.scores[1]["length"], Problem)
+    assert isinstance(window.scores[1]["random"], float)
+
+
+def test_out_of_memory_is_tried_again_next_time(
+    make: Make, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tithe.engine.forward.PACK_EVEN", 1)
+    monkeypatch.setattr("tithe.engine.engine.gc.collect", lambda: 0)  # slow where pytest and transformers are loaded
+    items = examples(12)
+    straight = values(list(make(IFD(), folder=tmp_path / "a").run(items)))
+    window = make(IFD()).plan(items)
+    limit = sorted(len(p.ids) for p in window.passes)[-5]
+    assert loaded.head is not None
+
+    def check(module: Any, args: Any, given: dict[str, Any]) -> None:
+        if given["input_ids"].numel() + 1 > limit:
+            raise torch.OutOfMemoryError("out of memory")
+
+    hook = loaded.head.backbone.register_forward_pre_hook(check, with_kwargs=True)
+    short = make(IFD(), budget=limit, folder=tmp_path / "b")
+    rows = values(list(short.run(items)))
+    hook.remove()
+    failed = [i for i, row in enumerate(rows) if isinstance(row["ifd"], Problem)]
+    assert short.work.failed == sum(len(p.ids) > limit for p in window.passes) > 0
+    assert {str(rows[i]["ifd"]) for i in failed} == {str(Problem("out of memory at batch size 1"))}
+    store = Store(tmp_path / "b", READOUTS["nll"], answers_name("m", "fp32", 1))
+    assert len(store) == len(window.passes) - short.work.failed
+    again = make(IFD(), budget=limit, folder=tmp_path / "b")
+    for row, wanted in zip(values(list(again.run(items))), straight, strict=True):
+        assert row["ifd"] == pytest.approx(wanted["ifd"], rel=1e-5)
+    assert again.work.failed == 0 and again.work.reused == len(store)
+
+
+def test_windows_come_in_input_order_and_change_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    items = examples(23)
+    straight = values(list(make(IFD(), folder=tmp_path / "a").run(items)))
+    real = runners.local.windows
+    monkeypatch.setattr("tithe.runners.local.windows", lambda stream: real(stream, 5))
+    shares: list[float] = []
+    runner = make(IFD(), folder=tmp_path / "b")
+    runner.progress = shares.append
+    scored = list(runner.run(items))
+    assert [e.row for window in scored for e in window.window.examples] == list(range(23))
+    for row, wanted in zip(values(scored), straight, strict=True):
+        assert row["ifd"] == pytest.approx(wanted["ifd"], rel=1e-5)
+    assert sum(shares) == pytest.approx(23)
+
+
+def test_a_stopped_run_has_kept_what_it_flushed(make: Make, tmp_path: Path) -> None:
+    runner = make(IFD())
+    stream = runner.run(examples(6))
+    next(stream)
+    stream.close()
+    runner.stores["nll"].flush()
+    again = make(IFD())
+    list(again.run(examples(6)))
+    assert again.work.passes == 0
+
+
+def test_ahead_makes_one_item_while_the_last_is_worked_on() -> None:
+    made: list[int] = []
+    second = threading.Event()
+
+    def stream() -> Iterator[int]:
+        for i in range(4):
+            made.append(i)
+            if i == 1:
+                second.set()
+            yield i
+
+    items = ahead(stream())
+    assert next(items) == 0
+    assert second.wait(5)
+    assert list(items) == [1, 2, 3] and made == [0, 1, 2, 3]
+
+
+def test_ahead_hands_errors_over() -> None:
+    def stream() -> Iterator[int]:
+        yield 1
+        raise SettingsError("no more")
+
+    items = ahead(stream())
+    assert next(items) == 1
+    with pytest.raises(SettingsError, match="no more"):
+        next(items)
