@@ -27,7 +27,7 @@ def main(kept_file: Path) -> None:
     kept = Counter(record["quality"] for _, record in tithe.load(kept_file).records())
     everything = Counter(record["quality"] for record in records.values())
 
-    print("\nHow the people who wrote the starter set labelled the responses:\n")
+    print("\nThe labels that the starter set gives its responses:\n")
     print(f"{'':10}{'kept':>6}{'dropped':>9}{'share kept':>12}")
     for label in LABELS:
         share = kept[label] / everything[label]

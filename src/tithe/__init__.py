@@ -24,8 +24,6 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         from tithe import api
 
-        # All of them at once, and kept: the submodule `tithe.plan` would otherwise stand in the function's place.
-        globals().update({known: getattr(api, known) for known in __all__})
         return getattr(api, name)
     raise AttributeError(f"module `tithe` has no attribute `{name}`")
 

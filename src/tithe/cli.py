@@ -65,6 +65,7 @@ RunDir = Annotated[Path | None, typer.Option(help="Run folder; beside the output
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where the result goes.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the run record to stdout.")]
+Listing = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings; flags win.")]
 
 
@@ -212,7 +213,7 @@ def plan(
 
 
 @app.command()
-def scorers(as_json: Json = False) -> None:
+def scorers(as_json: Listing = False) -> None:
     """List the scorers: what a high value says, unit, what is read."""
     from tithe.run.screen import show_list
     from tithe.run.shelf import scorer_rows
@@ -221,7 +222,7 @@ def scorers(as_json: Json = False) -> None:
 
 
 @app.command()
-def selectors(as_json: Json = False) -> None:
+def selectors(as_json: Listing = False) -> None:
     """List the selectors and their settings."""
     from tithe.run.screen import show_list
     from tithe.run.shelf import selector_rows
@@ -230,7 +231,7 @@ def selectors(as_json: Json = False) -> None:
 
 
 @app.command()
-def templates(as_json: Json = False) -> None:
+def templates(as_json: Listing = False) -> None:
     """List the templates by name."""
     from tithe.run.screen import show_list
     from tithe.run.shelf import template_rows
@@ -239,7 +240,7 @@ def templates(as_json: Json = False) -> None:
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(as_json: Listing = False) -> None:
     """Say what this machine and installation can do."""
     from tithe.run.screen import show_list
     from tithe.run.shelf import doctor_rows
@@ -261,7 +262,7 @@ def export(
 
     text = carry_out(data, to, output=output, overwrite=overwrite, format=format or "auto", talk=Screen())
     if text is not None:
-        print(text)
+        print(text.rstrip("\n"))
 
 
 def settings_from(model: Any, given: Mapping[str, Any]) -> Any:

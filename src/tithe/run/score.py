@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tithe.config import ScoreSettings
-from tithe.plan import Cost, windows
+from tithe.planner import Cost, windows
 from tithe.run.folder import DROPPED, RECORD, SCORES, TOKENS, check_places, run_folder, sweep, write_json, write_table
 from tithe.run.results import PlanResult, ScoreResult
 from tithe.run.setup import Parts, engine_record, engine_sentence
@@ -29,13 +29,16 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
 
     talk = talk or Talk()
     parts = Parts(settings, weights=False)
-    cost, needs = Cost(), parts.needs_model
+    watch, cost, needs = parts.watch, Cost(), parts.needs_model
     runner = LocalRunner(parts.scorers, parts.renderer, None, {}, per_token=settings.per_token)
     expect(parts, talk)
-    for chunk in windows(parts.dataset):
-        cost.add(runner.plan(chunk), MODEL_READOUTS)
-        talk.progress(len(chunk), cost.tokens)
-    talk.done()
+    try:
+        for chunk in windows(parts.dataset):
+            cost.add(runner.plan(chunk), MODEL_READOUTS)
+            talk.progress(len(chunk), cost.tokens)
+    finally:
+        talk.done()
+    watch.check()
     record = {**parts.describe(), "counts": cost.as_dict()}
     if needs:
         shape = model_shape(parts.source)
@@ -158,7 +161,8 @@ def make_record(parts: Parts, runner: LocalRunner, cost: Cost, table: Table, sec
         "passes_out_of_memory": work.failed,
         "tokens_read": work.tokens,
         "seconds": round(seconds, 2),
-        "tokens_per_second": round(work.tokens / seconds, 1) if seconds else None,
+        "reading_seconds": round(work.seconds, 2),
+        "tokens_per_second": round(work.tokens / work.seconds, 1) if work.seconds else None,
     }
     if "engine" in parts.__dict__:
         record["engine"] = engine_record(parts.engine)

@@ -75,7 +75,8 @@ class Screen(Talk):
         if rate:
             parts.append(f"{rate:,.0f} tokens/s")
         if self.total and 0 < self.examples < self.total:
-            left = (now - self.began) * (self.total / self.examples - 1)
+            since = self.reading or self.began  # loading the model says nothing of the rest
+            left = (now - since) * (self.total / self.examples - 1)
             parts.append(f"about {f'{left / 60:.0f} min' if left >= 90 else f'{left:.0f} s'} left")
         return ", ".join(parts)
 

@@ -14,7 +14,7 @@ from tithe import plugins
 from tithe.config import SelectSettings
 from tithe.data.export import write_records
 from tithe.errors import DataError, SettingsError, did_you_mean
-from tithe.plan import without_numbers
+from tithe.planner import without_numbers
 from tithe.records import Scores, Selection
 from tithe.run.folder import DROPPED, RECORD, SCORES, check_places, run_folder, sweep, write_json, write_table
 from tithe.run.results import ScoreResult, SelectResult
@@ -61,7 +61,7 @@ def select(
         scores = result.scores(by)
         reasons = apply_filters(filters, scores.columns, scores.ids)
         if settings.drop_duplicates:
-            reasons = drop_duplicates([id_.partition("-")[0] for id_ in scores.ids]) | reasons
+            reasons |= duplicates(scores, reasons)
         rest = without(scores, reasons)
         selection = selector.select(rest, budget)
         assert set(selection.kept) | set(selection.dropped) == set(scores.ids), "an example was lost"
@@ -77,6 +77,13 @@ def select(
             sweep(output)
             chosen.write(output, shape=settings.shape, overwrite=overwrite)
     return chosen
+
+
+def duplicates(scores: Scores, gone: Mapping[int, str]) -> dict[int, str]:
+    """Later occurrences of the same content, among those that nothing else drops: one of them always stays."""
+    there = [i for i in range(len(scores)) if i not in gone and i not in scores.problems]
+    again = drop_duplicates([scores.ids[i].partition("-")[0] for i in there])
+    return {there[place]: reason for place, reason in again.items()}
 
 
 def seeded(spec: str, seed: int) -> str:

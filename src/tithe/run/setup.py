@@ -213,7 +213,8 @@ def engine_record(engine: Engine) -> dict[str, Any]:
 def engine_sentence(engine: Engine) -> str:
     """Model, size, device, dtype and road, for the terminal."""
     model = engine.model
-    size = f"{model.parameters / 1e6:.1f}M" if model.parameters < 1e9 else f"{model.parameters / 1e9:.2f}B"
+    scale, unit = next((s, u) for s, u in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if model.parameters >= s)
+    size = f"{model.parameters / scale:.3g}{unit}"
     dtype = str(model.dtype).removeprefix("torch.")
     how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
     workers = f", {engine.workers} at once" if engine.workers != 1 else ""

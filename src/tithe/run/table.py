@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tithe.plan import Slot
+from tithe.planner import Slot
 from tithe.records import BadRow, Nll, Pass, Problem, Scores
 from tithe.runners.local import Scored
 

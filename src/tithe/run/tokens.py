@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tithe.data.outfile import atomic
-from tithe.plan import Slot
+from tithe.planner import Slot
 from tithe.records import Nll
 from tithe.runners.local import Scored
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from tithe.data.render import Renderer
 from tithe.engine.readouts import READOUTS, CountReadout, View
 from tithe.engine.store import Store
 from tithe.errors import SettingsError, did_you_mean
-from tithe.plan import Window, plan_window, windows
+from tithe.planner import Window, plan_window, windows
 from tithe.records import Answer, Ask, BadRow, Example, Problem
 from tithe.scorers.base import Scorer
 
@@ -36,12 +37,14 @@ class Work:
         reused: passes whose answers were in the store.
         tokens: tokens the model read now.
         failed: passes that ran out of memory alone.
+        seconds: spent in reading, without loading the model.
     """
 
     passes: int = 0
     reused: int = 0
     tokens: int = 0
     failed: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -125,6 +128,7 @@ class LocalRunner:
                 hint="a scorer's `asks` must name the same readouts for every example",
             )
         engine = self.engine()
+        began = time.monotonic()
         model_passes = [i for i, readouts in enumerate(window.readouts) if readouts & MODEL_READOUTS]
         passes = [window.passes[i] for i in model_passes]
         batches = [batch for batch in engine.batches(passes) if any(model_passes[i] in missing for i in batch.index)]
@@ -140,6 +144,8 @@ class LocalRunner:
             tokens = sum(len(passes[i].ids) for i in batch.index)
             self.work.tokens += tokens - len(batch.index) - batch.prefix * (len(batch.index) - 1)
             self.work.passes += len(batch.index)
+            now = time.monotonic()
+            self.work.seconds, began = self.work.seconds + now - began, now
             self.progress(len(window.items) * tokens / total)
 
     def read(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tithe.data.render import Encoded, Renderer, RenderSettings
-from tithe.plan import WINDOW, Cost, Slot, Window, plan_window, windows, without_numbers
+from tithe.planner import WINDOW, Cost, Slot, Window, plan_window, windows, without_numbers
 from tithe.records import Answer, Ask, BadRow, Example, Message, Pass, PassKind, PassSpec, Problem
 from tithe.runners.local import MODEL_READOUTS, LocalRunner
 from tithe.scorers.base import Scorer
