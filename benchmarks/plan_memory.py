@@ -1,4 +1,4 @@
-"""Plan a large file and say how long it took and how much memory: the issue's bound is 1.5 GB for a million rows.
+"""Plan a large file and say how long it took and how much memory; a million rows are to stay under 1.5 GB.
 
     python benchmarks/plan_memory.py --model FOLDER [--rows 1000000]
 

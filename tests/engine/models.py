@@ -129,8 +129,10 @@ def load(folder: Path, dtype: str = "fp32", device: str = "cpu") -> LoadedModel:
 
 
 def plain(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """The model as transformers gives it."""
-    return t.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    """The model as transformers gives it; older ones need to be told to cap attention."""
+    capped = hasattr(t.AutoConfig.from_pretrained(folder), "attn_logit_softcapping")
+    attention = "eager" if capped else None
+    return t.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
 
 
 def twin(model: Any, pass_: Pass) -> list[float]:

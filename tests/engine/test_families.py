@@ -52,3 +52,10 @@ def test_no_road_keeps_memory_of_what_it_read(name: str, family: Callable[[str],
     passes = random_passes(12)
     first, again = run(engine, passes), run(engine, passes)
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
+
+
+def test_what_fills_a_pack_up_does_not_switch_a_scaling(family: Callable[[str], Path]) -> None:
+    """One pass of 5 tokens is filled up with more tokens than the scaling's limit."""
+    loaded, model = load(family("llama-longrope")), plain(family("llama-longrope"))
+    passes = [make_pass(range(7, 7 + n), 1) for n in (5, 3, LIMIT)]
+    assert worst([loaded.nll([pass_])[0] for pass_ in passes], [twin(model, pass_) for pass_ in passes]) < 1e-5

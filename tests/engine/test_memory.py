@@ -13,7 +13,7 @@ import torch
 
 from tests.engine.models import load, make_pass, plain, random_passes, run, twin, worst
 from tithe.engine.engine import OUT_OF_MEMORY, Engine, is_out_of_memory
-from tithe.engine.forward import HEAD_ROWS, Head
+from tithe.engine.forward import EVEN, HEAD_ROWS, Head
 from tithe.engine.model import LoadedModel
 from tithe.errors import ModelError
 from tithe.records import Problem
@@ -37,7 +37,7 @@ def test_the_head_sees_few_rows_at_a_time(name: str, family: Family) -> None:
     passes = [make_pass(np.arange(100) % 190 + i, 40) for i in range(9)]
     run(Engine(loaded, budget=10_000, workers=1), passes)
     hook.remove()
-    assert sum(rows) == 9 * 60  # response positions alone
+    assert 9 * 60 <= sum(rows) < 9 * 60 + EVEN  # response positions alone, filled up
     assert max(rows) <= HEAD_ROWS
 
 

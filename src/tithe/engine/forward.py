@@ -114,7 +114,7 @@ def packed(head: Head, passes: Sequence[Pass], device: torch.device, prefix: int
     if device.type == "cpu" and offset % PACK_EVEN:
         filler = -offset % PACK_EVEN  # a segment of its own, read by nobody
         inputs.append(np.zeros(filler, dtype=np.int64))
-        positions.append(np.arange(filler))
+        positions.append(np.zeros(filler, dtype=np.int64))  # counted up, they could switch a rotary scaling
     with segments([len(ids) for ids in inputs], prefix):
         hidden = head.backbone(
             input_ids=to(np.concatenate(inputs)[None], device),

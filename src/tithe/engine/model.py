@@ -69,6 +69,7 @@ class LoadedModel:
         road: `packed`, `padded` or `single`.
         fallbacks: why faster roads were not taken, for the run record.
         alone_above: sequences longer than this must not share a batch.
+        untouched: rotary embeddings and their state before anything was read, where reading changes it.
     """
 
     source: ModelSource
@@ -81,6 +82,7 @@ class LoadedModel:
     fallbacks: list[str] = field(default_factory=list)
     alone_above: int | None = None
     head: Head | None = None
+    untouched: list[tuple[torch.nn.Module, dict[str, Any]]] = field(default_factory=list, repr=False)
 
     @property
     def vocabulary(self) -> int:
@@ -104,6 +106,8 @@ class LoadedModel:
         return [next(found) if len(pass_.ids) > 1 else np.empty(0, np.float32) for pass_ in passes]
 
     def read(self, road: str, passes: Sequence[Pass], prefix: int) -> list[TokenNlls]:
+        if self.alone_above is not None:
+            self.forget()
         with torch.inference_mode():
             if road == "single" or self.head is None:
                 return forward.single(self.model, passes, self.device)
@@ -112,13 +116,18 @@ class LoadedModel:
             return forward.packed(self.head, passes, self.device, prefix)
 
     def read_whole(self, road: str, pass_: Pass) -> TokenNlls:
-        """A pass above `alone_above`, its last token read as well: the scaling looks at how much is read.
-
-        One token goes first: dynamic scalings remember the longest sequence until they meet a short one.
-        """
-        self.read(road, [Pass(np.zeros(2, np.int32), 1)], 0)
+        """A pass above `alone_above`, its last token read as well: the scaling looks at how much is read."""
         longer = Pass(np.append(pass_.ids, pass_.ids[-1:]), pass_.start)
         return self.read(road, [longer], 0)[0][:-1]
+
+    def forget(self) -> None:
+        """Put rotary embeddings back to what they were when loaded: some scalings change as they read."""
+        if not self.untouched:
+            parts = [part for part in self.model.modules() if hasattr(part, "max_seq_len_cached")]
+            self.untouched = [(part, {**vars(part), "_buffers": dict(part._buffers)}) for part in parts]
+        for part, state in self.untouched:
+            vars(part).clear()
+            vars(part).update({**state, "_buffers": dict(state["_buffers"])})
 
 
 def load_model(
@@ -149,11 +158,15 @@ def read_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: boo
     """The model in evaluation mode, every tensor of it from the files."""
     from transformers import AutoModelForCausalLM
 
+    config = source.config
+    # Up to transformers 5.17 the default attention leaves this cap out, silently.
+    capped = any(part.get("attn_logit_softcapping") for part in (config, config.get("text_config") or {}))
     try:
         read: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=dtype,
             use_safetensors=True,
+            attn_implementation="eager" if capped else None,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
