@@ -77,3 +77,27 @@ def test_a_name_that_is_not_there() -> None:
     assert {"load", "plan", "score", "select"} <= set(dir(tithe))
     with pytest.raises(AttributeError, match="scoer"):
         _ = tithe.scoer
+
+
+def test_results_do_not_overwrite_what_was_read(tmp_path: Path, model_dir: Path) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text("".join(f'{{"instruction": "say {i}", "output": "it is {i}"}}\n' for i in range(20)))
+    before = data.read_bytes()
+    chosen = tithe.select(data, scorer="length", model=str(model_dir), keep=5)
+    with pytest.raises(OutputError, match="is the data set itself"):
+        chosen.write(data, overwrite=True)
+    scored = tithe.score(data, scorer="length", model=str(model_dir))
+    with pytest.raises(SettingsError, match="written as parquet"):
+        scored.write(tmp_path / "x.csv")
+    assert data.read_bytes() == before and not (tmp_path / "x.csv").exists()
+    assert repr(scored).startswith("<ScoreResult: length of 20 rows")
+    assert repr(chosen).startswith("<SelectResult: 5 of 20 kept")
+
+
+def test_what_an_open_data_set_settles_is_refused_beside_it(tmp_path: Path, model_dir: Path) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"instruction": "say", "output": "it"}\n')
+    with pytest.raises(SettingsError, match="`limit` is settled"):
+        tithe.score(tithe.load(data), limit=1, scorer="length", model=str(model_dir))
+    with pytest.raises(SettingsError, match="not a list"):
+        tithe.score([{"instruction": "say", "output": "it"}], scorer="length", model=str(model_dir))  # type: ignore[arg-type]

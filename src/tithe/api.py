@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from tithe import run
 from tithe.config import ScoreSettings, SelectSettings, with_preset
 from tithe.data.files import Dataset, open_dataset
+from tithe.errors import SettingsError
 from tithe.run.setup import named_dataset
 
 S = TypeVar("S", bound=ScoreSettings)
@@ -82,10 +83,17 @@ def made(kind: type[S], data: Dataset | str | Path, scorer: Specs, settings: dic
     """Settings as a command line would give them."""
     values = dict(settings)
     if isinstance(data, Dataset):
-        values |= {"dataset": data.source, "format": data.format, "turns": data.turns}
-        values |= {"strict": data.strict, "limit": data.limit}
-    else:
+        opened = {name: getattr(data, name) for name in ("format", "turns", "split", "strict", "limit")}
+        for name in opened.keys() & values.keys():
+            raise SettingsError(f"`{name}` is settled when a data set is opened", hint=f"`tithe.load(..., {name}=...)`")
+        values |= {"dataset": data.source, **opened}
+    elif isinstance(data, str | Path):
         values["dataset"] = str(data)
+    else:
+        raise SettingsError(
+            f"a data set is a path, a hub id or what `tithe.load` gives, not a {type(data).__name__}",
+            hint="write the records to a JSON-lines file",
+        )
     if scorer is not None:
         values["scorer"] = scorer if isinstance(scorer, str) else tuple(scorer)
     return with_preset(kind, values)

@@ -126,7 +126,7 @@ def select(
     from tithe.run.screen import Screen, show_selection
 
     settings = settings_from(SelectSettings, given)
-    output, run_dir = places(output, run_dir, settings.dataset, default_folder)
+    output, run_dir = places(output, run_dir, settings.dataset, default_folder, "kept.jsonl")
     result = run.select(settings, folder=run_dir, output=output, overwrite=overwrite, talk=Screen())
     show_selection(result, output, run_dir)
     print_json(result.record, as_json)
@@ -171,9 +171,7 @@ def score(
     from tithe.run.screen import Screen, show_scores
 
     settings = settings_from(ScoreSettings, given)
-    output, run_dir = places(output, run_dir, settings.dataset, default_folder)
-    if output is not None and output.suffix != ".parquet":
-        raise SettingsError(f"scores are written as parquet, not to `{output}`", hint=f"`-o {output.stem}.parquet`")
+    output, run_dir = places(output, run_dir, settings.dataset, default_folder, "scores.parquet")
     result = run.score(settings, folder=run_dir, output=output, overwrite=overwrite, talk=Screen())
     show_scores(result, output, run_dir)
     print_json(result.record, as_json)
@@ -280,11 +278,13 @@ def settings_from(model: Any, given: Mapping[str, Any]) -> Any:
     return from_flags(model, flags, flags.get("config"))
 
 
-def places(output: Path | None, run_dir: Path | None, dataset: str, default: Any) -> tuple[Path | None, Path]:
+def places(
+    output: Path | None, run_dir: Path | None, dataset: str, default: Any, example: str
+) -> tuple[Path | None, Path]:
     """Where the result and the run folder go."""
     if output is None and run_dir is None:
         stem = Path(dataset).name.partition(".")[0]
-        raise Usage("no place for the result is given", hint=f"`-o {stem}-kept.jsonl`, or `--run-dir`")
+        raise Usage("no place for the result is given", hint=f"`-o {stem}-{example}`, or `--run-dir`")
     return output, run_dir or default(output)
 
 

@@ -65,6 +65,7 @@ class Dataset:
         limit: how many records are read, None for all.
         columns_seen: field names among the first records, in order.
         origin: where the rows come from.
+        split: part of a hub data set, as asked for.
     """
 
     source: str
@@ -74,6 +75,7 @@ class Dataset:
     limit: int | None
     columns_seen: tuple[str, ...]
     origin: Source
+    split: str | None = None
 
     def __iter__(self) -> Iterator[Example | BadRow]:
         """Every record in order: one example (under `all` one per turn), or a bad row with its reason."""
@@ -142,7 +144,7 @@ def open_dataset(
     shape, columns = _look(name, origin, format)
     if isinstance(origin, Folder) and format == "auto":
         _agree(origin, shape)
-    return Dataset(name, shape, turns, strict, limit, columns, origin)
+    return Dataset(name, shape, turns, strict, limit, columns, origin, split)
 
 
 def _find(name: str, split: str | None) -> Source:

@@ -18,7 +18,7 @@ from tithe.engine.attention import segments
 from tithe.records import Pass
 
 HEAD_ROWS = 256  # logits rows at a time, at most
-CPU_LOGITS = 1 << 20  # logits at a time on a CPU: 4 MB in float32, about what a core's cache holds
+CPU_LOGITS = 1 << 22  # logits at a time on a CPU: fewer rows would read the head's weights too often
 # Rows are filled up to a multiple of this on a CPU: its kernels are compiled and kept per shape, and lengths that all
 # differ would compile hundreds, at a cost in time and memory.
 EVEN = 32  # of the output head

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from tithe.data.outfile import atomic, check_writable
 from tithe.data.sniff import container_suffix
-from tithe.errors import OutputError, StoreError
+from tithe.errors import OutputError, SettingsError, StoreError
 
 SUFFIX = ".tithe"
 SCORES, TOKENS, DROPPED, RECORD = "scores.parquet", "tokens.parquet", "dropped.jsonl", "run.json"
@@ -54,6 +54,16 @@ def check_places(output: Path | None, overwrite: bool, dataset: str, folder: Pat
     if folder is not None and place.parent == folder.resolve() and output.name in (TOKENS, DROPPED, RECORD):
         raise OutputError(f"the run folder has its own `{output.name}`", hint="name another file with `-o`")
     check_writable(output, overwrite)
+
+
+def check_scores_file(path: Path) -> None:
+    """Scores have one layout, and a name that says so.
+
+    Raises:
+        SettingsError: the name promises another.
+    """
+    if path.suffix != ".parquet":
+        raise SettingsError(f"scores are written as parquet, not to `{path}`", hint=f"name it `{path.stem}.parquet`")
 
 
 @contextmanager

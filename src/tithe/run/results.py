@@ -11,11 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from tithe.data.files import Dataset
-from tithe.data.outfile import check_writable
 from tithe.data.writers import OutShape
 from tithe.errors import SettingsError, did_you_mean
 from tithe.records import Scores, Selection
-from tithe.run.folder import write_table
+from tithe.run.folder import check_places, check_scores_file, write_table
 from tithe.run.table import Table
 from tithe.run.watch import Watch
 
@@ -32,7 +31,7 @@ class PlanResult:
         return f"{counts['examples']:,} examples, forward passes: {passes}, {counts['forward_tokens']:,} tokens"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScoreResult:
     """Scores of every example.
 
@@ -61,11 +60,15 @@ class ScoreResult:
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
         """The table as parquet."""
-        check_writable(path, overwrite)
+        check_scores_file(Path(path))
+        check_places(Path(path), overwrite, self.dataset.source, self.folder)
         write_table(Path(path), self.table)
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def __repr__(self) -> str:
+        return f"<ScoreResult: {', '.join(self.grown.scorers)} of {len(self.table):,} rows of {self.dataset.source}>"
 
     def __str__(self) -> str:
         lines = [f"{self.record['counts']['examples']:,} examples of {self.dataset.source}"]
@@ -75,7 +78,7 @@ class ScoreResult:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SelectResult:
     """A selection of a scored dataset."""
 
@@ -114,11 +117,15 @@ class SelectResult:
         """The kept records as a file."""
         from tithe.data.export import write_records
 
+        check_places(Path(path), overwrite, self.scored.dataset.source, self.scored.folder)
         self.scored.watch.check()
         write_records(self.scored.dataset, self.rows(), path, shape=shape, overwrite=overwrite)
 
     def __len__(self) -> int:
         return len(self.selection.kept)
+
+    def __repr__(self) -> str:
+        return f"<SelectResult: {len(self):,} of {len(self.scores):,} kept by {self.selection.by} on {self.scores.by}>"
 
     def __str__(self) -> str:
         lines = [f"kept {len(self):,} of {len(self.scores):,} by {self.selection.by} on {self.scores.by}"]

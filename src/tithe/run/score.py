@@ -10,7 +10,18 @@ from typing import Any
 
 from tithe.config import ScoreSettings
 from tithe.planner import Cost, windows
-from tithe.run.folder import DROPPED, RECORD, SCORES, TOKENS, check_places, run_folder, sweep, write_json, write_table
+from tithe.run.folder import (
+    DROPPED,
+    RECORD,
+    SCORES,
+    TOKENS,
+    check_places,
+    check_scores_file,
+    run_folder,
+    sweep,
+    write_json,
+    write_table,
+)
 from tithe.run.results import PlanResult, ScoreResult
 from tithe.run.setup import Parts, engine_record, engine_sentence
 from tithe.run.table import Table
@@ -70,6 +81,8 @@ def score(
     Raises:
         TitheError: whatever stops the run; what was scored before is in the run folder.
     """
+    if output is not None:
+        check_scores_file(output)
     check_places(output, overwrite, settings.dataset, folder)
     parts = Parts(settings)
     parts.check(folder)

@@ -138,7 +138,7 @@ class Stratified(Selector):
 
     Quotas add up to the budget exactly (largest remainders); a stratum that cannot fill its own passes the rest on.
     Examples without a value are a stratum of their own. A token budget has no quotas: it is spent over the strata
-    in turn.
+    in turn, and ends with the first example that it cannot pay for.
 
     Args:
         by: the column whose values are the strata.
@@ -170,14 +170,15 @@ class Stratified(Selector):
             queues[home[index]].append(index)
         rows = budget.rows(len(scores), len(order))
         if rows is None:
-            turns = np.array(interleave(queues), dtype=np.intp)
-            kept = budget.take(scores, turns).tolist()
+            turns = np.array(interleave(queues, equal=self.share == "equal"), dtype=np.intp)
+            kept, why = budget.take(scores, turns).tolist(), "below the budget"
         else:
             sizes = {label: len((strata if budget.of == "input" else queues)[label]) for label in strata}
             weights = dict.fromkeys(strata, 1) if self.share == "equal" else sizes
             quota = quotas(rows, weights, {label: len(queue) for label, queue in queues.items()})
             kept = [index for label, queue in queues.items() for index in queue[: quota[label]]]
-        return self.settle(scores, kept, "below its stratum's quota")
+            why = "below its stratum's quota"
+        return self.settle(scores, kept, why)
 
 
 def _lot(text: str) -> bytes:

@@ -42,10 +42,10 @@ def quotas(rows: int, weights: Mapping[str, int], room: Mapping[str, int]) -> di
     return out
 
 
-def interleave(queues: Mapping[str, Sequence[int]]) -> list[int]:
-    """One order in which every front part has each queue in proportion to its length, best of each first."""
+def interleave(queues: Mapping[str, Sequence[int]], *, equal: bool = False) -> list[int]:
+    """One order in which every front part has each queue in proportion to its length, or equally; best first."""
     place = [
-        ((2 * rank + 1) / (2 * len(queue)), label, index)
+        (rank if equal else (2 * rank + 1) / (2 * len(queue)), label, index)
         for label, queue in queues.items()
         for rank, index in enumerate(queue)
     ]
