@@ -44,13 +44,13 @@ class Screen(Talk):
         self.total: int | None = None
         self.examples = 0.0
         self.began = self.spoke = time.monotonic()
-        self.reading = 0.0
+        self.reading = self.before = 0.0
 
     def say(self, sentence: str) -> None:
         self.console.print(sentence, markup=False, soft_wrap=True)
 
     def expect(self, examples: int | None) -> None:
-        self.total, self.examples, self.reading = examples, 0.0, 0.0
+        self.total, self.examples, self.reading, self.before = examples, 0.0, 0.0, 0.0
         self.began = self.spoke = time.monotonic()
         if self.console.is_terminal:
             columns = (TextColumn("records"), BarColumn(), MofNCompleteColumn(), TokenRate(), TimeRemainingColumn())
@@ -61,7 +61,8 @@ class Screen(Talk):
     def progress(self, examples: float, tokens: int) -> None:
         now = time.monotonic()
         self.examples += examples
-        self.reading = self.reading or (now if tokens else 0.0)
+        if tokens and not self.reading:  # what came before was loading the model, which says nothing of the rest
+            self.reading, self.before = now, self.examples
         rate = tokens / (now - self.reading) if self.reading and now - self.reading > 0.5 else None
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=round(self.examples), rate=rate)
@@ -74,9 +75,8 @@ class Screen(Talk):
         parts = [f"{self.examples:,.0f}{f' of {self.total:,}' if self.total else ''} records"]
         if rate:
             parts.append(f"{rate:,.0f} tokens/s")
-        if self.total and 0 < self.examples < self.total:
-            since = self.reading or self.began  # loading the model says nothing of the rest
-            left = (now - since) * (self.total / self.examples - 1)
+        if self.total and self.before < self.examples < self.total:
+            left = (now - (self.reading or self.began)) * (self.total - self.examples) / (self.examples - self.before)
             parts.append(f"about {f'{left / 60:.0f} min' if left >= 90 else f'{left:.0f} s'} left")
         return ", ".join(parts)
 
