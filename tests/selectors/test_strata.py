@@ -125,3 +125,15 @@ def test_quotas_add_up_fit_and_are_near_their_share(sizes, rows, data):
 def test_quotas_do_not_depend_on_the_order_of_strata(sizes, rows):
     turned = dict(reversed(sizes.items()))
     assert quotas(rows, sizes, sizes) == quotas(rows, turned, turned)
+
+
+def test_equal_turns_take_one_of_each_in_turn():
+    assert interleave({"a": [1, 2, 3, 4], "b": [5], "c": [6, 7]}, equal=True) == [1, 5, 6, 2, 7, 3, 4]
+
+
+def test_a_token_budget_in_equal_shares_is_spent_over_all_strata():
+    columns = {"kind": np.array(["a"] * 8 + ["b", "c"], dtype=object), "response_tokens": np.full(10, 10.0)}
+    scores = Scores([str(i) for i in range(10)], np.arange(10.0), {}, columns)
+    selection = Stratified(by="kind", share="equal").select(scores, Budget.parse("30-tokens"))
+    assert list(selection.kept) == ["7", "8", "9"]
+    assert selection.reasons() == {"below the budget": 7}
