@@ -52,7 +52,9 @@ Header = Annotated[str | None, typer.Option(help="Text before the response where
 Dtype = Annotated[str | None, typer.Option(help="`auto`, `fp32`, `bf16` or `fp16`.")]
 Device = Annotated[str | None, typer.Option(help="`auto`, `cuda`, `mps` or `cpu`.")]
 BatchTokens = Annotated[int | None, typer.Option(help="Tokens a batch holds.")]
-Workers = Annotated[int | None, typer.Option(help="Forward passes at once on a CPU; one per core by default.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Forward passes at once on a CPU; one per core by default, eight at most.")
+]
 PerToken = Annotated[bool | None, typer.Option("--per-token", help="Keep every response token's NLL.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything drawn at random.")]
 RemoteCode = Annotated[bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]

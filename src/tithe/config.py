@@ -68,7 +68,7 @@ class ScoreSettings(Settings):
         dtype: `auto`, `fp32`, `bf16`, `fp16`.
         device: `auto`, `cuda`, `mps`, `cpu`.
         batch_tokens: tokens a batch holds; None takes the device's default.
-        workers: forward passes at once on a CPU; None takes one per core.
+        workers: forward passes at once on a CPU; None takes one per core, eight at most.
         per_token: keep every response token's NLL.
         seed: of everything drawn at random.
         trust_remote_code: run code that comes with the model.

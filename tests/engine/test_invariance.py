@@ -115,3 +115,13 @@ def test_stopping_early_leaves_nothing_under_way(family: Callable[[str], Path]) 
 def test_a_limit_below_the_probes_lengths_is_no_obstacle(family: Callable[[str], Path]) -> None:
     loaded = load(family("phi3-longrope"))
     assert (loaded.road, loaded.alone_above) == ("packed", LIMIT)
+
+
+def test_a_machine_of_many_cores_shares_them_among_few_passes(
+    models: dict[tuple[str, str], LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = models["llama", "fp32"]
+    for cores, workers in ((100, 8), (3, 3)):
+        monkeypatch.setattr("tithe.engine.engine.cpu_cores", lambda cores=cores: cores)
+        assert Engine(loaded).workers == workers
+    assert Engine(loaded, workers=20).workers == 20

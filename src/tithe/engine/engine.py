@@ -11,13 +11,14 @@ import torch
 
 from tithe.engine.batching import Batch, make_batches
 from tithe.engine.forward import TokenNlls
-from tithe.engine.model import LoadedModel, cpu_workers
+from tithe.engine.model import LoadedModel, cpu_cores
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
 NUMERICS = 1  # raise it when a change moves answers by more than rounding: stored ones are then not met again
 CPU_BUDGET = 1024  # tokens a pack: its activations stay in the cache
 GPU_BUDGET = 16_384
+MOST_WORKERS = 8  # on a CPU: every pass under way holds its activations, and a machine may have a hundred cores
 OUT_OF_MEMORY = Problem("out of memory at batch size 1")
 
 
@@ -28,7 +29,8 @@ class Engine:
     Args:
         model: what answers.
         budget: tokens a batch holds, or None for the device's default. It moves scores by rounding alone.
-        workers: forward passes under way at once; on a CPU one per core, each of one thread.
+        workers: forward passes under way at once; on a CPU one per core up to `MOST_WORKERS`, which share the
+            cores out among them: one pass of one thread on each core beats one pass on all.
     """
 
     model: LoadedModel
@@ -39,7 +41,7 @@ class Engine:
     def __post_init__(self) -> None:
         on_cpu = self.model.device.type == "cpu"
         self.budget = self.budget or (CPU_BUDGET if on_cpu else GPU_BUDGET)
-        self.workers = self.workers or (cpu_workers() if on_cpu else 1)
+        self.workers = self.workers or (min(cpu_cores(), MOST_WORKERS) if on_cpu else 1)
         if self.model.alone_above is not None:
             self.workers = 1  # these rotary scalings remember what they read last
 
@@ -65,11 +67,12 @@ class Engine:
                 yield batch, self.batch(passes, batch)
             return
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+        each = max(1, cpu_cores() // self.workers)
+        torch.set_num_threads(each)
         waiting = iter(batches)
         under_way: dict[Future[list[TokenNlls | Problem]], Batch] = {}
         try:
-            with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(each,)) as pool:
                 try:
                     while True:
                         for batch in waiting:

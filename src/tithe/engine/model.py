@@ -199,6 +199,6 @@ def rotary_switch(config: Any) -> int | None:
     return min(int(limit) for limit in limits if limit)
 
 
-def cpu_workers() -> int:
-    """Cores this process may use: one forward pass of one thread on each beats one pass on all."""
+def cpu_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

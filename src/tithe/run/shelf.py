@@ -53,12 +53,12 @@ def doctor_rows() -> list[dict[str, Any]]:
     """Versions, devices, dtypes and extras, as the engine would find them."""
     import torch
 
-    from tithe.engine.model import choose_device, choose_dtype, cpu_workers, dtype_name
+    from tithe.engine.model import choose_device, choose_dtype, cpu_cores, dtype_name
     from tithe.engine.sources import BUNDLED
 
     device = choose_device("auto")
     rows = [(name, number) for name, number in versions().items()]
-    rows += [("platform", platform.platform()), ("CPU cores usable", str(cpu_workers()))]
+    rows += [("platform", platform.platform()), ("CPU cores usable", str(cpu_cores()))]
     rows += [("CPU capability", torch.backends.cpu.get_cpu_capability()), ("device taken", str(device))]
     rows += [(f"GPU {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
     rows += [("dtype taken", dtype_name(choose_dtype("auto", device)))]
