@@ -16,7 +16,7 @@ from tests.engine.models import CONFIGS, GROUPED, load, save
 from tithe.engine import model as model_room
 from tithe.engine.model import choose_device, choose_dtype, rotary_switch
 from tithe.engine.shape import model_shape
-from tithe.engine.sources import BUNDLED, context_window, find_model, fingerprint, load_tokenizer
+from tithe.engine.sources import BUNDLED, context_window, find_model, fingerprint, load_tokenizer, suggestion
 from tithe.errors import ModelError, SettingsError, TitheError
 
 Family = Callable[[str], Path]
@@ -263,3 +263,9 @@ def test_where_rotary_scalings_switch() -> None:
     found = {name: rotary_switch(make()) for name, make in CONFIGS.items()}
     assert {name for name, limit in found.items() if limit} == {"llama-dynamic", "llama-longrope", "phi3-longrope"}
     assert set(found.values()) == {None, 32}
+
+
+def test_a_mistyped_bundled_model_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert suggestion(Path("pokcet")) == "did you mean `pocket`, the bundled model?"
+    assert "pocket" in suggestion(Path("something-else"))

@@ -89,6 +89,9 @@ def suggestion(path: Path) -> str:
         folders = [entry.name for entry in parent.iterdir() if entry.is_dir()]
     except OSError:  # not ours to look into
         folders = []
+    bundled = difflib.get_close_matches(path.name, BUNDLED, n=1, cutoff=0.6)
+    if bundled and parent == Path():
+        return f"did you mean `{bundled[0]}`, the bundled model?"
     near = difflib.get_close_matches(path.name, folders, n=1, cutoff=0.6)
     if near:
         return f"did you mean `{parent / near[0]}`?"
