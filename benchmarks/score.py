@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-CONTENDERS = ("loop", "tithe fp32", "tithe bf16")
+CONTENDERS = ("loop", "lean loop", "tithe fp32", "tithe bf16")
 PROMPT_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."
@@ -72,8 +72,12 @@ def make_model(folder: Path, data: Path, vocabulary: int, layers: int, width: in
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def loop(folder: Path, data: Path, max_length: int) -> dict[str, float]:
-    """One record at a time: prompt + response, then header + response; every token's loss in a Python loop."""
+def loop(folder: Path, data: Path, max_length: int, lean: bool) -> dict[str, float]:
+    """One record at a time: prompt + response, then header + response; tokens' losses in a Python loop.
+
+    The description does not say whether the loop runs over all tokens and whether the model is asked for its own loss
+    besides. `lean` takes the cheaper reading of both: no loss of the model's, and the response's tokens alone.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -84,12 +88,12 @@ def loop(folder: Path, data: Path, max_length: int) -> dict[str, float]:
     def mean_loss(text: str, start: int, limit: int) -> tuple[float, int]:
         ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=limit).input_ids
         with torch.no_grad():
-            logits = model(ids, labels=ids).logits
+            logits = model(ids).logits if lean else model(ids, labels=ids).logits
         losses = []
-        for i in range(1, ids.shape[1]):
+        for i in range(start if lean else 1, ids.shape[1]):
             distribution = torch.log_softmax(logits[0, i - 1], dim=-1)
             losses.append(torch.nn.functional.nll_loss(distribution[None], ids[0, i : i + 1]).item())
-        scored = losses[start - 1 :]
+        scored = losses if lean else losses[start - 1 :]
         return (sum(scored) / len(scored) if scored else float("nan")), ids.shape[1]
 
     def one(record: dict[str, str]) -> tuple[float, int]:
@@ -139,8 +143,8 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
 
 
 def child(args: argparse.Namespace) -> None:
-    if args.child == "loop":
-        result = loop(args.model, args.data, args.max_length)
+    if args.child.endswith("loop"):
+        result = loop(args.model, args.data, args.max_length, lean=args.child == "lean loop")
     else:
         result = ours(args.model, args.data, args.max_length, args.child.split()[1])
     result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -229,7 +233,7 @@ def main() -> None:
         results = [compare(args, vocabulary, scratch) for vocabulary in args.vocab]
     flags = {"records": args.records, "runs": args.runs, "layers": args.layers, "width": args.width}
     command = "python benchmarks/score.py " + " ".join(f"--{name} {value}" for name, value in flags.items())
-    report = {"command": command, "machine": machine(), "load_before": os.getloadavg()[0], "results": results}
+    report = {"command": command, "machine": machine(), "results": results}
     text = json.dumps(report, indent=2) + "\n"
     if args.out:
         args.out.write_text(text)

@@ -564,6 +564,7 @@ def card(work: Path, settings: argparse.Namespace, parameters: int) -> str:
         sources="\n".join(sources),
         rows="\n".join(rows),
         remark=remark(result["bits_per_byte"]),
+        history=(work / "history.txt").read_text() if (work / "history.txt").exists() else "",
     )
 
 
@@ -603,7 +604,7 @@ From random weights, by `training/pocket.py` (in the repository): {steps:,} step
 tokens in all, in {minutes:.0f} minutes on {machine}
 that other work shared (torch {torch}). Muon for the matrices, AdamW for the rest; half-length windows for the first
 70 % of the time.
-
+{history}
 | source | what | licence | share of the windows |
 |---|---|---|---|
 {sources}
