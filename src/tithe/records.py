@@ -108,16 +108,21 @@ class Pass:
         start: index in `ids` of the response's first token; 0 means that it has no context to be predicted from.
         cut_prompt: prompt tokens left out to fit the maximal length.
         cut_response: response tokens left out to fit the maximal length.
+        cut_shots: tokens of worked examples left out to fit the maximal length.
+        shots: how many first ids are worked examples with what leads them; other passes may begin with the same.
     """
 
     ids: IntArray
     start: int
     cut_prompt: int = 0
     cut_response: int = 0
+    cut_shots: int = 0
+    shots: int = 0
 
     def __post_init__(self) -> None:
         assert self.ids.ndim == 1 and self.ids.dtype == np.int32, self.ids.dtype
         assert 0 <= self.start < len(self.ids), f"start {self.start} of {len(self.ids)} tokens"
+        assert 0 <= self.shots <= self.start, f"shots of {self.shots} tokens before {self.start}"
 
     @property
     def key(self) -> bytes:
@@ -187,6 +192,8 @@ class Scores:
         problems: index -> reason, for exactly the NaN entries.
         columns: further per-example columns for filters, strata and token budgets, e.g. `response_tokens`.
         by: the scorer's name.
+        vectors: (examples, dim) float32, each of length 1, for selectors that look at likeness; None where no
+            selector asked for them.
     """
 
     ids: Sequence[str]
@@ -194,6 +201,7 @@ class Scores:
     problems: Mapping[int, str] = field(default_factory=dict)
     columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     by: str = "score"
+    vectors: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.values):
@@ -207,6 +215,8 @@ class Scores:
         for name, column in self.columns.items():
             if len(column) != len(self.ids):
                 raise ValueError(f"column `{name}` has {len(column)} entries for {len(self.ids)} examples")
+        if self.vectors is not None and (self.vectors.ndim != 2 or len(self.vectors) != len(self.ids)):
+            raise ValueError(f"vectors of shape {self.vectors.shape} for {len(self.ids)} examples")
 
     def __len__(self) -> int:
         return len(self.ids)

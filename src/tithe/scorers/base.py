@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from tithe.records import Answer, Ask, Count, Example, Nll, PassSpec, Problem
 
 NOTHING_SCORED = Problem("no response token could be scored")
+LEARNED: Mapping[str, bool] = {"learned": True}  # marks a field that `prepare` fills and nobody sets
 
 
 def given(example: Example) -> PassSpec:
@@ -21,6 +25,34 @@ def given(example: Example) -> PassSpec:
 def alone(example: Example) -> PassSpec:
     """The response without its prompt."""
     return PassSpec("alone", example)
+
+
+def shown(example: Example, shots: Sequence[Example]) -> PassSpec:
+    """Worked examples, prompt and response."""
+    return PassSpec("shown", example, tuple(shots))
+
+
+class Workbench(Protocol):
+    """What a scorer may use to learn something from the whole data set before it asks about single examples."""
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        """All examples of the data set, in order, without their other columns."""
+
+    def load(self, path: str) -> Sequence[Example]:
+        """The examples of another data set, read as this one is."""
+
+    def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
+        """Prompts as vectors of length 1: (examples, dim); computed once per text and encoder, then stored."""
+
+    def keep(self, name: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
+        """Write a table to the run folder, as `<name>.parquet`."""
+
+    def note(self, name: str, value: Any) -> None:
+        """Put a fact into the run record, under what was learned."""
+
+    def say(self, text: str) -> None:
+        """One line for the person who waits."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +68,13 @@ class Scorer(ABC):
     unit: ClassVar[str]
     reads: ClassVar[str]
     default_drop: ClassVar[str | None] = None
+
+    def prepare(self, bench: Workbench) -> Self:
+        """This scorer with what it had to learn from the whole data set; itself where there is nothing to learn.
+
+        What is learned lives in fields that are no settings: `field(metadata=LEARNED, repr=False, compare=False)`.
+        """
+        return self
 
     @abstractmethod
     def asks(self, example: Example) -> dict[str, Ask]:

@@ -1,0 +1,1 @@
+"""What is like what: prompts as vectors, nearest neighbours, clusters."""
