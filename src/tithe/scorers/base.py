@@ -70,7 +70,7 @@ class Scorer(ABC):
     default_drop: ClassVar[str | None] = None
 
     def prepare(self, bench: Workbench) -> Self:
-        """This scorer with what it had to learn from the whole data set; itself where there is nothing to learn.
+        """The scorer with what it had to learn from the whole data set; itself where there is nothing to learn.
 
         What is learned lives in fields that are no settings: `field(metadata=LEARNED, repr=False, compare=False)`.
         """
