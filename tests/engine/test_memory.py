@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tests.engine.models import load, make_pass, plain, random_passes, run, twin, worst
+from tithe.engine import forward
 from tithe.engine.engine import OUT_OF_MEMORY, Engine, is_out_of_memory
-from tithe.engine.forward import EVEN, HEAD_ROWS, Head
+from tithe.engine.forward import EVEN, HEAD_ROWS, TILE_ROWS, Head
 from tithe.engine.model import LoadedModel
 from tithe.errors import ModelError
 from tithe.records import Problem
@@ -28,17 +29,25 @@ def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
-def test_the_head_sees_few_rows_at_a_time(name: str, family: Family) -> None:
+@pytest.mark.parametrize("tiles", [True, False])
+def test_the_head_sees_few_rows_at_a_time(name: str, tiles: bool, family: Family, monkeypatch: Any) -> None:
     loaded = load(family(name))
     rows: list[int] = []
-    hook = loaded.model.get_output_embeddings().register_forward_hook(
-        lambda module, given, logits: rows.append(logits.numel() // logits.shape[-1])
-    )
-    passes = [make_pass(np.arange(100) % 190 + i, 40) for i in range(9)]
+    if tiles:
+        tiled = forward.tiled_nll
+        monkeypatch.setattr(
+            forward, "tiled_nll", lambda hidden, *rest: rows.append(len(hidden)) or tiled(hidden, *rest)
+        )
+    else:
+        assert loaded.head is not None
+        loaded.head.matrix = None
+        loaded.model.get_output_embeddings().register_forward_hook(
+            lambda module, given, logits: rows.append(logits.numel() // logits.shape[-1])
+        )
+    passes = [make_pass(np.arange(100) % 190 + i, 40) for i in range(19)]
     run(Engine(loaded, budget=10_000, workers=1), passes)
-    hook.remove()
-    assert 9 * 60 <= sum(rows) < 9 * 60 + EVEN  # response positions alone, filled up
-    assert max(rows) <= HEAD_ROWS
+    assert 19 * 60 <= sum(rows) < 19 * 60 + EVEN  # response positions alone, filled up
+    assert max(rows) == (TILE_ROWS if tiles else HEAD_ROWS)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 
 from tithe.engine.batching import Batch, make_batches
 from tithe.engine.forward import TokenNlls
+from tithe.engine.heap import give_back
 from tithe.engine.model import LoadedModel, cpu_cores
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
@@ -92,7 +93,10 @@ class Engine:
     def batch(self, passes: Sequence[Pass], batch: Batch) -> list[TokenNlls | Problem]:
         """One forward pass; out of memory halves the batch and goes on."""
         try:
-            return list(self.model.nll([passes[i] for i in batch.index], batch.prefix))
+            results: list[TokenNlls | Problem] = [*self.model.nll([passes[i] for i in batch.index], batch.prefix)]
+            if self.model.device.type == "cpu":
+                give_back()
+            return results
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ import torch
 from tithe.engine.attention import segments
 from tithe.records import Pass
 
-HEAD_ROWS = 256  # logits rows at a time, at most
+HEAD_ROWS = 256  # logits rows at a time, at most, where a head has to be run as it is
 CPU_LOGITS = 1 << 22  # logits at a time on a CPU: fewer rows would read the head's weights too often
+# A head that is one matrix is multiplied in tiles on a CPU: the logits of a tile stay in the cache, and so many rows
+# stand against one reading of the weights that the multiplication runs at full speed.
+TILE_ROWS = 512
+TILE_VOCABULARY = 2048
 # Rows are filled up to a multiple of this on a CPU: its kernels are compiled and kept per shape, and lengths that all
 # differ would compile hundreds, at a cost in time and memory.
 EVEN = 32  # of the output head
@@ -73,6 +78,20 @@ class Head:
             stand_in.add_module(part, Backbone())
         self.shell = copy.copy(model)
         self.shell._modules = {**model._modules, name: stand_in}
+        self.matrix = self.plain_matrix(model)
+
+    def plain_matrix(self, model: Any) -> torch.nn.Linear | None:
+        """The output embedding, if logits are that one product to the last bit: no scale, no cap, nothing cut."""
+        output = model.get_output_embeddings()
+        if type(output) is not torch.nn.Linear or output.weight.device.type != "cpu":
+            return None
+        generator = torch.Generator().manual_seed(0)
+        hidden = torch.randn(8, output.in_features, generator=generator)
+        hidden = (hidden * torch.logspace(-2, 3, 8)[:, None]).to(output.weight.dtype)  # a cap bends large ones
+        with torch.inference_mode():
+            whole, product = self.logits(hidden), output(hidden)
+        same = whole.shape == product.shape and bool(torch.equal(whole.float(), product.float()))
+        return output if same else None
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(rows, dim) -> (rows, vocabulary)."""
@@ -87,8 +106,10 @@ class Head:
             size = max(EVEN, min(size, CPU_LOGITS // self.vocabulary // EVEN * EVEN))
             hidden = torch.nn.functional.pad(hidden, (0, 0, 0, -count % EVEN))
             targets = torch.nn.functional.pad(targets, (0, -count % EVEN))
+        if self.matrix is not None:
+            size = TILE_ROWS
         parts = [
-            token_nll(self.logits(rows), wanted)
+            token_nll(self.logits(rows), wanted) if self.matrix is None else tiled_nll(rows, self.matrix, wanted)
             for rows, wanted in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
         ]
         return torch.cat(parts)[:count]
@@ -97,6 +118,30 @@ class Head:
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy per row in float32, whatever the logits' dtype: (rows, vocabulary), (rows,) -> (rows,)."""
     return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def tiled_nll(hidden: torch.Tensor, matrix: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+    """The same from hidden states and the output matrix, the vocabulary in tiles: (rows, dim), (rows,) -> (rows,).
+
+    The log-sum-exp runs along: `total` is the sum of exp(logit - highest) so far.
+    """
+    highest = hidden.new_full((len(hidden),), float("-inf"), dtype=torch.float32)
+    total, wanted = torch.zeros_like(highest), torch.zeros_like(highest)
+    room = hidden.new_empty(len(hidden) * TILE_VOCABULARY)
+    biases = (None,) if matrix.bias is None else torch.split(matrix.bias, TILE_VOCABULARY)
+    start = 0
+    for weight, bias in zip_longest(torch.split(matrix.weight, TILE_VOCABULARY), biases):
+        tile = room[: len(hidden) * len(weight)].view(len(hidden), len(weight))
+        torch.mm(hidden, weight.T, out=tile)
+        logits = (tile if bias is None else tile.add_(bias)).float()
+        inside = (targets >= start) & (targets < start + len(weight))
+        place = (targets - start).clamp(0, len(weight) - 1)[:, None]
+        wanted = torch.where(inside, logits.gather(1, place)[:, 0], wanted)
+        above = torch.maximum(highest, logits.amax(dim=1))
+        total.mul_((highest - above).exp_()).add_(logits.sub_(above[:, None]).exp_().sum(dim=1))
+        highest = above
+        start += len(weight)
+    return highest + total.log_() - wanted
 
 
 def packed(head: Head, passes: Sequence[Pass], device: torch.device, prefix: int = 0) -> list[TokenNlls]:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tithe.engine.arrow import numbers, table
 from tithe.engine.readouts import Readout
 from tithe.errors import OutputError, StoreError
 from tithe.records import Answer
@@ -44,7 +45,7 @@ class Store:
         self.readout = readout
         self.folder = folder / "answers" / f"{readout.name}-v{readout.version}" / name
         self.keys = np.empty(0, dtype="S16")  # sorted
-        self.table: pa.Table = readout.schema().empty_table()
+        self.table: pa.Table = table(readout.schema(), [])
         self.order = np.empty(0, dtype=np.int64)
         self.fresh: dict[bytes, dict[str, Any]] = {}
         self.unwritten: list[dict[str, Any]] = []
@@ -79,7 +80,7 @@ class Store:
         wanted = np.array(keys, dtype="S16")
         at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
         hits = np.flatnonzero(self.keys[at] == wanted)
-        rows = self.table.take(pa.array(self.order[at[hits]])).to_pylist()
+        rows = self.table.take(numbers(self.order[at[hits]], pa.int64())).to_pylist()
         for i, row in zip(hits.tolist(), rows, strict=True):
             found[keys[i]] = self.readout.answer(row)
         return found
@@ -103,7 +104,7 @@ class Store:
         path = self.folder / f"part-{self.next_part:06d}.parquet"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_part(path, pa.Table.from_pylist(self.unwritten, schema=self.readout.schema()))
+            write_part(path, table(self.readout.schema(), self.unwritten))
         except OSError as error:
             raise OutputError(
                 f"cannot write answers to `{self.folder}`: {error.strerror or error}",
