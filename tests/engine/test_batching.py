@@ -113,3 +113,36 @@ def test_equal_lengths_keep_input_order() -> None:
 def test_nothing_to_read() -> None:
     assert make_batches([], budget=10) == []
     assert make_batches([], budget=10, share=True) == []
+
+
+def shown_passes(shots: int, each: int, *, length: int) -> list[Pass]:
+    """`each` passes behind every one of some worked examples; all passes begin with one preamble."""
+    rng = np.random.default_rng(0)
+    preamble = rng.integers(0, 9, SAME_START + 4).astype(np.int32)
+    passes = []
+    for _ in range(shots):
+        shot = np.concatenate([preamble, rng.integers(0, 9, length - len(preamble)).astype(np.int32)])
+        for _ in range(each):
+            ids = np.concatenate([shot, rng.integers(0, 9, 30).astype(np.int32)])
+            passes.append(Pass(ids, length + 20, shots=length))
+    return passes
+
+
+def test_a_worked_example_that_many_share_is_read_once() -> None:
+    passes = shown_passes(3, 10, length=100)
+    groups = shared_starts(passes)
+    assert sorted(len(members) for members, prefix in groups if prefix) == [10, 10, 10]
+    for members, prefix in groups:
+        assert not members or prefix >= 100
+        assert len({passes[i].ids[:prefix].tobytes() for i in members}) <= 1
+
+
+def test_a_worked_example_of_few_passes_or_few_tokens_is_read_with_the_preamble_alone() -> None:
+    for passes in (shown_passes(5, WORTH_SHARING - 1, length=400), shown_passes(5, WORTH_SHARING, length=60)):
+        (members, prefix), (rest, _) = shared_starts(passes)
+        assert (len(members), prefix, rest) == (len(passes), SAME_START + 4, [])
+
+
+def test_equal_beginnings_without_shots_are_no_worked_example() -> None:
+    passes = [Pass(p.ids, p.start) for p in shown_passes(2, 10, length=100)]
+    assert [prefix for _, prefix in shared_starts(passes)] == [SAME_START + 4, 0]

@@ -12,6 +12,7 @@ from tithe.records import Pass
 
 SAME_START = 16  # passes that agree in this many first tokens are looked at for a longer common beginning
 WORTH_SHARING = 4  # a beginning is read once where at least this many passes have it
+TOKENS_WORTH_SHARING = 512  # and worked examples, where that saves so many tokens
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,38 @@ def cut(
 
 def shared_starts(passes: Sequence[Pass]) -> list[tuple[list[int], int]]:
     """Groups of passes and the length of the beginning each group shares; what shares none comes last, with 0."""
+    groups, rest = same_shots(passes)
     starts: dict[bytes, list[int]] = defaultdict(list)
-    rest: list[int] = []
-    for i, pass_ in enumerate(passes):
-        if pass_.start > SAME_START:
-            starts[pass_.ids[:SAME_START].tobytes()].append(i)
+    alone: list[int] = []
+    for i in rest:
+        if passes[i].start > SAME_START:
+            starts[passes[i].ids[:SAME_START].tobytes()].append(i)
         else:
-            rest.append(i)
-    groups: list[tuple[list[int], int]] = []
+            alone.append(i)
     for members in starts.values():
         if len(members) < WORTH_SHARING:
+            alone += members
+        else:
+            groups.append((members, common_length([passes[i] for i in members])))
+    return [*groups, (sorted(alone), 0)]
+
+
+def same_shots(passes: Sequence[Pass]) -> tuple[list[tuple[list[int], int]], list[int]]:
+    """Groups that put the same worked examples in front, where that saves enough reading, and all other passes.
+
+    A group fills batches of its own, the last of them in part: a few tokens saved would be lost to that.
+    """
+    shots: dict[bytes, list[int]] = defaultdict(list)
+    for i, pass_ in enumerate(passes):
+        shots[pass_.ids[: pass_.shots].tobytes()].append(i)
+    groups, rest = list[tuple[list[int], int]](), list[int]()
+    for members in shots.values():
+        saved = (len(members) - 1) * passes[members[0]].shots
+        if len(members) < WORTH_SHARING or saved < TOKENS_WORTH_SHARING:
             rest += members
         else:
             groups.append((members, common_length([passes[i] for i in members])))
-    return [*groups, (sorted(rest), 0)]
+    return groups, sorted(rest)
 
 
 def common_length(passes: Sequence[Pass]) -> int:
