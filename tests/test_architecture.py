@@ -29,7 +29,7 @@ FLOORS = (
     {"engine"},
     {"data"},
     {"pocket"},
-    {"records"},
+    {"records", "specs"},
     {"errors"},
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.

@@ -88,3 +88,20 @@ def test_settings_are_frozen_and_repeatable() -> None:
     assert SelectSettings.of(settings.model_dump(mode="json")) == settings
     with pytest.raises(ValueError, match="frozen"):
         settings.seed = 3  # type: ignore[misc]
+
+
+def test_the_paper_of_miwv_as_a_preset() -> None:
+    chosen = with_preset(SelectSettings, {"dataset": "x", "preset": "miwv-paper", "model": "m"})
+    assert (chosen.scorer, chosen.template, chosen.max_length) == (("miwv",), "alpaca", 512)
+    assert chosen.encoder == "BAAI/bge-large-en(pooling=mean)"
+    assert (chosen.selector, chosen.keep_of, chosen.drop, chosen.shots) == ("top", "input", None, None)
+    other = with_preset(ScoreSettings, {"dataset": "x", "preset": "miwv-paper", "encoder": "tfidf"})
+    assert other.encoder == "tfidf"
+    with pytest.raises(SettingsError, match="preset `miwv-paper` scores with `miwv`"):
+        with_preset(ScoreSettings, {"dataset": "x", "preset": "miwv-paper", "scorer": "ifd"})
+
+
+@pytest.mark.parametrize("shots", [0, -1])
+def test_no_shots_is_no_setting(shots: int) -> None:
+    with pytest.raises(SettingsError, match=f"`shots` cannot be `{shots}`: it must be at least 1"):
+        ScoreSettings.of({"dataset": "x", "shots": shots})

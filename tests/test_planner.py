@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from tithe.data.render import Encoded, Renderer, RenderSettings
-from tithe.planner import WINDOW, Cost, Slot, Window, plan_window, windows, without_numbers
+from tithe.planner import (
+    WINDOW,
+    Cost,
+    Slot,
+    Window,
+    plan_window,
+    shot_tokens_cut,
+    window_size,
+    windows,
+    without_numbers,
+)
 from tithe.records import Answer, Ask, BadRow, Example, Message, Pass, PassKind, PassSpec, Problem
 from tithe.runners.local import MODEL_READOUTS, LocalRunner
 from tithe.scorers.base import Scorer
@@ -64,6 +74,11 @@ def planned(items: Sequence[Example | BadRow], scorers: Mapping[str, Scorer] = A
     return LocalRunner(scorers, Letters(lead), None, {}).plan(items)
 
 
+def places(slots: Mapping[str, Slot | Problem]) -> dict[str, object]:
+    """Readout and pass of each ask."""
+    return {name: (slot.readout, slot.index) if isinstance(slot, Slot) else slot for name, slot in slots.items()}
+
+
 def cost(*each: Window) -> Cost:
     total = Cost()
     for window in each:
@@ -78,10 +93,10 @@ def test_three_scorers_on_one_model_cost_two_passes() -> None:
         ("given", 6), ("alone", 3), ("given", 8), ("alone", 5),
     ]  # fmt: skip
     assert window.readouts == [{"nll", "count"}, {"nll"}] * 2
-    ifd, super_, perplexity, length, random = window.slots[1]
-    assert ifd == super_ == {"given": Slot("nll", 2), "alone": Slot("nll", 3)}
-    assert perplexity == {"given": Slot("nll", 2)}
-    assert length == {"given": Slot("count", 2)}
+    ifd, super_, perplexity, length, random = map(places, window.slots[1])
+    assert ifd == super_ == {"given": ("nll", 2), "alone": ("nll", 3)}
+    assert perplexity == {"given": ("nll", 2)}
+    assert length == {"given": ("count", 2)}
     assert random == {}
 
 
@@ -89,10 +104,13 @@ def test_equal_passes_of_different_examples_are_one() -> None:
     """Two prompts, one response: `alone` is the same. Without a prompt, `given` is `alone`."""
     window = planned([example(0, "why", "so"), example(1, "how", "so"), example(2, "", "so")])
     assert len(window.passes) == 3
-    assert window.slots[0][0]["alone"] == window.slots[1][0]["alone"] == window.slots[2][0]["given"]
-    found = cost(window)
-    assert found.passes == {"given": 2, "alone": 1}
-    assert found.asked == 18
+    found = [places(each[0]) for each in window.slots]
+    assert found[0]["alone"] == found[1]["alone"] == found[2]["given"]
+    specs = [window.slots[i][0]["alone"].spec for i in (0, 1)]  # type: ignore[union-attr]
+    assert [spec.example.row for spec in specs] == [0, 1]  # one pass, read for both
+    total = cost(window)
+    assert total.passes == {"given": 2, "alone": 1}
+    assert total.asked == 18
 
 
 def test_the_cost_by_hand() -> None:
@@ -119,6 +137,8 @@ def test_the_cost_by_hand() -> None:
         "truncated_prompts": 0,
         "truncated_responses": 1,
         "response_tokens_cut": 8,
+        "truncated_shots": 0,
+        "shot_tokens_cut": 0,
     }
 
 
@@ -194,7 +214,36 @@ def test_a_shot_from_elsewhere_is_encoded_once() -> None:
     # BOS; the shot's own BOS, `w` and `o`; then `why` and the response
     assert [len(p.ids) for p in window.passes] == [8, 9]
     odd = plan_window(items, [[Shown(example(98, "w", "")).asks(e)] for e in items], Letters())
-    assert odd.passes == [] and odd.slots[0] == [{"one": Problem("empty response")}]
+    assert odd.passes == [] and odd.slots[0] == [{"one": Problem("no worked example: empty response")}]
+    assert cost(odd).problems == {"no worked example": 6}
+
+
+def test_tokens_cut_of_shots_are_counted_once_a_pass() -> None:
+    class Cutting(Letters):
+        def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
+            whole = super().build(kind, encoded, shots)
+            return replace(whole, cut_shots=3) if shots and isinstance(whole, Pass) else whole
+
+    items = [example(0, "why", "so"), example(1, "how", "thus")]
+    scorers = [Shown(example(99, "w", "o")), Shown(example(99, "w", "o")), Shown(example(98, "v", "o"))]
+    window = plan_window(items, [[scorer.asks(e) for scorer in scorers] for e in items], Cutting())
+    found = cost(window)
+    assert (found.truncated["shots"], found.cut_shots) == (2, 2 * 2 * 3)  # two examples, two distinct passes each
+    assert [shot_tokens_cut([s for named in slots for s in named.values()], window) for slots in window.slots] == [6, 6]
+
+
+def test_what_is_read_before_the_scores_is_counted_without_examples() -> None:
+    window = planned([example(0, "why", "so")])
+    total = Cost()
+    total.add_passes(window, MODEL_READOUTS)
+    assert (total.examples, total.records, dict(total.passes)) == (0, 0, {"given": 1, "alone": 1})
+    total.add(window, MODEL_READOUTS)
+    assert (total.examples, dict(total.passes)) == (1, {"given": 1, "alone": 1})  # passes are counted once
+
+
+@pytest.mark.parametrize(("asks", "size"), [(0, WINDOW), (4, WINDOW), (8, WINDOW), (16, WINDOW // 2), (10**6, 1)])
+def test_windows_are_smaller_where_each_example_asks_much(asks: int, size: int) -> None:
+    assert window_size(asks) == size
 
 
 def test_windows_are_cut_by_count_alone() -> None:

@@ -262,3 +262,17 @@ def test_names_load_nothing():
     code = "import sys, tithe.plugins as p; p.names('tithe.scorers'); p.selector('top'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_settings_of_the_run_fill_what_a_spec_leaves_out():
+    """Only what there is a field for is taken, and the spec wins."""
+    from tithe.scorers.ifd import IFD
+    from tithe.scorers.miwv import MIWV
+
+    run = {"seed": 3, "encoder": "tfidf", "shots": 2}
+    assert plugins.build_scorer("miwv", run) == MIWV(shots=2, encoder="tfidf")
+    assert plugins.build_scorer("miwv(shots=1)", run) == MIWV(shots=1, encoder="tfidf")
+    assert plugins.build_scorer("ifd", run) == IFD()
+    assert plugins.build_selector("random", run).seed == 3
+    assert plugins.build_selector("random(seed=5)", run).seed == 5
+    assert plugins.build_selector("stratified(by=seed)", run).seed == 3  # a value that is called so is no setting

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tithe import plugins
+from tithe.errors import SettingsError
 from tithe.records import Ask, Example, Message, Nll, PassSpec, Problem, Selection
 from tithe.scorers.base import Scorer
 from tithe.selectors.base import Selector
@@ -287,6 +288,93 @@ def test_a_selectors_own_column_can_be_given():
     with pytest.raises(AssertionError, match="KeyError: 'topic'"):
         check_selector(Reads())
     check_selector(Reads(), columns={"topic": lambda n: np.arange(n) % 3})
+
+
+@dataclass(frozen=True)
+class Alike(Good):
+    """Looks at vectors."""
+
+    encoder: str = "self"
+
+    def select(self, scores, budget):
+        if scores.vectors is None:
+            raise SettingsError("there are no vectors")
+        assert scores.vectors.shape == (len(scores), 16)
+        return super().select(scores, budget)
+
+
+@dataclass(frozen=True)
+class Grouped(Good):
+    """Looks at prompts."""
+
+    reads: ClassVar[tuple[str, ...]] = ("prompt",)
+
+    def select(self, scores, budget):
+        if "prompt" not in scores.columns:
+            raise SettingsError("there is no column `prompt`")
+        return super().select(scores, budget)
+
+
+class WritesVectors(Alike):
+    """Normalises in place."""
+
+    def select(self, scores, budget):
+        scores.vectors[:] = 1
+        return super().select(scores, budget)
+
+
+class DoesWithout(Alike):
+    """Takes the ranking where there are no vectors."""
+
+    def select(self, scores, budget):
+        return Good.select(self, scores, budget)
+
+
+class DoesWithoutPrompts(Grouped):
+    """Takes the ranking where there are no prompts."""
+
+    def select(self, scores, budget):
+        return Good.select(self, scores, budget)
+
+
+class DividesByDistance(Alike):
+    """Cannot bear vectors that are equal."""
+
+    def select(self, scores, budget):
+        distinct = len(np.unique(scores.vectors, axis=0))
+        assert distinct == len(scores), "two are equal"
+        return super().select(scores, budget)
+
+
+class ReadsText(Good):
+    """Says one name."""
+
+    reads = "prompt"
+
+
+def test_selectors_that_look_at_vectors_and_prompts_pass():
+    check_selector(Alike())
+    check_selector(Grouped())
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (WritesVectors, "changed the scores"),
+        (DoesWithout, "there are no vectors, which must raise SettingsError"),
+        (DoesWithoutPrompts, "there is no column `prompt`, which must raise SettingsError"),
+        (DividesByDistance, "40 examples with equal vectors .* two are equal"),
+        (ReadsText, "`reads` is a tuple of column names, not 'prompt'"),
+    ],
+)
+def test_a_fault_with_vectors_or_prompts_is_noticed(fault, message):
+    with pytest.raises(AssertionError, match=message):
+        check_selector(plant(fault)())
+
+
+def test_an_encoder_that_is_no_text_is_noticed():
+    with pytest.raises(AssertionError, match="`encoder` is text, not None"):
+        check_selector(Alike(encoder=None))
 
 
 # --- scorers

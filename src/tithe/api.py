@@ -10,7 +10,7 @@ from tithe import run
 from tithe.config import ScoreSettings, SelectSettings, with_preset
 from tithe.data.files import Dataset, open_dataset
 from tithe.errors import SettingsError
-from tithe.run.setup import named_dataset
+from tithe.run.pool import named_dataset
 
 S = TypeVar("S", bound=ScoreSettings)
 Specs = str | Sequence[str] | None

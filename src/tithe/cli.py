@@ -42,7 +42,17 @@ Model = Annotated[
         "--model", "--model-name-or-path", "-m", help="Folder or hub id; `pocket` is bundled, for trying out."
     ),
 ]
-Preset = Annotated[str | None, typer.Option(help="A paper's own settings: `cherry` or `superfiltering`.")]
+Preset = Annotated[
+    str | None, typer.Option(help="A paper's own settings: `cherry`, `superfiltering` or `miwv-paper`.")
+]
+Encoder = Annotated[
+    str | None, typer.Option(help="What makes vectors of prompts: `self`, `tfidf`, a folder or hub id, `file:x.npy`.")
+]
+Shots = Annotated[int | None, typer.Option(help="Worked examples before each prompt.")]
+Exclude = Annotated[
+    float | None, typer.Option(help="No worked example with a prompt of this cosine or more; 0.999 leaves out equals.")
+]
+ShotPool = Annotated[str | None, typer.Option(help="Data set to take worked examples from.")]
 Template = Annotated[str | None, typer.Option(help="A name from `tithe templates`, or a Jinja file.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens of the longest pass; the model's context by default.")]
 Truncation = Annotated[str | None, typer.Option(help="What gives way to it: `response`, `prompt` or `problem`.")]
@@ -91,11 +101,18 @@ def select(
     no_drop: Annotated[bool, typer.Option("--no-drop", help="Not even the scorer's own filter.")] = False,
     drop_duplicates: Annotated[bool | None, typer.Option("--drop-duplicates", help="Keep the first of equals.")] = None,
     keep_of: Annotated[str | None, typer.Option(help="A share is of the `input`, or of what is left (`kept`).")] = None,
+    pipeline: Annotated[
+        str | None, typer.Option(help='Stages instead of one scorer: "superfiltering:20% -> ifd:5%".')
+    ] = None,
     shape: Annotated[str | None, typer.Option(help="Records as `same`, messages, alpaca, prompt-completion.")] = None,
     output: Output = None,
     run_dir: RunDir = None,
     overwrite: Overwrite = False,
     preset: Preset = None,
+    encoder: Encoder = None,
+    shots: Shots = None,
+    exclude_similarity: Exclude = None,
+    shot_pool: ShotPool = None,
     template: Template = None,
     max_length: MaxLength = None,
     truncation: Truncation = None,
@@ -125,12 +142,13 @@ def select(
     from tithe import run
     from tithe.config import SelectSettings
     from tithe.run.folder import default_folder
-    from tithe.run.screen import Screen, show_selection
+    from tithe.run.outcome_screen import show_selected
+    from tithe.run.screen import Screen
 
     settings = settings_from(SelectSettings, given)
     output, run_dir = places(output, run_dir, settings.dataset, default_folder, "kept.jsonl")
     result = run.select(settings, folder=run_dir, output=output, overwrite=overwrite, talk=Screen())
-    show_selection(result, output, run_dir)
+    show_selected(result, output, run_dir)
     print_json(result.record, as_json)
 
 
@@ -144,6 +162,10 @@ def score(
     run_dir: RunDir = None,
     overwrite: Overwrite = False,
     preset: Preset = None,
+    encoder: Encoder = None,
+    shots: Shots = None,
+    exclude_similarity: Exclude = None,
+    shot_pool: ShotPool = None,
     template: Template = None,
     max_length: MaxLength = None,
     truncation: Truncation = None,
@@ -186,6 +208,10 @@ def plan(
     scorer: Scorer = None,
     model: Model = None,
     preset: Preset = None,
+    encoder: Encoder = None,
+    shots: Shots = None,
+    exclude_similarity: Exclude = None,
+    shot_pool: ShotPool = None,
     template: Template = None,
     max_length: MaxLength = None,
     truncation: Truncation = None,

@@ -12,6 +12,7 @@ from tithe.errors import SettingsError, did_you_mean
 from tithe.plugins import split_specs
 
 FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # where results go is no part of what they are
+ONE_BY_ONE = "a pipeline is `tithe select`'s; its scorers can be planned and scored one by one with `--scorer`"
 Keyed = TypeVar("Keyed", bound="Settings")
 Chosen = TypeVar("Chosen", bound="ScoreSettings")
 
@@ -31,6 +32,7 @@ class Settings(BaseModel):
         for key in values:
             if key not in cls.model_fields:
                 flag = f"`--{key.replace('_', '-')}` is a flag of the command line alone" if key in FLAGS else None
+                flag = ONE_BY_ONE if key == "pipeline" else flag
                 raise SettingsError(f"unknown setting `{key}`", hint=flag or did_you_mean(key, cls.model_fields))
         try:
             return cls(**values)
@@ -57,7 +59,11 @@ class ScoreSettings(Settings):
         limit: read only so many records.
         strict: stop at the first bad row.
         scorer: scorer specs, e.g. `["ifd", "length"]`.
-        preset: `cherry` or `superfiltering`: the papers' own settings, oddities included.
+        preset: `cherry`, `superfiltering` or `miwv-paper`: the papers' own settings, oddities included.
+        encoder: what makes vectors of prompts, for scorers and selectors that look at likeness; None takes theirs.
+        shots: worked examples before each prompt; None takes the scorer's own number.
+        exclude_similarity: cosine from which a prompt is too alike to be shown as a worked example.
+        shot_pool: data set to take worked examples from; None takes them from the one that is scored.
         model: bundled name, folder or hub id.
         template: `auto`, a named template or a Jinja file.
         max_length: tokens of the longest pass; None takes the model's context window.
@@ -82,6 +88,10 @@ class ScoreSettings(Settings):
     strict: bool = False
     scorer: tuple[str, ...] = ("ifd",)
     preset: str | None = None
+    encoder: str | None = None
+    shots: int | None = None
+    exclude_similarity: float | None = None
+    shot_pool: str | None = None
     model: str | None = None
     template: str = "auto"
     max_length: int | None = None
@@ -106,7 +116,7 @@ class ScoreSettings(Settings):
             return value
         return tuple(spec for text in texts for spec in split_specs(text))
 
-    @field_validator("max_length", "batch_tokens", "workers", "limit")
+    @field_validator("max_length", "batch_tokens", "workers", "limit", "shots")
     @classmethod
     def positive(cls, value: int | None) -> int | None:
         if value is not None and value < 1:
@@ -124,6 +134,7 @@ class SelectSettings(ScoreSettings):
         selector: selector spec.
         drop: filters such as `ifd > 1`; None takes the ranking scorer's own.
         drop_duplicates: drop later occurrences of the same prompt and response.
+        pipeline: stages instead of one scorer, e.g. `"superfiltering@gpt2:20% -> ifd:5%"`.
         shape: shape of the kept file's records.
     """
 
@@ -133,6 +144,7 @@ class SelectSettings(ScoreSettings):
     selector: str = "top"
     drop: tuple[str, ...] | None = None
     drop_duplicates: bool = False
+    pipeline: str | None = None
     shape: Literal["same", "messages", "alpaca", "prompt-completion"] = "same"
 
     @field_validator("drop", mode="before")
@@ -159,6 +171,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "selector": "top",
         "keep_of": "input",
         "drop": ("superfiltering >= 1",),
+    },
+    "miwv-paper": {
+        "scorer": ("miwv",),
+        "encoder": "BAAI/bge-large-en(pooling=mean)",
+        "template": "alpaca",
+        "max_length": 512,
+        "selector": "top",
+        "keep_of": "input",
     },
 }
 
@@ -196,6 +216,8 @@ def from_flags(model: type[Chosen], flags: Mapping[str, Any], config: Path | Non
         config: a YAML file of settings.
     """
     values = read_yaml(config) if config is not None else {}
+    if values.get("pipeline") is not None and "pipeline" not in model.model_fields:
+        raise SettingsError(f"`{config}` has a `pipeline`, which `tithe select` alone carries out", hint=ONE_BY_ONE)
     # One file may serve all commands: what only a selection reads is passed over by the others.
     values = {k: v for k, v in values.items() if k in model.model_fields or k not in SelectSettings.model_fields}
     values |= {key: value for key, value in flags.items() if value is not None and key in model.model_fields}

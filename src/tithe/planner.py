@@ -7,21 +7,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from tithe.data.render import Encoded, Renderer
 from tithe.records import Ask, BadRow, Example, Pass, PassKind, PassSpec, Problem
 
 WINDOW = 4096  # examples planned and batched together: enough to sort by length, little enough to hold in memory
+USUAL_ASKS = 8  # per example, up to which a window is as long as it may be
+T = TypeVar("T")
 Asks: TypeAlias = Mapping[str, Ask]  # one scorer's asks about one example
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where the answer to one ask will be: a readout of the window's pass number `index`."""
+    """Where the answer to one ask will be: a readout of the window's pass number `index`, read for `spec`."""
 
     readout: str
     index: int
+    spec: PassSpec
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,16 @@ class Window:
         return [item for item in self.items if isinstance(item, Example)]
 
 
-def windows(items: Iterable[Example | BadRow], size: int = WINDOW) -> Iterator[list[Example | BadRow]]:
-    """Cut a stream; the cuts depend on the input alone, so that every run batches alike."""
+def windows(items: Iterable[T], size: int = WINDOW) -> Iterator[list[T]]:
+    """Cut a stream; the cuts depend on the input and the scorers alone, so that every run batches alike."""
     stream = iter(items)
     while chunk := list(islice(stream, size)):
         yield chunk
+
+
+def window_size(asks: int) -> int:
+    """Examples in a window, where each brings so many asks: scorers that ask much get smaller windows."""
+    return max(1, WINDOW * USUAL_ASKS // max(USUAL_ASKS, asks))
 
 
 def plan_window(items: Sequence[Example | BadRow], asks: Sequence[Sequence[Asks]], renderer: Renderer) -> Window:
@@ -68,7 +76,9 @@ def plan_window(items: Sequence[Example | BadRow], asks: Sequence[Sequence[Asks]
         renderer: makes the passes.
     """
     examples = [item for item in items if isinstance(item, Example)]
-    builder = _Builder(renderer, dict(zip([e.id for e in examples], renderer.encode(examples), strict=True)))
+    builder = _Builder(renderer)
+    builder.encode(examples)
+    builder.encode(one for each in asks for named in each for ask in named.values() for one in members(ask.spec))
     slots = [[{name: builder.slot(ask) for name, ask in one.items()} for one in each] for each in asks]
     given = [builder.built(PassSpec("given", example)) for example in examples]
     return Window(
@@ -82,18 +92,29 @@ def plan_window(items: Sequence[Example | BadRow], asks: Sequence[Sequence[Asks]
     )
 
 
+def members(spec: PassSpec) -> tuple[Example, ...]:
+    """All examples whose tokens stand in a pass."""
+    return (spec.example, *spec.shots)
+
+
 @dataclass
 class _Builder:
     """Joins passes from encoded examples, each distinct one once."""
 
     renderer: Renderer
-    encoded: dict[str, Encoded | Problem]
+    encoded: dict[str, Encoded | Problem] = field(default_factory=dict)
     passes: list[Pass] = field(default_factory=list)
     kinds: list[PassKind] = field(default_factory=list)
     readouts: list[set[str]] = field(default_factory=list)
     asked: int = 0
     _built: dict[tuple[PassKind, str, tuple[str, ...]], Pass | Problem] = field(default_factory=dict)
     _index: dict[bytes, int] = field(default_factory=dict)
+
+    def encode(self, examples: Iterable[Example]) -> None:
+        """Tokenise those that are new, all at once: a call of the tokenizer for each would cost far more."""
+        new = {example.id: example for example in examples if example.id not in self.encoded}
+        if new:
+            self.encoded |= zip(new, self.renderer.encode(list(new.values())), strict=True)
 
     def slot(self, ask: Ask) -> Slot | Problem:
         self.asked += 1
@@ -108,7 +129,7 @@ class _Builder:
             self.readouts.append(set())
         index = self._index[key]
         self.readouts[index].add(ask.readout)
-        return Slot(ask.readout, index)
+        return Slot(ask.readout, index, ask.spec)
 
     def built(self, spec: PassSpec) -> Pass | Problem:
         key = (spec.kind, spec.example.id, tuple(shot.id for shot in spec.shots))
@@ -117,16 +138,14 @@ class _Builder:
         return self._built[key]
 
     def _build(self, spec: PassSpec) -> Pass | Problem:
-        parts = [self._encoded(example) for example in (spec.example, *spec.shots)]
-        ready = [part for part in parts if isinstance(part, Encoded)]
-        if len(ready) < len(parts):
-            return next(part for part in parts if isinstance(part, Problem))
-        return self.renderer.build(spec.kind, ready[0], ready[1:])
-
-    def _encoded(self, example: Example) -> Encoded | Problem:
-        if example.id not in self.encoded:  # a shot from elsewhere
-            self.encoded[example.id] = self.renderer.encode([example])[0]
-        return self.encoded[example.id]
+        own, *shots = (self.encoded[example.id] for example in members(spec))
+        if isinstance(own, Problem):
+            return own
+        ready = [shot for shot in shots if isinstance(shot, Encoded)]
+        if len(ready) < len(shots):
+            why = next(shot.reason for shot in shots if isinstance(shot, Problem))
+            return Problem(f"no worked example: {why}")
+        return self.renderer.build(spec.kind, own, ready)
 
 
 @dataclass
@@ -140,8 +159,9 @@ class Cost:
         passes: distinct passes with a model readout, by kind.
         tokens: tokens the model reads for them.
         scored: of those, response tokens that go through the output head.
-        truncated: examples whose prompt or response is cut, by which of both.
-        cut_tokens: response tokens cut.
+        truncated: examples of which something is cut, by what: prompt, response or shots.
+        cut_tokens: tokens cut of responses.
+        cut_shots: tokens cut of worked examples, over all passes with shots.
         longest: tokens of the longest pass.
         problems: reason -> how many examples.
         bad: reason -> how many rows.
@@ -155,6 +175,7 @@ class Cost:
     scored: int = 0
     truncated: Counter[str] = field(default_factory=Counter)
     cut_tokens: int = 0
+    cut_shots: int = 0
     longest: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
@@ -169,9 +190,13 @@ class Cost:
             if isinstance(item, BadRow):
                 self.bad[item.reason] += 1
         self.examples += len(window.given)
+        for made, slots in zip(window.given, window.slots, strict=True):
+            self._add_example(made, [slot for named in slots for slot in named.values()], window)
+        self.add_passes(window, model_readouts)
+
+    def add_passes(self, window: Window, model_readouts: frozenset[str]) -> None:
+        """Count what is read, and nothing about examples: for passes read before the scores."""
         self.asked += window.asked
-        for made in window.given:
-            self._add_given(made)
         for pass_, kind, readouts in zip(window.passes, window.kinds, window.readouts, strict=True):
             short = int.from_bytes(pass_.key[:8], "little", signed=True)
             if readouts & model_readouts and short not in self._seen:
@@ -181,13 +206,17 @@ class Cost:
                 self.scored += pass_.response_tokens - (pass_.start == 0)
                 self.longest = max(self.longest, len(pass_.ids))
 
-    def _add_given(self, made: Pass | Problem) -> None:
+    def _add_example(self, made: Pass | Problem, slots: Sequence[Slot | Problem], window: Window) -> None:
         if isinstance(made, Problem):
             self.problems[without_numbers(made.reason)] += 1
             return
+        self.problems.update({without_numbers(slot.reason) for slot in slots if isinstance(slot, Problem)})
         self.truncated["prompt"] += made.cut_prompt > 0
         self.truncated["response"] += made.cut_response > 0
         self.cut_tokens += made.cut_response
+        cut = shot_tokens_cut(slots, window)
+        self.truncated["shots"] += cut > 0
+        self.cut_shots += cut
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -203,7 +232,15 @@ class Cost:
             "truncated_prompts": self.truncated["prompt"],
             "truncated_responses": self.truncated["response"],
             "response_tokens_cut": self.cut_tokens,
+            "truncated_shots": self.truncated["shots"],
+            "shot_tokens_cut": self.cut_shots,
         }
+
+
+def shot_tokens_cut(slots: Iterable[Slot | Problem], window: Window) -> int:
+    """Tokens of worked examples that are cut in the passes of one example."""
+    passes = {slot.index for slot in slots if isinstance(slot, Slot)}
+    return sum(window.passes[index].cut_shots for index in passes)
 
 
 def without_numbers(reason: str) -> str:

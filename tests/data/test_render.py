@@ -253,19 +253,21 @@ def test_truncation_arithmetic(limit: int, mode: str, bos: bool, header: bool, n
     tok = tokenizer(bos=bos)
     words = {"template": "wizardlm", "alone_header": "### Response:" if header else ""}
     one = example("Add. " * 7, "x" * n)
-    whole = passes(renderer(tok, max_length=10_000, **words), one)
+    whole = passes(renderer(tok, max_length=10_000, **words), one, one)
     made = renderer(tok, max_length=limit, truncation=mode, **words)
     uncut, full = encoded(made, one), len(whole["given"].ids)
+    between = len(whole["shown"].ids) - len(uncut.lead) - 2 * (full - len(uncut.lead))
     outs = {kind: made.build(kind, uncut, [uncut]) for kind in ("given", "alone", "shown")}
     refused = {kind for kind, out in outs.items() if isinstance(out, Problem)}
     if mode == "problem":
-        assert refused == (
-            set(outs) if full > limit else {"shown"} if len(whole["shown"].ids) + full > limit else set()
-        ) or (refused == set() and full <= limit)
+        too_long = max(full, len(whole["alone"].ids)) > limit
+        assert refused == (set(outs) if too_long else {"shown"} if len(whole["shown"].ids) > limit else set())
+    no_room = {"shown"} if limit <= len(whole["given"].ids) + between else set()
     if mode == "prompt":
-        assert bool(refused) == (max(full, len(whole["alone"].ids)) > limit and len(whole["alone"].ids) > limit)
+        hopeless = max(full, len(whole["alone"].ids)) > limit and len(whole["alone"].ids) > limit
+        assert refused == (set(outs) if hopeless else no_room)
     if mode == "response":
-        assert bool(refused) == (limit <= whole["given"].start)
+        assert refused == (set(outs) if limit <= whole["given"].start else no_room)
     for kind, out in outs.items():
         if isinstance(out, Problem):
             continue
@@ -287,17 +289,47 @@ def test_the_shot_gives_way_first(limit: int) -> None:
     one, shot = example("Add.", "Four."), example("Name three colours.", "Red, green and blue.")
     whole = passes(renderer(tokenizer(bos=True), max_length=10_000, template="alpaca"), one, shot)
     made = renderer(tokenizer(bos=True), max_length=limit, template="alpaca")
-    uncut = encoded(made, one)
-    got = made.build("shown", uncut, [encoded(made, shot)])
-    alone = made.build("given", uncut)
-    assert isinstance(got, Pass) == isinstance(alone, Pass)
-    if isinstance(got, Pass) and isinstance(alone, Pass):
-        assert response(got) == response(alone)
-        assert len(got.ids) + got.cut_prompt + got.cut_response == len(whole["shown"].ids)
-        if got.ids.tolist() != alone.ids.tolist():
-            assert len(got.ids) == min(limit, len(whole["shown"].ids))
-            kept = len(got.ids) - 1
-            assert got.ids.tolist() == [1, *whole["shown"].ids[-kept:].tolist()]
+    uncut, before = encoded(made, one), encoded(made, shot)
+    got, zero = made.build("shown", uncut, [before]), made.build("given", uncut)
+    whole_shot, full = len(before.prompt) + len(before.response), len(whole["shown"].ids)
+    if limit <= full - whole_shot:  # not one token of the shot would be left: no pass rather than the one without it
+        assert isinstance(got, Problem)
+        why = "no room for the worked example: " if isinstance(zero, Pass) else "no response token left: "
+        assert got.reason.startswith(why) and got.reason.endswith(str(limit))
+        return
+    assert isinstance(got, Pass) and isinstance(zero, Pass)
+    assert response(got) == response(zero) == uncut.response.tolist()
+    assert len(got.ids) == min(limit, full) == full - got.cut_shots
+    assert (got.cut_prompt, got.cut_response) == (0, 0)
+    assert got.ids.tolist() == [1, *whole["shown"].ids[1 + got.cut_shots :].tolist()]
+    assert got.shots == 1 + whole_shot - got.cut_shots
+
+
+@pytest.mark.parametrize("template", ["alpaca", "chat", "plain"])
+def test_shots_begin_all_passes_alike(template: str) -> None:
+    """What `shots` counts is the shot's own zero-shot sequence, whatever follows it."""
+    made = renderer(tokenizer(bos=True, chat=CHATML), max_length=10_000, template=template)
+    shot = encoded(made, example("Name three colours.", "Red, green and blue."))
+    system = dialogue(("system", "Hm."), ("user", "Add."), ("assistant", "Four."))
+    others = [encoded(made, one) for one in (example("Add.", "Four."), system)]
+    passes = [made.build("shown", one, [shot]) for one in others]
+    own = made.build("given", shot)
+    assert isinstance(own, Pass) and all(isinstance(each, Pass) for each in passes)
+    for each in passes:
+        assert isinstance(each, Pass)
+        assert each.shots == len(own.ids)
+        assert each.ids[: each.shots].tolist() == own.ids.tolist()
+
+
+def test_of_several_shots_the_first_gives_way_first() -> None:
+    made = renderer(tokenizer(bos=True), max_length=10_000, template="plain")
+    one, far, near = (encoded(made, example(*texts)) for texts in (("Add.", "4"), ("Far?", "Yes"), ("Near?", "No")))
+    whole = made.build("shown", one, [far, near])
+    assert isinstance(whole, Pass) and whole.cut_shots == 0
+    tight = renderer(tokenizer(bos=True), max_length=len(whole.ids) - len(far.prompt), template="plain")
+    got = tight.build("shown", one, [far, near])
+    assert isinstance(got, Pass)
+    assert got.cut_shots == len(far.prompt) and got.ids[1:].tolist() == whole.ids[1 + got.cut_shots :].tolist()
 
 
 def test_reasons_name_both_numbers() -> None:

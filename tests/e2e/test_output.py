@@ -23,7 +23,9 @@ COLUMNS = {
     "nll_alone": pa.float64(),
     "response_tokens": pa.int32(),
     "prompt_tokens": pa.int32(),
+    "nll_shown": pa.float64(),
     "truncated": pa.int32(),
+    "shot_tokens_cut": pa.int32(),
     "problem": pa.string(),
 }
 

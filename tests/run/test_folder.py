@@ -69,3 +69,9 @@ def test_places_are_compared_as_files(tmp_path: Path, monkeypatch: pytest.Monkey
             check_places(Path(same), True, "data.jsonl", None)
     check_places(Path("other.jsonl"), False, "data.jsonl", None)
     check_places(Path("other.jsonl"), False, "owner/name", Path("run"))
+
+
+@pytest.mark.parametrize("name", ["tokens.parquet", "run.json", "neighbours.parquet", "probes.parquet"])
+def test_what_a_run_writes_itself_is_no_place_for_the_output(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match=f"the run folder has its own `{name}`"):
+        check_places(tmp_path / name, True, "data.jsonl", tmp_path)

@@ -23,7 +23,7 @@ from tithe.engine.store import Store, answers_name
 from tithe.errors import SettingsError
 from tithe.records import Answer, Ask, BadRow, Example, Message, Nll, Problem
 from tithe.runners.local import LocalRunner, Scored, ahead
-from tithe.scorers.base import Scorer, given
+from tithe.scorers.base import Scorer, given, shown
 from tithe.scorers.ifd import IFD
 from tithe.scorers.length import Length
 from tithe.scorers.perplexity import Perplexity
@@ -225,7 +225,7 @@ def test_windows_come_in_input_order_and_change_nothing(
     items = examples(23)
     straight = values(list(make(IFD(), folder=tmp_path / "a").run(items)))
     real = runners.local.windows
-    monkeypatch.setattr("tithe.runners.local.windows", lambda stream: real(stream, 5))
+    monkeypatch.setattr("tithe.runners.local.windows", lambda stream, size: real(stream, 5))
     shares: list[float] = []
     runner = make(IFD(), folder=tmp_path / "b")
     runner.progress = shares.append
@@ -273,3 +273,58 @@ def test_ahead_hands_errors_over() -> None:
     assert next(items) == 1
     with pytest.raises(SettingsError, match="no more"):
         next(items)
+
+
+@dataclass(frozen=True)
+class Behind(Scorer):
+    """High: unlikely behind one or the other of two examples."""
+
+    name: ClassVar[str] = "behind"
+    unit: ClassVar[str] = "nats"
+    reads: ClassVar[str] = "shown: nll"
+
+    before: tuple[Example, ...]
+
+    def asks(self, example: Example) -> dict[str, Ask]:
+        return {shot.id: Ask(shown(example, [shot]), "nll") for shot in self.before}
+
+    def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
+        return float(len(answers))
+
+
+@dataclass(frozen=True)
+class Tolerant(Behind):
+    """High: the same, and does with one of them."""
+
+    name: ClassVar[str] = "tolerant"
+    partial: ClassVar[bool] = True
+
+
+def test_who_can_do_with_some_answers_gets_those(make: Make) -> None:
+    """Among twenty, one example is too long to leave room for a shot: nobody has a number for it."""
+    good, bad = examples(1)[0], Example("bad", 0, 1, (Message("user", "\ud800"),), Message("assistant", "x"))
+    long = Example("long", 9, 1, (Message("user", "red " * 120),), Message("assistant", "red"))
+    both, none = (good, bad), (bad,)
+    runner = make(Behind(both), Tolerant(both))
+    rows = values(list(runner.run([*examples(3), long])))
+    assert [row["tolerant"] for row in rows[:3]] == [1.0] * 3
+    assert all(isinstance(row["behind"], Problem) for row in rows)
+    assert rows[0]["behind"].reason.startswith("no worked example: ")
+    assert isinstance(rows[3]["tolerant"], Problem)
+    (row,) = values(list(make(Tolerant(none)).run(examples(1))))
+    assert isinstance(row["tolerant"], Problem)
+
+
+def test_reading_before_the_scores(make: Make) -> None:
+    """The same answers as a run gives, in order, windows or not, and none of them read twice."""
+    items = examples(9)
+    runner = make(Perplexity())
+    read = [answers for _, each in runner.read([IFD().asks(item) for item in items]) for answers in each]
+    assert len(read) == 9 and runner.work.passes == 18
+    straight = values(list(runner.run(items)))
+    assert runner.work.passes == 18
+    for answers, row in zip(read, straight, strict=True):
+        assert np.exp(answers["given"].mean) == pytest.approx(row["perplexity"])
+    assert list(runner.read([])) == []
+    with pytest.raises(SettingsError, match="a scorer asks for the readout `nil`"):
+        list(runner.read([{"x": Ask(given(items[0]), "nil")}]))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -45,7 +45,7 @@ class RenderSettings:
         eos: score what ends the response, too: EOS, or the chat template's end-of-turn marker.
         alone_header: text before the response in the `alone` pass; it is context, not scored.
         truncation: what gives way to `max_length`: the `response`'s end (the same in every pass), the `prompt`'s
-            beginning, or nothing (`problem`: the example is listed as one).
+            beginning, or nothing (`problem`: the example is listed as one). Worked examples give way before both.
     """
 
     template: str = "auto"
@@ -165,16 +165,26 @@ class TemplateRenderer(Renderer):
             return _join(encoded.lead, self._header, response, Cut(0, cut.response))
         if kind == "given" or not shots:
             return _join(encoded.lead, prompt, response, cut)
-        chain, rest = self._chain(shots, encoded)
-        before = np.concatenate(chain)
-        room = self.settings.max_length - len(encoded.lead) - len(rest) - len(response)
+        return self._shown(encoded.lead, self._chain(shots, encoded), response, cut)
+
+    def _shown(
+        self, lead: IntArray, chain: tuple[IntArray, IntArray, IntArray], response: IntArray, cut: Cut
+    ) -> Pass | Problem:
+        """A pass with worked examples, which give way first, from their beginning."""
+        before, between, rest = chain
+        fixed = len(lead) + len(between) + len(rest) + len(response)
+        room = self.settings.max_length - fixed
         over = max(0, len(before) - room)
         if over and self.settings.truncation == "problem":
-            n = len(encoded.lead) + len(before) + len(rest) + len(response)
+            n = fixed + len(before)
             return Problem(f"longer than max length with its shots: {n} > {self.settings.max_length} tokens")
-        if over and room <= len(chain[-1]):  # not one token of a shot would be left: the pass without shots
-            return _join(encoded.lead, prompt, response, Cut(cut.prompt + len(before), cut.response))
-        return _join(encoded.lead, np.concatenate([before[over:], rest]), response, Cut(over, cut.response))
+        if over >= len(before):  # without it this would be the zero-shot pass under another name
+            return Problem(
+                f"no room for the worked example: prompt and response alone have {fixed - len(between)} tokens, "
+                f"max length is {self.settings.max_length}"
+            )
+        context = np.concatenate([before[over:], between, rest])
+        return _join(lead, context, response, replace(cut, shots=over), shots=len(lead) + len(before) - over)
 
     def _encoded(self, text: Rendered, prompt: IntArray, response: IntArray) -> Encoded | Problem:
         if not len(response):
@@ -203,17 +213,20 @@ class TemplateRenderer(Renderer):
             return Problem(f"no response token left: the prompt alone has {context} tokens, max length is {limit}")
         return Cut(0, over)
 
-    def _chain(self, shots: Sequence[Encoded], last: Encoded) -> tuple[list[IntArray], IntArray]:
-        """The shots as earlier dialogues, and what is left of the last prompt after them."""
-        before: list[IntArray] = []
+    def _chain(self, shots: Sequence[Encoded], last: Encoded) -> tuple[IntArray, IntArray, IntArray]:
+        """The shots as earlier dialogues, what stands between them and the last, and what is left of its prompt.
+
+        The first part is the same whatever comes after it.
+        """
+        pieces: list[IntArray] = []
         prompts = [encoded.prompt for encoded in (*shots, last)]
         for i, shot in enumerate(shots):
             between = shot.after
             if self._frame.between is not None and starts(prompts[i + 1], self._frame.opening):
                 between = self._frame.between
                 prompts[i + 1] = prompts[i + 1][len(self._frame.opening) :]
-            before += [prompts[i], shot.response, between]
-        return before, prompts[-1]
+            pieces += [prompts[i], shot.response, between]
+        return np.concatenate(pieces[:-1]), pieces[-1], prompts[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +235,9 @@ class Cut:
 
     prompt: int
     response: int
+    shots: int = 0
 
 
-def _join(lead: IntArray, context: IntArray, response: IntArray, cut: Cut) -> Pass:
+def _join(lead: IntArray, context: IntArray, response: IntArray, cut: Cut, shots: int = 0) -> Pass:
     ids = np.concatenate([lead, context, response])
-    return Pass(ids, len(lead) + len(context), cut.prompt, cut.response)
+    return Pass(ids, len(lead) + len(context), cut.prompt, cut.response, cut.shots, shots)

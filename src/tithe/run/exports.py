@@ -13,7 +13,7 @@ from tithe.data.trainers import axolotl_snippet, trl_snippet, write_llamafactory
 from tithe.data.writers import OutShape
 from tithe.errors import SettingsError, did_you_mean
 from tithe.run.folder import check_places
-from tithe.run.setup import named_dataset
+from tithe.run.pool import named_dataset
 from tithe.run.talk import Talk
 
 SNIPPETS = {"axolotl": axolotl_snippet, "trl": trl_snippet}

@@ -21,6 +21,7 @@ from tithe.errors import OutputError, SettingsError, StoreError
 
 SUFFIX = ".tithe"
 SCORES, TOKENS, DROPPED, RECORD = "scores.parquet", "tokens.parquet", "dropped.jsonl", "run.json"
+LEARNED = ("neighbours.parquet", "probes.parquet", "anchors.parquet")  # what our scorers keep besides
 
 
 def default_folder(output: Path) -> Path:
@@ -51,7 +52,7 @@ def check_places(output: Path | None, overwrite: bool, dataset: str, folder: Pat
         raise OutputError(
             f"the output `{output}` lies in the data set's folder", hint="it would be read as data the next time"
         )
-    if folder is not None and place.parent == folder.resolve() and output.name in (TOKENS, DROPPED, RECORD):
+    if folder is not None and place.parent == folder.resolve() and output.name in (TOKENS, DROPPED, RECORD, *LEARNED):
         raise OutputError(f"the run folder has its own `{output.name}`", hint="name another file with `-o`")
     check_writable(output, overwrite)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tithe.data.files import Dataset
@@ -37,11 +38,14 @@ class ScoreResult:
 
     Args:
         dataset: what was scored.
-        table: `id, row, turn, <scorers>, nll_given, nll_alone, response_tokens, prompt_tokens, truncated, problem`.
+        table: `id, row, turn, <scorers>, nll_given, nll_alone, nll_shown, response_tokens, prompt_tokens, truncated,
+            shot_tokens_cut, problem`.
         record: the run record, as in `run.json`.
         folder: the run folder, or None.
         grown: the table with reasons per scorer, from which `scores` are made.
         watch: notices when the data set is no longer what was scored.
+        learned: what scorers have found out about the whole, by name: `neighbours`.
+        vectors: (ids, encoder) -> vectors of their prompts, while the run folder is open.
     """
 
     dataset: Dataset
@@ -50,6 +54,8 @@ class ScoreResult:
     folder: Path | None
     grown: Table = field(repr=False)
     watch: Watch = field(repr=False)
+    learned: Mapping[str, pa.Table] = field(default_factory=dict, repr=False)
+    vectors: Callable[[Sequence[str], str], npt.NDArray[np.float32]] | None = field(default=None, repr=False)
 
     def scores(self, name: str | None = None) -> Scores:
         """One scorer's scores, the first one's by default."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tithe.config import ScoreSettings
-from tithe.planner import Cost, windows
+from tithe.planner import Cost, window_size, windows
+from tithe.records import Ask
+from tithe.run.bench import Bench
+from tithe.run.describe import engine_record
 from tithe.run.folder import (
     DROPPED,
     RECORD,
@@ -23,7 +26,7 @@ from tithe.run.folder import (
     write_table,
 )
 from tithe.run.results import PlanResult, ScoreResult
-from tithe.run.setup import Parts, engine_record, engine_sentence
+from tithe.run.setup import Parts, check_passed_on
 from tithe.run.table import Table
 from tithe.run.talk import Talk
 from tithe.run.tokens import TokenFile
@@ -42,15 +45,17 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
     parts = Parts(settings, weights=False)
     watch, cost, needs = parts.watch, Cost(), parts.needs_model
     runner = LocalRunner(parts.scorers, parts.renderer, None, {}, per_token=settings.per_token)
+    if parts.learns:
+        runner.scorers = parts.standins(parts.examples, lambda asks: plan_asks(runner, asks, cost))
     expect(parts, talk)
     try:
-        for chunk in windows(parts.dataset):
+        for chunk in runner.chunks(parts.dataset):
             cost.add(runner.plan(chunk), MODEL_READOUTS)
             talk.progress(len(chunk), cost.tokens)
     finally:
         talk.done()
     watch.check()
-    record = {**parts.describe(), "counts": cost.as_dict()}
+    record = {**parts.describe(), "counts": cost.as_dict(), "estimated": cost.passes["shown"] > 0}
     if needs:
         shape = model_shape(parts.source)
         record["model"] |= {"parameters": shape.parameters, "parameters_exact": shape.exact}
@@ -59,6 +64,12 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
             "weight_bytes": {dtype: shape.memory(dtype) for dtype in BYTES},
         }
     return PlanResult(record)
+
+
+def plan_asks(runner: LocalRunner, asks: Sequence[Mapping[str, Ask]], cost: Cost) -> None:
+    """Count what a scorer will read while it prepares."""
+    for chunk in windows(asks, window_size(max(map(len, asks), default=0))):
+        cost.add_passes(runner.plan_asks(chunk), MODEL_READOUTS)
 
 
 def score(
@@ -85,6 +96,7 @@ def score(
         check_scores_file(output)
     check_places(output, overwrite, settings.dataset, folder)
     parts = Parts(settings)
+    check_passed_on(settings, list(parts.scorers.values()))
     parts.check(folder)
     with run_folder(folder) as place:
         result = score_in(place, parts, talk or Talk(), folder=folder)
@@ -111,10 +123,12 @@ def score_in(
         extra: columns of the input to carry along for a selector.
     """
     began, settings = time.monotonic(), parts.settings
-    watch = parts.watch
+    watch, parts.talk = parts.watch, talk
     with ExitStack() as stack:
         runner = make_runner(parts, place, talk)
         table, cost = Table(list(parts.scorers), extra), Cost()
+        bench = Bench(parts, place, runner, cost)
+        runner.scorers = bench.prepare(parts.scorers)
         tokens = stack.enter_context(TokenFile(place / TOKENS)) if settings.per_token else None
         expect(parts, talk)
         try:
@@ -131,23 +145,16 @@ def score_in(
     if not settings.per_token:
         (place / TOKENS).unlink(missing_ok=True)  # of an earlier run
     record = make_record(parts, runner, cost, table, time.monotonic() - began)
-    return ScoreResult(parts.dataset, table.arrow(), record, folder, table, watch)
+    record["learned"] = bench.facts  # a selector's vectors are noted in it later
+    return ScoreResult(parts.dataset, table.arrow(), record, folder, table, watch, bench.tables, bench.vectors)
 
 
 def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
-    told = False
-
-    def engine() -> Any:
-        nonlocal told
-        if not told:
-            told = True
-            talk.say(engine_sentence(parts.engine))
-        return parts.engine
-
+    """The runner of a run, its scorers not yet prepared."""
     runner = LocalRunner(
         parts.scorers,
         parts.renderer,
-        engine if parts.needs_model else None,
+        (lambda: parts.engine) if parts.needs_model else None,
         parts.stores(folder),
         per_token=parts.settings.per_token,
     )

@@ -20,6 +20,7 @@ from tithe.run.results import PlanResult, ScoreResult, SelectResult
 from tithe.run.talk import Talk
 
 EVERY = 10.0  # seconds between two lines of progress
+BELOW = ("about", "settings")  # of a listing's row, what is too long for a column
 QUANTILES = ("min", "25 %", "median", "75 %", "max")
 
 
@@ -97,7 +98,11 @@ def show_plan(result: PlanResult) -> None:
     rows += [("tokens read", counts["forward_tokens"]), ("response tokens scored", counts["scored_tokens"])]
     rows += [("longest pass, tokens", counts["longest_pass"]), ("prompts cut", counts["truncated_prompts"])]
     rows += [("responses cut", counts["truncated_responses"])]
+    if counts["truncated_shots"]:
+        rows += [("examples whose shots are cut", counts["truncated_shots"])]
     out.print(pairs(rows))
+    if result.record["estimated"]:
+        say(out, "estimated: which worked examples are shown is found by the run; here they are drawn by chance")
     if "cost" in result.record:
         cost, model = result.record["cost"], result.record["model"]
         about = "" if model["parameters_exact"] else "about "
@@ -160,6 +165,12 @@ def show_counts(out: Console, record: Mapping[str, Any]) -> None:
             f"cut at max length {limit}: {counts['truncated_responses']:,} responses "
             f"({counts['response_tokens_cut']:,} tokens), {counts['truncated_prompts']:,} prompts",
         )
+    if counts["truncated_shots"]:
+        say(
+            out,
+            f"worked examples cut to fit: {counts['shot_tokens_cut']:,} tokens before "
+            f"{counts['truncated_shots']:,} examples",
+        )
     if work["passes_out_of_memory"]:
         say(out, f"out of memory alone, tried again on the next run: {work['passes_out_of_memory']:,} passes")
     if work["passes_computed"] or work["passes_reused"]:
@@ -171,18 +182,19 @@ def show_counts(out: Console, record: Mapping[str, Any]) -> None:
 
 
 def show_list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """A listing: lines on stdout, what is named `about` under its own line; or JSON."""
+    """A listing: lines on stdout, with what is about a row and its settings under it; or JSON."""
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    names = [name for name in rows[0] if name != "about"]
+    names = [name for name in rows[0] if name not in BELOW]
     cells = [names, *([str(row[name]) for name in names] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     columns = max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
     for line, row in zip(lines, [{}, *rows], strict=True):
         print(line)
-        for part in textwrap.wrap(row.get("about", ""), columns - 4, break_long_words=False):
+        texts = [("settings: " * (name == "settings") + row[name]) for name in BELOW if row.get(name)]
+        for part in (part for text in texts for part in textwrap.wrap(text, columns - 4, break_long_words=False)):
             print("    " + part)
 
 

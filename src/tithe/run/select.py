@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tithe import plugins
 from tithe.config import SelectSettings
 from tithe.data.export import write_records
 from tithe.errors import DataError, SettingsError, did_you_mean
@@ -19,12 +19,31 @@ from tithe.records import Scores, Selection
 from tithe.run.folder import DROPPED, RECORD, SCORES, check_places, run_folder, sweep, write_json, write_table
 from tithe.run.results import ScoreResult, SelectResult
 from tithe.run.score import score_in
-from tithe.run.setup import Parts
-from tithe.run.table import COUNTS
+from tithe.run.setup import Parts, check_passed_on
+from tithe.run.table import COMPUTED, COUNTS
 from tithe.run.talk import Talk
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter, apply_filters, drop_duplicates, without
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a selection is made of scores.
+
+    Args:
+        by: the scorer that ranks.
+        selector: chooses among what the filters leave.
+        budget: how much it may keep.
+        filters: what is dropped before.
+        drop_duplicates: drop later occurrences of the same prompt and response, too.
+    """
+
+    by: str
+    selector: Selector
+    budget: Budget
+    filters: Sequence[Filter] = ()
+    drop_duplicates: bool = False
 
 
 def select(
@@ -49,34 +68,57 @@ def select(
     """
     talk = talk or Talk()
     check_places(output, overwrite, settings.dataset, folder)
+    if settings.pipeline is not None:
+        from tithe.run.pipeline import select_in_stages  # which is made of this module's pieces
+
+        return select_in_stages(settings, folder=folder, output=output, overwrite=overwrite, talk=talk)
     parts = Parts(settings)
     budget = Budget.parse(settings.keep, of=settings.keep_of)
-    selector = plugins.build_selector(seeded(settings.selector, settings.seed))
+    selector = parts.selector(settings.selector)
+    check_passed_on(settings, [*parts.scorers.values(), selector])
     by = ranking_scorer(parts, settings.by)
     filters = chosen_filters(parts, settings, by, talk)
     extra = own_columns(parts, selector, filters)
+    recipe = Recipe(by, selector, budget, filters, settings.drop_duplicates)
     parts.check(folder)
     with run_folder(folder) as place:
-        result = score_in(place, parts, talk, folder=folder, extra=extra)
-        scores = result.scores(by)
-        reasons = apply_filters(filters, scores.columns, scores.ids)
-        if settings.drop_duplicates:
-            reasons |= duplicates(scores, reasons)
-        rest = without(scores, reasons)
-        selection = selector.select(rest, budget)
-        assert set(selection.kept) | set(selection.dropped) == set(scores.ids), "an example was lost"
-        record = result.record | {"selection": selection_record(settings, filters, selection, scores, result)}
-        chosen = SelectResult(result, selection, scores, record, budget.note(rest, selection))
+        chosen = choose(score_in(place, parts, talk, folder=folder, extra=extra), recipe)
         if folder is not None:
             write_table(folder / SCORES, with_reasons(chosen))
             write_dropped(chosen, folder)
-            write_json(folder / RECORD, record)
-        if not selection.kept:
-            raise nothing_kept(record)
+            write_json(folder / RECORD, chosen.record)
+        if not chosen.kept:
+            raise nothing_kept(chosen.record)
         if output is not None:  # last: where it is, everything is
             sweep(output)
             chosen.write(output, shape=settings.shape, overwrite=overwrite)
     return chosen
+
+
+def choose(result: ScoreResult, recipe: Recipe) -> SelectResult:
+    """Filter and select; writes nothing."""
+    scores = result.scores(recipe.by)
+    reasons = apply_filters(recipe.filters, scores.columns, scores.ids)
+    if recipe.drop_duplicates:
+        reasons |= duplicates(scores, reasons)
+    rest = with_vectors(without(scores, reasons), recipe.selector, result)
+    selection = recipe.selector.select(rest, recipe.budget)
+    assert set(selection.kept) | set(selection.dropped) == set(scores.ids), "an example was lost"
+    record = result.record | {"selection": selection_record(recipe, selection, scores, result)}
+    return SelectResult(result, selection, scores, record, recipe.budget.note(rest, selection))
+
+
+def with_vectors(scores: Scores, selector: Selector, result: ScoreResult) -> Scores:
+    """The scores with vectors of what may be kept, where the selector looks at likeness; zeros for the others."""
+    spec = getattr(selector, "encoder", None)
+    if spec is None or result.vectors is None:
+        return scores
+    there = np.flatnonzero(~np.isnan(scores.values))
+    found = result.vectors([scores.ids[i] for i in there.tolist()], spec)
+    vectors = np.zeros((len(scores), found.shape[1] if len(there) else 1), dtype=np.float32)
+    if len(there):
+        vectors[there] = found
+    return replace(scores, vectors=vectors)
 
 
 def duplicates(scores: Scores, gone: Mapping[int, str]) -> dict[int, str]:
@@ -84,16 +126,6 @@ def duplicates(scores: Scores, gone: Mapping[int, str]) -> dict[int, str]:
     there = [i for i in range(len(scores)) if i not in gone and i not in scores.problems]
     again = drop_duplicates([scores.ids[i].partition("-")[0] for i in there])
     return {there[place]: reason for place, reason in again.items()}
-
-
-def seeded(spec: str, seed: int) -> str:
-    """The spec with the run's seed, where its selector draws and no seed is given."""
-    name, _, inside = spec.partition("(")
-    draws = any(field == "seed" for field in plugins.selector(name.strip()).__dataclass_fields__)
-    if not draws or "seed" in inside:
-        return spec
-    inside = inside.rstrip().removesuffix(")").strip()
-    return f"{name}({inside + ', ' if inside else ''}seed={seed})"
 
 
 def ranking_scorer(parts: Parts, by: str | None) -> str:
@@ -120,18 +152,17 @@ def own_columns(parts: Parts, selector: Selector, filters: list[Filter]) -> list
     """Columns of the input that a filter or the selector reads."""
     computed = {*parts.scorers, *COUNTS[:-1]}
     wanted = [each.column for each in filters]
+    made = [name for name in getattr(selector, "reads", ()) if name in COMPUTED]
     if isinstance(getattr(selector, "by", None), str):
         wanted.append(selector.by)  # type: ignore[attr-defined]
     for name in wanted:
         if name not in computed and name not in parts.columns:
             hint = did_you_mean(name, [*parts.columns, *computed])
             raise SettingsError(f"`{parts.dataset.source}` has no column `{name}` beside the dialogue", hint=hint)
-    return [name for name in dict.fromkeys(wanted) if name not in computed]
+    return [*dict.fromkeys([*made, *(name for name in wanted if name not in computed)])]
 
 
-def selection_record(
-    settings: SelectSettings, filters: list[Filter], selection: Selection, scores: Scores, result: ScoreResult
-) -> dict[str, Any]:
+def selection_record(recipe: Recipe, selection: Selection, scores: Scores, result: ScoreResult) -> dict[str, Any]:
     """Counts that add up, and how the kept differ from the pool."""
     kept = set(selection.kept)
     mask = np.array([id_ in kept for id_ in scores.ids], dtype=bool)
@@ -139,8 +170,8 @@ def selection_record(
     return {
         "by": scores.by,
         "selector": selection.by,
-        "budget": str(settings.keep),
-        "filters": [each.text for each in filters],
+        "budget": str(recipe.budget),
+        "filters": [each.text for each in recipe.filters],
         "examples": len(scores),
         "kept": len(selection.kept),
         "kept_records": len(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe import __version__, plugins
+from tithe import plugins
 from tithe.config import ScoreSettings
 from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.files import LOOK, Dataset, open_dataset
@@ -20,25 +18,46 @@ from tithe.engine.readouts import READOUTS
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.engine.store import Store, answers_name
 from tithe.errors import DataError, SettingsError
-from tithe.records import BadRow, Example
+from tithe.neighbours.encoders import FILE, Encoder, make_encoder
+from tithe.records import Ask, BadRow, Example
+from tithe.run.describe import engine_sentence, scorer_record, versions
+from tithe.run.pool import named_dataset, read_pool
+from tithe.run.standin import StandIn
+from tithe.run.talk import Talk
 from tithe.run.watch import Watch
-from tithe.scorers.base import Scorer
+from tithe.scorers.base import Scorer, learns
+from tithe.selectors.base import Selector
+from tithe.specs import parse_spec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tithe.engine.engine import Engine
 
-STARTER = Path(__file__).parent.parent / "pocket" / "starter.jsonl"
 AUTHORS = {"cherry": CherryRenderer, "superfiltering": SuperfilteringRenderer}
+
+
+PASSED_ON = ("encoder", "shots", "exclude_similarity", "shot_pool")  # settings that scorers and selectors read
 
 
 @dataclass
 class Parts:
-    """What a run is made of; heavy ones are made when first used."""
+    """What a run is made of; heavy ones are made when first used.
+
+    Args:
+        settings: of the run.
+        weights: whether the model's weights will be needed, if the model is; a plan reads none.
+        talk: who listens.
+        selectors: those of the run, made by `selector`.
+    """
 
     settings: ScoreSettings
     weights: bool = True
+    talk: Talk = field(default_factory=Talk)
+    selectors: list[Selector] = field(default_factory=list)
+    encoders: dict[str, Encoder] = field(default_factory=dict, init=False)
+    pools: dict[str, Sequence[Example]] = field(default_factory=dict, init=False)
+    records: int = field(default=0, init=False)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -58,35 +77,89 @@ class Parts:
         if self.needs_model:
             assert self.dtype
         assert self.renderer
+        for spec in self.encoder_specs:
+            if spec.startswith(FILE):  # its rows belong to these examples
+                self.encoder(spec)
+            else:
+                make_encoder(spec, own=self, device=self.settings.device)
+
+    @property
+    def passed_on(self) -> dict[str, Any]:
+        """What scorers and selectors take from the run's settings, where they have such a setting."""
+        given = {name: getattr(self.settings, name) for name in PASSED_ON}
+        return {"seed": self.settings.seed} | {name: value for name, value in given.items() if value is not None}
+
+    def selector(self, spec: str) -> Selector:
+        """The selector of a spec, with the run's settings where it leaves them out."""
+        made = plugins.build_selector(spec, self.passed_on)
+        self.selectors.append(made)
+        return made
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
         """By name, in the order asked for."""
         found: dict[str, Scorer] = {}
         for spec in self.settings.scorer:
-            scorer = plugins.build_scorer(spec)
-            if any(f.name == "seed" for f in fields(scorer)) and "seed" not in spec:
-                scorer = replace(scorer, seed=self.settings.seed)  # type: ignore[call-arg]
+            scorer = plugins.build_scorer(spec, self.passed_on)
             if scorer.name in found:
                 raise SettingsError(f"scorer `{scorer.name}` is asked for twice", hint="one column each")
             found[scorer.name] = scorer
         return found
 
+    @property
+    def learns(self) -> bool:
+        """Whether a scorer has to be prepared."""
+        return any(map(learns, self.scorers.values()))
+
+    @cached_property
+    def examples(self) -> Sequence[Example]:
+        """All of them in memory, without their other columns: for scorers and selectors that look at the whole."""
+        found, self.records = list[Example](), 0
+        for item in self.dataset:
+            self.records = item.row + 1
+            if isinstance(item, Example):
+                found.append(replace(item, columns={}))
+        return found
+
+    def standins(
+        self, examples: Sequence[Example], asked: Callable[[Sequence[Mapping[str, Ask]]], object] = lambda _: None
+    ) -> dict[str, Scorer]:
+        """The scorers, prepared with made-up vectors and answers: what they will ask for is right in kind and number.
+
+        Args:
+            examples: as if they were all there are.
+            asked: is told of all asks that a scorer has while it prepares.
+        """
+        bench = StandIn(examples, self.pool, asked)
+        return {name: scorer.prepare(bench) for name, scorer in self.scorers.items()}
+
+    def pool(self, path: str) -> Sequence[Example]:
+        """The examples of another data set, read once."""
+        if path not in self.pools:
+            self.pools[path] = read_pool(path, self.settings)
+        return self.pools[path]
+
     @cached_property
     def readouts(self) -> set[str]:
         """What the scorers ask for, seen on the first example that can be read."""
         bad: list[BadRow] = []
-        for item in self.dataset:
-            if isinstance(item, Example):
-                asks = [ask for scorer in self.scorers.values() for ask in scorer.asks(item).values()]
-                names = {ask.readout for ask in asks}
-                return {"nll_tokens" if n == "nll" and self.settings.per_token else n for n in names}
-            bad.append(item)
-        raise DataError(
-            f"no record of `{self.settings.dataset}` can be read: {len(bad)} bad rows, "
-            f"the first at {bad[0].where}: {bad[0].reason}",
-            hint="`--format` names the shape, if it was not recognised",
-        )
+        first = list(islice(good(self.dataset, bad), LOOK if self.learns else 1))
+        if not first:
+            raise DataError(
+                f"no record of `{self.settings.dataset}` can be read: {len(bad)} bad rows, "
+                f"the first at {bad[0].where}: {bad[0].reason}",
+                hint="`--format` names the shape, if it was not recognised",
+            )
+        asked: list[Mapping[str, Ask]] = []
+        try:
+            scorers = self.standins(first, asked.extend)
+        except DataError:
+            if len(first) < LOOK:
+                raise
+            scorers = self.standins(self.examples, asked.extend)  # too few they were, perhaps
+        asked += [scorer.asks(first[0]) for scorer in scorers.values()]
+        names = {ask.readout for each in asked for ask in each.values()}
+        return {"nll_tokens" if n == "nll" and self.settings.per_token else n for n in names}
 
     @cached_property
     def columns(self) -> list[str]:
@@ -96,7 +169,24 @@ class Parts:
 
     @property
     def needs_model(self) -> bool:
-        return any(READOUTS[name].needs_model for name in self.readouts if name in READOUTS)
+        reads = any(READOUTS[name].needs_model for name in self.readouts if name in READOUTS)
+        return reads or any(parse_spec(spec)[0] == "self" for spec in self.encoder_specs)
+
+    @property
+    def encoder_specs(self) -> list[str]:
+        """Encoders that the scorers and selectors of the run name."""
+        used = [*self.scorers.values(), *self.selectors]
+        with_one = [one for one in used if "encoder" in plugins.setting_names(type(one))]
+        return list(dict.fromkeys(spec for spec in (one.encoder for one in with_one) if spec))  # type: ignore[attr-defined]
+
+    def encoder(self, spec: str) -> Encoder:
+        """The encoder of a spec, made once."""
+        if spec not in self.encoders:
+            examples, s = self.examples, self.settings
+            self.encoders[spec] = make_encoder(
+                spec, own=self, corpus=examples, rows=self.records, device=s.device, seed=s.seed
+            )
+        return self.encoders[spec]
 
     @cached_property
     def source(self) -> ModelSource:
@@ -127,7 +217,7 @@ class Parts:
             alone_header=s.alone_header,
             truncation=s.truncation,
         )
-        if s.preset is not None:
+        if s.preset in AUTHORS:
             return AUTHORS[s.preset](self.tokenizer, rendering, context_window=self.window)
         return make_renderer(self.tokenizer, rendering, context_window=self.window)
 
@@ -152,6 +242,10 @@ class Parts:
 
         return dtype_name(choose_dtype(self.settings.dtype, choose_device(self.settings.device)))
 
+    def answers_folder(self, place: Path) -> Path:
+        """Where answers and embeddings are kept, of the run folder that is open."""
+        return place
+
     def stores(self, folder: Path) -> dict[str, Store]:
         """By readout; none where no model is needed."""
         if not self.needs_model:
@@ -159,7 +253,8 @@ class Parts:
         from tithe.engine.engine import NUMERICS
 
         name = answers_name(self.fingerprint, self.dtype, NUMERICS)
-        return {r: Store(folder, READOUTS[r], name) for r in sorted(self.readouts) if READOUTS[r].needs_model}
+        place = self.answers_folder(folder)
+        return {r: Store(place, READOUTS[r], name) for r in sorted(self.readouts) if READOUTS[r].needs_model}
 
     @cached_property
     def engine(self) -> Engine:
@@ -168,7 +263,9 @@ class Parts:
 
         s = self.settings
         model = load_model(self.source, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code)
-        return Engine(model, budget=s.batch_tokens, workers=s.workers)
+        engine = Engine(model, budget=s.batch_tokens, workers=s.workers)
+        self.talk.say(engine_sentence(engine))
+        return engine
 
     def describe(self) -> dict[str, Any]:
         """What the numbers depend on, for the run record."""
@@ -184,48 +281,34 @@ class Parts:
         return out
 
 
-def named_dataset(name: str) -> str:
-    """The path of a bundled data set, or the name as it is; a file or folder of that name goes first."""
-    return str(STARTER) if name == "starter" and not Path(name).exists() else name
+def good(items: Iterable[Example | BadRow], bad: list[BadRow]) -> Iterator[Example]:
+    """The examples; what is none is put aside."""
+    for item in items:
+        if isinstance(item, Example):
+            yield item
+        else:
+            bad.append(item)
 
 
-def scorer_record(scorer: Scorer) -> dict[str, Any]:
-    settings = {f.name: getattr(scorer, f.name) for f in fields(scorer)}
-    return {"unit": scorer.unit, "reads": scorer.reads, **settings}
+def check_passed_on(settings: ScoreSettings, used: Sequence[Scorer | Selector]) -> None:
+    """Refuse a setting for scorers and selectors that none of a run's has.
 
-
-def engine_record(engine: Engine) -> dict[str, Any]:
-    """How the model was run."""
-    model = engine.model
-    return {
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "road": model.road,
-        "attention": model.implementation,
-        "roads_not_taken": model.fallbacks,
-        "parameters": model.parameters,
-        "batch_tokens": engine.budget,
-        "workers": engine.workers,
-        "batches_halved": engine.halved,
-    }
-
-
-def engine_sentence(engine: Engine) -> str:
-    """Model, size, device, dtype and road, for the terminal."""
-    model = engine.model
-    scale, unit = next((s, u) for s, u in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if model.parameters >= s)
-    size = f"{model.parameters / scale:.3g}{unit}"
-    dtype = str(model.dtype).removeprefix("torch.")
-    how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
-    workers = f", {engine.workers} at once" if engine.workers != 1 else ""
-    return f"model {model.source.name} ({size}) on {model.device} in {dtype}: {how}{workers}"
-
-
-def versions(names: Iterable[str] = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")) -> Mapping[str, str]:
-    found = {"tithe": __version__, "python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
+    Raises:
+        SettingsError: naming who would read it.
+    """
+    for name in PASSED_ON:
+        if getattr(settings, name) is None or any(name in plugins.setting_names(type(one)) for one in used):
             continue
-    return found
+        raise SettingsError(
+            f"`{name}` is given, and nothing reads it: not {', '.join(f'`{one.name}`' for one in used)}",
+            hint=f"it is read by {', '.join(readers(name))}",
+        )
+
+
+def readers(setting: str) -> list[str]:
+    """Names of all scorers and selectors that have such a setting."""
+    found = [name for name in plugins.names(plugins.SCORERS) if setting in plugins.setting_names(plugins.scorer(name))]
+    for name in plugins.names(plugins.SELECTORS):
+        if setting in plugins.setting_names(plugins.selector(name)):
+            found.append(name)
+    return [f"`{name}`" for name in found]

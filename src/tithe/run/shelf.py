@@ -5,23 +5,24 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import platform
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
 from tithe import plugins
-from tithe.run.setup import versions
+from tithe.run.describe import versions
+from tithe.scorers.base import settings_of
 
-EXTRAS = {"hub": "datasets"}
+EXTRAS = {"hub": "datasets", "encoders": "sentence_transformers", "ann": "faiss"}
 
 
 def first_sentence(thing: type) -> str:
     return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
 
 
-def settings_of(thing: type) -> str:
+def settings_text(thing: type) -> str:
     parts = []
-    for one in fields(thing):
+    for one in settings_of(thing):
         default = "" if one.default is MISSING else f"={one.default}"
         parts.append(f"{one.name}{default}")
     return ", ".join(parts)
@@ -30,14 +31,14 @@ def settings_of(thing: type) -> str:
 def scorer_rows() -> list[dict[str, Any]]:
     found = [plugins.scorer(name) for name in plugins.names(plugins.SCORERS)]
     return [
-        {"name": s.name, "unit": s.unit, "reads": s.reads, "settings": settings_of(s), "about": first_sentence(s)}
+        {"name": s.name, "unit": s.unit, "reads": s.reads, "settings": settings_text(s), "about": first_sentence(s)}
         for s in found
     ]
 
 
 def selector_rows() -> list[dict[str, Any]]:
     found = [plugins.selector(name) for name in plugins.names(plugins.SELECTORS)]
-    return [{"name": s.name, "settings": settings_of(s), "about": first_sentence(s)} for s in found]
+    return [{"name": s.name, "settings": settings_text(s), "about": first_sentence(s)} for s in found]
 
 
 def template_rows() -> list[dict[str, Any]]:

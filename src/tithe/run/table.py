@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tithe.planner import Slot
-from tithe.records import BadRow, Nll, Pass, Problem, Scores
+from tithe.data.ids import content_hash
+from tithe.planner import Slot, shot_tokens_cut
+from tithe.records import BadRow, Example, Message, Nll, Pass, Problem, Scores
 from tithe.runners.local import Scored
 
 FIXED = ("id", "row", "turn")
-COUNTS = ("nll_given", "nll_alone", "response_tokens", "prompt_tokens", "truncated", "problem")
+NLLS = ("nll_given", "nll_alone", "nll_shown")
+COUNTS = (*NLLS, "response_tokens", "prompt_tokens", "truncated", "shot_tokens_cut", "problem")
+
+
+def prompt_key(example: Example) -> str:
+    """The same for all examples with the same prompt."""
+    return f"{content_hash(example.prompt, Message('assistant', ''), example.tools, example.input):016x}"
+
+
+COMPUTED: Mapping[str, Callable[[Example], Any]] = {"prompt": prompt_key}  # columns that a selector may read
 
 
 class Table:
@@ -22,7 +32,7 @@ class Table:
 
     Args:
         scorers: column names of the scores.
-        extra: columns of the input to carry along in memory, for filters and strata; not written.
+        extra: columns of the input, or of `COMPUTED`, to carry along in memory, for filters and strata; not written.
     """
 
     def __init__(self, scorers: Sequence[str], extra: Iterable[str] = ()) -> None:
@@ -46,7 +56,8 @@ class Table:
                 row[name] = None if failed else float(value)  # type: ignore[arg-type]
                 reasons[name] = value.reason if isinstance(value, Problem) else None
             row["problem"] = joined(reasons)
-            self.append(row, reasons, item.columns)
+            own = {name: COMPUTED[name](item) for name in self.extra if name in COMPUTED}
+            self.append(row, reasons, {**item.columns, **own})
             i += 1
 
     def append(self, row: Mapping[str, Any], reasons: Mapping[str, str | None], extra: Mapping[str, Any]) -> None:
@@ -60,8 +71,8 @@ class Table:
     def arrow(self) -> pa.Table:
         """As written to `scores.parquet`."""
         kinds = {"id": pa.string(), "row": pa.int64(), "turn": pa.int32(), "problem": pa.string()}
-        kinds |= dict.fromkeys((*self.scorers, "nll_given", "nll_alone"), pa.float64())
-        kinds |= {"response_tokens": pa.int32(), "prompt_tokens": pa.int32(), "truncated": pa.int32()}
+        kinds |= dict.fromkeys((*self.scorers, *NLLS), pa.float64())
+        kinds |= dict.fromkeys(("response_tokens", "prompt_tokens", "truncated", "shot_tokens_cut"), pa.int32())
         return pa.table({name: pa.array(values, kinds[name]) for name, values in self.columns.items()})
 
     def scores(self, name: str) -> Scores:
@@ -88,16 +99,20 @@ def object_array(values: Sequence[Any]) -> Any:
 def facts(scored: Scored, i: int) -> dict[str, Any]:
     """What is known of an example besides its scores: token counts, truncation, NLLs that were read."""
     out: dict[str, Any] = {}
-    made = scored.window.given[i]
+    window = scored.window
+    made, slots = window.given[i], [slot for named in window.slots[i] for slot in named.values()]
     if isinstance(made, Pass):
         out = {"prompt_tokens": made.start, "response_tokens": made.response_tokens}
         out["truncated"] = made.cut_prompt + made.cut_response
-    for slots in scored.window.slots[i]:
-        for slot in slots.values():
-            answer = scored.answers.get((slot.index, slot.readout)) if isinstance(slot, Slot) else None
-            if isinstance(slot, Slot) and isinstance(answer, Nll) and answer.tokens:
-                out[f"nll_{scored.window.kinds[slot.index]}"] = answer.mean
-    return out
+        out["shot_tokens_cut"] = shot_tokens_cut(slots, window)
+    # Passes over other examples' responses, with this one as their shot, say nothing about this one's response.
+    read: dict[str, dict[int, float]] = {}
+    for slot in slots:
+        if isinstance(slot, Slot) and slot.spec.example.id == window.examples[i].id:
+            answer = scored.answers.get((slot.index, slot.readout))
+            if isinstance(answer, Nll) and answer.tokens:
+                read.setdefault(slot.spec.kind, {})[slot.index] = answer.mean
+    return out | {f"nll_{kind}": next(iter(means.values())) for kind, means in read.items() if len(means) == 1}
 
 
 def joined(reasons: Mapping[str, str | None]) -> str | None:

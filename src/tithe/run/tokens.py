@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tithe.data.outfile import atomic
-from tithe.planner import Slot
+from tithe.planner import Slot, members
 from tithe.records import Nll
 from tithe.runners.local import Scored
 
@@ -18,6 +18,7 @@ SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("pass", pa.string()),
+        ("shots", pa.list_(pa.string())),
         ("token_ids", pa.list_(pa.int32())),
         ("nll", pa.list_(pa.float32())),
     ]
@@ -25,7 +26,10 @@ SCHEMA = pa.schema(
 
 
 class TokenFile:
-    """`id, pass, token_ids, nll`: one row per example and pass; both lists hold the scored response tokens."""
+    """`id, pass, shots, token_ids, nll`: one row per response and pass that was asked for.
+
+    The last two are lists over the scored response tokens; `shots` are the ids of the worked examples before it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._out = atomic(path, overwrite=True)
@@ -41,13 +45,27 @@ class TokenFile:
     def add(self, scored: Scored) -> None:
         """Append a window."""
         rows: list[dict[str, Any]] = []
-        for example, each in zip(scored.window.examples, scored.window.slots, strict=True):
-            seen = {slot.index: slot for slots in each for slot in slots.values() if isinstance(slot, Slot)}
-            for index, slot in seen.items():
-                answer = scored.answers[index, slot.readout]
-                if isinstance(answer, Nll) and answer.per_token is not None:
-                    ids = scored.window.passes[index].ids
-                    ids = ids[len(ids) - answer.tokens :]
-                    kind = scored.window.kinds[index]
-                    rows.append({"id": example.id, "pass": kind, "token_ids": ids, "nll": answer.per_token})
+        for each in scored.window.slots:
+            found = {
+                (slot.spec.kind, *(one.id for one in members(slot.spec))): slot
+                for slots in each
+                for slot in slots.values()
+                if isinstance(slot, Slot)
+            }
+            rows += [row for slot in found.values() if (row := self.row(scored, slot)) is not None]
         self._writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+    def row(self, scored: Scored, slot: Slot) -> dict[str, Any] | None:
+        """What was read for one ask, if that was tokens."""
+        spec = slot.spec
+        answer = scored.answers[slot.index, slot.readout]
+        if not isinstance(answer, Nll) or answer.per_token is None:
+            return None
+        ids = scored.window.passes[slot.index].ids
+        return {
+            "id": spec.example.id,
+            "pass": spec.kind,
+            "shots": [shot.id for shot in spec.shots],
+            "token_ids": ids[len(ids) - answer.tokens :],
+            "nll": answer.per_token,
+        }

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from tithe.data.render import Renderer
 from tithe.engine.readouts import READOUTS, CountReadout, View
 from tithe.engine.store import Store
 from tithe.errors import SettingsError, did_you_mean
-from tithe.planner import Window, plan_window, windows
+from tithe.planner import Slot, Window, plan_window, window_size, windows
 from tithe.records import Answer, Ask, BadRow, Example, Problem
 from tithe.scorers.base import Scorer
 
@@ -70,27 +71,50 @@ class LocalRunner:
 
     def run(self, items: Iterable[Example | BadRow]) -> Iterator[Scored]:
         """Score a stream; windows come out in input order."""
-        for window in ahead(self.plan(chunk) for chunk in windows(items)):
+        for window in ahead(self.plan(chunk) for chunk in self.chunks(items)):
             answers = self.answers(window)
             yield Scored(window, answers, [self.scores(window, i, answers) for i in range(len(window.given))])
         for store in self.stores.values():
             store.flush()
 
+    def read(self, asks: Sequence[Mapping[str, Ask]]) -> Iterator[tuple[Window, list[dict[str, Answer | Problem]]]]:
+        """Answer asks that no score hangs on yet: what a scorer reads while it prepares."""
+        size = window_size(max(map(len, asks), default=0))
+        for window in ahead(self.plan_asks(chunk) for chunk in windows(asks, size)):
+            answers = self.answers(window)
+            yield window, [resolved(slots, answers) for (slots,) in window.slots]
+        for store in self.stores.values():
+            store.flush()
+
+    def plan_asks(self, asks: Sequence[Mapping[str, Ask]]) -> Window:
+        """The same as `plan`, without scorers."""
+        examples = [ask.spec.example for each in asks for ask in list(each.values())[:1]]
+        return plan_window(examples, [[self.renamed(each, "a scorer")] for each in asks], self.renderer)
+
+    def chunks(self, items: Iterable[Example | BadRow]) -> Iterator[list[Example | BadRow]]:
+        """Windows of a stream, as long as the asks about its first example allow."""
+        stream, head, asks = iter(items), list[Example | BadRow](), 0
+        for item in stream:
+            head.append(item)
+            if isinstance(item, Example):
+                asks = sum(len(scorer.asks(item)) for scorer in self.scorers.values())
+                break
+        return windows(chain(head, stream), window_size(asks))
+
     def plan(self, items: Sequence[Example | BadRow]) -> Window:
         """Ask all scorers about a window's examples, and tokenise what they ask for."""
         asks = [
-            [self.renamed(scorer, item) for scorer in self.scorers.values()]
+            [self.renamed(scorer.asks(item), f"scorer `{scorer.name}`") for scorer in self.scorers.values()]
             for item in items
             if isinstance(item, Example)
         ]
         return plan_window(items, asks, self.renderer)
 
-    def renamed(self, scorer: Scorer, example: Example) -> Mapping[str, Ask]:
-        asks = scorer.asks(example)
+    def renamed(self, asks: Mapping[str, Ask], who: str) -> Mapping[str, Ask]:
         for ask in asks.values():
             if ask.readout not in READOUTS:
                 raise SettingsError(
-                    f"scorer `{scorer.name}` asks for the readout `{ask.readout}`, which there is not",
+                    f"{who} asks for the readout `{ask.readout}`, which there is not",
                     hint=did_you_mean(ask.readout, READOUTS),
                 )
         if not self.per_token:
@@ -137,7 +161,7 @@ class LocalRunner:
             rows: dict[str, list[tuple[bytes, dict[str, Any]]]] = defaultdict(list)
             for place, result in zip(batch.index, results, strict=True):
                 i = model_passes[place]
-                for readout, row in self.read(window, i, result, found):
+                for readout, row in self.apply(window, i, result, found):
                     rows[readout].append((keys[i], row))
             for readout, answered in rows.items():  # a batch at a time: what is on disk is whole batches
                 self.stores[readout].put(answered)
@@ -148,7 +172,7 @@ class LocalRunner:
             self.work.seconds, began = self.work.seconds + now - began, now
             self.progress(len(window.items) * tokens / total)
 
-    def read(
+    def apply(
         self, window: Window, i: int, result: npt.NDArray[np.float32] | Problem, found: Answers
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Apply the readouts asked of a pass that have no answer yet; yield what is to be stored."""
@@ -169,13 +193,21 @@ class LocalRunner:
         example = window.examples[i]
         out: dict[str, float | Problem] = {}
         for (name, scorer), slots in zip(self.scorers.items(), window.slots[i], strict=True):
-            read = {
-                ask: slot if isinstance(slot, Problem) else answers[slot.index, slot.readout]
-                for ask, slot in slots.items()
-            }
+            read = resolved(slots, answers)
+            there = {ask: value for ask, value in read.items() if not isinstance(value, Problem)}
             problem = next((value for value in read.values() if isinstance(value, Problem)), None)
-            out[name] = problem or scorer.score(example, read)  # type: ignore[arg-type]
+            if problem is not None and not (scorer.partial and there):
+                out[name] = problem
+            else:
+                out[name] = scorer.score(example, there)
         return out
+
+
+def resolved(slots: Mapping[str, Slot | Problem], answers: Answers) -> dict[str, Answer | Problem]:
+    """By the asks' names, what was answered."""
+    return {
+        ask: slot if isinstance(slot, Problem) else answers[slot.index, slot.readout] for ask, slot in slots.items()
+    }
 
 
 @dataclass(frozen=True)

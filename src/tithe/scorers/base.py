@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tithe.records import Answer, Ask, Count, Example, Nll, PassSpec, Problem
 
 NOTHING_SCORED = Problem("no response token could be scored")
+POOL = "pool:"  # before the ids of examples that come from another data set
 LEARNED: Mapping[str, bool] = {"learned": True}  # marks a field that `prepare` fills and nobody sets
 
 
@@ -40,10 +41,16 @@ class Workbench(Protocol):
         """All examples of the data set, in order, without their other columns."""
 
     def load(self, path: str) -> Sequence[Example]:
-        """The examples of another data set, read as this one is."""
+        """The examples of another data set, read as this one is; their ids are `pool:` and the id of the content."""
 
     def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
-        """Prompts as vectors of length 1: (examples, dim); computed once per text and encoder, then stored."""
+        """Prompts as vectors of length 1: (examples, dim); computed once per text and encoder, then stored.
+
+        A row of zeros belongs to a prompt without text, or one of which the encoder knows nothing.
+        """
+
+    def answers(self, asks: Sequence[Mapping[str, Ask]]) -> Sequence[Mapping[str, Answer | Problem]]:
+        """What the model says to these asks, one mapping per example; read once, then stored as all answers are."""
 
     def keep(self, name: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
         """Write a table to the run folder, as `<name>.parquet`."""
@@ -68,11 +75,14 @@ class Scorer(ABC):
     unit: ClassVar[str]
     reads: ClassVar[str]
     default_drop: ClassVar[str | None] = None
+    partial: ClassVar[bool] = False
+    """Whether `score` can do with some of the answers; asks that have a problem are then left out of them."""
 
     def prepare(self, bench: Workbench) -> Self:
         """The scorer with what it had to learn from the whole data set; itself where there is nothing to learn.
 
-        What is learned lives in fields that are no settings: `field(metadata=LEARNED, repr=False, compare=False)`.
+        What is learned lives in fields that are no settings:
+        `field(default=None, metadata=LEARNED, repr=False, compare=False)`.
         """
         return self
 
@@ -95,6 +105,30 @@ def count(answers: Mapping[str, Answer], name: str) -> Count:
     answer = answers[name]
     assert isinstance(answer, Count), f"`{name}` is {type(answer).__name__}"
     return answer
+
+
+def settings_of(thing: Any) -> list[Field[Any]]:
+    """The fields of a scorer or selector, or of its class, that are settings: given by people, not learned."""
+    return [one for one in fields(thing) if one.init and not one.metadata.get("learned")]
+
+
+def learns(scorer: Scorer) -> bool:
+    """Whether it must be prepared before it can be asked."""
+    return type(scorer).prepare is not Scorer.prepare
+
+
+def content_of(id_: str) -> str:
+    """What examples of the same content have in common in their ids, wherever they come from."""
+    return id_.removeprefix(POOL).partition("-")[0]
+
+
+def same_tokens(one: Nll, other: Nll) -> tuple[Nll, Nll]:
+    """Two passes over one response, less its first token in both where one of them could not score it."""
+    if one.tokens > other.tokens:
+        return one.without_first(), other
+    if other.tokens > one.tokens:
+        return one, other.without_first()
+    return one, other
 
 
 def finite(value: float, what: str) -> float | Problem:

@@ -21,9 +21,13 @@ class Selector(ABC):
 
     A selection accounts for every example, in input order; see `settle`. Reasons are short and the same for all
     examples dropped alike, so that they can be counted: no scores, ids or ranks in them.
+
+    `reads` names the computed columns that it needs in `Scores.columns`, such as `prompt`. A selector with a field
+    `encoder: str` gets `Scores.vectors`, made by that encoder; see `tithe.selectors.diverse`.
     """
 
     name: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def select(self, scores: Scores, budget: Budget) -> Selection:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from typing import Literal, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tithe.errors import SettingsError
-from tithe.records import Scores, Selection
+from tithe.records import FloatArray, Scores, Selection
 
 Indices: TypeAlias = npt.NDArray[np.intp]
 Unit: TypeAlias = Literal["rows", "share", "tokens"]
@@ -107,6 +109,20 @@ class Budget:
             return order[: self._paid(scores, order)]
         return order[: self.rows(len(scores), left(scores))]
 
+    def spend(self, scores: Scores, picks: Iterable[int]) -> Indices:
+        """`take` from an order that is made step by step, which is asked for no more than is needed.
+
+        Args:
+            scores: what is chosen from.
+            picks: indices into `scores`, all different, the one to keep first at the front.
+
+        Raises:
+            SettingsError: as `take` does.
+        """
+        rows = self.rows(len(scores), left(scores))
+        front = self._until_spent(scores, picks) if rows is None else islice(picks, rows)
+        return self.take(scores, np.fromiter(front, dtype=np.intp))
+
     def note(self, scores: Scores, selection: Selection) -> str | None:
         """One sentence where less was kept than asked for, because there was no more to keep."""
         kept = len(selection.kept)
@@ -120,10 +136,7 @@ class Budget:
 
     def _paid(self, scores: Scores, order: Indices) -> int:
         """How many examples from the front of `order` the tokens pay for."""
-        if TOKENS_COLUMN not in scores.columns:
-            hint = "give the budget in rows or as a share"
-            raise SettingsError(f"budget `{self.text}` needs the column `{TOKENS_COLUMN}`", hint=hint)
-        counts = scores.columns[TOKENS_COLUMN].astype(np.float64)[order]
+        counts = self._counts(scores)[order]
         odd = np.flatnonzero(~(counts >= 0))
         if len(odd):
             raise SettingsError(f"`{TOKENS_COLUMN}` has no count for example `{scores.ids[order[odd[0]]]}`")
@@ -132,6 +145,21 @@ class Budget:
             message = f"budget `{self.text}` is less than the {int(counts[0])} response tokens of the first example"
             raise SettingsError(message, hint="give a larger budget")
         return paid
+
+    def _until_spent(self, scores: Scores, picks: Iterable[int]) -> Iterator[int]:
+        """The picks up to the first that the tokens do not pay for, which is one of them."""
+        counts, spent = self._counts(scores), 0.0
+        for pick in picks:
+            yield pick
+            spent += float(counts[pick])
+            if not spent <= float(self.amount):  # neither where there is no count: `take` says so
+                return
+
+    def _counts(self, scores: Scores) -> FloatArray:
+        if TOKENS_COLUMN not in scores.columns:
+            hint = "give the budget in rows or as a share"
+            raise SettingsError(f"budget `{self.text}` needs the column `{TOKENS_COLUMN}`", hint=hint)
+        return scores.columns[TOKENS_COLUMN].astype(np.float64)
 
 
 def left(scores: Scores) -> int:

@@ -15,7 +15,7 @@ from tithe.errors import SettingsError
 from tithe.records import Scores, Selection
 from tithe.selectors.base import NO_REASONS, Selector, scored
 from tithe.selectors.budget import Budget, Indices
-from tithe.selectors.strata import groups, interleave, quotas
+from tithe.selectors.strata import groups, share_out
 
 Ties: TypeAlias = Literal["first", "last"]
 
@@ -168,17 +168,9 @@ class Stratified(Selector):
         order = {"top": Top(), "bottom": Bottom(), "random": Random(self.seed)}[self.inner].order(scores)
         for index in order.tolist():
             queues[home[index]].append(index)
-        rows = budget.rows(len(scores), len(order))
-        if rows is None:
-            turns = np.array(interleave(queues, equal=self.share == "equal"), dtype=np.intp)
-            kept, why = budget.take(scores, turns).tolist(), "below the budget"
-        else:
-            sizes = {label: len((strata if budget.of == "input" else queues)[label]) for label in strata}
-            weights = dict.fromkeys(strata, 1) if self.share == "equal" else sizes
-            quota = quotas(rows, weights, {label: len(queue) for label, queue in queues.items()})
-            kept = [index for label, queue in queues.items() for index in queue[: quota[label]]]
-            why = "below its stratum's quota"
-        return self.settle(scores, kept, why)
+        weights = {label: len((strata if budget.of == "input" else queues)[label]) for label in strata}
+        kept = share_out(scores, budget, queues, None if self.share == "equal" else weights)
+        return self.settle(scores, kept, "below the budget" if budget.unit == "tokens" else "below its stratum's quota")
 
 
 def _lot(text: str) -> bytes:

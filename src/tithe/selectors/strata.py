@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tithe.errors import SettingsError, did_you_mean
 from tithe.records import Scores
+from tithe.selectors.budget import Budget
 
 MISSING = "None"
 
@@ -40,6 +43,26 @@ def quotas(rows: int, weights: Mapping[str, int], room: Mapping[str, int]) -> di
             rest -= room[label]
             open_.remove(label)
     return out
+
+
+def share_out(
+    scores: Scores, budget: Budget, queues: Mapping[str, Sequence[int]], weights: Mapping[str, int] | None
+) -> list[int]:
+    """The front of every queue: by quotas, or in turn for a token budget, which has none.
+
+    Args:
+        scores: what is chosen from.
+        budget: how much may be kept.
+        queues: label -> indices into `scores`, the one to keep first at the front.
+        weights: label -> what quotas are in proportion to; None is an equal share for each.
+    """
+    rows = budget.rows(len(scores), sum(map(len, queues.values())))
+    if rows is None:
+        turns = interleave(queues, equal=weights is None)
+        return [int(index) for index in budget.take(scores, np.array(turns, dtype=np.intp))]
+    room = {label: len(queue) for label, queue in queues.items()}
+    quota = quotas(rows, dict.fromkeys(queues, 1) if weights is None else weights, room)
+    return [index for label, queue in queues.items() for index in queue[: quota[label]]]
 
 
 def interleave(queues: Mapping[str, Sequence[int]], *, equal: bool = False) -> list[int]:

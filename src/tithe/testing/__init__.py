@@ -3,7 +3,8 @@
 Each function raises AssertionError with what was expected, what came, and why it matters.
 """
 
+from tithe.testing.bench import FakeBench
 from tithe.testing.scorers import check_scorer
 from tithe.testing.selectors import check_selector
 
-__all__ = ["check_scorer", "check_selector"]
+__all__ = ["FakeBench", "check_scorer", "check_selector"]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from tithe.records import Answer, Ask, Example, Problem
-from tithe.scorers.base import Scorer
+from tithe.scorers.base import Scorer, Workbench, learns, settings_of
+from tithe.testing.bench import FakeBench
 from tithe.testing.fabricate import EXAMPLES, KNOWN, Fabricate, answer, describe, fabricated, lookup
 from tithe.testing.settings import check_settings, check_texts, expect
 
@@ -25,14 +26,18 @@ def check_scorer(
     *,
     examples: Sequence[Example] = EXAMPLES,
     answers: Mapping[str, Fabricate] | None = None,
+    bench: Workbench | None = None,
 ) -> None:
     """Assert that a scorer keeps to the contract, on fabricated answers and without a model.
+
+    A scorer that has to be prepared is, twice, and then checked as any other.
 
     Args:
         scorer: an instance, or a class that can be made without settings.
         examples: what to score, where the scorer knows only certain examples.
         answers: for readouts of your own, readout -> a function (tokens, mean NLL, is the first token scored) that
             fabricates an answer. `count` and all that begin with `nll` are known.
+        bench: what to prepare with; a `FakeBench` of the examples by default.
 
     Raises:
         AssertionError: with the rule that was broken.
@@ -42,6 +47,8 @@ def check_scorer(
     check_settings(one, "scorer")
     check_texts(one, ("unit", "reads"), "scorer")
     _check_docstring(one)
+    if learns(one):
+        one = _check_prepare(one, bench or FakeBench(examples, known))
     for example in examples:
         asks = _check_asks(one, example, known)
         for given in fabricated(asks, known):
@@ -64,6 +71,34 @@ def _made(scorer: Scorer | type[Scorer]) -> Scorer:
         raise AssertionError(f"{title}: cannot be made without settings ({error}); {hint}") from error
 
 
+def _check_prepare(one: Scorer, bench: Workbench) -> Scorer:
+    """Preparing gives a new scorer of the same settings; what is learned lies in fields that are no settings."""
+    title = f"scorer `{one.name}`: prepare()"
+    before = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+    learned = {field.name for field in dataclasses.fields(one)} - {field.name for field in settings_of(one)}
+    for field in dataclasses.fields(one):
+        plain = field.name not in learned or not (field.compare or field.repr)
+        hint = "`field(default=None, metadata=LEARNED, repr=False, compare=False)`"
+        expect(plain, f"{title}: the learned field `{field.name}` is shown or compared; {hint}")
+    ready, again = _prepared(one, bench, title), _prepared(one, bench, title)
+    after = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+    expect(_same(before, after), f"{title} changes the scorer; `dataclasses.replace` makes another")
+    expect(type(ready) is type(one), f"{title} returns {type(ready).__name__}")
+    hint = "a field that it fills is marked: `field(default=None, metadata=LEARNED, repr=False, compare=False)`"
+    expect(ready == one and repr(ready) == repr(one), f"{title} changes a setting; {hint}")
+    for example in bench.examples:
+        message = f"{title}: two preparations on the same data ask differently; take randomness from a `seed` setting"
+        expect(ready.asks(example) == again.asks(example), message)
+    return ready
+
+
+def _prepared(one: Scorer, bench: Workbench, title: str) -> Scorer:
+    try:
+        return one.prepare(bench)
+    except Exception as error:
+        raise AssertionError(f"{title} raises {type(error).__name__}: {error}") from error
+
+
 def _check_docstring(one: Scorer) -> None:
     """A scorer with a paper names its formula and range beside it."""
     found = set(_SECTION.findall(type(one).__doc__ or ""))
@@ -79,7 +114,8 @@ def _check_asks(one: Scorer, example: Example, known: Mapping[str, Fabricate]) -
     expect(isinstance(asks, dict), f"{title} returns {type(asks).__name__}, not a dict")
     for key, ask in asks.items():
         expect(isinstance(key, str) and isinstance(ask, Ask), f"{title} holds {key!r}: {type(ask).__name__}, not `Ask`")
-        expect(ask.spec.example == example, f"{title}: `{key}` is about another example; other examples are `shots`")
+        about = ask.spec.example == example or (learns(one) and example in ask.spec.shots)
+        expect(about, f"{title}: `{key}` is about another example; other examples are `shots`")
         hint = "say how to fabricate its answers: `check_scorer(..., answers={...})`"
         expect(lookup(ask.readout, known) is not None, f"{title}: unknown readout `{ask.readout}`; {hint}")
     expect(example == before, f"{title} changes the example")

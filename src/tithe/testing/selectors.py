@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,15 +27,19 @@ def check_selector(selector: Selector, *, columns: Mapping[str, Column] | None =
 
     Args:
         selector: an instance, with the settings to be tested.
-        columns: columns the selector reads beyond `source` (text, some missing), `response_tokens` and
-            `prompt_tokens`: name -> a function from a number of examples to that many values.
+        columns: columns the selector reads beyond `source` (text, some missing), `response_tokens`,
+            `prompt_tokens` and `prompt` (a hash, three examples each): name -> a function from a number of examples
+            to that many values.
+
+    A selector with a field `encoder` is given vectors, as it is in a run, and has to refuse scores without.
 
     Raises:
         AssertionError: with the rule that was broken.
     """
     check_settings(selector, "selector")
+    _check_reads(selector)
     made = _columns() | dict(columns or {})
-    for title, scores in _pools(made):
+    for title, scores in _pools(made, vectors=hasattr(selector, "encoder")):
         for given in BUDGETS:
             budget = Budget.parse(given)
             if _impossible(scores, budget):
@@ -55,10 +59,21 @@ def _columns() -> dict[str, Column]:
         "source": lambda n: np.array([("web", "book", "web", None)[i % 4] for i in range(n)], dtype=object),
         "response_tokens": lambda n: np.arange(n) % 37 + 1,
         "prompt_tokens": lambda n: np.arange(n) % 11 + 5,
+        "prompt": lambda n: np.array([f"{i // 3:016x}" for i in range(n)], dtype=object),
     }
 
 
-def _pools(columns: Mapping[str, Column]) -> Iterator[tuple[str, Scores]]:
+def _check_reads(selector: Selector) -> None:
+    """A run looks at these two before it knows anything else of a selector."""
+    title = f"selector `{selector.name}`"
+    reads = selector.reads
+    good = isinstance(reads, tuple) and all(isinstance(one, str) for one in reads)
+    expect(good, f"{title}: `reads` is a tuple of column names, not {reads!r}; one name is `(name,)`")
+    encoder = getattr(selector, "encoder", "self")
+    expect(isinstance(encoder, str) and encoder != "", f"{title}: `encoder` is text, not {encoder!r}")
+
+
+def _pools(columns: Mapping[str, Column], *, vectors: bool) -> Iterator[tuple[str, Scores]]:
     """Scores of the kinds that selectors have been wrong on."""
     rng = np.random.default_rng(7)
     distinct = rng.permutation(200) / 7
@@ -71,12 +86,32 @@ def _pools(columns: Mapping[str, Column]) -> Iterator[tuple[str, Scores]]:
     yield "one example", _scores(np.array([0.5]), columns)
     yield "20 examples without any score", _scores(np.full(20, np.nan), columns)
     yield "no example at all", _scores(np.array([]), columns)
+    if vectors:
+        yield "40 examples with equal vectors", replace(_scores(distinct[:40], columns), vectors=_unit(40)[[0] * 40])
+        yield "200 examples of which four each have equal vectors", _duplicates(holes, columns)
 
 
 def _scores(values: npt.NDArray[np.float64], columns: Mapping[str, Column]) -> Scores:
     problems = {int(i): ("no response token left", "not finite")[int(i) % 2] for i in np.flatnonzero(np.isnan(values))}
     ids = [f"{i * 7919 % 65536:04x}-example" for i in range(len(values))]
-    return Scores(ids, values, problems, {name: make(len(values)) for name, make in columns.items()})
+    made = {name: make(len(values)) for name, make in columns.items()}
+    return Scores(ids, values, problems, made, vectors=_unit(len(values)))
+
+
+def _duplicates(values: npt.NDArray[np.float64], columns: Mapping[str, Column]) -> Scores:
+    """Scores with vectors of which each is there four times, one of them zeros: nothing is known of those prompts."""
+    scores, vectors = _scores(values, columns), _unit(len(values))
+    vectors[0] = 0
+    return replace(scores, vectors=vectors[np.arange(len(values)) // 4])
+
+
+def _unit(rows: int) -> npt.NDArray[np.float32]:
+    """(rows, 16) distinct vectors of length 1, around a few centres as prompts are."""
+    rng = np.random.default_rng(11)
+    centres = rng.normal(size=(7, 16))
+    vectors = centres[rng.integers(0, 7, rows)] + 0.5 * rng.normal(size=(rows, 16))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors, dtype=np.float32)
 
 
 def _impossible(scores: Scores, budget: Budget) -> bool:
@@ -85,7 +120,8 @@ def _impossible(scores: Scores, budget: Budget) -> bool:
 
 
 def _select(selector: Selector, scores: Scores, budget: Budget, what: str) -> Selection:
-    before = scores.values.copy(), {name: column.copy() for name, column in scores.columns.items()}
+    columns = {name: column.copy() for name, column in scores.columns.items()}
+    before = scores.values.copy(), columns, _vectors(scores).copy()
     try:
         selection = selector.select(scores, budget)
     except Exception as error:
@@ -93,8 +129,14 @@ def _select(selector: Selector, scores: Scores, budget: Budget, what: str) -> Se
     expect(isinstance(selection, Selection), f"{what}: returns {type(selection).__name__}, not a `Selection`")
     same = np.array_equal(scores.values, before[0], equal_nan=True)
     same = same and all(list(scores.columns[name]) == list(column) for name, column in before[1].items())
+    same = same and np.array_equal(_vectors(scores), before[2])
     expect(same, f"{what}: changed the scores it was given; work on a copy")
     return selection
+
+
+def _vectors(scores: Scores) -> npt.NDArray[np.float32]:
+    assert scores.vectors is not None
+    return scores.vectors
 
 
 def _check_complete(scores: Scores, selection: Selection, what: str) -> None:
@@ -138,7 +180,7 @@ def _check_repeatable(selector: Selector, columns: Mapping[str, Column]) -> None
     state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     found = []
     try:
-        for seed, one in enumerate((selector, selector, dataclasses.replace(selector))):
+        for seed, one in enumerate((selector, selector, replace(selector))):
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002
             found.append(one.select(scores, budget))
@@ -155,7 +197,8 @@ def _check_order_free(selector: Selector, columns: Mapping[str, Column]) -> None
     scores = _scores(np.random.default_rng(2).permutation(200) / 3, columns)
     order = np.random.default_rng(3).permutation(200)
     moved = {name: column[order] for name, column in scores.columns.items()}
-    shuffled = Scores([scores.ids[i] for i in order], scores.values[order], {}, moved)
+    ids = [scores.ids[i] for i in order]
+    shuffled = Scores(ids, scores.values[order], {}, moved, vectors=_vectors(scores)[order])
     for given in (30, "500-tokens"):
         budget = Budget.parse(given)
         one, other = (set(selector.select(pool, budget).kept) for pool in (scores, shuffled))
@@ -166,15 +209,19 @@ def _check_order_free(selector: Selector, columns: Mapping[str, Column]) -> None
 def _check_refusals(selector: Selector, columns: Mapping[str, Column]) -> None:
     """A share of less than one row is refused: never everything, never silently nothing."""
     scores = _scores(np.arange(10.0), columns)
-    bare = dataclasses.replace(
-        scores, columns={name: one for name, one in scores.columns.items() if name != "response_tokens"}
-    )
-    for pool, given, why in (
+    bare = replace(scores, columns={name: one for name, one in scores.columns.items() if name != "response_tokens"})
+    cases = [
         (scores, "1%", "1 % of 10 examples comes to no row"),
         (bare, "50-tokens", "there is no column `response_tokens`"),
-    ):
+    ]
+    if hasattr(selector, "encoder"):
+        cases.append((replace(scores, vectors=None), "5", "there are no vectors"))
+    for name in set(selector.reads) & set(columns):
+        without = {other: one for other, one in scores.columns.items() if other != name}
+        cases.append((replace(scores, columns=without), "5", f"there is no column `{name}`"))
+    for pool, given, why in cases:
         try:
             selector.select(pool, Budget.parse(given))
         except SettingsError:
             continue
-        raise AssertionError(f"selector `{selector.name}`: {why}, which must raise SettingsError; see `Budget.take`")
+        raise AssertionError(f"selector `{selector.name}`: {why}, which must raise SettingsError")

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from typing import Any
 
+from tithe.scorers.base import settings_of
+
 HEAVY = ("torch", "transformers", "pandas", "datasets")
 
 # Runs in a fresh process: the module is imported, the object made, and what that loaded or opened is printed.
@@ -83,7 +85,7 @@ def _check_light(one: Any, title: str) -> None:
 
 def _plain_settings(one: Any) -> dict[str, Any] | None:
     """Its settings where another process can be told of them, else None."""
-    settings = {field.name: getattr(one, field.name) for field in dataclasses.fields(one) if field.init}
+    settings = {field.name: getattr(one, field.name) for field in settings_of(one)}
     try:
         return settings if json.loads(json.dumps(settings)) == settings else None
     except TypeError:

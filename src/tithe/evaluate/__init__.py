@@ -1,0 +1,1 @@
+"""What a selection is worth: judged, measured, compared."""

@@ -1,0 +1,126 @@
+"""`self`: the scoring model's own hidden states of the raw prompt. No second model to fetch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tithe.data.tokens import Tokens
+from tithe.errors import ModelError, SettingsError
+from tithe.neighbours.encoders import Encoded, Encoder, OwnModel, TextEncoder, TextSettings
+from tithe.specs import read_settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DEFAULT_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class OwnSettings(TextSettings):
+    """The last hidden states, after the model's final norm.
+
+    Args:
+        pooling: `mean` over all tokens, or the `last` token's, which has seen all the others.
+        max_length: tokens of a text that are read, the first ones, with those that the tokenizer adds by itself;
+            None is 512, or the model's context window where that is shorter.
+        prefix: put before every text.
+    """
+
+    pooling: Literal["mean", "last"] = "mean"
+    max_length: int | None = None
+    prefix: str = ""
+
+
+class Own(TextEncoder):
+    """Args:
+    name: the spec.
+    settings: how the model is read.
+    own: the model.
+    """
+
+    libraries = ("torch", "transformers", "tokenizers")
+
+    def __init__(self, name: str, settings: OwnSettings, own: OwnModel) -> None:
+        super().__init__(name)
+        self.settings: OwnSettings = settings
+        self.own = own
+
+    @cached_property
+    def limit(self) -> int:
+        """Tokens of a text that are read.
+
+        Raises:
+            SettingsError: more is asked for than the model can read.
+        """
+        window, wanted = self.own.window, self.settings.max_length
+        if wanted is None:
+            return min(DEFAULT_LENGTH, window or DEFAULT_LENGTH)
+        if wanted < 1 or (window is not None and wanted > window):
+            raise SettingsError(f"`{self.name}`: `max_length` is from 1 to the model's {window} tokens, not {wanted}")
+        return wanted
+
+    def identity(self) -> dict[str, Any]:
+        from tithe.engine.hidden import NUMERICS
+
+        return {
+            "kind": "self",
+            "fingerprint": self.own.fingerprint,
+            "tokenizer": tokenizer_print(self.own.tokenizer),
+            "dtype": self.own.dtype,
+            "pooling": self.settings.pooling,
+            "max_length": self.limit,
+            "prefix": self.settings.prefix,
+            "numerics": NUMERICS,
+        }
+
+    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[Encoded]:
+        from tithe.engine.hidden import hidden
+
+        whole = Tokens(self.own.tokenizer).encode([self.settings.prefix + text for text in texts], special=True)
+        cut = [max(0, len(ids) - self.limit) for ids in whole]
+        engine = self.own.engine
+        blank = [i for i, ids in enumerate(whole) if len(ids) == 0 and not have[i]]
+        if blank:  # a tokenizer may drop all that a text has
+            width = engine.model.model.get_input_embeddings().weight.shape[1]
+            yield Encoded(blank, np.zeros((len(blank), width), dtype=np.float32), [0] * len(blank))
+        read = [i for i, ids in enumerate(whole) if len(ids)]
+        rows, done = [whole[i][: self.limit] for i in read], [have[i] for i in read]
+        for index, vectors in hidden(engine, rows, done, pooling=self.settings.pooling):
+            if vectors is None:
+                raise ModelError(
+                    f"encoder `{self.name}` is out of memory on a text of {len(rows[index[0]])} tokens",
+                    hint="`max_length=` cuts long texts",
+                )
+            places = [read[i] for i in index]
+            yield Encoded(places, vectors, [cut[i] for i in places])
+
+
+def tokenizer_print(tokenizer: PreTrainedTokenizerBase) -> str:
+    """16 hex digits of what turns text into ids."""
+    if tokenizer.is_fast:
+        import json
+
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["padding"] = state["truncation"] = None  # switched on and off by whoever calls it
+        text = json.dumps(state, sort_keys=True)
+    else:
+        text = f"{type(tokenizer).__name__} {tokenizer.init_kwargs} {sorted(tokenizer.get_vocab().items())}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def make_own(spec: str, settings: Mapping[str, str], own: OwnModel | None) -> Encoder:
+    chosen = OwnSettings(**read_settings(OwnSettings, "self", settings))
+    if own is None:
+        raise SettingsError(
+            "encoder `self` embeds with the scoring model, and there is none",
+            hint="`--model` takes a folder or a hub id; `tfidf` needs no model",
+        )
+    encoder = Own(spec, chosen, own)
+    assert encoder.limit  # says now what is wrong with it
+    return encoder

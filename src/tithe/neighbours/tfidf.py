@@ -1,0 +1,113 @@
+"""Word counts instead of a model: tf-idf, then its largest directions (latent semantic analysis)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from tithe.errors import DataError, SettingsError
+from tithe.neighbours.encoders import Encoded, Encoder, TextEncoder, TextSettings, Vectors
+from tithe.records import Example
+from tithe.specs import read_settings
+
+MOST_TERMS = 100_000
+MOST_TEXTS = 200_000  # fitted on at most as many, drawn by the seed: its memory is then bounded
+BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class TfidfSettings(TextSettings):
+    """Sublinear tf-idf, then a truncated SVD.
+
+    Args:
+        dims: width of the vectors; fewer where the data set has fewer texts or terms.
+        analyzer: `word`, or `char` for scripts without spaces between words: pieces of 2 to 4 characters.
+    """
+
+    dims: int = 256
+    analyzer: Literal["word", "char"] = "word"
+
+
+class Tfidf(TextEncoder):
+    """Fitted on the texts of one data set, so its vectors belong to that data set."""
+
+    libraries = ("scikit-learn", "scipy", "numpy")
+
+    def __init__(self, name: str, settings: TfidfSettings, texts: Sequence[str], seed: int) -> None:
+        super().__init__(name)
+        self.settings: TfidfSettings = settings
+        self.seed = seed
+        self.texts = sorted({text for text in texts if text.strip()})  # the order of the data set moves nothing
+
+    @cached_property
+    def digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=8)
+        for text in self.texts:
+            digest.update(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest())
+        return digest.hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        return {
+            "kind": "tfidf",
+            "dims": self.settings.dims,
+            "analyzer": self.settings.analyzer,
+            "seed": self.seed,
+            "fitted_on": self.digest,
+            "fitted_texts": min(len(self.texts), MOST_TEXTS),
+            "scikit-learn": version("scikit-learn"),  # the fit is its own: other versions may turn the axes
+        }
+
+    @cached_property
+    def fitted(self) -> tuple[Any, Vectors]:
+        """The vectoriser, and the directions that its rows are projected on: (terms, dims)."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.utils.extmath import randomized_svd
+
+        words = self.settings.analyzer == "word"
+        vectorizer = TfidfVectorizer(
+            sublinear_tf=True,
+            dtype=np.float32,
+            max_features=MOST_TERMS,
+            analyzer="word" if words else "char_wb",
+            ngram_range=(1, 1) if words else (2, 4),
+            token_pattern=r"(?u)\b\w+\b" if words else None,  # a lone character is a word, too: `C`, `5`
+        )
+        try:
+            table = vectorizer.fit_transform(self.sample())
+        except ValueError as error:  # no term at all
+            raise DataError(
+                f"encoder `{self.name}` finds no term in the {len(self.texts)} prompts",
+                hint="`tfidf(analyzer=char)`, or another encoder",
+            ) from error
+        dims = min(self.settings.dims, *table.shape)
+        _, _, directions = randomized_svd(table, dims, n_iter=5, random_state=self.seed)  # (dims, terms)
+        return vectorizer, np.ascontiguousarray(directions.T, dtype=np.float32)
+
+    def sample(self) -> Sequence[str]:
+        if len(self.texts) <= MOST_TEXTS:
+            return self.texts
+        chosen = np.random.default_rng(self.seed).choice(len(self.texts), MOST_TEXTS, replace=False)
+        return [self.texts[i] for i in np.sort(chosen)]
+
+    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[Encoded]:
+        wanted = [i for i, there in enumerate(have) if not there]
+        for start in range(0, len(wanted), BLOCK):
+            part = wanted[start : start + BLOCK]
+            vectorizer, directions = self.fitted
+            rows = vectorizer.transform([texts[i] for i in part])
+            yield Encoded(part, np.asarray(rows @ directions, dtype=np.float32), [0] * len(part))
+
+
+def make_tfidf(spec: str, settings: Mapping[str, str], corpus: Sequence[Example], seed: int) -> Encoder:
+    chosen = TfidfSettings(**read_settings(TfidfSettings, "tfidf", settings))
+    if chosen.dims < 1:
+        raise SettingsError(f"`{spec}`: `dims` is at least 1, not {chosen.dims}")
+    encoder = Tfidf(spec, chosen, [], seed)
+    return Tfidf(spec, chosen, [encoder.text(example) for example in corpus], seed)

@@ -1,0 +1,139 @@
+"""The workbench of a run: the whole data set, vectors of it, and answers about it, all kept in the run folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tithe.errors import OutputError, SettingsError
+from tithe.planner import Cost
+from tithe.records import Answer, Ask, Example, Problem
+from tithe.run.folder import SCORES, TOKENS, sweep, write_table
+from tithe.run.setup import Parts
+from tithe.runners.local import MODEL_READOUTS, LocalRunner
+from tithe.scorers.base import Scorer, learns
+
+MARK = {b"tithe": b"learned"}  # in the files of `keep`, to tell them from anybody else's
+
+
+@dataclass
+class Bench:
+    """What scorers prepare with, and what gives selectors their vectors.
+
+    Args:
+        parts: of the run.
+        place: the folder that is open.
+        runner: answers asks.
+        cost: counts the passes.
+        facts: what goes into the run record: `encoders`, and what each scorer has noted.
+        tables: what was kept, by name.
+    """
+
+    parts: Parts
+    place: Path
+    runner: LocalRunner
+    cost: Cost
+    facts: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+    who: str = ""
+
+    def prepare(self, scorers: Mapping[str, Scorer]) -> dict[str, Scorer]:
+        """All scorers with what they have to learn."""
+        ready = {}
+        for name, scorer in scorers.items():
+            self.who = name
+            ready[name] = scorer.prepare(self) if learns(scorer) else scorer
+        self.tidy()
+        return ready
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        return self.parts.examples
+
+    def load(self, path: str) -> Sequence[Example]:
+        found = self.parts.pool(path)
+        self.note("shot_pool_examples", len(found))
+        return found
+
+    def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
+        from tithe.neighbours.vectors import embed
+
+        made, talk, before = self.parts.encoder(encoder), self.parts.talk, -1
+
+        def progress(done: int, total: int) -> None:
+            nonlocal before
+            if before < 0:
+                talk.expect(total)
+            talk.progress(done - max(before, 0), 0)
+            before = done
+
+        try:
+            found = embed(examples, made, self.parts.answers_folder(self.place), progress)
+        finally:
+            talk.done()
+        counts = dict(found.counts)
+        self.facts.setdefault("encoders", {})[encoder] = {**made.describe(), **counts, "dims": found.vectors.shape[1]}
+        odd = {name: counts[name] for name in ("cut", "empty", "unknown") if counts.get(name)}
+        if odd:
+            words = {"cut": "cut to its maximal length", "empty": "without text", "unknown": "it knows nothing of"}
+            listed = ", ".join(f"{n:,} {words[name]}" for name, n in odd.items())
+            self.say(f"note: prompts for encoder {encoder}: {listed}")
+        return found.vectors
+
+    def answers(self, asks: Sequence[Mapping[str, Ask]]) -> Sequence[Mapping[str, Answer | Problem]]:
+        found: list[Mapping[str, Answer | Problem]] = []
+        self.parts.talk.expect(len(asks))
+        try:
+            for window, read in self.runner.read(asks):
+                self.cost.add_passes(window, MODEL_READOUTS)
+                found += read
+        finally:
+            self.parts.talk.done()
+        return found
+
+    def keep(self, name: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or f"{name}.parquet" in (SCORES, TOKENS):
+            raise SettingsError(f"scorer `{self.who}` keeps a table `{name}`, which cannot be a table's name")
+        if name in self.tables:
+            raise SettingsError(f"two scorers keep a table `{name}`", hint="score with one of them at a time")
+        path = self.place / f"{name}.parquet"
+        if path.exists() and not is_ours(path):
+            raise OutputError(f"`{path}` is not ours, and would be overwritten", hint="another `--run-dir`")
+        self.tables[name] = pa.table(dict(columns)).replace_schema_metadata(MARK)
+        sweep(path)
+        write_table(path, self.tables[name])
+
+    def note(self, name: str, value: Any) -> None:
+        self.facts.setdefault(self.who, {})[name] = value
+
+    def say(self, text: str) -> None:
+        self.parts.talk.say(text)
+
+    def tidy(self) -> None:
+        """Remove tables of earlier runs, which say nothing about this one."""
+        for path in self.place.glob("*.parquet"):
+            if path.stem not in self.tables and is_ours(path):
+                path.unlink()
+
+    def vectors(self, ids: Sequence[str], encoder: str) -> npt.NDArray[np.float32]:
+        """(ids, dim): the vectors of these examples' prompts."""
+        by_id = {example.id: example for example in self.examples}
+        self.who = ""
+        return self.embed([by_id[id_] for id_ in ids], encoder)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `keep` wrote it."""
+    with suppress(pa.ArrowException, OSError):
+        metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
+        return metadata.items() >= MARK.items()
+    return False

@@ -1,0 +1,56 @@
+"""What a run was made of, for the run record and for people."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from tithe import __version__
+from tithe.scorers.base import Scorer, settings_of
+
+if TYPE_CHECKING:
+    from tithe.engine.engine import Engine
+
+
+def scorer_record(scorer: Scorer) -> dict[str, Any]:
+    settings = {one.name: getattr(scorer, one.name) for one in settings_of(scorer)}
+    return {"unit": scorer.unit, "reads": scorer.reads, **settings}
+
+
+def engine_record(engine: Engine) -> dict[str, Any]:
+    """How the model was run."""
+    model = engine.model
+    return {
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "road": model.road,
+        "attention": model.implementation,
+        "roads_not_taken": model.fallbacks,
+        "parameters": model.parameters,
+        "batch_tokens": engine.budget,
+        "workers": engine.workers,
+        "batches_halved": engine.halved,
+    }
+
+
+def engine_sentence(engine: Engine) -> str:
+    """Model, size, device, dtype and road, for the terminal."""
+    model = engine.model
+    scale, unit = next((s, u) for s, u in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if model.parameters >= s)
+    size = f"{model.parameters / scale:.3g}{unit}"
+    dtype = str(model.dtype).removeprefix("torch.")
+    how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
+    workers = f", {engine.workers} at once" if engine.workers != 1 else ""
+    return f"model {model.source.name} ({size}) on {model.device} in {dtype}: {how}{workers}"
+
+
+def versions(names: Iterable[str] = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")) -> Mapping[str, str]:
+    found = {"tithe": __version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

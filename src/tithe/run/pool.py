@@ -1,0 +1,44 @@
+"""Other data sets than the one that is scored: by their bundled names, and to take worked examples from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tithe.config import ScoreSettings
+from tithe.data.files import open_dataset
+from tithe.errors import DataError, TitheError
+from tithe.records import BadRow, Example
+from tithe.scorers.base import POOL
+
+STARTER = Path(__file__).parent.parent / "pocket" / "starter.jsonl"
+
+
+def named_dataset(name: str) -> str:
+    """The path of a bundled data set, or the name as it is; a file or folder of that name goes first."""
+    return str(STARTER) if name == "starter" and not Path(name).exists() else name
+
+
+def read_pool(path: str, settings: ScoreSettings) -> Sequence[Example]:
+    """The examples of a data set that worked examples are taken from, read by the run's own settings.
+
+    Their ids have a prefix: content that both data sets hold has two ids.
+
+    Raises:
+        TitheError: what `open_dataset` says, naming the pool; or none of its records can be read.
+    """
+    try:
+        dataset = open_dataset(named_dataset(path), format=settings.format, turns=settings.turns)
+        items = list(dataset)
+    except TitheError as error:
+        raise type(error)(f"the shot pool cannot be used: {error}", hint=error.hint) from error
+    found = [replace(item, id=f"{POOL}{item.id}", columns={}) for item in items if isinstance(item, Example)]
+    if not found:
+        first = next(item for item in items if isinstance(item, BadRow))
+        raise DataError(
+            f"no record of the shot pool `{path}` can be read: {len(items)} bad rows, "
+            f"the first at {first.where}: {first.reason}",
+            hint="`--format` names the shape of both, the data set and the pool",
+        )
+    return found

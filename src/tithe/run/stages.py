@@ -1,0 +1,198 @@
+"""Stages of a pipeline as text: `superfiltering@gpt2:20% -> ifd|stratified(by=kind):5% -> top:1% of all`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+
+from tithe import plugins
+from tithe.errors import SettingsError, TitheError, did_you_mean
+from tithe.selectors.budget import Base, Budget
+
+ARROW, MODEL, CHOICE, SPENDS = "->", "@", "|", ":"
+FORM = "`scorer:budget -> scorer@model:budget -> selector:budget`"
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+_OF_ALL = re.compile(r"(.*\S)\s+of\s+all", re.DOTALL | re.IGNORECASE)
+_EARLIER_BUDGET = re.compile(r":\s*[\d.]+\s*(?:%|[km]?[\s-]*tokens?)?[\s,;>=→]", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a pipeline.
+
+    Args:
+        number: from 1.
+        text: as it was written.
+        scorer: spec of the scorer; None where the scores of an earlier stage are used.
+        selector: spec of the selector.
+        model: the stage's own model, None for the run's.
+        budget: how much it keeps.
+        of_all: its share is one of the whole input, not of what comes in.
+    """
+
+    number: int
+    text: str
+    scorer: str | None
+    selector: str
+    model: str | None
+    budget: str
+    of_all: bool = False
+
+    @property
+    def label(self) -> str:
+        """What messages and reasons call it."""
+        chosen = "" if self.selector == "top" else CHOICE + base_name(self.selector)
+        name = base_name(self.scorer) + chosen if self.scorer else base_name(self.selector)
+        return f"stage {self.number}, {name}"
+
+    def spends(self, total: int, of: Base) -> Budget:
+        """The budget.
+
+        Args:
+            total: examples of the whole input.
+            of: what a share of the stage counts of: what comes in, or what its filters leave.
+
+        Raises:
+            SettingsError: it cannot be read, or comes to no row.
+        """
+        budget = Budget.parse(self.budget, of=of)
+        if not self.of_all:
+            return budget
+        if budget.unit != "share":
+            raise SettingsError(f"`of all` goes with a share, not with `{self.budget}`", hint="for example `5% of all`")
+        rows = Budget(budget.amount, "share", "input", f"{budget.text} of all").rows(total, total)
+        return Budget(Fraction(rows or 0), "rows", of, f"{budget.text} of all")
+
+
+@contextmanager
+def naming(stage: Stage) -> Iterator[None]:
+    """Errors say which stage they are about."""
+    try:
+        yield
+    except TitheError as error:
+        raise type(error)(f"{stage.label}: {error}", hint=error.hint) from error
+
+
+def parse_pipeline(text: str) -> tuple[Stage, ...]:
+    """Read stages that are separated by `->`.
+
+    A stage is `what:budget`. What stands before the last colon is a scorer, `scorer|selector`, or a selector; a
+    scorer may be followed by `@model`. In quotes and brackets, separators are text. A name that is both a scorer's
+    and a selector's (`random`) is the scorer's; `|random` is the selector's.
+
+    Raises:
+        SettingsError: with the stage that cannot be read.
+    """
+    if not text.strip():
+        raise SettingsError("the pipeline is empty", hint=FORM)
+    stages = []
+    for number, part in enumerate(split(text, ARROW), 1):
+        if not part.strip():
+            raise SettingsError(f"stage {number} of the pipeline `{text.strip()}` is empty", hint=FORM)
+        stages.append(parse_stage(number, part.strip()))
+    for stage in stages:
+        with naming(stage):
+            stage.spends(10**40, "input")  # any share of so many is a row
+            plugins.build_selector(stage.selector)
+            if stage.scorer:
+                plugins.build_scorer(stage.scorer)
+    if stages[0].scorer is None:
+        message = f"{stages[0].label}: a selector chooses by the scores of the stage before, and there is none"
+        raise SettingsError(message, hint=f"begin with a scorer, for example `ifd{CHOICE}{stages[0].selector}`")
+    return tuple(stages)
+
+
+def parse_stage(number: int, text: str) -> Stage:
+    """One stage, its names looked up."""
+    where = f"stage {number}, `{text}`,"
+    *heads, budget = split(text, SPENDS)
+    head = SPENDS.join(heads).strip()
+    if not heads or not budget.strip():
+        raise SettingsError(f"{where} has no budget", hint=f"for example `{head or text}:5%`")
+    if _EARLIER_BUDGET.search(outside(head)):
+        raise SettingsError(f"{where} has two budgets", hint=f"stages are separated by `{ARROW}`; quote a model's path")
+    what, *choices = (part.strip() for part in split(head, CHOICE))
+    spec, *models = split(what, MODEL)
+    if len(choices) > 1 or "" in choices or not (spec.strip() or choices):
+        raise SettingsError(f"{where} cannot be read", hint=FORM)
+    spec, model = spec.strip(), unquoted(MODEL.join(models).strip())
+    if models and not model:
+        raise SettingsError(f"{where} has no model after `{MODEL}`", hint=f"`{spec}{MODEL}model:{budget.strip()}`")
+    if choices and MODEL in outside(choices[0]):
+        chosen, _, model = choices[0].partition(MODEL)
+        raise SettingsError(
+            f"{where} has its model beside the selector",
+            hint=f"`{spec}{MODEL}{model}{CHOICE}{chosen}:{budget.strip()}`",
+        )
+    scorer, selector = which(where, spec, choices)
+    if scorer is None and model:
+        raise SettingsError(
+            f"{where} names a model, but uses the scores of the stage before",
+            hint=f"the model belongs to a scorer: `ifd{MODEL}{model}{CHOICE}{selector}:{budget.strip()}`",
+        )
+    share = _OF_ALL.fullmatch(budget.strip())
+    return Stage(number, text, scorer, selector, model or None, share[1] if share else budget.strip(), bool(share))
+
+
+def which(where: str, spec: str, choices: list[str]) -> tuple[str | None, str]:
+    """Scorer, if there is one, and selector."""
+    name = base_name(spec)
+    scorers, selectors = plugins.names(plugins.SCORERS), plugins.names(plugins.SELECTORS)
+    if choices and base_name(choices[0]) not in selectors:
+        name = base_name(choices[0])
+        raise SettingsError(f"{where} names no selector: `{name}`", hint=did_you_mean(name, selectors))
+    if not spec:
+        return None, choices[0]
+    if name in scorers:
+        return spec, choices[0] if choices else "top"
+    if name in selectors and not choices:
+        return None, spec
+    known, what = (scorers, "scorer") if choices else ([*scorers, *selectors], "scorer or selector")
+    raise SettingsError(f"{where} names no {what}: `{name}`", hint=did_you_mean(name, known))
+
+
+def base_name(spec: str) -> str:
+    return spec.partition("(")[0].strip()
+
+
+def unquoted(text: str) -> str:
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def split(text: str, mark: str) -> list[str]:
+    """The parts of a text between marks that stand in no quotes or brackets."""
+    bare, parts, start, at = outside(text), [], 0, -1
+    while (at := bare.find(mark, at + 1)) >= 0:
+        if at >= start:
+            parts.append(text[start:at])
+            start = at + len(mark)
+    return [*parts, text[start:]]
+
+
+def outside(text: str) -> str:
+    """The text with all that stands in quotes or brackets blanked out, as long as before.
+
+    Raises:
+        SettingsError: they do not match.
+    """
+    out, closing, quote = [], list[str](), ""
+    for char in text:
+        inside = bool(closing or quote)
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote, inside = char, True
+        elif char in _PAIRS:
+            closing.append(_PAIRS[char])
+            inside = True
+        elif char in _PAIRS.values() and (not closing or char != closing.pop()):
+            closing.append("")  # never to be closed
+            break
+        out.append("\0" if inside else char)
+    if closing or quote:
+        hint = 'a path with such characters stands in quotes: `ifd@"it\'s here":5%`'
+        raise SettingsError(f"`{text.strip()}`: brackets or quotes do not match", hint=hint)
+    return "".join(out)

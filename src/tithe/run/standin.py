@@ -1,0 +1,64 @@
+"""A workbench of made-up vectors and answers: to see what scorers will ask for, before any model is there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tithe.records import Answer, Ask, Count, Example, Nll, Problem
+
+DIMS = 8
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """Which neighbours it gives is chance, drawn by the ids; how many, and of which lengths, is as in the data.
+
+    Args:
+        examples: the data set.
+        read: reads another one.
+        asked: is told of all asks.
+    """
+
+    examples: Sequence[Example]
+    read: Callable[[str], Sequence[Example]]
+    asked: Callable[[Sequence[Mapping[str, Ask]]], object] = lambda _: None
+
+    def load(self, path: str) -> Sequence[Example]:
+        return self.read(path)
+
+    def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
+        lots = np.array([lot(example.id) for example in examples]).reshape(len(examples), DIMS)
+        vectors: npt.NDArray[np.float32] = (lots / np.linalg.norm(lots, axis=1, keepdims=True)).astype(np.float32)
+        return vectors
+
+    def answers(self, asks: Sequence[Mapping[str, Ask]]) -> Sequence[Mapping[str, Answer | Problem]]:
+        self.asked(asks)
+        return [{name: made_up(ask) for name, ask in each.items()} for each in asks]
+
+    def keep(self, name: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
+        """Made-up tables are kept nowhere."""
+
+    def note(self, name: str, value: Any) -> None:
+        """Nor are made-up facts."""
+
+    def say(self, text: str) -> None:
+        """Nor told."""
+
+
+def lot(text: str) -> npt.NDArray[np.float64]:
+    """(dims,) numbers between -0.5 and 0.5, never all zero."""
+    drawn = hashlib.blake2b(text.encode(), digest_size=2 * DIMS).digest()
+    return (np.frombuffer(drawn, dtype="<u2").astype(np.float64) + 0.5) / 65536 - 0.5
+
+
+def made_up(ask: Ask) -> Answer:
+    if ask.readout == "count":
+        return Count(1, 1)
+    usual = 2 if ask.spec.kind == "alone" else 1  # context helps
+    return Nll(usual + float(abs(lot(ask.spec.kind + ask.spec.example.id)[0])), 1, float("nan"))

@@ -1,0 +1,116 @@
+"""One-shot usefulness over a set of anchor tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from tithe.errors import DataError, SettingsError
+from tithe.records import Answer, Ask, Example, Nll, Problem
+from tithe.scorers.base import (
+    LEARNED,
+    NOTHING_SCORED,
+    Scorer,
+    Workbench,
+    content_of,
+    given,
+    nll,
+    same_tokens,
+    shown,
+)
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A task that records are tried on.
+
+    Args:
+        example: the task and its response.
+        zero: the response's likelihood without a worked example.
+    """
+
+    example: Example
+    zero: Nll
+
+
+@dataclass(frozen=True)
+class Nuggets(Scorer):
+    """High: as a worked example this record makes the right response likelier in many different tasks.
+
+    Paper:    Li et al. 2024, One-Shot Learning as Instruction Data Prospector, arXiv 2312.10302
+    Formula:  1/m * #{j : log p(y_j | z shown, x_j) > log p(y_j | x_j)} over m anchor tasks (x_j, y_j), z the record
+    Reads:    given of the anchors; then for every record as many shown passes as there are anchors, 100: by far the
+              dearest scorer, for data sets that another one has made small (`--pipeline`)
+    Range:    0 to 1, share of the anchors
+    Differs:  anchors are the records nearest to the centres of a k-means over prompts, as the paper has it, here with
+              any encoder. A record does not judge itself, and an anchor that leaves no room for it does not judge it:
+              the share is one of the others.
+
+    Args:
+        anchors: how many tasks; all records where there are fewer.
+        encoder: what makes vectors of prompts.
+        seed: of k-means.
+    """
+
+    name: ClassVar[str] = "nuggets"
+    unit: ClassVar[str] = "share of anchors"
+    reads: ClassVar[str] = "given, shown: nll"
+    partial: ClassVar[bool] = True
+
+    anchors: int = 100
+    encoder: str = "self"
+    seed: int = 0
+    found: Sequence[Anchor] | None = field(default=None, metadata=LEARNED, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.anchors < 1:
+            raise SettingsError(f"`anchors` must be at least 1, not {self.anchors}", hint="the papers take 100")
+
+    def prepare(self, bench: Workbench) -> Self:
+        examples = bench.examples
+        if len(examples) < 2:
+            raise DataError("`nuggets` tries a record on others, and there is only one record")
+        if len(examples) <= self.anchors:
+            rows = list(range(len(examples)))
+            bench.say(f"note: {len(examples):,} records are no more than {self.anchors} anchors: each is one")
+        else:
+            from tithe.neighbours import kmeans  # it loads torch, which a list of scorers need not wait for
+
+            vectors = bench.embed(examples, self.encoder)
+            clusters = kmeans(vectors, self.anchors, seed=self.seed)
+            rows = sorted(set(np.asarray(clusters.nearest).tolist()))
+        read = bench.answers([{"zero": Ask(given(examples[i]), "nll")} for i in rows])
+        zeros = [(examples[i], answers["zero"]) for i, answers in zip(rows, read, strict=True)]
+        found = [Anchor(example, zero) for example, zero in zeros if isinstance(zero, Nll) and zero.tokens]
+        bench.note("anchors", len(found))
+        bench.keep("anchors", {"id": [anchor.example.id for anchor in found]})
+        if len(found) < 2:
+            raise DataError(
+                f"of {len(rows)} anchor tasks only {len(found)} can be scored",
+                hint="`--max-length` decides what fits; `nuggets(anchors=...)` takes more",
+            )
+        changes: dict[str, Any] = {"found": found}
+        return replace(self, **changes)
+
+    def asks(self, example: Example) -> dict[str, Ask]:
+        return {f"anchor{j}": Ask(shown(a.example, [example]), "nll") for j, a in self.judges(example)}
+
+    def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
+        helped = []
+        for j, anchor in self.judges(example):
+            if f"anchor{j}" in answers:
+                one, zero = same_tokens(nll(answers, f"anchor{j}"), anchor.zero)
+                if one.tokens and zero.tokens:
+                    helped.append(one.total < zero.total)  # log p(y_j | z shown, x_j) > log p(y_j | x_j)
+        if not helped:
+            return NOTHING_SCORED if answers else Problem("no anchor is another record")
+        return sum(helped) / len(helped)
+
+    def judges(self, example: Example) -> list[tuple[int, Anchor]]:
+        """The anchors that are other records; a copy of this one is none."""
+        assert self.found is not None, "prepare comes first"
+        own = content_of(example.id)
+        return [(j, anchor) for j, anchor in enumerate(self.found) if content_of(anchor.example.id) != own]

@@ -1,0 +1,83 @@
+"""A quota for every cluster of like prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tithe.errors import SettingsError
+from tithe.neighbours import kmeans
+from tithe.records import FloatArray, Scores, Selection
+from tithe.selectors.base import scored
+from tithe.selectors.budget import Budget
+from tithe.selectors.diverse import Diverse
+from tithe.selectors.rank import Top
+from tithe.selectors.strata import share_out
+
+
+@dataclass(frozen=True)
+class KMeans(Diverse):
+    """Keeps the best of every cluster of like prompts, so that every topic is there.
+
+    Paper:    Li et al. 2023, From quantity to quality, arXiv 2308.12032: the pre-experience of IFD, 100 clusters and
+              10 examples of each
+    Formula:  k-means on the vectors; the budget in equal quotas, what a cluster cannot fill goes to the others
+    Cost:     examples x clusters x dim, a few dozen times
+
+    Rows that do not divide by the clusters go to the larger clusters. Clusters come from the examples' vectors and ids
+    and the seed; the order of the input does not matter. A token budget is spent over the clusters in turn.
+
+    Args:
+        clusters: how many, at least 1; fewer where there are not as many different prompts.
+        inner: within a cluster the highest scores first (`top`), or what is nearest to its centre (`centre`).
+        share: `equal`, or `proportional` to the clusters' sizes.
+        seed: of the k-means.
+    """
+
+    name: ClassVar[str] = "kmeans"
+    clusters: int = 100
+    inner: Literal["top", "centre"] = "top"
+    share: Literal["equal", "proportional"] = "equal"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clusters < 1:
+            raise SettingsError(f"`clusters` is at least 1, not {self.clusters}")
+        if self.inner not in ("top", "centre"):
+            raise SettingsError(f"`inner` is `top` or `centre`, not `{self.inner}`")
+        if self.share not in ("equal", "proportional"):
+            raise SettingsError(f"`share` is `equal` or `proportional`, not `{self.share}`")
+
+    def select(self, scores: Scores, budget: Budget) -> Selection:
+        """Keep the front of every cluster."""
+        queues = self._queues(scores)
+        sizes = {label: len(queue) for label, queue in queues.items()}
+        kept = share_out(scores, budget, queues, None if self.share == "equal" else sizes)
+        return self.settle(scores, kept, "below the budget" if budget.unit == "tokens" else "below its cluster's quota")
+
+    def _queues(self, scores: Scores) -> dict[str, list[int]]:
+        """Cluster -> indices, the one to keep first at the front; larger clusters first."""
+        there = np.array(sorted(scored(scores).tolist(), key=scores.ids.__getitem__), dtype=np.intp)
+        if not len(there):
+            return {}
+        vectors = self.vectors(scores, there)
+        found = kmeans(vectors, self.clusters, self.seed)
+        rank = np.empty(len(scores), dtype=np.float64)
+        rank[Top().order(scores)] = np.arange(len(there))
+        queues = []
+        for cluster, centre in enumerate(found.centres):
+            inside = np.flatnonzero(found.labels == cluster)
+            members = there[inside]
+            first = rank[members] if self.inner == "top" else distances(vectors[inside], centre)
+            queues.append(members[np.lexsort((members, first))].tolist())  # ties by input order
+        queues.sort(key=len, reverse=True)
+        return {f"{place:09d}": queue for place, queue in enumerate(queues)}
+
+
+def distances(vectors: npt.NDArray[np.float32], centre: npt.NDArray[np.float32]) -> FloatArray:
+    """(rows,) squared distance to the centre."""
+    apart = vectors.astype(np.float64) - centre
+    return np.asarray((apart**2).sum(axis=1))

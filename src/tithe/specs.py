@@ -1,0 +1,106 @@
+"""The little language of names with settings: `name`, `name(key=value, key="a, b")`."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+from tithe.errors import SettingsError, did_you_mean
+
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_OPEN, _CLOSE, _QUOTES = "([{", ")]}", "'\""
+
+
+def read_settings(cls: type, name: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Values for a dataclass's constructor, read by the types of its fields.
+
+    int, float, bool, str, Literal, and Optional of these (`none`). Fields marked as learned are nobody's to set.
+
+    Raises:
+        SettingsError: an unknown setting, a value of the wrong type, or a setting that is missing.
+    """
+    known = {one.name: one for one in fields(cast(Any, cls)) if one.init and not one.metadata.get("learned")}
+    for key in settings:
+        if key not in known:
+            raise SettingsError(f"`{name}` has no setting `{key}`", hint=did_you_mean(key, known))
+    missing = [key for key, one in known.items() if key not in settings and _required(one)]
+    if missing:
+        example = ", ".join(f"{key}=..." for key in missing)
+        raise SettingsError(f"`{name}` needs the setting `{missing[0]}`", hint=f"`{name}({example})`")
+    hints = get_type_hints(cls)
+    return {key: read_setting(text, hints[key], f"`{name}`: `{key}`") for key, text in settings.items()}
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Name and settings, still text."""
+    name, bracket, rest = spec.strip().partition("(")
+    name = name.strip()
+    if not name or (bracket and not rest.endswith(")")) or (not bracket and ")" in name):
+        raise SettingsError(f"`{spec}` cannot be read", hint="`name` or `name(key=value, key=value)`")
+    settings: dict[str, str] = {}
+    inside = rest[:-1].strip()
+    for part in split_top(inside) if inside else ():
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not key or not equals or key in settings:
+            why = f"has `{key}` twice" if key in settings else f"has `{part.strip()}` where `key=value` is expected"
+            raise SettingsError(f"`{spec}` {why}")
+        settings[key] = value
+    return name, settings
+
+
+def split_top(text: str) -> Iterator[str]:
+    """Parts between top-level commas."""
+    start, depth, quote = 0, 0, ""
+    for place, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in _QUOTES:
+            quote = char
+        elif char in _OPEN or char in _CLOSE:
+            depth += 1 if char in _OPEN else -1
+        elif char == "," and depth == 0:
+            yield text[start:place]
+            start = place + 1
+        if depth < 0:
+            break
+    if depth or quote:
+        raise SettingsError(f"`{text}`: brackets or quotes do not match")
+    yield text[start:]
+
+
+def _required(one: Field[Any]) -> bool:
+    return one.default is MISSING and one.default_factory is MISSING
+
+
+def read_setting(text: str, hint: Any, what: str) -> Any:
+    """The value that a text stands for under a type hint."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    plain = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES else text
+    for kind in sorted(kinds, key=lambda kind: kind is str):  # text fits everything, so it is tried last
+        try:
+            return _read_one(plain, kind)
+        except (ValueError, KeyError):
+            continue
+    wanted = " or ".join(_describe(kind) for kind in kinds)
+    raise SettingsError(f"{what} is {wanted}, not `{text}`")
+
+
+def _read_one(text: str, kind: Any) -> Any:
+    if kind is types.NoneType:
+        return {"none": None, "null": None}[text.lower()]
+    if kind is bool:
+        return _BOOLS[text.lower()]
+    if kind in (int, float, str):
+        return kind(text)
+    if get_origin(kind) is Literal:
+        return {str(choice): choice for choice in get_args(kind)}[text]
+    raise ValueError(kind)
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{choice}`" for choice in get_args(kind))
+    known = {int: "a whole number", float: "a number", bool: "`true` or `false`", str: "text", types.NoneType: "`none`"}
+    return known.get(kind, f"a {kind} that cannot be given as text")
