@@ -146,3 +146,12 @@ def test_a_worked_example_of_few_passes_or_few_tokens_is_read_with_the_preamble_
 def test_equal_beginnings_without_shots_are_no_worked_example() -> None:
     passes = [Pass(p.ids, p.start) for p in shown_passes(2, 10, length=100)]
     assert [prefix for _, prefix in shared_starts(passes)] == [SAME_START + 4, 0]
+
+
+def test_passes_with_worked_examples_leave_the_other_batches_as_they_are() -> None:
+    shown = shown_passes(3, 10, length=100)
+    plain = [Pass(p.ids[-60:], 40) for p in shown]
+    both = make_batches([*plain, *shown], budget=300, share=True)
+    before = make_batches(plain, budget=300, share=True)
+    assert [batch for batch in both if max(batch.index) < len(plain)] == before
+    assert all(min(batch.index) >= len(plain) for batch in both if batch not in before)

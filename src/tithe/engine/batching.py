@@ -49,9 +49,13 @@ def make_batches(
         alone_above: sequences longer than this are never batched (rotary scalings that look at the longest one).
     """
     batches: list[Batch] = []
-    for members, prefix in shared_starts(passes) if share else [(list(range(len(passes))), 0)]:
-        members.sort(key=lambda i: -len(passes[i].ids))
-        batches += cut(passes, members, prefix, budget, padded, alone_above)
+    # Passes with worked examples keep to themselves: when they are asked for later, by another scorer, no batch of
+    # the others has to be read again.
+    plain, shown = ([i for i, pass_ in enumerate(passes) if (pass_.shots > 0) == with_shots] for with_shots in (False, True))
+    for part in (plain, shown):
+        for found, prefix in shared_starts([passes[i] for i in part]) if share else [(range(len(part)), 0)]:
+            members = sorted((part[i] for i in found), key=lambda i: -len(passes[i].ids))
+            batches += cut(passes, members, prefix, budget, padded, alone_above)
     return sorted(batches, key=lambda batch: -len(passes[batch.index[0]].ids))
 
 
@@ -84,7 +88,7 @@ def cut(
     return batches
 
 
-def shared_starts(passes: Sequence[Pass]) -> list[tuple[list[int], int]]:
+def shared_starts(passes: Sequence[Pass]) -> Sequence[tuple[Sequence[int], int]]:
     """Groups of passes and the length of the beginning each group shares; what shares none comes last, with 0."""
     groups, rest = same_shots(passes)
     starts: dict[bytes, list[int]] = defaultdict(list)
