@@ -139,7 +139,7 @@ def compare(matrix: Path, title: str, args: argparse.Namespace, scratch: Path) -
             table[name]["faiss_takes_times"] = statistics.median(
                 one["faiss"]["seconds"] / one[name]["seconds"] for one in turns
             )
-        table[name] |= agreement(vectors, scratch, name)
+        table[name] |= agreement(vectors, scratch, name) if name != "tithe" else {}
         print(f"{title:<24} {name:<6} " + "  ".join(f"{key} {value:.4g}" for key, value in table[name].items()))
     return {"matrix": title, "shape": list(vectors.shape), "queries": rows, "contenders": table}
 
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, help="folder of a model2vec encoder")
     parser.add_argument("--random", nargs="*", default=[], metavar="NxDIM", help="sizes of random matrices")
     parser.add_argument("--rows", type=int, help="queries measured, all if not given")
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)  # tithe among them
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path)

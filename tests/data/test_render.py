@@ -283,26 +283,31 @@ def test_truncation_arithmetic(limit: int, mode: str, bos: bool, header: bool, n
             assert out.ids[: out.start].tolist() == [*uncut.lead.tolist(), *tail]
 
 
-@settings(max_examples=60, deadline=None)
-@given(limit=st.integers(1, 200))
-def test_the_shot_gives_way_first(limit: int) -> None:
+def test_the_shot_gives_way_first() -> None:
+    """At every length from nothing to all."""
     one, shot = example("Add.", "Four."), example("Name three colours.", "Red, green and blue.")
     whole = passes(renderer(tokenizer(bos=True), max_length=10_000, template="alpaca"), one, shot)
-    made = renderer(tokenizer(bos=True), max_length=limit, template="alpaca")
-    uncut, before = encoded(made, one), encoded(made, shot)
-    got, zero = made.build("shown", uncut, [before]), made.build("given", uncut)
-    whole_shot, full = len(before.prompt) + len(before.response), len(whole["shown"].ids)
-    if limit <= full - whole_shot:  # not one token of the shot would be left: no pass rather than the one without it
-        assert isinstance(got, Problem)
-        why = "no room for the worked example: " if isinstance(zero, Pass) else "no response token left: "
-        assert got.reason.startswith(why) and got.reason.endswith(str(limit))
-        return
-    assert isinstance(got, Pass) and isinstance(zero, Pass)
-    assert response(got) == response(zero) == uncut.response.tolist()
-    assert len(got.ids) == min(limit, full) == full - got.cut_shots
-    assert (got.cut_prompt, got.cut_response) == (0, 0)
-    assert got.ids.tolist() == [1, *whole["shown"].ids[1 + got.cut_shots :].tolist()]
-    assert got.shots == 1 + whole_shot - got.cut_shots
+    full = len(whole["shown"].ids)
+    seen = set()
+    for limit in range(1, full + 2):
+        made = renderer(tokenizer(bos=True), max_length=limit, template="alpaca")
+        uncut, before = encoded(made, one), encoded(made, shot)
+        got, zero = made.build("shown", uncut, [before]), made.build("given", uncut)
+        whole_shot = len(before.prompt) + len(before.response)
+        if limit <= full - whole_shot:  # not one token of the shot would be left: no pass, not the one without it
+            assert isinstance(got, Problem)
+            why = "no room for the worked example: " if isinstance(zero, Pass) else "no response token left: "
+            assert got.reason.startswith(why) and got.reason.endswith(str(limit))
+            seen.add(why)
+            continue
+        assert isinstance(got, Pass) and isinstance(zero, Pass)
+        assert response(got) == response(zero) == uncut.response.tolist()
+        assert len(got.ids) == min(limit, full) == full - got.cut_shots
+        assert (got.cut_prompt, got.cut_response) == (0, 0)
+        assert got.ids.tolist() == [1, *whole["shown"].ids[1 + got.cut_shots :].tolist()]
+        assert got.shots == 1 + whole_shot - got.cut_shots
+        seen.add(got.cut_shots)
+    assert seen == {*range(whole_shot), "no room for the worked example: ", "no response token left: "}
 
 
 @pytest.mark.parametrize("template", ["alpaca", "chat", "plain"])

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tithe.errors import DataError, SettingsError
-from tithe.neighbours import exact, nearest, rows
+from tithe.neighbours import exact, nearest, products, rows
 from tithe.neighbours.cosine import cosines, similarity_blocks
 from tithe.neighbours.rows import Rows
 
@@ -59,8 +59,8 @@ def naive(vectors, k, pool=None, exclude_above=None):
 def road(request, monkeypatch):
     """Each product in turn, and blocks so small that there are many."""
     monkeypatch.setattr(exact, "roads", lambda queries, pool: ROADS[request.param])
-    monkeypatch.setattr(exact, "COLUMNS", 64)
-    monkeypatch.setattr(exact, "BLOCK", 64 * 16)
+    monkeypatch.setattr(products, "COLUMNS", 64)
+    monkeypatch.setattr(products, "BLOCK", 64 * 16)
     return request.param
 
 
@@ -190,9 +190,9 @@ def test_nothing_but_the_two_vectors_changes_a_similarity(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(rows, "BLOCK_BYTES", 2**14)
-    monkeypatch.setattr(exact, "BLOCK", 2**12)
-    monkeypatch.setattr(exact, "WORTH_BF16", 0)
-    monkeypatch.setattr(exact, "bf16_is_faster", lambda device, dim: True)
+    monkeypatch.setattr(products, "BLOCK", 2**12)
+    monkeypatch.setattr(products, "WORTH_BF16", 0)
+    monkeypatch.setattr(products, "bf16_is_faster", lambda device, dim: True)
     again = nearest(vectors, 9, device="cpu")
     torch.set_num_threads(threads)
     assert np.array_equal(found.index, again.index) and np.array_equal(found.similarity, again.similarity)

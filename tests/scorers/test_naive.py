@@ -102,6 +102,14 @@ def test_nuggets(naive: Naive, model_dir: Path, twelve: tuple[Path, list[dict[st
         assert column(result, "nuggets")[i] == sum(helped) / 11
 
 
+def test_likelihoods_of_others_are_not_its_own(model_dir: Path, twelve: tuple[Path, list[dict[str, str]]]) -> None:
+    """One probe each: a single shown pass, and it is about another record's response."""
+    data, _ = twelve
+    result = tithe.score(data, scorer="wici(near=1, probes=1)", model=str(model_dir), **SETTINGS)
+    assert column(result, "nll_shown") == column(result, "nll_given") == column(result, "nll_alone") == [None] * 12
+    assert None not in column(result, "wici")
+
+
 def test_grape(naive: Naive, model_dir: Path, twelve: tuple[Path, list[dict[str, str]]]) -> None:
     data, records = twelve
     result = tithe.score(data, scorer="grape", model=str(model_dir), **SETTINGS)

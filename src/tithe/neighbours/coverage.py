@@ -71,7 +71,7 @@ def farthest_first(vectors: npt.NDArray[np.floating], first: int | None = None, 
     new = [central(rows) if first is None else first]
     yield new[0]
     while True:
-        nearest = np.maximum(nearest, np.minimum(_most_similar(rows, rows[new]), SAME))
+        nearest = np.maximum(nearest, np.minimum(_most_similar(rows, rows, new), SAME))
         nearest[new] = np.inf
         order = np.argsort(nearest, kind="stable")
         others = order[ahead : ahead + 1]
@@ -109,7 +109,7 @@ def unlike(vectors: npt.NDArray[np.floating], threshold: float, *, block: int = 
     kept: list[int] = []
     for start in range(0, len(rows), block):
         part = rows[start : start + block]
-        likest = _most_similar(part, rows[kept]) if kept else np.full(len(part), -np.inf)
+        likest = _most_similar(part, rows, kept)
         inside = part @ part.T  # (block, block)
         here: list[int] = []
         for place in range(len(part)):
@@ -233,12 +233,13 @@ class _Cover:
         return values
 
 
-def _most_similar(rows: FloatArray, others: FloatArray) -> FloatArray:
-    """(rows,) cosine of each with the most similar of the others, of which there is at least one."""
+def _most_similar(rows: FloatArray, others: FloatArray, which: list[int]) -> FloatArray:
+    """(rows,) cosine of each with the most similar of `others[which]`; -inf where that is nothing."""
     out = np.full(len(rows), -np.inf)
     side = int(TILE**0.5)
-    for top in range(0, len(rows), side):
-        down = slice(top, top + side)
-        for left in range(0, len(others), side):
-            np.maximum(out[down], (rows[down] @ others[left : left + side].T).max(axis=1), out=out[down])
+    for left in range(0, len(which), side):
+        across = others[which[left : left + side]].T
+        for top in range(0, len(rows), side):
+            down = slice(top, top + side)
+            np.maximum(out[down], (rows[down] @ across).max(axis=1), out=out[down])
     return out

@@ -10,10 +10,7 @@ among near ties above all, the row is repeated with a more precise product, in t
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -21,16 +18,11 @@ import numpy.typing as npt
 import torch
 
 from .cosine import cosines_of, dots, paired, squares
+from .products import CHUNK, Product, full_precision, height, roads, width
 from .rows import Index, Rows, first_in_rows, spans
+from .sieve import Sieve
 
 Cosines = npt.NDArray[np.float64]
-
-CHUNK = 64  # columns of which the greatest alone is looked at first
-CROWD = 64  # candidates from which a row is repeated more precisely, and 8 for each neighbour
-COLUMNS = 4096  # of a block of products
-BLOCK = 4 * 2**20  # products in a block on a CPU: what its cache holds
-DEVICE_BLOCK = 2**28
-WORTH_BF16 = 1e10  # products from which bfloat16 gains more than measuring more candidates costs
 
 
 @dataclass(frozen=True)
@@ -93,67 +85,6 @@ class Target:
         return cls(pool, lengths(pool), math.inf if below is None else below)
 
 
-@dataclass(frozen=True)
-class Product:
-    """A quick product of matrices, and how far it may be off.
-
-    Args:
-        dtype: what it multiplies and returns.
-        dim: how many numbers a vector has.
-        slack: what lengths that are not quite 1 add to the error.
-    """
-
-    dtype: torch.dtype
-    dim: int
-    slack: float
-
-    @property
-    def error(self) -> float:
-        """The most that it differs from the cosine.
-
-        A sum of `dim` products in float32, in any order, is off by dim * 2^-24 of the sum of their sizes, which is 1
-        at most; units that cut instead of rounding are off by twice that. bfloat16 rounds either vector and the
-        result by 2^-8 of themselves.
-        """
-        rounding = 0.0 if self.dtype == torch.float32 else 3 * 2.0**-8
-        return 1.01 * (rounding + (self.dim + 8) * 2.0**-23) + self.slack
-
-
-def roads(queries: Rows, pool: Rows) -> tuple[torch.dtype, ...]:
-    """Quick products to try in turn: bfloat16 before float32 where there is much to do and it is faster."""
-    work = float(len(queries)) * len(pool) * queries.dim
-    if work < WORTH_BF16 or not bf16_is_faster(queries.device, queries.dim):
-        return (torch.float32,)
-    return (torch.bfloat16, torch.float32)
-
-
-def bf16_is_faster(device: str, dim: int) -> bool:
-    """Measured on a small product. What is found does not depend on it."""
-    if device != "cpu":
-        return False  # float32 products are faster than looking through them
-
-    def seconds(dtype: torch.dtype) -> float:
-        a = torch.ones(1024, dim, dtype=dtype)
-        began = time.perf_counter()
-        torch.mm(a, a.mT)
-        return time.perf_counter() - began
-
-    seconds(torch.bfloat16)  # the first product makes its kernel
-    low, full = (min(seconds(dtype) for _ in range(8)) for dtype in (torch.bfloat16, torch.float32))
-    return 2 * low < full
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """float32 products that are float32 within: no TF32, no bfloat16."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def lengths(rows: Rows) -> torch.Tensor:
     """Each row's squared length, to the bit: (rows,) float64."""
     out = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
@@ -166,70 +97,6 @@ def stretch(square: torch.Tensor) -> float:
     """The greatest factor between a length and 1."""
     square = square[square > 0]
     return max(1.0, float(square.max().sqrt()), float(1 / square.min().sqrt())) if len(square) else 1.0
-
-
-@dataclass
-class Sieve:
-    """What is left of the pool as candidates, while its blocks go by.
-
-    Args:
-        rows: queries.
-        k: neighbours wanted of each.
-        error: of the products, at most.
-        sure: products up to here are surely of cosines that are allowed.
-        device: where products are.
-    """
-
-    rows: int
-    k: int
-    error: float
-    sure: float
-    device: str
-    peaks: torch.Tensor = field(init=False)  # (rows, k): the k greatest chunks so far, by their allowed maxima
-    crowded: torch.Tensor = field(init=False)  # (rows,) bool: too many candidates
-    found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = field(init=False)  # query, place in the pool, product
-
-    def __post_init__(self) -> None:
-        self.peaks = torch.full((self.rows, self.k), -torch.inf, device=self.device)
-        self.crowded = torch.zeros(self.rows, dtype=torch.bool, device=self.device)
-        none = torch.empty(0, dtype=torch.int64, device=self.device)
-        self.found = (none, none, none.float())
-
-    @property
-    def bar(self) -> torch.Tensor:
-        """(rows,): candidates have products from here on. k chunks with greater maxima are k greater products."""
-        return (self.peaks[:, -1] - 2 * self.error).masked_fill(self.crowded, torch.inf)
-
-    def add(self, products: torch.Tensor, offset: int, chunk: int) -> None:
-        """Take in a block: (rows, columns), columns a multiple of the chunk, -inf where nothing is."""
-        tops = products.view(self.rows, chunk, -1).amax(1)  # (rows, chunks): of every so many columns the greatest
-        chunks = tops.shape[1]
-        allowed = tops.float()
-        allowed = allowed.masked_fill(allowed > self.sure, -torch.inf) if self.sure < 1 else allowed
-        self.peaks = torch.cat([self.peaks, allowed], 1).topk(self.k, 1).values
-        hits = (tops >= self.bar[:, None]) & (tops > -torch.inf)
-        self.crowded |= hits.sum(1) > self.most
-        row, first = (hits & ~self.crowded[:, None]).nonzero(as_tuple=True)
-        columns = first[:, None] + chunks * torch.arange(chunk, device=first.device)
-        inside = products[row[:, None], columns]  # (hits, chunk)
-        hit, which = ((inside >= self.bar[row, None]) & (inside > -torch.inf)).nonzero(as_tuple=True)
-        new = (row[hit], offset + columns[hit, which], inside[hit, which].float())
-        self.keep(*(torch.cat(both) for both in zip(self.found, new, strict=True)))
-
-    def keep(self, row: torch.Tensor, place: torch.Tensor, product: torch.Tensor) -> None:
-        """Only what is above the bar by now, and of rows that are not crowded."""
-        self.crowded |= torch.bincount(row[product >= self.bar[row]], minlength=self.rows) > self.most
-        left = product >= self.bar[row]
-        self.found = (row[left], place[left], product[left])
-
-    def check(self, off: torch.Tensor, error: float) -> None:
-        """Where products are off by more than they may be, this device cannot be relied upon: no row is done."""
-        if (off.abs() > error).any():
-            self.crowded.fill_(True)
-
-    @property
-    def most(self) -> int:
-        return CROWD + 8 * self.k
 
 
 def quick(out: Tops, queries: Rows, target: Target, todo: Index, product: Product) -> Index:
@@ -246,17 +113,6 @@ def quick(out: Tops, queries: Rows, target: Target, todo: Index, product: Produc
         out.index[rows], out.cosine[rows] = first_in_rows(row, place, cosine, (len(rows), k))
         left.append(rows[sieve.crowded.cpu().numpy()])
     return np.concatenate(left)
-
-
-def width(rows: Rows) -> int:
-    """Columns of a block of products, a multiple of CHUNK."""
-    return min(COLUMNS, -(-rows.fitting(8) // CHUNK) * CHUNK)
-
-
-def height(rows: Rows, product: Product) -> int:
-    """Rows of a block of products; bfloat16 takes more, or turning the pool into it would cost most of the time."""
-    block = (BLOCK if product.dtype == torch.float32 else 2 * BLOCK) if rows.device == "cpu" else DEVICE_BLOCK
-    return min(block // width(rows), rows.fitting(8))
 
 
 def candidates(asked: torch.Tensor, target: Target, k: int, product: Product) -> Sieve:
