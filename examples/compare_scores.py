@@ -1,7 +1,7 @@
 """Two scores of one data set side by side: do they choose the same records, and what do they seem to like?
 
     tithe score dolly.jsonl --scorer ifd,miwv --model M -o scores.parquet
-    python examples/compare_scores.py dolly.jsonl scores.parquet ifd miwv --by category --plot compare.svg
+    python examples/compare_scores.py dolly.jsonl scores.parquet ifd miwv --by category --plot compare.png
 
 Prints Markdown. The plot needs `altair` and `vl-convert-python`.
 """
@@ -119,7 +119,7 @@ def plot(values: Mapping[str, Any], lengths: Any, path: Path) -> None:
         y=alt.Y(f"{y}:Q", scale=alt.Scale(zero=False)),
         color=alt.Color("response tokens:Q", scale=scale),
     )
-    chart.properties(width=520, height=360).save(str(path))
+    chart.properties(width=520, height=360).save(str(path), scale_factor=1.5 if path.suffix == ".png" else 1)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,13 @@ def probes(scorer: WICI) -> dict[str, list[str]]:
 def test_probes_are_the_hardest_of_each_cluster_near() -> None:
     """IFD is given / alone, alone is 1: of x the hardest is x2, of y y0, of z z1; x2 itself has x0 in its place."""
     hard: dict[tuple[str, str], float | Problem] = {("given", name): 0.5 for name in BUNDLES}
-    hard |= {("given", "x2"): 0.9, ("given", "y0"): 0.8, ("given", "z1"): 0.7, ("given", "x0"): 0.6, ("given", "z0"): 0.55}
+    hard |= {
+        ("given", "x2"): 0.9,
+        ("given", "y0"): 0.8,
+        ("given", "z1"): 0.7,
+        ("given", "x0"): 0.6,
+        ("given", "z0"): 0.55,
+    }
     made = bench(hard)
     found = probes(WICI(near=8, probes=3).prepare(made))
     assert {id_: set(each) for id_, each in found.items()} == {
