@@ -42,9 +42,7 @@ Model = Annotated[
         "--model", "--model-name-or-path", "-m", help="Folder or hub id; `pocket` is bundled, for trying out."
     ),
 ]
-Preset = Annotated[
-    str | None, typer.Option(help="A paper's own settings: `cherry`, `superfiltering` or `miwv-paper`.")
-]
+Preset = Annotated[str | None, typer.Option(help="A paper's own settings: `cherry`, `superfiltering` or `miwv-paper`.")]
 Encoder = Annotated[
     str | None, typer.Option(help="What makes vectors of prompts: `self`, `tfidf`, a folder or hub id, `file:x.npy`.")
 ]

@@ -51,7 +51,9 @@ def make_batches(
     batches: list[Batch] = []
     # Passes with worked examples keep to themselves: when they are asked for later, by another scorer, no batch of
     # the others has to be read again.
-    plain, shown = ([i for i, pass_ in enumerate(passes) if (pass_.shots > 0) == with_shots] for with_shots in (False, True))
+    plain, shown = (
+        [i for i, pass_ in enumerate(passes) if (pass_.shots > 0) == with_shots] for with_shots in (False, True)
+    )
     for part in (plain, shown):
         for found, prefix in shared_starts([passes[i] for i in part]) if share else [(range(len(part)), 0)]:
             members = sorted((part[i] for i in found), key=lambda i: -len(passes[i].ids))
