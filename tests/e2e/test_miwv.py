@@ -205,7 +205,7 @@ def test_shots_that_do_not_fit_are_cut_and_counted(tithe: Command, model_dir: Pa
     done = tithe.ok(*score, "--max-length", limit, "--json")
     rows, counts = table(run), done.json["counts"]
     assert rows[1]["miwv"] is None and rows[1]["ifd"] is not None and rows[1]["nll_shown"] is None
-    assert rows[1]["problem"].startswith("miwv: no room for the worked example: prompt and response alone have ")
+    assert rows[1]["problem"].startswith("miwv: no room for the worked example: the rest of the pass has ")
     assert counts["problems"] == {"no room for the worked example": 1}
     cut = [row["shot_tokens_cut"] for row in rows]
     assert cut[0] > 0 and cut[1] == 0 and all(row["truncated"] == 0 for row in rows)
@@ -369,8 +369,11 @@ def test_settings_that_nothing_reads(tithe: Command, small: Path, model_dir: Pat
     failed = tithe.fails("select", small, "--model", model_dir, "-o", tmp_path / "k.jsonl", "--encoder", "tfidf")
     assert "not `ifd`, `top`" in failed.err
     assert not (tmp_path / "run").exists()
-    tithe.ok(*command, "--scorer", "miwv(encoder=tfidf)", "--encoder", "self")
-    assert run_record(tmp_path / "run")["scorers"]["miwv"]["encoder"] == "tfidf"
+    failed = tithe.fails(*command, "--scorer", "miwv(encoder=tfidf)", "--encoder", "self")
+    assert "`encoder` is given as `self`, and nothing reads it: `miwv(encoder=tfidf)`" in failed.err
+    planned = ("plan", small, "--model", model_dir, "--json", "--encoder", "self", "--scorer")
+    scorers = tithe.ok(*planned, "miwv(encoder=tfidf),nuggets(anchors=2)").json["scorers"]
+    assert (scorers["miwv"]["encoder"], scorers["nuggets"]["encoder"]) == ("tfidf", "self")
 
 
 @pytest.mark.parametrize(
@@ -455,3 +458,31 @@ def test_presets_of_other_papers_have_no_shots(tithe: Command, small: Path, mode
     command = ("score", small, "--model", model_dir, "--preset", "cherry", "--run-dir", tmp_path / "run")
     failed = tithe.fails(*command, "--scorer", "ifd(same_tokens=false),miwv", *FIXED)
     assert "preset `cherry` has no passes with shots" in failed.err
+
+
+# What is said when nothing comes of it
+
+
+def test_records_without_a_neighbour_are_counted_with_their_reason(
+    tithe: Command, model_dir: Path, tmp_path: Path
+) -> None:
+    data = write_jsonl(
+        tmp_path / "same.jsonl", [{"instruction": "Say a word.", "output": f"{n} words"} for n in range(5)]
+    )
+    score = ("score", data, "--model", model_dir, *FIXED, "--scorer", "miwv,ifd", "--exclude-similarity", 0.9)
+    done = tithe.ok(*score, "--run-dir", tmp_path / "run", "--json")
+    (reason,) = done.json["counts"]["problems"]
+    assert done.json["counts"]["problems"] == {reason: 5} and reason == "no neighbour"
+    assert "examples without a score, 5: no neighbour" in done.err
+    select = ("select", data, "--model", model_dir, *FIXED, "--scorer", "miwv", "--exclude-similarity", 0.9)
+    failed = tithe.fails(*select, "-o", tmp_path / "k.jsonl")
+    assert "`--exclude-similarity`" in failed.err and "--max-length" not in failed.err
+
+
+def test_a_flag_that_the_spec_overrides_is_refused(
+    tithe: Command, small: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    score = ("score", small, "--model", model_dir, *FIXED, "-s", "miwv(shots=2)", "--run-dir", tmp_path / "run")
+    failed = tithe.fails(*score, "--shots", 3)
+    assert "`shots` is given as `3`" in failed.err and "`miwv(shots=2)`" in failed.err
+    tithe.ok(*score, "--shots", 2)

@@ -180,7 +180,7 @@ class TemplateRenderer(Renderer):
             return Problem(f"longer than max length with its shots: {n} > {self.settings.max_length} tokens")
         if over >= len(before):  # without it this would be the zero-shot pass under another name
             return Problem(
-                f"no room for the worked example: prompt and response alone have {fixed - len(between)} tokens, "
+                f"no room for the worked example: the rest of the pass has {fixed} tokens, "
                 f"max length is {self.settings.max_length}"
             )
         context = np.concatenate([before[over:], between, rest])

@@ -73,8 +73,10 @@ class Given(PlacedEncoder):
 def read_npy(path: Path) -> Vectors:
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise DataError(f"cannot read `{path}`: {first_line(error)}", hint=HINT) from error
+    except (ValueError, EOFError) as error:  # NumPy would have it loaded by unpickling; that is no way out here
+        raise DataError(f"`{path}` is no array of numbers", hint=HINT) from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
         shape = f"shape {array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "several arrays"
         raise DataError(f"`{path}` holds {shape}, it must hold numbers of shape (records, width)", hint=HINT)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from tithe.errors import ModelError
+from tithe.errors import DataError, ModelError
 from tithe.neighbours.encoders import Encoded, Encoder, PlacedEncoder, TextEncoder, Vectors
 from tithe.neighbours.vector_store import VectorStore, text_keys
 from tithe.records import Example
@@ -103,8 +103,11 @@ def demand_finite(found: Encoded, examples: Sequence[Example], encoder: Encoder)
     if len(odd) == 0:
         return
     example = examples[int(odd[0])]
+    place = f"for example `{example.id}` ({example.where})"
+    if isinstance(encoder, PlacedEncoder):
+        raise DataError(f"`{encoder.name}` has a vector that is not finite {place}", hint="correct it in that file")
     raise ModelError(
-        f"encoder `{encoder.name}` gives a vector that is not finite for example `{example.id}` ({example.where})",
+        f"encoder `{encoder.name}` gives a vector that is not finite {place}",
         hint="its weights are damaged, or a half-precision dtype overflows: take fp32, or another encoder",
     )
 

@@ -15,7 +15,7 @@ from tithe.run.jobs import Garage, Job, StageParts, check_job, check_settings, c
 from tithe.run.outcome import PipelineResult, StageResult, narrowed, outcome
 from tithe.run.results import ScoreResult, SelectResult
 from tithe.run.score import make_runner, score_in
-from tithe.run.select import Recipe, choose, chosen_filters, ranking_scorer, with_reasons, write_dropped
+from tithe.run.select import Recipe, choose, chosen_filters, ranking_scorer, way_out, with_reasons, write_dropped
 from tithe.run.setup import Parts
 from tithe.run.stages import naming, parse_pipeline
 from tithe.run.talk import Talk
@@ -156,5 +156,5 @@ def nothing_kept(chosen: SelectResult) -> DataError:
     why = ", ".join(f"`{reason}` ({n:,})" for reason, n in list(selection["dropped"].items())[:3])
     return DataError(
         f"nothing is kept, all {selection['examples']:,} examples that came in are dropped: {why}",
-        hint="`--no-drop` leaves out the filters, `--max-length`, `--template` and `--truncation` decide what fits",
+        hint=way_out(list(selection["dropped"])),
     )

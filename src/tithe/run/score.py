@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tithe.config import ScoreSettings
-from tithe.planner import Cost, window_size, windows
+from tithe.planner import Cost, window_size, windows, without_numbers
 from tithe.records import Ask
 from tithe.run.bench import Bench
 from tithe.run.describe import engine_record
@@ -168,12 +169,22 @@ def expect(parts: Parts, talk: Talk) -> None:
     talk.expect(sum(1 for _ in parts.dataset.rows()) if local else None)
 
 
+def all_problems(cost: Cost, table: Table) -> dict[str, int]:
+    """Reason -> how many examples: what the passes showed, and what only the scorers knew."""
+    found: Counter[str] = Counter()
+    for id_, reasons in zip(table.columns["id"], zip(*table.reasons.values(), strict=True), strict=True):
+        if id_ is not None:
+            found.update({without_numbers(reason) for reason in reasons if reason is not None})
+    return dict(found | cost.problems)  # the greater of both: they tell of the same examples
+
+
 def make_record(parts: Parts, runner: LocalRunner, cost: Cost, table: Table, seconds: float) -> dict[str, Any]:
     work = runner.work
     record = parts.describe()
     record["counts"] = cost.as_dict() | {
         "scored": {name: sum(v is not None for v in table.columns[name]) for name in parts.scorers},
         "without_score": {name: sum(r is not None for r in table.reasons[name]) for name in parts.scorers},
+        "problems": all_problems(cost, table),
     }
     record["work"] = {
         "passes_computed": work.passes,

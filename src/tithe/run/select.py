@@ -206,8 +206,20 @@ def nothing_kept(record: Mapping[str, Any]) -> DataError:
     why = ", ".join(f"`{reason}` ({n:,})" for reason, n in list(chosen["dropped"].items())[:3])
     return DataError(
         f"nothing of `{record['dataset']['source']}` is kept, all {chosen['examples']:,} examples are dropped: {why}",
-        hint="`--no-drop` leaves out the filter, `--max-length`, `--template` and `--truncation` decide what fits",
+        hint=way_out(list(chosen["dropped"])),
     )
+
+
+def way_out(reasons: Sequence[str]) -> str:
+    """What may be changed, by why examples are dropped."""
+    ways = []
+    if any("neighbour" in reason for reason in reasons):
+        ways.append("`--exclude-similarity`, `--shot-pool` and `--encoder` decide which neighbours there are")
+    if any(word in reason for reason in reasons for word in ("token", "length", "room")):
+        ways.append("`--max-length`, `--template` and `--truncation` decide what fits")
+    if any(sign in reason for reason in reasons for sign in ("<", ">", "=")):
+        ways.append("`--drop` gives another filter, `--no-drop` none")
+    return "; ".join(ways) or "`dropped.jsonl` in the run folder has every record with its reason"
 
 
 def spread(values: np.ndarray[Any, Any]) -> list[float] | None:

@@ -297,8 +297,15 @@ def check_passed_on(settings: ScoreSettings, used: Sequence[Scorer | Selector]) 
         SettingsError: naming who would read it.
     """
     for name in PASSED_ON:
-        if getattr(settings, name) is None or any(name in plugins.setting_names(type(one)) for one in used):
+        given = getattr(settings, name)
+        reading = [one for one in used if name in plugins.setting_names(type(one))]
+        if given is None or any(getattr(one, name) == given for one in reading):
             continue
+        if reading:
+            own = ", ".join(f"`{one.name}({name}={getattr(one, name)})`" for one in reading)
+            raise SettingsError(
+                f"`{name}` is given as `{given}`, and nothing reads it: {own}", hint="leave one of the two out"
+            )
         raise SettingsError(
             f"`{name}` is given, and nothing reads it: not {', '.join(f'`{one.name}`' for one in used)}",
             hint=f"it is read by {', '.join(readers(name))}",

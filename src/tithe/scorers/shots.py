@@ -112,7 +112,7 @@ def demand_enough(others: int, shots: int, pool: str | None) -> None:
     raise DataError(
         f"{shots} worked example{'s are' if shots > 1 else ' is'} to be shown, and {where} there "
         f"{'is only 1' if others == 1 else f'are {others}' if others else 'is none'}",
-        hint="`--shot-pool` takes them from another data set" if pool is None else None,
+        hint="`--shot-pool` takes them from another data set" if pool is None else "fewer `--shots`, or a larger pool",
     )
 
 
