@@ -53,7 +53,10 @@ Exclude = Annotated[
 ShotPool = Annotated[str | None, typer.Option(help="Data set to take worked examples from.")]
 Template = Annotated[str | None, typer.Option(help="A name from `tithe templates`, or a Jinja file.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens of the longest pass; the model's context by default.")]
-Truncation = Annotated[str | None, typer.Option(help="What gives way to it: `response`, `prompt` or `problem`.")]
+Truncation = Annotated[
+    str | None,
+    typer.Option(help="What gives way to it: `response`, `prompt` or `problem`; by default what the scorers need."),
+]
 Bos = Annotated[str | None, typer.Option(help="`auto`, `always` or `never`.")]
 Eos = Annotated[bool | None, typer.Option("--eos/--no-eos", help="Score the end-of-turn marker too.")]
 Header = Annotated[str | None, typer.Option(help="Text before the response where it stands without its prompt.")]

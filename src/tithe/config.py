@@ -40,7 +40,8 @@ class Settings(BaseModel):
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or "settings"
             if first["type"] == "literal_error" and isinstance(first.get("input"), str):
-                choices = get_args(cls.model_fields[name].annotation)
+                allowed = get_args(cls.model_fields[name].annotation)
+                choices = [str(one) for part in allowed for one in (get_args(part) or (part,)) if isinstance(one, str)]
                 raise SettingsError(
                     f"`{name}` cannot be `{first['input']}`", hint=did_you_mean(first["input"], choices)
                 ) from None
@@ -67,7 +68,8 @@ class ScoreSettings(Settings):
         model: bundled name, folder or hub id.
         template: `auto`, a named template or a Jinja file.
         max_length: tokens of the longest pass; None takes the model's context window.
-        truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`.
+        truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`. None
+            takes `prompt` where a scorer shows worked examples, which must leave the response whole, else `response`.
         bos: `auto`, `always`, `never`.
         eos: score the end-of-turn marker too.
         alone_header: text before the response where it is scored without its prompt.
@@ -95,7 +97,7 @@ class ScoreSettings(Settings):
     model: str | None = None
     template: str = "auto"
     max_length: int | None = None
-    truncation: Literal["response", "prompt", "problem"] = "response"
+    truncation: Literal["response", "prompt", "problem"] | None = None
     bos: Literal["auto", "always", "never"] = "auto"
     eos: bool = False
     alone_header: str = ""

@@ -486,3 +486,19 @@ def test_a_flag_that_the_spec_overrides_is_refused(
     failed = tithe.fails(*score, "--shots", 3)
     assert "`shots` is given as `3`" in failed.err and "`miwv(shots=2)`" in failed.err
     tithe.ok(*score, "--shots", 2)
+
+
+def test_the_response_stays_whole(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
+    """With worked examples the prompt gives way to the length, unless something else is asked for."""
+    planned = ("plan", small, "--model", model_dir, "--max-length", 40, "--json", "--scorer")
+    for scorers, more, wanted in (
+        ("ifd", (), "response"),
+        ("ifd,miwv", (), "prompt"),
+        ("wici", (), "prompt"),
+        ("nuggets", (), "prompt"),
+        ("miwv", ("--truncation", "response"), "response"),
+    ):
+        record = tithe.ok(*planned, scorers, *more).json
+        assert record["template"]["truncation"] == wanted
+        cut = record["counts"]["truncated_responses"], record["counts"]["truncated_prompts"]
+        assert (cut[0] > 0, cut[1] > 0) == ((True, False) if wanted == "response" else (False, True))

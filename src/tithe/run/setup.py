@@ -13,7 +13,7 @@ from tithe import plugins
 from tithe.config import ScoreSettings
 from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.files import LOOK, Dataset, open_dataset
-from tithe.data.render import Renderer, RenderSettings, make_renderer
+from tithe.data.render import Renderer, RenderSettings, Truncation, make_renderer
 from tithe.engine.readouts import READOUTS
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.engine.store import Store, answers_name
@@ -215,11 +215,17 @@ class Parts:
             bos=s.bos,
             eos=s.eos,
             alone_header=s.alone_header,
-            truncation=s.truncation,
+            truncation=self.truncation,
         )
         if s.preset in AUTHORS:
             return AUTHORS[s.preset](self.tokenizer, rendering, context_window=self.window)
         return make_renderer(self.tokenizer, rendering, context_window=self.window)
+
+    @property
+    def truncation(self) -> Truncation:
+        """As asked for, or what the scorers need."""
+        whole = self.settings.preset not in AUTHORS and any(s.whole_response for s in self.scorers.values())
+        return self.settings.truncation or ("prompt" if whole else "response")
 
     @property
     def max_length(self) -> int:

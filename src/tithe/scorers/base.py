@@ -75,6 +75,7 @@ class Scorer(ABC):
     unit: ClassVar[str]
     reads: ClassVar[str]
     default_drop: ClassVar[str | None] = None
+    whole_response: ClassVar[bool] = False  # too long, the prompt gives way, unless `--truncation` says otherwise
     partial: ClassVar[bool] = False
     """Whether `score` can do with some of the answers; asks that have a problem are then left out of them."""
 

@@ -46,6 +46,7 @@ class MIWV(Scorer):
     name: ClassVar[str] = "miwv"
     unit: ClassVar[str] = "nats per token"
     reads: ClassVar[str] = "given, shown: nll"
+    whole_response: ClassVar[bool] = True
 
     shots: int = 1
     exclude_similarity: float | None = None

@@ -58,6 +58,7 @@ class Nuggets(Scorer):
     name: ClassVar[str] = "nuggets"
     unit: ClassVar[str] = "share of anchors"
     reads: ClassVar[str] = "given, shown: nll"
+    whole_response: ClassVar[bool] = True
     partial: ClassVar[bool] = True
 
     anchors: int = 100

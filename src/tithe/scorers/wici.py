@@ -71,6 +71,7 @@ class WICI(Scorer):
     name: ClassVar[str] = "wici"
     unit: ClassVar[str] = "weighted difference of ratios"
     reads: ClassVar[str] = "given, alone, shown: nll"
+    whole_response: ClassVar[bool] = True
     partial: ClassVar[bool] = True
 
     near: int = 32
