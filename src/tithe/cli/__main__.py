@@ -1,0 +1,5 @@
+"""`python -m tithe.cli` is `tithe`."""
+
+from tithe.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""The way in and the ways out: arguments, exit codes, and what becomes of an exception."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from tithe.cli.app import Usage, app
+from tithe.errors import TitheError
+
+INTERRUPTED = 130  # as shells say for Ctrl-C
+ParserError: type[Exception] = typer.BadParameter.__mro__[2]  # `ClickException`: Typer may bring its own Click
+
+
+def dashed(arguments: list[str]) -> list[str]:
+    """`--max_length=5` is `--max-length=5`."""
+    out: list[str] = []
+    for i, argument in enumerate(arguments):
+        if argument == "--":
+            return out + arguments[i:]
+        name, equals, value = argument.partition("=")
+        out.append(name.replace("_", "-") + equals + value if argument.startswith("--") else argument)
+    return out
+
+
+def main() -> None:
+    """Entry point: 0 done, 1 an error of ours or of the input, 2 wrong usage, 130 interrupted."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        code = app(dashed(sys.argv[1:]), prog_name="tithe", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except TitheError as error:
+        fail(str(error), error.hint, code=2 if isinstance(error, Usage) else 1)
+    except ParserError as error:
+        wrong_usage(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        if os.environ.get("TITHE_DEBUG"):
+            raise
+        fail(f"unexpected {type(error).__name__}: {error}", "this is a fault in tithe; TITHE_DEBUG=1 shows where")
+    if code == INTERRUPTED:
+        fail("interrupted", "what was scored is kept: the same command goes on from there", code=INTERRUPTED)
+    sys.exit(code)
+
+
+def wrong_usage(error: Any) -> NoReturn:
+    """One sentence for what the parser says; its help where nothing was given."""
+    text = error.format_message()
+    if text.startswith("Usage:"):
+        print(text, file=sys.stderr)
+        sys.exit(2)
+    where = getattr(error.ctx, "command_path", "tithe")
+    fail(text[:1].lower() + text[1:].rstrip("."), f"`{where} --help` lists what there is", code=2)
+
+
+def fail(message: str, hint: str | None, code: int = 1) -> NoReturn:
+    """Two lines, whatever the message brings along."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    if hint:
+        print(f"hint: {' '.join(hint.split())}", file=sys.stderr)
+    sys.exit(code)
