@@ -94,7 +94,7 @@ def plan_window(items: Sequence[Example | BadRow], asks: Sequence[Sequence[Asks]
 
 def members(spec: PassSpec) -> tuple[Example, ...]:
     """All examples whose tokens stand in a pass."""
-    return (spec.example, *spec.shots)
+    return (spec.dialogue, *spec.shots)
 
 
 @dataclass
@@ -107,7 +107,7 @@ class _Builder:
     kinds: list[PassKind] = field(default_factory=list)
     readouts: list[set[str]] = field(default_factory=list)
     asked: int = 0
-    _built: dict[tuple[PassKind, str, tuple[str, ...]], Pass | Problem] = field(default_factory=dict)
+    _built: dict[tuple[PassKind, tuple[str, ...]], Pass | Problem] = field(default_factory=dict)
     _index: dict[bytes, int] = field(default_factory=dict)
 
     def encode(self, examples: Iterable[Example]) -> None:
@@ -132,7 +132,7 @@ class _Builder:
         return Slot(ask.readout, index, ask.spec)
 
     def built(self, spec: PassSpec) -> Pass | Problem:
-        key = (spec.kind, spec.example.id, tuple(shot.id for shot in spec.shots))
+        key = (spec.kind, tuple(example.id for example in members(spec)))
         if key not in self._built:
             self._built[key] = self._build(spec)
         return self._built[key]

@@ -6,6 +6,7 @@ file -> `Example` -> `Ask` (a `PassSpec` and a readout) -> `Pass` (token ids) ->
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -13,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-PassKind: TypeAlias = Literal["given", "alone", "shown"]
+PassKind: TypeAlias = Literal["given", "alone", "shown", "rated"]
 IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
@@ -92,11 +93,30 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class PassSpec:
-    """A forward pass in words: which example, what is put before its response."""
+    """A forward pass in words: which example, what is put before its response.
+
+    Args:
+        kind: what stands in it.
+        example: whose response is read; of a `rated` pass, what the question is about.
+        shots: worked examples of a `shown` pass.
+        question: of a `rated` pass, all that the user says in it.
+        options: of a `rated` pass, the texts that may be the reply; the first stands there as the response.
+    """
 
     kind: PassKind
     example: Example
     shots: tuple[Example, ...] = ()
+    question: str = ""
+    options: tuple[str, ...] = ()
+
+    @property
+    def dialogue(self) -> Example:
+        """The example whose prompt and response stand in the pass: of a `rated` one, the question and a reply."""
+        if self.kind != "rated":
+            return self.example
+        name = hashlib.blake2b(self.question.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        turns = (Message("user", self.question),)
+        return Example(f"{self.example.id}?{name}", self.example.row, 1, turns, Message("assistant", self.options[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +199,53 @@ class Count:
     response: int
 
 
-Answer: TypeAlias = Nll | Count
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """What a head makes of a response's hidden states: the logit of `high` less that of `low`.
+
+    Args:
+        value: any number; 0 is undecided. The probability derived from it saturates at 1 in float32, this does not.
+    """
+
+    value: float
+
+    @property
+    def probability(self) -> float:
+        """Of `high`: between 0 and 1."""
+        return 1 / (1 + math.exp(-self.value)) if self.value > -700 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A direction that stands for a whole sequence.
+
+    Args:
+        values: (dim,) float32.
+    """
+
+    values: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How likely each of some replies is.
+
+    Args:
+        log_probs: (options,) float32, natural logarithms, of all that the vocabulary holds: their sum of
+            probabilities says how much of the model's mind is on these replies at all.
+    """
+
+    log_probs: npt.NDArray[np.float32]
+
+    @property
+    def shares(self) -> FloatArray:
+        """(options,) probabilities among the options alone; they sum to 1."""
+        values = self.log_probs.astype(np.float64)
+        weights = np.exp(values - values.max())
+        return np.asarray(weights / weights.sum())
+
+
+Answer: TypeAlias = Nll | Count | Margin | Vector | Options
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,9 @@ class _AuthorsRenderer(Renderer):
         return [next(encoded) if why is None else Problem(why) for why in whys]
 
     def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
-        if kind == "shown" or shots:
-            raise SettingsError(f"preset `{self.preset}` has no passes with shots")
+        if kind not in ("given", "alone") or shots:
+            what = "passes with shots" if shots else f"`{kind}` passes"
+            raise SettingsError(f"preset `{self.preset}` has no {what}", hint="leave the preset out")
         assert isinstance(encoded, TwoTexts), type(encoded)
         return self._build(kind, encoded)
 

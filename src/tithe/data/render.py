@@ -5,6 +5,7 @@ The response is tokenised once, and its ids stand in every pass. A pass is joine
     given   [lead] prompt response
     alone   [lead] [header] response
     shown   [lead] shot-prompt shot-response between prompt response
+    rated   [lead] question reply
 
 The lead is what a sequence begins with: BOS, or nothing. It stands there once. An end-of-turn marker is scored only
 with `eos`. Every cut is made here and counted in the pass.
@@ -157,6 +158,8 @@ class TemplateRenderer(Renderer):
         return [text if isinstance(text, Problem) else next(encoded) for text in texts]
 
     def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
+        if kind == "rated":
+            return self._rated(encoded)
         cut = self._fit(encoded)
         if isinstance(cut, Problem):
             return cut
@@ -185,6 +188,14 @@ class TemplateRenderer(Renderer):
             )
         context = np.concatenate([before[over:], between, rest])
         return _join(lead, context, response, replace(cut, shots=over), shots=len(lead) + len(before) - over)
+
+    def _rated(self, encoded: Encoded) -> Pass | Problem:
+        """A question about an example: with a part cut away it would be another question."""
+        if len(encoded) > self.settings.max_length:
+            return Problem(
+                f"the question about it is longer than max length: {len(encoded)} > {self.settings.max_length} tokens"
+            )
+        return _join(encoded.lead, encoded.prompt, encoded.response, Cut(0, 0))
 
     def _encoded(self, text: Rendered, prompt: IntArray, response: IntArray) -> Encoded | Problem:
         if not len(response):

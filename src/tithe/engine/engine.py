@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 
 from tithe.engine.batching import Batch, make_batches
-from tithe.engine.forward import TokenNlls
+from tithe.engine.forward import TokenNlls, Wanted
 from tithe.engine.heap import give_back
-from tithe.engine.model import LoadedModel, cpu_cores
+from tithe.engine.model import LoadedModel, cpu_cores, dtype_name
+from tithe.engine.readouts import READOUTS, Readout
+from tithe.engine.states import StateReadout, make_taps
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
@@ -21,6 +24,20 @@ CPU_BUDGET = 1024  # tokens a pack: its activations stay in the cache
 GPU_BUDGET = 16_384
 MOST_WORKERS = 8  # on a CPU: every pass under way holds its activations, and a machine may have a hundred cores
 OUT_OF_MEMORY = Problem("out of memory at batch size 1")
+Asked: TypeAlias = Sequence[Sequence[Readout]]  # per pass the readouts that are asked of it
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What came of one pass.
+
+    Args:
+        nll: -log p of each response token that has context; empty where no readout wants it.
+        found: by readout of hidden states, what its reader made of them.
+    """
+
+    nll: TokenNlls
+    found: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,24 +77,33 @@ class Engine:
     def run(
         self, passes: Sequence[Pass], batches: Sequence[Batch]
     ) -> Iterator[tuple[Batch, list[TokenNlls | Problem]]]:
+        """Likelihoods alone: yield each batch with one array per pass of it, in order of completion."""
+        for batch, results in self.read(passes, batches, [(READOUTS["nll"],)] * len(passes)):
+            yield batch, [one if isinstance(one, Problem) else one.nll for one in results]
+
+    def read(
+        self, passes: Sequence[Pass], batches: Sequence[Batch], asked: Asked
+    ) -> Iterator[tuple[Batch, list[Read | Problem]]]:
         """Yield each batch with one result per pass of it, in order of completion."""
         assert self.workers is not None
         self.demand_vocabulary(passes, batches)
+        if any(isinstance(readout, StateReadout) for each in asked for readout in each):
+            assert self.model.layers  # found here, before threads read
         if self.workers == 1:
             for batch in batches:
-                yield batch, self.batch(passes, batch)
+                yield batch, self.batch(passes, batch, asked)
             return
         threads = torch.get_num_threads()
         each = max(1, cpu_cores() // self.workers)
         torch.set_num_threads(each)
         waiting = iter(batches)
-        under_way: dict[Future[list[TokenNlls | Problem]], Batch] = {}
+        under_way: dict[Future[list[Read | Problem]], Batch] = {}
         try:
             with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(each,)) as pool:
                 try:
                     while True:
                         for batch in waiting:
-                            under_way[pool.submit(self.batch, passes, batch)] = batch
+                            under_way[pool.submit(self.batch, passes, batch, asked)] = batch
                             if len(under_way) > self.workers:
                                 break
                         if not under_way:
@@ -90,10 +116,10 @@ class Engine:
         finally:
             torch.set_num_threads(threads)
 
-    def batch(self, passes: Sequence[Pass], batch: Batch) -> list[TokenNlls | Problem]:
+    def batch(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> list[Read | Problem]:
         """One forward pass; out of memory halves the batch and goes on."""
         try:
-            results: list[TokenNlls | Problem] = [*self.model.nll([passes[i] for i in batch.index], batch.prefix)]
+            results = self.together([passes[i] for i in batch.index], [asked[i] for i in batch.index], batch.prefix)
             if self.model.device.type == "cpu":
                 give_back()
             return results
@@ -107,7 +133,22 @@ class Engine:
         self.halved += 1
         middle = len(batch.index) // 2
         halves = (Batch(batch.index[:middle], batch.prefix), Batch(batch.index[middle:], batch.prefix))
-        return [result for half in halves for result in self.batch(passes, half)]
+        return [result for half in halves for result in self.batch(passes, half, asked)]
+
+    def together(self, passes: Sequence[Pass], asked: Asked, prefix: int) -> list[Read | Problem]:
+        """One forward pass for all that is asked."""
+        likelihoods = [any(readout.reads_nll for readout in each) for each in asked]
+        if not any(isinstance(readout, StateReadout) for each in asked for readout in each):
+            return [Read(nll) for nll in self.model.along(self.model.road, passes, prefix, Wanted(likelihoods))]
+        reading = self.model.reading
+        with torch.inference_mode():
+            taps = make_taps(passes, asked, reading)
+            wanted = Wanted(likelihoods, taps, self.model.layers)
+            nlls = self.model.along(self.model.road, passes, prefix, wanted)
+            found = {tap.readout.name: tap.results(dtype_name(self.model.dtype)) for tap in taps}
+        return [
+            Read(nll, {name: states[i] for name, states in found.items() if i in states}) for i, nll in enumerate(nlls)
+        ]
 
     def demand_vocabulary(self, passes: Sequence[Pass], batches: Sequence[Batch]) -> None:
         """A token id beyond the embedding would be an index error deep inside, or silently another row on a GPU."""

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from tithe.engine.attention import segments
+from tithe.engine.states import Tap
 from tithe.records import Pass
+
+if TYPE_CHECKING:
+    from tithe.engine.layers import Layers
 
 HEAD_ROWS = 256  # logits rows at a time, at most, where a head has to be run as it is
 CPU_LOGITS = 1 << 22  # logits at a time on a CPU: fewer rows would read the head's weights too often
@@ -29,12 +35,56 @@ TILE_VOCABULARY = 2048
 EVEN = 32  # of the output head
 PACK_EVEN = 64  # of a pack
 TokenNlls = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
 
 
-def split_last(pass_: Pass) -> tuple[npt.NDArray[np.int64], range]:
-    """What the model reads (the last token predicts nothing) and the places whose next token is scored."""
-    first = max(pass_.start, 1) - 1
-    return pass_.ids[:-1].astype(np.int64), range(first, len(pass_.ids) - 1)
+NO_NLL: TokenNlls = np.empty(0, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of passes that are read together.
+
+    Args:
+        nll: per pass whether its likelihoods are.
+        taps: what takes hidden states.
+        layers: how they come; None where there are no taps.
+    """
+
+    nll: Sequence[bool]
+    taps: Sequence[Tap] = ()
+    layers: Layers | None = None
+
+    @classmethod
+    def likelihoods(cls, passes: Sequence[Pass]) -> Wanted:
+        return cls([True] * len(passes))
+
+    def read(self, i: int, pass_: Pass) -> Ids:
+        """The tokens that the model reads of a pass: its last one predicts nothing, but may have a state of worth."""
+        whole = any(tap.spans[i].stop == len(pass_.ids) for tap in self.taps if i in tap.spans)
+        whole = whole or len(pass_.ids) == 1  # something has to be read
+        return (pass_.ids if whole else pass_.ids[:-1]).astype(np.int64)
+
+    def handing(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.layers is None else self.layers.handing(self.hand)
+
+    def hand(self, layer: int, states: torch.Tensor) -> None:
+        """One layer's states, of rows or a row of tokens, to all who want them."""
+        for tap in self.taps:
+            tap.take(layer, states.flatten(0, 1))
+
+    def place(self, where: Sequence[Ids], device: torch.device) -> None:
+        for tap in self.taps:
+            tap.place(where, device)
+
+    def scored(self, passes: Sequence[Pass], where: Sequence[Ids]) -> tuple[list[Ids], list[Ids]]:
+        """Of each pass whose likelihoods are wanted: where the states stand that predict its response, and its ids."""
+        places, targets = [], []
+        for i, pass_ in enumerate(passes):
+            first = max(pass_.start, 1)
+            places.append(where[i][first - 1 : len(pass_.ids) - 1] if self.nll[i] else where[i][:0])
+            targets.append(pass_.ids[first:].astype(np.int64) if self.nll[i] else where[i][:0])
+        return places, targets
 
 
 class Handed(tuple[torch.Tensor]):
@@ -93,6 +143,20 @@ class Head:
         same = whole.shape == product.shape and bool(torch.equal(whole.float(), product.float()))
         return output if same else None
 
+    def states(self, wanted: Wanted, **inputs: torch.Tensor | None) -> torch.Tensor:
+        """The backbone's last hidden states, on the way those of all layers to who wants them: (tokens, dim)."""
+        layers = wanted.layers
+        together = layers is not None and not layers.hooked
+        with wanted.handing():
+            more = {"output_hidden_states": True} if together else {}
+            out = self.backbone(**inputs, use_cache=False, **more)
+        last: torch.Tensor = out[0]
+        if layers is not None:
+            for layer, states in enumerate(out.hidden_states[:-1] if together else ()):
+                wanted.hand(layer, states)
+            wanted.hand(layers.count - 1, last)
+        return last.flatten(0, 1)
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(rows, dim) -> (rows, vocabulary)."""
         out = self.shell(inputs_embeds=hidden[None], use_cache=False)
@@ -144,58 +208,78 @@ def tiled_nll(hidden: torch.Tensor, matrix: torch.nn.Linear, targets: torch.Tens
     return highest + total.log_() - wanted
 
 
-def packed(head: Head, passes: Sequence[Pass], device: torch.device, prefix: int = 0) -> list[TokenNlls]:
+def packed(
+    head: Head, passes: Sequence[Pass], device: torch.device, prefix: int = 0, wanted: Wanted | None = None
+) -> list[TokenNlls]:
     """All sequences in one row, attention within each; their first `prefix` tokens, the same in all, are read once."""
+    wanted = wanted or Wanted.likelihoods(passes)
     inputs = [passes[0].ids[:prefix].astype(np.int64)] if prefix else []
-    places, targets, positions = [], [], [np.arange(len(ids)) for ids in inputs]
+    positions, where = [np.arange(len(ids)) for ids in inputs], []
     offset = prefix
-    for pass_ in passes:
-        ids, scored = split_last(pass_)
-        inputs.append(ids[prefix:])
-        positions.append(np.arange(prefix, len(ids)))
-        places.append(np.arange(scored.start, scored.stop) - prefix + offset)
-        targets.append(pass_.ids[scored.start + 1 :].astype(np.int64))
-        offset += len(ids) - prefix
+    for i, pass_ in enumerate(passes):
+        ids = wanted.read(i, pass_)[prefix:]
+        inputs.append(ids)
+        positions.append(np.arange(prefix, prefix + len(ids)))
+        where.append(np.concatenate([np.arange(prefix), np.arange(offset, offset + len(ids))]))
+        offset += len(ids)
     if device.type == "cpu" and offset % PACK_EVEN:
         filler = -offset % PACK_EVEN  # a segment of its own, read by nobody
         inputs.append(np.zeros(filler, dtype=np.int64))
         positions.append(np.zeros(filler, dtype=np.int64))  # counted up, they could switch a rotary scaling
+    wanted.place(where, device)
     with segments([len(ids) for ids in inputs], prefix):
-        hidden = head.backbone(
+        hidden = head.states(
+            wanted,
             input_ids=to(np.concatenate(inputs)[None], device),
             position_ids=to(np.concatenate(positions)[None], device),
-            use_cache=False,
-        )[0][0]  # (tokens, dim)
-    nll = head.nll(hidden[to(np.concatenate(places), device)], to(np.concatenate(targets), device))
-    return cut(nll, [len(t) for t in targets])
+        )
+    return through_head(head, hidden, *wanted.scored(passes, where))
 
 
-def padded(head: Head, passes: Sequence[Pass], device: torch.device) -> list[TokenNlls]:
+def padded(head: Head, passes: Sequence[Pass], device: torch.device, wanted: Wanted | None = None) -> list[TokenNlls]:
     """Right-padded rows: with causal attention no real token sees the padding."""
-    width = max(len(p.ids) for p in passes) - 1
-    ids = np.zeros((len(passes), width), dtype=np.int64)
-    mask = np.zeros((len(passes), width), dtype=np.int64)
-    places, targets = [], []
-    for row, pass_ in enumerate(passes):
-        read, scored = split_last(pass_)
-        ids[row, : len(read)], mask[row, : len(read)] = read, 1
-        places.append(np.arange(scored.start, scored.stop) + row * width)
-        targets.append(pass_.ids[scored.start + 1 :].astype(np.int64))
+    wanted = wanted or Wanted.likelihoods(passes)
+    read = [wanted.read(i, pass_) for i, pass_ in enumerate(passes)]
+    width = max(map(len, read))
+    ids = np.stack([np.pad(row, (0, width - len(row))) for row in read])
+    mask = np.stack([np.arange(width) < len(row) for row in read]).astype(np.int64)
+    where = [np.arange(len(row)) + i * width for i, row in enumerate(read)]
+    wanted.place(where, device)
     # A full mask of ones is left out: that lets the fused causal kernels run.
     given = None if mask.all() else to(mask, device)
-    hidden = head.backbone(input_ids=to(ids, device), attention_mask=given, use_cache=False)[0]
-    rows = hidden.flatten(0, 1)[to(np.concatenate(places), device)]
-    return cut(head.nll(rows, to(np.concatenate(targets), device)), [len(t) for t in targets])
+    hidden = head.states(wanted, input_ids=to(ids, device), attention_mask=given)
+    return through_head(head, hidden, *wanted.scored(passes, where))
 
 
-def single(model: Any, passes: Sequence[Pass], device: torch.device) -> list[TokenNlls]:
-    """One by one through the model's own forward, full logits: slow, and what the others are held against."""
+def through_head(head: Head, hidden: torch.Tensor, places: Sequence[Ids], targets: Sequence[Ids]) -> list[TokenNlls]:
+    """-log p of the targets of each pass, from the states of all tokens: (tokens, dim)."""
+    lengths = [len(ids) for ids in targets]
+    if not sum(lengths):
+        return [NO_NLL for _ in lengths]
+    at, ids = (to(np.concatenate(parts), hidden.device) for parts in (places, targets))
+    return cut(head.nll(hidden[at], ids), lengths)
+
+
+def single(model: Any, passes: Sequence[Pass], device: torch.device, wanted: Wanted | None = None) -> list[TokenNlls]:
+    """One by one through the model's own forward, full logits: slow, and what the others are held against.
+
+    Raises:
+        ValueError: several passes whose hidden states are wanted.
+    """
+    wanted = wanted or Wanted.likelihoods(passes)
+    if wanted.taps and len(passes) > 1:
+        raise ValueError(f"{len(passes)} passes at once, whose states come one by one here")
     out = []
-    for pass_ in passes:
-        ids, scored = split_last(pass_)
-        logits = model(input_ids=to(ids[None], device), use_cache=False).logits[0]
-        targets = to(pass_.ids[scored.start + 1 :].astype(np.int64), device)
-        out.extend(cut(token_nll(logits[scored.start : scored.stop], targets), [len(scored)]))
+    for i, pass_ in enumerate(passes):
+        ids = wanted.read(i, pass_)
+        found = model(input_ids=to(ids[None], device), use_cache=False, output_hidden_states=bool(wanted.taps))
+        where = [np.arange(len(ids))]
+        wanted.place(where, device)
+        for layer, states in enumerate(found.hidden_states if wanted.taps else ()):
+            wanted.hand(layer, states)
+        (places,), (targets,) = Wanted([wanted.nll[i]]).scored([pass_], where)
+        nll = token_nll(found.logits[0][to(places, device)], to(targets, device)) if len(targets) else None
+        out.append(NO_NLL if nll is None else nll.float().cpu().numpy())
     return out
 
 

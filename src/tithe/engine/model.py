@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from tithe.engine import forward
-from tithe.engine.forward import Head, TokenNlls
+from tithe.engine.forward import Head, TokenNlls, Wanted
 from tithe.engine.probe import probe
 from tithe.engine.sources import ModelSource, fingerprint, first_line
+from tithe.engine.states import Reading
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Pass
+
+if TYPE_CHECKING:
+    from tithe.engine.layers import Layers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -96,29 +101,42 @@ class LoadedModel:
         """-log p of each response token that has context: one float32 array per pass."""
         return self.along(self.road, passes, prefix)
 
-    def along(self, road: str, passes: Sequence[Pass], prefix: int = 0) -> list[TokenNlls]:
-        """The same on a road of one's choice."""
+    def along(
+        self, road: str, passes: Sequence[Pass], prefix: int = 0, wanted: Wanted | None = None
+    ) -> list[TokenNlls]:
+        """The same on a road of one's choice, and hidden states to who wants them."""
+        wanted = wanted or Wanted.likelihoods(passes)
         long_one = self.alone_above is not None and len(passes) == 1 and len(passes[0].ids) > self.alone_above
         if long_one:
-            return [self.read_whole(road, passes[0])]
-        readable = [pass_ for pass_ in passes if len(pass_.ids) > 1]  # a token alone predicts nothing
-        found = iter(self.read(road, readable, prefix) if readable else [])
-        return [next(found) if len(pass_.ids) > 1 else np.empty(0, np.float32) for pass_ in passes]
+            return [self.read_whole(road, passes[0], wanted)]
+        return self.read(road, passes, prefix, wanted)
 
-    def read(self, road: str, passes: Sequence[Pass], prefix: int) -> list[TokenNlls]:
+    def read(self, road: str, passes: Sequence[Pass], prefix: int, wanted: Wanted) -> list[TokenNlls]:
         if self.alone_above is not None:
             self.forget()
         with torch.inference_mode():
             if road == "single" or self.head is None:
-                return forward.single(self.model, passes, self.device)
+                return forward.single(self.model, passes, self.device, wanted)
             if road == "padded":
-                return forward.padded(self.head, passes, self.device)
-            return forward.packed(self.head, passes, self.device, prefix)
+                return forward.padded(self.head, passes, self.device, wanted)
+            return forward.packed(self.head, passes, self.device, prefix, wanted)
 
-    def read_whole(self, road: str, pass_: Pass) -> TokenNlls:
+    def read_whole(self, road: str, pass_: Pass, wanted: Wanted) -> TokenNlls:
         """A pass above `alone_above`, its last token read as well: the scaling looks at how much is read."""
         longer = Pass(np.append(pass_.ids, pass_.ids[-1:]), pass_.start)
-        return self.read(road, [longer], 0)[0][:-1]
+        return self.read(road, [longer], 0, wanted)[0][:-1]
+
+    @cached_property
+    def layers(self) -> Layers:
+        """The way to its hidden states; to be asked for before several threads read."""
+        from tithe.engine.layers import Layers
+
+        return Layers(self)
+
+    @property
+    def reading(self) -> Reading:
+        """What readers of hidden states may know of it."""
+        return Reading(self.layers.count, self.device, self.head)
 
     def forget(self) -> None:
         """Put rotary embeddings back to what they were when loaded: some scalings change as they read."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tithe.records import Answer, Count, Nll, Pass
+from tithe.records import Answer, Count, Nll, Pass, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,12 @@ class View:
     Args:
         pass_: the token ids and the response span.
         nll: (scored,) float32, -log p of each response token that has context, in nats.
+        found: of a readout of hidden states, what its reader has made of them.
     """
 
     pass_: Pass
     nll: npt.NDArray[np.float32]
+    found: Any = None
 
 
 class Readout(ABC):
@@ -38,10 +40,11 @@ class Readout(ABC):
     version: ClassVar[int]
     fields: ClassVar[Mapping[str, pa.DataType]]
     needs_model: ClassVar[bool] = True
+    reads_nll: ClassVar[bool] = True
 
     @abstractmethod
-    def read(self, view: View) -> dict[str, Any]:
-        """The row that is stored, without its key."""
+    def read(self, view: View) -> dict[str, Any] | Problem:
+        """The row that is stored, without its key; or why there is none, which is not stored."""
 
     @abstractmethod
     def answer(self, row: Mapping[str, Any]) -> Answer:
@@ -95,6 +98,7 @@ class CountReadout(Readout):
     version = 1
     fields: ClassVar[Mapping[str, pa.DataType]] = {}
     needs_model = False
+    reads_nll = False
 
     def read(self, view: View) -> dict[str, Any]:
         return {}

@@ -19,7 +19,7 @@ from tithe.planner import Cost
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.run.folder import SCORES, TOKENS, sweep, write_table
 from tithe.run.setup import Parts
-from tithe.runners.local import MODEL_READOUTS, LocalRunner
+from tithe.runners.local import LocalRunner
 from tithe.scorers.base import Scorer, learns
 
 MARK = {b"tithe": b"learned"}  # in the files of `keep`, to tell them from anybody else's
@@ -94,7 +94,7 @@ class Bench:
         self.parts.talk.expect(len(asks))
         try:
             for window, read in self.runner.read(asks):
-                self.cost.add_passes(window, MODEL_READOUTS)
+                self.cost.add_passes(window, self.runner.model_readouts)
                 found += read
         finally:
             self.parts.talk.done()

@@ -31,7 +31,8 @@ from tithe.run.setup import Parts, check_passed_on
 from tithe.run.table import Table
 from tithe.run.talk import Talk
 from tithe.run.tokens import TokenFile
-from tithe.runners.local import MODEL_READOUTS, LocalRunner
+from tithe.runners.local import LocalRunner
+from tithe.scorers.base import Scorer
 
 
 def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
@@ -45,13 +46,14 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
     talk = talk or Talk()
     parts = Parts(settings, weights=False)
     watch, cost, needs = parts.watch, Cost(), parts.needs_model
-    runner = LocalRunner(parts.scorers, parts.renderer, None, {}, per_token=settings.per_token)
+    runner = LocalRunner(parts.scorers, parts.renderer, None, {}, settings.per_token)
+    runner.readouts = parts.readouts
     if parts.learns:
         runner.scorers = parts.standins(parts.examples, lambda asks: plan_asks(runner, asks, cost))
     expect(parts, talk)
     try:
         for chunk in runner.chunks(parts.dataset):
-            cost.add(runner.plan(chunk), MODEL_READOUTS)
+            cost.add(runner.plan(chunk), runner.model_readouts)
             talk.progress(len(chunk), cost.tokens)
     finally:
         talk.done()
@@ -70,7 +72,7 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
 def plan_asks(runner: LocalRunner, asks: Sequence[Mapping[str, Ask]], cost: Cost) -> None:
     """Count what a scorer will read while it prepares."""
     for chunk in windows(asks, window_size(max(map(len, asks), default=0))):
-        cost.add_passes(runner.plan_asks(chunk), MODEL_READOUTS)
+        cost.add_passes(runner.plan_asks(chunk), runner.model_readouts)
 
 
 def score(
@@ -127,7 +129,7 @@ def score_in(
     watch, parts.talk = parts.watch, talk
     with ExitStack() as stack:
         runner = make_runner(parts, place, talk)
-        table, cost = Table(list(parts.scorers), extra), Cost()
+        table, cost = Table(list(parts.scorers), extra, more_columns(parts.scorers)), Cost()
         bench = Bench(parts, place, runner, cost)
         runner.scorers = bench.prepare(parts.scorers)
         tokens = stack.enter_context(TokenFile(place / TOKENS)) if settings.per_token else None
@@ -135,7 +137,7 @@ def score_in(
         try:
             for scored in runner.run(parts.dataset):
                 table.add(scored)
-                cost.add(scored.window, MODEL_READOUTS)
+                cost.add(scored.window, runner.model_readouts)
                 if tokens is not None:
                     tokens.add(scored)
         finally:
@@ -158,9 +160,15 @@ def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
         (lambda: parts.engine) if parts.needs_model else None,
         parts.stores(folder),
         per_token=parts.settings.per_token,
+        readouts=parts.readouts,
     )
     runner.progress = lambda examples: talk.progress(examples, runner.work.tokens)
     return runner
+
+
+def more_columns(scorers: Mapping[str, Scorer]) -> list[str]:
+    """What scorers say besides their score, as columns."""
+    return [f"{name}_{what}" for name, scorer in scorers.items() for what in scorer.also]
 
 
 def expect(parts: Parts, talk: Talk) -> None:

@@ -14,7 +14,7 @@ from tithe.config import ScoreSettings
 from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.files import LOOK, Dataset, open_dataset
 from tithe.data.render import Renderer, RenderSettings, Truncation, make_renderer
-from tithe.engine.readouts import READOUTS
+from tithe.engine.readouts import READOUTS, Readout
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.engine.store import Store, answers_name
 from tithe.errors import DataError, SettingsError
@@ -22,6 +22,7 @@ from tithe.neighbours.encoders import FILE, Encoder, make_encoder
 from tithe.records import Ask, BadRow, Example
 from tithe.run.describe import engine_sentence, scorer_record, versions
 from tithe.run.pool import named_dataset, read_pool
+from tithe.run.readouts import make_readout
 from tithe.run.standin import StandIn
 from tithe.run.talk import Talk
 from tithe.run.watch import Watch
@@ -140,8 +141,8 @@ class Parts:
         return self.pools[path]
 
     @cached_property
-    def readouts(self) -> set[str]:
-        """What the scorers ask for, seen on the first example that can be read."""
+    def asked(self) -> set[str]:
+        """Names of the readouts that the scorers ask for, seen on the first example that can be read."""
         bad: list[BadRow] = []
         first = list(islice(good(self.dataset, bad), LOOK if self.learns else 1))
         if not first:
@@ -162,6 +163,12 @@ class Parts:
         return {"nll_tokens" if n == "nll" and self.settings.per_token else n for n in names}
 
     @cached_property
+    def readouts(self) -> Mapping[str, Readout]:
+        """By the names under which they are asked for; the common ones are always there."""
+        own = {name: make_readout(name, self) for name in self.asked if name not in READOUTS}
+        return {**READOUTS, **{name: readout for name, readout in own.items() if readout is not None}}
+
+    @cached_property
     def columns(self) -> list[str]:
         """The input's columns beside the dialogue, as the first examples have them."""
         examples = [item for item in islice(self.dataset, LOOK) if isinstance(item, Example)]
@@ -169,7 +176,7 @@ class Parts:
 
     @property
     def needs_model(self) -> bool:
-        reads = any(READOUTS[name].needs_model for name in self.readouts if name in READOUTS)
+        reads = any(name not in READOUTS or READOUTS[name].needs_model for name in self.asked)
         return reads or any(parse_spec(spec)[0] == "self" for spec in self.encoder_specs)
 
     @property
@@ -260,7 +267,9 @@ class Parts:
 
         name = answers_name(self.fingerprint, self.dtype, NUMERICS)
         place = self.answers_folder(folder)
-        return {r: Store(place, READOUTS[r], name) for r in sorted(self.readouts) if READOUTS[r].needs_model}
+        readouts = self.readouts
+        known = (r for r in sorted(self.asked) if r in readouts)
+        return {r: Store(place, readouts[r], name) for r in known if readouts[r].needs_model}
 
     @cached_property
     def engine(self) -> Engine:

@@ -32,13 +32,14 @@ class Table:
 
     Args:
         scorers: column names of the scores.
+        more: columns of what scorers say besides.
         extra: columns of the input, or of `COMPUTED`, to carry along in memory, for filters and strata; not written.
     """
 
-    def __init__(self, scorers: Sequence[str], extra: Iterable[str] = ()) -> None:
-        self.scorers = list(scorers)
+    def __init__(self, scorers: Sequence[str], extra: Iterable[str] = (), more: Iterable[str] = ()) -> None:
+        self.scorers, self.more = list(scorers), list(more)
         self.extra: dict[str, list[Any]] = {name: [] for name in extra}
-        self.columns: dict[str, list[Any]] = {name: [] for name in (*FIXED, *self.scorers, *COUNTS)}
+        self.columns: dict[str, list[Any]] = {name: [] for name in (*FIXED, *self.scorers, *self.more, *COUNTS)}
         self.reasons: dict[str, list[str | None]] = {name: [] for name in self.scorers}
 
     def add(self, scored: Scored) -> None:
@@ -49,7 +50,7 @@ class Table:
                 self.append({"row": item.row, "problem": item.reason}, dict.fromkeys(self.scorers, item.reason), {})
                 continue
             row = {"id": item.id, "row": item.row, "turn": item.turn}
-            row |= facts(scored, i)
+            row |= {**facts(scored, i), **scored.more[i]}
             reasons: dict[str, str | None] = {}
             for name, value in scored.scores[i].items():
                 failed = isinstance(value, Problem)
@@ -71,7 +72,7 @@ class Table:
     def arrow(self) -> pa.Table:
         """As written to `scores.parquet`."""
         kinds = {"id": pa.string(), "row": pa.int64(), "turn": pa.int32(), "problem": pa.string()}
-        kinds |= dict.fromkeys((*self.scorers, *NLLS), pa.float64())
+        kinds |= dict.fromkeys((*self.scorers, *self.more, *NLLS), pa.float64())
         kinds |= dict.fromkeys(("response_tokens", "prompt_tokens", "truncated", "shot_tokens_cut"), pa.int32())
         return pa.table({name: pa.array(values, kinds[name]) for name, values in self.columns.items()})
 
@@ -80,7 +81,7 @@ class Table:
         places = [i for i, id_ in enumerate(self.columns["id"]) if id_ is not None]
         values = np.array([math.nan if v is None else v for v in take(self.columns[name], places)], dtype=np.float64)
         problems = {at: why for at, why in enumerate(take(self.reasons[name], places)) if why is not None}
-        numbers = (*self.scorers, *COUNTS[:-1])
+        numbers = (*self.scorers, *self.more, *COUNTS[:-1])
         columns = {column: np.array(take(self.columns[column], places), dtype=np.float64) for column in numbers}
         columns |= {column: object_array(take(self.extra[column], places)) for column in self.extra}
         return Scores(take(self.columns["id"], places), values, problems, columns, by=name)

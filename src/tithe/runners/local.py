@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from tithe.data.render import Renderer
-from tithe.engine.readouts import READOUTS, CountReadout, View
+from tithe.engine.readouts import READOUTS, CountReadout, Readout, View
 from tithe.engine.store import Store
 from tithe.errors import SettingsError, did_you_mean
 from tithe.planner import Slot, Window, plan_window, window_size, windows
@@ -22,7 +19,7 @@ from tithe.records import Answer, Ask, BadRow, Example, Problem
 from tithe.scorers.base import Scorer
 
 if TYPE_CHECKING:
-    from tithe.engine.engine import Engine
+    from tithe.engine.engine import Engine, Read
 
 T = TypeVar("T")
 Answers: TypeAlias = dict[tuple[int, str], Answer | Problem]  # (pass of the window, readout)
@@ -59,6 +56,7 @@ class LocalRunner:
         stores: by readout.
         per_token: keep every token's NLL.
         progress: called with the share of a window that was just done, in examples.
+        readouts: by the names under which scorers ask for them.
     """
 
     scorers: Mapping[str, Scorer]
@@ -67,13 +65,20 @@ class LocalRunner:
     stores: Mapping[str, Store]
     per_token: bool = False
     progress: Callable[[float], None] = lambda _: None
+    readouts: Mapping[str, Readout] = field(default_factory=lambda: READOUTS)
     work: Work = field(default_factory=Work)
+
+    @property
+    def model_readouts(self) -> frozenset[str]:
+        """The names of those that need the model."""
+        return frozenset(name for name, readout in self.readouts.items() if readout.needs_model)
 
     def run(self, items: Iterable[Example | BadRow]) -> Iterator[Scored]:
         """Score a stream; windows come out in input order."""
         for window in ahead(self.plan(chunk) for chunk in self.chunks(items)):
             answers = self.answers(window)
-            yield Scored(window, answers, [self.scores(window, i, answers) for i in range(len(window.given))])
+            scores = [self.scores(window, i, answers) for i in range(len(window.given))]
+            yield Scored(window, answers, [one for one, _ in scores], [more for _, more in scores])
         for store in self.stores.values():
             store.flush()
 
@@ -112,10 +117,10 @@ class LocalRunner:
 
     def renamed(self, asks: Mapping[str, Ask], who: str) -> Mapping[str, Ask]:
         for ask in asks.values():
-            if ask.readout not in READOUTS:
+            if ask.readout not in self.readouts:
                 raise SettingsError(
                     f"{who} asks for the readout `{ask.readout}`, which there is not",
-                    hint=did_you_mean(ask.readout, READOUTS),
+                    hint=did_you_mean(ask.readout, self.readouts),
                 )
         if not self.per_token:
             return asks
@@ -129,7 +134,7 @@ class LocalRunner:
             wanted = [i for i, readouts in enumerate(window.readouts) if readout in readouts]
             stored = store.get([keys[i] for i in wanted])
             found |= {(i, readout): stored[keys[i]] for i in wanted if keys[i] in stored}
-        asked = {(i, r) for i, readouts in enumerate(window.readouts) for r in readouts & MODEL_READOUTS}
+        asked = {(i, r) for i, readouts in enumerate(window.readouts) for r in readouts & self.model_readouts}
         missing = {i for i, _ in asked - found.keys()}
         self.work.reused += len({i for i, _ in asked} - missing)
         done = 1.0 if not missing else 0.0
@@ -145,7 +150,7 @@ class LocalRunner:
     def compute(self, window: Window, keys: Sequence[bytes], missing: set[int], found: Answers) -> None:
         """Run the batches that hold a missing pass; an answered pass in them is read again, to repeat the batch."""
         assert self.engine is not None
-        unstored = set().union(*window.readouts) & MODEL_READOUTS - self.stores.keys()
+        unstored = set().union(*window.readouts) & self.model_readouts - self.stores.keys()
         if unstored:
             raise SettingsError(
                 f"the readout `{min(unstored)}` is asked for, but not of the first example",
@@ -153,11 +158,13 @@ class LocalRunner:
             )
         engine = self.engine()
         began = time.monotonic()
-        model_passes = [i for i, readouts in enumerate(window.readouts) if readouts & MODEL_READOUTS]
+        model_passes = [i for i, readouts in enumerate(window.readouts) if readouts & self.model_readouts]
         passes = [window.passes[i] for i in model_passes]
         batches = [batch for batch in engine.batches(passes) if any(model_passes[i] in missing for i in batch.index)]
         total = sum(len(passes[i].ids) for batch in batches for i in batch.index)
-        for batch, results in engine.run(passes, batches):
+        # All that is asked, answered or not: what is read of a batch, too, is then the same as in a straight run.
+        asked = [[self.readouts[r] for r in sorted(window.readouts[i] & self.model_readouts)] for i in model_passes]
+        for batch, results in engine.read(passes, batches, asked):
             rows: dict[str, list[tuple[bytes, dict[str, Any]]]] = defaultdict(list)
             for place, result in zip(batch.index, results, strict=True):
                 i = model_passes[place]
@@ -173,25 +180,29 @@ class LocalRunner:
             self.progress(len(window.items) * tokens / total)
 
     def apply(
-        self, window: Window, i: int, result: npt.NDArray[np.float32] | Problem, found: Answers
+        self, window: Window, i: int, result: Read | Problem, found: Answers
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Apply the readouts asked of a pass that have no answer yet; yield what is to be stored."""
         if isinstance(result, Problem):
             self.work.failed += 1
-            for readout in window.readouts[i] & MODEL_READOUTS:
-                found.setdefault((i, readout), result)
+            for name in window.readouts[i] & self.model_readouts:
+                found.setdefault((i, name), result)
             return
-        view = View(window.passes[i], result)
-        for readout in sorted(window.readouts[i] & MODEL_READOUTS):
-            if (i, readout) not in found:
-                row = READOUTS[readout].read(view)
-                found[i, readout] = READOUTS[readout].answer(row)
-                yield readout, row
+        for name in sorted(window.readouts[i] & self.model_readouts):
+            if (i, name) in found:
+                continue
+            readout = self.readouts[name]
+            row = readout.read(View(window.passes[i], result.nll, result.found.get(readout.name)))
+            if isinstance(row, Problem):
+                found[i, name] = row
+            else:
+                found[i, name] = readout.answer(row)
+                yield name, row
 
-    def scores(self, window: Window, i: int, answers: Answers) -> dict[str, float | Problem]:
-        """Every scorer's number for one example."""
+    def scores(self, window: Window, i: int, answers: Answers) -> tuple[dict[str, float | Problem], dict[str, float]]:
+        """Every scorer's number for one example, and what scorers say besides."""
         example = window.examples[i]
-        out: dict[str, float | Problem] = {}
+        out, more = dict[str, float | Problem](), dict[str, float]()
         for (name, scorer), slots in zip(self.scorers.items(), window.slots[i], strict=True):
             read = resolved(slots, answers)
             there = {ask: value for ask, value in read.items() if not isinstance(value, Problem)}
@@ -200,7 +211,8 @@ class LocalRunner:
                 out[name] = problem
             else:
                 out[name] = scorer.score(example, there)
-        return out
+                more |= {f"{name}_{what}": value for what, value in scorer.more(example, there).items()}
+        return out, more
 
 
 def resolved(slots: Mapping[str, Slot | Problem], answers: Answers) -> dict[str, Answer | Problem]:
@@ -212,11 +224,12 @@ def resolved(slots: Mapping[str, Slot | Problem], answers: Answers) -> dict[str,
 
 @dataclass(frozen=True)
 class Scored:
-    """A window with its answers and, per example, every scorer's number or problem."""
+    """A window with its answers and, per example, every scorer's number or problem, and what scorers say besides."""
 
     window: Window
     answers: Answers
     scores: Sequence[Mapping[str, float | Problem]]
+    more: Sequence[Mapping[str, float]] = ()
 
 
 def ahead(stream: Iterator[T]) -> Iterator[T]:

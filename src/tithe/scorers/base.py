@@ -76,6 +76,8 @@ class Scorer(ABC):
     reads: ClassVar[str]
     default_drop: ClassVar[str | None] = None
     whole_response: ClassVar[bool] = False  # too long, the prompt gives way, unless `--truncation` says otherwise
+    also: ClassVar[tuple[str, ...]] = ()
+    """What `more` gives: columns of the score table, named after the scorer: `cpqs_probability`."""
     partial: ClassVar[bool] = False
     """Whether `score` can do with some of the answers; asks that have a problem are then left out of them."""
 
@@ -94,6 +96,10 @@ class Scorer(ABC):
     @abstractmethod
     def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
         """The number, or why there is none; never NaN."""
+
+    def more(self, example: Example, answers: Mapping[str, Answer]) -> Mapping[str, float]:
+        """Further numbers from the same answers, under names in `also`; what there is none of is left out."""
+        return {}
 
 
 def nll(answers: Mapping[str, Answer], name: str) -> Nll:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from tithe.records import Answer, Ask, Count, Example, Message, Nll
+from tithe.records import Answer, Ask, Count, Example, Margin, Message, Nll, Options, Vector
 
 Fabricate: TypeAlias = Callable[[int, float, bool], Answer]
 
@@ -38,8 +38,12 @@ def answer(ask: Ask, known: Mapping[str, Fabricate], tokens: int, mean: float, f
 
 
 def lookup(readout: str, known: Mapping[str, Fabricate]) -> Fabricate | None:
-    """By name; a readout `nll...` that is not known by name is an Nll with its tokens kept."""
-    return known.get(readout) or (_nll_per_token if readout.startswith("nll") else None)
+    """By name, or by what stands before its argument: `head:folder` is a `head`.
+
+    A readout `nll...` that is not known by name is an Nll with its tokens kept.
+    """
+    name = readout.partition(":")[0]
+    return known.get(readout) or known.get(name) or (_nll_per_token if readout.startswith("nll") else None)
 
 
 def describe(answers: Mapping[str, Answer]) -> str:
@@ -68,6 +72,20 @@ def _count(tokens: int, mean: float, first: bool) -> Count:
     return Count(prompt=12, response=tokens)
 
 
+def _margin(tokens: int, mean: float, first: bool) -> Margin:
+    return Margin((mean - 2.3) * (1 if first else -1))
+
+
+def _vector(tokens: int, mean: float, first: bool) -> Vector:
+    angle = mean + tokens
+    return Vector(np.array([math.cos(angle), math.sin(angle), 0.0], dtype=np.float32))
+
+
+def _options(tokens: int, mean: float, first: bool) -> Options:
+    """Of up to six replies: likelier ones further on, or all alike."""
+    return Options(np.log(np.linspace(0.01, 0.01 + mean / 400, 6)).astype(np.float32))
+
+
 def _example(row: int, instruction: str, extra: str, response: str) -> Example:
     prompt = (Message("user", f"{instruction}\n{extra}" if extra else instruction),)
     columns = {"source": "web"} if row % 2 else {}
@@ -75,7 +93,13 @@ def _example(row: int, instruction: str, extra: str, response: str) -> Example:
     return Example(f"{row:032x}", row, 1, prompt, reply, instruction, extra, columns=columns, where=f"test:{row}")
 
 
-KNOWN: Mapping[str, Fabricate] = {"nll": _nll, "count": _count}
+KNOWN: Mapping[str, Fabricate] = {
+    "nll": _nll,
+    "count": _count,
+    "head": _margin,
+    "weighted": _vector,
+    "options": _options,
+}
 EXAMPLES = (
     _example(0, "Name the capital of France.", "", "Paris."),
     _example(1, "Translate to German.", "Good morning", "Guten Morgen"),

@@ -1,0 +1,91 @@
+"""Hidden states for those who learn from them: means per layer, or all of them for a few examples."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from tithe.engine.readouts import View
+from tithe.engine.states import Reading, StateReader, StateReadout
+from tithe.records import Answer, Pass
+
+
+class Collected(StateReadout):
+    """States of responses that are handed out and never stored.
+
+    Args:
+        wanted: which layers; all of them where None.
+    """
+
+    version = 1
+    fields: ClassVar[Mapping[str, pa.DataType]] = {}
+
+    def __init__(self, wanted: Sequence[int] | None = None) -> None:
+        self.wanted = wanted
+
+    def layers(self, count: int) -> Sequence[int]:
+        return range(count) if self.wanted is None else self.wanted
+
+    def span(self, pass_: Pass) -> range:
+        return range(pass_.start, len(pass_.ids))
+
+    @abstractmethod
+    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader: ...
+
+    def read(self, view: View) -> dict[str, Any]:
+        raise AssertionError("collected states are never stored")
+
+    def answer(self, row: Mapping[str, Any]) -> Answer:
+        raise AssertionError("collected states are never stored")
+
+
+class Means(Collected):
+    """Per response the mean state of each layer: (layers, dim) float32."""
+
+    name = "means"
+
+    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+        return MeansReader(lengths)
+
+
+class MeansReader:
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+        self.found: list[torch.Tensor] = []
+
+    def take(self, layer: int, rows: torch.Tensor) -> None:
+        # Sequence by sequence: the order in which a mean is summed then depends on that sequence alone.
+        parts = torch.split(rows, self.lengths)
+        self.found.append(torch.stack([part.mean(0, dtype=torch.float32) for part in parts]))
+
+    def results(self) -> list[npt.NDArray[np.float32]]:
+        return list(torch.stack(self.found, dim=1).cpu().numpy())  # (sequences, layers, dim)
+
+
+class Whole(Collected):
+    """Per response all its states, in float32 on the device: (layers, tokens, dim). For a batch at a time."""
+
+    name = "states"
+
+    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+        return WholeReader(lengths)
+
+
+class WholeReader:
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+        self.found: list[torch.Tensor] = []
+
+    def take(self, layer: int, rows: torch.Tensor) -> None:
+        self.found.append(rows.float())
+
+    def results(self) -> list[torch.Tensor]:
+        return [
+            torch.stack(parts) for parts in zip(*(torch.split(rows, self.lengths) for rows in self.found), strict=True)
+        ]
