@@ -60,11 +60,14 @@ class ScoreSettings(Settings):
         limit: read only so many records.
         strict: stop at the first bad row.
         scorer: scorer specs, e.g. `["ifd", "length"]`.
-        preset: `cherry`, `superfiltering` or `miwv-paper`: the papers' own settings, oddities included.
+        preset: `cherry`, `superfiltering`, `miwv-paper` or `cpqs-paper`: the papers' own settings, oddities included.
         encoder: what makes vectors of prompts, for scorers and selectors that look at likeness; None takes theirs.
         shots: worked examples before each prompt; None takes the scorer's own number.
         exclude_similarity: cosine from which a prompt is too alike to be shown as a worked example.
         shot_pool: data set to take worked examples from; None takes them from the one that is scored.
+        head: folder of the head that `cpqs` reads hidden states with.
+        residualise: `length` adds to every score what is left of it when the response's length is taken away; a
+            selection then ranks by that.
         model: bundled name, folder or hub id.
         template: `auto`, a named template or a Jinja file.
         max_length: tokens of the longest pass; None takes the model's context window.
@@ -94,6 +97,8 @@ class ScoreSettings(Settings):
     shots: int | None = None
     exclude_similarity: float | None = None
     shot_pool: str | None = None
+    head: str | None = None
+    residualise: Literal["length"] | None = None
     model: str | None = None
     template: str = "auto"
     max_length: int | None = None
@@ -173,6 +178,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "selector": "top",
         "keep_of": "input",
         "drop": ("superfiltering >= 1",),
+    },
+    "cpqs-paper": {
+        "scorer": ("cpqs",),
+        "template": "chat",
+        "selector": "top",
+        "keep_of": "input",
     },
     "miwv-paper": {
         "scorer": ("miwv",),

@@ -18,7 +18,9 @@ Model = Annotated[
         "--model", "--model-name-or-path", "-m", help="Folder or hub id; `pocket` is bundled, for trying out."
     ),
 ]
-Preset = Annotated[str | None, typer.Option(help="A paper's own settings: `cherry`, `superfiltering` or `miwv-paper`.")]
+Preset = Annotated[
+    str | None, typer.Option(help="A paper's own settings: `cherry`, `superfiltering`, `miwv-paper` or `cpqs-paper`.")
+]
 Encoder = Annotated[
     str | None, typer.Option(help="What makes vectors of prompts: `self`, `tfidf`, a folder or hub id, `file:x.npy`.")
 ]
@@ -27,6 +29,10 @@ Exclude = Annotated[
     float | None, typer.Option(help="No worked example with a prompt of this cosine or more; 0.999 leaves out equals.")
 ]
 ShotPool = Annotated[str | None, typer.Option(help="Data set to take worked examples from.")]
+Head = Annotated[str | None, typer.Option(help="Folder of a head that `cpqs` reads hidden states with.")]
+Residualise = Annotated[
+    str | None, typer.Option(help="`length`: rank by what is left of the score when length is taken away.")
+]
 Template = Annotated[str | None, typer.Option(help="A name from `tithe templates`, or a Jinja file.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens of the longest pass; the model's context by default.")]
 Truncation = Annotated[

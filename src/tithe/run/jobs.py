@@ -29,7 +29,7 @@ from tithe.selectors.filters import Filter
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine
 
-ELSEWHERE = ("scorer", "preset", "by", "selector", "keep")  # said by the stages
+ELSEWHERE = ("scorer", "preset", "by", "selector", "keep", "residualise")  # said by the stages
 
 
 @dataclass(frozen=True)

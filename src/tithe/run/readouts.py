@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tithe.engine.head_readout import HeadReadout
 from tithe.engine.readouts import Readout
+from tithe.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
     from tithe.run.setup import Parts
@@ -16,4 +20,65 @@ def make_readout(name: str, parts: Parts) -> Readout | None:
     Raises:
         TitheError: what it needs is not there, or does not fit the model.
     """
-    return None
+    kind, _, argument = name.partition(":")
+    make = MAKERS.get(kind)
+    return None if make is None else make(argument, parts)
+
+
+def head_readout(folder: str, parts: Parts) -> Readout:
+    """A head's readout, if it belongs to the run's model; what else is odd about it is noted.
+
+    Raises:
+        SettingsError: no head is named.
+        ModelError: there is none, or it was trained on another model.
+    """
+    if not folder:
+        raise SettingsError(
+            "`cpqs` needs a head", hint="`--head my-head`; `tithe head train` makes one from tiers of responses"
+        )
+    readout = HeadReadout(Path(folder))
+    if parts.weights:
+        check_head(readout, folder, parts)
+    return readout
+
+
+def check_head(readout: HeadReadout, folder: str, parts: Parts) -> None:
+    """Refuse a head of another model; note another dtype, another rendering, and a poor report."""
+    card, name = readout.card, parts.source.name
+    theirs = card.model["fingerprint"]
+    if theirs != parts.fingerprint:
+        raise ModelError(
+            f"the head `{folder}` belongs to model `{card.model['name']}` (fingerprint {theirs}), "
+            f"not to `{name}` (fingerprint {parts.fingerprint})",
+            hint="train one on this model's hidden states: `tithe head train`",
+        )
+    if card.model["dtype"] != parts.dtype:
+        parts.notes.append(
+            f"note: the head was trained on states in {card.model['dtype']}, here they are {parts.dtype}"
+        )
+    own = parts.renderer.describe()
+    odd = [key for key in sorted({*own, *card.rendering}) if own.get(key) != card.rendering.get(key)]
+    if odd:
+        pairs = ", ".join(
+            f"{key} {card.rendering.get(key)!r}, here {own.get(key)!r}" for key in odd if key != "max_length"
+        )
+        if pairs:
+            parts.notes.append(f"note: the head was trained with another rendering: {pairs}")
+    parts.notes.append(verdict(readout))
+
+
+def verdict(readout: HeadReadout) -> str:
+    """What is known of a head's worth, in one line."""
+    report = readout.card.training.get("report")
+    if not isinstance(report, Mapping):
+        return f"note: nothing is known of how well this {readout.card.kind} head tells tiers apart"
+    auc, alone = report["auc"]["value"], report["length"]["auc"]
+    if report["better_than_length"]:
+        return f"head: {readout.card.kind}, AUC {auc:.3f} on prompts it never saw, response length alone {alone:.3f}"
+    return (
+        f"note: this {readout.card.kind} head was NOT BETTER than response length on prompts it never saw: "
+        f"AUC {auc:.3f}, length alone {alone:.3f}"
+    )
+
+
+MAKERS: Mapping[str, Callable[[str, Parts], Readout]] = {"head": head_readout}

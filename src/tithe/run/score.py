@@ -27,12 +27,11 @@ from tithe.run.folder import (
     write_table,
 )
 from tithe.run.results import PlanResult, ScoreResult
-from tithe.run.setup import Parts, check_passed_on
+from tithe.run.setup import Parts, check_passed_on, residual
 from tithe.run.table import Table
 from tithe.run.talk import Talk
 from tithe.run.tokens import TokenFile
 from tithe.runners.local import LocalRunner
-from tithe.scorers.base import Scorer
 
 
 def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
@@ -127,9 +126,11 @@ def score_in(
     """
     began, settings = time.monotonic(), parts.settings
     watch, parts.talk = parts.watch, talk
+    for note in parts.notes:
+        talk.say(note)
     with ExitStack() as stack:
         runner = make_runner(parts, place, talk)
-        table, cost = Table(list(parts.scorers), extra, more_columns(parts.scorers)), Cost()
+        table, cost = Table(list(parts.scorers), extra, parts.score_columns[len(parts.scorers) :]), Cost()
         bench = Bench(parts, place, runner, cost)
         runner.scorers = bench.prepare(parts.scorers)
         tokens = stack.enter_context(TokenFile(place / TOKENS)) if settings.per_token else None
@@ -145,6 +146,8 @@ def score_in(
             for store in runner.stores.values():
                 store.flush()
         watch.check()
+        for name in parts.residualised:
+            table.residualise(name, residual(name))
     if not settings.per_token:
         (place / TOKENS).unlink(missing_ok=True)  # of an earlier run
     record = make_record(parts, runner, cost, table, time.monotonic() - began)
@@ -164,11 +167,6 @@ def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
     )
     runner.progress = lambda examples: talk.progress(examples, runner.work.tokens)
     return runner
-
-
-def more_columns(scorers: Mapping[str, Scorer]) -> list[str]:
-    """What scorers say besides their score, as columns."""
-    return [f"{name}_{what}" for name, scorer in scorers.items() for what in scorer.also]
 
 
 def expect(parts: Parts, talk: Talk) -> None:

@@ -17,6 +17,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tithe.run.results import PlanResult, ScoreResult, SelectResult
+from tithe.run.select import shown_columns
 from tithe.run.talk import Talk
 
 EVERY = 10.0  # seconds between two lines of progress
@@ -138,12 +139,10 @@ def show_selection(result: SelectResult, output: Path | None, folder: Path) -> N
     grid = Grid("", *QUANTILES, box=None, pad_edge=False)
     kept = set(result.selection.kept)
     mask = np.array([id_ in kept for id_ in result.scores.ids], dtype=bool)
-    for name, values in (
-        (result.scores.by, result.scores.values),
-        ("response tokens", result.scores.columns["response_tokens"]),
-    ):
-        grid.add_row(f"{name}, pool", *five(values))
-        grid.add_row(f"{name}, kept", *five(values[mask]))
+    for name, values in shown_columns(result.scores, result.scored).items():
+        words = name.replace("_", " ")
+        grid.add_row(f"{words}, pool", *five(values))
+        grid.add_row(f"{words}, kept", *five(values[mask]))
     out.print(grid)
     if result.note:
         say(out, f"note: {result.note}")

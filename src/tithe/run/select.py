@@ -15,11 +15,12 @@ from tithe.config import SelectSettings
 from tithe.data.export import write_records
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.planner import without_numbers
-from tithe.records import Scores, Selection
+from tithe.records import FloatArray, Scores, Selection
 from tithe.run.folder import DROPPED, RECORD, SCORES, check_places, run_folder, sweep, write_json, write_table
+from tithe.run.residual import rank_correlation
 from tithe.run.results import ScoreResult, SelectResult
 from tithe.run.score import score_in
-from tithe.run.setup import Parts, check_passed_on
+from tithe.run.setup import Parts, check_passed_on, residual
 from tithe.run.table import COMPUTED, COUNTS
 from tithe.run.talk import Talk
 from tithe.selectors.base import Selector
@@ -79,7 +80,8 @@ def select(
     by = ranking_scorer(parts, settings.by)
     filters = chosen_filters(parts, settings, by, talk)
     extra = own_columns(parts, selector, filters)
-    recipe = Recipe(by, selector, budget, filters, settings.drop_duplicates)
+    ranking = residual(by) if by in parts.residualised else by
+    recipe = Recipe(ranking, selector, budget, filters, settings.drop_duplicates)
     parts.check(folder)
     with run_folder(folder) as place:
         chosen = choose(score_in(place, parts, talk, folder=folder, extra=extra), recipe)
@@ -140,7 +142,7 @@ def chosen_filters(parts: Parts, settings: SelectSettings, by: str, talk: Talk) 
     default = parts.scorers[by].default_drop
     texts = settings.drop if settings.drop is not None else (default,) if default else ()
     filters = [Filter.parse(text) for text in texts]
-    known = [*parts.scorers, *COUNTS[:-1], *parts.columns]
+    known = [*parts.score_columns, *COUNTS[:-1], *parts.columns]
     for each in filters:
         each.check(known)
     if default and settings.drop and Filter.parse(default).column not in [each.column for each in filters]:
@@ -150,7 +152,7 @@ def chosen_filters(parts: Parts, settings: SelectSettings, by: str, talk: Talk) 
 
 def own_columns(parts: Parts, selector: Selector, filters: list[Filter]) -> list[str]:
     """Columns of the input that a filter or the selector reads."""
-    computed = {*parts.scorers, *COUNTS[:-1]}
+    computed = {*parts.score_columns, *COUNTS[:-1]}
     wanted = [each.column for each in filters]
     made = [name for name in getattr(selector, "reads", ()) if name in COMPUTED]
     if isinstance(getattr(selector, "by", None), str):
@@ -185,9 +187,17 @@ def selection_record(recipe: Recipe, selection: Selection, scores: Scores, resul
         "bad_rows": bad,
         "quantiles": {
             name: {"pool": spread(column), "kept": spread(column[mask])}
-            for name, column in {scores.by: scores.values, "response_tokens": scores.columns["response_tokens"]}.items()
+            for name, column in shown_columns(scores, result).items()
         },
+        "rank_correlation_with_length": rank_correlation(scores.values, scores.columns["response_tokens"]),
     }
+
+
+def shown_columns(scores: Scores, result: ScoreResult) -> dict[str, FloatArray]:
+    """What people are shown of a selection: the score that ranks, what its scorer says besides, and lengths."""
+    besides = [name for name in result.grown.more if name.startswith(f"{scores.by}_")]
+    names = [*besides, "response_tokens"]
+    return {scores.by: scores.values, **{name: scores.columns[name] for name in names}}
 
 
 def counted(selection: Selection, problems: set[str]) -> dict[str, int]:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from tithe import plugins
 from tithe.config import ScoreSettings
 from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
+from tithe.data.dialogue import CpqsRenderer
 from tithe.data.files import LOOK, Dataset, open_dataset
 from tithe.data.render import Renderer, RenderSettings, Truncation, make_renderer
+from tithe.engine.head_readout import HeadReadout
 from tithe.engine.readouts import READOUTS, Readout
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.engine.store import Store, answers_name
@@ -35,10 +37,10 @@ if TYPE_CHECKING:
 
     from tithe.engine.engine import Engine
 
-AUTHORS = {"cherry": CherryRenderer, "superfiltering": SuperfilteringRenderer}
+AUTHORS = {"cherry": CherryRenderer, "superfiltering": SuperfilteringRenderer, "cpqs-paper": CpqsRenderer}
 
 
-PASSED_ON = ("encoder", "shots", "exclude_similarity", "shot_pool")  # settings that scorers and selectors read
+PASSED_ON = ("encoder", "shots", "exclude_similarity", "shot_pool", "head")  # settings that scorers and selectors read
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Parts:
         weights: whether the model's weights will be needed, if the model is; a plan reads none.
         talk: who listens.
         selectors: those of the run, made by `selector`.
+        notes: what was found before anybody listened.
     """
 
     settings: ScoreSettings
@@ -59,6 +62,7 @@ class Parts:
     encoders: dict[str, Encoder] = field(default_factory=dict, init=False)
     pools: dict[str, Sequence[Example]] = field(default_factory=dict, init=False)
     records: int = field(default=0, init=False)
+    notes: list[str] = field(default_factory=list, init=False)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -77,7 +81,7 @@ class Parts:
             raise SettingsError("`per_token` writes a file to the run folder, and there is none", hint="give `run_dir`")
         if self.needs_model:
             assert self.dtype
-        assert self.renderer
+        assert self.renderer and self.readouts
         for spec in self.encoder_specs:
             if spec.startswith(FILE):  # its rows belong to these examples
                 self.encoder(spec)
@@ -173,6 +177,18 @@ class Parts:
         """The input's columns beside the dialogue, as the first examples have them."""
         examples = [item for item in islice(self.dataset, LOOK) if isinstance(item, Example)]
         return list(dict.fromkeys(name for example in examples for name in example.columns))
+
+    @property
+    def score_columns(self) -> list[str]:
+        """Columns of the score table that hold scores, and what scorers say besides."""
+        more = [f"{name}_{what}" for name, scorer in self.scorers.items() for what in scorer.also]
+        left = [residual(name) for name in self.residualised]
+        return [*self.scorers, *more, *left]
+
+    @property
+    def residualised(self) -> list[str]:
+        """Scorers whose score is also given without what the length predicts."""
+        return [name for name in self.scorers if self.settings.residualise and name != "length"]
 
     @property
     def needs_model(self) -> bool:
@@ -291,9 +307,17 @@ class Parts:
         out["scorers"] = {name: scorer_record(scorer) for name, scorer in self.scorers.items()}
         out["template"] = self.renderer.describe()
         out["model"] = {"name": self.source.name, "revision": self.source.revision, "folder": str(self.source.folder)}
+        heads = {name: one.describe() for name, one in self.readouts.items() if isinstance(one, HeadReadout)}
+        if heads:
+            out["heads"] = heads
         if self.needs_model and self.weights:
             out["model"] |= {"fingerprint": self.fingerprint, "dtype": self.dtype}
         return out
+
+
+def residual(name: str) -> str:
+    """What a score is called when the length is taken away from it."""
+    return f"{name}_residual"
 
 
 def good(items: Iterable[Example | BadRow], bad: list[BadRow]) -> Iterator[Example]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tithe.data.ids import content_hash
 from tithe.planner import Slot, shot_tokens_cut
 from tithe.records import BadRow, Example, Message, Nll, Pass, Problem, Scores
+from tithe.run.residual import residuals
 from tithe.runners.local import Scored
 
 FIXED = ("id", "row", "turn")
@@ -32,7 +33,7 @@ class Table:
 
     Args:
         scorers: column names of the scores.
-        more: columns of what scorers say besides.
+        more: columns of what scorers say besides, and of scores that are made of others when all are there.
         extra: columns of the input, or of `COMPUTED`, to carry along in memory, for filters and strata; not written.
     """
 
@@ -68,6 +69,15 @@ class Table:
             column.append(reasons.get(name))
         for name, column in self.extra.items():
             column.append(extra.get(name))
+
+    def residualise(self, name: str, into: str) -> None:
+        """Make a score of another one: what is left of it when the response's length is taken away."""
+        values = np.array([math.nan if v is None else v for v in self.columns[name]], dtype=np.float64)
+        lengths = np.array([n or 0 for n in self.columns["response_tokens"]])
+        self.columns[into] = [None if math.isnan(v) else v for v in residuals(values, lengths).tolist()]
+        self.reasons[into] = self.reasons[name]
+        self.more.remove(into)
+        self.scorers.append(into)
 
     def arrow(self) -> pa.Table:
         """As written to `scores.parquet`."""

@@ -1,0 +1,85 @@
+"""A quality head as a readout: the hidden states of a response in, one margin out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow as pa
+
+from tithe.engine.readouts import View
+from tithe.engine.states import Reading, StateReader, StateReadout
+from tithe.heads.card import HeadCard
+from tithe.heads.files import load_head, read_card
+from tithe.records import Answer, Margin, Pass, Problem
+
+if TYPE_CHECKING:
+    import torch
+
+    from tithe.heads.base import LayerReader, StateHead
+
+
+class HeadReadout(StateReadout):
+    """Margins by one head; its answers are kept apart from those of any other.
+
+    Args:
+        folder: of the head; its weights are read when the first batch is.
+
+    Raises:
+        TitheError: there is no head.
+    """
+
+    version = 1
+    fields: ClassVar[Mapping[str, pa.DataType]] = {"margin": pa.float64()}
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.card: HeadCard = read_card(folder)
+        self.name = f"head-{self.card.fingerprint}"  # type: ignore[misc]
+        self._lock = Lock()
+        self._placed: dict[torch.device, StateHead] = {}
+
+    @cached_property
+    def head(self) -> StateHead:
+        return load_head(self.folder)
+
+    def layers(self, count: int) -> Sequence[int]:
+        return self.card.layers
+
+    def span(self, pass_: Pass) -> range:
+        return range(pass_.start, len(pass_.ids))
+
+    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+        with self._lock:  # several threads begin at once
+            if model.device not in self._placed:
+                self._placed[model.device] = self.head.to(model.device)
+        return Margins(self._placed[model.device].reader(lengths))
+
+    def read(self, view: View) -> dict[str, Any] | Problem:
+        if isinstance(view.found, Problem):
+            return view.found
+        return {"margin": float(view.found)}
+
+    def answer(self, row: Mapping[str, Any]) -> Answer:
+        return Margin(float(row["margin"]))
+
+    def describe(self) -> dict[str, Any]:
+        """For the run record."""
+        card = self.card
+        return {"folder": str(self.folder), "fingerprint": card.fingerprint, "kind": card.kind, "layers": card.layers}
+
+
+class Margins:
+    """A head's own reader, as a tap wants it."""
+
+    def __init__(self, reader: LayerReader) -> None:
+        self.reader = reader
+
+    def take(self, layer: int, rows: torch.Tensor) -> None:
+        self.reader.take(layer, rows)
+
+    def results(self) -> list[float]:
+        return [float(margin) for margin in self.reader.margins().cpu().tolist()]
