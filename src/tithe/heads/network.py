@@ -19,7 +19,6 @@ from torch.nn import Conv1d, Conv2d, Linear, Module, ModuleDict, ModuleList
 from torch.nn.functional import linear, pad, relu
 from torch.nn.utils.rnn import pad_sequence
 
-
 KERNELS = (3, 4, 5)
 CHANNELS, HIDDEN, CLASSES, DEEP = 256, 512, 2, 3
 DROPOUT = 0.5

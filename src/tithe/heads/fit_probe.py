@@ -1,0 +1,210 @@
+"""Train the linear head: which layers, how strong a penalty, by cross-validation over prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+
+from tithe.errors import DataError
+from tithe.heads.base import LayerChoice, chosen_layers
+from tithe.heads.chain import Array, Chain, reduction, regression, together
+from tithe.heads.probe import Means, ProbeHead
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: smaller is stronger
+FEW = 3  # layers of the candidate `best few`
+Fold: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A set of layers, cross-validated.
+
+    Args:
+        name: a choice of layers, `layer 12` or `best few`.
+        layers: their numbers.
+        auc: mean over folds, with the best penalty.
+        error: standard error of that mean.
+        c: the best penalty.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    auc: float
+    error: float
+    c: float
+
+
+@dataclass(frozen=True)
+class ProbeFit:
+    """A linear head, and how it came about.
+
+    Args:
+        head: trained on all rows.
+        chain: the same before it was folded.
+        layer_aucs: cross-validated AUC of each layer that was looked at.
+        candidates: sets of layers that were compared.
+        chosen: the one that was taken.
+        why: in one sentence.
+        components: principal components of each layer in the head.
+        folds: of the cross-validation.
+    """
+
+    head: ProbeHead
+    chain: Chain
+    layer_aucs: Mapping[int, float]
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate
+    why: str
+    components: int
+    folds: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Facts for the card."""
+        return {
+            "layer_aucs": {str(layer): auc for layer, auc in self.layer_aucs.items()},
+            "candidates": {one.name: {"auc": one.auc, "error": one.error} for one in self.candidates},
+            "chosen": self.chosen.name,
+            "why": self.why,
+            "c": self.chosen.c,
+            "components": self.components,
+            "folds": self.folds,
+        }
+
+
+def fit_probe(
+    means: Means, labels: npt.ArrayLike, groups: npt.ArrayLike, *, layers: LayerChoice | None, seed: int, folds: int = 5
+) -> ProbeFit:
+    """Train on mean states.
+
+    The AUC of the set that is chosen was the reason to choose it, so it is a little too good; `judge` asks prompts that
+    were not here.
+
+    Args:
+        means: (rows, count, width) float32: of all hidden states of the model.
+        labels: 1 for the high tier, 0 for the low one.
+        groups: the prompt of each row; one prompt is never on both sides of a fold.
+        layers: a choice; None takes the best of several.
+        seed: of folds and components.
+        folds: of the cross-validation.
+
+    Raises:
+        DataError: too few prompts, one tier alone, or means that are no numbers.
+    """
+    tiers, prompts = np.asarray(labels), np.asarray(groups)
+    demand_means(means, tiers, prompts)
+    count = means.shape[1]
+    wanted = tuple(range(count)) if layers is None else chosen_layers(layers, count)
+    trial = Trial(means, tiers, cut(tiers, prompts, folds, seed), wanted, seed)
+    singles = [trial.candidate(f"layer {layer}", (layer,)) for layer in wanted]
+    if layers is None:
+        candidates = [*best_of(singles), *(trial.candidate(*one) for one in sets(singles, count))]
+        chosen, why = choose(candidates, folds)
+    else:
+        candidates = [trial.candidate(layers, wanted)]
+        chosen, why = candidates[0], f"the layers were given: {layers}"
+    chain = final(means, tiers, chosen, seed)
+    return ProbeFit(
+        head=chain.fold(chosen.layers, count),
+        chain=chain,
+        layer_aucs={one.layers[0]: one.auc for one in singles},
+        candidates=tuple(candidates),
+        chosen=chosen,
+        why=why,
+        components=chain.regression.coef_.shape[1] // len(chosen.layers),
+        folds=folds,
+    )
+
+
+def demand_means(means: Means, labels: Array, groups: Array) -> None:
+    if means.ndim != 3 or not len(means) == len(labels) == len(groups):
+        raise DataError(f"means {means.shape}, {len(labels)} labels and {len(groups)} prompts do not belong together")
+    if not set(np.unique(labels).tolist()) == {0, 1}:
+        raise DataError("a probe needs labels of both tiers, 1 for high and 0 for low, and no others")
+    wrong = [row for row in range(len(means)) if not np.isfinite(means[row]).all()]
+    if wrong:
+        raise DataError(
+            f"the mean states of {len(wrong)} of {len(means)} responses are not finite, e.g. row {wrong[0]}",
+            hint="half precision overflows in some models: read the states in bf16 or fp32",
+        )
+
+
+def cut(labels: Array, groups: Array, folds: int, seed: int) -> list[Fold]:
+    """Folds by prompt, each with both tiers on both sides."""
+    for label, tier in ((1, "high"), (0, "low")):
+        there = len(np.unique(groups[labels == label]))
+        if there < folds:
+            raise DataError(
+                f"{there} prompts with a {tier}-tier response are too few for {folds} folds",
+                hint="label more prompts, or take fewer folds",
+            )
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    found = list(splitter.split(np.zeros(len(labels)), labels, groups))
+    if any(len(np.unique(labels[side])) < 2 for fold in found for side in fold):
+        raise DataError(
+            f"the prompts cannot be cut into {folds} folds with both tiers in each", hint="label more prompts"
+        )
+    return found
+
+
+class Trial:
+    """Cross-validation of sets of layers; each layer is reduced once a fold, for all sets."""
+
+    def __init__(self, means: Means, labels: Array, folds: Sequence[Fold], layers: Sequence[int], seed: int) -> None:
+        self.labels, self.folds = labels, folds
+        self.reduced: dict[tuple[int, int], Array] = {}  # (fold, layer) -> (rows, components), of all rows
+        for fold, (train, _) in enumerate(folds):
+            for layer in layers:
+                self.reduced[fold, layer] = reduction(means[train, layer], seed)(means[:, layer])
+
+    def candidate(self, name: str, layers: tuple[int, ...]) -> Candidate:
+        aucs = np.array([self.aucs(fold, layers) for fold in range(len(self.folds))])  # (folds, penalties)
+        best = int(np.argmax(aucs.mean(0)))  # of equals the strongest penalty
+        own = aucs[:, best]
+        error = own.std(ddof=1) / len(own) ** 0.5
+        return Candidate(name, layers, float(own.mean()), float(error), PENALTIES[best])
+
+    def aucs(self, fold: int, layers: tuple[int, ...]) -> list[float]:
+        """One for each penalty, on the prompts that this fold held out."""
+        train, test = self.folds[fold]
+        features = together([self.reduced[fold, layer] for layer in layers])
+        fits = [regression(features[train], self.labels[train], c) for c in PENALTIES]
+        return [float(roc_auc_score(self.labels[test], fit.decision_function(features[test]))) for fit in fits]
+
+
+def best_of(singles: Sequence[Candidate]) -> list[Candidate]:
+    return [max(singles, key=lambda one: one.auc)]
+
+
+def sets(singles: Sequence[Candidate], count: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Sets of several layers to compare: the best few, the thirds, and all."""
+    ranked = sorted(singles, key=lambda one: -one.auc)[:FEW]
+    found = [("best few", tuple(sorted(one.layers[0] for one in ranked)))]
+    thirds: tuple[LayerChoice, ...] = ("front", "middle", "back") if count >= 3 else ()
+    found += [(which, chosen_layers(which, count)) for which in thirds]
+    return [*found, ("all", chosen_layers("all", count))]
+
+
+def choose(candidates: Sequence[Candidate], folds: int) -> tuple[Candidate, str]:
+    """The fewest layers whose AUC is within one standard error of the best; of equally many the higher AUC."""
+    best = max(candidates, key=lambda one: one.auc)
+    near = [one for one in candidates if one.auc >= best.auc - best.error]
+    chosen = min(near, key=lambda one: (len(one.layers), -one.auc))
+    if chosen is best:
+        return best, f"`{best.name}` has the highest AUC, {best.auc:.4f} in {folds} folds by prompt"
+    return chosen, (
+        f"`{chosen.name}` has the fewest layers within one standard error of the best: AUC {chosen.auc:.4f}, "
+        f"`{best.name}` {best.auc:.4f} +- {best.error:.4f} in {folds} folds by prompt"
+    )
+
+
+def final(means: Means, labels: Array, chosen: Candidate, seed: int) -> Chain:
+    """The chosen layers on all rows."""
+    reductions = [reduction(means[:, layer], seed) for layer in chosen.layers]
+    reduced = [reduce(means[:, layer]) for reduce, layer in zip(reductions, chosen.layers, strict=True)]
+    return Chain(reductions, regression(together(reduced), labels, chosen.c))
