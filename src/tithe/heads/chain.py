@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from tithe.heads.probe import Means, ProbeHead
 
 COMPONENTS = 128  # of one layer, at most
+ROWS = 4000  # that components are taken from, at most
 TOGETHER = 1024  # of all layers of one head, at most: each then gives its first ones
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -35,12 +36,19 @@ class Reduction:
 
 
 def reduction(means: Means, seed: int) -> Reduction:
-    """Fitted to (rows, width): 128 components, or as many as a quarter of the rows, or the width."""
+    """Fitted to (rows, width): 128 components, or as many as a quarter of the rows, or the width.
+
+    The components come from 4,000 rows at most, and from two power iterations: which plane is looked at need not be
+    exact, what is then done in it is.
+    """
     scaler = StandardScaler()
     standard = scaler.fit_transform(means)
     wanted = max(1, min(COMPONENTS, means.shape[1], len(means) // 4))
-    solver = "randomized" if wanted < 0.8 * min(means.shape) else "full"
-    return Reduction(scaler, PCA(wanted, svd_solver=solver, random_state=seed).fit(standard))
+    if len(standard) > ROWS:
+        standard = standard[np.random.default_rng(seed).choice(len(standard), ROWS, replace=False)]
+    solver = "randomized" if wanted < 0.8 * min(standard.shape) else "full"
+    pca = PCA(wanted, svd_solver=solver, iterated_power=2, random_state=seed)
+    return Reduction(scaler, pca.fit(standard))
 
 
 def share(layers: int, components: int) -> int:

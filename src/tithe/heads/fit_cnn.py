@@ -85,7 +85,7 @@ def fit_cnn(
     device: torch.device | str,
     learning_rate: float = 1e-4,
     batch: int = 16,
-    patience: int = 1,
+    patience: int = 2,
     progress: Progress | None = None,
 ) -> CnnFit:
     """Train on hidden states that are read batch by batch and not kept.

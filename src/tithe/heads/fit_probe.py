@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
 
 from tithe.errors import DataError
 from tithe.heads.base import LayerChoice, chosen_layers
 from tithe.heads.chain import Array, Chain, reduction, regression, together
 from tithe.heads.probe import Means, ProbeHead
-
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: smaller is stronger
-FEW = 3  # layers of the candidate `best few`
-Fold: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A set of layers, cross-validated.
-
-    Args:
-        name: a choice of layers, `layer 12` or `best few`.
-        layers: their numbers.
-        auc: mean over folds, with the best penalty.
-        error: standard error of that mean.
-        c: the best penalty.
-    """
-
-    name: str
-    layers: tuple[int, ...]
-    auc: float
-    error: float
-    c: float
+from tithe.heads.trial import Candidate, Trial, choose, cut, sets
 
 
 @dataclass(frozen=True)
@@ -103,7 +79,8 @@ def fit_probe(
     trial = Trial(means, tiers, cut(tiers, prompts, folds, seed), wanted, seed)
     singles = [trial.candidate(f"layer {layer}", (layer,)) for layer in wanted]
     if layers is None:
-        candidates = [*best_of(singles), *(trial.candidate(*one) for one in sets(singles, count))]
+        candidates = [max(singles, key=lambda one: one.auc)]
+        candidates += [trial.candidate(name, several) for name, several in sets(singles, count)]
         chosen, why = choose(candidates, folds)
     else:
         candidates = [trial.candidate(layers, wanted)]
@@ -132,75 +109,6 @@ def demand_means(means: Means, labels: Array, groups: Array) -> None:
             f"the mean states of {len(wrong)} of {len(means)} responses are not finite, e.g. row {wrong[0]}",
             hint="half precision overflows in some models: read the states in bf16 or fp32",
         )
-
-
-def cut(labels: Array, groups: Array, folds: int, seed: int) -> list[Fold]:
-    """Folds by prompt, each with both tiers on both sides."""
-    for label, tier in ((1, "high"), (0, "low")):
-        there = len(np.unique(groups[labels == label]))
-        if there < folds:
-            raise DataError(
-                f"{there} prompts with a {tier}-tier response are too few for {folds} folds",
-                hint="label more prompts, or take fewer folds",
-            )
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    found = list(splitter.split(np.zeros(len(labels)), labels, groups))
-    if any(len(np.unique(labels[side])) < 2 for fold in found for side in fold):
-        raise DataError(
-            f"the prompts cannot be cut into {folds} folds with both tiers in each", hint="label more prompts"
-        )
-    return found
-
-
-class Trial:
-    """Cross-validation of sets of layers; each layer is reduced once a fold, for all sets."""
-
-    def __init__(self, means: Means, labels: Array, folds: Sequence[Fold], layers: Sequence[int], seed: int) -> None:
-        self.labels, self.folds = labels, folds
-        self.reduced: dict[tuple[int, int], Array] = {}  # (fold, layer) -> (rows, components), of all rows
-        for fold, (train, _) in enumerate(folds):
-            for layer in layers:
-                self.reduced[fold, layer] = reduction(means[train, layer], seed)(means[:, layer])
-
-    def candidate(self, name: str, layers: tuple[int, ...]) -> Candidate:
-        aucs = np.array([self.aucs(fold, layers) for fold in range(len(self.folds))])  # (folds, penalties)
-        best = int(np.argmax(aucs.mean(0)))  # of equals the strongest penalty
-        own = aucs[:, best]
-        error = own.std(ddof=1) / len(own) ** 0.5
-        return Candidate(name, layers, float(own.mean()), float(error), PENALTIES[best])
-
-    def aucs(self, fold: int, layers: tuple[int, ...]) -> list[float]:
-        """One for each penalty, on the prompts that this fold held out."""
-        train, test = self.folds[fold]
-        features = together([self.reduced[fold, layer] for layer in layers])
-        fits = [regression(features[train], self.labels[train], c) for c in PENALTIES]
-        return [float(roc_auc_score(self.labels[test], fit.decision_function(features[test]))) for fit in fits]
-
-
-def best_of(singles: Sequence[Candidate]) -> list[Candidate]:
-    return [max(singles, key=lambda one: one.auc)]
-
-
-def sets(singles: Sequence[Candidate], count: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Sets of several layers to compare: the best few, the thirds, and all."""
-    ranked = sorted(singles, key=lambda one: -one.auc)[:FEW]
-    found = [("best few", tuple(sorted(one.layers[0] for one in ranked)))]
-    thirds: tuple[LayerChoice, ...] = ("front", "middle", "back") if count >= 3 else ()
-    found += [(which, chosen_layers(which, count)) for which in thirds]
-    return [*found, ("all", chosen_layers("all", count))]
-
-
-def choose(candidates: Sequence[Candidate], folds: int) -> tuple[Candidate, str]:
-    """The fewest layers whose AUC is within one standard error of the best; of equally many the higher AUC."""
-    best = max(candidates, key=lambda one: one.auc)
-    near = [one for one in candidates if one.auc >= best.auc - best.error]
-    chosen = min(near, key=lambda one: (len(one.layers), -one.auc))
-    if chosen is best:
-        return best, f"`{best.name}` has the highest AUC, {best.auc:.4f} in {folds} folds by prompt"
-    return chosen, (
-        f"`{chosen.name}` has the fewest layers within one standard error of the best: AUC {chosen.auc:.4f}, "
-        f"`{best.name}` {best.auc:.4f} +- {best.error:.4f} in {folds} folds by prompt"
-    )
 
 
 def final(means: Means, labels: Array, chosen: Candidate, seed: int) -> Chain:

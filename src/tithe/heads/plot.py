@@ -44,17 +44,18 @@ def chart(aucs: Mapping[int, float], length: float | None) -> Any:
     """The altair chart."""
     alt = library("altair")
     points = alt.Data(values=[{"layer": int(layer), "auc": float(auc)} for layer, auc in sorted(aucs.items())])
-    levels = [{"auc": 0.5, "what": "chance"}] + ([] if length is None else [{"auc": length, "what": "length alone"}])
-    lowest = min(0.5, *aucs.values(), *(level["auc"] for level in levels)) - 0.02
+    known = {"chance": 0.5} if length is None else {"chance": 0.5, "length alone": length}
+    levels = [{"auc": auc, "what": what} for what, auc in known.items()]
+    lowest = min([*aucs.values(), *known.values()]) - 0.02
     layer = alt.X("layer:Q", title="hidden state (0 is the embedding output)", axis=alt.Axis(tickMinStep=1))
-    auc = alt.Y("auc:Q", title="cross-validated AUC", scale=alt.Scale(domain=[lowest, 1]))
+    height = alt.Y("auc:Q", title="cross-validated AUC", scale=alt.Scale(domain=[lowest, 1]))
     lines = alt.Chart(alt.Data(values=levels)).mark_rule(strokeDash=[5, 4], color="#888888").encode(y="auc:Q")
     names = (
         alt.Chart(alt.Data(values=levels))
         .mark_text(align="right", baseline="bottom", dy=-2, color="#555555")
         .encode(y="auc:Q", text="what:N", x=alt.value(SIZE["width"]))
     )
-    curve = alt.Chart(points).mark_line(point=True, color="#1f5fa8").encode(x=layer, y=auc)
+    curve = alt.Chart(points).mark_line(point=True, color="#1f5fa8").encode(x=layer, y=height)
     return (curve + lines + names).properties(**SIZE)
 
 

@@ -35,7 +35,7 @@ def weighted_aucs(values: Floats, labels: npt.NDArray[Any], weights: Floats) -> 
     below = np.cumsum(lows, axis=1) - lows / 2
     pairs = highs.sum(1) * lows.sum(1)
     won = (highs * below).sum(1)
-    return np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return np.asarray(np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
 
 
 def resampled_aucs(
