@@ -27,6 +27,7 @@ FLOORS = (
     {"planner"},
     {"neighbours"},
     {"engine"},
+    {"heads"},
     {"data"},
     {"pocket"},
     {"records", "specs"},
@@ -36,7 +37,7 @@ FLOORS = (
 NARROW = {"scorers": {"neighbours", "records", "errors"}, "selectors": {"neighbours", "records", "errors"}}
 TERMINAL = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "run", "report"}}
 HEAVY = ("torch", "transformers", "pandas", "datasets")
-HEAVY_ROOMS = {"engine", "neighbours", "tune", "evaluate", "runners"}
+HEAVY_ROOMS = {"engine", "heads", "neighbours", "tune", "evaluate", "runners"}
 VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 

@@ -1,0 +1,129 @@
+"""The network of CPQS (ICLR 2026), as its authors trained it.
+
+    for k in 3, 4, 5:  Conv2d(layers -> 256, (k, width)), ReLU          a response shorter than k is filled with zeros
+                       Conv1d(256 -> 256, 3, padding 1), ReLU, twice    the same two for every k
+                       maximum over time
+    768 -> dropout -> Linear 512, ReLU -> dropout -> Linear 2           class 1 is the high tier
+
+A convolution over (layers, k, width) is a product of each layer's states with k matrices, summed over layers, then
+shifted and summed over time. So layers can come one at a time. All convolutions are written as products: on a GPU
+torch's own may round float32 to TF32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.nn import Conv1d, Conv2d, Linear, Module, ModuleDict, ModuleList
+from torch.nn.functional import linear, pad, relu
+from torch.nn.utils.rnn import pad_sequence
+
+KERNELS = (3, 4, 5)
+CHANNELS, HIDDEN, CLASSES, DEEP = 256, 512, 2, 3
+DROPOUT = 0.5
+
+
+class ResponseCnn(Module):
+    """The network for training, with its authors' names of the weights.
+
+    Args:
+        layers: how many hidden states it reads.
+        width: of one state.
+        generator: where the first weights come from, uniform in +-1/sqrt(inputs) as is torch's habit.
+    """
+
+    def __init__(self, layers: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.convs = ModuleList(Conv2d(layers, CHANNELS, (k, width), device="meta") for k in KERNELS)
+        self.deep_convs = ModuleList(Conv1d(CHANNELS, CHANNELS, DEEP, padding=1, device="meta") for _ in range(2))
+        first, last = Linear(CHANNELS * len(KERNELS), HIDDEN, device="meta"), Linear(HIDDEN, CLASSES, device="meta")
+        self.fc = ModuleDict({"0": first, "3": last})
+        self.to_empty(device=generator.device)
+        for part in (*self.convs, *self.deep_convs, *self.fc.values()):
+            bound = part.weight[0].numel() ** -0.5
+            torch.nn.init.uniform_(part.weight, -bound, bound, generator=generator)
+            torch.nn.init.uniform_(part.bias, -bound, bound, generator=generator)
+
+    def forward(self, states: Sequence[torch.Tensor], dropout: torch.Generator | None = None) -> torch.Tensor:
+        """Logits of responses: (responses, 2).
+
+        Args:
+            states: (layers, tokens, width) of each response.
+            dropout: where its random numbers come from; None leaves it out, as scoring does.
+        """
+        weights = dict(self.named_parameters())
+        lengths = [one.shape[1] for one in states]
+        rows = torch.cat([one.movedim(0, 1).flatten(1) for one in states])  # (tokens, layers * width)
+        products = rows.to(weights["fc.3.bias"]) @ by_layer(weights).flatten(0, 1)
+        return over_time(products, lengths, weights, dropout)
+
+
+def conv_names() -> list[str]:
+    return [f"convs.{place}.weight" for place in range(len(KERNELS))]
+
+
+def expected_shapes(layers: int, width: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all weights."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for place, k in enumerate(KERNELS):
+        shapes[f"convs.{place}.weight"] = (CHANNELS, layers, k, width)
+    for place in range(2):
+        shapes[f"deep_convs.{place}.weight"] = (CHANNELS, CHANNELS, DEEP)
+    shapes["fc.0.weight"], shapes["fc.3.weight"] = (HIDDEN, CHANNELS * len(KERNELS)), (CLASSES, HIDDEN)
+    return shapes | {name.replace("weight", "bias"): shape[:1] for name, shape in shapes.items()}
+
+
+def by_layer(weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The first convolutions as one matrix a layer: (layers, width, 256 * 12), kernel by kernel, offset by offset."""
+    parts = [weights[name].permute(1, 3, 2, 0).flatten(2) for name in conv_names()]  # (layers, width, k * 256)
+    return torch.cat(parts, dim=2)
+
+
+def over_time(
+    products: torch.Tensor,
+    lengths: Sequence[int],
+    weights: Mapping[str, torch.Tensor],
+    dropout: torch.Generator | None = None,
+) -> torch.Tensor:
+    """From the products of the first convolution, (tokens, 256 * 12), to logits, (responses, 2)."""
+    parts = torch.split(products, [k * CHANNELS for k in KERNELS], dim=1)
+    pooled = [branch(part, lengths, place, weights) for place, part in enumerate(parts)]
+    states = thin(torch.cat(pooled, dim=1), dropout)  # (responses, 768)
+    states = thin(relu(linear(states, weights["fc.0.weight"], weights["fc.0.bias"])), dropout)
+    return linear(states, weights["fc.3.weight"], weights["fc.3.bias"])
+
+
+def branch(part: torch.Tensor, lengths: Sequence[int], place: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """One kernel size: (tokens, k * 256) -> (responses, 256). What lies behind a response's end is masked each time."""
+    k = KERNELS[place]
+    rows = pad_sequence(list(torch.split(part, list(lengths))), batch_first=True)  # (responses, time, k * 256)
+    rows = pad(rows, (0, 0, 0, max(0, k - rows.shape[1])))
+    rows = rows.reshape(*rows.shape[:2], k, CHANNELS)
+    steps = rows.shape[1] - k + 1
+    states = weights[f"convs.{place}.bias"] + rows[:, :steps, 0]
+    for offset in range(1, k):
+        states = states + rows[:, offset : offset + steps, offset]  # (responses, steps, 256)
+    own = torch.tensor([max(tokens - k, 0) + 1 for tokens in lengths], device=part.device)
+    mask = (torch.arange(steps, device=part.device) < own[:, None])[:, :, None]
+    states = relu(states) * mask
+    for deep in range(2):
+        states = relu(convolve(states, weights[f"deep_convs.{deep}.weight"], weights[f"deep_convs.{deep}.bias"])) * mask
+    return states.masked_fill(~mask, -torch.inf).max(dim=1).values
+
+
+def convolve(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Conv1d with kernel 3 and padding 1: (responses, steps, 256), time in the middle."""
+    rows, steps = pad(states, (0, 0, 1, 1)), states.shape[1]
+    found = bias + rows[:, :steps] @ weight[:, :, 0].T
+    for offset in range(1, DEEP):
+        found = found + rows[:, offset : offset + steps] @ weight[:, :, offset].T
+    return found
+
+
+def thin(states: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Dropout with random numbers of its own; torch's would draw from everybody's."""
+    if generator is None:
+        return states
+    kept = torch.rand(states.shape, generator=generator, device=states.device) >= DROPOUT
+    return states * kept / (1 - DROPOUT)
