@@ -13,7 +13,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from tithe.config import PRESETS, ScoreSettings, SelectSettings, Settings
 
 HERE = Path(__file__).parent
-COMMANDS = ("select", "score", "plan", "export", "scorers", "selectors", "templates", "doctor")
+COMMANDS = (
+    *("select", "score", "plan", "export", "scorers", "selectors", "templates", "doctor"),
+    *("head train", "head evaluate", "head import"),
+)
 WIDTH = "100"
 
 CONFIG_HEAD = """# Settings

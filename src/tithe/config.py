@@ -160,6 +160,70 @@ class SelectSettings(ScoreSettings):
         return (value,) if isinstance(value, str) else value
 
 
+class HeadSettings(ScoreSettings):
+    """How a head is trained and judged.
+
+    Args:
+        kind: `probe`, a linear one over mean states, or `cnn`, the network of the CPQS paper.
+        layers: `all`, `last`, `front`, `middle` or `back`; None lets a probe choose, a cnn reads all.
+        tier_column: column that says which tier a response belongs to.
+        high_tier: names in it that count as the high tier.
+        low_tier: names in it that count as the low tier.
+        split_column: column that says on which side a prompt is: `train`, `validation` (`valid`, `dev`) or `test`; None
+            splits by chance.
+        validation_share: of the prompts, to stop a cnn by; a probe trains on them too.
+        test_share: of the prompts, to judge the head by; 0 takes no report.
+        num_train_epochs: passes of a cnn, at most; it stops when the validation side gets no better.
+        learning_rate: of a cnn.
+        per_device_train_batch_size: responses a step of a cnn.
+        drop_seen: leave out prompts that the head was trained on, instead of refusing to judge.
+        resamples: of the bootstrap.
+    """
+
+    scorer: tuple[str, ...] = ("perplexity",)
+    kind: Literal["probe", "cnn"] = "probe"
+    layers: Literal["all", "last", "front", "middle", "back"] | None = None
+    tier_column: str = "tier"
+    high_tier: tuple[str, ...] = ("high",)
+    low_tier: tuple[str, ...] = ("low",)
+    split_column: str | None = None
+    validation_share: float = 0.1
+    test_share: float = 0.1
+    num_train_epochs: int = 1
+    learning_rate: float = 1e-4
+    per_device_train_batch_size: int = 16
+    drop_seen: bool = False
+    resamples: int = 2000
+
+    @field_validator("high_tier", "low_tier", mode="before")
+    @classmethod
+    def one_name(cls, value: Any) -> Any:
+        """`"gpt4,claude"` is two names."""
+        texts = (value,) if isinstance(value, str) else value
+        return tuple(name.strip() for text in texts for name in str(text).split(",") if name.strip())
+
+    @field_validator("validation_share", "test_share")
+    @classmethod
+    def part(cls, value: float) -> float:
+        if not 0 <= value <= 0.9:
+            raise ValueError("a share of the prompts is between 0 and 0.9")
+        return value
+
+    @field_validator("num_train_epochs", "per_device_train_batch_size", "resamples")
+    @classmethod
+    def at_least_one(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError("it must be at least 1")
+        return value
+
+    @field_validator("learning_rate")
+    @classmethod
+    def above_zero(cls, value: float) -> float:
+        if not 0 < value < 1:
+            raise ValueError("it must be above 0 and below 1")
+        return value
+
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "cherry": {
         "scorer": ("ifd(same_tokens=false)",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +11,6 @@ import pyarrow as pa
 
 from tithe.engine.readouts import View
 from tithe.engine.states import Reading, StateReader, StateReadout
-from tithe.heads.card import HeadCard
 from tithe.heads.files import load_head, read_card
 from tithe.records import Answer, Margin, Pass, Problem
 
@@ -22,32 +20,29 @@ if TYPE_CHECKING:
     from tithe.heads.base import LayerReader, StateHead
 
 
-class HeadReadout(StateReadout):
-    """Margins by one head; its answers are kept apart from those of any other.
+class MarginReadout(StateReadout):
+    """Margins by one head.
 
     Args:
-        folder: of the head; its weights are read when the first batch is.
-
-    Raises:
-        TitheError: there is no head.
+        head: on the CPU; it is put where the states are.
+        name: under which its answers are kept, apart from those of any other.
     """
 
     version = 1
     fields: ClassVar[Mapping[str, pa.DataType]] = {"margin": pa.float64()}
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.card: HeadCard = read_card(folder)
-        self.name = f"head-{self.card.fingerprint}"  # type: ignore[misc]
+    def __init__(self, head: StateHead | None, name: str) -> None:
+        self.name = name  # type: ignore[misc]
+        self._head = head
         self._lock = Lock()
         self._placed: dict[torch.device, StateHead] = {}
 
-    @cached_property
     def head(self) -> StateHead:
-        return load_head(self.folder)
+        assert self._head is not None
+        return self._head
 
     def layers(self, count: int) -> Sequence[int]:
-        return self.card.layers
+        return self.head().layers
 
     def span(self, pass_: Pass) -> range:
         return range(pass_.start, len(pass_.ids))
@@ -55,16 +50,37 @@ class HeadReadout(StateReadout):
     def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
         with self._lock:  # several threads begin at once
             if model.device not in self._placed:
-                self._placed[model.device] = self.head.to(model.device)
+                self._placed[model.device] = self.head().to(model.device)
         return Margins(self._placed[model.device].reader(lengths))
 
     def read(self, view: View) -> dict[str, Any] | Problem:
-        if isinstance(view.found, Problem):
-            return view.found
-        return {"margin": float(view.found)}
+        return view.found if isinstance(view.found, Problem) else {"margin": float(view.found)}
 
     def answer(self, row: Mapping[str, Any]) -> Answer:
         return Margin(float(row["margin"]))
+
+
+class HeadReadout(MarginReadout):
+    """Margins by a head on disk.
+
+    Args:
+        folder: of the head; its weights are read when the first batch is.
+
+    Raises:
+        ModelError: there is no head.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.card = folder, read_card(folder)
+        super().__init__(None, f"head-{self.card.fingerprint}")
+
+    def head(self) -> StateHead:
+        if self._head is None:
+            self._head = load_head(self.folder)
+        return self._head
+
+    def layers(self, count: int) -> Sequence[int]:
+        return self.card.layers
 
     def describe(self) -> dict[str, Any]:
         """For the run record."""

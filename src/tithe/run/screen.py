@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table as Grid
 from rich.text import Text
 
+from tithe.run.heads import HeadResult
 from tithe.run.results import PlanResult, ScoreResult, SelectResult
 from tithe.run.select import shown_columns
 from tithe.run.talk import Talk
@@ -147,6 +148,18 @@ def show_selection(result: SelectResult, output: Path | None, folder: Path) -> N
     if result.note:
         say(out, f"note: {result.note}")
     say(out, f"kept: {output}; " if output else "", f"run folder {folder} (scores.parquet, dropped.jsonl, run.json)")
+
+
+def show_head(result: HeadResult) -> None:
+    """What a head is worth, the verdict first, and where it lies."""
+    out, counts = console(), result.record.get("counts", {})
+    for reason, n in counts.get("left_out", {}).items():
+        say(out, f"responses left out, {n:,}: {reason}")
+    if "train_responses" in counts:
+        sides = ", ".join(f"{counts[f'{name}_responses']:,} {name}" for name in ("train", "validation", "test"))
+        say(out, f"{counts['responses']:,} responses to {counts['prompts']:,} prompts: {sides}")
+    for line in str(result).splitlines():
+        say(out, line)
 
 
 def show_counts(out: Console, record: Mapping[str, Any]) -> None:

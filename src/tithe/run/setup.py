@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 
     from tithe.engine.engine import Engine
 
-AUTHORS = {"cherry": CherryRenderer, "superfiltering": SuperfilteringRenderer, "cpqs-paper": CpqsRenderer}
+AUTHORS: Mapping[str, Callable[..., Renderer]] = {
+    "cherry": CherryRenderer,
+    "superfiltering": SuperfilteringRenderer,
+    "cpqs-paper": CpqsRenderer,
+}
 
 
 PASSED_ON = ("encoder", "shots", "exclude_similarity", "shot_pool", "head")  # settings that scorers and selectors read
@@ -240,7 +244,7 @@ class Parts:
             alone_header=s.alone_header,
             truncation=self.truncation,
         )
-        if s.preset in AUTHORS:
+        if s.preset is not None and s.preset in AUTHORS:
             return AUTHORS[s.preset](self.tokenizer, rendering, context_window=self.window)
         return make_renderer(self.tokenizer, rendering, context_window=self.window)
 

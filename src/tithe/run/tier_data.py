@@ -1,0 +1,134 @@
+"""Labelled responses: which tier each belongs to, which prompt it answers, and on which side that is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tithe.config import HeadSettings
+from tithe.data.files import Dataset
+from tithe.errors import DataError, did_you_mean
+from tithe.planner import without_numbers
+from tithe.records import BadRow, Example
+from tithe.run.table import prompt_key
+
+SIDES: Mapping[str, str] = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+LEAST = 20  # responses: below that neither a head nor a report means anything
+
+
+@dataclass(frozen=True)
+class Tiers:
+    """Responses of two tiers.
+
+    Args:
+        examples: in input order.
+        labels: (examples,) 1 for the high tier, 0 for the low one.
+        prompts: (examples,) the same text for the same prompt.
+        sides: (examples,) `train`, `validation` or `test`, where a column says so.
+        left_out: reason -> how many records were.
+    """
+
+    examples: Sequence[Example]
+    labels: npt.NDArray[np.int64]
+    prompts: npt.NDArray[np.str_]
+    sides: npt.NDArray[np.str_] | None
+    left_out: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def only(self, places: Sequence[int], reasons: Mapping[str, int]) -> Tiers:
+        """Those at some places; why the others are not there is counted."""
+        at = np.asarray(places, dtype=np.int64)
+        return Tiers(
+            [self.examples[i] for i in at.tolist()],
+            self.labels[at],
+            self.prompts[at],
+            None if self.sides is None else self.sides[at],
+            Counter(self.left_out) + Counter(reasons),
+        )
+
+
+def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
+    """All responses of a data set with their tiers.
+
+    Raises:
+        DataError: no column of tiers, a tier of another name, one tier alone, or too few responses.
+    """
+    examples, bad = list[Example](), Counter[str]()
+    for item in dataset:
+        if isinstance(item, BadRow):
+            bad[without_numbers(item.reason)] += 1
+        else:
+            examples.append(item)
+    labels = np.array([label_of(example, settings) for example in examples], dtype=np.int64)
+    demand_both(labels, dataset.source, settings)
+    column = settings.split_column
+    return Tiers(
+        examples,
+        labels,
+        np.array([prompt_key(example) for example in examples]),
+        None if column is None else np.array([side_of(example, column) for example in examples]),
+        bad,
+    )
+
+
+def label_of(example: Example, settings: HeadSettings) -> int:
+    name = settings.tier_column
+    if name not in example.columns:
+        raise DataError(
+            f"{example.where}: there is no column `{name}` that says which tier the response belongs to",
+            hint=f"{did_you_mean(name, example.columns)}; `--tier-column` names it, `tithe tiers import` makes one",
+        )
+    tier = str(example.columns[name])
+    if tier in settings.high_tier:
+        return 1
+    if tier in settings.low_tier:
+        return 0
+    known = ", ".join(f"`{one}`" for one in (*settings.high_tier, *settings.low_tier))
+    raise DataError(
+        f"{example.where}: tier `{tier[:60]}` is none of {known}",
+        hint="`--high-tier` and `--low-tier` say which names count as which, with commas between several",
+    )
+
+
+def side_of(example: Example, column: str) -> str:
+    value = example.columns.get(column)
+    if str(value) not in SIDES:
+        raise DataError(
+            f"{example.where}: `{column}` is `{str(value)[:60]}`, which names no side",
+            hint=f"there is: {', '.join(SIDES)}",
+        )
+    return SIDES[str(value)]
+
+
+def demand_both(labels: npt.NDArray[np.int64], source: str, settings: HeadSettings) -> None:
+    high, low = int(labels.sum()), int(len(labels) - labels.sum())
+    if not high or not low:
+        which = settings.low_tier if high else settings.high_tier
+        raise DataError(
+            f"`{source}` has responses of one tier only: {high} high, {low} low",
+            hint=f"a head learns the difference of two: {' or '.join(which)} is missing in `{settings.tier_column}`",
+        )
+    if len(labels) < LEAST:
+        raise DataError(
+            f"`{source}` has {len(labels)} responses, too few to learn from or to judge by",
+            hint=f"the least is {LEAST}; some hundred prompts with both tiers give a head worth looking at",
+        )
+
+
+def counted(reasons: Iterable[Any]) -> Counter[str]:
+    return Counter(without_numbers(str(reason)) for reason in reasons)
