@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
 from tithe.errors import DataError
-from tithe.heads.chain import COMPONENTS, ROWS, TOGETHER, reduction, share
+from tithe.heads.chain import COMPONENTS, ROWS, TOGETHER, Chain, Reduction, reduction, regression, share, together
 from tithe.heads.fit_probe import fit_probe
 from tithe.heads.trial import Candidate, choose, cut, sets
 
@@ -46,6 +48,7 @@ def test_it_works_on_prompts_that_it_never_saw(one_good_layer):
     assert margins[labels == 1].mean() > 0 > margins[labels == 0].mean()
 
 
+@pytest.mark.slow
 def test_layers_that_tell_together_are_taken_together():
     fit = fit_probe(*some({layer: 0.35 for layer in range(COUNT)}, prompts=120), layers=None, seed=0)
     assert len(fit.chosen.layers) > 1
@@ -64,6 +67,21 @@ def test_folding_is_exact(layers):
     for place, layer in enumerate(fit.head.layers):
         reader.take(layer, torch.from_numpy(own[:, place].copy()))
     np.testing.assert_array_equal(reader.margins().numpy(), fit.head.weigh(own))
+
+
+def test_every_part_of_the_chain_is_folded():
+    """Components that were taken from some rows have a mean of their own."""
+    means, labels, _ = some({4: 0.5})
+    own, reductions = means[:, 3:5], []
+    for place in range(2):
+        scaler = StandardScaler().fit(own[:, place])
+        standard = scaler.transform(own[:, place])
+        reductions.append(Reduction(scaler, PCA(5).fit(standard[:40] + np.float32(2))))
+    reduced = [reduce(own[:, place]) for place, reduce in enumerate(reductions)]
+    chain = Chain(reductions, regression(together(reduced), labels, 1.0))
+    expected = chain.margins(own)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(chain.fold((3, 4), COUNT).weigh(own), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_given_layers_are_taken():

@@ -67,9 +67,11 @@ def test_means_need_no_head():
 
 
 def test_one_large_number_does_not_drown_the_others():
-    weight = torch.tensor([[1.0, 1.0, -1.0]])
-    head = ProbeHead(weight, torch.tensor(0.0), (0,), 1, 3)
-    assert head.weigh(np.array([[[1e8, 1.0, 1e8]]], dtype=np.float32)).tolist() == [1.0]
+    weight, means = torch.ones(1, 64), np.ones((1, 1, 64), dtype=np.float32)
+    weight[0, 37] = -1
+    means[0, 0, [0, 37]] = 1e8
+    head = ProbeHead(weight, torch.tensor(0.0), (0,), 1, 64)
+    assert head.weigh(means).tolist() == [62.0]
 
 
 def test_what_does_not_fit_is_refused(head):
