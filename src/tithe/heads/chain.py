@@ -63,10 +63,13 @@ def together(reduced: Sequence[Array]) -> Array:
 
 
 def regression(features: Array, labels: Array, c: float) -> LogisticRegression:
-    """Where it stops before the last digit, the digits that are missing order nothing differently."""
+    """Newton's method: a dozen steps, where a gradient method takes hundreds over components of unlike size.
+
+    Where it stops before the last digit, the digits that are missing order nothing differently.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=c, max_iter=500).fit(features, labels)
+        return LogisticRegression(C=c, solver="newton-cholesky", max_iter=50).fit(features, labels)
 
 
 @dataclass(frozen=True)
