@@ -221,3 +221,28 @@ def test_importing_loads_nothing_heavy(module):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
+
+
+def test_reading_with_a_model_loads_only_what_it_needs(tmp_path):
+    """What lies in memory beside the passes under way: pyarrow alone would be 38 MB, and is for reading and results."""
+    code = """
+import json, sys
+from pathlib import Path
+from tithe.config import ScoreSettings
+from tithe.engine import store
+from tithe.run import score
+from tithe.run.setup import Parts
+from tithe.runners.local import LocalRunner
+
+store.FLUSH_SECONDS = -1  # after every batch
+settings = ScoreSettings(dataset="starter", model="pocket", scorer=("ifd",), template="alpaca", limit=12)
+parts, folder = Parts(settings), Path(sys.argv[1])
+parts.check(folder)
+runner = LocalRunner(parts.scorers, parts.renderer, lambda: parts.engine, parts.stores(folder))
+assert sum(len(window.scores) for window in runner.run(parts.dataset)) == 12 and runner.work.passes == 24
+assert list(folder.rglob("part-*.parquet"))
+print(json.dumps([name for name in ("pyarrow", "pandas", "datasets", "sklearn", "faiss") if name in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []

@@ -14,6 +14,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 
+def schema(fields: Mapping[str, str | pa.DataType]) -> pa.Schema:
+    """The columns of a readout behind their key; types by name (`float32`, `list<float32>`) or as pyarrow has them."""
+    return pa.schema([("key", pa.binary(16)), *((name, data_type(kind)) for name, kind in fields.items())])
+
+
+def data_type(kind: str | pa.DataType) -> pa.DataType:
+    if not isinstance(kind, str):
+        return kind
+    if kind.startswith("list<"):
+        return pa.list_(pa.type_for_alias(kind[5:-1]))
+    return pa.type_for_alias(kind)
+
+
 def table(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """A table with the schema's columns; no value is null.
 

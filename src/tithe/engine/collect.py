@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
 from tithe.engine.readouts import View
 from tithe.engine.states import Reading, StateReader, StateReadout
 from tithe.records import Answer, Pass
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Collected(StateReadout):
@@ -24,7 +26,7 @@ class Collected(StateReadout):
     """
 
     version = 1
-    fields: ClassVar[Mapping[str, pa.DataType]] = {}
+    fields: ClassVar[Mapping[str, str | pa.DataType]] = {}
 
     def __init__(self, wanted: Sequence[int] | None = None) -> None:
         self.wanted = wanted

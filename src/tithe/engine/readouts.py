@@ -9,13 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from tithe.records import Answer, Count, Nll, Pass, Problem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Readout(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int]
-    fields: ClassVar[Mapping[str, pa.DataType]]
+    fields: ClassVar[Mapping[str, str | pa.DataType]]
     needs_model: ClassVar[bool] = True
     reads_nll: ClassVar[bool] = True
 
@@ -51,7 +53,9 @@ class Readout(ABC):
         """A stored row as scorers read it."""
 
     def schema(self) -> pa.Schema:
-        return pa.schema([("key", pa.binary(16)), *self.fields.items()])
+        from tithe.engine.arrow import schema
+
+        return schema(self.fields)
 
 
 class NllReadout(Readout):
@@ -59,10 +63,10 @@ class NllReadout(Readout):
 
     name = "nll"
     version = 1
-    fields: ClassVar[Mapping[str, pa.DataType]] = {
-        "total": pa.float64(),
-        "tokens": pa.int32(),
-        "first": pa.float32(),
+    fields: ClassVar[Mapping[str, str | pa.DataType]] = {
+        "total": "float64",
+        "tokens": "int32",
+        "first": "float32",
     }
 
     def read(self, view: View) -> dict[str, Any]:
@@ -81,7 +85,7 @@ class NllTokensReadout(NllReadout):
     """The same with every token's NLL kept: about 4 bytes a response token on disk."""
 
     name = "nll_tokens"
-    fields: ClassVar[Mapping[str, pa.DataType]] = {**NllReadout.fields, "per_token": pa.list_(pa.float32())}
+    fields: ClassVar[Mapping[str, str | pa.DataType]] = {**NllReadout.fields, "per_token": "list<float32>"}
 
     def read(self, view: View) -> dict[str, Any]:
         return {**super().read(view), "per_token": view.nll}
@@ -96,7 +100,7 @@ class CountReadout(Readout):
 
     name = "count"
     version = 1
-    fields: ClassVar[Mapping[str, pa.DataType]] = {}
+    fields: ClassVar[Mapping[str, str | pa.DataType]] = {}
     needs_model = False
     reads_nll = False
 

@@ -9,19 +9,22 @@ limit asks for another key, and another model, dtype or readout looks in another
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from tithe.engine.arrow import numbers, table
+from tithe.engine import flat_parquet
 from tithe.engine.readouts import Readout
 from tithe.errors import OutputError, StoreError
 from tithe.records import Answer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FLUSH_SECONDS = 5.0
 
@@ -45,7 +48,7 @@ class Store:
         self.readout = readout
         self.folder = folder / "answers" / f"{readout.name}-v{readout.version}" / name
         self.keys = np.empty(0, dtype="S16")  # sorted
-        self.table: pa.Table = table(readout.schema(), [])
+        self.table: pa.Table | None = None
         self.order = np.empty(0, dtype=np.int64)
         self.fresh: dict[bytes, dict[str, Any]] = {}
         self.unwritten: list[dict[str, Any]] = []
@@ -60,9 +63,12 @@ class Store:
         for scrap in self.folder.glob("*.tmp"):
             scrap.unlink()
         parts = sorted(path for path in self.folder.glob("part-*.parquet") if path.stem.removeprefix("part-").isdigit())
-        tables = [read_part(part, self.readout.schema()) for part in parts]
-        if not tables:
+        if not parts:
             return
+        import pyarrow as pa  # not before: it takes its memory beside the passes under way
+
+        schema = self.readout.schema()
+        tables = [read_part(path, schema) for path in parts]
         self.next_part = int(parts[-1].stem.removeprefix("part-")) + 1
         self.table = pa.concat_tables(tables).combine_chunks()
         keys = np.array(self.table["key"].to_pylist(), dtype="S16")
@@ -75,8 +81,12 @@ class Store:
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
         """The answers there are, by key."""
         found = {key: self.readout.answer(self.fresh[key]) for key in keys if key in self.fresh}
-        if len(self.keys) == 0 or not keys:
+        if self.table is None or not keys:
             return found
+        import pyarrow as pa
+
+        from tithe.engine.arrow import numbers
+
         wanted = np.array(keys, dtype="S16")
         at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
         hits = np.flatnonzero(self.keys[at] == wanted)
@@ -104,7 +114,7 @@ class Store:
         path = self.folder / f"part-{self.next_part:06d}.parquet"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_part(path, table(self.readout.schema(), self.unwritten))
+            self.write(path, self.unwritten)
         except OSError as error:
             raise OutputError(
                 f"cannot write answers to `{self.folder}`: {error.strerror or error}",
@@ -113,8 +123,22 @@ class Store:
         self.next_part += 1
         self.unwritten = []
 
+    def write(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Plain numbers without pyarrow, all else with it; both are parquet of the same schema."""
+        fields = self.readout.fields
+        if flat_parquet.can_write(fields):
+            with new_part(path) as stream:
+                flat_parquet.write(stream, fields, rows)
+            return
+        from tithe.engine.arrow import table
+
+        write_part(path, table(self.readout.schema(), rows))
+
 
 def read_part(path: Path, schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     hint = "delete that file: its answers are computed again"
     try:
         with pq.ParquetFile(path) as file:  # not `read_table`: that reads `a=b` in a folder's name as a column
@@ -127,13 +151,20 @@ def read_part(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 def write_part(path: Path, table: pa.Table) -> None:
-    """To a temporary name, to the disk, and only then to its own name."""
-    import os
+    """A table as a part."""
+    import pyarrow.parquet as pq
 
+    with new_part(path) as stream:
+        pq.write_table(table, stream, compression="zstd")
+
+
+@contextmanager
+def new_part(path: Path) -> Iterator[BinaryIO]:
+    """To a temporary name, to the disk, and only then to its own name."""
     scrap = path.with_suffix(".tmp")
     try:
         with scrap.open("wb") as stream:
-            pq.write_table(table, stream, compression="zstd")
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         scrap.replace(path)

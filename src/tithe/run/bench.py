@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tithe.errors import OutputError, SettingsError
 from tithe.planner import Cost
@@ -21,6 +19,9 @@ from tithe.run.folder import SCORES, TOKENS, sweep, write_table
 from tithe.run.setup import Parts
 from tithe.runners.local import LocalRunner
 from tithe.scorers.base import Scorer, learns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MARK = {b"tithe": b"learned"}  # in the files of `keep`, to tell them from anybody else's
 
@@ -105,6 +106,8 @@ class Bench:
             raise SettingsError(f"scorer `{self.who}` keeps a table `{name}`, which cannot be a table's name")
         if name in self.tables:
             raise SettingsError(f"two scorers keep a table `{name}`", hint="score with one of them at a time")
+        import pyarrow as pa
+
         path = self.place / f"{name}.parquet"
         if path.exists() and not is_ours(path):
             raise OutputError(f"`{path}` is not ours, and would be overwritten", hint="another `--run-dir`")
@@ -133,6 +136,9 @@ class Bench:
 
 def is_ours(path: Path) -> bool:
     """Whether `keep` wrote it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with suppress(pa.ArrowException, OSError):
         metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
         return metadata.items() >= MARK.items()

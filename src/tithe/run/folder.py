@@ -9,15 +9,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from tithe.data.outfile import atomic, check_writable
 from tithe.data.sniff import container_suffix
 from tithe.errors import OutputError, SettingsError, StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SUFFIX = ".tithe"
 SCORES, TOKENS, DROPPED, RECORD = "scores.parquet", "tokens.parquet", "dropped.jsonl", "run.json"
@@ -117,6 +118,8 @@ def sweep(path: Path) -> None:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """A parquet file, whole or not at all; the same table gives the same bytes."""
+    import pyarrow.parquet as pq
+
     with atomic(path, overwrite=True) as stream:
         pq.write_table(table, stream, compression="zstd")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from tithe.data.files import Dataset
 from tithe.data.writers import OutShape
@@ -18,6 +17,9 @@ from tithe.records import Scores, Selection
 from tithe.run.folder import check_places, check_scores_file, write_table
 from tithe.run.table import Table
 from tithe.run.watch import Watch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from tithe.config import SelectSettings
 from tithe.data.export import write_records
@@ -26,6 +25,9 @@ from tithe.run.talk import Talk
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter, apply_filters, drop_duplicates, without
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,8 @@ def spread(values: np.ndarray[Any, Any]) -> list[float] | None:
 
 def with_reasons(chosen: SelectResult) -> pa.Table:
     """The score table with the column `dropped`: why an example or a bad row is not kept, null where it is."""
+    import pyarrow as pa
+
     table, dropped = chosen.scored.table, chosen.selection.dropped
     rows = zip(table["id"].to_pylist(), table["problem"].to_pylist(), strict=True)
     reasons = [problem if id_ is None else dropped.get(id_) for id_, problem in rows]

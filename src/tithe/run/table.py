@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from tithe.data.ids import content_hash
 from tithe.planner import Slot, shot_tokens_cut
 from tithe.records import BadRow, Example, Message, Nll, Pass, Problem, Scores
 from tithe.run.residual import residuals
 from tithe.runners.local import Scored
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FIXED = ("id", "row", "turn")
 NLLS = ("nll_given", "nll_alone", "nll_shown")
@@ -81,6 +83,8 @@ class Table:
 
     def arrow(self) -> pa.Table:
         """As written to `scores.parquet`."""
+        import pyarrow as pa
+
         kinds = {"id": pa.string(), "row": pa.int64(), "turn": pa.int32(), "problem": pa.string()}
         kinds |= dict.fromkeys((*self.scorers, *self.more, *NLLS), pa.float64())
         kinds |= dict.fromkeys(("response_tokens", "prompt_tokens", "truncated", "shot_tokens_cut"), pa.int32())

@@ -6,23 +6,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from tithe.data.outfile import atomic
 from tithe.planner import Slot, members
 from tithe.records import Nll
 from tithe.runners.local import Scored
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("pass", pa.string()),
-        ("shots", pa.list_(pa.string())),
-        ("token_ids", pa.list_(pa.int32())),
-        ("nll", pa.list_(pa.float32())),
-    ]
-)
+
+def schema() -> Any:
+    """Of the file."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("pass", pa.string()),
+            ("shots", pa.list_(pa.string())),
+            ("token_ids", pa.list_(pa.int32())),
+            ("nll", pa.list_(pa.float32())),
+        ]
+    )
 
 
 class TokenFile:
@@ -35,7 +37,9 @@ class TokenFile:
         self._out = atomic(path, overwrite=True)
 
     def __enter__(self) -> TokenFile:
-        self._writer = pq.ParquetWriter(self._out.__enter__(), SCHEMA, compression="zstd")
+        import pyarrow.parquet as pq
+
+        self._writer = pq.ParquetWriter(self._out.__enter__(), schema(), compression="zstd")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -44,6 +48,8 @@ class TokenFile:
 
     def add(self, scored: Scored) -> None:
         """Append a window."""
+        import pyarrow as pa
+
         rows: list[dict[str, Any]] = []
         for each in scored.window.slots:
             found = {
@@ -53,7 +59,7 @@ class TokenFile:
                 if isinstance(slot, Slot)
             }
             rows += [row for slot in found.values() if (row := self.row(scored, slot)) is not None]
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._writer.schema))
 
     def row(self, scored: Scored, slot: Slot) -> dict[str, Any] | None:
         """What was read for one ask, if that was tokens."""
