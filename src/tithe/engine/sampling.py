@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
+FIRST = 256  # most likely tokens that are looked at first; seldom are more needed, and to sort them all is slow
+
 
 class Draw(LogitsProcessor):
     """Draws every row's next token and leaves no other to choose from, so that a greedy `generate` takes it.
@@ -54,9 +56,15 @@ def draw(scores: torch.Tensor, numbers: torch.Tensor, top_p: float) -> torch.Ten
 
 
 def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The probabilities of the most likely tokens that together reach `top_p`, 0 elsewhere; at least one is kept."""
+    """The probabilities of the most likely tokens that together reach `top_p`, 0 elsewhere; at least one is kept.
+
+    Tokens as likely as the last of them are kept with it, so that no order among equals decides.
+    """
     if top_p >= 1:
         return probabilities
-    ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    ranked = probabilities.topk(min(FIRST, probabilities.shape[-1]), dim=-1).values
+    if bool((ranked.sum(-1) < top_p).any()):
+        ranked = probabilities.sort(dim=-1, descending=True).values
     before = ranked.cumsum(-1) - ranked
-    return torch.zeros_like(probabilities).scatter_(-1, order, ranked.masked_fill(before >= top_p, 0.0))
+    least = ranked.masked_fill(before >= top_p, float("inf")).amin(-1, keepdim=True)
+    return probabilities.masked_fill(probabilities < least, 0.0)

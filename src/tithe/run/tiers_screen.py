@@ -13,6 +13,7 @@ from rich.text import Text
 from tithe.run.screen import console, pairs, say
 from tithe.run.tiers import TierResult
 from tithe.tiers.lengths import QUANTILES
+from tithe.tiers.records import TIERS
 
 MOST_MODELS = 10  # shown of a tier
 
@@ -51,34 +52,36 @@ def show_imported(result: TierResult, output: Path) -> None:
 
 
 def show_look(result: TierResult) -> None:
-    """Two columns, high and low, and warnings below."""
+    """Two columns, high and low, and remarks below."""
     out, look = console(), result.look
-    grid = Grid("", "high", "low", box=None, pad_edge=False)
+    grid = Grid("", *TIERS, box=None, pad_edge=False)
     for column in grid.columns[1:]:
         column.justify = "right"
     add(grid, "responses", look["responses"])
-    for tier, other in (("high", "low"), ("low", "high")):
-        for name, n in list(look["models"][tier].items())[:MOST_MODELS]:
-            add(grid, f"  by {name}", {tier: n, other: look["models"][other].get(name, "")})
+    models(grid, look["models"])
     for one in look["lengths"]:
         for name in QUANTILES:
-            add(
-                grid,
-                f"{one['unit']}, {name}",
-                {tier: f"{one[tier][name]:,.0f}" for tier in one if one[tier] and tier in ("high", "low")},
-            )
+            add(grid, f"{one['unit']}, {name}", {tier: f"{one[tier][name]:,.0f}" for tier in TIERS if one[tier]})
     duplicates(grid, look["duplicates"])
     for name in ("refusals", "unfinished"):
-        whole = look["responses"]
-        add(grid, name, {tier: part(look[name][tier] / whole[tier] if whole[tier] else None) for tier in whole})
+        add(grid, name, {tier: part_of(look[name][tier], look["responses"][tier]) for tier in TIERS})
     out.print(grid)
     remarks(out, look)
+
+
+def models(grid: Grid, found: Mapping[str, Mapping[str, int]]) -> None:
+    """A line a model, whichever tier it is in; of many the first."""
+    names = list(dict.fromkeys([*found["high"], *found["low"]]))
+    for name in names[:MOST_MODELS]:
+        add(grid, f"  by {name}", {tier: found[tier].get(name, "") for tier in TIERS})
+    if len(names) > MOST_MODELS:
+        add(grid, f"  and {len(names) - MOST_MODELS:,} more models", {})
 
 
 def duplicates(grid: Grid, found: Mapping[str, Any]) -> None:
     """Four shares a tier."""
     for kind, words in (("equal", "the same text"), ("near", "nearly the same text")):
-        add(grid, f"{words} in its own tier", {tier: part(found[f"{kind}_within_{tier}"]) for tier in ("high", "low")})
+        add(grid, f"{words} in its own tier", {tier: part(found[f"{kind}_within_{tier}"]) for tier in TIERS})
         across = {"high": part(found[f"{kind}_high_in_low"]), "low": part(found[f"{kind}_low_in_high"])}
         add(grid, f"{words} in the other tier", across)
 
@@ -105,8 +108,12 @@ def remarks(out: Console, look: Mapping[str, Any]) -> None:
 
 
 def add(grid: Grid, name: str, values: Mapping[str, Any]) -> None:
-    cells = [values.get(tier, "") for tier in ("high", "low")]
+    cells = [values.get(tier, "") for tier in TIERS]
     grid.add_row(Text(name), *(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells))
+
+
+def part_of(n: int | None, whole: int) -> str:
+    return part(n / whole if n is not None and whole else None)
 
 
 def part(share: float | None) -> str:

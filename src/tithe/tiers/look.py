@@ -37,7 +37,7 @@ def look(
         "lengths": [lengths("characters", *(list(map(len, texts[tier])) for tier in TIERS))],
         "duplicates": shares(texts["high"], texts["low"]),
         "refusals": {tier: sum(map(is_refusal, texts[tier])) for tier in TIERS},
-        "unfinished": {tier: sum(row.tier == tier and row.finished is False for row in rows) for tier in TIERS},
+        "unfinished": {tier: unfinished([row for row in rows if row.tier == tier]) for tier in TIERS},
     }
     if count_tokens is not None:
         found["lengths"].append(lengths("tokens", *(count_tokens(texts[tier]) for tier in TIERS)))
@@ -49,6 +49,12 @@ def models(rows: Sequence[TierRow]) -> dict[str, dict[str, int]]:
     """Tier -> model -> responses, most first."""
     found = {tier: Counter(row.model or NO_MODEL for row in rows if row.tier == tier) for tier in TIERS}
     return {tier: dict(counts.most_common()) for tier, counts in found.items()}
+
+
+def unfinished(rows: Sequence[TierRow]) -> int | None:
+    """How many were cut off; None where that is known of none of them."""
+    known = [row.finished for row in rows if row.finished is not None]
+    return known.count(False) if known else None
 
 
 def sides(rows: Sequence[TierRow]) -> dict[str, int]:
@@ -69,7 +75,7 @@ def warnings(found: dict[str, Any]) -> list[str]:
     if found["prompts"]["both"] == 0:
         said.append("no prompt has responses of both tiers: a head may learn the prompts instead of the responses")
     for tier in TIERS:
-        if found["unfinished"][tier] > found["responses"][tier] / 4:
+        if (found["unfinished"][tier] or 0) > found["responses"][tier] / 4:
             said.append(
                 f"{found['unfinished'][tier]:,} of {found['responses'][tier]:,} {tier} responses are cut off: "
                 "a head may learn that; `--max-new-tokens` gives more room"
