@@ -23,7 +23,7 @@ def reply(text: str, **more: Any) -> dict[str, Any]:
 class Played:
     """What a server was asked, and what it says: `say(number, body)` gives `(status, body, headers)` or a word.
 
-    Words: `half` closes the connection in the middle of the answer, `slow` answers after a second, `cut` closes at once.
+    Words: `half` closes the connection in the middle of the answer, `cut` before it, `slow` answers after a second.
     """
 
     say: Callable[[int, dict[str, Any]], Any]
