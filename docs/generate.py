@@ -11,9 +11,22 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from tithe.config import PRESETS, ScoreSettings, SelectSettings, Settings
+from tithe.run.tier_settings import TierImportSettings, TierSettings
 
 HERE = Path(__file__).parent
-COMMANDS = ("select", "score", "plan", "export", "scorers", "selectors", "templates", "doctor")
+COMMANDS = (
+    "select",
+    "score",
+    "plan",
+    "export",
+    "tiers build",
+    "tiers import",
+    "tiers look",
+    "scorers",
+    "selectors",
+    "templates",
+    "doctor",
+)
 WIDTH = "100"
 
 CONFIG_HEAD = """# Settings
@@ -52,6 +65,8 @@ def config_page() -> str:
     own = [name for name in SelectSettings.model_fields if name not in first]
     parts = [CONFIG_HEAD, "## Of `score`, `plan` and `select`\n", table(ScoreSettings, first)]
     parts += ["## Of `select` only\n", table(SelectSettings, own), "## Presets\n", presets()]
+    parts += ["## Of `tiers build`\n", table(TierSettings, [*TierSettings.model_fields])]
+    parts += ["## Of `tiers import`\n", table(TierImportSettings, [*TierImportSettings.model_fields])]
     return "\n".join(parts)
 
 

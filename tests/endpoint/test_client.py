@@ -137,13 +137,13 @@ def test_the_right_key_opens_and_is_nowhere_else(monkeypatch):
 def test_the_key_is_taken_out_of_what_a_server_says(monkeypatch):
     monkeypatch.setenv("TITHE_API_KEY", KEY)
     with serve(lambda number, body: (400, {"error": {"message": f"{KEY} may\nnot"}}, {}), key=KEY) as played:
-        assert ask(played) == Problem("HTTP 400: *** may not")
+        assert ask(played) == Problem("HTTP 400, *** may not")
     assert len(played.asked) == 1  # the request itself is wrong
 
 
 def test_a_page_that_is_not_there_stops():
     missing = (404, {"error": {"message": "no model `m`"}}, {})
-    with serve(lambda number, body: missing) as played, pytest.raises(EndpointError, match="HTTP 404: no model `m`"):
+    with serve(lambda number, body: missing) as played, pytest.raises(EndpointError, match="HTTP 404, no model `m`"):
         ask(played)
     assert len(played.asked) == 1
 

@@ -10,7 +10,6 @@ from tithe.cli.app import Usage, group, print_json
 from tithe.cli.options import (
     BatchTokens,
     Config,
-    DataFlag,
     Device,
     Dtype,
     Format,
@@ -41,13 +40,14 @@ NO_PLACE = "no place for the tiers is given"
 @tiers.command()
 def build(
     prompts: Prompts = None,
-    dataset: DataFlag = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", "--dataset-name", help="The same as PROMPTS.")] = None,
     strong: Annotated[
         str | None, typer.Option(help="Data set with the strong responses; PROMPTS holds them by default.")
     ] = None,
     strong_model: Annotated[str | None, typer.Option(help="Who gave the strong responses.")] = None,
     weak_model: Annotated[
-        list[str] | None, typer.Option("--weak-model", "-w", help="Answers the prompts again; may be repeated.")
+        list[str] | None,
+        typer.Option("--weak-model", "-w", metavar="MODEL", help="Answers the prompts again; may be repeated."),
     ] = None,
     sample: Annotated[int | None, typer.Option(help="Draw so many prompts by chance.")] = None,
     output: Output = None,
@@ -105,10 +105,10 @@ def build(
 def import_(
     files: Files = None,
     high_file: Annotated[
-        list[str] | None, typer.Option(help="Data set whose responses are all high; may be repeated.")
+        list[str] | None, typer.Option(metavar="FILE", help="Data set whose responses are all high; may be repeated.")
     ] = None,
     low_file: Annotated[
-        list[str] | None, typer.Option(help="Data set whose responses are all low; may be repeated.")
+        list[str] | None, typer.Option(metavar="FILE", help="Data set whose responses are all low; may be repeated.")
     ] = None,
     high_tier: Annotated[
         str | None, typer.Option(metavar="NAME[,NAME]", help="Labels of `tier` that mean high.")

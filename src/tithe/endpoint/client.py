@@ -148,7 +148,7 @@ class Client:
             EndpointError: where no other request would do better.
         """
         status, url = response.status_code, self.address.url
-        said = f"HTTP {status}: {self.address.clean(own_words(response)) or response.reason_phrase}"
+        said = f"HTTP {status}, {self.address.clean(own_words(response)) or response.reason_phrase}"
         if status in LATER or status >= 500:
             return Again(said, retry_after(response.headers.get("Retry-After")))
         if status in (401, 403):

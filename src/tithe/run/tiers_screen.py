@@ -15,7 +15,7 @@ from tithe.run.tiers import TierResult
 from tithe.tiers.lengths import QUANTILES
 from tithe.tiers.records import TIERS
 
-MOST_MODELS = 10  # shown of a tier
+MOST_MODELS, MOST_REASONS = 10, 5  # shown
 
 
 def show_built(result: TierResult, output: Path, folder: Path) -> None:
@@ -34,8 +34,12 @@ def show_built(result: TierResult, output: Path, folder: Path) -> None:
             out,
             f"{name}: {model['answers']:,} answers ({model['unfinished']:,} cut off, {model['reused']:,} found here)",
         )
-        for reason, n in model["problems"].items():
+        reasons = list(model["problems"].items())
+        for reason, n in reasons[:MOST_REASONS]:
             say(out, f"{name}: no answer to {n:,} prompts: {reason}")
+        if len(reasons) > MOST_REASONS:
+            rest = sum(n for _, n in reasons[MOST_REASONS:])
+            say(out, f"{name}: no answer to {rest:,} prompts for {len(reasons) - MOST_REASONS:,} other reasons")
     show_look(result)
     say(out, f"written: {output}, {len(result.rows):,} records; run folder {folder}")
 
