@@ -97,6 +97,8 @@ def test_strong_responses_from_another_file(tithe: Command, few: Path, model_dir
         assert re.search(words, done.err), done.err
     rows = read_jsonl(few.with_name("t.jsonl"))
     assert [row["messages"][-1]["content"] for row in rows if row["tier"] == "high"] == ["Answer 2", "Answer 3"]
+    dropped = Counter(line["reason"] for line in read_jsonl(few.parent / "t.tithe" / "dropped.jsonl"))
+    assert dropped["no strong response"] == 2 and dropped["the same prompt again"] == 1 and dropped.total() == 4
 
 
 def test_a_draw_depends_on_the_seed_alone(tithe: Command, few: Path, model_dir: Path) -> None:
@@ -223,6 +225,8 @@ def test_what_a_server_never_answers_is_counted(tithe: Command, few: Path) -> No
         assert model["answers"] == 10 and model["unfinished"] == 1
         assert model["problems"] == {"HTTP 400, too long": 1, "the answer is empty": 1}
         assert "no answer to 1 prompts: the answer is empty" in done.err
+        dropped = read_jsonl(few.parent / "t.tithe" / "dropped.jsonl")
+        assert {line["reason"] for line in dropped} == set(model["problems"]) and len(dropped) == 2
         before = len(played.asked)
         tithe.ok(*remote(few, played.url, few.with_name("t.jsonl"), "--overwrite"))
         assert len(played.asked) == before + 1  # the problem alone is tried again

@@ -93,7 +93,7 @@ def test_matching_counts_what_is_left_over():
     found = match(pool("p", "a", "b", "c", "b"), pool("s", "c", "x", "b ", "y", "z"))
     assert [one.response.content for one in found.strong.values()] == ["B ", "C"]  # in the prompts' order
     assert (found.unmatched, found.unused) == (1, 3)
-    assert pool("p", "a", "b", "b", "b").repeated == 2
+    assert len(pool("p", "a", "b", "b", "b").repeated) == 2
 
 
 def test_nothing_in_common_shows_both_sides():

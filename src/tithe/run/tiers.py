@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from tithe.planner import without_numbers
 from tithe.records import BadRow, Example, Message, Problem
 from tithe.run.answering import Answers, Writer, make_writers
 from tithe.run.describe import versions
-from tithe.run.folder import RECORD, check_places, default_folder, run_folder, sweep, write_json
+from tithe.run.folder import DROPPED, RECORD, check_places, default_folder, run_folder, sweep, write_json
 from tithe.run.pool import named_dataset
 from tithe.run.talk import Talk
 from tithe.run.tier_settings import TierImportSettings, TierSettings
@@ -90,7 +91,9 @@ def build(
             "look": look_at(rows),
             "seconds": round(time.monotonic() - began, 2),
         }
-        write(rows, record, output, folder)
+        dropped = [*asked.left_out(), *(strong.left_out() if strong is not asked else ())]
+        dropped += [*unmatched(asked, matched), *unanswered(found)]
+        write(rows, record, dropped, output, folder)
     return TierResult(rows, record)
 
 
@@ -151,6 +154,21 @@ def in_order(
             yield replace(row, source=source, finished=got["finished"], tokens=got["tokens"], tools=example.tools)
 
 
+def unmatched(asked: Pool, matched: Matched) -> Iterator[dict[str, str]]:
+    """Prompts without a strong response, with their places."""
+    for key, example in asked.examples.items():
+        if key not in matched.strong:
+            yield {"where": example.where, "prompt_id": key, "reason": "no strong response"}
+
+
+def unanswered(found: Mapping[str, Answers]) -> Iterator[dict[str, str]]:
+    """What a weak model gave no answer to, and why."""
+    for name, answers in found.items():
+        for key, got in answers.items():
+            if no_text(got):
+                yield {"prompt_id": key, "model": name, "reason": reason_of(got)}
+
+
 def demand_answers(found: Mapping[str, Answers], there: bool) -> None:
     """Refuse a low tier of nothing.
 
@@ -169,8 +187,11 @@ def demand_answers(found: Mapping[str, Answers], there: bool) -> None:
 
 def why_not(answers: Answers) -> Counter[str]:
     """Reason -> for how many prompts there is no answer."""
-    problems = [EMPTY if not isinstance(got, Problem) else got.reason for got in answers.values() if no_text(got)]
-    return Counter(map(without_numbers, problems))
+    return Counter(without_numbers(reason_of(got)) for got in answers.values() if no_text(got))
+
+
+def reason_of(got: Mapping[str, Any] | Problem) -> str:
+    return got.reason if isinstance(got, Problem) else EMPTY
 
 
 def no_text(got: Mapping[str, Any] | Problem) -> bool:
@@ -238,7 +259,7 @@ def import_tiers(
     demand_both(rows, bad, ", ".join(name for name, _ in sides))
     record = describe(settings, watches) | {"look": look_at(rows, bad)}
     with run_folder(folder):
-        write(rows, record, output, folder)
+        write(rows, record, [{"where": row.where, "reason": row.reason} for row in bad], output, folder)
     return TierResult(rows, record)
 
 
@@ -310,8 +331,13 @@ def describe(settings: TierSettings | TierImportSettings, watches: Sequence[Watc
     return {"settings": settings.model_dump(mode="json"), "versions": versions(), "datasets": read_from}
 
 
-def write(rows: Sequence[TierRow], record: Mapping[str, Any], output: Path, folder: Path) -> None:
-    """The record, then the tier file: where that one is, everything is."""
+def write(
+    rows: Sequence[TierRow], record: Mapping[str, Any], dropped: Sequence[Mapping[str, str]], output: Path, folder: Path
+) -> None:
+    """What was left out, the record, then the tier file: where that one is, everything is."""
+    with atomic(folder / DROPPED, overwrite=True) as stream:
+        for one in dropped:
+            stream.write(json.dumps(one).encode() + b"\n")
     write_json(folder / RECORD, dict(record))
     sweep(output)
     with atomic(output, overwrite=True) as stream:

@@ -98,8 +98,12 @@ def remarks(out: Console, look: Mapping[str, Any]) -> None:
         f"{prompts['all']:,} prompts: {prompts['both']:,} with both tiers, {prompts['only_high']:,} with high alone, "
         f"{prompts['only_low']:,} with low alone",
     )
-    for reason, n in look["bad_rows"].items():
+    reasons = list(look["bad_rows"].items())
+    for reason, n in reasons[:MOST_REASONS]:
         say(out, f"set aside, {n:,}: {reason}")
+    if len(reasons) > MOST_REASONS:
+        rest = sum(n for _, n in reasons[MOST_REASONS:])
+        say(out, f"set aside, {rest:,}: {len(reasons) - MOST_REASONS:,} other reasons")
     for one in look["lengths"]:
         if one["auc"] is not None:
             say(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from tithe.errors import DataError
 from tithe.records import BadRow, Example
@@ -22,13 +22,13 @@ class Pool:
         name: the data set, for messages.
         examples: prompt id -> example, in input order.
         repeated: records whose prompt was there before.
-        bad: reason -> how many records could not be read.
+        bad: records that could not be read.
     """
 
     name: str
     examples: Mapping[str, Example]
-    repeated: int = 0
-    bad: Mapping[str, int] = field(default_factory=dict)
+    repeated: Sequence[Example] = ()
+    bad: Sequence[BadRow] = ()
 
     @classmethod
     def of(cls, name: str, items: Iterable[Example | BadRow]) -> Pool:
@@ -38,20 +38,16 @@ class Pool:
             DataError: no record can be read; names the first and its reason.
         """
         found: dict[str, Example] = {}
-        bad: Counter[str] = Counter()
-        repeated, first = 0, None
+        repeated, bad = list[Example](), list[BadRow]()
         for item in items:
             if isinstance(item, BadRow):
-                first = first or item
-                bad[item.reason] += 1
-                continue
-            key = prompt_id(item.prompt, item.tools)
-            repeated += key in found
-            found.setdefault(key, item)
+                bad.append(item)
+            elif found.setdefault(prompt_id(item.prompt, item.tools), item) is not item:
+                repeated.append(item)
         if not found:
-            why = f": {bad.total()} bad rows, the first at {first.where}: {first.reason}" if first else ""
+            why = f": {len(bad):,} bad rows, the first at {bad[0].where}: {bad[0].reason}" if bad else ""
             raise DataError(f"no record of `{name}` can be read{why}", hint="`--format` names the shape, if need be")
-        return cls(name, found, repeated, dict(bad.most_common()))
+        return cls(name, found, repeated, bad)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -59,7 +55,13 @@ class Pool:
     @property
     def counts(self) -> dict[str, object]:
         """How many records became how many prompts."""
-        return {"prompts": len(self), "repeated_prompts": self.repeated, "bad_rows": dict(self.bad)}
+        bad = Counter(row.reason for row in self.bad)
+        return {"prompts": len(self), "repeated_prompts": len(self.repeated), "bad_rows": dict(bad.most_common())}
+
+    def left_out(self) -> Iterator[dict[str, str]]:
+        """Every record that is no prompt of its own, with its reason."""
+        yield from ({"where": row.where, "reason": row.reason} for row in self.bad)
+        yield from ({"where": example.where, "reason": "the same prompt again"} for example in self.repeated)
 
 
 @dataclass(frozen=True)
