@@ -483,3 +483,15 @@ def test_stores_of_other_settings_are_others(tmp_path: Path) -> None:
     store.flush()
     assert TextStore(tmp_path, "m-1")["k"] == {"text": "\ud800"} and "k" not in TextStore(tmp_path, "m-2")
     shutil.rmtree(tmp_path / "generated")
+
+
+def test_a_batch_is_stored_whole_however_long_it_took(
+    tithe: Command, few: Path, model_dir: Path, monkeypatch: Any
+) -> None:
+    """Half a batch on disk would be gone on with in another batch, and bf16 rounds by the batch."""
+    monkeypatch.setattr("tithe.run.texts.FLUSH_SECONDS", 0.0)
+    tithe.ok(*build(few, model_dir, few.with_name("t.jsonl")))
+    assert [len(read_jsonl(part)) for part in parts(few.parent)] == [12]
+    with serve() as played:
+        tithe.ok(*remote(few, played.url, few.with_name("u.jsonl")))
+    assert [len(read_jsonl(part)) for part in parts(few.parent / "u.tithe")] == [1] * 12

@@ -168,7 +168,7 @@ class LocalWriter:
                     continue
                 store.put(names[i], {"text": got.text, "tokens": got.tokens, "finished": got.finished})
                 tokens += got.tokens
-            store.flush()
+            store.flush()  # a batch is there whole or not at all, so that none is ever taken up in the middle
             talk.progress(len(todo), tokens)
         self.work = {"tokens_generated": tokens, "batches_halved": generator.halved, "pads": generator.pads}
         del generator
@@ -255,6 +255,7 @@ class EndpointWriter:
                         tokens += got.tokens or 0
                     else:
                         problems[key] = got
+                    store.flush_now_and_then()
                     talk.progress(1, tokens)
             finally:
                 store.flush()

@@ -70,9 +70,12 @@ class TextStore:
         return self.known[key]
 
     def put(self, key: str, value: Mapping[str, Any]) -> None:
-        """Take a text; it reaches the disk with the next flush, within seconds."""
+        """Take a text; it reaches the disk with the next flush: what is flushed together is there together."""
         self.known[key] = dict(value)
         self.unwritten.append({"key": key, **value})
+
+    def flush_now_and_then(self) -> None:
+        """Flush, if that was seconds ago: for texts that come one by one."""
         if time.monotonic() - self.flushed > FLUSH_SECONDS:
             self.flush()
 
