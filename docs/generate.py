@@ -10,12 +10,14 @@ import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from tithe.config import PRESETS, ScoreSettings, SelectSettings, Settings
+from tithe.config import PRESETS, HeadSettings, ScoreSettings, SelectSettings, Settings
+from tithe.run.tier_settings import TierImportSettings, TierSettings
 
 HERE = Path(__file__).parent
 COMMANDS = (
-    *("select", "score", "plan", "export", "scorers", "selectors", "templates", "doctor"),
-    *("head train", "head evaluate", "head import"),
+    *("select", "score", "plan", "export"),
+    *("tiers build", "tiers import", "tiers look", "head train", "head evaluate", "head import"),
+    *("scorers", "selectors", "templates", "doctor"),
 )
 WIDTH = "100"
 
@@ -55,6 +57,10 @@ def config_page() -> str:
     own = [name for name in SelectSettings.model_fields if name not in first]
     parts = [CONFIG_HEAD, "## Of `score`, `plan` and `select`\n", table(ScoreSettings, first)]
     parts += ["## Of `select` only\n", table(SelectSettings, own), "## Presets\n", presets()]
+    heads = [name for name in HeadSettings.model_fields if name not in first]
+    parts += ["## Of `head train` and `head evaluate`, besides those of `score`\n", table(HeadSettings, heads)]
+    parts += ["## Of `tiers build`\n", table(TierSettings, [*TierSettings.model_fields])]
+    parts += ["## Of `tiers import`\n", table(TierImportSettings, [*TierImportSettings.model_fields])]
     return "\n".join(parts)
 
 

@@ -26,7 +26,7 @@ FLOORS = (
     {"selectors"},
     {"planner"},
     {"neighbours"},
-    {"engine"},
+    {"engine", "tiers", "endpoint"},
     {"heads"},
     {"data"},
     {"pocket"},
@@ -35,7 +35,7 @@ FLOORS = (
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.
 NARROW = {"scorers": {"neighbours", "records", "errors"}, "selectors": {"neighbours", "records", "errors"}}
-TERMINAL = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "run", "report"}}
+TERMINAL = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "run", "report"}, "httpx2": {"endpoint"}}
 HEAVY = ("torch", "transformers", "pandas", "datasets")
 HEAVY_ROOMS = {"engine", "heads", "neighbours", "tune", "evaluate", "runners"}
 VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}

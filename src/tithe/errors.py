@@ -5,6 +5,7 @@ TitheError                 one sentence for the user, and often a hint
 ├── DataError              a file or a record that cannot be read
 ├── TemplateError          a template that is not there or cannot render
 ├── ModelError             a model or tokenizer that is not there or does not fit
+├── EndpointError          a server that is not there, or will not answer
 ├── StoreError             a run folder that is in use, damaged or not ours
 ├── OutputError            a file that exists, or cannot be written
 └── MissingExtraError      a package of an optional extra is not installed
@@ -34,6 +35,9 @@ class TemplateError(TitheError): ...
 
 
 class ModelError(TitheError): ...
+
+
+class EndpointError(TitheError): ...
 
 
 class StoreError(TitheError): ...

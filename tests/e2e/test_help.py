@@ -7,6 +7,7 @@ import pytest
 from tests.e2e.command import Command, child
 
 COMMANDS = ["select", "score", "plan", "scorers", "selectors", "templates", "doctor", "export"]
+COMMANDS += ["tiers build", "tiers import", "tiers look"]
 HEAVY = ["torch", "transformers", "datasets", "pandas", "sklearn", "pyarrow", "numpy", "jinja2"]
 LIGHT = """
 import sys
@@ -22,7 +23,7 @@ print("heavy:", [name for name in HEAVY if name in sys.modules])
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_help_of_every_command(tithe: Command, command: str | None) -> None:
-    done = tithe.ok(*([command] if command else []), "--help")
+    done = tithe.ok(*(command or "").split(), "--help")
     assert done.out.startswith("Usage: tithe") and done.err == ""
     assert max(map(len, done.out.splitlines())) <= 110
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import pyarrow as pa
-
 from tithe.engine.readouts import View
 from tithe.engine.states import Reading, StateReader, StateReadout
 from tithe.heads.files import load_head, read_card
@@ -29,7 +27,7 @@ class MarginReadout(StateReadout):
     """
 
     version = 1
-    fields: ClassVar[Mapping[str, pa.DataType]] = {"margin": pa.float64()}
+    fields: ClassVar[Mapping[str, Any]] = {"margin": "float64"}
 
     def __init__(self, head: StateHead | None, name: str) -> None:
         self.name = name  # type: ignore[misc]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from tithe.config import HeadSettings
 from tithe.data.outfile import check_writable
@@ -27,6 +26,8 @@ from tithe.run.tier_data import Tiers, read_tiers
 from tithe.run.tier_states import TierStates
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tithe.heads.base import StateHead
     from tithe.heads.report import HeadReport
 
@@ -278,6 +279,8 @@ def judged(
     states: TierStates, head: StateHead, rows: Rows, settings: HeadSettings
 ) -> tuple[HeadReport | None, pa.Table]:
     """The report of a head on some responses, and what it said of each."""
+    import pyarrow as pa
+
     from tithe.heads.judge import judge
 
     margins = states.margins(head, rows.tolist())
@@ -321,6 +324,8 @@ def counts_of(tiers: Tiers, sides: Mapping[str, Rows]) -> dict[str, Any]:
 
 def prompts_of(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
     """Which prompts were on which side: prompts as hashes."""
+    import pyarrow as pa
+
     found = {prompt: side for side, rows in sides.items() for prompt in tiers.prompts[rows].tolist()}
     return pa.table({"prompt": list(found), "side": list(found.values())})
 

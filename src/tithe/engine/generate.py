@@ -1,0 +1,244 @@
+"""Answers of a model to prompts, by the model's own `generate`, in batches that do not change what a prompt gets.
+
+Rows are padded on the left and masked. A model for which that is not the same as reading each prompt alone (found out
+by trying) gets batches of equal lengths. What remains is rounding: in another batch the last bits of a score differ,
+and where two tokens are that close another may be taken. The same prompts in the same call give the same batches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tithe.engine.engine import OUT_OF_MEMORY, is_out_of_memory, release
+from tithe.engine.model import LoadedModel, choose_device, choose_dtype, dtype_name, read_weights, rotary_switch
+from tithe.engine.sampling import Draw
+from tithe.engine.sources import ModelSource, fingerprint
+from tithe.errors import ModelError
+from tithe.records import IntArray, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GENERATION = 1  # raise it when a change moves answers by more than rounding: stored ones are then not met again
+CPU_BUDGET, GPU_BUDGET = 16_384, 131_072  # tokens of a batch, those to come included
+# How far the first token's scores may move by padding, as a share of their spread.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A prompt to be answered.
+
+    Args:
+        ids: (tokens,) what the model reads; not empty.
+        seed: 64 bits that fix what is drawn for it.
+    """
+
+    ids: IntArray
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """An answer.
+
+    Args:
+        text: without special tokens and outer white space.
+        tokens: that were generated, what ended it not counted.
+        finished: whether the model ended by itself.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+@dataclass
+class Generator:
+    """Prompts in, answers out.
+
+    Args:
+        model: what answers, see `load_writer`.
+        tokenizer: its own.
+        stops: token ids that end an answer.
+        temperature: 0 takes the likeliest token each time.
+        top_p: share of probability that is drawn from.
+        max_new_tokens: where an answer is cut off.
+        window: tokens of prompt and answer together at most, None if that is not known.
+        budget: tokens a batch holds, None for the device's default.
+    """
+
+    model: LoadedModel
+    tokenizer: PreTrainedTokenizerBase
+    stops: frozenset[int]
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 512
+    window: int | None = None
+    budget: int | None = None
+    halved: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.stops = frozenset(one for one in self.stops if one < self.model.vocabulary)
+        self.budget = self.budget or (CPU_BUDGET if self.model.device.type == "cpu" else GPU_BUDGET)
+        # What the model's own `generation_config.json` suggests (penalties, top-k) is not asked for and not applied.
+        self.model.model.generation_config = type(self.model.model.generation_config)()
+
+    def room(self, wanted: Wanted) -> int:
+        """How many tokens the answer may have; none or fewer where the prompt fills the window."""
+        left = self.max_new_tokens if self.window is None else self.window - len(wanted.ids)
+        return min(self.max_new_tokens, left)
+
+    def batches(self, wanted: Sequence[Wanted]) -> list[list[int]]:
+        """Which prompts are answered together: longest first, so that running out of memory shows at once."""
+        assert self.budget is not None
+        order = sorted(range(len(wanted)), key=lambda i: (-len(wanted[i].ids), i))
+        found: list[list[int]] = []
+        for i in order:
+            first = wanted[found[-1][0]] if found else None
+            # Near the window's end answers get shorter; rows that stop at different places do not share a batch.
+            full = first is None or (len(found[-1]) + 1) * (len(first.ids) + self.room(first)) > self.budget
+            if first is None or full or self.room(first) != self.room(wanted[i]) or self.apart(first, wanted[i]):
+                found.append([])
+            found[-1].append(i)
+        return found
+
+    def apart(self, first: Wanted, other: Wanted) -> bool:
+        """Whether two prompts must not be answered together."""
+        limit = self.model.alone_above
+        too_long = limit is not None and len(first.ids) + self.room(first) > limit
+        return too_long or (len(first.ids) != len(other.ids) and not self.pads)
+
+    def answer(self, wanted: Sequence[Wanted]) -> list[Generated | Problem]:
+        """Answer one batch; out of memory halves it and goes on."""
+        if self.room(wanted[0]) < 1:
+            return [
+                Problem(f"the prompt fills the context window: {len(w.ids)} tokens of {self.window}") for w in wanted
+            ]
+        try:
+            return [*self.generate(wanted)]
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        release(self.model.device)  # outside the handler: the traceback, and what it holds, is gone
+        if len(wanted) == 1:
+            return [OUT_OF_MEMORY]
+        self.halved += 1
+        middle = len(wanted) // 2
+        return self.answer(wanted[:middle]) + self.answer(wanted[middle:])
+
+    def generate(self, wanted: Sequence[Wanted]) -> list[Generated]:
+        """The batch as it is."""
+        steps, width = self.room(wanted[0]), max(len(one.ids) for one in wanted)
+        processors: list[Any] = []
+        if self.temperature > 0:
+            seeds = [one.seed for one in wanted]
+            processors = [Draw(seeds, width, steps, self.temperature, self.top_p, self.model.device)]
+        out = self.run(wanted, max_new_tokens=steps, logits_processor=processors)
+        return [self.cut(row) for row in out[:, width:].tolist()]
+
+    def run(self, wanted: Sequence[Wanted], **more: Any) -> Any:
+        """The model's `generate` on left-padded rows."""
+        ids, mask = padded([one.ids for one in wanted], self.pad)
+        self.model.forget()
+        with torch.inference_mode():
+            return self.model.model.generate(
+                input_ids=torch.from_numpy(ids).to(self.model.device),
+                attention_mask=torch.from_numpy(mask).to(self.model.device),
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=sorted(self.stops) or None,
+                pad_token_id=self.pad,
+                **more,
+            )
+
+    def cut(self, ids: Sequence[int]) -> Generated:
+        """One row's new tokens as an answer."""
+        end = next((i for i, token in enumerate(ids) if token in self.stops), None)
+        kept = list(ids[:end])
+        text = self.tokenizer.decode(kept, skip_special_tokens=True)
+        assert isinstance(text, str)
+        return Generated(text.strip(), len(kept), end is not None)
+
+    @property
+    def pad(self) -> int:
+        return min(self.stops, default=0)  # masked before the prompt, cut off after the answer: any id will do
+
+    @cached_property
+    def pads(self) -> bool:
+        """Whether a padded row gives the scores that it has alone."""
+        rng = np.random.default_rng(0)
+        rows = [Wanted(rng.integers(0, min(self.model.vocabulary, 1000), n, dtype=np.int32)) for n in (23, 9)]
+        together = self.first_scores(rows)[1]
+        alone = self.first_scores(rows[1:])[0]
+        apart, spread = (together - alone).abs().max(), alone.max() - alone.min()
+        return bool(apart <= TOLERANCE[self.model.dtype] * spread)
+
+    def first_scores(self, wanted: Sequence[Wanted]) -> torch.Tensor:
+        """(rows, vocabulary) of the first new token."""
+        more = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
+        scores: torch.Tensor = self.run(wanted, **more).logits[0]
+        return scores.float().cpu()
+
+
+def padded(rows: Sequence[IntArray], pad: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(rows, longest) ids and mask, int64; padding stands on the left."""
+    width = max(map(len, rows))
+    ids, mask = np.full((len(rows), width), pad, dtype=np.int64), np.zeros((len(rows), width), dtype=np.int64)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :], mask[i, width - len(row) :] = row, 1
+    return ids, mask
+
+
+def load_writer(
+    source: ModelSource, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> LoadedModel:
+    """A model as it generates: with the attention it comes with, no road tried.
+
+    Raises:
+        ModelError: weights are missing, do not fit the config, or do not fit into memory.
+        SettingsError: the device or dtype is not there.
+    """
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place)
+    try:
+        model = read_weights(source, kind, trust_remote_code)
+        loaded = LoadedModel(source, model.to(place), place, kind, fingerprint(source))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(
+            f"model `{source.name}` in {dtype_name(kind)} does not fit into the memory of `{place}`",
+            hint="a smaller dtype or model, or another device",
+        ) from error
+    loaded.alone_above = rotary_switch(model.config.get_text_config())
+    return loaded
+
+
+def stop_ids(source: ModelSource, tokenizer: PreTrainedTokenizerBase, markers: Iterable[str] = ()) -> frozenset[int]:
+    """What ends an answer: as the model's files and its tokenizer say, and end-of-turn markers.
+
+    Args:
+        source: whose `generation_config.json` and `config.json` are read; its weights are not.
+        tokenizer: its own.
+        markers: what the template writes after a response; those that are one special token count.
+    """
+    config = source.config
+    said = [part.get("eos_token_id") for part in (generation_config(source), config, config.get("text_config") or {})]
+    said += [tokenizer.eos_token_id, *(tokenizer.get_added_vocab().get(marker) for marker in markers)]
+    ids = [one for part in said for one in (part if isinstance(part, list | tuple) else [part])]
+    return frozenset(one for one in ids if isinstance(one, int) and not isinstance(one, bool) and one >= 0)
+
+
+def generation_config(source: ModelSource) -> dict[str, Any]:
+    """The model's own `generation_config.json`; empty where it has none that can be read."""
+    try:
+        found = json.loads((source.folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

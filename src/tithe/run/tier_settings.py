@@ -1,0 +1,178 @@
+"""Settings of `tithe tiers build` and `tithe tiers import`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import field_validator, model_validator
+
+from tithe.config import Settings, read_yaml
+from tithe.endpoint.address import KEY_ENV
+from tithe.errors import SettingsError
+
+Made = TypeVar("Made", bound=Settings)
+HERE = ("template", "dtype", "device", "batch_tokens", "trust_remote_code")  # read only by models that run here
+THERE = ("api_key_env", "concurrency", "timeout", "retries")  # read only by an endpoint
+
+
+class TierSettings(Settings):
+    """How tiers are built.
+
+    Args:
+        dataset: prompts: file, folder or hub id.
+        format: shape of its records, or `auto`.
+        split: split of a hub data set.
+        limit: read only so many of its records.
+        strict: stop at the first bad row.
+        strong: data set with the strong responses, found by their prompts; None takes the responses of `dataset`.
+        strong_model: who gave them, where the records have no column `model`.
+        sample: so many prompts, drawn by chance of those with a strong response; None takes all.
+        weak_model: models that answer the same prompts; folders, hub ids, or an endpoint's names.
+        temperature: 0 takes the likeliest token each time, above it is drawn.
+        top_p: share of probability that is drawn from.
+        max_new_tokens: tokens at which an answer is cut off.
+        template: how prompts are put to a model that runs here: `auto`, a named template or a Jinja file.
+        dtype: `auto`, `fp32`, `bf16`, `fp16`.
+        device: `auto`, `cuda`, `mps`, `cpu`.
+        batch_tokens: tokens a batch holds, answers included; None takes the device's default.
+        trust_remote_code: run code that comes with the model.
+        endpoint: address of an OpenAI-compatible server that has the weak models, e.g. `http://localhost:8000/v1`.
+        api_key_env: environment variable that holds the server's key.
+        concurrency: requests at once.
+        timeout: seconds until a request counts as failed.
+        retries: how often a failed request is tried again.
+        seed: of everything drawn at random.
+    """
+
+    dataset: str
+    format: str = "auto"
+    split: str | None = None
+    limit: int | None = None
+    strict: bool = False
+    strong: str | None = None
+    strong_model: str | None = None
+    sample: int | None = None
+    weak_model: tuple[str, ...] = ()
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_new_tokens: int = 512
+    template: str = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: str = "auto"
+    batch_tokens: int | None = None
+    trust_remote_code: bool = False
+    endpoint: str | None = None
+    api_key_env: str = KEY_ENV
+    concurrency: int = 8
+    timeout: float = 120.0
+    retries: int = 5
+    seed: int = 0
+
+    @field_validator("weak_model", mode="before")
+    @classmethod
+    def one_model(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("limit", "sample", "max_new_tokens", "batch_tokens", "concurrency")
+    @classmethod
+    def positive(cls, value: int | None) -> int | None:
+        if value is not None and value < 1:
+            raise ValueError("it must be at least 1")
+        return value
+
+    @field_validator("temperature", "timeout", "retries", "top_p")
+    @classmethod
+    def not_negative(cls, value: float) -> float:
+        if not 0 <= value < float("inf"):
+            raise ValueError("it must be 0 or more")
+        return value
+
+    @model_validator(mode="after")
+    def possible(self) -> Self:
+        if not 0 < self.top_p <= 1:
+            raise SettingsError(f"`top_p` cannot be `{self.top_p}`: it must be above 0 and at most 1")
+        if self.timeout == 0:
+            raise SettingsError("`timeout` cannot be `0`: no answer comes within no time")
+        if not self.weak_model:
+            raise SettingsError("no weak model is given", hint="`--weak-model NAME`, more than once for several")
+        twice = [name for i, name in enumerate(self.weak_model) if name in self.weak_model[:i]]
+        if twice:
+            raise SettingsError(f"the weak model `{twice[0]}` is given twice", hint="one answer per prompt and model")
+        unread = THERE if self.endpoint is None else HERE
+        for name in unread:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                where = (
+                    "without `endpoint` nothing reads it" if self.endpoint is None else "an endpoint does that itself"
+                )
+                raise SettingsError(f"`{name}` is given as `{getattr(self, name)}`, and {where}", hint="leave it out")
+        return self
+
+
+class TierImportSettings(Settings):
+    """How tiers that are already there are read.
+
+    Args:
+        files: data sets with a column `tier`, or with columns `high` and `low`.
+        high_file: data sets whose responses are all of the high tier.
+        low_file: data sets whose responses are all of the low tier.
+        high_tier: labels in the column `tier` that mean high.
+        low_tier: labels in the column `tier` that mean low.
+        high_model: who gave the responses of `high_file`, where its records have no column `model`.
+        low_model: the same of `low_file`.
+        format: shape of the records, or `auto`.
+        split: split of a hub data set.
+        limit: read only so many records of each data set.
+        strict: stop at the first bad row.
+    """
+
+    files: tuple[str, ...] = ()
+    high_file: tuple[str, ...] = ()
+    low_file: tuple[str, ...] = ()
+    high_tier: tuple[str, ...] = ("high",)
+    low_tier: tuple[str, ...] = ("low",)
+    high_model: str | None = None
+    low_model: str | None = None
+    format: str = "auto"
+    split: str | None = None
+    limit: int | None = None
+    strict: bool = False
+
+    @field_validator("files", "high_file", "low_file", mode="before")
+    @classmethod
+    def one_file(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("high_tier", "low_tier", mode="before")
+    @classmethod
+    def labels(cls, value: Any) -> Any:
+        """`good,fair` is two labels; YAML's `true` and `1` are labels, too."""
+        many = value if isinstance(value, list | tuple) else [value]
+        texts = [str(one).lower() if isinstance(one, bool) else str(one) for one in many]
+        return tuple(label.strip() for text in texts for label in text.split(",") if label.strip())
+
+    @model_validator(mode="after")
+    def possible(self) -> Self:
+        if not (self.files or self.high_file or self.low_file):
+            raise SettingsError(
+                "no file is given", hint="`tithe tiers import FILE`, or `--high-file FILE --low-file FILE`"
+            )
+        if not self.files and not (self.high_file and self.low_file):
+            there, other = ("high", "low") if self.high_file else ("low", "high")
+            raise SettingsError(f"`--{there}-file` is given without `--{other}-file`", hint="tiers need both")
+        for name, needed in (("high_model", "high_file"), ("low_model", "low_file")):
+            if getattr(self, name) is not None and not getattr(self, needed):
+                raise SettingsError(f"`{name}` is given, and there is no `{needed}` whose model that is")
+        return self
+
+
+def settings_of(kind: type[Made], flags: Mapping[str, Any], config: Path | None = None) -> Made:
+    """A YAML file, then flags, which win; a flag that was left out is None or an empty list.
+
+    Raises:
+        SettingsError: an unknown setting, or a value that cannot be.
+    """
+    values = read_yaml(config) if config is not None else {}
+    given = {key: value for key, value in flags.items() if value is not None and value != []}
+    return kind.of(values | {key: value for key, value in given.items() if key in kind.model_fields})
