@@ -44,7 +44,9 @@ def make_heads(folder: Path, model: str, dtype: str) -> None:
     parts = HeadParts(HeadSettings.of({"dataset": "", "model": model, "dtype": dtype}))
     count, width = parts.shape
     torch.manual_seed(0)
-    weights = {name: w.detach() for name, w in ResponseCnn(count, width).state_dict().items()}
+    weights = {
+        name: w.detach() for name, w in ResponseCnn(count, width, torch.Generator().manual_seed(0)).state_dict().items()
+    }
     heads = {
         "cnn": CnnHead.of(weights, tuple(range(count)), count, width),
         "probe": ProbeHead(torch.randn(count, width), torch.tensor(0.0), tuple(range(count)), count, width),

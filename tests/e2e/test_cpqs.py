@@ -82,7 +82,7 @@ def test_a_head_is_trained_and_judged_on_prompts_it_never_saw(
     held = table(head, "held_out")
     assert {row["prompt"] for row in held} == {prompt for prompt, side in sides.items() if side == "test"}
     assert sorted(row["tier"] for row in held) == ["high"] * 8 + ["low"] * 8
-    assert record["fit"]["layer_aucs"].keys() == {"0", "1", "2"}
+    assert record["layer_aucs"].keys() == {"0", "1", "2"}
     tithe.fails(*train)  # it is there
     again = tithe.ok(*train, "--overwrite", "--json").json
     assert again["fingerprint"] == record["fingerprint"] and again["report"] == report
@@ -138,6 +138,13 @@ def test_the_data_may_say_where_a_prompt_stands(tithe: Command, model_dir: Path,
     assert (tmp_path / "head" / "head.json").is_file(), "the old head stays"
     write_jsonl(data, [*rows, rows[0] | {"split": "elsewhere"}])
     assert "`split` is `elsewhere`, which names no side" in tithe.fails(*train, "--overwrite").err
+
+
+def test_a_network_comes_with_the_layers_too(heads: dict[str, Path]) -> None:
+    record = json.loads((heads["cnn"] / "report.json").read_text())
+    assert record["layer_aucs"].keys() == {"0", "1", "2"} and max(record["layer_aucs"].values()) > 0.9
+    assert len(record["fit"]["epochs"]) == 1 and record["fit"]["steps"] == 4
+    assert (heads["cnn"] / "layers.svg").stat().st_size > 1000
 
 
 # Scoring

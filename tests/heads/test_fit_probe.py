@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tithe.errors import DataError
 from tithe.heads.chain import COMPONENTS, ROWS, TOGETHER, Chain, Reduction, reduction, regression, share, together
-from tithe.heads.fit_probe import fit_probe
+from tithe.heads.fit_probe import fit_probe, layer_aucs
 from tithe.heads.trial import Candidate, choose, cut, sets
 
 COUNT, WIDTH = 6, 12
@@ -162,3 +162,9 @@ def test_what_cannot_be_trained_on():
     with pytest.raises(DataError, match=r"1 of 180 responses are not finite, e.g. row 7") as caught:
         fit_probe(means, labels, groups, layers=None, seed=0)
     assert "bf16" in caught.value.hint
+
+
+def test_layers_by_themselves_are_those_of_the_whole_fit() -> None:
+    means, labels, groups = some({4: 0.5})
+    alone = layer_aucs(means, labels, groups, seed=3)
+    assert alone == fit_probe(means, labels, groups, layers="all", seed=3).layer_aucs

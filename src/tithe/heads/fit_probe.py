@@ -98,6 +98,20 @@ def fit_probe(
     )
 
 
+def layer_aucs(
+    means: Means, labels: npt.ArrayLike, groups: npt.ArrayLike, *, seed: int, folds: int = 5
+) -> dict[int, float]:
+    """Cross-validated AUC of each hidden state by itself: where in a model the tiers come apart.
+
+    Args and errors are those of `fit_probe`.
+    """
+    tiers, prompts = np.asarray(labels), np.asarray(groups)
+    demand_means(means, tiers, prompts)
+    layers = range(means.shape[1])
+    trial = Trial(means, tiers, cut(tiers, prompts, folds, seed), layers, seed)
+    return {layer: trial.candidate(f"layer {layer}", (layer,)).auc for layer in layers}
+
+
 def demand_means(means: Means, labels: Array, groups: Array) -> None:
     if means.ndim != 3 or not len(means) == len(labels) == len(groups):
         raise DataError(f"means {means.shape}, {len(labels)} labels and {len(groups)} prompts do not belong together")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tithe.heads.report import HeadReport
 
 REPORT, HELD_OUT, PROMPTS, PLOTS = "report.json", "held_out.parquet", "prompts.parquet", ("layers.svg", "layers.png")
+SOME = 2000  # responses, of which AUC by layer is found where a network is trained
 SIDES = ("train", "validation", "test")
 Rows = npt.NDArray[np.int64]
 
@@ -71,7 +72,8 @@ class HeadResult:
     report: HeadReport | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        lines = self.report.lines() if self.report else ["not judged: no prompts were held out"]
+        unknown = "nothing is known of how well it tells tiers apart: `tithe head evaluate` judges it on some"
+        lines = self.report.lines() if self.report else [unknown]
         return "\n".join([*lines, *([f"head: {self.folder}"] if self.folder else [])])
 
 
@@ -108,13 +110,14 @@ def train_head(
             "dataset": {"source": settings.dataset, "digest": parts.watch.digest},
             "counts": counts_of(states.tiers, fit.sides),
             "fit": facts,
+            "layer_aucs": {str(layer): auc for layer, auc in fit.layer_aucs.items()},
             "report": report.as_dict() if report else None,
             "seconds": round(time.monotonic() - began, 1),
         }
         parts.watch.check()
         write_table(place / PROMPTS, prompts_of(states.tiers, fit.sides))
         write_table(place / HELD_OUT, held_out)
-        draw(place, facts.get("layer_aucs") or fit.layer_aucs, report, parts.talk)
+        draw(place, fit.layer_aucs, report, parts.talk)
         card = save_head(place, head, parts.card(head, training), overwrite=overwrite)
         record = {"head": str(folder), "fingerprint": card.fingerprint, "layers": list(head.layers), **training}
         write_json(place / REPORT, record)
@@ -186,7 +189,7 @@ class Fit:
     parts: HeadParts
     states: TierStates
     sides: dict[str, Rows] = field(init=False)
-    layer_aucs: Mapping[Any, float] = field(default_factory=dict, init=False)
+    layer_aucs: Mapping[int, float] = field(default_factory=dict, init=False)
 
     def probe(self) -> tuple[StateHead, dict[str, Any]]:
         """The linear head; it takes the validation side too, since it chooses by cross-validation."""
@@ -198,7 +201,8 @@ class Fit:
         rows = np.sort(np.concatenate([self.sides["train"], self.sides["validation"]]))
         self.parts.talk.say(f"cross-validation over {means.shape[1]} hidden states of {len(rows):,} responses")
         fit = fit_probe(means[rows], tiers.labels[rows], tiers.prompts[rows], layers=s.layers, seed=s.seed)
-        return fit.head, fit.as_dict()
+        self.layer_aucs = fit.layer_aucs
+        return fit.head, {name: fact for name, fact in fit.as_dict().items() if name != "layer_aucs"}
 
     def cnn(self) -> tuple[StateHead, dict[str, Any]]:
         """The paper's network."""
@@ -207,6 +211,7 @@ class Fit:
         self.states.likelihoods()
         s, parts, tiers = self.settings, self.parts, self.states.tiers
         self.sides = sides_of(tiers, s)
+        self.layer_aucs = self.by_layer()
         model = parts.engine.model
         count, width = model.layers.count, parts.shape[1]
         layers = chosen_layers(s.layers or "all", count)
@@ -230,6 +235,20 @@ class Fit:
         finally:
             parts.talk.done()
         return fit.head, fit.as_dict()
+
+    def by_layer(self) -> dict[int, float]:
+        """AUC of each hidden state by itself, on some of the training side: a network says nothing of that."""
+        from tithe.heads.fit_probe import layer_aucs
+
+        rows, tiers = self.sides["train"], self.states.tiers
+        if len(rows) > SOME:
+            rows = np.sort(np.random.default_rng(self.settings.seed).choice(rows, SOME, replace=False))
+        places, means = self.states.some_means(rows.tolist())
+        try:
+            return layer_aucs(means, tiers.labels[places], tiers.prompts[places], seed=self.settings.seed)
+        except DataError as error:  # the head can do without
+            self.parts.talk.say(f"note: no AUC by layer: {error}")
+            return {}
 
 
 def sides_of(tiers: Tiers, settings: HeadSettings) -> dict[str, Rows]:
@@ -330,7 +349,7 @@ def prompts_of(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
     return pa.table({"prompt": list(found), "side": list(found.values())})
 
 
-def draw(folder: Path, aucs: Mapping[Any, float], report: HeadReport | None, talk: Talk) -> None:
+def draw(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, talk: Talk) -> None:
     """AUC by layer as SVG and PNG, where the extra is installed; the numbers are in the report anyway."""
     from tithe.heads.plot import plot_layers
 
@@ -338,7 +357,6 @@ def draw(folder: Path, aucs: Mapping[Any, float], report: HeadReport | None, tal
         return
     try:
         for name in PLOTS:
-            by_layer = {int(layer): auc for layer, auc in aucs.items()}
-            plot_layers(by_layer, folder / name, length=report.length.auc if report else None, overwrite=True)
+            plot_layers(aucs, folder / name, length=report.length.auc if report else None, overwrite=True)
     except MissingExtraError as error:
         talk.say(f"note: no plot of the layers: {error}; {error.hint}")

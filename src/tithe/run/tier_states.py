@@ -66,6 +66,15 @@ class TierStates:
         results = self.read(range(len(self.passes)), [NLL, readout])
         return self.kept(results, [one if isinstance(one, Problem) else one.found[readout.name] for one in results])
 
+    def some_means(self, places: Sequence[int]) -> tuple[list[int], npt.NDArray[np.float32]]:
+        """Which of these can be read, and their mean states: (places, hidden states, dim)."""
+        from tithe.engine.collect import Means
+
+        readout = Means()
+        found = [None if isinstance(one, Problem) else one.found[readout.name] for one in self.read(places, [readout])]
+        there = [(place, one) for place, one in zip(places, found, strict=True) if isinstance(one, np.ndarray)]
+        return [place for place, _ in there], np.stack([one for _, one in there])
+
     def likelihoods(self) -> None:
         """Likelihoods alone, for a head that reads states batch by batch."""
         results = self.read(range(len(self.passes)), [NLL])
