@@ -65,6 +65,7 @@ class ScoreSettings(Settings):
         shots: worked examples before each prompt; None takes the scorer's own number.
         exclude_similarity: cosine from which a prompt is too alike to be shown as a worked example.
         shot_pool: data set to take worked examples from; None takes them from the one that is scored.
+        target: data set whose examples show what the selection is to be like.
         model: bundled name, folder or hub id.
         template: `auto`, a named template or a Jinja file.
         max_length: tokens of the longest pass; None takes the model's context window.
@@ -94,6 +95,7 @@ class ScoreSettings(Settings):
     shots: int | None = None
     exclude_similarity: float | None = None
     shot_pool: str | None = None
+    target: str | None = None
     model: str | None = None
     template: str = "auto"
     max_length: int | None = None

@@ -27,6 +27,7 @@ Exclude = Annotated[
     float | None, typer.Option(help="No worked example with a prompt of this cosine or more; 0.999 leaves out equals.")
 ]
 ShotPool = Annotated[str | None, typer.Option(help="Data set to take worked examples from.")]
+Target = Annotated[str | None, typer.Option(help="Data set that shows what the selection is to be like, for `rds`.")]
 Template = Annotated[str | None, typer.Option(help="A name from `tithe templates`, or a Jinja file.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens of the longest pass; the model's context by default.")]
 Truncation = Annotated[

@@ -36,7 +36,7 @@ class View:
 class Readout(ABC):
     """How one kind of answer is read, stored and given back."""
 
-    name: ClassVar[str]
+    name: str
     version: ClassVar[int]
     fields: ClassVar[Mapping[str, pa.DataType]]
     needs_model: ClassVar[bool] = True

@@ -16,4 +16,13 @@ def make_readout(name: str, parts: Parts) -> Readout | None:
     Raises:
         TitheError: what it needs is not there, or does not fit the model.
     """
+    kind, _, argument = name.partition(":")
+    if kind == "weighted":
+        from tithe.engine.weighted import Weighted
+
+        return Weighted()
+    if kind == "options":
+        from tithe.engine.options import OptionsReadout, find_replies
+
+        return OptionsReadout(find_replies(parts.renderer, parts.tokenizer, argument.split(",")))
     return None

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 AUTHORS = {"cherry": CherryRenderer, "superfiltering": SuperfilteringRenderer}
 
 
-PASSED_ON = ("encoder", "shots", "exclude_similarity", "shot_pool")  # settings that scorers and selectors read
+# What scorers and selectors read of the settings.
+PASSED_ON = ("encoder", "shots", "exclude_similarity", "shot_pool", "target")
 
 
 @dataclass
@@ -134,10 +135,10 @@ class Parts:
         bench = StandIn(examples, self.pool, asked)
         return {name: scorer.prepare(bench) for name, scorer in self.scorers.items()}
 
-    def pool(self, path: str) -> Sequence[Example]:
+    def pool(self, path: str, what: str = "shot pool") -> Sequence[Example]:
         """The examples of another data set, read once."""
         if path not in self.pools:
-            self.pools[path] = read_pool(path, self.settings)
+            self.pools[path] = read_pool(path, self.settings, what)
         return self.pools[path]
 
     @cached_property
