@@ -79,6 +79,7 @@ class Parts:
         if self.needs_model:
             assert self.dtype
         assert self.renderer
+        assert self.readouts
         for spec in self.encoder_specs:
             if spec.startswith(FILE):  # its rows belong to these examples
                 self.encoder(spec)
