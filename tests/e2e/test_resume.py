@@ -28,9 +28,9 @@ import tithe.engine.engine as engine
 store.FLUSH_SECONDS = 0.0
 pause = float(sys.argv.pop(1))
 real = engine.Engine.batch
-def batch(self, passes, each):
+def batch(self, *arguments):
     time.sleep(pause)
-    return real(self, passes, each)
+    return real(self, *arguments)
 engine.Engine.batch = batch
 sys.argv[0] = "tithe"
 from tithe.cli import main

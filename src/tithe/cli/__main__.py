@@ -2,4 +2,5 @@
 
 from tithe.cli import main
 
-main()
+if __name__ == "__main__":  # the documents' tests import every module
+    main()
