@@ -86,6 +86,31 @@ class Naive:
             out = self.model(self.torch.tensor([[*self.bos, *self.plain(text)]]), output_hidden_states=True)
         return out.hidden_states[-1][0].double().mean(0).tolist()
 
+    def direction(self, record: dict[str, str]) -> list[float]:
+        """sum_t w_t H_last[t], w_t = t / sum(t), over prompt and response, made to length 1, in float64."""
+        prompt, response = self.parts(record)
+        with self.torch.no_grad():
+            out = self.model(self.torch.tensor([[*self.bos, *prompt, *response]]), output_hidden_states=True)
+        states = out.hidden_states[-1][0].double().tolist()
+        total, summed = [0.0] * len(states[0]), sum(range(1, len(states) + 1))
+        for t, state in enumerate(states, start=1):
+            total = [so_far + t / summed * x for so_far, x in zip(total, state, strict=True)]
+        length = math.sqrt(math.fsum(x * x for x in total))
+        return [x / length for x in total]
+
+    def replies(self, prompt: str, texts: str) -> list[float]:
+        """The probability of each character as the one next token after a prompt, of all that there are."""
+        ids = self.plain(prompt)
+        with self.torch.no_grad():
+            logits = self.model(self.torch.tensor([[*self.bos, *ids]]), use_cache=False).logits[0, -1].double().tolist()
+        total = math.fsum(math.exp(x - max(logits)) for x in logits)
+        found = []
+        for text in texts:
+            *before, token = self.plain(prompt + text)
+            assert before == ids, "a token reaches over the boundary"
+            found.append(math.exp(logits[token] - max(logits)) / total)
+        return found
+
 
 def words(record: dict[str, str]) -> str:
     """What is embedded: the record's own instruction and input, without a template."""

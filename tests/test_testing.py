@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from tests.scorers.bench import spec_of
 from tithe import plugins
 from tithe.errors import SettingsError
 from tithe.records import Ask, Example, Message, Nll, PassSpec, Problem, Selection
@@ -611,7 +612,7 @@ SCORER_FAULTS = [
 
 @pytest.mark.parametrize("name", plugins.names(plugins.SCORERS))
 def test_every_registered_scorer_passes(name):
-    check_scorer(plugins.scorer(name))
+    check_scorer(plugins.build_scorer(spec_of(name)))
 
 
 def test_a_good_scorer_passes_as_class_and_as_instance():

@@ -68,6 +68,7 @@ class ScoreSettings(Settings):
         head: folder of the head that `cpqs` reads hidden states with.
         residualise: `length` adds to every score what is left of it when the response's length is taken away; a
             selection then ranks by that.
+        target: data set whose examples show what the selection is to be like.
         model: bundled name, folder or hub id.
         template: `auto`, a named template or a Jinja file.
         max_length: tokens of the longest pass; None takes the model's context window.
@@ -99,6 +100,7 @@ class ScoreSettings(Settings):
     shot_pool: str | None = None
     head: str | None = None
     residualise: Literal["length"] | None = None
+    target: str | None = None
     model: str | None = None
     template: str = "auto"
     max_length: int | None = None

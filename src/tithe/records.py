@@ -114,7 +114,8 @@ class PassSpec:
         """The example whose prompt and response stand in the pass: of a `rated` one, the question and a reply."""
         if self.kind != "rated":
             return self.example
-        name = hashlib.blake2b(self.question.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        text = f"{self.question}\0{self.options[0]}"
+        name = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
         turns = (Message("user", self.question),)
         return Example(f"{self.example.id}?{name}", self.example.row, 1, turns, Message("assistant", self.options[0]))
 

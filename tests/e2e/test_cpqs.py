@@ -202,7 +202,7 @@ def test_margins_are_those_of_the_twin(
         assert row["cpqs"] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
         assert row["cpqs_probability"] == pytest.approx(1 / (1 + np.exp(-wanted)), abs=1e-5)
     assert done.json["work"]["passes_computed"] == 40
-    (head,) = done.json["heads"].values()
+    (head,) = done.json["readouts"].values()
     assert head["kind"] == kind and head["fingerprint"]
 
 

@@ -31,6 +31,9 @@ def test_the_same_table_as_from_python_values(rows):
     made = arrow.table(SCHEMA, as_stored)
     made.validate(full=True)
     assert made.equals(pa.Table.from_pylist(rows, schema=SCHEMA))
+    back = list(arrow.rows(pa.concat_tables([made.slice(3), made.slice(0, 3)])))  # in chunks that begin elsewhere
+    assert all(one["per_token"].dtype == np.float32 for one in back)
+    assert [{**one, "per_token": one["per_token"].tolist()} for one in back] == [*rows[3:], *rows[:3]]
 
 
 def test_nan_stays():

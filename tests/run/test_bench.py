@@ -122,7 +122,7 @@ def example(name: str) -> Example:
 def test_a_stand_in_is_drawn_by_the_ids() -> None:
     rows = [example(f"{i:x}") for i in range(200)]
     told: list[Any] = []
-    one = StandIn(rows, lambda path: rows, told.extend)
+    one = StandIn(rows, lambda path, what: rows, told.extend)
     vectors = one.embed(rows, "self")
     assert np.array_equal(vectors[::-1], one.embed(rows[::-1], "tfidf"))
     np.testing.assert_allclose((vectors**2).sum(axis=1), 1, rtol=1e-5)

@@ -12,6 +12,13 @@ import numpy.typing as npt
 from tithe.records import Answer, Ask, Example, Message, Nll, Problem
 from tithe.testing import FakeBench
 
+NEEDED = {"rds": "rds(target=x)"}  # what has to be set before a scorer can be prepared at all
+
+
+def spec_of(name: str) -> str:
+    """A registered scorer, with what has to be set."""
+    return NEEDED.get(name, name)
+
 
 def example(name: str, row: int = 0) -> Example:
     return Example(name, row, 1, (Message("user", f"prompt of {name}"),), Message("assistant", "yes"))

@@ -33,6 +33,7 @@ Head = Annotated[str | None, typer.Option(help="Folder of a head that `cpqs` rea
 Residualise = Annotated[
     str | None, typer.Option(help="`length`: rank by what is left of the score when length is taken away.")
 ]
+Target = Annotated[str | None, typer.Option(help="Data set that shows what the selection is to be like, for `rds`.")]
 Template = Annotated[str | None, typer.Option(help="A name from `tithe templates`, or a Jinja file.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens of the longest pass; the model's context by default.")]
 Truncation = Annotated[

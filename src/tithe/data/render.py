@@ -195,6 +195,8 @@ class TemplateRenderer(Renderer):
             return Problem(
                 f"the question about it is longer than max length: {len(encoded)} > {self.settings.max_length} tokens"
             )
+        if not len(encoded.lead) + len(encoded.prompt):
+            return Problem("the question about it is empty")
         return _join(encoded.lead, encoded.prompt, encoded.response, Cut(0, 0))
 
     def _encoded(self, text: Rendered, prompt: IntArray, response: IntArray) -> Encoded | Problem:

@@ -1,4 +1,4 @@
-"""Rows to Arrow tables by way of NumPy.
+"""Rows to Arrow tables and back by way of NumPy.
 
 pyarrow imports pandas, where that is installed, as soon as it makes an array of Python values: 33 MB and a third of a
 second for nothing. Only the types that readouts store are known here.
@@ -6,7 +6,7 @@ second for nothing. Only the types that readouts store are known here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,3 +55,25 @@ def numbers(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.A
         raise TypeError(f"no column of {kind} is stored")
     made = np.ascontiguousarray(values, dtype=kind.to_pandas_dtype())
     return pa.Array.from_buffers(kind, len(made), [None, pa.py_buffer(made)])
+
+
+def rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Its rows; lists of numbers stay arrays: as Python objects a vector would take eight times the room."""
+    columns = {name: values(table[name]) for name in table.column_names}
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))
+
+
+def values(column: pa.ChunkedArray) -> Sequence[Any]:
+    """A column's values, one by one."""
+    if not pa.types.is_list(column.type):
+        return list(column.to_pylist())
+    return [part for chunk in column.chunks for part in cut(chunk)]
+
+
+def cut(chunk: pa.ListArray) -> list[npt.NDArray[Any]]:
+    """Lists of numbers as views of one array."""
+    if not len(chunk):
+        return []
+    ends = np.cumsum(chunk.value_lengths().to_numpy())
+    return np.split(chunk.flatten().to_numpy(), ends[:-1])

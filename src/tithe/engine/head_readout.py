@@ -30,7 +30,7 @@ class MarginReadout(StateReadout):
     fields: ClassVar[Mapping[str, Any]] = {"margin": "float64"}
 
     def __init__(self, head: StateHead | None, name: str) -> None:
-        self.name = name  # type: ignore[misc]
+        self.name = name
         self._head = head
         self._lock = Lock()
         self._placed: dict[torch.device, StateHead] = {}

@@ -35,12 +35,14 @@ class Layers:
     Attributes:
         count: how many there are.
         hooked: whether they are handed on one by one; else all at once after the pass.
+        head_true: whether the head, run apart on the last of them, gives the model's own logits.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._listener = _Listener()
-        own = self._own(loaded)
+        own, logits = self._own(loaded)
         self.count = len(own)
+        self.head_true = self._head_true(loaded, own[-1][0], logits[0])
         self.hooked = any(self._hang(loaded, blocks, own) for blocks in lists_of_blocks(loaded.model, self.count - 1))
 
     @contextmanager
@@ -69,8 +71,15 @@ class Layers:
 
         return hook
 
-    def _own(self, loaded: LoadedModel) -> tuple[torch.Tensor, ...]:
-        """What transformers calls the hidden states of a short sequence: (1, tokens, dim) each."""
+    def _head_true(self, loaded: LoadedModel, last: torch.Tensor, logits: torch.Tensor) -> bool:
+        if loaded.head is None:
+            return False
+        with torch.inference_mode():
+            apart = loaded.head.logits(last)
+        return apart.shape == logits.shape and near(apart, logits, SAME[loaded.dtype])
+
+    def _own(self, loaded: LoadedModel) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """What transformers calls the hidden states of a short sequence, (1, tokens, dim) each, and its logits."""
         with torch.inference_mode():
             out = self._read(loaded, output_hidden_states=True)
         states = getattr(out, "hidden_states", None)
@@ -79,7 +88,7 @@ class Layers:
                 f"`{loaded.source.name}` does not give its hidden states away",
                 hint="take a scorer that reads likelihoods, such as `ifd`",
             )
-        return tuple(states)
+        return tuple(states), out.logits
 
     def _true(self, loaded: LoadedModel, own: tuple[torch.Tensor, ...]) -> bool:
         found: dict[int, torch.Tensor] = {}

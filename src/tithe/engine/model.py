@@ -136,7 +136,7 @@ class LoadedModel:
     @property
     def reading(self) -> Reading:
         """What readers of hidden states may know of it."""
-        return Reading(self.layers.count, self.device, self.head)
+        return Reading(self.layers.count, self.device, self.head if self.layers.head_true else None)
 
     def forget(self) -> None:
         """Put rotary embeddings back to what they were when loaded: some scalings change as they read."""

@@ -38,7 +38,7 @@ class View:
 class Readout(ABC):
     """How one kind of answer is read, stored and given back."""
 
-    name: ClassVar[str]
+    name: str
     version: ClassVar[int]
     fields: ClassVar[Mapping[str, str | pa.DataType]]
     needs_model: ClassVar[bool] = True
@@ -51,6 +51,10 @@ class Readout(ABC):
     @abstractmethod
     def answer(self, row: Mapping[str, Any]) -> Answer:
         """A stored row as scorers read it."""
+
+    def describe(self) -> dict[str, Any]:
+        """What its numbers depend on besides the model, for the run record."""
+        return {}
 
     def schema(self) -> pa.Schema:
         from tithe.engine.arrow import schema

@@ -85,19 +85,19 @@ class Store:
             return found
         import pyarrow as pa
 
-        from tithe.engine.arrow import numbers
+        from tithe.engine.arrow import numbers, rows
 
         wanted = np.array(keys, dtype="S16")
         at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
         hits = np.flatnonzero(self.keys[at] == wanted)
-        rows = self.table.take(numbers(self.order[at[hits]], pa.int64())).to_pylist()
-        for i, row in zip(hits.tolist(), rows, strict=True):
+        stored = self.table.take(numbers(self.order[at[hits]], pa.int64()))
+        for i, row in zip(hits.tolist(), rows(stored), strict=True):
             found[keys[i]] = self.readout.answer(row)
         return found
 
-    def put(self, rows: Iterable[tuple[bytes, Mapping[str, Any]]]) -> None:
+    def put(self, answered: Iterable[tuple[bytes, Mapping[str, Any]]]) -> None:
         """Take answers; they reach the disk within seconds."""
-        for key, row in rows:
+        for key, row in answered:
             if key not in self.fresh:
                 self.fresh[key] = {"key": key, **row}
                 self.unwritten.append(self.fresh[key])

@@ -16,6 +16,7 @@ from tithe.errors import OutputError, SettingsError
 from tithe.planner import Cost
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.run.folder import SCORES, TOKENS, sweep, write_table
+from tithe.run.pool import read_kept
 from tithe.run.setup import Parts
 from tithe.runners.local import LocalRunner
 from tithe.scorers.base import Scorer, learns
@@ -60,10 +61,13 @@ class Bench:
     def examples(self) -> Sequence[Example]:
         return self.parts.examples
 
-    def load(self, path: str) -> Sequence[Example]:
-        found = self.parts.pool(path)
-        self.note("shot_pool_examples", len(found))
+    def load(self, path: str, what: str = "shot pool") -> Sequence[Example]:
+        found = self.parts.pool(path, what)
+        self.note(f"{what.replace(' ', '_')}_examples", len(found))
         return found
+
+    def table(self, path: str) -> Mapping[str, Sequence[Any]]:
+        return read_kept(path)
 
     def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
         from tithe.neighbours.vectors import embed

@@ -1,10 +1,14 @@
-"""Other data sets than the one that is scored: by their bundled names, and to take worked examples from."""
+"""What a run reads besides its data set: bundled ones by name, pools of examples, tables of earlier runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tithe.config import ScoreSettings
 from tithe.data.files import open_dataset
@@ -20,8 +24,8 @@ def named_dataset(name: str) -> str:
     return str(STARTER) if name == "starter" and not Path(name).exists() else name
 
 
-def read_pool(path: str, settings: ScoreSettings) -> Sequence[Example]:
-    """The examples of a data set that worked examples are taken from, read by the run's own settings.
+def read_pool(path: str, settings: ScoreSettings, what: str = "shot pool") -> Sequence[Example]:
+    """The examples of a data set that worked examples or targets are taken from, read by the run's own settings.
 
     Their ids have a prefix: content that both data sets hold has two ids.
 
@@ -32,13 +36,27 @@ def read_pool(path: str, settings: ScoreSettings) -> Sequence[Example]:
         dataset = open_dataset(named_dataset(path), format=settings.format, turns=settings.turns)
         items = list(dataset)
     except TitheError as error:
-        raise type(error)(f"the shot pool cannot be used: {error}", hint=error.hint) from error
+        raise type(error)(f"the {what} cannot be used: {error}", hint=error.hint) from error
     found = [replace(item, id=f"{POOL}{item.id}", columns={}) for item in items if isinstance(item, Example)]
     if not found:
         first = next(item for item in items if isinstance(item, BadRow))
         raise DataError(
-            f"no record of the shot pool `{path}` can be read: {len(items)} bad rows, "
+            f"no record of the {what} `{path}` can be read: {len(items)} bad rows, "
             f"the first at {first.where}: {first.reason}",
-            hint="`--format` names the shape of both, the data set and the pool",
+            hint=f"`--format` names the shape of both, the data set and the {what}",
         )
     return found
+
+
+def read_kept(path: str) -> Mapping[str, Sequence[Any]]:
+    """A table that an earlier run has written, by column.
+
+    Raises:
+        DataError: there is none, or it is not Parquet.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            return dict(file.read().to_pydict())
+    except (pa.ArrowException, OSError) as error:
+        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+        raise DataError(f"the table `{path}` cannot be read: {why}", hint="a Parquet file of a run folder") from error

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tithe.engine.head_readout import HeadReadout
 from tithe.engine.readouts import Readout
 from tithe.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
+    from tithe.engine.head_readout import HeadReadout
     from tithe.run.setup import Parts
 
 
@@ -36,6 +36,8 @@ def head_readout(folder: str, parts: Parts) -> Readout:
         raise SettingsError(
             "`cpqs` needs a head", hint="`--head my-head`; `tithe head train` makes one from tiers of responses"
         )
+    from tithe.engine.head_readout import HeadReadout
+
     readout = HeadReadout(Path(folder))
     if parts.weights:
         check_head(readout, folder, parts)
@@ -81,4 +83,21 @@ def verdict(readout: HeadReadout) -> str:
     )
 
 
-MAKERS: Mapping[str, Callable[[str, Parts], Readout]] = {"head": head_readout}
+def weighted_readout(argument: str, parts: Parts) -> Readout:
+    from tithe.engine.weighted import Weighted
+
+    return Weighted()
+
+
+def options_readout(texts: str, parts: Parts) -> Readout:
+    """How likely these replies are, by the run's tokenizer and template."""
+    from tithe.engine.options import OptionsReadout, find_replies
+
+    return OptionsReadout(find_replies(parts.renderer, parts.tokenizer, texts.split(",")))
+
+
+MAKERS: Mapping[str, Callable[[str, Parts], Readout]] = {
+    "head": head_readout,
+    "weighted": weighted_readout,
+    "options": options_readout,
+}

@@ -26,6 +26,7 @@ from tithe.run.folder import (
     write_json,
     write_table,
 )
+from tithe.run.remarks import remark
 from tithe.run.results import PlanResult, ScoreResult
 from tithe.run.setup import Parts, check_passed_on, residual
 from tithe.run.table import Table
@@ -152,6 +153,7 @@ def score_in(
         (place / TOKENS).unlink(missing_ok=True)  # of an earlier run
     record = make_record(parts, runner, cost, table, time.monotonic() - began)
     record["learned"] = bench.facts  # a selector's vectors are noted in it later
+    remark(parts.scorers, table, bench)
     return ScoreResult(parts.dataset, table.arrow(), record, folder, table, watch, bench.tables, bench.vectors)
 
 

@@ -15,7 +15,6 @@ from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.dialogue import CpqsRenderer
 from tithe.data.files import LOOK, Dataset, open_dataset
 from tithe.data.render import Renderer, RenderSettings, Truncation, make_renderer
-from tithe.engine.head_readout import HeadReadout
 from tithe.engine.readouts import READOUTS, Readout
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.engine.store import Store, answers_name
@@ -44,7 +43,8 @@ AUTHORS: Mapping[str, Callable[..., Renderer]] = {
 }
 
 
-PASSED_ON = ("encoder", "shots", "exclude_similarity", "shot_pool", "head")  # settings that scorers and selectors read
+# What scorers and selectors read of the settings.
+PASSED_ON = ("encoder", "shots", "exclude_similarity", "shot_pool", "head", "target")
 
 
 @dataclass
@@ -142,10 +142,10 @@ class Parts:
         bench = StandIn(examples, self.pool, asked)
         return {name: scorer.prepare(bench) for name, scorer in self.scorers.items()}
 
-    def pool(self, path: str) -> Sequence[Example]:
+    def pool(self, path: str, what: str = "shot pool") -> Sequence[Example]:
         """The examples of another data set, read once."""
         if path not in self.pools:
-            self.pools[path] = read_pool(path, self.settings)
+            self.pools[path] = read_pool(path, self.settings, what)
         return self.pools[path]
 
     @cached_property
@@ -311,9 +311,9 @@ class Parts:
         out["scorers"] = {name: scorer_record(scorer) for name, scorer in self.scorers.items()}
         out["template"] = self.renderer.describe()
         out["model"] = {"name": self.source.name, "revision": self.source.revision, "folder": str(self.source.folder)}
-        heads = {name: one.describe() for name, one in self.readouts.items() if isinstance(one, HeadReadout)}
-        if heads:
-            out["heads"] = heads
+        own = {name: told for name, one in self.readouts.items() if (told := one.describe())}
+        if own:
+            out["readouts"] = own
         if self.needs_model and self.weights:
             out["model"] |= {"fingerprint": self.fingerprint, "dtype": self.dtype}
         return out

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tithe.records import Answer, Ask, Count, Example, Margin, Nll, Options, Problem, Vector
+from tithe.run.pool import read_kept
 
 DIMS = 8
 
@@ -26,11 +27,14 @@ class StandIn:
     """
 
     examples: Sequence[Example]
-    read: Callable[[str], Sequence[Example]]
+    read: Callable[[str, str], Sequence[Example]]
     asked: Callable[[Sequence[Mapping[str, Ask]]], object] = lambda _: None
 
-    def load(self, path: str) -> Sequence[Example]:
-        return self.read(path)
+    def load(self, path: str, what: str = "shot pool") -> Sequence[Example]:
+        return self.read(path, what)
+
+    def table(self, path: str) -> Mapping[str, Sequence[Any]]:
+        return read_kept(path)
 
     def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
         lots = np.array([lot(example.id) for example in examples]).reshape(len(examples), DIMS)

@@ -40,8 +40,14 @@ class Workbench(Protocol):
     def examples(self) -> Sequence[Example]:
         """All examples of the data set, in order, without their other columns."""
 
-    def load(self, path: str) -> Sequence[Example]:
-        """The examples of another data set, read as this one is; their ids are `pool:` and the id of the content."""
+    def load(self, path: str, what: str = "shot pool") -> Sequence[Example]:
+        """The examples of another data set, read as this one is; their ids are `pool:` and the id of the content.
+
+        What it is to the scorer stands in messages and in the run record.
+        """
+
+    def table(self, path: str) -> Mapping[str, Sequence[Any]]:
+        """A table that an earlier run has kept, by column."""
 
     def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
         """Prompts as vectors of length 1: (examples, dim); computed once per text and encoder, then stored.

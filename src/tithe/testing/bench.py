@@ -25,6 +25,7 @@ class FakeBench:
         examples: the data set.
         known: readout -> how its answers are made up.
         pool: what `load` gives, under ids of its own.
+        earlier: what `table` gives, by column.
         kept: tables, by name.
         notes: facts, by name.
         said: lines.
@@ -33,12 +34,16 @@ class FakeBench:
     examples: Sequence[Example] = EXAMPLES
     known: Mapping[str, Fabricate] = field(default_factory=lambda: dict(KNOWN))
     pool: Sequence[Example] = EXAMPLES
+    earlier: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     kept: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
 
-    def load(self, path: str) -> Sequence[Example]:
+    def load(self, path: str, what: str = "shot pool") -> Sequence[Example]:
         return [replace(example, id=f"{POOL}{example.id}") for example in self.pool]
+
+    def table(self, path: str) -> Mapping[str, Sequence[Any]]:
+        return self.earlier
 
     def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
         """Directions drawn by the prompts' text: equal prompts have equal vectors."""
