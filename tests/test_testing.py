@@ -690,7 +690,8 @@ def test_a_constructor_that_loads_something_is_noticed(tmp_path, monkeypatch, im
     (tmp_path / "pandas.py").write_text("")  # a stand-in, so that the test needs no such package
     monkeypatch.syspath_prepend(tmp_path)
     for name in "heavy_scorer", "pandas":
-        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setitem(sys.modules, name, None)  # so that it is as before afterwards, there or not
+        del sys.modules[name]
     import heavy_scorer
 
     if message is None:

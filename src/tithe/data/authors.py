@@ -84,7 +84,7 @@ class _AuthorsRenderer(Renderer):
 
     def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
         if kind not in ("given", "alone") or shots:
-            what = "passes with shots" if shots else f"`{kind}` passes"
+            what = "passes with shots" if shots or kind == "shown" else f"`{kind}` passes"
             raise SettingsError(f"preset `{self.preset}` has no {what}", hint="leave the preset out")
         assert isinstance(encoded, TwoTexts), type(encoded)
         return self._build(kind, encoded)

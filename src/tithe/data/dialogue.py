@@ -70,7 +70,7 @@ class CpqsRenderer(Renderer):
 
     def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
         if kind != "given" or shots:
-            what = "passes with shots" if shots else f"`{kind}` passes"
+            what = "passes with shots" if shots or kind == "shown" else f"`{kind}` passes"
             raise SettingsError(f"preset `{PRESET}` has no {what}", hint="leave the preset out")
         if not len(encoded.response):
             return Problem("no response token left")

@@ -7,9 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from tithe.config import ScoreSettings
 from tithe.data.files import open_dataset
 from tithe.errors import DataError, TitheError
@@ -54,6 +51,9 @@ def read_kept(path: str) -> Mapping[str, Sequence[Any]]:
     Raises:
         DataError: there is none, or it is not Parquet.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
             return dict(file.read().to_pydict())
