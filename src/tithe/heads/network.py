@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import Conv1d, Conv2d, Linear, Module, ModuleDict, ModuleList
 from torch.nn.functional import linear, pad, relu
-from torch.nn.utils.rnn import pad_sequence
 
 KERNELS = (3, 4, 5)
 CHANNELS, HIDDEN, CLASSES, DEEP = 256, 512, 2, 3
@@ -87,37 +86,56 @@ def over_time(
     dropout: torch.Generator | None = None,
 ) -> torch.Tensor:
     """From the products of the first convolution, (tokens, 256 * 12), to logits, (responses, 2)."""
-    parts = torch.split(products, [k * CHANNELS for k in KERNELS], dim=1)
-    pooled = [branch(part, lengths, place, weights) for place, part in enumerate(parts)]
+    rooms = [max(tokens, KERNELS[-1]) for tokens in lengths]
+    parts = torch.split(filled(products, lengths), [k * CHANNELS for k in KERNELS], dim=1)
+    pooled = [branch(part, lengths, rooms, place, weights) for place, part in enumerate(parts)]
     states = thin(torch.cat(pooled, dim=1), dropout)  # (responses, 768)
     states = thin(relu(linear(states, weights["fc.0.weight"], weights["fc.0.bias"])), dropout)
     return linear(states, weights["fc.3.weight"], weights["fc.3.bias"])
 
 
-def branch(part: torch.Tensor, lengths: Sequence[int], place: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """One kernel size: (tokens, k * 256) -> (responses, 256). What lies behind a response's end is masked each time."""
-    k = KERNELS[place]
-    rows = pad_sequence(list(torch.split(part, list(lengths))), batch_first=True)  # (responses, time, k * 256)
-    rows = pad(rows, (0, 0, 0, max(0, k - rows.shape[1])))
-    rows = rows.reshape(*rows.shape[:2], k, CHANNELS)
-    steps = rows.shape[1] - k + 1
-    states = weights[f"convs.{place}.bias"] + rows[:, :steps, 0]
+def filled(rows: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """The same rows, those of a response shorter than the longest kernel with zeros behind them."""
+    longest = KERNELS[-1]
+    if min(lengths) >= longest:
+        return rows
+    return torch.cat([pad(part, (0, 0, 0, max(0, longest - len(part)))) for part in torch.split(rows, list(lengths))])
+
+
+def branch(
+    part: torch.Tensor, lengths: Sequence[int], rooms: Sequence[int], place: int, weights: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """One kernel size, all responses in one row: (tokens, k * 256) -> (responses, 256).
+
+    A window that reaches into the next response is masked after every convolution. There are k - 1 or more of them
+    between two responses, 2 at the least: to a convolution over 3 they are the zeros around a response that is alone.
+    """
+    k, tokens = KERNELS[place], len(part)
+    rows = pad(part, (0, 0, 0, k - 1)).view(-1, k, CHANNELS)
+    states = weights[f"convs.{place}.bias"] + rows[:tokens, 0]
     for offset in range(1, k):
-        states = states + rows[:, offset : offset + steps, offset]  # (responses, steps, 256)
-    own = torch.tensor([max(tokens - k, 0) + 1 for tokens in lengths], device=part.device)
-    mask = (torch.arange(steps, device=part.device) < own[:, None])[:, :, None]
+        states = states + rows[offset : offset + tokens, offset]  # (tokens, 256)
+    mask = windows(lengths, rooms, k, part.device)
     states = relu(states) * mask
     for deep in range(2):
         states = relu(convolve(states, weights[f"deep_convs.{deep}.weight"], weights[f"deep_convs.{deep}.bias"])) * mask
-    return states.masked_fill(~mask, -torch.inf).max(dim=1).values
+    own = torch.split(states.masked_fill(~mask, -torch.inf), list(rooms))
+    return torch.stack([one.max(dim=0).values for one in own])
+
+
+def windows(lengths: Sequence[int], rooms: Sequence[int], k: int, device: torch.device) -> torch.Tensor:
+    """Where a window of k tokens lies within one response, or begins one that is shorter: (tokens, 1) bool."""
+    room, own = torch.tensor(rooms), torch.tensor([max(tokens - k, 0) + 1 for tokens in lengths])
+    place = torch.arange(int(room.sum())) - torch.repeat_interleave(room.cumsum(0) - room, room)
+    return (place < torch.repeat_interleave(own, room))[:, None].to(device)
 
 
 def convolve(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Conv1d with kernel 3 and padding 1: (responses, steps, 256), time in the middle."""
-    rows, steps = pad(states, (0, 0, 1, 1)), states.shape[1]
-    found = bias + rows[:, :steps] @ weight[:, :, 0].T
+    """Conv1d with kernel 3 and padding 1: (tokens, 256), time first."""
+    rows, tokens = pad(states, (0, 0, 1, 1)), len(states)
+    found = bias + rows[:tokens] @ weight[:, :, 0].T
     for offset in range(1, DEEP):
-        found = found + rows[:, offset : offset + steps] @ weight[:, :, offset].T
+        found = found + rows[offset : offset + tokens] @ weight[:, :, offset].T
     return found
 
 
