@@ -39,6 +39,8 @@ class Window:
         kinds: per pass its kind.
         readouts: per pass the readouts asked of it.
         asked: asks, before equal passes were joined.
+        rated: whether nothing but questions about the examples is read, so that it tells nothing of a response that it
+            would be cut.
     """
 
     items: Sequence[Example | BadRow]
@@ -48,6 +50,7 @@ class Window:
     kinds: Sequence[PassKind]
     readouts: Sequence[frozenset[str]]
     asked: int
+    rated: bool = False
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -81,6 +84,7 @@ def plan_window(items: Sequence[Example | BadRow], asks: Sequence[Sequence[Asks]
     builder.encode(one for each in asks for named in each for ask in named.values() for one in members(ask.spec))
     slots = [[{name: builder.slot(ask) for name, ask in one.items()} for one in each] for each in asks]
     given = [builder.built(PassSpec("given", example)) for example in examples]
+    kinds = {ask.spec.kind for each in asks for named in each for ask in named.values()}
     return Window(
         items,
         given,
@@ -89,6 +93,7 @@ def plan_window(items: Sequence[Example | BadRow], asks: Sequence[Sequence[Asks]
         builder.kinds,
         [frozenset(readouts) for readouts in builder.readouts],
         builder.asked,
+        kinds == {"rated"},
     )
 
 
@@ -207,10 +212,12 @@ class Cost:
                 self.longest = max(self.longest, len(pass_.ids))
 
     def _add_example(self, made: Pass | Problem, slots: Sequence[Slot | Problem], window: Window) -> None:
-        if isinstance(made, Problem):
+        if isinstance(made, Problem) and not window.rated:
             self.problems[without_numbers(made.reason)] += 1
             return
         self.problems.update({without_numbers(slot.reason) for slot in slots if isinstance(slot, Problem)})
+        if isinstance(made, Problem) or window.rated:
+            return
         self.truncated["prompt"] += made.cut_prompt > 0
         self.truncated["response"] += made.cut_response > 0
         self.cut_tokens += made.cut_response

@@ -18,6 +18,7 @@ from tests.e2e.command import Command, child, read_jsonl, records, write_jsonl
 from tests.e2e.test_resume import HASTY, count_parts, keys_of_parts, wait_for
 from tests.small_model import make_model
 from tithe.config import HeadSettings
+from tithe.run import heads as heads_module
 from tithe.run.heads import train_head
 
 QUICK: list[object] = ["--dtype", "fp32", "--resamples", 50]
@@ -347,7 +348,7 @@ def test_another_rendering_and_dtype_are_noted(
             "tier `middling` is none of `high`, `low`",
             "--low-tier",
         ),
-        (lambda rows: [{**row, "grade": row["tier"], "tier": 3} for row in rows], "tier `3` is none of", "--high-tier"),
+        (lambda rows: [{**row, "tier": 3} for row in rows], "tier `3` is none of", "--high-tier"),
         (
             lambda rows: [{k: v for k, v in row.items() if k != "tier"} for row in rows],
             "no column `tier`",
@@ -395,6 +396,99 @@ def test_states_that_overflow_are_problems_and_not_scores(
     done = tithe.fails("select", pool, "--scorer", "cpqs", "--head", head, "--model", model, "--dtype", "fp16", "-o",
                        tmp_path / "k.jsonl")  # fmt: skip
     assert "no finite likelihood in float16" in done.err or "hidden states are not finite in fp16" in done.err
+
+
+def test_data_that_changes_while_a_head_is_trained_is_noticed(
+    tithe: Command, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_jsonl(tmp_path / "tiers.jsonl", tiers())
+    real = heads_module.read_tiers
+
+    def then_changed(*given: Any) -> Any:
+        found = real(*given)
+        write_jsonl(data, tiers()[:60])
+        return found
+
+    monkeypatch.setattr(heads_module, "read_tiers", then_changed)
+    failed = tithe.fails("head", "train", data, "--model", model_dir, *QUICK, "--test-share", 0.2, "-o", tmp_path / "h")
+    assert "has changed since this run began" in failed.err and not (tmp_path / "h" / "head.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged", "other columns"])
+def test_a_head_whose_prompts_are_not_known_is_not_judged(
+    damage: str, tithe: Command, heads: dict[str, Path], labelled: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    head = shutil.copytree(heads["probe"], tmp_path / "head")
+    if damage == "gone":
+        (head / "prompts.parquet").unlink()
+    elif damage == "damaged":
+        (head / "prompts.parquet").write_text("x")
+    else:
+        shutil.copy(head / "held_out.parquet", head / "prompts.parquet")
+    failed = tithe.fails("head", "evaluate", head, labelled, "--model", model_dir, *QUICK)
+    assert "it is not known which prompts the head was trained on" in failed.err
+
+
+def test_stages_say_what_is_odd_about_a_head(
+    tithe: Command, heads: dict[str, Path], pool: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    fixed = ["--head", heads["probe"], "--model", model_dir, "--dtype", "fp32", "--template", "alpaca"]
+    done = tithe.ok("select", pool, "--pipeline", "length:50% -> cpqs:5", *fixed, "-o", tmp_path / "k.jsonl")
+    assert done.err.count("note: the head was trained with another rendering") == 1
+    assert "head: probe, AUC" in done.err
+    planned = tithe.ok("plan", pool, "--scorer", "cpqs", "--head", heads["probe"], "--model", model_dir)
+    assert "head: probe, AUC" in planned.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--num-train-epochs", 3], "`num_train_epochs` is given, and `kind` is `probe`: nothing reads it"),
+        (["--split-column", "split", "--test-share", 0.3], "`test_share` is given, and `split_column` says"),
+        (["--high-tier", "low"], "`low` is given as a name of the high tier and of the low one"),
+        (["--max-length", 4, "--test-share", 0.2], "none of 80 responses can be read at max length 4"),
+        (["--test-share", 0.1], "at least 5 prompts with a high response, and there are 4 on the test side"),
+        (["--validation-share", 0.5, "--test-share", 0.5], "nothing is left to train on"),
+        (["--kind", "forest"], "`kind` cannot be `forest`"),
+    ],
+)
+def test_settings_that_cannot_be_meant(
+    flags: list[object], sentence: str, tithe: Command, labelled: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    failed = tithe.fails("head", "train", labelled, "--model", model_dir, *QUICK, *flags, "-o", tmp_path / "head")
+    assert sentence in failed.err
+
+
+def test_what_scorers_of_hidden_states_do_not_read_is_refused(
+    tithe: Command, heads: dict[str, Path], pool: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    fixed = ["score", pool, "--head", heads["probe"], "--model", model_dir, "-o", tmp_path / "s.parquet"]
+    failed = tithe.fails(*fixed, "--scorer", "cpqs", "--per-token")
+    assert "`per_token` keeps likelihoods, and cpqs reads none" in failed.err
+    failed = tithe.fails(*fixed[:2], *fixed[4:], "--scorer", "length,random", "--head", heads["probe"])
+    assert "nothing reads it" in failed.err
+    failed = tithe.fails(*fixed[:2], *fixed[4:], "--scorer", "length", "--residualise", "length")
+    assert "of `length` nothing is left" in failed.err
+
+
+def test_labels_as_numbers_and_rows_without_one(tithe: Command, model_dir: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [row | {"tier": {"high": 1.0, "low": 0}[row["tier"]]} for row in tiers()]
+    rows += [row | {"tier": None, "instruction": f"More {i}"} for i, row in enumerate(rows[:3])]
+    data = write_jsonl(tmp_path / "numbers.jsonl", rows)
+    done = tithe.ok("head", "train", data, "--model", model_dir, *QUICK, "--test-share", 0.2, "--high-tier", 1,
+                    "--low-tier", 0, "-o", tmp_path / "head", "--json")  # fmt: skip
+    assert done.json["counts"]["left_out"] == {"no tier": 3} and done.json["counts"]["high"] == 40
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", [{"instruction": "a", "high": "b", "low": "c"}] * 3)
+    assert "tithe tiers import" in tithe.fails("head", "train", pairs, "--model", model_dir, "-o", tmp_path / "p").err
+
+
+def test_responses_of_both_tiers_are_counted(tithe: Command, model_dir: Path, tmp_path: Path) -> None:
+    rows = tiers()
+    data = write_jsonl(tmp_path / "both.jsonl", [*rows, *(row | {"tier": "low"} for row in rows[:10:2])])
+    done = tithe.ok("head", "train", data, "--model", model_dir, *QUICK, "--test-share", 0.2, "-o", tmp_path / "head",
+                    "--json")  # fmt: skip
+    assert done.json["counts"]["in_both_tiers"] == 10
+    assert "note: 10 of 85 responses stand in both tiers, to the same prompt" in done.err
 
 
 def test_the_paper_preset_has_one_kind_of_pass(

@@ -202,3 +202,15 @@ def test_a_tokenizer_that_knows_no_digits(tithe: Command, small: Path, model_dir
     (odd / "chat_template.jinja").unlink()
     failed = tithe.fails("plan", small, "-m", odd, "-s", "selectit")
     assert "the replies `1`, `2`, `3`, `4`, `5` must differ in one token" in failed.err and "`[UNK]`" in failed.err
+
+
+def test_what_only_rated_scorers_read_is_counted_once(tithe: Command, tmp_path: Path) -> None:
+    """A question that is too long is one problem; of a response that nobody reads nothing is cut."""
+    rows = [*records(6), {"instruction": "a " * 3000, "output": "b"}, {"instruction": "a", "output": "b " * 3000}]
+    data = write_jsonl(tmp_path / "long.jsonl", [*rows, {"instruction": "a", "output": ""}])
+    done = tithe.ok("score", data, "--scorer", "selectit", "--model", "pocket", "-o", tmp_path / "s.parquet", "--json")
+    counts = done.json["counts"]
+    assert counts["problems"] == {"the question about it is longer than max length": 2}
+    assert counts["truncated_responses"] == 0 and "cut at max length" not in done.err
+    assert counts["scored"] == {"selectit": 6} and counts["without_score"] == {"selectit": 2}
+    assert counts["examples"] == 8

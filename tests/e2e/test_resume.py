@@ -139,7 +139,7 @@ def test_interrupted_keeps_what_was_scored(tithe: Command, many: Path, model_dir
     assert process.returncode == 130 and out == "", err
     assert err.splitlines()[-2:] == [
         "error: interrupted",
-        "hint: what was scored is kept: the same command goes on from there",
+        "hint: what was scored or answered by then is kept: the same command goes on from there",
     ]
     stored = len(set().union(*keys_of_parts(tmp_path / "run")))
     assert stored

@@ -47,7 +47,9 @@ def main() -> None:
             raise
         fail(f"unexpected {type(error).__name__}: {error}", "this is a fault in tithe; TITHE_DEBUG=1 shows where")
     if code == INTERRUPTED:
-        fail("interrupted", "what was scored is kept: the same command goes on from there", code=INTERRUPTED)
+        training = sys.argv[1:3] == ["head", "train"]
+        kept = "what was scored or answered by then is kept: the same command goes on from there"
+        fail("interrupted", "of a training that did not end nothing is kept" if training else kept, code=INTERRUPTED)
     sys.exit(code)
 
 

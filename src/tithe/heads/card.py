@@ -91,7 +91,10 @@ def parse_card(raw: bytes, path: Path) -> HeadCard:
     wrong = next((name for name, fits in FITS.items() if not fits(found.get(name))), None)
     if wrong is not None:
         raise ModelError(f"`{wrong}` in `{path}` is {shown(found, wrong)}, it must be {WANTED[wrong]}", hint=HINT)
-    demand_layers(found["layers"], found["count"])
+    try:
+        demand_layers(found["layers"], found["count"])
+    except ModelError as error:
+        raise ModelError(f"`{path}`: {error}", hint=error.hint) from None
     return HeadCard(**{name: found[name] for name in FITS} | {"kind": found["kind"], "layers": tuple(found["layers"])})
 
 

@@ -69,8 +69,12 @@ def check_scores_file(path: Path) -> None:
 
 
 @contextmanager
-def run_folder(path: Path | None) -> Iterator[Path]:
+def run_folder(path: Path | None, flag: str = "--run-dir") -> Iterator[Path]:
     """The folder, made and locked for this process; a temporary one where None is given.
+
+    Args:
+        path: the folder.
+        flag: of the command line that names it.
 
     Raises:
         StoreError: another process has it.
@@ -81,25 +85,25 @@ def run_folder(path: Path | None) -> Iterator[Path]:
             yield Path(scratch)
         return
     if path.exists() and not path.is_dir():
-        raise OutputError(f"the run folder `{path}` is a file", hint="name another with `--run-dir`")
+        raise OutputError(f"the run folder `{path}` is a file", hint=f"name another with `{flag}`")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"the run folder `{path}` cannot be made: {error.strerror or error}", hint="name another with `--run-dir`"
+            f"the run folder `{path}` cannot be made: {error.strerror or error}", hint=f"name another with `{flag}`"
         ) from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise OutputError(f"no permission to write in the run folder `{path}`", hint="name another with `--run-dir`")
+        raise OutputError(f"no permission to write in the run folder `{path}`", hint=f"name another with `{flag}`")
     lock = FileLock(path / ".lock")  # the operating system lets go of it when a process dies
     try:
         lock.acquire(timeout=0)
     except Timeout:  # an `OSError`, too
         raise StoreError(
-            f"another process is working in the run folder `{path}`", hint="wait for it, or name another `--run-dir`"
+            f"another process is working in the run folder `{path}`", hint=f"wait for it, or name another with `{flag}`"
         ) from None
     except OSError as error:
         raise OutputError(
-            f"the run folder `{path}` cannot be locked: {error.strerror or error}", hint="name another with `--run-dir`"
+            f"the run folder `{path}` cannot be locked: {error.strerror or error}", hint=f"name another with `{flag}`"
         ) from None
     try:
         for name in (SCORES, TOKENS, DROPPED, RECORD):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ import numpy.typing as npt
 from tithe.config import HeadSettings
 from tithe.data.outfile import check_writable
 from tithe.engine.shape import size
-from tithe.errors import DataError, MissingExtraError, SettingsError
+from tithe.engine.sources import ModelSource
+from tithe.errors import DataError, MissingExtraError, ModelError, SettingsError
 from tithe.heads.base import chosen_layers
 from tithe.heads.card import CARD, HeadCard
 from tithe.heads.files import import_cnn, save_head
@@ -28,12 +30,15 @@ from tithe.run.tier_states import TierStates
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from tithe.engine.head_readout import HeadReadout
     from tithe.heads.base import StateHead
     from tithe.heads.report import HeadReport
 
 REPORT, HELD_OUT, PROMPTS, PLOTS = "report.json", "held_out.parquet", "prompts.parquet", ("layers.svg", "layers.png")
 SOME = 2000  # responses, of which AUC by layer is found where a network is trained
 SIDES = ("train", "validation", "test")
+OF_A_CNN = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
+OF_CHANCE = ("validation_share", "test_share")
 Rows = npt.NDArray[np.int64]
 
 
@@ -44,6 +49,12 @@ class HeadParts(Parts):
     def asked(self) -> set[str]:
         """Likelihoods, to hold a head against."""
         return {"nll"}
+
+    @cached_property
+    def source(self) -> ModelSource:
+        if self.settings.model is None:
+            raise SettingsError("whose hidden states are read is not said", hint="give the model: `--model`")
+        return super().source
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -95,10 +106,14 @@ def train_head(
     check_writable(folder / CARD, overwrite)
     began, parts = time.monotonic(), HeadParts(settings)
     parts.talk = talk or Talk()
+    check_settings(settings)
+    assert parts.dtype and parts.renderer and parts.watch
     tiers = read_tiers(parts.dataset, settings)
-    sides_of(tiers, settings)  # what is wrong with them is said before the model is loaded
-    assert parts.dtype and parts.renderer
-    with run_folder(folder) as place:
+    demand_judgeable(tiers, sides_of(tiers, settings)["test"])  # said before the model is loaded
+    twins = in_both(tiers)
+    if twins:
+        parts.talk.say(f"note: {twins:,} of {len(tiers):,} responses stand in both tiers, to the same prompt")
+    with run_folder(folder, "-o") as place:
         states = TierStates.of(parts, tiers)
         fit = Fit(settings, parts, states)
         head, facts = fit.probe() if settings.kind == "probe" else fit.cnn()
@@ -108,7 +123,7 @@ def train_head(
             "settings": settings.model_dump(mode="json"),
             "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
             "dataset": {"source": settings.dataset, "digest": parts.watch.digest},
-            "counts": counts_of(states.tiers, fit.sides),
+            "counts": counts_of(states, fit.sides) | {"in_both_tiers": twins},
             "fit": facts,
             "layer_aucs": {str(layer): auc for layer, auc in fit.layer_aucs.items()},
             "report": report.as_dict() if report else None,
@@ -138,19 +153,24 @@ def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = Non
     parts.talk = talk or Talk()
     readout = HeadReadout(head)
     check_head(readout, str(head), parts)
+    assert parts.watch
+    tiers = unseen(read_tiers(parts.dataset, settings), readout, settings)
+    demand_judgeable(tiers, np.arange(len(tiers)))
     for note in parts.notes:
         parts.talk.say(note)
-    tiers = unseen(read_tiers(parts.dataset, settings), head, settings)
     states = TierStates.of(parts, tiers)
     states.likelihoods()
     report, _ = judged(states, readout.head(), np.arange(len(states.tiers)), settings)
     assert report is not None
+    parts.watch.check()
     record = {
         "head": str(head),
         "fingerprint": readout.card.fingerprint,
+        "model": {"name": parts.source.name, "fingerprint": parts.fingerprint, "dtype": parts.dtype},
         "settings": settings.model_dump(mode="json"),
+        "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
         "dataset": {"source": settings.dataset, "digest": parts.watch.digest},
-        "counts": counts_of(states.tiers, {}),
+        "counts": counts_of(states, {}),
         "report": report.as_dict(),
     }
     return HeadResult(None, record, report)
@@ -170,7 +190,7 @@ def import_head(
     count, width = parts.shape
     head = import_cnn(weights, count=count, width=width, layers=chosen_layers(settings.layers or "all", count))
     training = {"kind": "cnn", "imported": str(weights), "versions": versions(("torch",)), "report": None}
-    with run_folder(folder) as place:
+    with run_folder(folder, "-o") as place:
         card = save_head(place, head, parts.card(head, training), overwrite=overwrite)
     record = {"head": str(folder), "fingerprint": card.fingerprint, "layers": list(head.layers), **training}
     return HeadResult(folder, record)
@@ -274,15 +294,30 @@ def sides_of(tiers: Tiers, settings: HeadSettings) -> dict[str, Rows]:
     return split_by_prompt(tiers.prompts, shares=shares, names=SIDES, seed=settings.seed)
 
 
-def unseen(tiers: Tiers, head: Path, settings: HeadSettings) -> Tiers:
-    """Responses to prompts that a head was not trained on."""
+def unseen(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
+    """Responses to prompts that a head was not trained on.
+
+    Raises:
+        ModelError: which these are is not to be read.
+        DataError: there are such prompts, and they are not to be left out; or there are no others.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = head / PROMPTS
-    if not path.is_file():
-        return tiers  # imported: what it has seen is not known here
-    table = pq.read_table(path)
-    seen = {p for p, side in zip(table["prompt"].to_pylist(), table["side"].to_pylist(), strict=True) if side != "test"}
+    head = readout.folder
+    if "imported" in readout.card.training:
+        return tiers  # what it has seen is not known here
+    try:
+        with pq.ParquetFile(head / PROMPTS) as file:
+            table = file.read()
+        seen_as = dict(zip(table["prompt"].to_pylist(), table["side"].to_pylist(), strict=True))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ModelError(
+            f"`{head / PROMPTS}` cannot be read, so it is not known which prompts the head was trained on: "
+            f"{str(error).splitlines()[0]}",
+            hint="copy the whole folder of the head, or train anew",
+        ) from None
+    seen = {prompt for prompt, side in seen_as.items() if side != "test"}
     there = [i for i, prompt in enumerate(tiers.prompts.tolist()) if prompt not in seen]
     gone = len(tiers) - len(there)
     if gone and not settings.drop_seen:
@@ -292,6 +327,44 @@ def unseen(tiers: Tiers, head: Path, settings: HeadSettings) -> Tiers:
             hint="`--drop-seen` leaves them out; `held_out.parquet` has the report of those it never saw",
         )
     return tiers.only(there, {"the head was trained on its prompt": gone} if gone else {})
+
+
+def check_settings(settings: HeadSettings) -> None:
+    """Refuse settings that nothing would read.
+
+    Raises:
+        SettingsError: naming both.
+    """
+    given = settings.model_fields_set
+    pairs = [(name, "`kind` is `probe`") for name in OF_A_CNN if settings.kind == "probe"]
+    pairs += [(name, "`split_column` says where prompts stand") for name in OF_CHANCE if settings.split_column]
+    for name, why in pairs:
+        if name in given and getattr(settings, name) != HeadSettings.model_fields[name].default:
+            raise SettingsError(f"`{name}` is given, and {why}: nothing reads it", hint="leave one of the two out")
+    both = set(settings.high_tier) & set(settings.low_tier)
+    if both:
+        raise SettingsError(f"`{min(both)}` is given as a name of the high tier and of the low one")
+
+
+def demand_judgeable(tiers: Tiers, rows: Rows) -> None:
+    """Refuse a side that is too small to be judged by, before anything is trained."""
+    from tithe.heads.judge import LEAST
+
+    for label, tier in ((1, "high"), (0, "low")) if len(rows) else ():
+        there = len(set(tiers.prompts[rows][tiers.labels[rows] == label].tolist()))
+        if there < LEAST:
+            raise DataError(
+                f"a head is judged by at least {LEAST} prompts with a {tier} response, and there "
+                f"{'is' if there == 1 else 'are'} {there} on the test side",
+                hint="label more prompts, or give a larger `--test-share`; 0 takes no report",
+            )
+
+
+def in_both(tiers: Tiers) -> int:
+    """How many responses stand, to the same prompt, in both tiers."""
+    texts = [(prompt, one.response.content) for prompt, one in zip(tiers.prompts.tolist(), tiers.examples, strict=True)]
+    high, low = ({texts[i] for i in np.flatnonzero(tiers.labels == label).tolist()} for label in (1, 0))
+    return sum(text in high and text in low for text in texts)
 
 
 def judged(
@@ -330,13 +403,16 @@ def judged(
     return report, table
 
 
-def counts_of(tiers: Tiers, sides: Mapping[str, Rows]) -> dict[str, Any]:
+def counts_of(states: TierStates, sides: Mapping[str, Rows]) -> dict[str, Any]:
+    tiers = states.tiers
     out: dict[str, Any] = {
         "responses": len(tiers),
         "high": int(tiers.labels.sum()),
         "low": int(len(tiers) - tiers.labels.sum()),
         "prompts": len(set(tiers.prompts.tolist())),
         "left_out": dict(tiers.left_out),
+        "truncated_responses": sum(pass_.cut_response > 0 for pass_ in states.passes),
+        "truncated_prompts": sum(pass_.cut_prompt > 0 for pass_ in states.passes),
     }
     return out | {f"{name}_responses": len(rows) for name, rows in sides.items()}
 

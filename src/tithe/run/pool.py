@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ def named_dataset(name: str) -> str:
     return str(STARTER) if name == "starter" and not Path(name).exists() else name
 
 
-def read_pool(path: str, settings: ScoreSettings, what: str = "shot pool") -> Sequence[Example]:
+def read_pool(
+    path: str, settings: ScoreSettings, what: str = "shot pool", say: Callable[[str], None] = lambda _: None
+) -> Sequence[Example]:
     """The examples of a data set that worked examples or targets are taken from, read by the run's own settings.
 
     Their ids have a prefix: content that both data sets hold has two ids.
@@ -42,6 +44,9 @@ def read_pool(path: str, settings: ScoreSettings, what: str = "shot pool") -> Se
             f"the first at {first.where}: {first.reason}",
             hint=f"`--format` names the shape of both, the data set and the {what}",
         )
+    bad = [item for item in items if isinstance(item, BadRow)]
+    if bad:
+        say(f"note: bad rows of the {what} set aside: {len(bad):,}, the first at {bad[0].where}: {bad[0].reason}")
     return found
 
 

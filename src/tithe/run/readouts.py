@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tithe.data.dialogue import PRESET
 from tithe.engine.readouts import Readout
 from tithe.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
     from tithe.engine.head_readout import HeadReadout
     from tithe.run.setup import Parts
+
+
+RENDERING = ("template", "template_hash", "bos", "eos", "lead_ids")
 
 
 def make_readout(name: str, parts: Parts) -> Readout | None:
@@ -41,6 +45,7 @@ def head_readout(folder: str, parts: Parts) -> Readout:
     readout = HeadReadout(Path(folder))
     if parts.weights:
         check_head(readout, folder, parts)
+    parts.notes.append(verdict(readout))
     return readout
 
 
@@ -58,24 +63,29 @@ def check_head(readout: HeadReadout, folder: str, parts: Parts) -> None:
         parts.notes.append(
             f"note: the head was trained on states in {card.model['dtype']}, here they are {parts.dtype}"
         )
-    own = parts.renderer.describe()
-    odd = [key for key in sorted({*own, *card.rendering}) if own.get(key) != card.rendering.get(key)]
+    odd = other_rendering(card.rendering, parts.renderer.describe())
     if odd:
-        pairs = ", ".join(
-            f"{key} {card.rendering.get(key)!r}, here {own.get(key)!r}" for key in odd if key != "max_length"
-        )
-        if pairs:
-            parts.notes.append(f"note: the head was trained with another rendering: {pairs}")
-    parts.notes.append(verdict(readout))
+        parts.notes.append(f"note: the head was trained with another rendering: {odd}")
+
+
+def other_rendering(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """In what two renderings differ, as far as a response's states can tell; empty where they do not."""
+    preset = [one.get("truncation") == PRESET for one in (theirs, own)]
+    if preset[0] != preset[1]:
+        return f"{'with' if preset[0] else 'without'} `--preset {PRESET}`, here {'with' if preset[1] else 'without'} it"
+    odd = [key for key in RENDERING if own.get(key) != theirs.get(key)]
+    return ", ".join(f"{key} {theirs.get(key)!r}, here {own.get(key)!r}" for key in odd)
 
 
 def verdict(readout: HeadReadout) -> str:
     """What is known of a head's worth, in one line."""
-    report = readout.card.training.get("report")
-    if not isinstance(report, Mapping):
+    report: Any = readout.card.training.get("report")
+    try:
+        auc, alone, better = report["auc"]["value"], report["length"]["auc"], report["better_than_length"]
+        assert isinstance(auc, float) and isinstance(alone, float)
+    except (KeyError, TypeError, AssertionError):  # none was made, or somebody has written there
         return f"note: nothing is known of how well this {readout.card.kind} head tells tiers apart"
-    auc, alone = report["auc"]["value"], report["length"]["auc"]
-    if report["better_than_length"]:
+    if better:
         return f"head: {readout.card.kind}, AUC {auc:.3f} on prompts it never saw, response length alone {alone:.3f}"
     return (
         f"note: this {readout.card.kind} head was NOT BETTER than response length on prompts it never saw: "

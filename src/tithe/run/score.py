@@ -50,6 +50,8 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
     runner.readouts = parts.readouts
     if parts.learns:
         runner.scorers = parts.standins(parts.examples, lambda asks: plan_asks(runner, asks, cost))
+    for note in parts.notes:
+        talk.say(note)
     expect(parts, talk)
     try:
         for chunk in runner.chunks(parts.dataset):
@@ -127,6 +129,7 @@ def score_in(
     """
     began, settings = time.monotonic(), parts.settings
     watch, parts.talk = parts.watch, talk
+    assert parts.readouts  # what is odd about them is noted when they are made
     for note in parts.notes:
         talk.say(note)
     with ExitStack() as stack:
@@ -191,7 +194,7 @@ def make_record(parts: Parts, runner: LocalRunner, cost: Cost, table: Table, sec
     record = parts.describe()
     record["counts"] = cost.as_dict() | {
         "scored": {name: sum(v is not None for v in table.columns[name]) for name in parts.scorers},
-        "without_score": {name: sum(r is not None for r in table.reasons[name]) for name in parts.scorers},
+        "without_score": {name: table.without_score(name) for name in parts.scorers},
         "problems": all_problems(cost, table),
     }
     record["work"] = {

@@ -155,6 +155,11 @@ def show_head(result: HeadResult) -> None:
     out, counts = console(), result.record.get("counts", {})
     for reason, n in counts.get("left_out", {}).items():
         say(out, f"responses left out, {n:,}: {reason}")
+    if counts.get("truncated_responses") or counts.get("truncated_prompts"):
+        say(
+            out,
+            f"cut at max length: {counts['truncated_responses']:,} responses, {counts['truncated_prompts']:,} prompts",
+        )
     if "train_responses" in counts:
         sides = ", ".join(f"{counts[f'{name}_responses']:,} {name}" for name in ("train", "validation", "test"))
         say(out, f"{counts['responses']:,} responses to {counts['prompts']:,} prompts: {sides}")

@@ -82,6 +82,10 @@ def select(
     by = ranking_scorer(parts, settings.by)
     filters = chosen_filters(parts, settings, by, talk)
     extra = own_columns(parts, selector, filters)
+    if settings.residualise and by == "length":
+        raise SettingsError(
+            "`residualise` takes away what length predicts, and `length` ranks", hint="`--by` names another scorer"
+        )
     ranking = residual(by) if by in parts.residualised else by
     recipe = Recipe(ranking, selector, budget, filters, settings.drop_duplicates)
     parts.check(folder)

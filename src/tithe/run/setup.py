@@ -83,6 +83,15 @@ class Parts:
         """Raise what can be known to be wrong before a folder is made or a model loaded."""
         if self.settings.per_token and folder is None:
             raise SettingsError("`per_token` writes a file to the run folder, and there is none", hint="give `run_dir`")
+        if self.settings.residualise and not self.residualised:
+            raise SettingsError(
+                "`residualise` takes away what length predicts, and of `length` nothing is left", hint="leave it out"
+            )
+        if self.settings.per_token and "nll_tokens" not in self.asked:
+            raise SettingsError(
+                f"`per_token` keeps likelihoods, and {', '.join(self.scorers)} reads none",
+                hint="leave it out, or score with `ifd` as well",
+            )
         if self.needs_model:
             assert self.dtype
         assert self.renderer and self.readouts
@@ -145,7 +154,7 @@ class Parts:
     def pool(self, path: str, what: str = "shot pool") -> Sequence[Example]:
         """The examples of another data set, read once."""
         if path not in self.pools:
-            self.pools[path] = read_pool(path, self.settings, what)
+            self.pools[path] = read_pool(path, self.settings, what, self.talk.say)
         return self.pools[path]
 
     @cached_property

@@ -81,6 +81,11 @@ class Table:
         self.more.remove(into)
         self.scorers.append(into)
 
+    def without_score(self, name: str) -> int:
+        """How many examples have no score of this name; bad rows are none."""
+        ids = self.columns["id"]
+        return sum(why is not None and id_ is not None for id_, why in zip(ids, self.reasons[name], strict=True))
+
     def arrow(self) -> pa.Table:
         """As written to `scores.parquet`."""
         import pyarrow as pa

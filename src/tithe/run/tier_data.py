@@ -74,6 +74,16 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
             bad[without_numbers(item.reason)] += 1
         else:
             examples.append(item)
+    if not examples:
+        raise DataError(
+            f"no record of `{dataset.source}` can be read: {sum(bad.values()):,} bad rows, {', '.join(bad)}",
+            hint="pairs, with columns `high` and `low`, are first made into tiers: `tithe tiers import`",
+        )
+    named = [example for example in examples if tier_of(example, settings)]
+    if not named:
+        label_of(examples[0], settings)  # which says that there is none
+    bad["no tier"] += len(examples) - len(named)
+    examples = named
     labels = np.array([label_of(example, settings) for example in examples], dtype=np.int64)
     demand_both(labels, dataset.source, settings)
     column = settings.split_column
@@ -82,18 +92,26 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
         labels,
         np.array([prompt_key(example) for example in examples]),
         None if column is None else np.array([side_of(example, column) for example in examples]),
-        bad,
+        +bad,
     )
+
+
+def tier_of(example: Example, settings: HeadSettings) -> str:
+    """The name of its tier; empty where it has none. Whole numbers are written without a point."""
+    value = example.columns.get(settings.tier_column)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None or value != value else str(value)
 
 
 def label_of(example: Example, settings: HeadSettings) -> int:
     name = settings.tier_column
-    if name not in example.columns:
+    tier = tier_of(example, settings)
+    if not tier:
         raise DataError(
             f"{example.where}: there is no column `{name}` that says which tier the response belongs to",
             hint=f"{did_you_mean(name, example.columns)}; `--tier-column` names it, `tithe tiers import` makes one",
         )
-    tier = str(example.columns[name])
     if tier in settings.high_tier:
         return 1
     if tier in settings.low_tier:

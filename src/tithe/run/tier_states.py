@@ -51,6 +51,11 @@ class TierStates:
             made += plan_window(chunk, asks, parts.renderer).given
         there = [i for i, one in enumerate(made) if isinstance(one, Pass)]
         why = counted(one.reason for one in made if isinstance(one, Problem))
+        if not there:
+            raise DataError(
+                f"none of {len(made):,} responses can be read at max length {parts.max_length}: {min(why)}",
+                hint="`--max-length` and `--template` decide what fits",
+            )
         return cls(parts, tiers.only(there, why), [one for one in made if isinstance(one, Pass)])
 
     @property

@@ -14,6 +14,7 @@ from tithe.tiers.records import TIERS, Tier, TierRow
 from tithe.tiers.refusals import is_refusal
 
 FEW = 100  # responses of a tier below which the numbers, and a head, are worth little
+SAME = 0.05  # share of equal responses in both tiers, from which there is a warning
 NO_MODEL = "(not known)"
 CountTokens = Callable[[Sequence[str]], list[int]]
 
@@ -74,6 +75,9 @@ def warnings(found: dict[str, Any]) -> list[str]:
         said.append(f"only {' and '.join(few)} responses: a head needs hundreds, the paper's has thousands")
     if found["prompts"]["both"] == 0:
         said.append("no prompt has responses of both tiers: a head may learn the prompts instead of the responses")
+    same = max(found["duplicates"][f"equal_{tier}_in_{other}"] or 0 for tier, other in (TIERS, TIERS[::-1]))
+    if same > SAME:
+        said.append(f"{same:.0%} of a tier's responses stand in the other tier too: nothing tells these apart")
     for tier in TIERS:
         if (found["unfinished"][tier] or 0) > found["responses"][tier] / 4:
             said.append(
