@@ -18,6 +18,7 @@ from tests.e2e.command import Command, child, read_jsonl, records, write_jsonl
 from tests.e2e.test_resume import HASTY, count_parts, keys_of_parts, wait_for
 from tests.small_model import make_model
 from tithe.config import HeadSettings
+from tithe.engine.states import Tap
 from tithe.run import heads as heads_module
 from tithe.run.heads import train_head
 
@@ -102,12 +103,12 @@ def test_a_head_that_length_explains_is_said_to_be_no_better_first(
     train = ["head", "train", data, "--model", model_dir, *QUICK, "--test-share", 0.5, "-o", tmp_path / "head"]
     done = tithe.ok(*train)
     verdict = next(line for line in done.err.splitlines() if "response length" in line)
-    assert verdict.startswith("the head is NOT BETTER than response length")
+    assert verdict.startswith("the head is NOT SHOWN TO BE BETTER than response length")
     lines = done.err.splitlines()
     assert lines.index(verdict) < min(i for i, line in enumerate(lines) if line.startswith("AUC of the head"))
     scored = tithe.ok("score", data, "--scorer", "cpqs", "--head", tmp_path / "head", "--model", model_dir, "--dtype",
                       "fp32", "-o", tmp_path / "s.parquet")  # fmt: skip
-    assert "NOT BETTER than response length" in scored.err
+    assert "NOT SHOWN TO BE BETTER than response length" in scored.err
 
 
 @pytest.mark.parametrize("kind", ["probe", "cnn"])
@@ -395,7 +396,35 @@ def test_states_that_overflow_are_problems_and_not_scores(
     tithe.ok("head", "train", labelled, "--model", model, *QUICK, "--test-share", 0.2, "-o", head)
     done = tithe.fails("select", pool, "--scorer", "cpqs", "--head", head, "--model", model, "--dtype", "fp16", "-o",
                        tmp_path / "k.jsonl")  # fmt: skip
-    assert "no finite likelihood in float16" in done.err or "hidden states are not finite in fp16" in done.err
+    assert "no finite likelihood in float16" in done.err and "another `--dtype` may" in done.err
+
+
+def test_a_record_whose_states_overflow_has_no_score_and_is_tried_again(
+    tithe: Command, heads: dict[str, Path], pool: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only some records overflow: those have a reason that names the layer, and nothing of them is stored."""
+    score = ["score", pool, "--scorer", "cpqs,perplexity", "--head", heads["cnn"], "--model", model_dir, "--dtype",
+             "fp32", "--workers", 1, "--batch-tokens", 300, "-o", tmp_path / "s.parquet", "--overwrite"]  # fmt: skip
+    straight = tithe.ok(*score[:-3], "-o", tmp_path / "whole.parquet", "--json").json
+    real = Tap.take
+
+    def overflowing(self: Tap, layer: int, states: torch.Tensor) -> None:
+        assert self.at is not None
+        if layer == 1:
+            states = states.index_fill(0, self.at[:1], float("inf"))  # the first token of every batch's first response
+        real(self, layer, states)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tap, "take", overflowing)
+        done = tithe.ok(*score, "--json").json
+    rows, whole = table(tmp_path, "s"), {row["id"]: row["cpqs"] for row in table(tmp_path, "whole")}
+    without = [row for row in rows if row["cpqs"] is None]
+    assert 2 < len(without) < 20 and done["counts"]["without_score"] == {"cpqs": len(without), "perplexity": 0}
+    assert all("hidden states are not finite in fp32: from layer 1 on" in row["problem"] for row in without)
+    assert all(row["cpqs"] == whole[row["id"]] for row in rows if row["cpqs"] is not None)
+    again = tithe.ok(*score, "--json").json
+    assert {row["id"]: row["cpqs"] for row in table(tmp_path, "s")} == whole
+    assert again["work"]["passes_reused"] == straight["work"]["passes_computed"] - len(without)
 
 
 def test_data_that_changes_while_a_head_is_trained_is_noticed(

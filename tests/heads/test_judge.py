@@ -107,7 +107,7 @@ def test_a_head_that_reads_length_alone_is_called_out():
     report = judge(*some(length=3), seed=0, resamples=400)
     assert report.auc.value > 0.8
     assert not report.better_than_length
-    assert report.lines()[0].startswith("the head is NOT BETTER than response length")
+    assert report.lines()[0].startswith("the head is NOT SHOWN TO BE BETTER than response length")
     assert report.length.higher and report.length_rho > 0.9
 
 
@@ -122,7 +122,7 @@ def test_the_direction_of_length_does_not_matter():
 
 def test_a_head_without_a_signal_is_not_better():
     report = judge(*some(), seed=0, resamples=400)
-    assert "NOT BETTER" in report.lines()[0]
+    assert "NOT SHOWN TO BE BETTER" in report.lines()[0]
     assert report.auc.low < 0.5 < report.auc.high
 
 
@@ -166,3 +166,10 @@ def test_thousands_of_resamples_take_seconds():
     began = time.process_time()
     judge(*data, seed=0)
     assert time.process_time() - began < 10
+
+
+def test_a_head_that_is_surely_below_length_is_called_worse():
+    margins, labels, groups, lengths, nlls = some(signal=1)
+    report = judge(margins, labels, groups, lengths + 1000 * labels, nlls, seed=0, resamples=400)
+    assert report.over_length.high < 0
+    assert report.lines()[0].startswith("the head is WORSE than response length")

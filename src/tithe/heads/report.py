@@ -74,7 +74,8 @@ class HeadReport:
 
     def lines(self) -> list[str]:
         """For a terminal; the verdict first."""
-        verdict = "better than" if self.better_than_length else "NOT BETTER than"
+        worse = self.over_length.high < 0
+        verdict = "better than" if self.better_than_length else "WORSE than" if worse else "NOT SHOWN TO BE BETTER than"
         longer, likely = ("longer", "shorter")[not self.length.higher], ("less", "more")[not self.nll.higher]
         rho = "undefined, all are equal" if self.length_rho is None else f"{self.length_rho:+.3f}"
         within = "no prompt has both tiers" if self.within is None else f"{self.within:.3f}"

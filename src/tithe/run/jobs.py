@@ -17,8 +17,9 @@ from tithe.data.subset import Subset
 from tithe.errors import SettingsError
 from tithe.neighbours.encoders import FILE, Encoder
 from tithe.records import Example
+from tithe.run.passed_on import check_passed_on
 from tithe.run.select import own_columns
-from tithe.run.setup import Parts, check_passed_on
+from tithe.run.setup import Parts
 from tithe.run.stages import Stage, base_name, naming
 from tithe.run.table import COUNTS, NLLS
 from tithe.run.watch import Watch

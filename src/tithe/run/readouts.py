@@ -88,7 +88,7 @@ def verdict(readout: HeadReadout) -> str:
     if better:
         return f"head: {readout.card.kind}, AUC {auc:.3f} on prompts it never saw, response length alone {alone:.3f}"
     return (
-        f"note: this {readout.card.kind} head was NOT BETTER than response length on prompts it never saw: "
+        f"note: this {readout.card.kind} head was NOT SHOWN TO BE BETTER than response length on prompts it never saw: "
         f"AUC {auc:.3f}, length alone {alone:.3f}"
     )
 

@@ -26,9 +26,10 @@ from tithe.run.folder import (
     write_json,
     write_table,
 )
+from tithe.run.passed_on import check_passed_on
 from tithe.run.remarks import remark
 from tithe.run.results import PlanResult, ScoreResult
-from tithe.run.setup import Parts, check_passed_on, residual
+from tithe.run.setup import Parts, residual
 from tithe.run.table import Table
 from tithe.run.talk import Talk
 from tithe.run.tokens import TokenFile

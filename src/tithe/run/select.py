@@ -16,10 +16,11 @@ from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.planner import without_numbers
 from tithe.records import FloatArray, Scores, Selection
 from tithe.run.folder import DROPPED, RECORD, SCORES, check_places, run_folder, sweep, write_json, write_table
+from tithe.run.passed_on import check_passed_on
 from tithe.run.residual import rank_correlation
 from tithe.run.results import ScoreResult, SelectResult
 from tithe.run.score import score_in
-from tithe.run.setup import Parts, check_passed_on, residual
+from tithe.run.setup import Parts, residual
 from tithe.run.table import COMPUTED, COUNTS
 from tithe.run.talk import Talk
 from tithe.selectors.base import Selector

@@ -22,6 +22,7 @@ from tithe.errors import DataError, SettingsError
 from tithe.neighbours.encoders import FILE, Encoder, make_encoder
 from tithe.records import Ask, BadRow, Example
 from tithe.run.describe import engine_sentence, scorer_record, versions
+from tithe.run.passed_on import PASSED_ON
 from tithe.run.pool import named_dataset, read_pool
 from tithe.run.readouts import make_readout
 from tithe.run.standin import StandIn
@@ -41,10 +42,6 @@ AUTHORS: Mapping[str, Callable[..., Renderer]] = {
     "superfiltering": SuperfilteringRenderer,
     "cpqs-paper": CpqsRenderer,
 }
-
-
-# What scorers and selectors read of the settings.
-PASSED_ON = ("encoder", "shots", "exclude_similarity", "shot_pool", "head", "target")
 
 
 @dataclass
@@ -340,34 +337,3 @@ def good(items: Iterable[Example | BadRow], bad: list[BadRow]) -> Iterator[Examp
             yield item
         else:
             bad.append(item)
-
-
-def check_passed_on(settings: ScoreSettings, used: Sequence[Scorer | Selector]) -> None:
-    """Refuse a setting for scorers and selectors that none of a run's has.
-
-    Raises:
-        SettingsError: naming who would read it.
-    """
-    for name in PASSED_ON:
-        given = getattr(settings, name)
-        reading = [one for one in used if name in plugins.setting_names(type(one))]
-        if given is None or any(getattr(one, name) == given for one in reading):
-            continue
-        if reading:
-            own = ", ".join(f"`{one.name}({name}={getattr(one, name)})`" for one in reading)
-            raise SettingsError(
-                f"`{name}` is given as `{given}`, and nothing reads it: {own}", hint="leave one of the two out"
-            )
-        raise SettingsError(
-            f"`{name}` is given, and nothing reads it: not {', '.join(f'`{one.name}`' for one in used)}",
-            hint=f"it is read by {', '.join(readers(name))}",
-        )
-
-
-def readers(setting: str) -> list[str]:
-    """Names of all scorers and selectors that have such a setting."""
-    found = [name for name in plugins.names(plugins.SCORERS) if setting in plugins.setting_names(plugins.scorer(name))]
-    for name in plugins.names(plugins.SELECTORS):
-        if setting in plugins.setting_names(plugins.selector(name)):
-            found.append(name)
-    return [f"`{name}`" for name in found]
