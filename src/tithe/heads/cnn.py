@@ -7,10 +7,13 @@ from threading import Lock
 from typing import ClassVar, Self
 
 import torch
+from torch.nn.functional import pad
 
 from tithe.heads.base import Progression, StateHead
 from tithe.heads.network import by_layer, conv_names, expected_shapes, over_time
 from tithe.heads.shapes import demand_weights
+
+EVEN = 64  # rows are filled up to a multiple of it on a CPU, whose bf16 kernels are compiled and kept per shape
 
 
 class CnnHead(StateHead):
@@ -75,7 +78,9 @@ class CnnReader:
     @torch.inference_mode()
     def take(self, layer: int, rows: torch.Tensor) -> None:
         self.progress.step(layer, rows)
-        found = rows @ self.head.first_of(rows.dtype)[self.place]
+        weights = self.head.first_of(rows.dtype)[self.place]
+        even = pad(rows, (0, 0, 0, -len(rows) % EVEN)) if rows.device.type == "cpu" else rows
+        found = (even @ weights)[: len(rows)]
         self.place += 1
         if self.products is None:
             self.products = found.float()
