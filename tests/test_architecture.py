@@ -15,11 +15,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "tithe"
 FLOORS = (
     {"__init__", "__main__"},
     {"cli", "api"},
+    {"experiment"},
     {"run"},
     {"config"},
     {"report"},
-    {"experiment"},
-    {"tune", "evaluate"},
+    {"tune"},
+    {"evaluate"},
     {"runners"},
     {"plugins", "testing"},
     {"scorers"},
@@ -35,7 +36,7 @@ FLOORS = (
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.
 NARROW = {"scorers": {"neighbours", "records", "errors"}, "selectors": {"neighbours", "records", "errors"}}
-TERMINAL = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "run", "report"}, "httpx2": {"endpoint"}}
+TERMINAL = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "run", "experiment", "report"}, "httpx2": {"endpoint"}}
 HEAVY = ("torch", "transformers", "pandas", "datasets")
 HEAVY_ROOMS = {"engine", "heads", "neighbours", "tune", "evaluate", "runners"}
 VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}

@@ -1,0 +1,137 @@
+"""What an evaluation gives: one value per item, under a name that stays the same from model to model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tithe.errors import DataError
+from tithe.records import FloatArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Kind = Literal["right", "number"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of one model, item by item, so that two models can be compared on the same items.
+
+    Args:
+        metric: its name: `holdout_nll`, `gsm8k`, `judge vicuna`, ...
+        kind: `right` is 0 or 1 (a McNemar test fits), `number` any finite value.
+        unit: of a value: `nats/token`, `right`, `points`, ...
+        higher_is_better: the direction.
+        items: their ids, each once.
+        values: (items,) finite float64.
+        groups: (items,) which part of the whole an item belongs to, such as its category; empty where there are none.
+        problems: item -> why it has no value; such an item is not among `items`.
+        about: what the values depend on, for the record: number of shots, seed, versions, file digests.
+    """
+
+    metric: str
+    kind: Kind
+    unit: str
+    higher_is_better: bool
+    items: tuple[str, ...]
+    values: FloatArray
+    groups: tuple[str, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert len(self.items) == len(self.values) == len(set(self.items)), "one value per item, each item once"
+        assert not self.groups or len(self.groups) == len(self.items)
+        assert np.isfinite(self.values).all(), "a value that is no number is a problem with a reason"
+        assert self.kind == "number" or np.isin(self.values, (0.0, 1.0)).all()
+
+    @property
+    def mean(self) -> float:
+        """Over the items that have a value; NaN where none has."""
+        return float(self.values.mean()) if len(self.values) else float("nan")
+
+    def only(self, wanted: Sequence[str]) -> Measured:
+        """These items, in this order; each has to be there."""
+        place = {item: i for i, item in enumerate(self.items)}
+        at = [place[item] for item in wanted]
+        groups = tuple(self.groups[i] for i in at) if self.groups else ()
+        return replace(self, items=tuple(wanted), values=self.values[at], groups=groups)
+
+
+def as_table(measured: Sequence[Measured]) -> pa.Table:
+    """`metric, item, group, value, problem`, one row per item; a value or a reason."""
+    import pyarrow as pa
+
+    rows: dict[str, list[Any]] = {"metric": [], "item": [], "group": [], "value": [], "problem": []}
+    for one in measured:
+        groups: Sequence[str | None] = one.groups or [None] * len(one.items)
+        columns = [
+            (item, group, float(value), None) for item, group, value in zip(one.items, groups, one.values, strict=True)
+        ]
+        columns += [(item, None, None, why) for item, why in one.problems.items()]
+        for item, group, value, why in columns:
+            for name, cell in zip(rows, (one.metric, item, group, value, why), strict=True):
+                rows[name].append(cell)
+    kinds = {
+        "metric": pa.string(),
+        "item": pa.string(),
+        "group": pa.string(),
+        "value": pa.float64(),
+        "problem": pa.string(),
+    }
+    return pa.table({name: pa.array(column, kinds[name]) for name, column in rows.items()})
+
+
+def as_records(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """What is said of each metric beside its items: for `evaluation.json`."""
+    return [
+        {
+            "metric": one.metric,
+            "kind": one.kind,
+            "unit": one.unit,
+            "higher_is_better": one.higher_is_better,
+            "items": len(one.items),
+            "problems": len(one.problems),
+            "mean": None if not len(one.values) else one.mean,
+            "about": dict(one.about),
+        }
+        for one in measured
+    ]
+
+
+def from_files(table: Path, records: Sequence[Mapping[str, Any]]) -> list[Measured]:
+    """What `as_table` and `as_records` wrote, read again.
+
+    Raises:
+        DataError: the table is not such a one.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(table).to_pylist()
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the measured items `{table}`: {error}") from error
+    found = []
+    for record in records:
+        own = [row for row in rows if row["metric"] == record["metric"]]
+        there = [row for row in own if row["problem"] is None]
+        groups = tuple(row["group"] for row in there)
+        found.append(
+            Measured(
+                metric=record["metric"],
+                kind=record["kind"],
+                unit=record["unit"],
+                higher_is_better=record["higher_is_better"],
+                items=tuple(row["item"] for row in there),
+                values=np.array([row["value"] for row in there], dtype=np.float64),
+                groups=groups if any(groups) else (),
+                problems={row["item"]: row["problem"] for row in own if row["problem"] is not None},
+                about=record["about"],
+            )
+        )
+    return found
