@@ -70,7 +70,7 @@ def as_table(measured: Sequence[Measured]) -> pa.Table:
     rows: dict[str, list[Any]] = {"metric": [], "item": [], "group": [], "value": [], "problem": []}
     for one in measured:
         groups: Sequence[str | None] = one.groups or [None] * len(one.items)
-        columns = [
+        columns: list[tuple[str, str | None, float | None, str | None]] = [
             (item, group, float(value), None) for item, group, value in zip(one.items, groups, one.values, strict=True)
         ]
         columns += [(item, None, None, why) for item, why in one.problems.items()]
