@@ -1,0 +1,152 @@
+"""One training and its evaluation: a cell of the table of arms, budgets and seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tithe.data.outfile import atomic
+from tithe.errors import StoreError
+from tithe.evaluate.measured import Measured, from_files
+from tithe.experiment.choosing import Choice, by_seed
+from tithe.experiment.pool import Pool
+from tithe.run.folder import write_json
+
+CELLS, SPEC, DONE = "cells", "cell-settings.json", "cell.json"
+UNTRAINED = "base"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained and evaluated once.
+
+    Args:
+        arm: name.
+        budget: as it was written; None of the untrained model.
+        seed: of the training; None of the untrained model.
+        choice: what it is trained on; None of the untrained model.
+        key: the same for cells that are trained on the same examples with the same seed.
+    """
+
+    arm: str
+    budget: str | None
+    seed: int | None
+    choice: Choice | None
+    key: str
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and for people."""
+        return self.arm if self.budget is None else f"{self.arm}-{self.budget}-seed{self.seed}"
+
+    @property
+    def examples(self) -> int:
+        return len(self.choice.places) if self.choice else 0
+
+
+def make_cells(
+    choices: Mapping[tuple[str, str], Sequence[Choice]], seeds: Sequence[int], base: str | None
+) -> list[Cell]:
+    """All cells, seed by seed, so that a stopped experiment has whole seeds; the largest first within each.
+
+    Args:
+        choices: (arm, budget) -> one choice for all seeds, or one for each.
+        seeds: of training.
+        base: name of the arm of the untrained model, if there is one.
+    """
+    cells = [Cell(base, None, None, None, UNTRAINED)] if base else []
+    for seed in seeds:
+        own = [by_seed(found, seed) for found in choices.values()]
+        for choice in sorted(own, key=lambda one: -len(one.places)):
+            cells.append(Cell(choice.arm, choice.budget, seed, choice, cell_key(choice, seed)))
+    return cells
+
+
+def cell_key(choice: Choice, seed: int) -> str:
+    state = hashlib.blake2b(repr((choice.places, seed)).encode(), digest_size=8)
+    return state.hexdigest()
+
+
+def distinct(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """Key -> the first cell that has it, which is the one that is trained."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found.setdefault(cell.key, cell)
+    return found
+
+
+def prepare(cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any]) -> Path:
+    """Write what a worker reads of a cell: its examples and its settings.
+
+    Args:
+        cell: to be trained.
+        pool: of the examples.
+        folder: of the experiment.
+        common: `tune` and `evaluation` settings of all cells, and `keep_models`.
+    """
+    own = folder / CELLS / cell.name
+    own.mkdir(parents=True, exist_ok=True)
+    spec: dict[str, Any] = {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, **common}
+    if cell.choice is None:
+        spec["tune"] = None
+    else:
+        data = own / "train.jsonl"
+        pool.write(cell.choice.places, data)
+        spec["tune"] = {**common["tune"], "dataset": str(data), "seed": cell.seed}
+    write_json(own / SPEC, spec)
+    return own
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell that is done.
+
+    Args:
+        cell: which.
+        record: its `cell.json`.
+        measured: every metric, item by item.
+    """
+
+    cell: Cell
+    record: Mapping[str, Any]
+    measured: tuple[Measured, ...]
+
+
+def outcome(cell: Cell, folder: Path) -> Outcome | None:
+    """What a worker left of a cell that is done; None where it is not.
+
+    Raises:
+        StoreError: its record cannot be read.
+    """
+    own = folder / CELLS / cell.name
+    try:
+        record = json.loads((own / DONE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"the record `{own / DONE}` cannot be read: {error}", hint="delete the file: the cell is then done again"
+        ) from error
+    return Outcome(cell, record, tuple(from_files(own / record["items"], record["evaluation"])))
+
+
+def finished(cell: Cell, own: Path, spec: Mapping[str, Any]) -> bool:
+    """Whether a cell is done under these very settings."""
+    record = own / DONE
+    if not record.exists():
+        return False
+    return bool(json.loads(record.read_text(encoding="utf-8")).get("spec_digest") == spec_digest(spec))
+
+
+def spec_digest(spec: Mapping[str, Any]) -> str:
+    text = json.dumps(spec, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def write_done(own: Path, record: Mapping[str, Any]) -> None:
+    with atomic(own / DONE, overwrite=True) as stream:
+        stream.write(json.dumps(record, indent=2, ensure_ascii=False, default=str).encode() + b"\n")

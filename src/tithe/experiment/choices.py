@@ -1,0 +1,129 @@
+"""What all arms chose, found again where nothing has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tithe.experiment.choosing import (
+    Choice,
+    all_of,
+    at_random,
+    from_file,
+    lengths,
+    like_lengths,
+    overlap,
+    scored,
+    selection_settings,
+    wanted,
+)
+from tithe.experiment.data import Data
+from tithe.experiment.pool import Pool
+from tithe.experiment.settings import ALL, ArmSettings, ExperimentSettings
+from tithe.run.folder import write_json
+from tithe.run.talk import Talk
+
+Choices = dict[tuple[str, str], list[Choice]]
+SCORING, CHOICES = "scoring", "choices"
+
+
+def choose_all(settings: ExperimentSettings, data: Data, folder: Path, talk: Talk) -> Choices:
+    """(arm, budget) -> one choice for all seeds, or one for each; arms in their order.
+
+    At a budget of everything every arm is the full set, which is trained on once.
+    """
+    pool = data.pool
+    partial = [budget for budget in settings.budgets if wanted(pool, budget) != len(pool)]
+    found: Choices = {}
+    order = [arm for arm in settings.arms if arm.kind != "random-like"]
+    for arm in [*order, *(arm for arm in settings.arms if arm.kind == "random-like")]:
+        for budget in partial if arm.budgeted else ():
+            found[arm.name, budget] = chosen(arm, budget, settings, data, found, folder, talk)
+    full = next((arm.name for arm in settings.arms if arm.kind == "full"), None)
+    if full or len(partial) < len(settings.budgets):
+        found[full or "full", ALL] = [all_of(full or "full", pool)]
+    names = [arm.name for arm in settings.arms]
+    return dict(sorted(found.items(), key=lambda item: names.index(item[0][0]) if item[0][0] in names else len(names)))
+
+
+def chosen(
+    arm: ArmSettings,
+    budget: str,
+    settings: ExperimentSettings,
+    data: Data,
+    found: Mapping[tuple[str, str], Sequence[Choice]],
+    folder: Path,
+    talk: Talk,
+) -> list[Choice]:
+    """One arm's examples at one budget."""
+    pool = data.pool
+    if arm.kind == "random":
+        return [at_random(arm.name, budget, seed, pool) for seed in settings.seeds]
+    if arm.kind == "random-like":
+        assert arm.like is not None
+        return [like_lengths(arm.name, found[arm.like, budget][0], seed, pool) for seed in settings.seeds]
+    if arm.kind == "file":
+        return [from_file(arm, budget, pool, dict.fromkeys(data.held_out, ""))]
+    kept = Kept(folder / CHOICES / f"{arm.name}-{budget}.json", selection_key(arm, budget, settings, pool))
+    before = kept.read(pool)
+    if before is not None:
+        return [Choice(arm.name, budget, None, before)]
+    talk.say(f"{arm.name} at {budget}:")
+    choice = scored(arm, budget, pool, settings, folder / SCORING, talk)
+    kept.write(choice, pool)
+    return [choice]
+
+
+class Kept:
+    """A choice on disk, under what it depends on."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+
+    def read(self, pool: Pool) -> tuple[int, ...] | None:
+        """Places in the pool; None where there are none, or those of other settings."""
+        if not self.path.exists():
+            return None
+        found = json.loads(self.path.read_text(encoding="utf-8"))
+        if found["key"] != self.key:
+            return None
+        place = {id_: i for i, id_ in enumerate(pool.ids)}
+        return tuple(place[id_] for id_ in found["ids"])
+
+    def write(self, choice: Choice, pool: Pool) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {"key": self.key, "ids": [pool.ids[i] for i in choice.places]})
+
+
+def selection_key(arm: ArmSettings, budget: str, settings: ExperimentSettings, pool: Pool) -> str:
+    """Changes with the selection's settings, the pool, and the files that the settings name."""
+    state = hashlib.blake2b(digest_size=8)
+    chosen = selection_settings(arm, budget, pool, settings)
+    state.update(repr(sorted(chosen.model_dump(mode="json").items())).encode())
+    state.update("\n".join(pool.ids).encode())
+    for name in (chosen.head, chosen.target, chosen.shot_pool, chosen.model):
+        state.update(stamp(name).encode())
+    return state.hexdigest()
+
+
+def stamp(name: str | None) -> str:
+    """Names, sizes and times of a file or folder; nothing for what is not on this disk."""
+    if name is None or not Path(name).exists():
+        return ""
+    path = Path(name)
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    return repr([(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files])
+
+
+def table(choices: Mapping[tuple[str, str], Sequence[Choice]], pool: Pool, against: str) -> list[dict[str, Any]]:
+    """Per arm and budget: examples, tokens, median length, and how much of it the reference arm has, too."""
+    rows = []
+    for (arm, budget), found in choices.items():
+        other = choices.get((against, budget))
+        row: dict[str, Any] = {"arm": arm, "budget": budget, "draws": len(found), **lengths(found[0], pool)}
+        row[f"shared_with_{against}"] = None if other is None or arm == against else overlap(found[0], other[0])
+        rows.append(row)
+    return rows

@@ -1,0 +1,233 @@
+"""An experiment from its settings to its verdicts: split, choose, train, evaluate, compare."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tithe.config import ScoreSettings
+from tithe.errors import StoreError
+from tithe.experiment.cells import CELLS, DONE, SPEC, Cell, Outcome, distinct, finished, make_cells, outcome, prepare
+from tithe.experiment.choices import choose_all
+from tithe.experiment.choosing import Choice
+from tithe.experiment.data import Data, make_data
+from tithe.experiment.results import Results, results
+from tithe.experiment.settings import ExperimentSettings
+from tithe.experiment.workers import Clock, do_all, places
+from tithe.run.describe import versions
+from tithe.run.folder import run_folder, write_json
+from tithe.run.setup import Parts
+from tithe.run.talk import Talk
+from tithe.run.tune import TuneSettings, recipe_of
+
+DESIGN, RECORD = "design.json", "experiment.json"
+VERSIONS = ("torch", "transformers", "trl", "peft", "numpy", "scipy", "statsmodels")
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """What came of an experiment.
+
+    Args:
+        folder: where everything lies.
+        record: as in `experiment.json`.
+        results: means and comparisons; None where nothing was trained.
+        outcomes: the cells.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    results: Results | None = field(default=None, repr=False)
+    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
+
+
+def experiment(
+    settings: ExperimentSettings,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    plan: bool = False,
+    talk: Talk | None = None,
+) -> ExperimentResult:
+    """Conduct an experiment, or go on with it.
+
+    Args:
+        settings: arms, budgets, seeds, recipe, evaluation.
+        folder: where everything goes: `data/`, `scoring/`, `cells/`, `experiment.json`, the report.
+        overwrite: begin again where the folder holds an experiment of another design.
+        plan: split, choose and look for contamination, but train nothing.
+        talk: who listens.
+
+    Raises:
+        TitheError: whatever stops it; what was done is found again by the same call.
+    """
+    with run_folder(folder, "-o"):
+        return Conduct(settings, folder, talk or Talk()).all(overwrite=overwrite, plan=plan)
+
+
+@dataclass
+class Conduct:
+    """One experiment in its folder."""
+
+    given: ExperimentSettings
+    folder: Path
+    talk: Talk
+
+    @cached_property
+    def recipe(self) -> Any:
+        return recipe_of(TuneSettings.of({"dataset": self.given.dataset, **self.training}))
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Settings of `tithe tune` that all cells share."""
+        s = self.given
+        names = ("model", "template", "device", "dtype", "trust_remote_code")
+        own = {name: getattr(s, name) for name in names} | {"recipe": s.recipe}
+        return own if s.max_length is None else own | {"max_length": s.max_length}
+
+    @cached_property
+    def settings(self) -> ExperimentSettings:
+        """With the recipe's length where none is given."""
+        return self.given.model_copy(update={"max_length": self.given.max_length or self.recipe.max_length})
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Tokenizer, renderer and fingerprint as training has them."""
+        s = self.settings
+        return Parts(
+            ScoreSettings(
+                dataset=s.dataset,
+                model=s.model,
+                template=s.template,
+                max_length=s.max_length,
+                scorer=("perplexity",),
+                device=s.device,
+                eos=True,
+                trust_remote_code=s.trust_remote_code,
+            )
+        )
+
+    def all(self, *, overwrite: bool, plan: bool) -> ExperimentResult:
+        where = places(self.settings.parallel, self.settings.device)
+        data = make_data(self.settings, lambda: self.parts.renderer, self.folder / "data", self.talk)
+        self.keep_design(overwrite)
+        choices = choose_all(self.settings, data, self.folder, self.talk)
+        record = self.record(data, choices)
+        self.say_plan(record)
+        if plan:
+            return ExperimentResult(self.folder, record)
+        base = next((arm.name for arm in self.settings.arms if arm.kind == "base"), None)
+        cells = make_cells(choices, self.settings.seeds, base)
+        self.train(cells, data, where)
+        own = {key: outcome(cell, self.folder) for key, cell in distinct(cells).items()}
+        outcomes = [Outcome(cell, found.record, found.measured) for cell in cells if (found := own[cell.key])]
+        found = results(outcomes, self.settings)
+        record |= {"results": found.as_dict(), "cells": [brief(one) for one in outcomes]}
+        write_json(self.folder / RECORD, record)
+        return ExperimentResult(self.folder, record, found, tuple(outcomes))
+
+    def keep_design(self, overwrite: bool) -> None:
+        """What may not change while an experiment goes on; arms, budgets and seeds may be added.
+
+        Raises:
+            StoreError: the folder holds another one.
+        """
+        s = self.settings
+        own = ("holdout_group", "template", "max_length", "dtype", "tasks", "evaluation", "judge", "drop_contaminated")
+        design = {
+            "dataset": self.parts.watch.digest,
+            "model": self.parts.fingerprint,
+            "holdout": str(s.holdout),
+            "recipe": self.recipe.digest(),
+            **{name: getattr(s, name) for name in own},
+        }
+        design = json.loads(json.dumps(design))
+        path = self.folder / DESIGN
+        if path.exists() and not overwrite:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            for key, value in design.items():
+                if before.get(key) != value:
+                    raise StoreError(
+                        f"`{self.folder}` holds an experiment with another `{key}`: {before.get(key)}, here {value}",
+                        hint="name another folder with `-o`, or `--overwrite` begins again",
+                    )
+        if overwrite and (self.folder / CELLS).exists():
+            shutil.rmtree(self.folder / CELLS)
+        write_json(path, design)
+
+    def record(self, data: Data, choices: Mapping[tuple[str, str], Sequence[Choice]]) -> dict[str, Any]:
+        from tithe.experiment.choices import table
+
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "versions": versions(VERSIONS),
+            "model": {"name": self.settings.model, "fingerprint": self.parts.fingerprint},
+            "recipe": {"digest": self.recipe.digest(), **self.recipe.model_dump(mode="json")},
+            "data": data.record,
+            "arms": table(choices, data.pool, self.settings.against),
+        }
+
+    def say_plan(self, record: Mapping[str, Any]) -> None:
+        from tithe.experiment.screen import plan_lines
+
+        for line in plan_lines(record):
+            self.talk.say(line)
+
+    def train(self, cells: Sequence[Cell], data: Data, where: Sequence[Any]) -> None:
+        """Do the cells that are not done."""
+        common = {
+            "tune": self.training,
+            "evaluation": self.evaluation(data),
+            "keep_models": self.settings.keep_models,
+        }
+        todo: list[tuple[str, Path]] = []
+        weights: dict[str, float] = {}
+        for cell in distinct(cells).values():
+            own = prepare(cell, data.pool, self.folder, common)
+            if finished(cell, own, json.loads((own / SPEC).read_text(encoding="utf-8"))):
+                continue
+            (own / DONE).unlink(missing_ok=True)
+            todo.append((cell.name, own))
+            weights[cell.name] = 3 * cell.examples * self.recipe.num_train_epochs + data.record["held_out"]
+        found = len(distinct(cells)) - len(todo)
+        if found:
+            self.talk.say(f"{found} of {len(distinct(cells))} cells are done")
+        clock = Clock(weights)
+        do_all(todo, where, self.folder / "logs", lambda name, done: self.talk.say(ended(name, done, clock)))
+
+    def evaluation(self, data: Data) -> dict[str, Any]:
+        """Settings of `tithe evaluate` that all cells share."""
+        s = self.settings
+        names = ("model", "template", "max_length", "device", "dtype", "trust_remote_code", "allow_code_execution")
+        own = {name: getattr(s, name) for name in names}
+        return {
+            **own,
+            "holdout": str(data.holdout),
+            "holdout_group": s.holdout_group,
+            "tasks": list(s.tasks),
+            "eos": True,
+            **s.evaluation,
+        }
+
+
+def ended(name: str, done: Mapping[str, Any], clock: Clock) -> str:
+    """A line for a cell that is done."""
+    parts = []
+    training = done["training"]
+    if training is not None:
+        parts.append(f"{training['steps']} steps, loss {training['first_loss']:.3f} -> {training['last_loss']:.3f}")
+    parts += [f"{one['metric']} {one['mean']:.4f}" for one in done["evaluation"] if one["mean"] is not None]
+    return f"{name}: {', '.join(parts)}; {clock.done(name)}"
+
+
+def brief(one: Outcome) -> dict[str, Any]:
+    cell, record = one.cell, one.record
+    return {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, "training": record["training"]} | {
+        "evaluation": record["evaluation"],
+        "seconds": record["seconds"],
+    }

@@ -1,0 +1,156 @@
+"""What the cells say together: comparisons in families, and a table of means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tithe.errors import StoreError
+from tithe.evaluate.measured import Measured
+from tithe.evaluate.verdict import Comparison, compare, corrected
+from tithe.experiment.cells import Outcome
+from tithe.experiment.settings import ALL, ExperimentSettings
+
+Runs = Mapping[tuple[str, str], Sequence[Measured]]  # (arm, budget) -> one per seed
+
+
+@dataclass(frozen=True)
+class Mean:
+    """One metric of one arm at one budget.
+
+    Args:
+        metric: its name.
+        arm: name.
+        budget: as written.
+        mean: over seeds and items.
+        by_seed: means over items.
+        items: that have a value, of the first seed.
+        problems: items without one, of all seeds.
+        unit: of the means.
+    """
+
+    metric: str
+    arm: str
+    budget: str
+    mean: float
+    by_seed: tuple[float, ...]
+    items: int
+    problems: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that the experiment says.
+
+    Args:
+        means: of every metric, arm and budget.
+        against: the arms against the one that they are compared with, corrected together for each metric.
+        groups: the same for each group of items, corrected together for each metric over all groups.
+        full: the arms against the full set.
+        references: the full set and the untrained model against the one that arms are compared with.
+    """
+
+    means: tuple[Mean, ...]
+    against: tuple[Comparison, ...]
+    groups: tuple[Comparison, ...]
+    full: tuple[Comparison, ...]
+    references: tuple[Comparison, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        families = ("against", "groups", "full", "references")
+        found: dict[str, Any] = {name: [one.as_dict() for one in getattr(self, name)] for name in families}
+        return {"means": [vars(one) for one in self.means], **found}
+
+
+def results(outcomes: Sequence[Outcome], settings: ExperimentSettings) -> Results:
+    """Compare what was measured.
+
+    Raises:
+        StoreError: the cells were not trained by one recipe.
+    """
+    demand_one_recipe(outcomes)
+    metrics = list(dict.fromkeys(one.metric for outcome in outcomes for one in outcome.measured))
+    parts = [of_metric(metric, runs_of(metric, outcomes, settings), settings) for metric in metrics]
+    return Results(
+        means=tuple(one for part in parts for one in part.means),
+        against=tuple(one for part in parts for one in part.against),
+        groups=tuple(one for part in parts for one in part.groups),
+        full=tuple(one for part in parts for one in part.full),
+        references=tuple(one for part in parts for one in part.references),
+    )
+
+
+def demand_one_recipe(outcomes: Sequence[Outcome]) -> None:
+    """Another recipe for one arm would be compared instead of its data."""
+    digests: dict[str, str] = {}
+    for outcome in outcomes:
+        if outcome.record["training"] is not None:
+            digests.setdefault(outcome.record["training"]["recipe_digest"], outcome.cell.name)
+    if len(digests) > 1:
+        told = ", ".join(f"`{name}` by {digest}" for digest, name in digests.items())
+        raise StoreError(
+            f"not all cells were trained by one recipe: {told}", hint="`--overwrite` does the others again"
+        )
+
+
+def runs_of(metric: str, outcomes: Sequence[Outcome], settings: ExperimentSettings) -> Runs:
+    """One measurement per seed, in the order of the seeds; an untrained model has the same for each."""
+    found: dict[tuple[str, str], list[Measured]] = {}
+    for outcome in outcomes:
+        one = next(m for m in outcome.measured if m.metric == metric)
+        times = len(settings.seeds) if outcome.cell.seed is None else 1
+        found.setdefault((outcome.cell.arm, outcome.cell.budget or "-"), []).extend([one] * times)
+    return found
+
+
+def of_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Results:
+    """One metric's part; `budgets` are those that the reference arm has."""
+    first = next(iter(runs.values()))[0]
+    base = settings.against
+    budgets = [budget for arm, budget in runs if arm == base]
+    arms = [arm.name for arm in settings.arms if arm.budgeted and arm.name != base]
+    pairs = [(arm, budget) for budget in budgets for arm in arms if (arm, budget) in runs]
+    whole = [(arm, budget) for arm, budget in runs if budget in (ALL, "-")]
+    return Results(
+        means=tuple(mean_of(metric, key, found, first.unit) for key, found in runs.items()),
+        against=versus(pairs, runs, lambda budget: (base, budget)),
+        groups=by_group(pairs, runs, base),
+        full=tuple(
+            one
+            for full in whole
+            if full[1] == ALL
+            for one in versus([*pairs, *((base, b) for b in budgets)], runs, lambda _, full=full: full)
+        ),
+        references=tuple(
+            one for budget in budgets for one in versus(whole, runs, lambda _, budget=budget: (base, budget))
+        ),
+    )
+
+
+def versus(
+    pairs: Iterable[tuple[str, str]], runs: Runs, other: Any, groups: Sequence[str | None] = (None,)
+) -> tuple[Comparison, ...]:
+    """Compare each with what `other` gives for its budget, corrected together."""
+    made = []
+    for arm, budget in pairs:
+        against = other(budget)
+        for group in groups:
+            shown = budget if against[1] == budget else f"{budget} against {against[1]}"
+            made.append(compare(runs[arm, budget], runs[against], names=(arm, against[0]), budget=shown, group=group))
+    return tuple(corrected(made))
+
+
+def by_group(pairs: Sequence[tuple[str, str]], runs: Runs, base: str) -> tuple[Comparison, ...]:
+    first = next(iter(runs.values()))[0]
+    groups = sorted(set(first.groups))
+    return versus(pairs, runs, lambda budget: (base, budget), groups) if groups else ()
+
+
+def mean_of(metric: str, key: tuple[str, str], found: Sequence[Measured], unit: str) -> Mean:
+    by_seed = tuple(one.mean for one in found)
+    problems = len({item for one in found for item in one.problems})
+    return Mean(metric, *key, float(np.mean(by_seed)), by_seed, len(found[0].items), problems, unit)

@@ -1,0 +1,80 @@
+"""What an experiment prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tithe.evaluate.verdict import Comparison
+from tithe.experiment.conduct import ExperimentResult
+from tithe.experiment.results import Mean
+from tithe.experiment.sentences import sentence
+
+
+def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Data, contamination and what each arm is trained on."""
+    data = record["data"]
+    yield f"pool {data['pool']:,} examples, held out {data['held_out']:,} ({data['prompts']:,} prompts)"
+    for reason, n in data["left_out"].items():
+        yield f"left out of the pool: {n:,} ({reason})"
+    yield from contamination_lines(data["contamination"])
+    against = record["settings"]["against"]
+    rows = [("arm", "budget", "examples", "response tokens", "median length", f"shared with {against}")]
+    for one in record["arms"]:
+        shared = one[f"shared_with_{against}"]
+        rows.append(
+            (
+                one["arm"] if one["draws"] == 1 else f"{one['arm']} (drawn for each seed)",
+                one["budget"],
+                f"{one['examples']:,}",
+                f"{one['response_tokens']:,}",
+                f"{one['median_length']:g}",
+                "" if shared is None else f"{100 * shared:.1f} %",
+            )
+        )
+    yield from columns(rows)
+
+
+def contamination_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    for name, one in found["files"].items():
+        yield (
+            f"contamination with {name}: {one['pool_examples']:,} of the pool, "
+            f"{one['eval_items']:,} of its {one['of_eval_items']:,} items"
+        )
+
+
+def result_lines(result: ExperimentResult) -> Iterator[str]:
+    """Tables of means and the verdicts, metric by metric."""
+    if result.results is None:
+        return
+    for metric in dict.fromkeys(one.metric for one in result.results.means):
+        yield ""
+        yield from columns(mean_rows([one for one in result.results.means if one.metric == metric]))
+        for one in result.results.against:
+            if one.metric == metric:
+                yield sentence(one)
+    yield from other_lines(result.results.full, "Against the full set:")
+    yield from other_lines(result.results.references, "For orientation:")
+
+
+def other_lines(comparisons: tuple[Comparison, ...], title: str) -> Iterator[str]:
+    if comparisons:
+        yield ""
+        yield title
+        yield from map(sentence, comparisons)
+
+
+def mean_rows(means: list[Mean]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("arm", "budget", means[0].metric, "by seed", "items")]
+    for one in means:
+        seeds = " ".join(f"{value:.4f}" for value in one.by_seed) if len(set(one.by_seed)) > 1 else ""
+        rows.append((one.arm, one.budget, f"{one.mean:.4f}", seeds, f"{one.items:,}"))
+    return rows
+
+
+def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Aligned, two spaces apart; numbers to the right of the first column."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.ljust(w) for cell, w in zip(row, widths, strict=True)]
+        yield "  ".join(cells).rstrip()

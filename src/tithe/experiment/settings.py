@@ -1,0 +1,243 @@
+"""What an experiment is: arms, budgets, seeds, one recipe, one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from tithe.config import SelectSettings, Settings, read_yaml
+from tithe.errors import SettingsError, did_you_mean
+from tithe.selectors.budget import Budget
+
+LEAST_SEEDS = 3
+BARE = ("random", "random-like", "full", "base")  # arms that need no more than their name
+OWN = (
+    "file",
+    "random_like",
+    "model",
+    "allow_fewer",
+)  # keys of an arm that are no settings of a selection, or mean more
+COMMON = ("dataset", "format", "split", "limit", "strict", "keep", "shape", "seed", "turns")  # the experiment's own
+ALL = "100%"
+
+
+class ArmSettings(Settings):
+    """One way of choosing data.
+
+    Args:
+        name: of the arm.
+        kind: `scored` by a selection of its own, drawn at `random`, `random-like` another arm's lengths, `full`,
+            `base` (the model as it is), or a `file` of records chosen elsewhere.
+        select: settings of `tithe select`, for a `scored` arm.
+        like: arm whose lengths of responses a `random-like` arm repeats.
+        file: of records of the data set.
+        allow_fewer: an arm that finds fewer than the budget is trained on what it found, instead of refused.
+    """
+
+    name: str
+    kind: Literal["scored", "random", "random-like", "full", "base", "file"]
+    select: dict[str, Any] = Field(default_factory=dict)
+    like: str | None = None
+    file: str | None = None
+    allow_fewer: bool = False
+
+    @property
+    def drawn(self) -> bool:
+        """Whether each seed chooses anew."""
+        return self.kind in ("random", "random-like")
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether it is there at every budget."""
+        return self.kind not in ("full", "base")
+
+
+class ExperimentSettings(Settings):
+    """An experiment.
+
+    Args:
+        dataset: file, folder or hub id: what is chosen from.
+        model: that is trained, and that scores unless an arm names another.
+        arms: name -> settings of a selection; `random`, `random-like`, `full` and `base` need none.
+        holdout: how many examples are held out by prompt, or a file of its own.
+        holdout_group: column of the held-out examples that says which part of the whole they belong to.
+        budgets: of every arm: rows, shares or tokens.
+        seeds: of training and of what is drawn; at least three, since a verdict is about the ways and not about runs.
+        recipe: name of a training recipe, a file, or settings of one with `extends`.
+        against: the arm that the others are compared with.
+        tasks: of `tithe evaluate`.
+        evaluation: more settings of `tithe evaluate`.
+        judge: prompt sets and settings of the pairwise judge; none by default.
+        contamination: evaluation files that the pool is looked through for, besides the held-out examples.
+        drop_contaminated: leave out of the pool what they share.
+        scoring: settings of `tithe select` that all scored arms take.
+        format: shape of the records, or `auto`.
+        split: split of a hub data set.
+        limit: read only so many records.
+        template: `auto`, a named template or a Jinja file; in scoring, training and evaluation alike.
+        max_length: tokens of the longest example; None takes the recipe's.
+        device: `auto`, `cuda`, `mps`, `cpu`.
+        dtype: of training and evaluation.
+        parallel: trainings at once; None takes one per GPU, and one on a CPU.
+        keep_models: keep what was trained; else it is removed once it is evaluated.
+        allow_code_execution: run generated code, where a task needs it.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    dataset: str
+    model: str
+    arms: tuple[ArmSettings, ...]
+    holdout: int | str = 1000
+    holdout_group: str | None = None
+    budgets: tuple[str, ...] = ("5%",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    recipe: str | dict[str, Any] = "alpaca"
+    against: str = "random"
+    tasks: tuple[str, ...] = ()
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+    judge: dict[str, Any] | None = None
+    contamination: tuple[str, ...] = ()
+    drop_contaminated: bool = False
+    scoring: dict[str, Any] = Field(default_factory=dict)
+    format: str = "auto"
+    split: str | None = None
+    limit: int | None = None
+    template: str = "auto"
+    max_length: int | None = None
+    device: str = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    parallel: int | None = None
+    keep_models: bool = False
+    allow_code_execution: bool = False
+    trust_remote_code: bool = False
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def read_arms(cls, value: Any) -> Any:
+        """`{ifd: {warmup: true}, random: null}`, or a list of names."""
+        if isinstance(value, (list, tuple)) and all(isinstance(one, ArmSettings) for one in value):
+            return tuple(value)
+        named = {one: None for one in value} if isinstance(value, (list, tuple)) else value
+        if not isinstance(named, Mapping) or not named:
+            raise ValueError("name at least one arm, such as `ifd:` or `random:`")
+        return tuple(read_arm(str(name), given) for name, given in named.items())
+
+    @field_validator("budgets", mode="before")
+    @classmethod
+    def read_budgets(cls, value: Any) -> Any:
+        """`1%,5%`, a list, or one number; each once, as it was written."""
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+        texts = [str(one).strip() for one in parts]
+        for text in texts:
+            Budget.parse(text)
+        if not texts or len(set(texts)) < len(texts):
+            raise ValueError("name each budget once, at least one")
+        return tuple(texts)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def read_seeds(cls, value: Any) -> Any:
+        """A number of seeds, or which."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = range(value)
+        seeds = tuple(value) if isinstance(value, (list, tuple, range)) else value
+        if isinstance(seeds, tuple) and len(set(seeds)) < LEAST_SEEDS:
+            raise ValueError(
+                f"a verdict needs at least {LEAST_SEEDS} different seeds: with fewer, chance in training "
+                "cannot be told from the way the data was chosen"
+            )
+        return seeds
+
+    @field_validator("tasks", "contamination", mode="before")
+    @classmethod
+    def one_by_one(cls, value: Any) -> Any:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def fit_together(self) -> ExperimentSettings:
+        names = [arm.name for arm in self.arms]
+        if self.against not in names:
+            raise SettingsError(
+                f"the arms are compared with `{self.against}`, which is none of them: {', '.join(names)}",
+                hint=f"add `{self.against}:` to `arms`, or name another with `against`",
+            )
+        known = {arm.name: arm for arm in self.arms}
+        if not known[self.against].budgeted:
+            raise SettingsError(f"`against` names `{self.against}`, which has no budget", hint="for example `random`")
+        for arm in self.arms:
+            if arm.like is not None and (arm.like not in known or known[arm.like].kind not in ("scored", "file")):
+                scored = [one.name for one in self.arms if one.kind in ("scored", "file")]
+                raise SettingsError(
+                    f"arm `{arm.name}` repeats the lengths of `{arm.like}`, which has no selection of its own",
+                    hint=did_you_mean(arm.like, scored),
+                )
+        return self
+
+    def arm(self, name: str) -> ArmSettings:
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def read_arm(name: str, given: Any) -> ArmSettings:
+    """An arm from its name and what stands under it.
+
+    Raises:
+        SettingsError: a key that means nothing here (with a suggestion), or that is the experiment's own.
+    """
+    if given is None:
+        given = {}
+    if isinstance(given, str):
+        given = {"pipeline": given} if "->" in given else {"scorer": given}
+    if not isinstance(given, Mapping):
+        raise SettingsError(f"arm `{name}` cannot be `{given}`", hint="`key: value` lines, or a scorer's name")
+    own = {str(key).replace("-", "_"): value for key, value in given.items()}
+    fewer = bool(own.pop("allow_fewer", False))
+    if "recipe" in own:
+        raise SettingsError(
+            f"arm `{name}` has a `recipe` of its own: then the recipes are compared and not the data",
+            hint="one `recipe` for all arms, beside `arms`",
+        )
+    if own.keys() & {"file", "random_like"} and len(own) > 1:
+        raise SettingsError(f"arm `{name}` has more beside `{min(own)}`: {', '.join(sorted(own))}", hint="one of them")
+    if "file" in own:
+        return ArmSettings(name=name, kind="file", file=str(own["file"]), allow_fewer=fewer)
+    if "random_like" in own or name == "random-like":
+        return ArmSettings(name=name, kind="random-like", like=own.get("random_like"), allow_fewer=fewer)
+    if not own and name in BARE:
+        return ArmSettings.of({"name": name, "kind": name})
+    for key in own:
+        if key in COMMON:
+            raise SettingsError(f"arm `{name}` cannot have a `{key}` of its own", hint="it belongs to the experiment")
+        if key not in SelectSettings.model_fields:
+            raise SettingsError(
+                f"arm `{name}`: unknown setting `{key}`",
+                hint=did_you_mean(key, [*SelectSettings.model_fields, "file", "random_like", "allow_fewer"]),
+            )
+    if "scorer" not in own and "pipeline" not in own and "preset" not in own:
+        own["scorer"] = name
+    return ArmSettings(name=name, kind="scored", select=own, allow_fewer=fewer)
+
+
+def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
+    """Settings of an experiment from its YAML file; flags go first.
+
+    Raises:
+        SettingsError: an unknown key, or a value that does not fit.
+    """
+    values = read_yaml(path) | {key: value for key, value in flags.items() if value is not None}
+    return complete(ExperimentSettings.of(values))
+
+
+def complete(settings: ExperimentSettings) -> ExperimentSettings:
+    """`random-like` without a name repeats the first arm with a selection of its own."""
+    first = next((arm.name for arm in settings.arms if arm.kind in ("scored", "file")), None)
+    arms = []
+    for arm in settings.arms:
+        if arm.kind == "random-like" and arm.like is None:
+            if first is None:
+                raise SettingsError(f"arm `{arm.name}` has no arm whose lengths it could repeat", hint="add one")
+            arm = arm.model_copy(update={"like": first})
+        arms.append(arm)
+    return settings.model_copy(update={"arms": tuple(arms)})

@@ -1,0 +1,114 @@
+"""A process that does cells: `python -m tithe.experiment.worker`. It reads folders from stdin, and ends with it.
+
+A process of its own keeps the memory of one training from the next, and lets several GPUs work at once. What it says
+goes to stderr; stdout has one JSON object per line: `{"done": ...}` or `{"error": ..., "hint": ...}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from tithe.errors import TitheError
+from tithe.evaluate.measured import as_records
+from tithe.experiment.cells import SPEC, spec_digest, write_done
+from tithe.run.evaluate import EvaluateSettings, evaluate
+from tithe.run.talk import Talk
+from tithe.run.tune import TuneSettings, tune
+
+MODEL, EVALUATION, ITEMS = "model", "evaluation", "items.parquet"
+KEPT = ("tune.json", "loss.csv", "loss.png", "loss.svg")  # of a model that is removed
+
+
+class Log(Talk):
+    """Says it to stderr, which is the worker's log."""
+
+    def say(self, sentence: str) -> None:
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def do_cell(own: Path) -> dict[str, Any]:
+    """Train, evaluate, and write the cell's record.
+
+    Raises:
+        TitheError: what stops it; what was done is found again the next time.
+    """
+    spec = json.loads((own / SPEC).read_text(encoding="utf-8"))
+    began, talk = time.monotonic(), Log()
+    model, training = spec["evaluation"]["model"], None
+    if spec["tune"] is not None:
+        result = tune(TuneSettings.of(restored(spec["tune"])), own / MODEL, talk=talk)
+        model, training = str(own / MODEL), brief(result.record)
+    settings = EvaluateSettings.of(restored({**spec["evaluation"], "model": model}))
+    found = evaluate(settings, own / EVALUATION, talk=talk)
+    record = {
+        "arm": spec["arm"],
+        "budget": spec["budget"],
+        "seed": spec["seed"],
+        "training": training,
+        "evaluation": as_records(found.measured),
+        "items": f"{EVALUATION}/{ITEMS}",
+        "seconds": round(time.monotonic() - began, 1),
+        "spec_digest": spec_digest(spec),
+    }
+    write_done(own, record)
+    if training is not None and not spec["keep_models"]:
+        remove_model(own / MODEL)
+    return record
+
+
+def restored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists where settings have tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def brief(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table needs of a training's record."""
+    losses = record["losses"]
+    return {
+        "recipe_digest": record["recipe_digest"],
+        "steps": record["steps"],
+        "examples": record["counts"].get("examples"),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "seconds": record["seconds"],
+    }
+
+
+def remove_model(folder: Path) -> None:
+    """Weights and checkpoints go, what tells of the training stays."""
+    for path in folder.iterdir():
+        if path.name in KEPT:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Do cells until there are no more requests."""
+    for line in requests:
+        try:
+            said: dict[str, Any] = {"done": do_cell(Path(json.loads(line)))}
+        except TitheError as error:
+            said = {"error": str(error), "hint": error.hint}
+        except Exception as error:
+            import traceback
+
+            traceback.print_exc(file=sys.stderr)
+            said = {"error": f"unexpected {type(error).__name__}: {error}", "hint": "the log shows where"}
+        print(json.dumps(said, default=str), file=answers, flush=True)
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print does not mix with the answers
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Numbers as pictures and pages that need nothing but themselves."""

@@ -1,0 +1,86 @@
+"""An experiment's charts: a metric against the budget, effects with intervals, wins and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tithe.report.drawing import library
+
+WIDTH = 560
+COLOURS = ("#1f5fa8", "#c8501e", "#2a8a5c", "#8a4fb0", "#b08a1e", "#c03a6a", "#4a9ab8", "#6a6a6a")
+WORSE, SAME, BETTER = "#c8501e", "#c9c9c9", "#2a8a5c"
+
+
+def budget_chart(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float], title: str) -> Any:
+    """Metric against the number of examples, with a band from the lowest to the highest seed.
+
+    Args:
+        rows: `arm, examples, mean, low, high` each.
+        levels: name -> value of models that have no budget, drawn as lines.
+        title: of the axis.
+    """
+    alt = library("altair")
+    base = alt.Chart(alt.Data(values=[dict(row) for row in rows]))
+    x = alt.X("examples:Q", title="examples trained on", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s"))
+    y = alt.Scale(zero=False)
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    colour = alt.Color("arm:N", title=None, scale=alt.Scale(domain=names, range=wheel(len(names))))
+    band = base.mark_area(opacity=0.15).encode(x=x, y=alt.Y("low:Q", scale=y), y2="high:Q", color=colour)
+    bars = base.mark_rule(opacity=0.5).encode(x=x, y=alt.Y("low:Q", scale=y), y2="high:Q", color=colour)
+    line = base.mark_line(point=True).encode(x=x, y=alt.Y("mean:Q", scale=y, title=title), color=colour)
+    chart = band + bars + line
+    if levels:
+        marks = alt.Chart(alt.Data(values=[{"value": value, "what": what} for what, value in levels.items()]))
+        chart += marks.mark_rule(strokeDash=[5, 4], color="#888888").encode(y=alt.Y("value:Q", scale=y))
+        chart += marks.mark_text(align="left", baseline="bottom", dx=3, dy=-2, color="#555555").encode(
+            y="value:Q", text="what:N", x=alt.value(0)
+        )
+    return chart.properties(width=WIDTH, height=300)
+
+
+def effect_chart(rows: Sequence[Mapping[str, Any]], title: str) -> Any:
+    """Effects with their intervals, one line each; to the right is better.
+
+    Args:
+        rows: `name, effect, low, high, verdict` each.
+        title: of the axis.
+    """
+    alt = library("altair")
+    base = alt.Chart(alt.Data(values=[dict(row) for row in rows]))
+    y = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=240))
+    kinds = ["better", "worse", "not distinguishable", "no verdict"]
+    colour = alt.Color("verdict:N", title=None, scale=alt.Scale(domain=kinds, range=[BETTER, WORSE, "#777", "#bbb"]))
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[5, 4], color="#888888").encode(x="zero:Q")
+    reach = base.mark_rule(strokeWidth=2).encode(y=y, x=alt.X("low:Q", title=title), x2="high:Q", color=colour)
+    point = base.mark_point(filled=True, size=60, opacity=1).encode(y=y, x="effect:Q", color=colour)
+    return (zero + reach + point).properties(width=WIDTH, height=max(60, 22 * len(rows)))
+
+
+def outcome_chart(rows: Sequence[Mapping[str, Any]], title: str) -> Any:
+    """Shares of items won, tied and lost, one bar each.
+
+    Args:
+        rows: `name, outcome, share` each; `outcome` is `win`, `tie` or `loss`.
+        title: of the axis.
+    """
+    alt = library("altair")
+    kinds = ["win", "tie", "loss"]
+    values = [{**row, "order": kinds.index(row["outcome"])} for row in rows]
+    colour = alt.Color("outcome:N", title=None, scale=alt.Scale(domain=kinds, range=[BETTER, SAME, WORSE]))
+    bars = (
+        alt.Chart(alt.Data(values=values))
+        .mark_bar()
+        .encode(
+            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=240)),
+            x=alt.X("share:Q", title=title, stack="zero", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
+            color=colour,
+            order="order:Q",
+        )
+    )
+    half = alt.Chart(alt.Data(values=[{"half": 0.5}])).mark_rule(strokeDash=[5, 4], color="#444").encode(x="half:Q")
+    return (bars + half).properties(width=WIDTH, height=max(60, 22 * len({row["name"] for row in rows})))
+
+
+def wheel(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]

@@ -1,0 +1,66 @@
+"""A page that is one file: no scripts, no fonts, nothing fetched; all that the data says is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from tithe.data.outfile import atomic
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>{{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
+h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
+table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
+th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd; vertical-align: top }
+th { font-weight: 600 } .note { color: #555 } svg { max-width: 100%; height: auto }
+.better { color: #1b6e45; font-weight: 600 } .worse { color: #a63d12; font-weight: 600 }
+.scroll { overflow-x: auto } details { margin: .8rem 0 } pre { overflow-x: auto; background: #f5f5f5; padding: .8rem }
+</style></head><body>
+<h1>{{ title }}</h1>
+{% for part in parts %}{% if part.title %}<h2>{{ part.title }}</h2>{% endif %}
+{% for line in part.lines %}<p{% if part.kind %} class="{{ part.kind }}"{% endif %}>{{ line }}</p>
+{% endfor %}{% if part.verdicts %}<ul>{% for kind, line in part.verdicts %}<li class="{{ kind }}">{{ line }}</li>
+{% endfor %}</ul>{% endif %}{% for drawing in part.drawings %}<div class="scroll">{{ drawing | safe }}</div>
+{% endfor %}{% if part.rows %}<div class="scroll"><table><tr>{% for cell in part.rows[0] %}<th>{{ cell }}</th>
+{% endfor %}</tr>{% for row in part.rows[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% endif %}{% if part.text %}<pre>{{ part.text }}</pre>{% endif %}
+{% endfor %}</body></html>
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of a page.
+
+    Args:
+        title: its heading; none where it is empty.
+        lines: paragraphs.
+        kind: class of the paragraphs: `note`, or empty.
+        verdicts: (class, sentence) each.
+        drawings: SVG elements made by us.
+        rows: of a table, the first one its head.
+        text: shown as it is.
+    """
+
+    title: str = ""
+    lines: Sequence[str] = ()
+    kind: str = ""
+    verdicts: Sequence[tuple[str, str]] = ()
+    drawings: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = field(default=())
+    text: str = ""
+
+
+def write_page(path: Path, title: str, parts: Sequence[Part]) -> None:
+    """Write the page, replacing one that is there."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    text = environment.from_string(PAGE).render(title=title, parts=parts)
+    with atomic(path, overwrite=True) as stream:
+        stream.write(text.encode("utf-8", "replace"))
