@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tithe.errors import OutputError, StoreError
 from tithe.run.describe import versions
 from tithe.run.folder import run_folder, write_json
 from tithe.run.talk import Talk
+from tithe.run.tune_folder import (
+    BEGUN,
+    CHECKPOINTS,
+    DONE,
+    begun,
+    clear,
+    demand_ours,
+    demand_same,
+    finished,
+    save,
+)
 from tithe.run.tune_parts import TuneParts
 from tithe.run.tune_settings import TuneSettings
-from tithe.tune.batches import FEW
-from tithe.tune.train import Job, demand_packages, train
+from tithe.run.tune_talk import announce
+from tithe.tune.checkpoints import Checkpoint, last_checkpoint
+from tithe.tune.processes import is_main, meet, wait
+from tithe.tune.train import Job, Trained, demand_packages, train
 
-DONE, BEGUN = "tune.json", "begun.json"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
 
 
@@ -25,8 +38,8 @@ class TuneResult:
     """A trained model, and what is known of it.
 
     Args:
-        folder: where it lies: safetensors, tokenizer, `tune.json`.
-        record: settings, recipe and its digest, counts, steps, losses, seconds.
+        folder: where it lies: safetensors, tokenizer, `tune.json`, `loss.csv`, `loss.svg` and `loss.png`.
+        record: settings, recipe and its digest, counts, steps, losses (nats per token), seconds.
     """
 
     folder: Path
@@ -39,103 +52,102 @@ def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk:
     Args:
         settings: what, on what, and how.
         output: folder of the trained model, or adapter. Where a training with the same settings has ended, its record
-            is given back at once; where one was interrupted, it goes on.
-        overwrite: train anew, whatever is there.
+            is given back at once; where one was interrupted, it goes on from its last checkpoint.
+        overwrite: train anew, whatever training is there.
         talk: who listens.
 
     Raises:
         TitheError: whatever stops it; the folder of a training with other settings stays as it was.
     """
-    parts, talk = TuneParts(settings), talk or Talk()
     demand_packages()
+    parts, talk = TuneParts(settings), talk or Talk()
+    parts.check(output)
     identity = parts.identity()
-    with run_folder(output, "-o") as place:
+    with locked(output) as place:
+        demand_ours(place)
         there = None if overwrite else finished(place)
         if there is not None:
             demand_same(there["identity"], identity, place)
+            talk.say(f"`{output}` holds this training already: nothing to do")
             return TuneResult(output, there)
-        record = trained(parts, place, identity, talk)
+        checkpoint = None if overwrite else begun_before(place, parts, identity)
+        announce(parts, checkpoint, talk)
+        meet(parts.device.type)
+        wait()  # all have looked; from here on the folder changes
+        if is_main():
+            clear(place, keep=checkpoint)
+            write_json(place / BEGUN, identity | {"devices": parts.batches.devices})
+        record = trained(parts, place, checkpoint, talk) | {"identity": identity}
+        if is_main():
+            write_json(place / DONE, record)
+            shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+            (place / BEGUN).unlink()
+        wait()
     return TuneResult(output, record)
 
 
-def trained(parts: TuneParts, place: Path, identity: dict[str, Any], talk: Talk) -> dict[str, Any]:
-    """Train, save, and write the record, which comes last."""
-    found, batches, steps = parts.rows, parts.batches, parts.steps
-    for reason, n in found.left_out.items():
-        talk.say(f"left out, {n:,}: {reason}")
-    if found.truncated_responses or found.truncated_prompts:
-        talk.say(
-            f"cut at max length {parts.recipe.max_length}: {found.truncated_responses:,} responses "
-            f"({found.response_tokens_cut:,} tokens), {found.truncated_prompts:,} prompts"
-        )
-    talk.say(
-        f"training {parts.source.name} on {len(found.rows):,} examples, {parts.recipe.name}: {steps:,} optimiser steps "
-        f"of {batches.step} ({batches.devices} x {batches.each} x {batches.passes}) on {parts.device}"
-    )
-    if steps < FEW:
-        talk.say(f"note: {steps} optimiser steps are few: the model will hardly move; a smaller batch makes more")
-    talk.expect(sum(len(parts.order.taken(step)) for step in range(1, steps + 1)))
+@contextmanager
+def locked(output: Path) -> Iterator[Path]:
+    """The folder, locked by the main process for all of them."""
+    if is_main():
+        with run_folder(output, "-o") as place:
+            yield place
+    else:
+        yield output
+
+
+def begun_before(place: Path, parts: TuneParts, identity: dict[str, Any]) -> Checkpoint | None:
+    """Where an interrupted training stood; None where there was none, or it had made no checkpoint.
+
+    Raises:
+        OutputError: another training was begun here.
+    """
+    there = begun(place)
+    if there is None:
+        return None
+    demand_same(there, identity | {"devices": parts.batches.devices}, place, began=True)
+    return last_checkpoint(place / CHECKPOINTS)
+
+
+def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: Talk) -> dict[str, Any]:
+    """Train and save; the record of it."""
+    before = checkpoint.step if checkpoint else 0
+    talk.expect(sum(len(parts.order.taken(step)) for step in range(before + 1, parts.steps + 1)))
     job = Job(
         model=parts.model(),
         tokenizer=parts.tokenizer,
-        rows=found.rows,
+        rows=parts.sequences,
         recipe=parts.recipe,
-        batches=batches,
-        steps=steps,
+        batches=parts.batches,
         seed=parts.settings.seed,
         device=parts.device.type,
-        place=place / "checkpoints",
+        place=place / CHECKPOINTS,
         progress=talk.progress,
+        resume=checkpoint,
     )
     try:
         done = train(job)
     finally:
         talk.done()
     parts.watch.check()
-    done.model.save_pretrained(str(place))
-    parts.tokenizer.save_pretrained(str(place))
-    record = {
-        **parts.describe(),
-        "identity": identity,
-        "versions": dict(versions(LIBRARIES)),
-        "counts": found.counts(),
-        "steps": steps,
-        "losses": done.losses,
-        "seconds": round(done.seconds, 2),
-        "tokens": done.tokens,
-        "tokens_per_second": round(done.tokens / done.seconds, 1) if done.seconds else None,
-    }
-    write_json(place / DONE, record)
+    record = describe(parts, done)
+    if is_main():
+        save(place, parts, done, talk)
     return record
 
 
-def finished(place: Path) -> dict[str, Any] | None:
-    """The record of a training that ended here; None where none did."""
-    try:
-        text = (place / DONE).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise OutputError(f"cannot read `{place / DONE}`: {error.strerror}") from error
-    try:
-        record = json.loads(text)
-        assert isinstance(record["identity"], dict)
-    except (ValueError, KeyError, TypeError, AssertionError):
-        raise StoreError(
-            f"`{place / DONE}` is not the record of a training", hint="name another folder, or `--overwrite`"
-        ) from None
-    return dict(record)
-
-
-def demand_same(there: dict[str, Any], here: dict[str, Any], place: Path) -> None:
-    """Refuse a folder in which something else was trained.
-
-    Raises:
-        OutputError: naming the first difference, with both values.
-    """
-    name = next((name for name in {**here, **there} if there.get(name) != here.get(name)), None)
-    if name is not None:
-        raise OutputError(
-            f"`{place}` holds a training with {name} `{there.get(name)}`, not `{here.get(name)}`",
-            hint="name another folder, or train anew with `--overwrite`",
-        )
+def describe(parts: TuneParts, done: Trained) -> dict[str, Any]:
+    """What the model depends on, and how the training went."""
+    tokens = sum(int(parts.order.lengths[parts.order.taken(step)].sum()) for step in range(1, parts.steps + 1))
+    return {
+        **parts.describe(),
+        "versions": dict(versions(LIBRARIES)),
+        "counts": parts.rows.counts(),
+        "steps": parts.steps,
+        "losses": done.losses,
+        "learning_rates": done.learning_rates,
+        "seconds": round(done.seconds, 2),
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / done.seconds, 1) if done.seconds else None,
+        "logits": "of response tokens alone" if done.narrow else "as TRL computes them",
+    }

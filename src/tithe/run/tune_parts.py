@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.data.files import Dataset, open_dataset
 from tithe.data.render import Renderer, RenderSettings, make_renderer
-from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
-from tithe.errors import DataError, SettingsError
+from tithe.engine.sources import BUNDLED, ModelSource, context_window, find_model, fingerprint, load_tokenizer
+from tithe.errors import DataError, OutputError, SettingsError
 from tithe.run.pool import named_dataset
 from tithe.run.tune_settings import TuneSettings
 from tithe.run.watch import Watch
 from tithe.tune.batches import Batches, StepOrder, lay_out, steps_in_all
+from tithe.tune.processes import devices
 from tithe.tune.recipe import LAYOUT, Recipe
-from tithe.tune.rows import TrainRows, read_rows
-from tithe.tune.train import devices
+from tithe.tune.rows import TrainRow, TrainRows, read_rows
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +38,26 @@ class TuneParts:
     @cached_property
     def recipe(self) -> Recipe:
         """The recipe as this device carries it out."""
-        if self.asked.bf16 is not None:
-            return self.asked
+        bf16, dtype = self.asked.bf16, self.asked.dtype
+        good = self.device.type == "cuda" and self.multiplies_bf16
+        if dtype == "auto":
+            dtype = "bf16" if self.asked.use_peft and good else "fp32"
+        return self.asked.model_copy(update={"bf16": good if bf16 is None else bf16, "dtype": dtype})
+
+    @property
+    def multiplies_bf16(self) -> bool:
+        """Whether the device does, and not by way of fp32."""
         from tithe.engine.model import choose_dtype, dtype_name
 
-        mixed = self.device.type == "cuda" and dtype_name(choose_dtype("auto", self.device)) == "bf16"
-        return self.asked.model_copy(update={"bf16": mixed})
+        return dtype_name(choose_dtype("auto", self.device)) == "bf16"
+
+    def check(self, output: Path) -> None:
+        """Raise what can be known to be wrong before data is read."""
+        assert self.recipe and self.batches
+        if self.source.folder.resolve() == output.resolve():
+            raise OutputError(f"the output `{output}` is the model itself", hint="name another folder with `-o`")
+        if Path(self.settings.dataset).expanduser().resolve() == output.resolve():
+            raise OutputError(f"the output `{output}` is the data set itself", hint="name another folder with `-o`")
 
     @cached_property
     def device(self) -> torch.device:
@@ -114,18 +128,30 @@ class TuneParts:
         return lay_out(self.asked, devices(), self.device.type)
 
     @cached_property
+    def sequences(self) -> list[TrainRow]:
+        """What a batch is made of: the examples, or rows of several."""
+        if not self.asked.packing:
+            return self.rows.rows
+        from tithe.tune.packing import packed
+
+        return packed(self.rows.rows, self.asked.max_length)
+
+    @cached_property
     def steps(self) -> int:
-        return steps_in_all(len(self.rows.rows), self.asked)
+        return steps_in_all(len(self.sequences), self.asked)
 
     @cached_property
     def order(self) -> StepOrder:
-        return StepOrder([len(row.ids) for row in self.rows.rows], self.batches, self.settings.seed)
+        return StepOrder([len(row.ids) for row in self.sequences], self.batches, self.settings.seed)
 
     def model(self) -> Any:
         """The model to be trained, all of it from its files."""
         from tithe.engine.model import DTYPES, read_weights
 
-        return read_weights(self.source, DTYPES[self.recipe.dtype], self.settings.trust_remote_code)
+        model = read_weights(self.source, DTYPES[self.recipe.dtype], self.settings.trust_remote_code)
+        if self.recipe.use_peft:  # what an adapter's file will call its base
+            model.name_or_path = model.config._name_or_path = base_name(self.source)
+        return model
 
     def identity(self) -> dict[str, Any]:
         """What makes two trainings the same, flat, by the names that users know."""
@@ -148,14 +174,15 @@ class TuneParts:
             "settings": self.settings.model_dump(mode="json"),
             "recipe": self.recipe.model_dump(mode="json"),
             "recipe_digest": self.recipe.digest(),
-            "batches": {
-                "step": self.batches.step,
-                "devices": self.batches.devices,
-                "per_device": self.batches.each,
-                "passes": self.batches.passes,
-            },
+            "batches": {**asdict(self.batches), "passes": self.batches.passes},
             "device": str(self.device),
             "dataset": data,
             "template": self.renderer.describe(),
             "model": {"name": self.source.name, "folder": str(self.source.folder), "fingerprint": self.fingerprint},
         }
+
+
+def base_name(source: ModelSource) -> str:
+    """Under which an adapter will find its base model: its bundled name, hub id or folder."""
+    named = source.name in BUNDLED or source.revision is not None
+    return source.name if named else str(source.folder)

@@ -104,6 +104,7 @@ class StepOrder:
     def __init__(self, lengths: Sequence[int], batches: Batches, seed: int, blank: int | None = None) -> None:
         self.lengths, self.batches, self.seed, self.blank = np.asarray(lengths), batches, seed, blank
         self.epoch = 0
+        self.known: tuple[int, list[Places]] = (-1, [])
 
     def __len__(self) -> int:
         return len(self.lengths) + self.filling
@@ -121,8 +122,12 @@ class StepOrder:
 
     def steps(self, epoch: int) -> list[Places]:
         """Places of the examples that each optimiser step of an epoch takes."""
+        if self.known[0] == epoch:
+            return self.known[1]
         drawn = np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
-        return [drawn[begin : begin + self.batches.step] for begin in range(0, len(drawn), self.batches.step)]
+        steps = [drawn[begin : begin + self.batches.step] for begin in range(0, len(drawn), self.batches.step)]
+        self.known = epoch, steps
+        return steps
 
     def taken(self, step: int) -> Places:
         """Places of the examples that optimiser step number `step` took, counted from 1 over all epochs."""

@@ -39,7 +39,8 @@ class Recipe(BaseModel):
         max_length: tokens of a sequence; what gives way is said by `truncation` of the run.
         packing: several examples in a row of `max_length` tokens; a batch counts rows then.
         gradient_checkpointing: compute activations twice instead of keeping them.
-        dtype: of the weights in memory: `fp32`, `bf16` or `fp16`.
+        dtype: of the weights in memory: `fp32`, `bf16`, or `auto`, which takes bf16 for those that an adapter leaves as
+            they are on a GPU, else fp32.
         bf16: multiply in bf16 with weights in `dtype` (mixed precision); None does where a GPU can.
         save_steps: optimiser steps between checkpoints; 0 makes none, None makes one every ten minutes.
         use_peft: train a LoRA adapter instead of all weights.
@@ -68,7 +69,7 @@ class Recipe(BaseModel):
     max_length: int = 512
     packing: bool = False
     gradient_checkpointing: bool = False
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
     bf16: bool | None = None
     save_steps: int | None = None
     use_peft: bool = False
@@ -142,10 +143,10 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def possible(self) -> Self:
-        if self.dtype == "fp16" and not self.use_peft:
+        if self.dtype == "bf16" and not self.use_peft:
             raise SettingsError(
-                "`dtype` cannot be `fp16` where all weights are trained: small steps would be rounded away",
-                hint="`fp32`, with `bf16: true` for the multiplications",
+                "`dtype` cannot be `bf16` where all weights are trained: small steps would be rounded away",
+                hint="`dtype: fp32` and `bf16: true` keep weights whole and multiply in bf16",
             )
         if self.save_steps is not None and self.save_steps < 0:
             raise SettingsError(f"`save_steps` cannot be `{self.save_steps}`: it must be 0 or more")
@@ -190,7 +191,6 @@ RECIPES: Mapping[str, Recipe] = {
             learning_rate=5e-5,
             max_length=2048,
             bf16=True,
-            dtype="bf16",
             use_peft=True,
             lora_r=16,
             lora_alpha=8,

@@ -25,16 +25,20 @@ class TrainRow:
         id: of the example.
         ids: all that the model reads.
         first: place of the first token that a loss is taken of.
+        parts: lengths of the examples, where several stand in one row.
+        marked: labels of such a row.
     """
 
     id: str
     ids: list[int]
     first: int
+    parts: tuple[int, ...] = ()
+    marked: tuple[int, ...] = ()
 
     @property
     def labels(self) -> list[int]:
         """The ids of the response; -100 before it."""
-        return [UNREAD] * self.first + self.ids[self.first :]
+        return list(self.marked) if self.parts else [UNREAD] * self.first + self.ids[self.first :]
 
 
 @dataclass

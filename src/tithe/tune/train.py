@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
-import os
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.errors import MissingExtraError, SettingsError
+from tithe.errors import MissingExtraError
 from tithe.tune.batches import Batches, StepOrder
+from tithe.tune.checkpoints import Checkpoint
+from tithe.tune.lora import adapter
 from tithe.tune.recipe import Recipe
 from tithe.tune.rows import UNREAD, TrainRow
 
@@ -28,16 +29,16 @@ class Job:
     """What is trained, on what, and who listens.
 
     Args:
-        model: a causal language model in fp32, or in the recipe's dtype.
+        model: a causal language model, in the recipe's dtype.
         tokenizer: its own.
-        rows: the examples.
-        recipe: the settings.
+        rows: the sequences.
+        recipe: the settings; `bf16` and `dtype` decided.
         batches: their layout.
-        steps: optimiser steps in all.
         seed: of the order, the adapter's first weights and dropout.
         device: `cpu`, `cuda` or `mps`.
         place: folder for checkpoints.
-        progress: is told after every step how many examples it took, and the tokens read so far.
+        progress: is told after every step how many sequences it took, and the tokens read so far.
+        resume: the checkpoint to go on from.
     """
 
     model: Any
@@ -45,35 +46,39 @@ class Job:
     rows: Sequence[TrainRow]
     recipe: Recipe
     batches: Batches
-    steps: int
     seed: int
     device: str
     place: Path
-    progress: Callable[[int, int], None] = lambda examples, tokens: None
-    resume: Path | None = None
+    progress: Callable[[int, int], None] = lambda sequences, tokens: None
+    resume: Checkpoint | None = None
+
+    @property
+    def order(self) -> StepOrder:
+        blank = len(self.rows) if self.batches.devices > 1 else None
+        return StepOrder([len(row.ids) for row in self.rows], self.batches, self.seed, blank)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trained:
     """A trained model, and how the training went.
 
     Args:
         model: the model, or its adapter's wrapping.
-        losses: mean NLL of the response tokens of every optimiser step, before that step, nats per token.
+        losses: mean NLL of the response tokens of every optimiser step, before that step; nats per token.
         learning_rates: of every step.
-        seconds: of the training alone.
-        tokens: read by the model, prompts included.
+        seconds: of the training alone, over all processes that went on with it.
+        narrow: whether logits were computed for response tokens alone.
     """
 
     model: Any
-    losses: list[float] = field(default_factory=list)
-    learning_rates: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    tokens: int = 0
+    losses: list[float]
+    learning_rates: list[float]
+    seconds: float
+    narrow: bool
 
 
 def demand_packages() -> None:
-    """Whether the extra is installed; looks before anything is read.
+    """Whether the extra is installed; looked at before anything is read.
 
     Raises:
         MissingExtraError: a package of it is not there.
@@ -89,32 +94,40 @@ def train(job: Job) -> Trained:
     """Train a model.
 
     Raises:
-        ModelError: the loss is not a number at some step.
-        SettingsError: what PEFT or TRL do not allow.
+        ModelError: the loss or the gradient of a step is not a number.
+        SettingsError: what PEFT, TRL or the model's attention do not allow.
     """
-    from tithe.tune.trainer import ResponseTrainer, head_is_true
+    from tithe.tune.head import agrees
+    from tithe.tune.listener import Listener
+    from tithe.tune.trainer import ResponseTrainer
 
+    config, generation = copy.deepcopy(job.model.config), copy.deepcopy(job.model.generation_config)
+    base = job.model
     with quiet():
-        trainer = ResponseTrainer(
+        trainer: Any = ResponseTrainer(
             model=job.model,
             args=arguments(job),
             train_dataset=dataset_of(job),
-            processing_class=job.tokenizer,
-            data_collator=collator(job.tokenizer),
-            peft_config=adapter(job),
-            order=order_of(job),
+            processing_class=copy.deepcopy(job.tokenizer),  # which a trainer changes
+            data_collator=None if job.recipe.packing else collator(job.tokenizer),
+            peft_config=adapter(job.model, job.recipe),
+            order=job.order,
         )
-        if trainer.narrow and not head_is_true(trainer.model, job.rows[0].ids, job.rows[0].first):
-            trainer.narrow = False
-        log = add_listener(trainer, job)
-        began = time.monotonic()
-        trainer.train(resume_from_checkpoint=str(job.resume) if job.resume else None)
-    return Trained(trainer.model, log.losses, log.learning_rates, time.monotonic() - began, log.tokens)
-
-
-def order_of(job: Job) -> StepOrder:
-    blank = len(job.rows) if job.batches.devices > 1 else None
-    return StepOrder([len(row.ids) for row in job.rows], job.batches, job.seed, blank)
+        first = batch_of(trainer, [0])
+        trainer.model.eval()
+        trainer.narrow = trainer.narrow and agrees(trainer.model, first)
+        if job.recipe.packing:
+            demand_boundaries(trainer, job.rows)
+        listener = Listener(
+            trainer.order, job.recipe.save_steps, job.resume.seconds if job.resume else 0.0, job.progress
+        )
+        silence(trainer)
+        trainer.add_callback(listener)
+        trainer.train(resume_from_checkpoint=str(job.resume.folder) if job.resume else None)
+    base.config, base.generation_config = config, generation  # a trainer writes its tokens into them
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    losses, rates = [float(one["loss"]) for one in steps], [float(one["learning_rate"]) for one in steps]
+    return Trained(trainer.accelerator.unwrap_model(trainer.model), losses, rates, listener.seconds, trainer.narrow)
 
 
 def dataset_of(job: Job) -> Any:
@@ -122,10 +135,20 @@ def dataset_of(job: Job) -> Any:
     from datasets import Dataset
 
     columns = {"input_ids": [row.ids for row in job.rows], "labels": [row.labels for row in job.rows]}
+    if job.recipe.packing:
+        columns["seq_lengths"] = [list(row.parts) for row in job.rows]
     if job.batches.devices > 1:
         columns["input_ids"].append(job.rows[0].ids[:2])
         columns["labels"].append([UNREAD] * 2)
+        if job.recipe.packing:
+            columns["seq_lengths"].append([2])
     return Dataset.from_dict(columns)
+
+
+def batch_of(trainer: Any, places: Sequence[int]) -> dict[str, Any]:
+    """Some rows as the model will get them."""
+    batch = trainer.data_collator([trainer.train_dataset[place] for place in places])
+    return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
 def collator(tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -138,7 +161,7 @@ def collator(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 def arguments(job: Job) -> Any:
     """The recipe in TRL's words."""
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
     recipe, batches = job.recipe, job.batches
     return SFTConfig(
@@ -156,12 +179,14 @@ def arguments(job: Job) -> Any:
         adam_epsilon=recipe.adam_epsilon,
         max_grad_norm=recipe.max_grad_norm,
         max_length=recipe.max_length,
+        packing=recipe.packing,
         gradient_checkpointing=recipe.gradient_checkpointing,
         bf16=bool(recipe.bf16),
         use_cpu=job.device == "cpu",
         seed=job.seed,
         data_seed=job.seed,
-        save_strategy="no",
+        save_strategy="no",  # ours says when
+        save_total_limit=2,  # the one before is there until the new one is whole
         eval_strategy="no",
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -170,38 +195,24 @@ def arguments(job: Job) -> Any:
         disable_tqdm=True,
         dataloader_num_workers=0,
         dataloader_pin_memory=job.device == "cuda",
-        remove_unused_columns=True,
+        ddp_find_unused_parameters=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
 
 
-def adapter(job: Job) -> Any:
-    """The LoRA adapter's settings in PEFT's words; None where all weights are trained."""
-    if not job.recipe.use_peft:
-        return None
-    from peft import LoraConfig
-
-    names = job.recipe.lora_target_modules
-    return LoraConfig(
-        r=job.recipe.lora_r,
-        lora_alpha=job.recipe.lora_alpha,
-        lora_dropout=job.recipe.lora_dropout,
-        target_modules=list(names) if names else "all-linear",
-        task_type="CAUSAL_LM",
-    )
-
-
-def add_listener(trainer: Any, job: Job) -> Any:
-    """Put our ear in TRL's place: losses and progress, nothing on stdout."""
+def silence(trainer: Any) -> None:
+    """Take away what prints to stdout."""
     from transformers import PrinterCallback, ProgressCallback
-
-    from tithe.tune.listener import Listener
 
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    listener = Listener(trainer.order, job.progress)
-    trainer.add_callback(listener)
-    return listener
+
+
+def demand_boundaries(trainer: Any, rows: Sequence[TrainRow]) -> None:
+    """Refuse packing where one example would be read with another before it."""
+    from tithe.tune.packing import demand_boundaries as check
+
+    check(trainer, rows)
 
 
 @contextmanager
@@ -210,8 +221,9 @@ def quiet() -> Iterator[None]:
     import datasets
     import transformers
 
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+    logs: Any = transformers.logging
+    level = logs.get_verbosity()
+    logs.set_verbosity_error()
     datasets.disable_progress_bars()
     try:
         with warnings.catch_warnings():
@@ -219,17 +231,5 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", category=FutureWarning)
             yield
     finally:
-        transformers.logging.set_verbosity(level)
+        logs.set_verbosity(level)
         datasets.enable_progress_bars()
-
-
-def devices() -> int:
-    """Processes that `accelerate launch` or `torchrun` started for this training.
-
-    Raises:
-        SettingsError: their number is not one.
-    """
-    given = os.environ.get("WORLD_SIZE", "1")
-    if not given.isdigit() or int(given) < 1:
-        raise SettingsError(f"the environment variable WORLD_SIZE is `{given}`", hint="a launcher sets it to a number")
-    return int(given)
