@@ -1,0 +1,153 @@
+"""Fine-tune a model on a data set: from settings to a folder that can be loaded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tithe.run.describe import versions
+from tithe.run.folder import run_folder, write_json
+from tithe.run.talk import Talk
+from tithe.run.tune_folder import (
+    BEGUN,
+    CHECKPOINTS,
+    DONE,
+    begun,
+    clear,
+    demand_ours,
+    demand_same,
+    finished,
+    save,
+)
+from tithe.run.tune_parts import TuneParts
+from tithe.run.tune_settings import TuneSettings
+from tithe.run.tune_talk import announce
+from tithe.tune.checkpoints import Checkpoint, last_checkpoint
+from tithe.tune.processes import is_main, meet, wait
+from tithe.tune.train import Job, Trained, demand_packages, train
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A trained model, and what is known of it.
+
+    Args:
+        folder: where it lies: safetensors, tokenizer, `tune.json`, `loss.csv`, `loss.svg` and `loss.png`.
+        record: settings, recipe and its digest, counts, steps, losses (nats per token), seconds.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+
+
+def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk: Talk | None = None) -> TuneResult:
+    """Fine-tune a model on the responses of a data set.
+
+    Args:
+        settings: what, on what, and how.
+        output: folder of the trained model, or adapter. Where a training with the same settings has ended, its record
+            is given back at once; where one was interrupted, it goes on from its last checkpoint.
+        overwrite: train anew, whatever training is there.
+        talk: who listens.
+
+    Raises:
+        TitheError: whatever stops it; the folder of a training with other settings stays as it was.
+    """
+    demand_packages()
+    parts, talk = TuneParts(settings), talk or Talk()
+    parts.check(output)
+    identity = parts.identity()
+    with locked(output) as place:
+        demand_ours(place)
+        there = None if overwrite else finished(place)
+        if there is not None:
+            demand_same(there["identity"], identity, place)
+            talk.say(f"`{output}` holds this training already: nothing to do")
+            return TuneResult(output, there)
+        checkpoint = None if overwrite else begun_before(place, parts, identity)
+        announce(parts, checkpoint, talk)
+        meet(parts.device.type)
+        wait()  # all have looked; from here on the folder changes
+        if is_main():
+            clear(place, keep=checkpoint)
+            write_json(place / BEGUN, identity | {"devices": parts.batches.devices})
+        record = trained(parts, place, checkpoint, talk) | {"identity": identity}
+        if is_main():
+            write_json(place / DONE, record)
+            shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+            (place / BEGUN).unlink()
+        wait()
+    return TuneResult(output, record)
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[Path]:
+    """The folder, locked by the main process for all of them."""
+    if is_main():
+        with run_folder(output, "-o") as place:
+            yield place
+    else:
+        yield output
+
+
+def begun_before(place: Path, parts: TuneParts, identity: dict[str, Any]) -> Checkpoint | None:
+    """Where an interrupted training stood; None where there was none, or it had made no checkpoint.
+
+    Raises:
+        OutputError: another training was begun here.
+    """
+    there = begun(place)
+    if there is None:
+        return None
+    demand_same(there, identity | {"devices": parts.batches.devices}, place, began=True)
+    return last_checkpoint(place / CHECKPOINTS)
+
+
+def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: Talk) -> dict[str, Any]:
+    """Train and save; the record of it."""
+    before = checkpoint.step if checkpoint else 0
+    talk.expect(sum(len(parts.order.taken(step)) for step in range(before + 1, parts.steps + 1)))
+    job = Job(
+        model=parts.model(),
+        tokenizer=parts.tokenizer,
+        rows=parts.sequences,
+        recipe=parts.recipe,
+        batches=parts.batches,
+        seed=parts.settings.seed,
+        device=parts.device.type,
+        place=place / CHECKPOINTS,
+        progress=talk.progress,
+        resume=checkpoint,
+    )
+    try:
+        done = train(job)
+    finally:
+        talk.done()
+    parts.watch.check()
+    record = describe(parts, done)
+    if is_main():
+        save(place, parts, done, talk)
+    return record
+
+
+def describe(parts: TuneParts, done: Trained) -> dict[str, Any]:
+    """What the model depends on, and how the training went."""
+    tokens = sum(int(parts.order.lengths[parts.order.taken(step)].sum()) for step in range(1, parts.steps + 1))
+    return {
+        **parts.describe(),
+        "versions": dict(versions(LIBRARIES)),
+        "counts": parts.rows.counts(),
+        "steps": parts.steps,
+        "losses": done.losses,
+        "learning_rates": done.learning_rates,
+        "seconds": round(done.seconds, 2),
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / done.seconds, 1) if done.seconds else None,
+        "logits": "of response tokens alone" if done.narrow else "as TRL computes them",
+    }

@@ -1,0 +1,35 @@
+"""What a training says before it begins."""
+
+from __future__ import annotations
+
+from tithe.run.talk import Talk
+from tithe.run.tune_parts import TuneParts
+from tithe.tune.batches import FEW
+from tithe.tune.checkpoints import Checkpoint
+
+
+def announce(parts: TuneParts, checkpoint: Checkpoint | None, talk: Talk) -> None:
+    """What is trained, on what, on which device, and in how many steps."""
+    found, recipe, batches = parts.rows, parts.recipe, parts.batches
+    for reason, n in found.left_out.items():
+        talk.say(f"left out, {n:,}: {reason}")
+    if found.truncated_responses or found.truncated_prompts:
+        talk.say(
+            f"cut at max length {recipe.max_length}: {found.truncated_responses:,} responses "
+            f"({found.response_tokens_cut:,} tokens), {found.truncated_prompts:,} prompts"
+        )
+    what = f"a LoRA adapter of {parts.source.name}" if recipe.use_peft else f"all weights of {parts.source.name}"
+    dtype = recipe.dtype + (", multiplied in bf16" if recipe.bf16 and recipe.dtype != "bf16" else "")
+    talk.say(f"training {what} in {dtype} on {parts.device}, recipe `{recipe.name}`, on {len(found.rows):,} examples")
+    packed = f" rows of {len(parts.sequences):,}" if recipe.packing else ""
+    layout = f"{batches.devices} device{'s' * (batches.devices > 1)} x {batches.each} x {batches.passes} passes"
+    talk.say(f"{parts.steps:,} optimiser steps, each of {batches.step}{packed} ({layout})")
+    if parts.steps < FEW:
+        talk.say(
+            f"note: {parts.steps} optimiser steps are few, warm-up and decay included: the model may hardly move; "
+            f"`--train-batch-size {max(1, batches.step // 4)}` makes about {parts.steps * 4}"
+        )
+    if recipe.bf16 and parts.device.type == "cpu" and not parts.multiplies_bf16:
+        talk.say("note: this CPU does not multiply in bf16, fp32 is faster here: `--no-bf16`")
+    if checkpoint is not None:
+        talk.say(f"goes on from the checkpoint after step {checkpoint.step}")

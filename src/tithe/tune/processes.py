@@ -1,0 +1,51 @@
+"""The processes of one training: how many a launcher started, which one this is, waiting for each other."""
+
+from __future__ import annotations
+
+import os
+
+from tithe.errors import SettingsError
+
+
+def devices() -> int:
+    """Processes that `accelerate launch` or `torchrun` started for this training; each has a device.
+
+    Raises:
+        SettingsError: the launcher's variable is no number.
+    """
+    given = os.environ.get("WORLD_SIZE", "1")
+    if not given.isdigit() or int(given) < 1:
+        raise SettingsError(f"the environment variable WORLD_SIZE is `{given}`", hint="a launcher sets it to a number")
+    return int(given)
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and talks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def meet(device: str) -> None:
+    """Connect the processes, before any waits for another."""
+    if devices() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=device == "cpu")
+
+
+def wait() -> None:
+    """Go on when all have come here."""
+    if devices() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def agreed(wanted: bool) -> bool:
+    """What the main process says; clocks differ."""
+    if devices() == 1:
+        return wanted
+    from accelerate.utils import broadcast_object_list
+
+    said = [wanted]
+    broadcast_object_list(said)
+    return said[0]

@@ -1,0 +1,229 @@
+"""How a model is trained: settings with TRL's names, and the batch that an optimiser step takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from tithe.errors import SettingsError, did_you_mean
+
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+# How the work is laid out: the same examples stand in the same optimiser step, whatever these are.
+LAYOUT = ("name", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "save_steps")
+LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+
+
+class Recipe(BaseModel):
+    """Settings of a training, by TRL's names; a batch of `train_batch_size` on one device as on eight.
+
+    Args:
+        name: what it is called.
+        train_batch_size: sequences that an optimiser step takes, over all devices and micro-batches.
+        per_device_train_batch_size: sequences of one forward pass; None takes what the device holds well. It does not
+            change the result: the loss is a mean over all response tokens of an optimiser step.
+        gradient_accumulation_steps: forward passes of an optimiser step; None follows from the two and the devices.
+        learning_rate: of AdamW, at its highest.
+        num_train_epochs: passes over the data.
+        max_steps: optimiser steps, whatever the epochs; -1 goes by the epochs.
+        warmup_ratio: share of the steps in which the learning rate rises.
+        lr_scheduler_type: how it falls afterwards.
+        weight_decay: of AdamW; not of biases and norms.
+        adam_beta1: of AdamW.
+        adam_beta2: of AdamW.
+        adam_epsilon: of AdamW.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        max_length: tokens of a sequence; what gives way is said by `truncation` of the run.
+        packing: several examples in a row of `max_length` tokens; a batch counts rows then.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        dtype: of the weights in memory: `fp32`, `bf16`, or `auto`, which takes bf16 for those that an adapter leaves as
+            they are on a GPU, else fp32.
+        bf16: multiply in bf16 with weights in `dtype` (mixed precision); None does where a GPU can.
+        save_steps: optimiser steps between checkpoints; 0 makes none, None makes one every ten minutes.
+        use_peft: train a LoRA adapter instead of all weights.
+        lora_r: rank of the adapter.
+        lora_alpha: its scale, over `lora_r`.
+        lora_dropout: on its input.
+        lora_target_modules: modules that get one; None takes all linear ones but the output head.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "custom"
+    train_batch_size: int = 128
+    per_device_train_batch_size: int | None = None
+    gradient_accumulation_steps: int | None = None
+    learning_rate: float = 2e-5
+    num_train_epochs: float = 3.0
+    max_steps: int = -1
+    warmup_ratio: float = 0.03
+    lr_scheduler_type: Schedule = "cosine"
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    max_length: int = 512
+    packing: bool = False
+    gradient_checkpointing: bool = False
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    bf16: bool | None = None
+    save_steps: int | None = None
+    use_peft: bool = False
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    lora_target_modules: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str = "the recipe") -> Self:
+        """Check values and build the recipe.
+
+        Args:
+            values: by name.
+            where: what holds them, for messages.
+
+        Raises:
+            SettingsError: an unknown key, with a suggestion, or a value that cannot be, with what was given.
+        """
+        for key in values:
+            if key not in cls.model_fields:
+                raise SettingsError(f"{where} has an unknown key `{key}`", hint=did_you_mean(key, cls.model_fields))
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise wrong_value(error, where) from None
+
+    @field_validator("lora_target_modules", mode="before")
+    @classmethod
+    def one_module(cls, value: Any) -> Any:
+        """`"q_proj,v_proj"` is two modules."""
+        texts = (value,) if isinstance(value, str) else value
+        if texts is None or not all(isinstance(text, str) for text in texts):
+            return value
+        return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+
+    @field_validator("train_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "lora_r")
+    @classmethod
+    def at_least_one(cls, value: int | None) -> int | None:
+        if value is not None and value < 1:
+            raise ValueError("it must be at least 1")
+        return value
+
+    @field_validator("max_length")
+    @classmethod
+    def room(cls, value: int) -> int:
+        if value < 2:
+            raise ValueError("a token is predicted from one before it: it must be at least 2")
+        return value
+
+    @field_validator("learning_rate", "lora_alpha", "adam_epsilon")
+    @classmethod
+    def above_zero(cls, value: float) -> float:
+        if not 0 < value < float("inf"):
+            raise ValueError("it must be above 0")
+        return value
+
+    @field_validator("num_train_epochs", "weight_decay", "max_grad_norm")
+    @classmethod
+    def not_negative(cls, value: float) -> float:
+        if not 0 <= value < float("inf"):
+            raise ValueError("it must be 0 or more")
+        return value
+
+    @field_validator("warmup_ratio", "adam_beta1", "adam_beta2", "lora_dropout")
+    @classmethod
+    def share(cls, value: float) -> float:
+        if not 0 <= value < 1:
+            raise ValueError("it must be at least 0 and below 1")
+        return value
+
+    @model_validator(mode="after")
+    def possible(self) -> Self:
+        if self.dtype == "bf16" and not self.use_peft:
+            raise SettingsError(
+                "`dtype` cannot be `bf16` where all weights are trained: small steps would be rounded away",
+                hint="`dtype: fp32` and `bf16: true` keep weights whole and multiply in bf16",
+            )
+        if self.save_steps is not None and self.save_steps < 0:
+            raise SettingsError(f"`save_steps` cannot be `{self.save_steps}`: it must be 0 or more")
+        return self
+
+    def digest(self) -> str:
+        """16 hex digits of everything that affects the result; the same recipe has the same, whatever its name."""
+        return hashlib.blake2b(json.dumps(self.matters(), sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    def matters(self) -> dict[str, Any]:
+        """What affects the result: not how the work is laid out, nor LoRA's settings where there is none."""
+        unread = LAYOUT if self.use_peft else (*LAYOUT, *LORA)
+        values = self.model_dump(mode="json", exclude=set(unread))
+        if self.max_steps > 0:
+            del values["num_train_epochs"]  # nothing reads it
+        return values
+
+
+def wrong_value(error: ValidationError, where: str) -> SettingsError:
+    """One sentence for a value that cannot be."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"]) or "settings"
+    given = first.get("input")
+    if first["type"] == "literal_error":
+        return SettingsError(f"`{name}` of {where} cannot be `{given}`", hint=did_you_mean(str(given), choices(name)))
+    return SettingsError(f"`{name}` of {where} cannot be `{given}`: {first['msg'].removeprefix('Value error, ')}")
+
+
+def choices(name: str) -> list[str]:
+    return [str(one) for one in get_args(Recipe.model_fields[name].annotation)]
+
+
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        # Taori et al. 2023, as the IFD and Superfiltering papers take it over
+        Recipe(name="alpaca"),
+        # The CPQS paper's adapter
+        Recipe(
+            name="cpqs-lora",
+            train_batch_size=16,
+            learning_rate=5e-5,
+            max_length=2048,
+            bf16=True,
+            use_peft=True,
+            lora_r=16,
+            lora_alpha=8,
+        ),
+        # IFD's brief experience: Li et al. 2024, arXiv 2308.12032, section 2.1
+        Recipe(name="warmup", num_train_epochs=1.0),
+    )
+}
+
+
+def named_recipe(name: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise SettingsError(f"no recipe `{name}`, and no such file", hint=did_you_mean(name, RECIPES))
+    return RECIPES[name]
+
+
+def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from a mapping; `extends` names one to start from.
+
+    Raises:
+        SettingsError: an unknown key or name, or a value that cannot be.
+    """
+    values = dict(values)
+    base = values.pop("extends", None)
+    start = {} if base is None else named_recipe(str(base)).model_dump()
+    return Recipe.of({**start, "name": where, **values}, where=f"recipe `{where}`")
+
+
+def altered(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values, checked like those of a file."""
+    return Recipe.of({**recipe.model_dump(), **values}) if values else recipe

@@ -1,0 +1,103 @@
+"""Examples as a trainer reads them: the ids of the `given` pass, and labels on exactly what scoring reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
+
+from tithe.data.render import Renderer
+from tithe.planner import without_numbers
+from tithe.records import BadRow, Example, Pass, Problem
+
+WINDOW = 1024  # examples tokenised in one call
+UNREAD = -100  # label of a token that no loss is taken of
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRow:
+    """One example in ids.
+
+    Args:
+        id: of the example.
+        ids: all that the model reads.
+        first: place of the first token that a loss is taken of.
+        parts: lengths of the examples, where several stand in one row.
+        marked: labels of such a row.
+    """
+
+    id: str
+    ids: list[int]
+    first: int
+    parts: tuple[int, ...] = ()
+    marked: tuple[int, ...] = ()
+
+    @property
+    def labels(self) -> list[int]:
+        """The ids of the response; -100 before it."""
+        return list(self.marked) if self.parts else [UNREAD] * self.first + self.ids[self.first :]
+
+
+@dataclass
+class TrainRows:
+    """The rows of a data set, and what became of the other examples."""
+
+    rows: list[TrainRow] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    examples: int = 0
+    truncated_prompts: int = 0
+    truncated_responses: int = 0
+    response_tokens_cut: int = 0
+
+    def add(self, example: Example, got: Pass | Problem) -> None:
+        self.examples += 1
+        first = max(got.start, 1) if isinstance(got, Pass) else 0  # a first token has nothing it is predicted from
+        if isinstance(got, Pass) and first < len(got.ids):
+            self.rows.append(TrainRow(example.id, got.ids.tolist(), first))
+            self.truncated_prompts += bool(got.cut_prompt)
+            self.truncated_responses += bool(got.cut_response)
+            self.response_tokens_cut += got.cut_response
+        else:
+            reason = got.reason if isinstance(got, Problem) else "nothing stands before its only token"
+            self.left_out[without_numbers(reason)] += 1
+
+    def counts(self) -> dict[str, Any]:
+        """For the record; they add up: examples are trained on or left out, for a reason."""
+        return {
+            "examples": self.examples,
+            "trained_on": len(self.rows),
+            "left_out": dict(self.left_out),
+            "tokens": sum(len(row.ids) for row in self.rows),
+            "response_tokens": sum(len(row.ids) - row.first for row in self.rows),
+            "truncated_prompts": self.truncated_prompts,
+            "truncated_responses": self.truncated_responses,
+            "response_tokens_cut": self.response_tokens_cut,
+        }
+
+
+def read_rows(items: Iterable[Example | BadRow], renderer: Renderer) -> TrainRows:
+    """Render examples as scoring does.
+
+    Args:
+        items: of a data set; bad rows are left out with their reasons.
+        renderer: it decides what the response is and where it is cut.
+    """
+    found = TrainRows()
+    for window in chunks(items, WINDOW):
+        good = [item for item in window if isinstance(item, Example)]
+        for item in window:
+            if isinstance(item, BadRow):
+                found.examples += 1
+                found.left_out[item.reason] += 1
+        for example, encoded in zip(good, renderer.encode(good), strict=True):
+            found.add(example, encoded if isinstance(encoded, Problem) else renderer.build("given", encoded))
+    return found
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    source = iter(items)
+    while chunk := list(islice(source, size)):
+        yield chunk
