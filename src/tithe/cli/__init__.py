@@ -6,6 +6,7 @@ from tithe.cli import lists
 from tithe.cli import tiers
 from tithe.cli import heads
 from tithe.cli import tune
+from tithe.cli import judge
 from tithe.cli.app import Usage
 from tithe.cli.entry import dashed, main
 

@@ -160,7 +160,7 @@ class Client:
         if status in (404, 405) or status < 400:
             raise EndpointError(
                 f"`{url}` has no such page or model ({said})",
-                hint="the address ends before `/chat/completions`, often in `/v1`; `--weak-model` is the server's name",
+                hint="the address ends before `/chat/completions`, often in `/v1`; the model has the server's name",
             )
         return Problem(said)
 

@@ -23,6 +23,7 @@ from tithe.records import Example, Message, Problem
 from tithe.run.talk import Talk
 from tithe.run.texts import TextStore, key_of, store_name
 from tithe.run.tier_settings import TierSettings
+from tithe.run.writing_settings import WritingSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,7 @@ class Writer(Protocol):
 
     name: str
     reused: int
+    work: dict[str, Any]
 
     def check(self) -> None:
         """Raise what can be known to be wrong before anything is answered."""
@@ -49,8 +51,12 @@ class Writer(Protocol):
 
 def make_writers(settings: TierSettings) -> list[Writer]:
     """The weak models in the order given; nothing is loaded and nobody asked."""
-    kind = LocalWriter if settings.endpoint is None else EndpointWriter
-    return [kind(name, settings) for name in settings.weak_model]
+    return [make_writer(name, settings, settings.endpoint) for name in settings.weak_model]
+
+
+def make_writer(name: str, settings: WritingSettings, endpoint: str | None) -> Writer:
+    """One model; nothing is loaded and nobody asked."""
+    return LocalWriter(name, settings) if endpoint is None else EndpointWriter(name, settings, endpoint)
 
 
 def seed_of(seed: int, prompt_id: str) -> int:
@@ -64,11 +70,11 @@ class LocalWriter:
 
     Args:
         name: folder, hub id or bundled name.
-        settings: of the build.
+        settings: how it writes.
     """
 
     name: str
-    settings: TierSettings
+    settings: WritingSettings
     reused: int = field(default=0, init=False)
     work: dict[str, Any] = field(default_factory=dict, init=False)
 
@@ -205,11 +211,13 @@ class EndpointWriter:
 
     Args:
         name: the endpoint's name for it.
-        settings: of the build.
+        settings: how it writes.
+        endpoint: the address.
     """
 
     name: str
-    settings: TierSettings
+    settings: WritingSettings
+    endpoint: str
     reused: int = field(default=0, init=False)
     work: dict[str, Any] = field(default_factory=dict, init=False)
 
@@ -218,8 +226,7 @@ class EndpointWriter:
 
     @cached_property
     def address(self) -> Address:
-        assert self.settings.endpoint is not None
-        return Address(self.settings.endpoint, self.settings.api_key_env)
+        return Address(self.endpoint, self.settings.api_key_env)
 
     def body(self, prompt_id: str, example: Example) -> dict[str, Any]:
         """The request for one prompt; a server that heeds the seed gives the same answer again."""

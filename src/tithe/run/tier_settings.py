@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import field_validator, model_validator
 
 from tithe.config import Settings, read_yaml
-from tithe.endpoint.address import KEY_ENV
 from tithe.errors import SettingsError
+from tithe.run.writing_settings import WritingSettings
 
 Made = TypeVar("Made", bound=Settings)
-HERE = ("template", "dtype", "device", "batch_tokens", "trust_remote_code")  # read only by models that run here
-THERE = ("api_key_env", "concurrency", "timeout", "retries")  # read only by an endpoint
 
 
-class TierSettings(Settings):
-    """How tiers are built.
+class TierSettings(WritingSettings):
+    """How tiers are built; what is not told of here, `WritingSettings` tells.
 
     Args:
         dataset: prompts: file, folder or hub id.
@@ -30,20 +28,7 @@ class TierSettings(Settings):
         strong_model: who gave them, where the records have no column `model`.
         sample: so many prompts, drawn by chance of those with a strong response; None takes all.
         weak_model: models that answer the same prompts; folders, hub ids, or an endpoint's names.
-        temperature: 0 takes the likeliest token each time, above it is drawn.
-        top_p: share of probability that is drawn from.
-        max_new_tokens: tokens at which an answer is cut off.
-        template: how prompts are put to a model that runs here: `auto`, a named template or a Jinja file.
-        dtype: `auto`, `fp32`, `bf16`, `fp16`.
-        device: `auto`, `cuda`, `mps`, `cpu`.
-        batch_tokens: tokens a batch holds, answers included; None takes the device's default.
-        trust_remote_code: run code that comes with the model.
         endpoint: address of an OpenAI-compatible server that has the weak models, e.g. `http://localhost:8000/v1`.
-        api_key_env: environment variable that holds the server's key.
-        concurrency: requests at once.
-        timeout: seconds until a request counts as failed.
-        retries: how often a failed request is tried again.
-        seed: of everything drawn at random.
     """
 
     dataset: str
@@ -55,58 +40,28 @@ class TierSettings(Settings):
     strong_model: str | None = None
     sample: int | None = None
     weak_model: tuple[str, ...] = ()
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_new_tokens: int = 512
-    template: str = "auto"
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"
-    batch_tokens: int | None = None
-    trust_remote_code: bool = False
     endpoint: str | None = None
-    api_key_env: str = KEY_ENV
-    concurrency: int = 8
-    timeout: float = 120.0
-    retries: int = 5
-    seed: int = 0
 
     @field_validator("weak_model", mode="before")
     @classmethod
     def one_model(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("limit", "sample", "max_new_tokens", "batch_tokens", "concurrency")
+    @field_validator("limit", "sample")
     @classmethod
     def positive(cls, value: int | None) -> int | None:
         if value is not None and value < 1:
             raise ValueError("it must be at least 1")
         return value
 
-    @field_validator("temperature", "timeout", "retries", "top_p")
-    @classmethod
-    def not_negative(cls, value: float) -> float:
-        if not 0 <= value < float("inf"):
-            raise ValueError("it must be 0 or more")
-        return value
-
     @model_validator(mode="after")
     def possible(self) -> Self:
-        if not 0 < self.top_p <= 1:
-            raise SettingsError(f"`top_p` cannot be `{self.top_p}`: it must be above 0 and at most 1")
-        if self.timeout == 0:
-            raise SettingsError("`timeout` cannot be `0`: no answer comes within no time")
         if not self.weak_model:
             raise SettingsError("no weak model is given", hint="`--weak-model NAME`, more than once for several")
         twice = [name for i, name in enumerate(self.weak_model) if name in self.weak_model[:i]]
         if twice:
             raise SettingsError(f"the weak model `{twice[0]}` is given twice", hint="one answer per prompt and model")
-        unread = THERE if self.endpoint is None else HERE
-        for name in unread:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                where = (
-                    "without `endpoint` nothing reads it" if self.endpoint is None else "an endpoint does that itself"
-                )
-                raise SettingsError(f"`{name}` is given as `{getattr(self, name)}`, and {where}", hint="leave it out")
+        self.check_read(served=self.endpoint is not None)
         return self
 
 
