@@ -67,9 +67,10 @@ def selection_settings(arm: ArmSettings, budget: str, pool: Pool, settings: Expe
         "device": settings.device,
         "trust_remote_code": settings.trust_remote_code,
         "max_length": settings.max_length,
+        "truncation": settings.truncation if settings.truncation == "prompt" else None,
     }
     if "preset" in arm.select:  # which has a template and a length of its own
-        common = {key: value for key, value in common.items() if key not in ("template", "max_length")}
+        common = {key: value for key, value in common.items() if key not in ("template", "max_length", "truncation")}
     return with_preset(SelectSettings, {**common, **settings.scoring, **arm.select, "keep": budget})
 
 

@@ -23,7 +23,7 @@ from tithe.run.describe import versions
 from tithe.run.folder import run_folder, write_json
 from tithe.run.setup import Parts
 from tithe.run.talk import Talk
-from tithe.run.tune import TuneSettings, recipe_of
+from tithe.run.tune_settings import TuneSettings
 
 DESIGN, RECORD = "design.json", "experiment.json"
 VERSIONS = ("torch", "transformers", "trl", "peft", "numpy", "scipy", "statsmodels")
@@ -80,15 +80,16 @@ class Conduct:
 
     @cached_property
     def recipe(self) -> Any:
-        return recipe_of(TuneSettings.of({"dataset": self.given.dataset, **self.training}))
+        return TuneSettings.of({"dataset": self.given.dataset, **self.training}).full_recipe()
 
     @property
     def training(self) -> dict[str, Any]:
         """Settings of `tithe tune` that all cells share."""
         s = self.given
-        names = ("model", "template", "device", "dtype", "trust_remote_code")
-        own = {name: getattr(s, name) for name in names} | {"recipe": s.recipe}
-        return own if s.max_length is None else own | {"max_length": s.max_length}
+        names = ("model", "template", "truncation", "device", "trust_remote_code", "recipe")
+        own = {name: getattr(s, name) for name in names} | s.training
+        own |= {} if s.max_length is None else {"max_length": s.max_length}
+        return own if s.dtype == "auto" else own | {"dtype": s.dtype}
 
     @cached_property
     def settings(self) -> ExperimentSettings:
@@ -105,6 +106,7 @@ class Conduct:
                 model=s.model,
                 template=s.template,
                 max_length=s.max_length,
+                truncation=s.truncation,
                 scorer=("perplexity",),
                 device=s.device,
                 eos=True,
@@ -125,7 +127,7 @@ class Conduct:
         cells = make_cells(choices, self.settings.seeds, base)
         self.train(cells, data, where)
         own = {key: outcome(cell, self.folder) for key, cell in distinct(cells).items()}
-        outcomes = [Outcome(cell, found.record, found.measured) for cell in cells if (found := own[cell.key])]
+        outcomes = [Outcome(cell, one.record, one.measured) for cell in cells if (one := own[cell.key])]
         found = results(outcomes, self.settings)
         record |= {"results": found.as_dict(), "cells": [brief(one) for one in outcomes]}
         write_json(self.folder / RECORD, record)
@@ -138,7 +140,7 @@ class Conduct:
             StoreError: the folder holds another one.
         """
         s = self.settings
-        own = ("holdout_group", "template", "max_length", "dtype", "tasks", "evaluation", "judge", "drop_contaminated")
+        own = ("holdout_group", "template", "max_length", "truncation", "dtype", "tasks", "evaluation", "judge", "drop_contaminated")
         design = {
             "dataset": self.parts.watch.digest,
             "model": self.parts.fingerprint,
@@ -203,7 +205,8 @@ class Conduct:
     def evaluation(self, data: Data) -> dict[str, Any]:
         """Settings of `tithe evaluate` that all cells share."""
         s = self.settings
-        names = ("model", "template", "max_length", "device", "dtype", "trust_remote_code", "allow_code_execution")
+        names = ("model", "template", "max_length", "truncation", "device", "dtype", "trust_remote_code")
+        names += ("allow_code_execution",)
         own = {name: getattr(s, name) for name in names}
         return {
             **own,

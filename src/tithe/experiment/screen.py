@@ -19,7 +19,7 @@ def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"left out of the pool: {n:,} ({reason})"
     yield from contamination_lines(data["contamination"])
     against = record["settings"]["against"]
-    rows = [("arm", "budget", "examples", "response tokens", "median length", f"shared with {against}")]
+    rows: list[tuple[str, ...]] = [("arm", "budget", "examples", "response tokens", "median length", f"shared with {against}")]
     for one in record["arms"]:
         shared = one[f"shared_with_{against}"]
         rows.append(

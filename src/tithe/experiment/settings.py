@@ -66,7 +66,8 @@ class ExperimentSettings(Settings):
         holdout_group: column of the held-out examples that says which part of the whole they belong to.
         budgets: of every arm: rows, shares or tokens.
         seeds: of training and of what is drawn; at least three, since a verdict is about the ways and not about runs.
-        recipe: name of a training recipe, a file, or settings of one with `extends`.
+        recipe: name of a training recipe, or a YAML file.
+        training: more settings of `tithe tune`, such as `num_train_epochs`.
         against: the arm that the others are compared with.
         tasks: of `tithe evaluate`.
         evaluation: more settings of `tithe evaluate`.
@@ -79,6 +80,8 @@ class ExperimentSettings(Settings):
         limit: read only so many records.
         template: `auto`, a named template or a Jinja file; in scoring, training and evaluation alike.
         max_length: tokens of the longest example; None takes the recipe's.
+        truncation: what gives way to it, the `response`'s end or the `prompt`'s beginning; with `problem` longer examples
+            are left out of the pool and of the evaluation.
         device: `auto`, `cuda`, `mps`, `cpu`.
         dtype: of training and evaluation.
         parallel: trainings at once; None takes one per GPU, and one on a CPU.
@@ -94,7 +97,8 @@ class ExperimentSettings(Settings):
     holdout_group: str | None = None
     budgets: tuple[str, ...] = ("5%",)
     seeds: tuple[int, ...] = (0, 1, 2)
-    recipe: str | dict[str, Any] = "alpaca"
+    recipe: str = "alpaca"
+    training: dict[str, Any] = Field(default_factory=dict)
     against: str = "random"
     tasks: tuple[str, ...] = ()
     evaluation: dict[str, Any] = Field(default_factory=dict)
@@ -107,6 +111,7 @@ class ExperimentSettings(Settings):
     limit: int | None = None
     template: str = "auto"
     max_length: int | None = None
+    truncation: Literal["response", "prompt", "problem"] = "response"
     device: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     parallel: int | None = None

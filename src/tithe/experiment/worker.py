@@ -20,7 +20,8 @@ from tithe.evaluate.measured import as_records
 from tithe.experiment.cells import SPEC, spec_digest, write_done
 from tithe.run.evaluate import EvaluateSettings, evaluate
 from tithe.run.talk import Talk
-from tithe.run.tune import TuneSettings, tune
+from tithe.run.tune import tune
+from tithe.run.tune_settings import TuneSettings
 
 MODEL, EVALUATION, ITEMS = "model", "evaluation", "items.parquet"
 KEPT = ("tune.json", "loss.csv", "loss.png", "loss.svg")  # of a model that is removed
@@ -43,7 +44,9 @@ def do_cell(own: Path) -> dict[str, Any]:
     began, talk = time.monotonic(), Log()
     model, training = spec["evaluation"]["model"], None
     if spec["tune"] is not None:
-        result = tune(TuneSettings.of(restored(spec["tune"])), own / MODEL, talk=talk)
+        gone = (own / MODEL).exists() and not any((own / MODEL).glob("*.safetensors"))  # removed once it was evaluated
+        again = gone and (own / MODEL / KEPT[0]).exists()
+        result = tune(TuneSettings.of(restored(spec["tune"])), own / MODEL, overwrite=again, talk=talk)
         model, training = str(own / MODEL), brief(result.record)
     settings = EvaluateSettings.of(restored({**spec["evaluation"], "model": model}))
     found = evaluate(settings, own / EVALUATION, talk=talk)
