@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -27,6 +29,7 @@ from tithe.cli.options import (
     Template,
     Turns,
 )
+from tithe.errors import TitheError
 
 Recipe = Annotated[str | None, typer.Option("--recipe", "-r", help="`alpaca`, `cpqs-lora`, `warmup`, or a YAML file.")]
 Truncation = Annotated[
@@ -112,13 +115,28 @@ def tune(
     from tithe.run.tune import tune as carry_out
     from tithe.run.tune_screen import listener, show_tuned
     from tithe.run.tune_settings import TuneSettings
+    from tithe.tune.processes import is_main
 
     given["dataset"] = one_dataset(data, dataset, config is not None)
     if output is None:
         raise Usage("no place for the trained model is given", hint="`-o tuned`")
-    result = carry_out(settings_of(TuneSettings, given, config), output, overwrite=overwrite, talk=listener())
-    show_tuned(result)
-    print_json(result.record, as_json)
+    with one_voice():
+        result = carry_out(settings_of(TuneSettings, given, config), output, overwrite=overwrite, talk=listener())
+        show_tuned(result)
+        print_json(result.record, as_json and is_main())
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Of several processes that find the same fault, the main one names it."""
+    from tithe.tune.processes import is_main
+
+    try:
+        yield
+    except TitheError:
+        if is_main():
+            raise
+        raise typer.Exit(1) from None
 
 
 def one_dataset(data: str | None, dataset: str | None, may_lack: bool) -> str | None:

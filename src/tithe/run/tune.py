@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tithe.errors import ModelError
 from tithe.run.describe import versions
 from tithe.run.folder import run_folder, write_json
 from tithe.run.talk import Talk
@@ -27,6 +28,7 @@ from tithe.run.tune_parts import TuneParts
 from tithe.run.tune_settings import TuneSettings
 from tithe.run.tune_talk import announce
 from tithe.tune.checkpoints import Checkpoint, last_checkpoint
+from tithe.tune.faults import NotFinite
 from tithe.tune.processes import is_main, meet, wait
 from tithe.tune.train import Job, Trained, demand_packages, train
 
@@ -127,6 +129,8 @@ def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: 
     )
     try:
         done = train(job)
+    except NotFinite as error:
+        raise ModelError(str(error), hint=way_out(place)) from error
     finally:
         talk.done()
     parts.watch.check()
@@ -134,6 +138,13 @@ def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: 
     if is_main():
         save(place, parts, done, talk)
     return record
+
+
+def way_out(place: Path) -> str:
+    """What can be done about a loss that is no number."""
+    good = last_checkpoint(place / CHECKPOINTS)
+    kept = f"the checkpoint after step {good.step} is kept: `{good.folder}`" if good else "no checkpoint was made"
+    return f"{kept}; a lower `--learning-rate` or fp32 may help, in another folder or with `--overwrite`"
 
 
 def describe(parts: TuneParts, done: Trained) -> dict[str, Any]:
