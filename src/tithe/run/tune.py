@@ -79,7 +79,8 @@ def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk:
         if is_main():
             clear(place, keep=checkpoint)
             write_json(place / BEGUN, identity | {"devices": parts.batches.devices})
-        record = trained(parts, place, checkpoint, talk) | {"identity": identity}
+        with nothing_left(place):
+            record = trained(parts, place, checkpoint, talk) | {"identity": identity}
         if is_main():
             write_json(place / DONE, record)
             shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
@@ -107,8 +108,22 @@ def begun_before(place: Path, parts: TuneParts, identity: dict[str, Any]) -> Che
     there = begun(place)
     if there is None:
         return None
-    demand_same(there, identity | {"devices": parts.batches.devices}, place, began=True)
-    return last_checkpoint(place / CHECKPOINTS)
+    checkpoint = last_checkpoint(place / CHECKPOINTS)
+    if checkpoint is not None:  # else nothing would be lost by whatever comes now
+        demand_same(there, identity | {"devices": parts.batches.devices}, place, began=True)
+    return checkpoint
+
+
+@contextmanager
+def nothing_left(place: Path) -> Iterator[None]:
+    """Of a training that ends before its first checkpoint nothing stays in the folder."""
+    try:
+        yield
+    except BaseException:
+        if is_main() and last_checkpoint(place / CHECKPOINTS) is None:
+            clear(place, keep=None)
+            (place / BEGUN).unlink(missing_ok=True)
+        raise
 
 
 def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: Talk) -> dict[str, Any]:

@@ -84,6 +84,8 @@ def clear(place: Path, keep: Checkpoint | None) -> None:
         file.unlink()
     shutil.rmtree(place / NEW, ignore_errors=True)
     sweep_checkpoints(place / CHECKPOINTS, keep)
+    if keep is None:
+        shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
 
 
 def save(place: Path, parts: TuneParts, done: Trained, talk: Talk) -> None:

@@ -54,7 +54,7 @@ class TuneParts:
     def check(self, output: Path) -> None:
         """Raise what can be known to be wrong before data is read."""
         assert self.recipe and self.batches
-        if self.source.folder.resolve() == output.resolve():
+        if output.resolve() in (self.source.folder.resolve(), self.source.adapter):
             raise OutputError(f"the output `{output}` is the model itself", hint="name another folder with `-o`")
         if Path(self.settings.dataset).expanduser().resolve() == output.resolve():
             raise OutputError(f"the output `{output}` is the data set itself", hint="name another folder with `-o`")
@@ -88,7 +88,13 @@ class TuneParts:
                 "which model is to be trained is not said",
                 hint="`--model` takes a folder or a hub id; `--model pocket` is bundled, for trying out",
             )
-        return find_model(self.settings.model)
+        source = find_model(self.settings.model)
+        if source.adapter is not None and self.asked.use_peft:
+            raise SettingsError(
+                f"`{source.name}` is an adapter: another one on top of it would belong to no model on this disk",
+                hint="train all weights, `--no-use-peft`, or give a whole model",
+            )
+        return source
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
