@@ -62,7 +62,11 @@ def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk:
         TitheError: whatever stops it; the folder of a training with other settings stays as it was.
     """
     demand_packages()
-    parts, talk = TuneParts(settings), talk or Talk()
+    return carry_out(TuneParts(settings), output, overwrite=overwrite, talk=talk or Talk())
+
+
+def carry_out(parts: TuneParts, output: Path, *, overwrite: bool, talk: Talk) -> TuneResult:
+    """`tune`, from its parts on."""
     parts.check(output)
     identity = parts.identity()
     with locked(output) as place:
@@ -73,13 +77,15 @@ def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk:
             talk.say(f"`{output}` holds this training already: nothing to do")
             return TuneResult(output, there)
         checkpoint = None if overwrite else begun_before(place, parts, identity)
-        announce(parts, checkpoint, talk)
+        parts.foresee()
         meet(parts.device.type)
         wait()  # all have looked; from here on the folder changes
         if is_main():
             clear(place, keep=checkpoint)
             write_json(place / BEGUN, identity | {"devices": parts.batches.devices})
         with nothing_left(place):
+            parts.prepare(place, talk, overwrite=overwrite)
+            announce(parts, checkpoint, talk)
             record = trained(parts, place, checkpoint, talk) | {"identity": identity}
         if is_main():
             write_json(place / DONE, record)

@@ -12,6 +12,7 @@ from tithe.data.render import Renderer, RenderSettings, make_renderer
 from tithe.engine.sources import BUNDLED, ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import DataError, OutputError, SettingsError
 from tithe.run.pool import named_dataset
+from tithe.run.talk import Talk
 from tithe.run.tune_settings import TuneSettings
 from tithe.run.watch import Watch
 from tithe.tune.batches import Batches, StepOrder, lay_out, steps_in_all
@@ -71,6 +72,13 @@ class TuneParts:
             )
         return device
 
+    def foresee(self) -> None:
+        """Raise what reading the data shows to be wrong, before anything in the folder is touched."""
+        assert self.steps
+
+    def prepare(self, place: Path, talk: Talk, *, overwrite: bool) -> None:
+        """What has to be found out in the folder before the training; here nothing."""
+
     @cached_property
     def dataset(self) -> Dataset:
         s = self.settings
@@ -114,7 +122,11 @@ class TuneParts:
 
     @cached_property
     def rows(self) -> TrainRows:
-        """The examples in ids.
+        """The examples to be trained on, in ids."""
+        return self.read()
+
+    def read(self) -> TrainRows:
+        """The examples of the data set in ids.
 
         Raises:
             DataError: none can be trained on.
