@@ -116,7 +116,7 @@ def test_a_recurrent_model_is_estimated_too(family: Family, tmp_path: Path) -> N
 def test_an_adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
     text, hint = refused(lambda: find_model(str(folder)))
-    assert text.endswith("is an adapter, not a model") and hint == "merge it into its base model first"
+    assert text.endswith("is of type None") and hint == "only LoRA adapters are merged here"
 
 
 SMALL = {"vocab_size": 199, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

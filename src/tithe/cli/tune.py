@@ -1,8 +1,10 @@
-"""Commands that train: tune."""
+"""Commands that train: tune, warmup."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +15,7 @@ from tithe.cli.options import (
     Data,
     DataFlag,
     Device,
+    Encoder,
     Format,
     Json,
     Limit,
@@ -27,6 +30,7 @@ from tithe.cli.options import (
     Template,
     Turns,
 )
+from tithe.errors import TitheError
 
 Recipe = Annotated[str | None, typer.Option("--recipe", "-r", help="`alpaca`, `cpqs-lora`, `warmup`, or a YAML file.")]
 Truncation = Annotated[
@@ -108,17 +112,85 @@ def tune(
 ) -> None:
     """Fine-tune a model on the responses of a data set, all weights or a LoRA adapter."""
     given = dict(locals())
-    from tithe.run.tier_settings import settings_of
     from tithe.run.tune import tune as carry_out
-    from tithe.run.tune_screen import listener, show_tuned
     from tithe.run.tune_settings import TuneSettings
 
-    given["dataset"] = one_dataset(data, dataset, config is not None)
+    train(TuneSettings, carry_out, given)
+
+
+@app.command()
+def warmup(
+    data: Data = None,
+    dataset: DataFlag = None,
+    model: Model = None,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    records: Annotated[int | None, typer.Option(help="Examples to be trained on; 1,000 by default.")] = None,
+    choose: Annotated[str | None, typer.Option(help="How they are chosen: `kmeans`, `distance` or `random`.")] = None,
+    clusters: Annotated[int | None, typer.Option(help="Of like prompts; 100 by default.")] = None,
+    encoder: Encoder = None,
+    recipe: Recipe = None,
+    template: Template = None,
+    max_length: MaxLength = None,
+    truncation: Truncation = None,
+    bos: Bos = None,
+    eos: Eos = None,
+    train_batch_size: BatchSize = None,
+    per_device_train_batch_size: DeviceBatch = None,
+    learning_rate: Rate = None,
+    num_train_epochs: Epochs = None,
+    max_steps: Steps = None,
+    dtype: Weights = None,
+    bf16: Mixed = None,
+    save_steps: SaveSteps = None,
+    use_peft: Peft = None,
+    device: Device = None,
+    seed: Seed = None,
+    trust_remote_code: RemoteCode = None,
+    format: Format = None,
+    turns: Turns = None,
+    split: Split = None,
+    limit: Limit = None,
+    strict: Strict = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Give a model IFD's brief experience: one epoch on some of the data that it will score."""
+    given = dict(locals())
+    from tithe.run.warmup import warm_up
+    from tithe.run.warmup_settings import WarmupSettings
+
+    train(WarmupSettings, warm_up, given)
+
+
+def train(settings: type[Any], carry_out: Callable[..., Any], given: dict[str, Any]) -> None:
+    """The one call, and what is printed of it."""
+    from tithe.run.tier_settings import settings_of
+    from tithe.run.tune_screen import listener, show_tuned
+    from tithe.tune.processes import is_main
+
+    output, config = given["output"], given["config"]
+    given["dataset"] = one_dataset(given["data"], given["dataset"], config is not None)
     if output is None:
         raise Usage("no place for the trained model is given", hint="`-o tuned`")
-    result = carry_out(settings_of(TuneSettings, given, config), output, overwrite=overwrite, talk=listener())
-    show_tuned(result)
-    print_json(result.record, as_json)
+    with one_voice():
+        made = settings_of(settings, given, config)
+        result = carry_out(made, output, overwrite=given["overwrite"], talk=listener())
+        show_tuned(result)
+        print_json(result.record, given["as_json"] and is_main())
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Of several processes that find the same fault, the main one names it."""
+    from tithe.tune.processes import is_main
+
+    try:
+        yield
+    except TitheError:
+        if is_main():
+            raise
+        raise typer.Exit(1) from None
 
 
 def one_dataset(data: str | None, dataset: str | None, may_lack: bool) -> str | None:

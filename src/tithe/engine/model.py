@@ -201,6 +201,10 @@ def read_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: boo
             f"the weights of `{source.name}` lack {len(missing)} of the model's tensors, e.g. `{missing[0]}`",
             hint="a checkpoint of another architecture, or one without its language-model head",
         )
+    if source.adapter is not None:
+        from tithe.engine.adapters import merged
+
+        model = merged(model, source)
     # A config may have been saved with these; here outputs have names, and nothing but hidden states is kept.
     model.config.return_dict, model.config.output_hidden_states = True, False
     return model.eval()

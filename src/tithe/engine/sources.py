@@ -27,13 +27,15 @@ class ModelSource:
 
     Args:
         name: as the user wrote it.
-        folder: where config, tokenizer and weights lie.
+        folder: where config, tokenizer and weights lie; of an adapter, those of its base model.
         revision: the hub commit, for hub models.
+        adapter: folder of a LoRA adapter, which is merged into the weights when they are read.
     """
 
     name: str
     folder: Path
     revision: str | None = None
+    adapter: Path | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -68,9 +70,7 @@ def find_model(name: str, *, weights: bool = True) -> ModelSource:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise ModelError(f"`{name[:100]}` cannot name a model: {reason}", hint="give a folder or a hub id") from error
     if is_folder:
-        source = ModelSource(name, path.resolve())
-        demand_layout(source, weights=weights)
-        return source
+        return at_folder(name, path.resolve(), weights=weights)
     if is_file:
         raise ModelError(f"model `{name}` is a file", hint="give the folder that holds `config.json`")
     if name in BUNDLED:
@@ -78,6 +78,17 @@ def find_model(name: str, *, weights: bool = True) -> ModelSource:
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise ModelError(f"no model folder `{name}`", hint=suggestion(path))
     return fetch(name, path, weights=weights)
+
+
+def at_folder(name: str, folder: Path, *, weights: bool, revision: str | None = None) -> ModelSource:
+    """The model in a folder; of an adapter, its base model with the adapter beside it."""
+    from tithe.engine.adapters import base_of, is_adapter
+
+    if is_adapter(folder):
+        return base_of(name, folder, weights=weights)
+    source = ModelSource(name, folder, revision)
+    demand_layout(source, weights=weights)
+    return source
 
 
 def suggestion(path: Path) -> str:
@@ -101,8 +112,6 @@ def suggestion(path: Path) -> str:
 def demand_layout(source: ModelSource, *, weights: bool) -> None:
     """Refuse folders that cannot be a causal language model, before anything heavy is loaded."""
     here = {entry.name for entry in source.folder.iterdir()}
-    if "adapter_config.json" in here and "config.json" not in here:
-        raise ModelError(f"`{source.name}` is an adapter, not a model", hint="merge it into its base model first")
     if "config.json" not in here:
         raise ModelError(f"`{source.name}` has no `config.json`", hint=f"it holds: {', '.join(sorted(here)[:8])}")
     if weights and not source.weights:
@@ -141,9 +150,7 @@ def fetch(name: str, path: Path, *, weights: bool) -> ModelSource:
             f"no folder `{name}`, and the hub could not be asked for a model of that name: {first_line(error)}",
             hint=suggestion(path),
         ) from error
-    source = ModelSource(name, folder, revision=folder.name)
-    demand_layout(source, weights=weights)
-    return source
+    return at_folder(name, folder, weights=weights, revision=folder.name)
 
 
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -154,14 +161,17 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
     """
     from transformers import AutoTokenizer
 
+    folder = source.folder
+    if source.adapter is not None and (source.adapter / "tokenizer_config.json").is_file():
+        folder = source.adapter  # saved with it, as it was trained
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises whatever the reader of the day raises
         raise ModelError(
-            f"cannot load the tokenizer of `{source.name}`: {first_line(error)}", hint=f"looked in `{source.folder}`"
+            f"cannot load the tokenizer of `{source.name}`: {first_line(error)}", hint=f"looked in `{folder}`"
         ) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ModelError(f"the tokenizer of `{source.name}` has no vocabulary", hint=f"looked in `{source.folder}`")
+        raise ModelError(f"the tokenizer of `{source.name}` has no vocabulary", hint=f"looked in `{folder}`")
     return tokenizer
 
 
@@ -183,12 +193,19 @@ def context_window(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> i
 
 
 def fingerprint(source: ModelSource) -> str:
-    """16 hex digits of the weights' bytes, the config and code of its own: the same model, wherever it lies."""
+    """16 hex digits of the weights' bytes, an adapter's included, the config and code of its own.
+
+    The same model has the same, wherever it lies.
+    """
     digest = hashlib.blake2b(digest_size=8)
     config = {k: v for k, v in source.config.items() if k not in ("_name_or_path", "transformers_version")}
     digest.update(json.dumps(config, sort_keys=True).encode())
     for file in [*source.weights, *sorted(source.folder.glob("*.py"))]:
         digest.update(file.name.encode() + content_hash(file))
+    if source.adapter is not None:
+        from tithe.engine.adapters import identity
+
+        digest.update(identity(source.adapter))
     return digest.hexdigest()
 
 

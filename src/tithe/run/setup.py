@@ -317,6 +317,8 @@ class Parts:
         out["scorers"] = {name: scorer_record(scorer) for name, scorer in self.scorers.items()}
         out["template"] = self.renderer.describe()
         out["model"] = {"name": self.source.name, "revision": self.source.revision, "folder": str(self.source.folder)}
+        if self.source.adapter is not None:
+            out["model"]["adapter"] = str(self.source.adapter)
         own = {name: told for name, one in self.readouts.items() if (told := one.describe())}
         if own:
             out["readouts"] = own

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tithe.errors import ModelError
 from tithe.run.describe import versions
 from tithe.run.folder import run_folder, write_json
 from tithe.run.talk import Talk
@@ -27,6 +28,7 @@ from tithe.run.tune_parts import TuneParts
 from tithe.run.tune_settings import TuneSettings
 from tithe.run.tune_talk import announce
 from tithe.tune.checkpoints import Checkpoint, last_checkpoint
+from tithe.tune.faults import NotFinite
 from tithe.tune.processes import is_main, meet, wait
 from tithe.tune.train import Job, Trained, demand_packages, train
 
@@ -60,7 +62,11 @@ def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk:
         TitheError: whatever stops it; the folder of a training with other settings stays as it was.
     """
     demand_packages()
-    parts, talk = TuneParts(settings), talk or Talk()
+    return carry_out(TuneParts(settings), output, overwrite=overwrite, talk=talk or Talk())
+
+
+def carry_out(parts: TuneParts, output: Path, *, overwrite: bool, talk: Talk) -> TuneResult:
+    """`tune`, from its parts on."""
     parts.check(output)
     identity = parts.identity()
     with locked(output) as place:
@@ -71,13 +77,16 @@ def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk:
             talk.say(f"`{output}` holds this training already: nothing to do")
             return TuneResult(output, there)
         checkpoint = None if overwrite else begun_before(place, parts, identity)
-        announce(parts, checkpoint, talk)
+        parts.foresee()
         meet(parts.device.type)
         wait()  # all have looked; from here on the folder changes
         if is_main():
             clear(place, keep=checkpoint)
             write_json(place / BEGUN, identity | {"devices": parts.batches.devices})
-        record = trained(parts, place, checkpoint, talk) | {"identity": identity}
+        with nothing_left(place):
+            parts.prepare(place, talk, overwrite=overwrite)
+            announce(parts, checkpoint, talk)
+            record = trained(parts, place, checkpoint, talk) | {"identity": identity}
         if is_main():
             write_json(place / DONE, record)
             shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
@@ -105,8 +114,22 @@ def begun_before(place: Path, parts: TuneParts, identity: dict[str, Any]) -> Che
     there = begun(place)
     if there is None:
         return None
-    demand_same(there, identity | {"devices": parts.batches.devices}, place, began=True)
-    return last_checkpoint(place / CHECKPOINTS)
+    checkpoint = last_checkpoint(place / CHECKPOINTS)
+    if checkpoint is not None:  # else nothing would be lost by whatever comes now
+        demand_same(there, identity | {"devices": parts.batches.devices}, place, began=True)
+    return checkpoint
+
+
+@contextmanager
+def nothing_left(place: Path) -> Iterator[None]:
+    """Of a training that ends before its first checkpoint nothing stays in the folder."""
+    try:
+        yield
+    except BaseException:
+        if is_main() and last_checkpoint(place / CHECKPOINTS) is None:
+            clear(place, keep=None)
+            (place / BEGUN).unlink(missing_ok=True)
+        raise
 
 
 def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: Talk) -> dict[str, Any]:
@@ -127,6 +150,8 @@ def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: 
     )
     try:
         done = train(job)
+    except NotFinite as error:
+        raise ModelError(str(error), hint=way_out(place)) from error
     finally:
         talk.done()
     parts.watch.check()
@@ -134,6 +159,13 @@ def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: 
     if is_main():
         save(place, parts, done, talk)
     return record
+
+
+def way_out(place: Path) -> str:
+    """What can be done about a loss that is no number."""
+    good = last_checkpoint(place / CHECKPOINTS)
+    kept = f"the checkpoint after step {good.step} is kept: `{good.folder}`" if good else "no checkpoint was made"
+    return f"{kept}; a lower `--learning-rate` or fp32 may help, in another folder or with `--overwrite`"
 
 
 def describe(parts: TuneParts, done: Trained) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tithe.tune.curve import plot_losses
 from tithe.tune.train import Trained
 
 DONE, BEGUN, CHECKPOINTS, NEW = "tune.json", "begun.json", "checkpoints", ".new"
+CHOSEN = "chosen.json"  # which examples a warm-up takes; outlasts an interruption
 LOSSES, CURVE = "loss.csv", ("loss.svg", "loss.png")
 FOREIGN = "name another folder, or an empty one"
 
@@ -28,7 +29,7 @@ def demand_ours(place: Path) -> None:
     Raises:
         OutputError: naming what it holds.
     """
-    if not place.is_dir() or (place / DONE).exists() or (place / BEGUN).exists():
+    if not place.is_dir() or any((place / name).exists() for name in (DONE, BEGUN, CHOSEN)):
         return
     others = sorted(entry.name for entry in place.iterdir() if not entry.name.startswith("."))
     if others:
@@ -84,6 +85,8 @@ def clear(place: Path, keep: Checkpoint | None) -> None:
         file.unlink()
     shutil.rmtree(place / NEW, ignore_errors=True)
     sweep_checkpoints(place / CHECKPOINTS, keep)
+    if keep is None:
+        shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
 
 
 def save(place: Path, parts: TuneParts, done: Trained, talk: Talk) -> None:

@@ -12,6 +12,7 @@ from tithe.data.render import Renderer, RenderSettings, make_renderer
 from tithe.engine.sources import BUNDLED, ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import DataError, OutputError, SettingsError
 from tithe.run.pool import named_dataset
+from tithe.run.talk import Talk
 from tithe.run.tune_settings import TuneSettings
 from tithe.run.watch import Watch
 from tithe.tune.batches import Batches, StepOrder, lay_out, steps_in_all
@@ -54,7 +55,7 @@ class TuneParts:
     def check(self, output: Path) -> None:
         """Raise what can be known to be wrong before data is read."""
         assert self.recipe and self.batches
-        if self.source.folder.resolve() == output.resolve():
+        if output.resolve() in (self.source.folder.resolve(), self.source.adapter):
             raise OutputError(f"the output `{output}` is the model itself", hint="name another folder with `-o`")
         if Path(self.settings.dataset).expanduser().resolve() == output.resolve():
             raise OutputError(f"the output `{output}` is the data set itself", hint="name another folder with `-o`")
@@ -70,6 +71,13 @@ class TuneParts:
                 hint=f"CUDA_VISIBLE_DEVICES={device.index} shows it that one alone",
             )
         return device
+
+    def foresee(self) -> None:
+        """Raise what reading the data shows to be wrong, before anything in the folder is touched."""
+        assert self.steps
+
+    def prepare(self, place: Path, talk: Talk, *, overwrite: bool) -> None:
+        """What has to be found out in the folder before the training; here nothing."""
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -88,7 +96,13 @@ class TuneParts:
                 "which model is to be trained is not said",
                 hint="`--model` takes a folder or a hub id; `--model pocket` is bundled, for trying out",
             )
-        return find_model(self.settings.model)
+        source = find_model(self.settings.model)
+        if source.adapter is not None and self.asked.use_peft:
+            raise SettingsError(
+                f"`{source.name}` is an adapter: another one on top of it would belong to no model on this disk",
+                hint="train all weights, `--no-use-peft`, or give a whole model",
+            )
+        return source
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -108,7 +122,11 @@ class TuneParts:
 
     @cached_property
     def rows(self) -> TrainRows:
-        """The examples in ids.
+        """The examples to be trained on, in ids."""
+        return self.read()
+
+    def read(self) -> TrainRows:
+        """The examples of the data set in ids.
 
         Raises:
             DataError: none can be trained on.

@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 from tithe.data.outfile import atomic
 from tithe.tune.batches import StepOrder
 from tithe.tune.checkpoints import COMPLETE, folder_of
+from tithe.tune.faults import NotFinite
 from tithe.tune.processes import agreed, is_main, wait
-from tithe.tune.trainer import NotFinite
 
 EVERY = 600.0  # seconds between checkpoints, where no number of steps is given
 

@@ -23,7 +23,8 @@ def packed(rows: Sequence[TrainRow], length: int) -> list[TrainRow]:
     finally:
         enable_progress_bars()
     return [
-        TrainRow("", one["input_ids"], 0, tuple(one["seq_lengths"]), tuple(one["labels"])) for one in full.to_list()
+        TrainRow("", one["input_ids"], 0, parts=tuple(one["seq_lengths"]), marked=tuple(one["labels"]))
+        for one in full.to_list()
     ]
 
 

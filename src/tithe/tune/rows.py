@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
@@ -25,6 +25,8 @@ class TrainRow:
         id: of the example.
         ids: all that the model reads.
         first: place of the first token that a loss is taken of.
+        cut_prompt: tokens left out of the prompt.
+        cut_response: tokens left out of the response.
         parts: lengths of the examples, where several stand in one row.
         marked: labels of such a row.
     """
@@ -32,6 +34,8 @@ class TrainRow:
     id: str
     ids: list[int]
     first: int
+    cut_prompt: int = 0
+    cut_response: int = 0
     parts: tuple[int, ...] = ()
     marked: tuple[int, ...] = ()
 
@@ -53,16 +57,31 @@ class TrainRows:
     response_tokens_cut: int = 0
 
     def add(self, example: Example, got: Pass | Problem) -> None:
-        self.examples += 1
         first = max(got.start, 1) if isinstance(got, Pass) else 0  # a first token has nothing it is predicted from
         if isinstance(got, Pass) and first < len(got.ids):
-            self.rows.append(TrainRow(example.id, got.ids.tolist(), first))
-            self.truncated_prompts += bool(got.cut_prompt)
-            self.truncated_responses += bool(got.cut_response)
-            self.response_tokens_cut += got.cut_response
+            self.take(TrainRow(example.id, got.ids.tolist(), first, got.cut_prompt, got.cut_response))
         else:
             reason = got.reason if isinstance(got, Problem) else "nothing stands before its only token"
-            self.left_out[without_numbers(reason)] += 1
+            self.leave(without_numbers(reason))
+
+    def take(self, row: TrainRow) -> None:
+        self.examples += 1
+        self.rows.append(row)
+        self.truncated_prompts += bool(row.cut_prompt)
+        self.truncated_responses += bool(row.cut_response)
+        self.response_tokens_cut += row.cut_response
+
+    def leave(self, reason: str) -> None:
+        self.examples += 1
+        self.left_out[reason] += 1
+
+    def only(self, names: Collection[str]) -> TrainRows:
+        """The rows of these examples; what was cut is counted anew, and nothing is left out of them."""
+        found = TrainRows()
+        for row in self.rows:
+            if row.id in names:
+                found.take(row)
+        return found
 
     def counts(self) -> dict[str, Any]:
         """For the record; they add up: examples are trained on or left out, for a reason."""
@@ -90,8 +109,7 @@ def read_rows(items: Iterable[Example | BadRow], renderer: Renderer) -> TrainRow
         good = [item for item in window if isinstance(item, Example)]
         for item in window:
             if isinstance(item, BadRow):
-                found.examples += 1
-                found.left_out[item.reason] += 1
+                found.leave(item.reason)
         for example, encoded in zip(good, renderer.encode(good), strict=True):
             found.add(example, encoded if isinstance(encoded, Problem) else renderer.build("given", encoded))
     return found

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from trl.trainer.sft_trainer import SFTTrainer
 
-from tithe.errors import ModelError
 from tithe.tune.batches import StepOrder
+from tithe.tune.faults import NotFinite
 from tithe.tune.head import add_narrow_head, is_plain, unwrapped
 
 
@@ -59,17 +59,3 @@ class ResponseTrainer(SFTTrainer):
         if not math.isfinite(loss.item()):
             raise NotFinite("loss", self.state.global_step + 1, loss.item())
         return loss
-
-
-class NotFinite(ModelError):
-    """The loss or the gradient of a step is infinite or not a number.
-
-    Args:
-        what: of the two.
-        step: which optimiser step.
-        value: what it is.
-    """
-
-    def __init__(self, what: str, step: int, value: float) -> None:
-        super().__init__(f"the {what} is {value} at step {step}: nothing can be learned from there on")
-        self.step = step
