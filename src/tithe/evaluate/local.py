@@ -5,24 +5,19 @@ Prompts, filters and metrics stay lm-eval's; only the data set is given by hand.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tithe.errors import DataError, SettingsError
-from tithe.evaluate.fields import MANY, NUMBER, TEXT, TEXTS, choice, field, records
-from tithe.evaluate.programs import entry_point, plus_tests
+from tithe.errors import SettingsError
+from tithe.evaluate import rows
+from tithe.evaluate.fields import records
+from tithe.evaluate.tables import mmlu_tables
 
-Record: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = list[dict[str, Any]]
-LETTERS = "ABCD"
-BEFORE, PACKED = "Question: ", ("", ".gz", ".zst")
+PACKED = ("", ".gz", ".zst")
 
 
 @dataclass(frozen=True)
@@ -32,88 +27,12 @@ class Known:
     Args:
         split: that is evaluated.
         names: split -> name of its file in a folder, by the hub's name of the subset where that decides.
-        row: a record of the file, and where it stands -> a row as the hub has it.
+        row: a record of the file, and where it stands -> a row as the hub has it; None for MMLU's tables.
     """
 
     split: str
     names: Callable[[str | None], Mapping[str, str]]
-    row: Callable[[Record, str], dict[str, Any]]
-
-
-def gsm8k(record: Record, where: str) -> dict[str, Any]:
-    return {name: field(record, name, TEXT, where) for name in ("question", "answer")}
-
-
-def humaneval(record: Record, where: str) -> dict[str, Any]:
-    """OpenAI's file as it is; in files without `entry_point` the tests end with a call that names it."""
-    row = {name: field(record, name, TEXT, where) for name in ("task_id", "prompt", "test")}
-    if "entry_point" in record:
-        return row | {"entry_point": field(record, "entry_point", TEXT, where)}
-    test, name = entry_point(row["test"], where)
-    return row | {"test": test, "entry_point": name}
-
-
-def humaneval_plus(record: Record, where: str) -> dict[str, Any]:
-    """The hub's file as it is; of EvalPlus's own file, with inputs, the tests are made."""
-    row = {name: field(record, name, TEXT, where) for name in ("task_id", "prompt", "entry_point", "test")}
-    if "plus_input" not in record:
-        return row
-    inputs = [*field(record, "base_input", MANY, where), *field(record, "plus_input", MANY, where)]
-    reference = row["prompt"] + field(record, "canonical_solution", TEXT, where)
-    return row | {"test": plus_tests(reference, row["entry_point"], inputs, record.get("atol", 0))}
-
-
-def arc(record: Record, where: str) -> dict[str, Any]:
-    if "query" not in record and "answerKey" in record:
-        return arc_of_the_hub(record, where)
-    texts = field(record, "choices", TEXTS, where)
-    gold = choice(record, "gold", len(texts), where)
-    labels = [chr(ord("A") + i) for i in range(len(texts))]
-    question = field(record, "query", TEXT, where).removeprefix(BEFORE)
-    return {"question": question, "choices": {"text": texts, "label": labels}, "answerKey": labels[gold]}
-
-
-def arc_of_the_hub(record: Record, where: str) -> dict[str, Any]:
-    choices = record.get("choices")
-    if not isinstance(choices, Mapping):
-        raise DataError(
-            f"{where}: the field `choices` is {str(choices)[:60]!r}, and not an object of `text` and `label`"
-        )
-    found = {name: field(choices, name, TEXTS, where) for name in ("text", "label")}
-    key = field(record, "answerKey", TEXT, where)
-    if key not in found["label"] or len(found["label"]) != len(found["text"]):
-        raise DataError(f"{where}: the field `answerKey` is `{key}`, and the labels are {', '.join(found['label'])}")
-    return {"question": field(record, "question", TEXT, where), "choices": found, "answerKey": key}
-
-
-def piqa(record: Record, where: str) -> dict[str, Any]:
-    if "query" not in record:
-        row = {name: field(record, name, TEXT, where) for name in ("goal", "sol1", "sol2")}
-        return row | {"label": choice(record, "label", 2, where)}
-    texts = field(record, "choices", TEXTS, where)
-    if len(texts) != 2:
-        raise DataError(f"{where}: the field `choices` holds {len(texts)} texts, and not 2")
-    goal = field(record, "query", TEXT, where).removeprefix(BEFORE).removesuffix("\n")
-    return {"goal": goal, "sol1": texts[0], "sol2": texts[1], "label": choice(record, "gold", 2, where)}
-
-
-def truthfulqa(record: Record, where: str) -> dict[str, Any]:
-    """One true answer against all false ones, and all true ones against all false ones."""
-    question = field(record, "question", TEXT, where)
-    best = field(record, "best_answer", TEXT, where)
-    right, wrong = (field(record, f"{name}_answers", TEXTS, where) for name in ("correct", "incorrect"))
-    return {
-        "question": question,
-        "mc1_targets": {"choices": [best, *wrong], "labels": [1] + [0] * len(wrong)},
-        "mc2_targets": {"choices": [*right, *wrong], "labels": [1] * len(right) + [0] * len(wrong)},
-    }
-
-
-def mmlu(record: Record, where: str) -> dict[str, Any]:
-    """For MMLU as JSON lines; the zip file and its folder hold tables without a header."""
-    choices = field(record, "choices", TEXTS, where)
-    row = {"question": field(record, "question", TEXT, where), "subject": field(record, "subject", TEXT, where)}
-    return row | {"choices": choices, "answer": choice(record, "answer", len(choices), where)}
+    row: Callable[[rows.Record, str], dict[str, Any]] | None
 
 
 def fixed(**names: str) -> Callable[[str | None], Mapping[str, str]]:
@@ -126,15 +45,14 @@ def arc_names(subset: str | None) -> Mapping[str, str]:
 
 
 KNOWN: Mapping[str, Known] = {
-    "openai/gsm8k": Known("test", fixed(test="gsm8k_test.jsonl", train="gsm8k_train.jsonl"), gsm8k),
-    "openai/openai_humaneval": Known("test", fixed(test="humaneval.jsonl"), humaneval),
-    "evalplus/humanevalplus": Known("test", fixed(test="humaneval_plus.jsonl"), humaneval_plus),
-    "allenai/ai2_arc": Known("test", arc_names, arc),
-    "baber/piqa": Known("validation", fixed(validation="piqa.jsonl", train="piqa_train.jsonl"), piqa),
-    "truthfulqa/truthful_qa": Known("validation", fixed(validation="truthfulqa.jsonl"), truthfulqa),
-    "cais/mmlu": Known("test", fixed(test="mmlu.zip"), mmlu),
+    "openai/gsm8k": Known("test", fixed(test="gsm8k_test.jsonl", train="gsm8k_train.jsonl"), rows.gsm8k),
+    "openai/openai_humaneval": Known("test", fixed(test="humaneval.jsonl"), rows.humaneval),
+    "evalplus/humanevalplus": Known("test", fixed(test="humaneval_plus.jsonl"), rows.humaneval_plus),
+    "allenai/ai2_arc": Known("test", arc_names, rows.arc),
+    "baber/piqa": Known("validation", fixed(validation="piqa.jsonl", train="piqa_train.jsonl"), rows.piqa),
+    "truthfulqa/truthful_qa": Known("validation", fixed(validation="truthfulqa.jsonl"), rows.truthfulqa),
+    "cais/mmlu": Known("test", fixed(test="mmlu.zip"), None),
 }
-MMLU = "cais/mmlu"
 
 
 @dataclass(frozen=True)
@@ -157,10 +75,10 @@ class LocalData:
         Raises:
             DataError: a file that is damaged, or has not the fields.
         """
-        if self.hub == MMLU:
+        made = KNOWN[self.hub].row
+        if made is None:
             return mmlu_tables(self.files["test"], str(self.subset))
-        known = KNOWN[self.hub]
-        return {split: [known.row(one, where) for where, one in records(file)] for split, file in self.files.items()}
+        return {split: [made(one, where) for where, one in records(file)] for split, file in self.files.items()}
 
     def digest(self) -> dict[str, str]:
         """File -> hash of its bytes."""
@@ -182,7 +100,7 @@ def find(hub: str, subset: str | None, path: Path, task: str) -> LocalData:
     names = known.names(subset)
     if not path.exists():
         raise SettingsError(f"task `{task}`: there is no file `{path}`", hint="`--tasks NAME=FILE`, or a folder")
-    if hub == MMLU:
+    if known.row is None:
         packed = path / names["test"]
         return LocalData({"test": packed if path.is_dir() and packed.exists() else path}, hub, subset)
     first = path if path.is_file() else packed_or_not(path / names[known.split])
@@ -200,44 +118,6 @@ def find(hub: str, subset: str | None, path: Path, task: str) -> LocalData:
 def packed_or_not(path: Path) -> Path | None:
     """The file, or the packed one of that name."""
     return next((one for end in PACKED if (one := path.with_name(path.name + end)).is_file()), None)
-
-
-@lru_cache(maxsize=2)
-def tables(path: Path, _: tuple[int, int]) -> Mapping[str, bytes]:
-    """Name -> bytes of every table of a zip file or a folder."""
-    if path.is_dir():
-        return {file.name: file.read_bytes() for file in sorted(path.rglob("*.csv"))}
-    try:
-        with zipfile.ZipFile(path) as packed:
-            names = [name for name in packed.namelist() if name.endswith(".csv")]
-            return {Path(name).name: packed.read(name) for name in names}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"`{path}` is no zip file that can be read: {error}", hint="MMLU's `data.zip`") from error
-
-
-def mmlu_tables(path: Path, subject: str) -> dict[str, Rows]:
-    """One subject's tables: question, four choices and a letter a row."""
-    stat = path.stat()
-    found = tables(path, (stat.st_mtime_ns, stat.st_size))
-    out: dict[str, Rows] = {}
-    for split in ("test", "dev"):
-        name = f"{subject}_{split}.csv"
-        if name not in found:
-            raise DataError(f"`{path}` has no table `{name}`", hint=f"it has {len(found)} tables")
-        lines = csv.reader(io.StringIO(found[name].decode("utf-8"), newline=""))
-        out[split] = [mmlu_row(cells, subject, f"{path}:{name}:{lines.line_num}") for cells in lines]
-        if not out[split]:
-            raise DataError(f"the table `{name}` of `{path}` is empty")
-    return out
-
-
-def mmlu_row(cells: Sequence[str], subject: str, where: str) -> dict[str, Any]:
-    if len(cells) != 6 or cells[5] not in LETTERS or not cells[5]:
-        raise DataError(
-            f"{where}: {len(cells)} cells ending in `{''.join(cells[-1:])[:20]}`, and not 6 ending in A to D"
-        )
-    question, *choices, letter = cells
-    return {"question": question, "subject": subject, "choices": choices, "answer": LETTERS.index(letter)}
 
 
 def digest(path: Path) -> str:
