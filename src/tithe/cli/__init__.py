@@ -5,6 +5,7 @@ from tithe.cli import runs
 from tithe.cli import lists
 from tithe.cli import tiers
 from tithe.cli import heads
+from tithe.cli import evaluate
 from tithe.cli.app import Usage
 from tithe.cli.entry import dashed, main
 

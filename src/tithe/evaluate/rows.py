@@ -77,6 +77,8 @@ def truthfulqa(record: Record, where: str) -> dict[str, Any]:
     right, wrong = (field(record, f"{name}_answers", TEXTS, where) for name in ("correct", "incorrect"))
     return {
         "question": question,
+        "correct_answers": right,
+        "incorrect_answers": wrong,
         "mc1_targets": {"choices": [best, *wrong], "labels": [1] + [0] * len(wrong)},
         "mc2_targets": {"choices": [*right, *wrong], "labels": [1] * len(right) + [0] * len(wrong)},
     }
