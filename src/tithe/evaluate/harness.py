@@ -237,9 +237,9 @@ def found(
     if not whole:
         raise DataError(f"task `{asked.name}` gives no number per item: {'; '.join(notes)}", hint="leave it out")
     if cut:
-        items = len({(name, item["doc_id"]) for name, some in samples.items() for item in some})
+        all_ = len({(name, item["doc_id"]) for name, some in samples.items() for item in some})
         notes.append(
-            f"`{asked.name}`: {cut:,} of {items:,} prompts do not fit the model's window, their beginning is cut"
+            f"`{asked.name}`: {cut:,} of {all_:,} prompts do not fit the model's window and lose their beginning"
         )
     return Found(whole, notes)
 

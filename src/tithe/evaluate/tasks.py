@@ -302,6 +302,6 @@ def unread(leaf: Leaf, error: Exception) -> DataError:
             f"task `{leaf.name}` cannot use {', '.join(map(str, leaf.data.files.values()))}: {words[:300]}"
         )
     return DataError(
-        f"the data of task `{leaf.name}`, `{hub}` on the hub, could not be read: {type(error).__name__}: {words[:300]}",
+        f"the data of task `{leaf.name}`, `{hub}` on the hub, could not be read: {words[:300]}",
         hint=local,
     )

@@ -35,8 +35,15 @@ class Kept:
     notes: list[str]
 
 
-def write_kept(folder: Path, base: Mapping[str, Any], kept: Iterable[Kept]) -> dict[str, Any]:
-    """Both files, the items first: what the record does not name does not count."""
+def write_kept(folder: Path, base: Mapping[str, Any], kept: Iterable[Kept], *, fewer: bool = False) -> dict[str, Any]:
+    """Both files, the items first: what the record does not name does not count.
+
+    Args:
+        folder: where they go.
+        base: the rest of the record.
+        kept: all that is to be in them.
+        fewer: something is to be gone, so the record is first.
+    """
     parts = list(kept)
     measured = [one for part in parts for one in part.measured]
     pieces = [
@@ -52,6 +59,8 @@ def write_kept(folder: Path, base: Mapping[str, Any], kept: Iterable[Kept]) -> d
     record = {**base, "metrics": as_records(measured), "pieces": pieces}
     sweep(folder / ITEMS)
     sweep(folder / RECORD)
+    if fewer:
+        write_json(folder / RECORD, record)
     write_table(folder / ITEMS, as_table(measured))
     write_json(folder / RECORD, record)
     return record
@@ -68,6 +77,9 @@ def read_kept(folder: Path) -> list[Kept]:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         by = {one.metric: one for one in from_files(folder / ITEMS, record["metrics"])}
+        for one in record["metrics"]:
+            if len(by[one["metric"]].items) != one["items"]:
+                raise ValueError(f"`{ITEMS}` has {len(by[one['metric']].items)} items of `{one['metric']}`")
         return [
             Kept(one["name"], one["key"], one["depends"], [by[name] for name in one["metrics"]], one["notes"])
             for one in record["pieces"]
