@@ -60,13 +60,22 @@ def measure_holdout(
     Raises:
         TitheError: the file or the model cannot be read, or a record has nothing in the column of the groups.
     """
-    talk = talk or Talk()
+    talk, parts = talk or Talk(), holdout_parts(settings, path, group)
+    with run_folder(None) as place:
+        return measured(score_in(place, parts, talk, extra=[] if group is None else [group]), group, talk)
+
+
+def holdout_parts(settings: Reading, path: str | Path, group: str | None) -> Parts:
+    """What the reading is made of, checked before any weights are loaded.
+
+    Raises:
+        TitheError: the file or the model cannot be, or no record has the column.
+    """
     parts = Parts(reading(settings, path))
     if group is not None and group not in parts.columns:
         raise DataError(f"no record of `{path}` has a column `{group}`", hint=did_you_mean(group, parts.columns))
     parts.check(None)
-    with run_folder(None) as place:
-        return measured(score_in(place, parts, talk, extra=[] if group is None else [group]), group, talk)
+    return parts
 
 
 def reading(settings: Reading, path: str | Path) -> ScoreSettings:

@@ -1,0 +1,310 @@
+"""lm-eval's tasks on a model of ours: one value per item, under names that stay the same from model to model."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from tithe.engine.model import choose_device, choose_dtype, dtype_name
+from tithe.engine.sources import ModelSource, context_window, first_line, load_tokenizer
+from tithe.errors import DataError, ModelError, SettingsError, TemplateError
+from tithe.evaluate.measured import Kind, Measured
+from tithe.evaluate.quiet import quiet
+from tithe.evaluate.tasks import Asked, Built
+
+RIGHT = {"acc", "acc_norm", "acc_bytes", "exact_match", "pass@1"}  # where a value is 0 or 1, it is right or wrong
+TORCH = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How tasks are run.
+
+    Args:
+        limit: only so many items of each task, the first ones.
+        batch_size: of lm-eval: a number, or `auto`.
+        seed: all of lm-eval's.
+        apply_chat_template: put prompts to the model by its chat template.
+    """
+
+    limit: int | None = None
+    batch_size: int | str = 8
+    seed: int = 0
+    apply_chat_template: bool = False
+
+
+@dataclass
+class Harness:
+    """A model as lm-eval sees it, loaded when first used.
+
+    Args:
+        source: where it lies.
+        device: `auto`, `cuda`, `mps`, `cpu`.
+        dtype: `auto`, `fp32`, `bf16`, `fp16`.
+        recipe: how tasks are run.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    source: ModelSource
+    device: str = "auto"
+    dtype: str = "auto"
+    recipe: Recipe = field(default_factory=Recipe)
+    trust_remote_code: bool = False
+
+    @cached_property
+    def where(self) -> tuple[str, str]:
+        """Device and dtype that are taken."""
+        device = choose_device(self.device)
+        return str(device), dtype_name(choose_dtype(self.dtype, device))
+
+    def check(self, built: Iterable[Built]) -> None:
+        """Raise what can be known to be wrong before the weights are loaded.
+
+        Raises:
+            TemplateError: a chat template is wanted, and the tokenizer has none.
+            SettingsError: an answer may be longer than the model's window.
+        """
+        tokenizer = load_tokenizer(self.source, trust_remote_code=self.trust_remote_code)
+        if self.recipe.apply_chat_template and not tokenizer.chat_template:
+            raise TemplateError(
+                f"the tokenizer of `{self.source.name}` has no chat template", hint="leave out `--apply-chat-template`"
+            )
+        window = context_window(self.source, tokenizer)
+        for one in built:
+            longest = new_tokens(one.task)
+            if window is not None and longest is not None and longest >= window:
+                raise SettingsError(
+                    f"task `{one.leaf.name}` takes answers of up to {longest:,} tokens, and the model reads {window:,}",
+                    hint=f"`--max-new-tokens` below {window}, so that there is room for the prompt",
+                )
+
+    @cached_property
+    def model(self) -> Any:
+        """lm-eval's `HFLM`.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        device, dtype = self.where
+        try:
+            with quiet():
+                from lm_eval.models.huggingface import HFLM
+
+                return HFLM(
+                    pretrained=str(self.source.folder),
+                    device=device,
+                    dtype=TORCH[dtype],
+                    batch_size=self.recipe.batch_size,
+                    trust_remote_code=self.trust_remote_code,
+                )
+        except Exception as error:  # transformers raises whatever the reader of the day raises
+            raise ModelError(f"lm-eval cannot load `{self.source.name}`: {first_line(error)}") from error
+
+    def run(self, asked: Asked, built: Sequence[Built]) -> Found:
+        """Run the tasks behind one name."""
+        recipe = self.recipe
+        seed_all(recipe.seed)
+        model = self.model
+        with quiet():
+            from lm_eval.evaluator import evaluate
+
+            results = evaluate(
+                lm=model,
+                task_dict={"tasks": {one.leaf.name: one.task for one in built}, "groups": {}},
+                limit=recipe.limit,
+                bootstrap_iters=0,
+                log_samples=True,
+                apply_chat_template=recipe.apply_chat_template,
+                fewshot_as_multiturn=True,
+            )
+            cut = cut_prompts(model, results["samples"], {one.leaf.name: one.task for one in built})
+        return found(asked, built, results, self.about(built, cut), cut)
+
+    def about(self, built: Sequence[Built], cut: int) -> dict[str, Any]:
+        """What the values depend on, besides the task."""
+        device, dtype = self.where
+        first = built[0]
+        out: dict[str, Any] = {
+            "lm_eval": version("lm-eval"),
+            "task_version": (first.leaf.config.get("metadata") or {}).get("version"),
+            "num_fewshot": first.task.get_config("num_fewshot"),
+            "limit": self.recipe.limit,
+            "seed": self.recipe.seed,
+            "batch_size": self.recipe.batch_size,
+            "apply_chat_template": self.recipe.apply_chat_template,
+            "device": device,
+            "dtype": dtype,
+            "generation": first.task.get_config("generation_kwargs"),
+            "cut_prompts": cut,
+            "data": source_of(first),
+        }
+        graders = [one.grader for one in built if one.grader is not None]
+        return out | ({"execution": graders[0].about()} if graders else {})
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of one name.
+
+    Args:
+        measured: one metric each.
+        notes: what a person should know of them.
+    """
+
+    measured: list[Measured]
+    notes: list[str]
+
+
+def seed_all(seed: int) -> None:
+    """As lm-eval's own command does."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (it is lm-eval that draws)
+    torch.manual_seed(seed)
+
+
+def source_of(one: Built) -> dict[str, Any]:
+    """Local files with their digests, or the hub's names."""
+    if one.leaf.data is not None:
+        return {"files": one.leaf.data.digest()}
+    return {"hub": one.leaf.config.get("dataset_path"), "subset": one.leaf.config.get("dataset_name")}
+
+
+def new_tokens(task: Any) -> int | None:
+    """How long an answer may become; None where nothing is generated."""
+    if task.get_config("output_type") != "generate_until":
+        return None
+    given = task.get_config("generation_kwargs") or {}
+    return int(given.get("max_gen_toks", 256))  # lm-eval's own default
+
+
+def cut_prompts(model: Any, samples: Mapping[str, Sequence[Mapping[str, Any]]], tasks: Mapping[str, Any]) -> int:
+    """How many items do not fit the model's window; lm-eval leaves out their beginning."""
+    cut = 0
+    for name, items in samples.items():
+        room = model.max_length - (new_tokens(tasks[name]) or -1)  # the last token of all is not read
+        seen: dict[Any, bool] = {}
+        for item in items:
+            if item["doc_id"] not in seen:
+                seen[item["doc_id"]] = any(longer(model, text_of(call), room) for call in item["arguments"])
+        cut += sum(seen.values())
+    return cut
+
+
+def text_of(call: Sequence[Any]) -> str:
+    """All that the model reads: a prompt, and the continuation that is judged."""
+    return "".join(part for part in call if isinstance(part, str))
+
+
+def longer(model: Any, text: str, room: int) -> bool:
+    """Whether a text has more tokens than there is room for; few bytes are never many tokens."""
+    return len(text.encode("utf-8", "surrogatepass")) + 8 > room and len(model.tok_encode(text)) > room
+
+
+def found(
+    asked: Asked, built: Sequence[Built], results: Mapping[str, Any], about: Mapping[str, Any], cut: int
+) -> Found:
+    """One `Measured` per metric and filter; of a group all items together, its tasks being the groups.
+
+    Raises:
+        DataError: no metric of the task has a number for each item.
+    """
+    samples = results["samples"]
+    parts: dict[tuple[str, str], list[tuple[Built, list[Mapping[str, Any]]]]] = defaultdict(list)
+    for one in built:
+        by: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+        for item in samples[one.leaf.name]:
+            for metric in item["metrics"]:
+                by[metric, item["filter"]].append(item)
+        for key, items in by.items():
+            parts[key].append((one, items))
+    whole, notes = [], []
+    for (metric, filter_), some in parts.items():
+        name = named(asked.name, metric, filter_, list(parts))
+        try:
+            whole.append(measured(name, metric, some, results, about, len(built) > 1))
+        except NotANumberError as error:
+            notes.append(f"`{name}` is left out: {error}")
+    if not whole:
+        raise DataError(f"task `{asked.name}` gives no number per item: {'; '.join(notes)}", hint="leave it out")
+    if cut:
+        all_ = len({(name, item["doc_id"]) for name, some in samples.items() for item in some})
+        notes.append(
+            f"`{asked.name}`: {cut:,} of {all_:,} prompts do not fit the model's window and lose their beginning"
+        )
+    return Found(whole, notes)
+
+
+class NotANumberError(Exception):
+    """A metric that is made of all items together."""
+
+
+def named(task: str, metric: str, filter_: str, all_: Sequence[tuple[str, str]]) -> str:
+    """The task, and what tells its metrics apart: `gsm8k strict-match`, `arc_easy acc_norm`, `mmlu`."""
+    more = [metric] if len({one for one, _ in all_}) > 1 else []
+    more += [filter_] if len({one for _, one in all_}) > 1 else []
+    return " ".join([task, *more])
+
+
+def measured(
+    name: str,
+    metric: str,
+    parts: Sequence[tuple[Built, Sequence[Mapping[str, Any]]]],
+    results: Mapping[str, Any],
+    about: Mapping[str, Any],
+    grouped: bool,
+) -> Measured:
+    """Items of one or more tasks under one metric."""
+    values: dict[str, float] = {}
+    groups: list[str] = []
+    problems: dict[str, str] = {}
+    for one, items in parts:
+        prefix = f"{one.leaf.name}/" if grouped else ""
+        for id_, item in zip(ids(items), items, strict=True):
+            value = number(item[metric])
+            if math.isfinite(value):
+                values[prefix + id_] = value
+                groups.append(one.leaf.name)
+            else:
+                problems[prefix + id_] = f"its value is {value}"
+    array = np.array(list(values.values()), dtype=np.float64)
+    kind: Kind = "right" if metric in RIGHT and bool(np.isin(array, (0.0, 1.0)).all()) else "number"
+    better = results["higher_is_better"][parts[0][0].leaf.name].get(metric, True)
+    return Measured(
+        metric=name,
+        kind=kind,
+        unit="right" if kind == "right" else metric,
+        higher_is_better=bool(better),
+        items=tuple(values),
+        values=array,
+        groups=tuple(groups) if grouped else (),
+        problems=problems,
+        about={**about, "metric": metric, "filter": parts[0][1][0]["filter"]},
+    )
+
+
+def number(value: Any) -> float:
+    if isinstance(value, bool | int | float | np.number):
+        return float(value)
+    raise NotANumberError(f"its metric has {type(value).__name__} and no number for each item")
+
+
+def ids(items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The hash of each item's content, which is the same for every model; of repeated ones with a number."""
+    seen: Counter[str] = Counter()
+    out = []
+    for item in sorted(items, key=lambda one: one["doc_id"]):
+        hash_ = item["doc_hash"][:16]
+        out.append(f"{hash_}-{seen[hash_]}" if seen[hash_] else hash_)
+        seen[hash_] += 1
+    place = {item["doc_id"]: id_ for item, id_ in zip(sorted(items, key=lambda one: one["doc_id"]), out, strict=True)}
+    return [place[item["doc_id"]] for item in items]
