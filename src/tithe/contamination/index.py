@@ -92,7 +92,7 @@ class Index:
         """What each text shares with the items, most first.
 
         Args:
-            texts: each in parts (prompt, response), each part in words. A run may go over from one part to the next;
+            texts: each in parts (messages), each part in words. A run may go over from one part to the next;
                 a short item has to be one part, or all of them together.
         """
         joined = [list(chain.from_iterable(parts)) for parts in texts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,7 +127,7 @@ def contamination(
     """Find what a data set and evaluation files have in common.
 
     An example is hit by an item if they share n words in a row. Of an item that has fewer words, or of its question
-    if that has, the whole must be the example's prompt, its response, or both together.
+    if that has, the whole must be one of the example's messages, or all of them together.
 
     Args:
         dataset: file, folder or hub id.
@@ -244,8 +245,12 @@ def batches(dataset: Iterable[Example | BadRow], counts: dict[str, int]) -> Iter
         yield good
 
 
-def texts(example: Example) -> tuple[str, str]:
-    """Prompt and response, each in one text."""
-    response = example.response
-    said = [response.reasoning or "", response.content, *(str(call) for call in response.tool_calls)]
-    return "\n".join(message.content for message in example.prompt), "\n".join(said)
+def texts(example: Example) -> Iterator[str]:
+    """What its messages say, each by itself."""
+    for message in (*example.prompt, example.response):
+        if message.reasoning:
+            yield message.reasoning
+        if message.content:
+            yield message.content
+        for call in message.tool_calls:
+            yield json.dumps(call, ensure_ascii=False, default=str)
