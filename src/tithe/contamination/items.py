@@ -7,7 +7,8 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,33 +103,51 @@ def of_lines(stream: Any, where: str, _: str) -> Iterator[Item]:
 
 
 def of_json(stream: Any, where: str, _: str) -> Iterator[Item]:
-    try:
-        for line, record in JsonStream(io.TextIOWrapper(stream, encoding="utf-8", newline="")).records():
-            yield from of_record(record, f"{where}:{line}")
-    except JsonFault as fault:
-        raise DataError(f"{where}:{fault.line}:{fault.column}: invalid JSON: {fault}") from None
+    with as_text(stream) as text:
+        try:
+            for line, record in JsonStream(text).records():
+                yield from of_record(record, f"{where}:{line}")
+        except JsonFault as fault:
+            raise DataError(f"{where}:{fault.line}:{fault.column}: invalid JSON: {fault}") from None
 
 
 def of_cells(stream: Any, where: str, between: str) -> Iterator[Item]:
     """Rows of a CSV file. One whose first row is made of names has a header; MMLU's files have none."""
     csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))
-    lines = csv.reader(io.TextIOWrapper(stream, encoding="utf-8", newline=""), delimiter=between, strict=True)
-    header: list[str] | None = None
-    number = 1
-    try:
-        for cells in lines:
-            at, number = f"{where}:{number}", lines.line_num + 1
-            if header is None:
-                named = len(cells) > 1 and all(map(_NAME.fullmatch, cells)) and len({*cells}) == len(cells)
-                header = cells if named else []
-                if named:
+    with as_text(stream) as text:
+        lines = csv.reader(text, delimiter=between, strict=True)
+        header: list[str] | None = None
+        while True:
+            at = f"{where}:{lines.line_num + 1}"
+            try:
+                cells = next(lines, None)
+            except csv.Error as error:
+                raise DataError(f"{at}: invalid CSV: {error}") from None
+            if cells is None:
+                return
+            if header is None and cells:
+                header = cells if is_header(cells) else []
+                if header:
                     continue
             if header:
                 yield from of_record(dict(zip(header, cells, strict=False)), at)
             elif any(cells):
                 yield Item(at, tuple(cells), cells[0])
-    except csv.Error as error:
-        raise DataError(f"{where}:{number}: invalid CSV: {error}") from None
+
+
+def is_header(cells: Sequence[str]) -> bool:
+    """Whether they are names, each another, as those of columns are."""
+    return len(cells) > 1 and all(map(_NAME.fullmatch, cells)) and len({*cells}) == len(cells)
+
+
+@contextmanager
+def as_text(stream: Any) -> Iterator[io.TextIOWrapper]:
+    """Decoded; what closes the stream is left to whom it belongs."""
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    try:
+        yield text
+    finally:
+        text.detach()
 
 
 READ = {".jsonl": of_lines, ".ndjson": of_lines, ".json": of_json, ".csv": of_cells, ".tsv": of_cells}
