@@ -27,7 +27,7 @@ FLOORS = (
     {"selectors"},
     {"planner"},
     {"neighbours"},
-    {"engine", "tiers", "endpoint"},
+    {"engine", "tiers", "endpoint", "contamination"},
     {"heads"},
     {"data"},
     {"pocket"},

@@ -143,6 +143,7 @@ class SelectSettings(ScoreSettings):
         selector: selector spec.
         drop: filters such as `ifd > 1`; None takes the ranking scorer's own.
         drop_duplicates: drop later occurrences of the same prompt and response.
+        drop_contaminated: evaluation files; examples that share 13 words in a row with one are dropped first of all.
         pipeline: stages instead of one scorer, e.g. `"superfiltering@gpt2:20% -> ifd:5%"`.
         shape: shape of the kept file's records.
     """
@@ -153,10 +154,11 @@ class SelectSettings(ScoreSettings):
     selector: str = "top"
     drop: tuple[str, ...] | None = None
     drop_duplicates: bool = False
+    drop_contaminated: tuple[str, ...] = ()
     pipeline: str | None = None
     shape: Literal["same", "messages", "alpaca", "prompt-completion"] = "same"
 
-    @field_validator("drop", mode="before")
+    @field_validator("drop", "drop_contaminated", mode="before")
     @classmethod
     def one_filter(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

@@ -60,6 +60,10 @@ def select(
     drop: Annotated[list[str] | None, typer.Option(help='Filter, e.g. "ifd > 1"; may be repeated.')] = None,
     no_drop: Annotated[bool, typer.Option("--no-drop", help="Not even the scorer's own filter.")] = False,
     drop_duplicates: Annotated[bool | None, typer.Option("--drop-duplicates", help="Keep the first of equals.")] = None,
+    drop_contaminated: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Drop what shares 13 words in a row with this evaluation file; repeatable."),
+    ] = None,
     keep_of: Annotated[str | None, typer.Option(help="A share is of the `input`, or of what is left (`kept`).")] = None,
     pipeline: Annotated[
         str | None, typer.Option(help='Stages instead of one scorer: "superfiltering:20% -> ifd:5%".')

@@ -21,7 +21,7 @@ from tithe.endpoint.crowd import crowd
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.records import Example, Message, Problem
 from tithe.run.talk import Talk
-from tithe.run.texts import TextStore, key_of, store_name
+from tithe.run.texts import FLUSH_SECONDS, TextStore, key_of, store_name
 from tithe.run.tier_settings import TierSettings
 from tithe.run.writing_settings import WritingSettings
 
@@ -54,9 +54,16 @@ def make_writers(settings: TierSettings) -> list[Writer]:
     return [make_writer(name, settings, settings.endpoint) for name in settings.weak_model]
 
 
-def make_writer(name: str, settings: WritingSettings, endpoint: str | None) -> Writer:
-    """One model; nothing is loaded and nobody asked."""
-    return LocalWriter(name, settings) if endpoint is None else EndpointWriter(name, settings, endpoint)
+def make_writer(name: str, settings: WritingSettings, endpoint: str | None, hold: float = FLUSH_SECONDS) -> Writer:
+    """One model; nothing is loaded and nobody asked.
+
+    Args:
+        name: of the model.
+        settings: how it writes.
+        endpoint: the address, None for a model that runs here.
+        hold: seconds that answers from an endpoint may wait to be written to disk.
+    """
+    return LocalWriter(name, settings) if endpoint is None else EndpointWriter(name, settings, endpoint, hold)
 
 
 def seed_of(seed: int, prompt_id: str) -> int:
@@ -213,11 +220,13 @@ class EndpointWriter:
         name: the endpoint's name for it.
         settings: how it writes.
         endpoint: the address.
+        hold: seconds that answers may wait to be written to disk; a process that is killed loses those.
     """
 
     name: str
     settings: WritingSettings
     endpoint: str
+    hold: float = FLUSH_SECONDS
     reused: int = field(default=0, init=False)
     work: dict[str, Any] = field(default_factory=dict, init=False)
 
@@ -262,7 +271,7 @@ class EndpointWriter:
                         tokens += got.tokens or 0
                     else:
                         problems[key] = got
-                    store.flush_now_and_then()
+                    store.flush_now_and_then(self.hold)
                     talk.progress(1, tokens)
             finally:
                 store.flush()

@@ -161,6 +161,7 @@ def make_jobs(stages: Sequence[Stage], settings: SelectSettings, whole: Parts) -
             "keep": stage.budget,
             "drop": drops[i] if stage.scorer else (),
             "drop_duplicates": settings.drop_duplicates and i == 0,
+            "drop_contaminated": settings.drop_contaminated if i == 0 else (),
             "pipeline": None,
         }
         jobs.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def compare(
     sides = [Answers.of(str(path), answers_of(path)) for path in (a, b)]
     digests = [sniff(path).digest() for path in (a, b)]
     pairs = [Pair(item, sides[0].examples[item], sides[1].examples[item]) for item in both(*sides)]
-    judge = make_writer(settings.who, settings, settings.endpoint)
+    judge = make_writer(settings.who, settings, settings.endpoint, hold=0)
     judge.check()
     with run_folder(folder) as place:
         court = Court(judge, settings.attempts, place, talk)
@@ -91,7 +92,7 @@ def compare(
         }
         write_left_out([*left_out(sides), *without_verdict(pairs, reviews)], folder)
         write_json(folder / RECORD, record)
-        demand_verdict(settings, found, heard, folder)
+        demand_verdict(settings, reviews, heard, folder)
         sweep(output)
         with atomic(output, overwrite=True) as stream:
             for pair, review in zip(pairs, reviews, strict=True):
@@ -159,24 +160,23 @@ def write_left_out(rows: Sequence[Mapping[str, str]], folder: Path) -> None:
 
 
 def demand_verdict(
-    settings: JudgeSettings, found: Tally, heard: Mapping[str, Mapping[str, Heard]], folder: Path
+    settings: JudgeSettings, reviews: Sequence[Review], heard: Mapping[str, Mapping[str, Heard]], folder: Path
 ) -> None:
     """Refuse reviews of nothing.
 
     Raises:
         DataError: with counts, the commonest reason, and how one of the replies begins.
     """
-    if found.n or not found.no_verdict:
+    asked = [review.value for review in reviews if not review.same]
+    why = Counter(value.reason for value in asked if isinstance(value, Problem))
+    if not asked or why.total() < len(asked):
         return
-    reviews = [one for orders in heard.values() for one in orders.values()]
-    replies = [one.reply for one in reviews if one.reply is not None]
-    worst = next(iter(found.why))
-    said = " ".join(replies[0].split())[:80] if replies else ""
-    shown = f", for example `{said}`" if said else ""
+    said = [one.reply for orders in heard.values() for one in orders.values() if one.reply is not None]
+    shown = f", for example `{' '.join(said[0].split())[:80]}`" if said else ""
+    worst, times = why.most_common(1)[0]
     raise DataError(
-        f"the judge `{settings.who}` gave no verdict on any of {found.no_verdict:,} pairs: {len(reviews):,} reviews of "
-        f"up to {settings.attempts} attempts, {len(replies):,} with a reply{shown}; {worst} ({found.why[worst]:,} "
-        "pairs)",
+        f"the judge `{settings.who}` gave no verdict on any of {len(asked):,} pairs: {2 * len(asked):,} reviews of up "
+        f"to {settings.attempts} attempts, {len(said):,} with a reply{shown}; {worst} ({times:,} pairs)",
         hint=f"all replies are in `{folder}`; a judge has to follow instructions, a small model often does not",
     )
 

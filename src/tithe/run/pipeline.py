@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,16 @@ from tithe.run.jobs import Garage, Job, StageParts, check_job, check_settings, c
 from tithe.run.outcome import PipelineResult, StageResult, narrowed, outcome
 from tithe.run.results import ScoreResult, SelectResult
 from tithe.run.score import make_runner, score_in
-from tithe.run.select import Recipe, choose, chosen_filters, ranking_scorer, way_out, with_reasons, write_dropped
+from tithe.run.select import (
+    Recipe,
+    choose,
+    chosen_filters,
+    contaminated,
+    ranking_scorer,
+    way_out,
+    with_reasons,
+    write_dropped,
+)
 from tithe.run.setup import Parts
 from tithe.run.stages import naming, parse_pipeline
 from tithe.run.talk import Talk
@@ -33,7 +43,8 @@ def select_in_stages(
       are what they are; a stage that asks for more than is left keeps all of it, which is noted.
     - A stage scores what is left, and nothing else; what its scorer learns (neighbours), it learns from that.
     - A stage has its scorer's own filter. A filter given belongs to the first stage that has its column, and stands
-      there in the place of the scorer's own. Duplicates are dropped in the first stage.
+      there in the place of the scorer's own. Duplicates, and what is in evaluation files, are dropped in the first
+      stage.
     - A stage without a scorer chooses by the scores of the stage before.
     - Answers of all stages are kept together in the run folder, the score table of each in its `stage-N`.
 
@@ -47,15 +58,17 @@ def select_in_stages(
     for job in jobs:
         with naming(job.stage):
             check_job(job, whole, folder)
+    found = contaminated(whole.dataset, settings, talk)
     with run_folder(folder) as place:
         clear(place)
-        cascade = Cascade(whole, place, folder, talk, waiting)
+        cascade = Cascade(whole, place, folder, talk, waiting, found.examples)
         for job in jobs:
             with naming(job.stage):
                 cascade.step(job)
         for text in cascade.waiting:
             talk.say(f"note: the filter `{text}` did nothing: no stage reads its column")
         result = outcome(cascade.done, settings, whole, folder)
+        result = replace(result, record=result.record | found.told)
         if folder is not None:
             write_table(folder / SCORES, with_reasons(result))
             write_dropped(result, folder)
@@ -84,6 +97,7 @@ class Cascade:
         folder: the run folder to name in results, None for a scratch one.
         talk: who listens.
         waiting: filters whose column no stage had yet.
+        contaminated: id -> reason, of examples that the first stage drops.
         done: the stages so far.
     """
 
@@ -92,6 +106,7 @@ class Cascade:
     folder: Path | None
     talk: Talk
     waiting: list[str]
+    contaminated: Mapping[str, str]
     done: list[StageResult] = field(default_factory=list)
     garage: Garage = field(default_factory=Garage)
 
@@ -148,7 +163,8 @@ class Cascade:
         by = ranking_scorer(parts, None)
         filters = chosen_filters(parts, settings, by, self.talk)
         budget = job.stage.spends(total, settings.keep_of)
-        return Recipe(by, job.selector, budget, filters, settings.drop_duplicates)
+        contaminated = {} if self.done else self.contaminated
+        return Recipe(by, job.selector, budget, filters, settings.drop_duplicates, contaminated)
 
 
 def nothing_kept(chosen: SelectResult) -> DataError:

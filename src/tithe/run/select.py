@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from tithe.config import SelectSettings
 from tithe.data.export import write_records
+from tithe.data.files import Dataset
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.planner import without_numbers
 from tithe.records import FloatArray, Scores, Selection
+from tithe.run.contamination import ContaminationResult, find
 from tithe.run.folder import DROPPED, RECORD, SCORES, check_places, run_folder, sweep, write_json, write_table
 from tithe.run.passed_on import check_passed_on
 from tithe.run.residual import rank_correlation
@@ -41,6 +43,7 @@ class Recipe:
         budget: how much it may keep.
         filters: what is dropped before.
         drop_duplicates: drop later occurrences of the same prompt and response, too.
+        contaminated: id -> reason, of examples that are dropped first of all.
     """
 
     by: str
@@ -48,6 +51,7 @@ class Recipe:
     budget: Budget
     filters: Sequence[Filter] = ()
     drop_duplicates: bool = False
+    contaminated: Mapping[str, str] = field(default_factory=dict)
 
 
 def select(
@@ -88,10 +92,12 @@ def select(
             "`residualise` takes away what length predicts, and `length` ranks", hint="`--by` names another scorer"
         )
     ranking = residual(by) if by in parts.residualised else by
-    recipe = Recipe(ranking, selector, budget, filters, settings.drop_duplicates)
     parts.check(folder)
+    found = contaminated(parts.dataset, settings, talk)
+    recipe = Recipe(ranking, selector, budget, filters, settings.drop_duplicates, found.examples)
     with run_folder(folder) as place:
         chosen = choose(score_in(place, parts, talk, folder=folder, extra=extra), recipe)
+        chosen = replace(chosen, record=chosen.record | found.told)
         if folder is not None:
             write_table(folder / SCORES, with_reasons(chosen))
             write_dropped(chosen, folder)
@@ -107,7 +113,8 @@ def select(
 def choose(result: ScoreResult, recipe: Recipe) -> SelectResult:
     """Filter and select; writes nothing."""
     scores = result.scores(recipe.by)
-    reasons = apply_filters(recipe.filters, scores.columns, scores.ids)
+    reasons = {i: recipe.contaminated[id_] for i, id_ in enumerate(scores.ids) if id_ in recipe.contaminated}
+    reasons = apply_filters(recipe.filters, scores.columns, scores.ids) | reasons
     if recipe.drop_duplicates:
         reasons |= duplicates(scores, reasons)
     rest = with_vectors(without(scores, reasons), recipe.selector, result)
@@ -115,6 +122,17 @@ def choose(result: ScoreResult, recipe: Recipe) -> SelectResult:
     assert set(selection.kept) | set(selection.dropped) == set(scores.ids), "an example was lost"
     record = result.record | {"selection": selection_record(recipe, selection, scores, result)}
     return SelectResult(result, selection, scores, record, recipe.budget.note(rest, selection))
+
+
+def contaminated(dataset: Dataset, settings: SelectSettings, talk: Talk) -> ContaminationResult:
+    """What of the data set is in the evaluation files given; nothing where none is."""
+    against = [Path(name).expanduser() for name in settings.drop_contaminated]
+    if not against:
+        return ContaminationResult({}, {})
+    found = find(dataset, against, talk=talk)
+    names = ", ".join(found.record["against"])
+    talk.say(f"{len(found.examples):,} examples share text with {names}: they are dropped")
+    return found
 
 
 def with_vectors(scores: Scores, selector: Selector, result: ScoreResult) -> Scores:

@@ -1,0 +1,1 @@
+"""What a data set shares with evaluation sets, word for word."""

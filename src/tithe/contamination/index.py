@@ -1,0 +1,173 @@
+"""The runs of n words of all evaluation items, to be found again in any text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tithe.contamination.items import Item
+from tithe.contamination.words import words
+from tithe.records import IntArray
+
+Hashes = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
+BREAK = -1  # a word that no item has, and the end of a text
+_P = 0x9E3779B97F4A7C15  # odd, so that multiplying by it loses nothing
+
+
+How = Literal["run", "item", "question"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """What one text shares with one item.
+
+    Args:
+        item: place of the item.
+        how: they share runs of n words, or the item, or its question, is shorter than that and there as a whole.
+        shared: how many of the item's runs of n words are in the text.
+        text: the first of these runs, or the short text.
+    """
+
+    item: int
+    how: How
+    shared: int
+    text: str
+
+
+@dataclass
+class Index:
+    """Evaluation items, indexed by their runs of n words.
+
+    About 20 bytes for each word of the items are held, and each distinct word once; of the texts that are looked
+    through, nothing.
+
+    Args:
+        n: words of a run.
+    """
+
+    n: int
+    where: list[str] = field(default_factory=list)
+    vocabulary: dict[str, int] = field(default_factory=dict)
+    short: dict[str, list[tuple[int, How]]] = field(default_factory=dict)
+    parts: list[IntArray] = field(default_factory=list)
+    runs: list[int] = field(default_factory=list)
+
+    def add(self, items: Iterable[Item]) -> None:
+        """Take items; `build` comes after the last."""
+        for item in items:
+            number = len(self.where)
+            self.where.append(item.where)
+            said = list(chain.from_iterable(map(words, item.texts)))
+            asked = words(item.question) if item.question is not None else []
+            wholes: dict[str, How] = {" ".join(asked): "question"} if 0 < len(asked) < self.n else {}
+            wholes |= {" ".join(said): "item"} if 0 < len(said) < self.n else {}
+            for whole, how in wholes.items():
+                self.short.setdefault(whole, []).append((number, how))
+            for word in said:
+                self.vocabulary.setdefault(word, len(self.vocabulary))
+            self.parts += [self.ids(said), np.array([BREAK], dtype=np.int32)]
+            self.runs.append(max(0, len(said) - self.n + 1))
+
+    def build(self) -> None:
+        """Sort the runs of what was added."""
+        self.text = np.concatenate([*self.parts, np.array([], dtype=np.int32)])
+        self.owner = np.repeat(np.arange(len(self.where)), [len(part) + 1 for part in self.parts[::2]]).astype(np.int32)
+        self.parts = []
+        hashes, places = runs_of(self.text, self.n)
+        order = np.argsort(hashes, kind="stable")
+        self.hashes, self.places = hashes[order], places[order]
+        self.known = list(self.vocabulary)
+        self.covered = np.zeros(len(self.text), dtype=bool)
+
+    def ids(self, said: Sequence[str]) -> IntArray:
+        return np.fromiter(map(self.vocabulary.get, said, repeat(BREAK)), dtype=np.int32, count=len(said))
+
+    def find(self, texts: Sequence[Sequence[Sequence[str]]]) -> Iterator[list[Hit]]:
+        """What each text shares with the items, most first.
+
+        Args:
+            texts: each in parts (messages), each part in words. A run may go over from one part to the next;
+                a short item has to be one part, or all of them together.
+        """
+        joined = [list(chain.from_iterable(parts)) for parts in texts]
+        flat = self.ids([word for said in joined for word in (*said, "")])
+        ends = np.cumsum([len(said) + 1 for said in joined])
+        found: list[dict[int, list[int]]] = [{} for _ in texts]
+        hashes, places = runs_of(flat, self.n)
+        for at, place in self.equal(hashes, places, flat):
+            text = int(np.searchsorted(ends, at, side="right"))
+            found[text].setdefault(int(self.owner[place]), []).append(place)
+            self.covered[place] = True
+        for parts, said, runs in zip(texts, joined, found, strict=True):
+            hits = [Hit(item, "run", len({*of}), self.words_at(min(of))) for item, of in runs.items()]
+            yield sorted([*hits, *self.same(parts, said, runs)], key=lambda hit: (-hit.shared, hit.item))
+
+    def equal(self, hashes: Hashes, places: Places, flat: IntArray) -> Iterator[tuple[int, int]]:
+        """(place in the texts, place in the items) of every run that is in both; hashes only point there."""
+        low = np.searchsorted(self.hashes, hashes, side="left")
+        there = low < len(self.hashes)
+        there[there] = self.hashes[low[there]] == hashes[there]
+        for start, at, value in zip(low[there].tolist(), places[there].tolist(), hashes[there], strict=True):
+            stop = int(np.searchsorted(self.hashes, value, side="right"))
+            run = flat[at : at + self.n]
+            for place in self.places[start:stop].tolist():
+                if np.array_equal(self.text[place : place + self.n], run):
+                    yield at, place
+
+    def same(self, parts: Sequence[Sequence[str]], said: Sequence[str], runs: dict[int, Any]) -> Iterator[Hit]:
+        """Short items that are one of the parts, or all of them."""
+        seen = set(runs)
+        for one in (*parts, said):
+            if 0 < len(one) < self.n:
+                whole = " ".join(one)
+                for item, how in self.short.get(whole, ()):
+                    if item not in seen:
+                        seen.add(item)
+                        yield Hit(item, how, 0, whole)
+
+    def words_at(self, place: int) -> str:
+        return " ".join(self.known[i] for i in self.text[place : place + self.n].tolist())
+
+    def share(self, hit: Hit) -> float | None:
+        """Part of an item's runs; 1 where a short one is there as a whole, None where only its question is."""
+        if hit.how == "run":
+            return hit.shared / self.runs[hit.item]
+        return 1.0 if hit.how == "item" else None
+
+    def covered_shares(self) -> npt.NDArray[np.float64]:
+        """(items,) part of each item's runs that any text so far has."""
+        sums = np.bincount(self.owner[self.covered], minlength=len(self.where))
+        return sums / np.maximum(1, np.array(self.runs, dtype=np.int64))
+
+
+def runs_of(ids: IntArray, n: int) -> tuple[Hashes, Places]:
+    """Hash and place of every run of n words without a break in it.
+
+    Args:
+        ids: (words,) with `BREAK` where a run must not go.
+        n: words of a run.
+    """
+    count = len(ids) - n + 1
+    if count < 1:
+        return np.array([], dtype=np.uint64), np.array([], dtype=np.int64)
+    breaks = np.concatenate([[0], np.cumsum(ids == BREAK)])
+    places = np.flatnonzero(breaks[n:] == breaks[:-n])
+    mixed = mix(ids)
+    hashes = np.zeros(len(places), dtype=np.uint64)
+    for k in range(n):
+        hashes = hashes * np.uint64(_P) + mixed[places + k]
+    return hashes, places
+
+
+def mix(ids: IntArray) -> Hashes:
+    """64 bits for each word, as SplitMix64 spreads them."""
+    z = ids.astype(np.int64).astype(np.uint64) * np.uint64(_P)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,256 @@
+"""Which examples of a data set are in evaluation sets, and which evaluation items are in it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tithe.contamination.index import Hit, Index
+from tithe.contamination.items import file_digest, read_items
+from tithe.contamination.words import words
+from tithe.data.files import Dataset, open_dataset
+from tithe.errors import DataError, SettingsError
+from tithe.records import BadRow, Example
+from tithe.run.describe import versions
+from tithe.run.folder import check_places, write_json
+from tithe.run.pool import named_dataset
+from tithe.run.talk import Talk
+from tithe.run.watch import Watch
+
+NGRAM, BATCH = 13, 512
+WORST = 10  # matches shown of each evaluation file
+MOSTLY = 0.8  # of an item's runs
+RULE = "NFKC, lower case, runs of letters and digits; punctuation separates words"
+
+
+@dataclass(frozen=True)
+class ContaminationResult:
+    """What a data set shares with evaluation files.
+
+    Args:
+        record: counts per evaluation file, the worst matches, digests.
+        examples: id -> reason, of every example that shares something.
+    """
+
+    record: Mapping[str, Any]
+    examples: Mapping[str, str]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """For the record of a run that drops these examples."""
+        return {"contamination": dict(self.record)} if self.record else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One example and one item of an evaluation file.
+
+    Args:
+        example: its place.
+        item: its place.
+        hit: what they share.
+        share: part of the item that is in the example; None where only its question is.
+    """
+
+    example: str
+    item: str
+    hit: Hit
+    share: float | None
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """The worst first."""
+        return -(1.0 if self.share is None else self.share), -self.hit.shared
+
+    def as_dict(self) -> dict[str, Any]:
+        share = None if self.share is None else round(self.share, 4)
+        counts = {"shared_ngrams": self.hit.shared, "share_of_item": share}
+        return {"example": self.example, "item": self.item, "how": self.hit.how, **counts, "text": self.hit.text}
+
+
+@dataclass
+class EvalFile:
+    """An evaluation file and what was found of it.
+
+    Args:
+        path: where it is.
+        name: what reasons call it.
+        items: which of the index's items are its.
+    """
+
+    path: Path
+    name: str
+    items: range
+    examples: int = field(default=0, init=False)
+    hit: dict[int, bool] = field(default_factory=dict, init=False)  # item -> there as a whole
+    worst: list[Match] = field(default_factory=list, init=False)
+
+    def take(self, example: Example, hits: Sequence[Hit], index: Index) -> str:
+        """Note what one example shares; gives the reason to drop it."""
+        self.examples += 1
+        for hit in hits:
+            self.hit[hit.item] = self.hit.get(hit.item, False) or hit.how == "item"
+        found = [Match(example.where, index.where[hit.item], hit, index.share(hit)) for hit in hits]
+        self.worst = sorted([*self.worst, *found], key=lambda match: match.rank)[:WORST]
+        what = {"run": f"{index.n}-gram shared with", "item": "the same as a short item of"}
+        return f"contaminated: {what.get(hits[0].how, 'the same prompt as a short question of')} {self.name}"
+
+    def record(self, index: Index, shares: npt.NDArray[np.float64]) -> dict[str, Any]:
+        return {
+            "source": str(self.path),
+            "digest": file_digest(self.path),
+            "items": len(self.items),
+            "items_shorter_than_ngram": sum(index.runs[item] == 0 for item in self.items),
+            "examples_hit": self.examples,
+            "items_hit": len(self.hit),
+            "items_mostly_covered": sum(whole or bool(shares[item] >= MOSTLY) for item, whole in self.hit.items()),
+            "worst": [match.as_dict() for match in self.worst],
+        }
+
+
+def contamination(
+    dataset: Path | str,
+    against: Sequence[Path],
+    *,
+    n: int = NGRAM,
+    format: str = "auto",
+    talk: Talk | None = None,
+) -> ContaminationResult:
+    """Find what a data set and evaluation files have in common.
+
+    An example is hit by an item if they share n words in a row. Of an item that has fewer words, or of its question
+    if that has, the whole must be one of the example's messages, or all of them together.
+
+    Args:
+        dataset: file, folder or hub id.
+        against: evaluation files.
+        n: words in a row; 13 as in Brown et al. 2020, arXiv 2005.14165, appendix C.
+        format: shape of the data set's records.
+        talk: who listens.
+
+    Raises:
+        TitheError: a file cannot be read, or nothing is given.
+    """
+    source = open_dataset(named_dataset(str(dataset)), format=format)
+    return find(source, against, n=n, talk=talk)
+
+
+def report(
+    dataset: Path | str,
+    against: Sequence[Path],
+    *,
+    n: int = NGRAM,
+    format: str = "auto",
+    output: Path | None = None,
+    overwrite: bool = False,
+    talk: Talk | None = None,
+) -> ContaminationResult:
+    """The same, written as JSON: the record, and every example hit with its reason.
+
+    Args:
+        dataset: file, folder or hub id.
+        against: evaluation files.
+        n: words in a row.
+        format: shape of the data set's records.
+        output: where it goes, None for nowhere.
+        overwrite: replace `output` if it is there.
+        talk: who listens.
+    """
+    for source in (str(dataset), *map(str, against)):
+        check_places(output, overwrite, source, None)
+    result = contamination(dataset, against, n=n, format=format, talk=talk)
+    if output is not None:
+        write_json(output, {**result.record, "examples": dict(result.examples)})
+    return result
+
+
+def find(dataset: Dataset, against: Sequence[Path], *, n: int = NGRAM, talk: Talk | None = None) -> ContaminationResult:
+    """The same of a data set that is open; its examples have the ids that they have elsewhere."""
+    began, talk, watch = time.monotonic(), talk or Talk(), Watch(dataset)
+    index, files = eval_files(against, n)
+    examples, counts = dict[str, str](), {"examples": 0, "bad_rows": 0}
+    talk.expect(None)
+    try:
+        for batch in batches(dataset, counts):
+            hits = index.find([[*map(words, texts(one))] for one in batch])
+            for example, found in zip(batch, hits, strict=True):
+                for file, own in by_file(files, found):
+                    examples.setdefault(example.id, file.take(example, own, index))
+            talk.progress(len(batch), 0)
+    finally:
+        talk.done()
+    watch.check()
+    shares = index.covered_shares()
+    record = {
+        "ngram": n,
+        "words": RULE,
+        "versions": versions(()),
+        "dataset": {"source": dataset.source, "digest": watch.digest, **counts},
+        "examples_hit": len(examples),
+        "against": {file.name: file.record(index, shares) for file in files},
+        "seconds": round(time.monotonic() - began, 2),
+    }
+    return ContaminationResult(record, examples)
+
+
+def eval_files(against: Sequence[Path], n: int) -> tuple[Index, list[EvalFile]]:
+    """All of them in one index; files of the same name are told apart by their whole path.
+
+    Raises:
+        SettingsError: none is given, one twice, or n is no length.
+        DataError: one holds no text.
+    """
+    if n < 1:
+        raise SettingsError(f"`ngram` cannot be `{n}`: it must be at least 1")
+    if not against:
+        raise SettingsError("no evaluation file is given", hint="`--against FILE`, more than once for several")
+    twice = [str(path) for i, path in enumerate(against) if path in against[:i]]
+    if twice:
+        raise SettingsError(f"the evaluation file `{twice[0]}` is given twice")
+    names = [path.name for path in against]
+    index, files = Index(n), []
+    for path in against:
+        first = len(index.where)
+        index.add(read_items(path))
+        if len(index.where) == first:
+            raise DataError(f"the evaluation file `{path}` holds no text")
+        name = path.name if names.count(path.name) == 1 else str(path)
+        files.append(EvalFile(path, name, range(first, len(index.where))))
+    index.build()
+    return index, files
+
+
+def by_file(files: Sequence[EvalFile], hits: Sequence[Hit]) -> Iterator[tuple[EvalFile, list[Hit]]]:
+    """The hits of each file that has some."""
+    for file in files if hits else ():
+        if own := [hit for hit in hits if hit.item in file.items]:
+            yield file, own
+
+
+def batches(dataset: Iterable[Example | BadRow], counts: dict[str, int]) -> Iterator[list[Example]]:
+    """Examples in bounded numbers; bad rows are counted."""
+    items = iter(dataset)
+    while some := list(islice(items, BATCH)):
+        good = [item for item in some if isinstance(item, Example)]
+        counts["examples"] += len(good)
+        counts["bad_rows"] += len(some) - len(good)
+        yield good
+
+
+def texts(example: Example) -> Iterator[str]:
+    """What its messages say, each by itself."""
+    for message in (*example.prompt, example.response):
+        if message.reasoning:
+            yield message.reasoning
+        if message.content:
+            yield message.content
+        for call in message.tool_calls:
+            yield json.dumps(call, ensure_ascii=False, default=str)
