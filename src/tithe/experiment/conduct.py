@@ -140,7 +140,17 @@ class Conduct:
             StoreError: the folder holds another one.
         """
         s = self.settings
-        own = ("holdout_group", "template", "max_length", "truncation", "dtype", "tasks", "evaluation", "judge", "drop_contaminated")
+        own = (
+            "holdout_group",
+            "template",
+            "max_length",
+            "truncation",
+            "dtype",
+            "tasks",
+            "evaluation",
+            "judge",
+            "drop_contaminated",
+        )
         design = {
             "dataset": self.parts.watch.digest,
             "model": self.parts.fingerprint,
@@ -205,9 +215,8 @@ class Conduct:
     def evaluation(self, data: Data) -> dict[str, Any]:
         """Settings of `tithe evaluate` that all cells share."""
         s = self.settings
-        names = ("model", "template", "max_length", "truncation", "device", "dtype", "trust_remote_code")
-        names += ("allow_code_execution",)
-        own = {name: getattr(s, name) for name in names}
+        names = ["model", "template", "max_length", "truncation", "device", "dtype", "trust_remote_code"]
+        own = {name: getattr(s, name) for name in [*names, "allow_code_execution"]}
         return {
             **own,
             "holdout": str(data.holdout),

@@ -19,7 +19,9 @@ def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"left out of the pool: {n:,} ({reason})"
     yield from contamination_lines(data["contamination"])
     against = record["settings"]["against"]
-    rows: list[tuple[str, ...]] = [("arm", "budget", "examples", "response tokens", "median length", f"shared with {against}")]
+    rows: list[tuple[str, ...]] = [
+        ("arm", "budget", "examples", "response tokens", "median length", f"shared with {against}")
+    ]
     for one in record["arms"]:
         shared = one[f"shared_with_{against}"]
         rows.append(
@@ -36,10 +38,10 @@ def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def contamination_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    for name, one in found["files"].items():
+    for name, one in found["against"].items():
         yield (
-            f"contamination with {name}: {one['pool_examples']:,} of the pool, "
-            f"{one['eval_items']:,} of its {one['of_eval_items']:,} items"
+            f"{found['ngram']}-grams shared with {name}: {one['examples_hit']:,} examples of the pool, "
+            f"{one['items_hit']:,} of its {one['items']:,} items"
         )
 
 

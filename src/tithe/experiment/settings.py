@@ -80,8 +80,8 @@ class ExperimentSettings(Settings):
         limit: read only so many records.
         template: `auto`, a named template or a Jinja file; in scoring, training and evaluation alike.
         max_length: tokens of the longest example; None takes the recipe's.
-        truncation: what gives way to it, the `response`'s end or the `prompt`'s beginning; with `problem` longer examples
-            are left out of the pool and of the evaluation.
+        truncation: what gives way to it, the `response`'s end or the `prompt`'s beginning; with `problem` longer
+            examples are left out of the pool and of the evaluation.
         device: `auto`, `cuda`, `mps`, `cpu`.
         dtype: of training and evaluation.
         parallel: trainings at once; None takes one per GPU, and one on a CPU.

@@ -18,7 +18,8 @@ from typing import Any, TextIO
 from tithe.errors import TitheError
 from tithe.evaluate.measured import as_records
 from tithe.experiment.cells import SPEC, spec_digest, write_done
-from tithe.run.evaluate import EvaluateSettings, evaluate
+from tithe.run.evaluate import evaluate
+from tithe.run.evaluate_settings import EvaluateSettings
 from tithe.run.talk import Talk
 from tithe.run.tune import tune
 from tithe.run.tune_settings import TuneSettings

@@ -17,6 +17,7 @@ from typing import Any
 from tithe.errors import SettingsError, TitheError
 
 Done = Callable[[str, Mapping[str, Any]], None]
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 class CellError(TitheError):
@@ -113,7 +114,7 @@ class Worker:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    env=os.environ | dict(self.place.variables),
+                    env=os.environ | QUIET | dict(self.place.variables),
                 )
         return self.process
 
@@ -167,10 +168,9 @@ def do_all(folders: Sequence[tuple[str, Path]], where: Sequence[Place], logs: Pa
             worker.stop()
         pool.shutdown(wait=True)
     if failed:
-        name, error = failed[0]
-        raise CellError(
-            f"{name}: {error}", hint=f"{error.hint or ''}; the same command goes on from there".lstrip("; ")
-        )
+        name, first = failed[0]
+        again = "the same command goes on from there"
+        raise CellError(f"{name}: {first}", hint=f"{first.hint}; {again}" if first.hint else again)
 
 
 @dataclass
