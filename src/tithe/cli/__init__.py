@@ -9,6 +9,7 @@ from tithe.cli import heads
 from tithe.cli import tune
 from tithe.cli import judge
 from tithe.cli import evaluate
+from tithe.cli import experiment
 from tithe.cli.app import Usage
 from tithe.cli.entry import dashed, main
 

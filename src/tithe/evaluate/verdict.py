@@ -52,7 +52,7 @@ class Comparison:
         left_out: items that some run has no value of.
         by_seed: effect of each seed.
         difference: test and interval with seeds and items as chance; None where there is one item.
-        tested: these models alone, with items as chance.
+        tested: these models alone, with items as chance; not made for groups.
         p_holm: `difference.p`, corrected for all comparisons of the family.
         family: how many they are.
         verdict: at the 5 % level, by `p_holm`.
@@ -143,7 +143,7 @@ def compare(
         left_out=both.left_out,
         by_seed=tuple(differences.mean(1).tolist()) if n else (float("nan"),),
         difference=mean_difference(differences) if enough else None,
-        tested=item_test(differences, first.kind == "right") if n > 1 else None,
+        tested=item_test(differences, first.kind == "right") if n > 1 and group is None else None,
         why=None if enough else reason(n, len(arm)),
     )
 

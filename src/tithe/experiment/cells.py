@@ -109,11 +109,13 @@ class Outcome:
         cell: which.
         record: its `cell.json`.
         measured: every metric, item by item.
+        trained: name of the cell that was trained in its place, where both are trained on the same.
     """
 
     cell: Cell
     record: Mapping[str, Any]
     measured: tuple[Measured, ...]
+    trained: str
 
 
 def outcome(cell: Cell, folder: Path) -> Outcome | None:
@@ -131,7 +133,7 @@ def outcome(cell: Cell, folder: Path) -> Outcome | None:
         raise StoreError(
             f"the record `{own / DONE}` cannot be read: {error}", hint="delete the file: the cell is then done again"
         ) from error
-    return Outcome(cell, record, tuple(from_files(own / record["items"], record["evaluation"])))
+    return Outcome(cell, record, tuple(from_files(own / record["items"], record["evaluation"])), cell.name)
 
 
 def finished(cell: Cell, own: Path, spec: Mapping[str, Any]) -> bool:

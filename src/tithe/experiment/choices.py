@@ -118,12 +118,22 @@ def stamp(name: str | None) -> str:
     return repr([(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files])
 
 
-def table(choices: Mapping[tuple[str, str], Sequence[Choice]], pool: Pool, against: str) -> list[dict[str, Any]]:
-    """Per arm and budget: examples, tokens, median length, and how much of it the reference arm has, too."""
-    rows = []
+def table(
+    choices: Mapping[tuple[str, str], Sequence[Choice]], pool: Pool, settings: ExperimentSettings
+) -> list[dict[str, Any]]:
+    """Per arm and budget: examples, tokens, median length, and how much of it the reference arm has, too.
+
+    Of an arm that repeats another's lengths also how much it shares with that: where the other takes all examples of
+    a length, as `length` does, there are no others to draw, and the two are one arm.
+    """
+    rows, against = [], settings.against
+    like = {arm.name: arm.like for arm in settings.arms}
     for (arm, budget), found in choices.items():
         other = choices.get((against, budget))
         row: dict[str, Any] = {"arm": arm, "budget": budget, "draws": len(found), **lengths(found[0], pool)}
         row[f"shared_with_{against}"] = None if other is None or arm == against else overlap(found[0], other[0])
+        repeated = like.get(arm)
+        if repeated is not None:
+            row["repeats"], row["shared_with_it"] = repeated, overlap(found[0], choices[repeated, budget][0])
         rows.append(row)
     return rows

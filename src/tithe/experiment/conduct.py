@@ -5,45 +5,35 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tithe.config import ScoreSettings
 from tithe.errors import StoreError
+from tithe.evaluate.verdict import holm
 from tithe.experiment.cells import CELLS, DONE, SPEC, Cell, Outcome, distinct, finished, make_cells, outcome, prepare
-from tithe.experiment.choices import choose_all
+from tithe.experiment.choices import choose_all, table
 from tithe.experiment.choosing import Choice
 from tithe.experiment.data import Data, make_data
-from tithe.experiment.results import Results, results
+from tithe.experiment.judging import judge_settings, judged, prompt_sets
+from tithe.experiment.outcome import ExperimentResult
+from tithe.experiment.report import write_report
+from tithe.experiment.results import results
+from tithe.experiment.screen import plan_lines
 from tithe.experiment.settings import ExperimentSettings
 from tithe.experiment.workers import Clock, do_all, places
+from tithe.report.drawing import library
 from tithe.run.describe import versions
 from tithe.run.folder import run_folder, write_json
 from tithe.run.setup import Parts
 from tithe.run.talk import Talk
 from tithe.run.tune_settings import TuneSettings
+from tithe.tune.train import demand_packages
 
 DESIGN, RECORD = "design.json", "experiment.json"
 VERSIONS = ("torch", "transformers", "trl", "peft", "numpy", "scipy", "statsmodels")
-
-
-@dataclass(frozen=True)
-class ExperimentResult:
-    """What came of an experiment.
-
-    Args:
-        folder: where everything lies.
-        record: as in `experiment.json`.
-        results: means and comparisons; None where nothing was trained.
-        outcomes: the cells.
-    """
-
-    folder: Path
-    record: dict[str, Any]
-    results: Results | None = field(default=None, repr=False)
-    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
 
 
 def experiment(
@@ -115,6 +105,11 @@ class Conduct:
         )
 
     def all(self, *, overwrite: bool, plan: bool) -> ExperimentResult:
+        demand_extras()
+        if self.settings.judge is not None:
+            assert prompt_sets(self.settings.judge) and judge_settings(
+                self.settings.judge, "-"
+            )  # wrong ones end it here
         where = places(self.settings.parallel, self.settings.device)
         data = make_data(self.settings, lambda: self.parts.renderer, self.folder / "data", self.talk)
         self.keep_design(overwrite)
@@ -127,11 +122,15 @@ class Conduct:
         cells = make_cells(choices, self.settings.seeds, base)
         self.train(cells, data, where)
         own = {key: outcome(cell, self.folder) for key, cell in distinct(cells).items()}
-        outcomes = [Outcome(cell, one.record, one.measured) for cell in cells if (one := own[cell.key])]
+        outcomes = [replace(one, cell=cell) for cell in cells if (one := own[cell.key])]
+        if self.settings.judge is not None:
+            outcomes = judged(outcomes, self.settings, self.folder, self.talk)
         found = results(outcomes, self.settings)
         record |= {"results": found.as_dict(), "cells": [brief(one) for one in outcomes]}
         write_json(self.folder / RECORD, record)
-        return ExperimentResult(self.folder, record, found, tuple(outcomes))
+        result = ExperimentResult(self.folder, record, found, tuple(outcomes))
+        write_report(result, self.settings)
+        return result
 
     def keep_design(self, overwrite: bool) -> None:
         """What may not change while an experiment goes on; arms, budgets and seeds may be added.
@@ -173,30 +172,28 @@ class Conduct:
         write_json(path, design)
 
     def record(self, data: Data, choices: Mapping[tuple[str, str], Sequence[Choice]]) -> dict[str, Any]:
-        from tithe.experiment.choices import table
-
         return {
             "settings": self.settings.model_dump(mode="json"),
             "versions": versions(VERSIONS),
             "model": {"name": self.settings.model, "fingerprint": self.parts.fingerprint},
             "recipe": {"digest": self.recipe.digest(), **self.recipe.model_dump(mode="json")},
             "data": data.record,
-            "arms": table(choices, data.pool, self.settings.against),
+            "arms": table(choices, data.pool, self.settings),
         }
 
     def say_plan(self, record: Mapping[str, Any]) -> None:
-        from tithe.experiment.screen import plan_lines
-
         for line in plan_lines(record):
             self.talk.say(line)
 
     def train(self, cells: Sequence[Cell], data: Data, where: Sequence[Any]) -> None:
         """Do the cells that are not done."""
-        common = {
+        common: dict[str, Any] = {
             "tune": self.training,
             "evaluation": self.evaluation(data),
             "keep_models": self.settings.keep_models,
         }
+        if self.settings.judge is not None:
+            common["judge"] = self.settings.judge
         todo: list[tuple[str, Path]] = []
         weights: dict[str, float] = {}
         for cell in distinct(cells).values():
@@ -225,6 +222,16 @@ class Conduct:
             "eos": True,
             **s.evaluation,
         }
+
+
+def demand_extras() -> None:
+    """What the end needs is asked for before hours of training.
+
+    Raises:
+        MissingExtraError: a package is not installed.
+    """
+    assert holm([1.0]) and library("altair") and library("vl_convert")
+    demand_packages()
 
 
 def ended(name: str, done: Mapping[str, Any], clock: Clock) -> str:

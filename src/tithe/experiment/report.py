@@ -13,16 +13,15 @@ import yaml
 
 from tithe.data.outfile import atomic
 from tithe.evaluate.verdict import Comparison, matched
-from tithe.experiment.conduct import ExperimentResult
+from tithe.experiment.outcome import PAGE, PLOTS, TABLE, ExperimentResult
 from tithe.experiment.results import Runs, runs_of
-from tithe.experiment.screen import mean_rows, plan_lines
+from tithe.experiment.screen import data_lines, mean_rows
 from tithe.experiment.sentences import p_value, sentence
 from tithe.experiment.settings import ExperimentSettings
 from tithe.report.charts import budget_chart, effect_chart, outcome_chart
 from tithe.report.drawing import svg, write_png
 from tithe.report.page import Part, write_page
 
-PAGE, TABLE, PLOTS = "report.html", "comparisons.csv", "plots"
 HOW = (
     "Differences are paired: the same items, the same seeds. Chance in the items and chance from seed to seed both "
     "count (two-way random effects, Satterthwaite's degrees of freedom); p is corrected for all arms and budgets of "
@@ -174,9 +173,7 @@ def closing(result: ExperimentResult) -> list[Part]:
     for title, family in (("Against the full set", result.results.full), ("References", result.results.references)):
         if family:
             parts.append(Part(title, verdicts=[(one.verdict.replace(" ", "-"), sentence(one)) for one in family]))
-    lines = list(plan_lines({**result.record, "arms": result.record["arms"]}))
-    del lines[-len(result.record["arms"]) - 1 :]
-    parts.append(Part("Data", lines=lines))
+    parts.append(Part("Data", lines=list(data_lines(result.record))))
     parts.append(Part(rows=arm_rows(result.record["arms"])))
     settings = {name: result.record[name] for name in ("settings", "recipe", "model", "versions")}
     parts.append(Part("Settings", text=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)))
@@ -184,8 +181,8 @@ def closing(result: ExperimentResult) -> list[Part]:
 
 
 def arm_rows(arms: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    head = list(arms[0])
-    shown = [[cell(row[name]) for name in head] for row in arms]
+    head = list(dict.fromkeys(name for row in arms for name in row))
+    shown = [[cell(row.get(name)) for name in head] for row in arms]
     return [[name.replace("_", " ") for name in head], *shown]
 
 

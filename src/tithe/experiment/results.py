@@ -14,6 +14,7 @@ from tithe.evaluate.verdict import Comparison, compare, corrected
 from tithe.experiment.cells import Outcome
 from tithe.experiment.settings import ALL, ExperimentSettings
 
+UNBUDGETED = "-"  # the untrained model's
 Runs = Mapping[tuple[str, str], Sequence[Measured]]  # (arm, budget) -> one per seed
 
 
@@ -101,9 +102,11 @@ def runs_of(metric: str, outcomes: Sequence[Outcome], settings: ExperimentSettin
     """One measurement per seed, in the order of the seeds; an untrained model has the same for each."""
     found: dict[tuple[str, str], list[Measured]] = {}
     for outcome in outcomes:
-        one = next(m for m in outcome.measured if m.metric == metric)
+        one = next((m for m in outcome.measured if m.metric == metric), None)
+        if one is None:  # a judge compares arms only with the one that all are compared with
+            continue
         times = len(settings.seeds) if outcome.cell.seed is None else 1
-        found.setdefault((outcome.cell.arm, outcome.cell.budget or "-"), []).extend([one] * times)
+        found.setdefault((outcome.cell.arm, outcome.cell.budget or UNBUDGETED), []).extend([one] * times)
     return found
 
 
@@ -113,41 +116,34 @@ def of_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Results:
     base = settings.against
     budgets = [budget for arm, budget in runs if arm == base]
     arms = [arm.name for arm in settings.arms if arm.budgeted and arm.name != base]
-    pairs = [(arm, budget) for budget in budgets for arm in arms if (arm, budget) in runs]
-    whole = [(arm, budget) for arm, budget in runs if budget in (ALL, "-")]
+    pairs = [((arm, budget), (base, budget)) for budget in budgets for arm in arms if (arm, budget) in runs]
+    whole = [key for key in runs if key[1] in (ALL, UNBUDGETED)]
+    full = [key for key in whole if key[1] == ALL]
+    groups = sorted(set(first.groups))
     return Results(
         means=tuple(mean_of(metric, key, found, first.unit) for key, found in runs.items()),
-        against=versus(pairs, runs, lambda budget: (base, budget)),
-        groups=by_group(pairs, runs, base),
-        full=tuple(
-            one
-            for full in whole
-            if full[1] == ALL
-            for one in versus([*pairs, *((base, b) for b in budgets)], runs, lambda _, full=full: full)
-        ),
-        references=tuple(
-            one for budget in budgets for one in versus(whole, runs, lambda _, budget=budget: (base, budget))
-        ),
+        against=versus(pairs, runs),
+        groups=versus(pairs, runs, groups) if groups else (),
+        full=versus([(key, one) for one in full for key in runs if key[1] in budgets], runs),
+        references=versus([(one, (base, budget)) for budget in budgets for one in whole], runs),
     )
 
 
 def versus(
-    pairs: Iterable[tuple[str, str]], runs: Runs, other: Any, groups: Sequence[str | None] = (None,)
+    pairs: Iterable[tuple[tuple[str, str], tuple[str, str]]], runs: Runs, groups: Sequence[str | None] = (None,)
 ) -> tuple[Comparison, ...]:
-    """Compare each with what `other` gives for its budget, corrected together."""
+    """Compare the first of each pair with the second, corrected together."""
     made = []
-    for arm, budget in pairs:
-        against = other(budget)
+    for one, other in pairs:
+        budget = one[1] if one[1] == other[1] else shown(one[1], other[1])
         for group in groups:
-            shown = budget if against[1] == budget else f"{budget} against {against[1]}"
-            made.append(compare(runs[arm, budget], runs[against], names=(arm, against[0]), budget=shown, group=group))
+            made.append(compare(runs[one], runs[other], names=(one[0], other[0]), budget=budget, group=group))
     return tuple(corrected(made))
 
 
-def by_group(pairs: Sequence[tuple[str, str]], runs: Runs, base: str) -> tuple[Comparison, ...]:
-    first = next(iter(runs.values()))[0]
-    groups = sorted(set(first.groups))
-    return versus(pairs, runs, lambda budget: (base, budget), groups) if groups else ()
+def shown(budget: str, other: str) -> str:
+    """Two budgets that are compared."""
+    return f"no training, against {other}" if budget == UNBUDGETED else f"{budget} against {other}"
 
 
 def mean_of(metric: str, key: tuple[str, str], found: Sequence[Measured], unit: str) -> Mean:

@@ -6,18 +6,35 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tithe.evaluate.verdict import Comparison
-from tithe.experiment.conduct import ExperimentResult
+from tithe.experiment.outcome import PAGE, ExperimentResult
 from tithe.experiment.results import Mean
 from tithe.experiment.sentences import sentence
+from tithe.run.screen import console, say
+
+MUCH = 0.5  # of an arm, that it shares with the one whose lengths it repeats
 
 
-def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """Data, contamination and what each arm is trained on."""
+def show_experiment(result: ExperimentResult) -> None:
+    """Means and verdicts, and where the report lies."""
+    out = console()
+    for line in result_lines(result):
+        say(out, line)
+    if result.results is not None:
+        say(out, f"report: {result.folder / PAGE}")
+
+
+def data_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Both sides of the data, and what they share."""
     data = record["data"]
     yield f"pool {data['pool']:,} examples, held out {data['held_out']:,} ({data['prompts']:,} prompts)"
     for reason, n in data["left_out"].items():
         yield f"left out of the pool: {n:,} ({reason})"
     yield from contamination_lines(data["contamination"])
+
+
+def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Data, contamination and what each arm is trained on."""
+    yield from data_lines(record)
     against = record["settings"]["against"]
     rows: list[tuple[str, ...]] = [
         ("arm", "budget", "examples", "response tokens", "median length", f"shared with {against}")
@@ -35,6 +52,12 @@ def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
             )
         )
     yield from columns(rows)
+    for one in record["arms"]:
+        if one.get("shared_with_it", 0) > MUCH:
+            yield (
+                f"note: {one['arm']} at {one['budget']} shares {100 * one['shared_with_it']:.0f} % with "
+                f"{one['repeats']}: there are few others of these lengths, and the two arms are nearly one"
+            )
 
 
 def contamination_lines(found: Mapping[str, Any]) -> Iterator[str]:

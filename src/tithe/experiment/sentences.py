@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from tithe.evaluate.verdict import Comparison
 
-UNITS = {"right": "points"}
-
 
 def sentence(one: Comparison) -> str:
     """What may be said of an arm at a budget, with what it rests on."""
-    head = f"{one.arm} at {one.budget}"
+    head = f"{one.arm} at {one.budget}" if one.group is None else f"{one.arm} at {one.budget}, {one.group}"
     if one.verdict == "no verdict":
         return f"{head}: no verdict on {one.metric}, {one.why}"
     assert one.difference is not None and one.detectable is not None

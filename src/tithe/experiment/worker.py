@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from tithe.errors import TitheError
 from tithe.evaluate.measured import as_records
 from tithe.experiment.cells import SPEC, spec_digest, write_done
+from tithe.experiment.judging import write_answers
 from tithe.run.evaluate import evaluate
 from tithe.run.evaluate_settings import EvaluateSettings
 from tithe.run.talk import Talk
@@ -51,6 +52,8 @@ def do_cell(own: Path) -> dict[str, Any]:
         model, training = str(own / MODEL), brief(result.record)
     settings = EvaluateSettings.of(restored({**spec["evaluation"], "model": model}))
     found = evaluate(settings, own / EVALUATION, talk=talk)
+    if spec.get("judge") is not None:
+        write_answers(own, model, spec["judge"], talk)
     record = {
         "arm": spec["arm"],
         "budget": spec["budget"],

@@ -90,11 +90,11 @@ class Worker:
             process.stdin.write(json.dumps(str(own)) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()
-        except BrokenPipeError:
+        except BrokenPipeError:  # it died before it was asked
             line = ""
         if not line:
-            code = process.wait()
-            self.process = None
+            process.communicate()
+            code, self.process = process.returncode, None
             signal = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise CellError(
                 f"the process that trained it ended with {signal}",

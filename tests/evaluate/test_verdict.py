@@ -1,0 +1,135 @@
+"""Comparisons of measured arms: pairing, direction, correction, words."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tithe.errors import MissingExtraError
+from tithe.evaluate.itemtests import item_test, mcnemar, sign_flip
+from tithe.evaluate.measured import Measured, as_records, as_table, from_files
+from tithe.evaluate.verdict import compare, corrected, holm, matched
+from tithe.run.folder import write_table
+
+ITEMS = tuple(f"i{n}" for n in range(60))
+
+
+def runs(means, *, seed=0, noise=0.5, higher=True, items=ITEMS, groups=()):
+    """One measurement per seed; items have a difficulty that all runs share."""
+    rng = np.random.default_rng(seed)
+    hard = np.random.default_rng(99).normal(size=len(items))
+    return [
+        Measured("m", "number", "nats/token", higher, items, hard + mean + noise * rng.normal(size=len(items)), groups)
+        for mean in means
+    ]
+
+
+def judged(arm, other):
+    (found,) = corrected([compare(arm, other, names=("a", "b"), budget="5%")])
+    return found
+
+
+def test_better_and_worse_follow_the_direction():
+    high, low = runs([1, 1, 1], seed=1), runs([0, 0, 0], seed=2)
+    assert judged(high, low).verdict == "better" and judged(low, high).verdict == "worse"
+    high, low = runs([1, 1, 1], seed=1, higher=False), runs([0, 0, 0], seed=2, higher=False)
+    found = judged(low, high)
+    assert found.verdict == "better" and found.effect == pytest.approx(1, abs=0.3) and found.difference.low > 0
+
+
+def test_models_that_scatter_are_not_told_apart():
+    found = judged(runs([0.9, -0.8, 0.6], seed=1), runs([0, 0, 0], seed=2))
+    assert found.verdict == "not distinguishable" and found.detectable > abs(found.effect)
+    assert found.seeds_needed is None or found.seeds_needed > 3
+
+
+def test_pairing_is_by_name_and_what_lacks_is_counted():
+    arm, other = runs([0, 0, 0], seed=1), runs([0, 0, 0], seed=2)
+    turned = [one.only(one.items[::-1]) for one in other]
+    assert judged(arm, turned).effect == pytest.approx(judged(arm, other).effect)
+    short = [other[0], other[1].only(ITEMS[5:]), other[2]]
+    both = matched(arm, short)
+    assert both.items == ITEMS[5:] and both.left_out == 5 and both.arm.shape == (3, 55)
+
+
+def test_groups_are_their_own_items():
+    groups = tuple("x" if n % 3 else "y" for n in range(60))
+    arm, other = runs([1, 1, 1], seed=1, groups=groups), runs([0, 0, 0], seed=2, groups=groups)
+    found = compare(arm, other, names=("a", "b"), budget="5%", group="y")
+    assert found.items == 20 and found.tested is None
+
+
+def test_one_item_and_no_item():
+    arm, other = runs([1, 1, 1], items=ITEMS[:1]), runs([0, 0, 0], items=ITEMS[:1])
+    one = judged(arm, other)
+    assert one.verdict == "no verdict" and one.why == "one item says nothing about others like it"
+    none = judged(arm, runs([0, 0, 0], items=ITEMS[5:6]))
+    assert none.verdict == "no verdict" and none.why == "no item has a value in every run"
+    assert np.isnan(none.effect)
+
+
+def test_holm_by_hand():
+    # ordered 0.01, 0.02, 0.04: times 3, 2, 1, and never falling
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+
+
+def test_correction_makes_verdicts_rarer():
+    arms = [runs([0.19, 0.2, 0.21], seed=s) for s in range(5)]
+    other = runs([0, 0, 0], seed=50)
+    alone = [judged(arm, other) for arm in arms]
+    together = corrected([compare(arm, other, names=("a", "b"), budget="5%") for arm in arms])
+    assert all(t.p_holm >= a.p_holm for t, a in zip(together, alone, strict=True))
+    assert {one.family for one in together} == {5}
+    assert all(t.detectable > a.detectable for t, a in zip(together, alone, strict=True))
+
+
+def test_statsmodels_is_missed_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
+    with pytest.raises(MissingExtraError) as caught:
+        holm([0.5])
+    assert "tithe[experiment]" in caught.value.hint
+
+
+def test_mcnemar_by_hand():
+    # seven items only the first has right, one only the second: 2 * (C(8,0) + C(8,1)) / 2**8
+    d = np.array([1.0] * 7 + [-1.0] + [0.0] * 20)
+    assert mcnemar(d) == pytest.approx(2 * 9 / 256)
+    assert mcnemar(np.zeros(5)) == 1
+
+
+def test_sign_flips_by_hand():
+    # of 2**4 signs only all plus and all minus give a mean as far from 0
+    assert sign_flip(np.array([1.0, 2.0, 3.0, 4.0]), 0) == pytest.approx(2 / 16)
+    assert sign_flip(np.zeros(4), 0) == 1
+
+
+def test_item_test_against_scipy():
+    d = np.random.default_rng(5).normal(0.3, 1, (3, 150))
+    found = item_test(d, right=False)
+    assert found.p_sign_flip == pytest.approx(stats.ttest_1samp(d.mean(0), 0).pvalue, abs=0.01)
+    interval = stats.ttest_1samp(d.mean(0), 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.03)
+    assert found.dz == pytest.approx(d.mean() / d.mean(0).std(ddof=1)) and found.p_mcnemar is None
+    right = item_test(np.sign(d), right=True)
+    assert right.p_mcnemar is not None and len(right.p_mcnemar) == 3
+
+
+def test_items_all_the_same():
+    found = item_test(np.full((3, 10), 0.5), right=False)
+    assert (found.low, found.high, found.dz) == (0.5, 0.5, None)
+
+
+def test_measured_comes_back_from_its_files(tmp_path):
+    first = runs([1], groups=tuple("xy"[n % 2] for n in range(60)))[0]
+    second = Measured(
+        "gsm8k", "right", "right", True, ("a", "b"), np.array([1.0, 0.0]), problems={"c": "no answer"}, about={"n": 5}
+    )
+    write_table(tmp_path / "items.parquet", as_table([first, second]))
+    again = from_files(tmp_path / "items.parquet", as_records([first, second]))
+    for before, after in zip([first, second], again, strict=True):
+        assert (before.metric, before.items, before.groups) == (after.metric, after.items, after.groups)
+        assert (before.values == after.values).all() and before.problems == after.problems
+        assert before.about == after.about and before.kind == after.kind
