@@ -15,6 +15,7 @@ from tithe.data.export import write_records
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.planner import without_numbers
 from tithe.records import FloatArray, Scores, Selection
+from tithe.run.experience import experience
 from tithe.run.folder import DROPPED, RECORD, SCORES, check_places, run_folder, sweep, write_json, write_table
 from tithe.run.passed_on import check_passed_on
 from tithe.run.residual import rank_correlation
@@ -90,6 +91,7 @@ def select(
     ranking = residual(by) if by in parts.residualised else by
     recipe = Recipe(ranking, selector, budget, filters, settings.drop_duplicates)
     parts.check(folder)
+    experience(parts, folder, talk)
     with run_folder(folder) as place:
         chosen = choose(score_in(place, parts, talk, folder=folder, extra=extra), recipe)
         if folder is not None:
