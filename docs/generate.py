@@ -12,11 +12,14 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from tithe.config import PRESETS, HeadSettings, ScoreSettings, SelectSettings, Settings
 from tithe.run.tier_settings import TierImportSettings, TierSettings
+from tithe.run.tune_settings import TuneSettings
+from tithe.run.warmup_settings import WarmupSettings
 
 HERE = Path(__file__).parent
 COMMANDS = (
     *("select", "score", "plan", "export"),
     *("tiers build", "tiers import", "tiers look", "head train", "head evaluate", "head import"),
+    *("tune", "warmup"),
     *("scorers", "selectors", "templates", "doctor"),
 )
 WIDTH = "100"
@@ -61,6 +64,9 @@ def config_page() -> str:
     parts += ["## Of `head train` and `head evaluate`, besides those of `score`\n", table(HeadSettings, heads)]
     parts += ["## Of `tiers build`\n", table(TierSettings, [*TierSettings.model_fields])]
     parts += ["## Of `tiers import`\n", table(TierImportSettings, [*TierImportSettings.model_fields])]
+    parts += ["## Of `tune`\n", table(TuneSettings, [*TuneSettings.model_fields])]
+    own = [name for name in WarmupSettings.model_fields if name not in TuneSettings.model_fields]
+    parts += ["## Of `warmup`, besides those of `tune`\n", table(WarmupSettings, own)]
     return "\n".join(parts)
 
 

@@ -69,7 +69,8 @@ class ScoreSettings(Settings):
         residualise: `length` adds to every score what is left of it when the response's length is taken away; a
             selection then ranks by that.
         target: data set whose examples show what the selection is to be like.
-        model: bundled name, folder or hub id.
+        model: bundled name, folder or hub id; of a LoRA adapter, its folder or hub id.
+        warmup: give the model IFD's brief experience first: one epoch on 1,000 examples, in the run folder.
         template: `auto`, a named template or a Jinja file.
         max_length: tokens of the longest pass; None takes the model's context window.
         truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`. None
@@ -102,6 +103,7 @@ class ScoreSettings(Settings):
     residualise: Literal["length"] | None = None
     target: str | None = None
     model: str | None = None
+    warmup: bool = False
     template: str = "auto"
     max_length: int | None = None
     truncation: Literal["response", "prompt", "problem"] | None = None

@@ -48,6 +48,8 @@ def test_accumulation_alone_settles_the_pass():
         (1000, {}, 24),  # 3 x (7 of 128 and one of 104)
         (128, {}, 3),
         (1, {}, 3),
+        (1, {"num_train_epochs": 1, "warmup_ratio": 0}, 1),
+        (1, {"num_train_epochs": 1, "lr_scheduler_type": "constant"}, 1),
         (1000, {"num_train_epochs": 0.5}, 4),
         (1000, {"max_steps": 5}, 5),
         (1000, {"max_steps": 500}, 500),
@@ -102,3 +104,10 @@ def test_steps_of_later_epochs_are_found_again():
     made, _ = order(20)
     made.epoch = 1
     assert sorted(list(made)[8:16]) == sorted(made.taken(3 + 2).tolist())
+
+
+@pytest.mark.parametrize("recipe", [{"num_train_epochs": 1}, {"max_steps": 1}])
+def test_a_single_step_at_learning_rate_zero_is_refused(recipe):
+    """Warm-up begins at 0: a training of one step gives back the model as it was."""
+    with pytest.raises(SettingsError, match="begins at learning rate 0"):
+        steps_in_all(100, Recipe(**recipe))

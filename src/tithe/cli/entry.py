@@ -48,7 +48,9 @@ def main() -> None:
         fail(f"unexpected {type(error).__name__}: {error}", "this is a fault in tithe; TITHE_DEBUG=1 shows where")
     if code == INTERRUPTED:
         training = sys.argv[1:3] == ["head", "train"]
+        steps = sys.argv[1:2] in (["tune"], ["warmup"])
         kept = "what was scored or answered by then is kept: the same command goes on from there"
+        kept = "the same command goes on from the last checkpoint, if there was one" if steps else kept
         fail("interrupted", "of a training that did not end nothing is kept" if training else kept, code=INTERRUPTED)
     sys.exit(code)
 

@@ -34,6 +34,9 @@ Residualise = Annotated[
     str | None, typer.Option(help="`length`: rank by what is left of the score when length is taken away.")
 ]
 Target = Annotated[str | None, typer.Option(help="Data set that shows what the selection is to be like, for `rds`.")]
+Warmup = Annotated[
+    bool | None, typer.Option("--warmup", help="Give the model IFD's brief experience first, in the run folder.")
+]
 Template = Annotated[str | None, typer.Option(help="A name from `tithe templates`, or a Jinja file.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens of the longest pass; the model's context by default.")]
 Truncation = Annotated[

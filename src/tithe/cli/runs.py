@@ -44,6 +44,7 @@ from tithe.cli.options import (
     Template,
     Truncation,
     Turns,
+    Warmup,
     Workers,
 )
 
@@ -80,6 +81,7 @@ def select(
     head: Head = None,
     residualise: Residualise = None,
     target: Target = None,
+    warmup: Warmup = None,
     template: Template = None,
     max_length: MaxLength = None,
     truncation: Truncation = None,
@@ -136,6 +138,7 @@ def score(
     head: Head = None,
     residualise: Residualise = None,
     target: Target = None,
+    warmup: Warmup = None,
     template: Template = None,
     max_length: MaxLength = None,
     truncation: Truncation = None,

@@ -40,6 +40,8 @@ class HeadParts(Parts):
 
     @cached_property
     def source(self) -> ModelSource:
+        if self.settings.warmup:
+            raise SettingsError("`warmup` is given, and a head reads the model as it is", hint="leave it out")
         if self.settings.model is None:
             raise SettingsError("whose hidden states are read is not said", hint="give the model: `--model`")
         return super().source

@@ -127,6 +127,11 @@ def check_settings(settings: SelectSettings) -> None:
     Raises:
         SettingsError: one of them is set.
     """
+    if settings.warmup:
+        raise SettingsError(
+            "`warmup` does not go with a pipeline, whose stages may have models of their own",
+            hint="`tithe warmup DATA --model M -o M-pre`, and then for example `superfiltering:20% -> ifd@M-pre:5%`",
+        )
     for name in ELSEWHERE:
         if getattr(settings, name) != SelectSettings.model_fields[name].default:
             raise SettingsError(

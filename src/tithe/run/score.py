@@ -14,6 +14,7 @@ from tithe.planner import Cost, window_size, windows, without_numbers
 from tithe.records import Ask
 from tithe.run.bench import Bench
 from tithe.run.describe import engine_record
+from tithe.run.experience import experience
 from tithe.run.folder import (
     DROPPED,
     RECORD,
@@ -51,6 +52,8 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
     runner.readouts = parts.readouts
     if parts.learns:
         runner.scorers = parts.standins(parts.examples, lambda asks: plan_asks(runner, asks, cost))
+    if settings.warmup:
+        talk.say("note: the model's training by `warmup` is not in these numbers")
     for note in parts.notes:
         talk.say(note)
     expect(parts, talk)
@@ -104,8 +107,9 @@ def score(
     parts = Parts(settings)
     check_passed_on(settings, list(parts.scorers.values()))
     parts.check(folder)
+    experience(parts, folder, talk := talk or Talk())
     with run_folder(folder) as place:
-        result = score_in(place, parts, talk or Talk(), folder=folder)
+        result = score_in(place, parts, talk, folder=folder)
         if folder is not None:
             (folder / DROPPED).unlink(missing_ok=True)  # of a selection that was here before
             write_table(folder / SCORES, result.table)

@@ -17,6 +17,7 @@ from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.planner import without_numbers
 from tithe.records import FloatArray, Scores, Selection
 from tithe.run.contamination import ContaminationResult, find
+from tithe.run.experience import experience
 from tithe.run.folder import DROPPED, RECORD, SCORES, check_places, run_folder, sweep, write_json, write_table
 from tithe.run.passed_on import check_passed_on
 from tithe.run.residual import rank_correlation
@@ -95,6 +96,7 @@ def select(
     parts.check(folder)
     found = contaminated(parts.dataset, settings, talk)
     recipe = Recipe(ranking, selector, budget, filters, settings.drop_duplicates, found.examples)
+    experience(parts, folder, talk)
     with run_folder(folder) as place:
         chosen = choose(score_in(place, parts, talk, folder=folder, extra=extra), recipe)
         chosen = replace(chosen, record=chosen.record | found.told)

@@ -63,6 +63,7 @@ class Parts:
     encoders: dict[str, Encoder] = field(default_factory=dict, init=False)
     pools: dict[str, Sequence[Example]] = field(default_factory=dict, init=False)
     records: int = field(default=0, init=False)
+    experienced: dict[str, Any] | None = field(default=None, init=False)
     notes: list[str] = field(default_factory=list, init=False)
 
     @cached_property
@@ -229,7 +230,8 @@ class Parts:
                 f"{', '.join(self.scorers)} needs {what}",
                 hint="`--model` takes a folder or a hub id; `--model pocket` is bundled, for trying out",
             )
-        return find_model(self.settings.model, weights=self.weights and self.needs_model)
+        name = self.settings.model if self.experienced is None else self.experienced["folder"]
+        return find_model(name, weights=self.weights and self.needs_model)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -322,6 +324,8 @@ class Parts:
         own = {name: told for name, one in self.readouts.items() if (told := one.describe())}
         if own:
             out["readouts"] = own
+        if self.experienced is not None:
+            out["warmup"] = self.experienced
         if self.needs_model and self.weights:
             out["model"] |= {"fingerprint": self.fingerprint, "dtype": self.dtype}
         return out

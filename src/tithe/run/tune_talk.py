@@ -23,11 +23,11 @@ def announce(parts: TuneParts, checkpoint: Checkpoint | None, talk: Talk) -> Non
     talk.say(f"training {what} in {dtype} on {parts.device}, recipe `{recipe.name}`, on {len(found.rows):,} examples")
     packed = f" rows of {len(parts.sequences):,}" if recipe.packing else ""
     layout = f"{batches.devices} device{'s' * (batches.devices > 1)} x {batches.each} x {batches.passes} passes"
-    talk.say(f"{parts.steps:,} optimiser steps, each of {batches.step}{packed} ({layout})")
+    talk.say(f"{parts.steps:,} optimiser step{'s' * (parts.steps > 1)}, each of {batches.step}{packed} ({layout})")
     if parts.steps < FEW:
         talk.say(
-            f"note: {parts.steps} optimiser steps are few, warm-up and decay included: the model may hardly move; "
-            f"`--train-batch-size {max(1, batches.step // 4)}` makes about {parts.steps * 4}"
+            f"note: so few optimiser steps, warm-up and decay included, may hardly move the model: a batch "
+            f"of {max(1, batches.step // 4)} makes about {parts.steps * 4}"
         )
     if recipe.bf16 and parts.device.type == "cpu" and not parts.multiplies_bf16:
         talk.say("note: this CPU does not multiply in bf16, fp32 is faster here: `--no-bf16`")

@@ -80,12 +80,18 @@ def steps_in_all(rows: int, recipe: Recipe) -> int:
     """
     if not rows:
         raise SettingsError("no optimiser step: there is no example to train on")
-    if recipe.max_steps > 0:
-        return recipe.max_steps
     steps = math.ceil(recipe.num_train_epochs * math.ceil(rows / recipe.train_batch_size))
+    if recipe.max_steps > 0:
+        steps = recipe.max_steps
     if steps < 1 or recipe.max_steps == 0:
         what = "`max_steps` is 0" if recipe.max_steps == 0 else f"{recipe.num_train_epochs:g} epochs of {rows:,}"
         raise SettingsError(f"no optimiser step: {what}", hint="nothing would be learned; give at least 1")
+    if steps == 1 and recipe.warmup_ratio > 0 and recipe.lr_scheduler_type != "constant":
+        raise SettingsError(
+            f"one optimiser step of up to {recipe.train_batch_size}, and warm-up begins at learning rate 0: nothing "
+            "would be learned",
+            hint=f"a `train_batch_size` below {rows}, or `warmup_ratio: 0`",
+        )
     return steps
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
+import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -84,10 +84,8 @@ def demand_packages() -> None:
         MissingExtraError: a package of it is not there.
     """
     for name in PACKAGES:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise MissingExtraError(f"training needs the package `{name}`", hint="pip install 'tithe[tune]'") from None
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(f"training needs the package `{name}`", hint="pip install 'tithe[tune]'")
 
 
 def train(job: Job) -> Trained:
