@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from tithe.config import PRESETS, HeadSettings, ScoreSettings, SelectSettings, Settings
+from tithe.run.evaluate_settings import EvaluateSettings
 from tithe.run.tier_settings import TierImportSettings, TierSettings
 
 HERE = Path(__file__).parent
 COMMANDS = (
     *("select", "score", "plan", "export"),
     *("tiers build", "tiers import", "tiers look", "head train", "head evaluate", "head import"),
+    "evaluate",
     *("scorers", "selectors", "templates", "doctor"),
 )
 WIDTH = "100"
@@ -61,6 +63,7 @@ def config_page() -> str:
     parts += ["## Of `head train` and `head evaluate`, besides those of `score`\n", table(HeadSettings, heads)]
     parts += ["## Of `tiers build`\n", table(TierSettings, [*TierSettings.model_fields])]
     parts += ["## Of `tiers import`\n", table(TierImportSettings, [*TierImportSettings.model_fields])]
+    parts += ["## Of `evaluate`\n", table(EvaluateSettings, [*EvaluateSettings.model_fields])]
     return "\n".join(parts)
 
 
