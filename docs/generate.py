@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from tithe.config import PRESETS, HeadSettings, ScoreSettings, SelectSettings, Settings
+from tithe.run.evaluate_settings import EvaluateSettings
 from tithe.run.tier_settings import TierImportSettings, TierSettings
 from tithe.run.tune_settings import TuneSettings
 from tithe.run.warmup_settings import WarmupSettings
@@ -20,6 +21,7 @@ COMMANDS = (
     *("select", "score", "plan", "export"),
     *("tiers build", "tiers import", "tiers look", "head train", "head evaluate", "head import"),
     *("tune", "warmup"),
+    "evaluate",
     *("scorers", "selectors", "templates", "doctor"),
 )
 WIDTH = "100"
@@ -67,6 +69,7 @@ def config_page() -> str:
     parts += ["## Of `tune`\n", table(TuneSettings, [*TuneSettings.model_fields])]
     own = [name for name in WarmupSettings.model_fields if name not in TuneSettings.model_fields]
     parts += ["## Of `warmup`, besides those of `tune`\n", table(WarmupSettings, own)]
+    parts += ["## Of `evaluate`\n", table(EvaluateSettings, [*EvaluateSettings.model_fields])]
     return "\n".join(parts)
 
 

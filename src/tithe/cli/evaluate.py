@@ -72,8 +72,6 @@ def evaluate(
         raise Usage("nothing is given to evaluate by", hint="`--holdout FILE`, `--tasks NAMES`, or both")
     if output is None:
         raise Usage("no place for the results is given", hint="`-o results`")
-    if batch_size is not None and batch_size.isdecimal():
-        given["batch_size"] = int(batch_size)
     from tithe.run.evaluate import evaluate as run
     from tithe.run.evaluate_screen import show_evaluation
     from tithe.run.evaluate_settings import EvaluateSettings

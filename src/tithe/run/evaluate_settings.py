@@ -67,6 +67,15 @@ class EvaluateSettings(Settings):
             return value
         return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def number_or_auto(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.isdecimal():
+            return int(value)
+        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ValueError("it must be a whole number, or `auto`")
+        return value
+
     @field_validator("limit", "batch_size", "max_new_tokens", "max_length")
     @classmethod
     def positive(cls, value: Any) -> Any:

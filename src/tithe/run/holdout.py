@@ -98,7 +98,10 @@ def measured(result: ScoreResult, group: str | None, talk: Talk) -> Measured:
     cut = sum(n or 0 for n in columns["truncated"])
     if cut:
         limit = result.record["template"]["max_length"]
-        talk.say(f"note: {cut:,} tokens of `{result.dataset.source}` do not fit the max length {limit} and are cut")
+        n = sum(bool(n) for n in columns["truncated"])
+        talk.say(
+            f"note: {n:,} examples of `{result.dataset.source}` do not fit max length {limit}: {cut:,} tokens are cut"
+        )
     return Measured(
         metric=METRIC,
         kind="number",
