@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tithe.contamination import index as module
 from tithe.contamination.index import Index
@@ -34,6 +36,13 @@ from tithe.errors import DataError
 )
 def test_words(text: str, expected: list[str]) -> None:
     assert words(text) == expected
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_plain_text_is_read_like_any_other(text: str) -> None:
+    """Character by character; the second text goes the other way, by one letter that is not ASCII."""
+    kept = "".join(char if char.isalnum() else " " for char in text.lower())
+    assert words(text) == kept.split() == words(f"{text} \u00e9")[:-1]
 
 
 def made(n: int, *texts: str, question: str | None = None) -> Index:

@@ -110,6 +110,8 @@ class Index:
 
     def equal(self, hashes: Hashes, places: Places, flat: IntArray) -> Iterator[tuple[int, int]]:
         """(place in the texts, place in the items) of every run that is in both; hashes only point there."""
+        order = np.argsort(hashes)  # neighbours in the table, one after the other, are found in half the time
+        hashes, places = hashes[order], places[order]
         low = np.searchsorted(self.hashes, hashes, side="left")
         there = low < len(self.hashes)
         there[there] = self.hashes[low[there]] == hashes[there]

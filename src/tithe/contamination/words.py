@@ -9,6 +9,8 @@ import unicodedata
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}_]+")
 
+_ASCII = "".join(chr(i).lower() if chr(i).isalnum() else " " for i in range(128))
+
 
 def words(text: str) -> list[str]:
     """NFKC, lower case, then runs of letters and digits: punctuation only separates.
@@ -16,6 +18,6 @@ def words(text: str) -> list[str]:
     >>> words("It's  the ＣＡＦÉ_owner's 3.5!")
     ['it', 's', 'the', 'café', 'owner', 's', '3', '5']
     """
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return _WORD.findall(text.lower())
+    if text.isascii():  # the same in half the time
+        return text.translate(_ASCII).split()
+    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())

@@ -21,7 +21,7 @@ from tithe.endpoint.crowd import crowd
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.records import Example, Message, Problem
 from tithe.run.talk import Talk
-from tithe.run.texts import FLUSH_SECONDS, TextStore, key_of, store_name
+from tithe.run.texts import TextStore, key_of, store_name
 from tithe.run.tier_settings import TierSettings
 from tithe.run.writing_settings import WritingSettings
 
@@ -54,14 +54,14 @@ def make_writers(settings: TierSettings) -> list[Writer]:
     return [make_writer(name, settings, settings.endpoint) for name in settings.weak_model]
 
 
-def make_writer(name: str, settings: WritingSettings, endpoint: str | None, hold: float = FLUSH_SECONDS) -> Writer:
+def make_writer(name: str, settings: WritingSettings, endpoint: str | None, hold: float | None = None) -> Writer:
     """One model; nothing is loaded and nobody asked.
 
     Args:
         name: of the model.
         settings: how it writes.
         endpoint: the address, None for a model that runs here.
-        hold: seconds that answers from an endpoint may wait to be written to disk.
+        hold: seconds that answers from an endpoint may wait to be written to disk; None is a few.
     """
     return LocalWriter(name, settings) if endpoint is None else EndpointWriter(name, settings, endpoint, hold)
 
@@ -220,13 +220,13 @@ class EndpointWriter:
         name: the endpoint's name for it.
         settings: how it writes.
         endpoint: the address.
-        hold: seconds that answers may wait to be written to disk; a process that is killed loses those.
+        hold: seconds that answers may wait to be written to disk, None a few; a process that is killed loses those.
     """
 
     name: str
     settings: WritingSettings
     endpoint: str
-    hold: float = FLUSH_SECONDS
+    hold: float | None = None
     reused: int = field(default=0, init=False)
     work: dict[str, Any] = field(default_factory=dict, init=False)
 

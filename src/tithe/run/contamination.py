@@ -26,7 +26,7 @@ from tithe.run.talk import Talk
 from tithe.run.watch import Watch
 
 NGRAM, BATCH = 13, 512
-WORST = 10  # matches shown of each evaluation file
+WORST = 10  # items of each evaluation file that are told, each with the example that shares most with it
 MOSTLY = 0.8  # of an item's runs
 RULE = "NFKC, lower case, runs of letters and digits; punctuation separates words"
 
@@ -90,29 +90,29 @@ class EvalFile:
     name: str
     items: range
     examples: int = field(default=0, init=False)
-    hit: dict[int, bool] = field(default_factory=dict, init=False)  # item -> there as a whole
-    worst: list[Match] = field(default_factory=list, init=False)
+    worst: dict[int, Match] = field(default_factory=dict, init=False)  # item -> what shares most with it
 
     def take(self, example: Example, hits: Sequence[Hit], index: Index) -> str:
         """Note what one example shares; gives the reason to drop it."""
         self.examples += 1
         for hit in hits:
-            self.hit[hit.item] = self.hit.get(hit.item, False) or hit.how == "item"
-        found = [Match(example.where, index.where[hit.item], hit, index.share(hit)) for hit in hits]
-        self.worst = sorted([*self.worst, *found], key=lambda match: match.rank)[:WORST]
+            found = Match(example.where, index.where[hit.item], hit, index.share(hit))
+            self.worst[hit.item] = min(self.worst.get(hit.item, found), found, key=lambda match: match.rank)
         what = {"run": f"{index.n}-gram shared with", "item": "the same as a short item of"}
         return f"contaminated: {what.get(hits[0].how, 'the same prompt as a short question of')} {self.name}"
 
     def record(self, index: Index, shares: npt.NDArray[np.float64]) -> dict[str, Any]:
+        whole = [item for item, match in self.worst.items() if match.hit.how == "item" or shares[item] >= MOSTLY]
+        worst = sorted(self.worst.values(), key=lambda match: match.rank)[:WORST]
         return {
             "source": str(self.path),
             "digest": file_digest(self.path),
             "items": len(self.items),
             "items_shorter_than_ngram": sum(index.runs[item] == 0 for item in self.items),
             "examples_hit": self.examples,
-            "items_hit": len(self.hit),
-            "items_mostly_covered": sum(whole or bool(shares[item] >= MOSTLY) for item, whole in self.hit.items()),
-            "worst": [match.as_dict() for match in self.worst],
+            "items_hit": len(self.worst),
+            "items_mostly_covered": len(whole),
+            "worst": [match.as_dict() for match in worst],
         }
 
 

@@ -32,14 +32,16 @@ def show_contamination(result: ContaminationResult) -> None:
     if data["bad_rows"]:
         say(out, f"note: {data['bad_rows']:,} bad rows of {data['source']} were not looked at")
     if short:
-        say(out, f"note: {short:,} items have fewer than {record['ngram']} words: only the same text as a whole counts")
+        have = "1 item has" if short == 1 else f"{short:,} items have"
+        say(out, f"note: {have} fewer than {record['ngram']} words: only the same text as a whole counts")
     say(out, f"{record['examples_hit']:,} of {data['examples']:,} examples share text with an evaluation file")
 
 
 def sentence(match: Mapping[str, Any]) -> str:
     """Both places, and what stands in both."""
     text = match["text"] if len(match["text"]) <= LONGEST else match["text"][: LONGEST - 3] + "..."
-    how = HOW.get(match["how"]) or (
-        f"{match['shared_ngrams']:,} n-grams, {100 * match['share_of_item']:.3g} % of the item, the first"
-    )
+    how = HOW.get(match["how"])
+    if how is None:
+        runs = "1 n-gram" if match["shared_ngrams"] == 1 else f"{match['shared_ngrams']:,} n-grams"
+        how = f"{runs}, {100 * match['share_of_item']:.3g} % of the item, from"
     return f"{match['example']} and {match['item']}: {how}: {text}"

@@ -177,7 +177,9 @@ def demand_verdict(
     raise DataError(
         f"the judge `{settings.who}` gave no verdict on any of {len(asked):,} pairs: {2 * len(asked):,} reviews of up "
         f"to {settings.attempts} attempts, {len(said):,} with a reply{shown}; {worst} ({times:,} pairs)",
-        hint=f"all replies are in `{folder}`; a judge has to follow instructions, a small model often does not",
+        hint=f"all replies are in `{folder}`; a judge has to follow instructions, a small model often does not"
+        if said
+        else f"`{folder / DROPPED}` has every pair with its reason; what failed is tried again on the next run",
     )
 
 

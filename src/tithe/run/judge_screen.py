@@ -10,7 +10,7 @@ from tithe.run.judge_answers import AnswerResult
 from tithe.run.screen import console, pairs, say
 
 MOST_REASONS = 5  # shown
-MUCH = 0.3  # of the pairs decided by their order: worth a warning
+MUCH, FEW = 0.3, 2  # part of the pairs, and pairs, that are decided by their order: more is worth a warning
 
 
 def show_answered(result: AnswerResult, folder: Path) -> None:
@@ -65,7 +65,7 @@ def show_tally(found: Tally) -> None:
     )
     for side in ("first", "second"):
         n = found.orders.get(side, 0)
-        if n > MUCH * found.n:
+        if n > max(FEW, MUCH * found.n):
             say(
                 out,
                 f"warning: in {n:,} of {found.n:,} pairs the judge is for the answer shown {side}, whichever that is",

@@ -74,9 +74,9 @@ class TextStore:
         self.known[key] = dict(value)
         self.unwritten.append({"key": key, **value})
 
-    def flush_now_and_then(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Flush, if the last time was so long ago: for texts that come one by one."""
-        if time.monotonic() - self.flushed >= seconds:
+    def flush_now_and_then(self, seconds: float | None = None) -> None:
+        """Flush, if the last time was so long ago, seconds by default: for texts that come one by one."""
+        if time.monotonic() - self.flushed >= (FLUSH_SECONDS if seconds is None else seconds):
             self.flush()
 
     def flush(self) -> None:
