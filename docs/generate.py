@@ -12,11 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from tithe.config import PRESETS, HeadSettings, ScoreSettings, SelectSettings, Settings
 from tithe.run.evaluate_settings import EvaluateSettings
+from tithe.run.judge_settings import AnswerSettings, JudgeSettings
 from tithe.run.tier_settings import TierImportSettings, TierSettings
 from tithe.run.tune_settings import TuneSettings
 from tithe.run.warmup_settings import WarmupSettings
-from tithe.run.judge_settings import AnswerSettings, JudgeSettings
-from tithe.run.tier_settings import TierImportSettings, TierSettings
 from tithe.run.writing_settings import WritingSettings
 
 HERE = Path(__file__).parent
