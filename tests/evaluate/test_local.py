@@ -10,6 +10,7 @@ import pytest
 from tithe.errors import DataError, SettingsError
 from tithe.evaluate.local import KNOWN, find
 from tithe.evaluate.programs import Grader, pass_at_k, passed_at, plus_tests
+from tithe.evaluate.tasks import GRADED
 
 GSM8K, HUMANEVAL, PLUS = "openai/gsm8k", "openai/openai_humaneval", "evalplus/humanevalplus"
 ARC, PIQA, TRUTH, MMLU = "allenai/ai2_arc", "baber/piqa", "truthfulqa/truthful_qa", "cais/mmlu"
@@ -209,7 +210,9 @@ def test_the_authors_own_solutions_pass_and_empty_ones_do_not(shared, hub, name)
     text = gzip.decompress(place.read_bytes()) if name.endswith(".gz") else place.read_bytes()
     solutions = [json.loads(line)["canonical_solution"] for line in text.splitlines()][:139:3]
     docs = rows(hub, place)["test"][:139:3]
-    assert Grader().grade([[one, "    return None\n"] for one in solutions], docs) == [[True, False]] * len(docs)
+    grader = Grader(limits=GRADED[hub])
+    graded = grader.grade([[one, "    return None\n"] for one in solutions], docs)
+    assert graded == [[True, False]] * len(docs), grader.about()
 
 
 def test_names_of_the_shared_files(shared):
