@@ -11,10 +11,12 @@ import pytest
 
 from tithe.engine.sources import find_model
 from tithe.errors import DataError, MissingExtraError, SettingsError, TemplateError
-from tithe.evaluate import tasks
+from tithe.evaluate import build as building
+from tithe.evaluate import index
+from tithe.evaluate.build import build
 from tithe.evaluate.harness import Harness, Recipe
 from tithe.evaluate.quiet import quiet
-from tithe.evaluate.tasks import build, resolve
+from tithe.evaluate.tasks import resolve
 
 pytest.importorskip("lm_eval")
 LIMIT, NEW = 4, 12
@@ -166,7 +168,7 @@ def test_humaneval_asks_and_stops_as_lm_eval_does(shared, model_dir, monkeypatch
         heard["docs"], heard["responses"] = docs, responses
         return [[True for _ in texts] for texts in responses]
 
-    monkeypatch.setattr(tasks.Grader, "grade", grade)
+    monkeypatch.setattr(building.Grader, "grade", grade)
     (asked,) = resolve([f"{name}={shared / 'data' / 'eval'}"], allow_code=True)
     built = build(asked.leaves[0], shots=None, seed=0, max_new_tokens=NEW)
     harness = Harness(find_model(str(model_dir)), "cpu", "fp32", Recipe(limit=2))
@@ -185,7 +187,7 @@ def test_humaneval_asks_and_stops_as_lm_eval_does(shared, model_dir, monkeypatch
 def test_repeated_responses_give_pass_at_several_k(model_dir, tmp_path, monkeypatch):
     path = tmp_path / "h.jsonl"
     write(path, [{"task_id": "t", "prompt": "def f(x):\n", "test": "def check(c):\n    pass\n", "entry_point": "f"}])
-    monkeypatch.setattr(tasks.Grader, "grade", lambda self, rs, docs: [[i < 16 for i in range(len(r))] for r in rs])
+    monkeypatch.setattr(building.Grader, "grade", lambda self, rs, docs: [[i < 16 for i in range(len(r))] for r in rs])
     got = ours(f"humaneval_64={path}", model_dir, max_new_tokens=2)
     assert list(got) == [f"humaneval_64 pass@{k}" for k in (2, 8, 16, 32, 64)]
     assert got["humaneval_64 pass@2"].values[0] == pytest.approx(1 - (48 * 47) / (64 * 63))
@@ -246,9 +248,9 @@ def test_prompts_that_do_not_fit_are_counted(model_dir, tmp_path):
 )
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(monkeypatch, spec, words, hint):
     if spec in ("gms8k", "hellaswag=tests"):  # the whole index takes a while; a part of it will do
-        small = tasks.manager_of(("gsm8k", "hellaswag"))
-        monkeypatch.setattr(tasks, "managers", lambda: iter([small]))
-        monkeypatch.setattr(tasks, "managers_all", lambda: small)
+        small = index.manager_of(("gsm8k", "hellaswag"))
+        monkeypatch.setattr(index, "managers", lambda: iter([small]))
+        monkeypatch.setattr(index, "managers_all", lambda: small)
     with pytest.raises(SettingsError, match=words) as error:
         resolve([spec], allow_code=False)
     assert hint in error.value.hint
@@ -260,8 +262,8 @@ def test_a_task_twice_is_refused():
 
 
 def test_code_that_would_run_in_this_process_is_refused_even_if_allowed(monkeypatch):
-    small = tasks.manager_of(("mbpp",))
-    monkeypatch.setattr(tasks, "managers", lambda: iter([small]))
+    small = index.manager_of(("mbpp",))
+    monkeypatch.setattr(index, "managers", lambda: iter([small]))
     with pytest.raises(SettingsError, match="`mbpp` would run generated code inside this very process"):
         resolve(["mbpp"], allow_code=True)
 

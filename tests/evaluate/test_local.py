@@ -10,6 +10,8 @@ import pytest
 from tithe.errors import DataError, SettingsError
 from tithe.evaluate.local import KNOWN, find
 from tithe.evaluate.programs import Grader, pass_at_k, passed_at, plus_tests
+from tithe.evaluate.sandbox import Limits
+from tithe.evaluate.tasks import GRADED
 
 GSM8K, HUMANEVAL, PLUS = "openai/gsm8k", "openai/openai_humaneval", "evalplus/humanevalplus"
 ARC, PIQA, TRUTH, MMLU = "allenai/ai2_arc", "baber/piqa", "truthfulqa/truthful_qa", "cais/mmlu"
@@ -209,7 +211,9 @@ def test_the_authors_own_solutions_pass_and_empty_ones_do_not(shared, hub, name)
     text = gzip.decompress(place.read_bytes()) if name.endswith(".gz") else place.read_bytes()
     solutions = [json.loads(line)["canonical_solution"] for line in text.splitlines()][:139:3]
     docs = rows(hub, place)["test"][:139:3]
-    assert Grader().grade([[one, "    return None\n"] for one in solutions], docs) == [[True, False]] * len(docs)
+    grader = Grader(limits=GRADED[hub])
+    graded = grader.grade([[one, "    return None\n"] for one in solutions], docs)
+    assert graded == [[True, False]] * len(docs), grader.about()
 
 
 def test_names_of_the_shared_files(shared):
@@ -218,3 +222,9 @@ def test_names_of_the_shared_files(shared):
         for subset in subsets.get(hub, (None,)):
             data = find(hub, subset, Path(shared / "data" / "eval"), "the-task")
             assert data.files and all(len(value) == 32 for value in data.digest().values())
+
+
+def test_programs_without_time_are_counted():
+    grader = Grader(limits=Limits(cpu_seconds=1, wall_seconds=9))
+    assert grader.grade([["    while True:\n        pass", "    return x + 1"]], [PROGRAM]) == [[False, True]]
+    assert grader.stopped == 1

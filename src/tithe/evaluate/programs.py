@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tithe.errors import DataError
-from tithe.evaluate.sandbox import Limits, Outcome, run_program
+from tithe.evaluate.sandbox import OUT_OF_TIME, Limits, Outcome, run_program
 
 LAST_CALL = re.compile(r"\n *check\((\w+)\)\s*\Z")
 # EvalPlus's rule: equal, or near for numbers with a point; of `find_zero` the value at the zero counts.
@@ -98,6 +98,11 @@ class Grader:
     def run(self, doc: Mapping[str, Any], text: str) -> Outcome:
         text = text.partition("```")[0] if self.fenced else text
         return run_program(doc["prompt"] + text, f"{doc['test']}\ncheck({doc['entry_point']})", self.limits)
+
+    @property
+    def stopped(self) -> int:
+        """How many programs had no more time."""
+        return sum(n for reason, n in self.reasons.items() if reason.startswith(OUT_OF_TIME))
 
     def about(self) -> dict[str, Any]:
         """For the record."""

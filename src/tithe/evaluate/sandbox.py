@@ -25,6 +25,7 @@ from tithe.errors import TitheError
 
 CELL = Path(__file__).with_name("cell.py")
 MOST_TOLD = 1 << 16  # bytes that a program may tell
+OUT_OF_TIME = "out of time"  # so begins the reason of a program that was stopped
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # all that is in it
 
 
@@ -154,7 +155,7 @@ def judged(lines: list[dict[str, Any]], nonce: str, code: int, in_time: bool, li
     if last.get("mark") == nonce:
         return Outcome(True, "", confined)
     if not in_time:
-        return Outcome(False, f"not done after {limits.wall_seconds:g} s", confined)
+        return Outcome(False, f"{OUT_OF_TIME} after {limits.wall_seconds:g} s", confined)
     if "failed" in last:
         return Outcome(False, str(last["failed"])[:200], confined)
     return Outcome(False, ended(code, limits), confined)
@@ -163,7 +164,7 @@ def judged(lines: list[dict[str, Any]], nonce: str, code: int, in_time: bool, li
 def ended(code: int, limits: Limits) -> str:
     """In words, how a process ended that told nothing."""
     if -code in (signal.SIGXCPU, signal.SIGKILL):
-        return f"stopped by the system, as after {limits.cpu_seconds} s of processor time"
+        return f"{OUT_OF_TIME} after {limits.cpu_seconds} s of the processor, or killed"
     if code < 0:
         return f"ended by signal {-code}"
     return f"left early with exit code {code}"

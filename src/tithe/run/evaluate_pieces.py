@@ -17,8 +17,9 @@ from tithe.run.holdout import READ, holdout_parts, measure_holdout
 from tithe.run.talk import Talk
 
 if TYPE_CHECKING:
+    from tithe.evaluate.build import Built
     from tithe.evaluate.harness import Harness
-    from tithe.evaluate.tasks import Asked, Built
+    from tithe.evaluate.tasks import Asked
 
 HOLDOUT = "holdout"
 Values = tuple[list[Measured], list[str]]
@@ -138,7 +139,7 @@ class TaskPiece:
         return Piece(self.asked.name, depends, self.check, self.measure)
 
     def check(self) -> None:
-        from tithe.evaluate.tasks import build
+        from tithe.evaluate.build import build
 
         s = self.settings
         for leaf in self.asked.leaves:
