@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from tithe.config import PRESETS, HeadSettings, ScoreSettings, SelectSettings, Settings
+from tithe.experiment.settings import ArmSettings, ExperimentSettings
 from tithe.run.evaluate_settings import EvaluateSettings
 from tithe.run.judge_settings import AnswerSettings, JudgeSettings
 from tithe.run.tier_settings import TierImportSettings, TierSettings
@@ -23,11 +24,12 @@ COMMANDS = (
     *("select", "score", "plan", "export", "contamination"),
     *("tiers build", "tiers import", "tiers look", "head train", "head evaluate", "head import"),
     *("tune", "warmup"),
-    "evaluate",
+    *("evaluate", "experiment"),
     *("judge answer", "judge compare", "judge tally"),
     *("scorers", "selectors", "templates", "doctor"),
 )
 WIDTH = "100"
+LIST = "list of text"
 
 CONFIG_HEAD = """# Settings
 
@@ -84,6 +86,9 @@ def config_page() -> str:
     own = [name for name in WarmupSettings.model_fields if name not in TuneSettings.model_fields]
     parts += ["## Of `warmup`, besides those of `tune`\n", table(WarmupSettings, own)]
     parts += ["## Of `evaluate`\n", table(EvaluateSettings, [*EvaluateSettings.model_fields])]
+    parts += ["## Of `experiment`\n", table(ExperimentSettings, [*ExperimentSettings.model_fields])]
+    own = [name for name in ArmSettings.model_fields if name not in ("name", "kind", "select", "like")]
+    parts += ["## Of an arm, besides those of `select`\n", table(ArmSettings, own)]
     return "\n".join(parts)
 
 
@@ -92,7 +97,7 @@ def table(model: type[Settings], names: list[str]) -> str:
     rows = ["| setting | values | default | |", "|---|---|---|---|"]
     for name in names:
         field = model.model_fields[name]
-        default = "required" if field.is_required() else f"`{shown(field.default)}`"
+        default = "required" if field.is_required() else f"`{shown(field.get_default(call_default_factory=True))}`"
         rows.append(f"| `{name}` | {values(field.annotation)} | {default} | {meanings[name]} |")
     return "\n".join(rows) + "\n"
 
@@ -116,16 +121,21 @@ def values(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{one}`" for one in get_args(annotation))
     if get_origin(annotation) is tuple:
-        return "list of text"
+        inner = get_args(annotation)[0]
+        return "list of whole numbers" if inner is int else "`name: settings` lines" if inner is ArmSettings else LIST
+    if get_origin(annotation) is dict:
+        return "`key: value` lines"
     return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[annotation]
 
 
 def shown(value: Any) -> str:
     """A default as YAML has it."""
     if isinstance(value, tuple):
-        return f"[{', '.join(value)}]"
+        return f"[{', '.join(map(str, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
+    if value == {}:
+        return "{}"
     return "null" if value is None else str(value) or '""'
 
 

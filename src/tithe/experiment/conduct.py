@@ -111,8 +111,8 @@ class Conduct:
                 self.settings.judge, "-"
             )  # wrong ones end it here
         where = places(self.settings.parallel, self.settings.device)
-        data = make_data(self.settings, lambda: self.parts.renderer, self.folder / "data", self.talk)
         self.keep_design(overwrite)
+        data = make_data(self.settings, lambda: self.parts.renderer, self.folder / "data", self.talk)
         choices = choose_all(self.settings, data, self.folder, self.talk)
         record = self.record(data, choices)
         self.say_plan(record)
