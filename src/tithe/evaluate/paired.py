@@ -101,8 +101,8 @@ def mean_difference(differences: FloatArray, level: float = 0.95) -> MeanDiffere
         of_items=max(0.0, (of_item - of_cell) / seeds),
         of_cells=of_cell,
     )
-    if error == 0:  # every cell the same
-        p = 1.0 if effect == 0 else 0.0
+    if error == 0:  # every cell the same, and no scatter to compare it with: the sign test over items is left
+        p = 1.0 if effect == 0 else 0.5 ** (items - 1)
         return MeanDifference(effect, 0.0, freedom, p, effect, effect, level, spread)
     p = float(2 * stats.t.sf(abs(effect) / error, freedom))
     reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error

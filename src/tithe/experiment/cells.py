@@ -152,3 +152,8 @@ def spec_digest(spec: Mapping[str, Any]) -> str:
 def write_done(own: Path, record: Mapping[str, Any]) -> None:
     with atomic(own / DONE, overwrite=True) as stream:
         stream.write(json.dumps(record, indent=2, ensure_ascii=False, default=str).encode() + b"\n")
+
+
+def restored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists where settings have tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

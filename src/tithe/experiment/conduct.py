@@ -11,9 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from tithe.config import ScoreSettings
+from tithe.data.asked import prompts_of
+from tithe.engine.sources import find_model
 from tithe.errors import StoreError
+from tithe.evaluate.judge.pairs import Answers
 from tithe.evaluate.verdict import holm
-from tithe.experiment.cells import CELLS, DONE, SPEC, Cell, Outcome, distinct, finished, make_cells, outcome, prepare
+from tithe.experiment.cells import (
+    CELLS,
+    DONE,
+    SPEC,
+    Cell,
+    Outcome,
+    distinct,
+    finished,
+    make_cells,
+    outcome,
+    prepare,
+    restored,
+)
 from tithe.experiment.choices import choose_all, table
 from tithe.experiment.choosing import Choice
 from tithe.experiment.data import Data, make_data
@@ -26,6 +41,8 @@ from tithe.experiment.settings import ExperimentSettings
 from tithe.experiment.workers import Clock, do_all, places
 from tithe.report.drawing import library
 from tithe.run.describe import versions
+from tithe.run.evaluate_pieces import pieces_of
+from tithe.run.evaluate_settings import EvaluateSettings
 from tithe.run.folder import run_folder, write_json
 from tithe.run.setup import Parts
 from tithe.run.talk import Talk
@@ -33,6 +50,8 @@ from tithe.run.tune_settings import TuneSettings
 from tithe.tune.train import demand_packages
 
 DESIGN, RECORD = "design.json", "experiment.json"
+DESIGNED = ("limit", "split", "holdout_group", "template", "max_length", "truncation", "dtype")
+DESIGNED += ("tasks", "evaluation", "judge", "drop_contaminated")
 VERSIONS = ("torch", "transformers", "trl", "peft", "numpy", "scipy", "statsmodels")
 
 
@@ -113,6 +132,7 @@ class Conduct:
         where = places(self.settings.parallel, self.settings.device)
         self.keep_design(overwrite)
         data = make_data(self.settings, lambda: self.parts.renderer, self.folder / "data", self.talk)
+        self.check_evaluation(data)
         choices = choose_all(self.settings, data, self.folder, self.talk)
         record = self.record(data, choices)
         self.say_plan(record)
@@ -126,11 +146,25 @@ class Conduct:
         if self.settings.judge is not None:
             outcomes = judged(outcomes, self.settings, self.folder, self.talk)
         found = results(outcomes, self.settings)
+        trained = [one.record["training"]["recipe_digest"] for one in outcomes if one.record["training"]]
+        record["recipe"] |= {"digest": trained[0]} if trained else {}  # with the dtype that the device decided
         record |= {"results": found.as_dict(), "cells": [brief(one) for one in outcomes]}
         write_json(self.folder / RECORD, record)
         result = ExperimentResult(self.folder, record, found, tuple(outcomes))
         write_report(result, self.settings)
         return result
+
+    def check_evaluation(self, data: Data) -> None:
+        """Raise what is wrong with tasks, groups and prompt sets before hours of training.
+
+        Raises:
+            TitheError: a task that is not there or not allowed, a file that cannot be read, a column that is missing.
+        """
+        settings = EvaluateSettings.of(restored(self.evaluation(data)))
+        for piece in pieces_of(settings, find_model(settings.model), self.talk):
+            piece.check()
+        for prompts in prompt_sets(self.settings.judge) if self.settings.judge is not None else ():
+            assert Answers.of(prompts, prompts_of(Path(prompts)))
 
     def keep_design(self, overwrite: bool) -> None:
         """What may not change while an experiment goes on; arms, budgets and seeds may be added.
@@ -139,23 +173,12 @@ class Conduct:
             StoreError: the folder holds another one.
         """
         s = self.settings
-        own = (
-            "holdout_group",
-            "template",
-            "max_length",
-            "truncation",
-            "dtype",
-            "tasks",
-            "evaluation",
-            "judge",
-            "drop_contaminated",
-        )
         design = {
             "dataset": self.parts.watch.digest,
             "model": self.parts.fingerprint,
             "holdout": str(s.holdout),
             "recipe": self.recipe.digest(),
-            **{name: getattr(s, name) for name in own},
+            **{name: getattr(s, name) for name in DESIGNED},
         }
         design = json.loads(json.dumps(design))
         path = self.folder / DESIGN

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from tithe.errors import TitheError
 from tithe.evaluate.measured import as_records
-from tithe.experiment.cells import SPEC, spec_digest, write_done
+from tithe.experiment.cells import SPEC, restored, spec_digest, write_done
 from tithe.experiment.judging import write_answers
 from tithe.run.evaluate import evaluate
 from tithe.run.evaluate_settings import EvaluateSettings
@@ -68,11 +68,6 @@ def do_cell(own: Path) -> dict[str, Any]:
     if training is not None and not spec["keep_models"]:
         remove_model(own / MODEL)
     return record
-
-
-def restored(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has lists where settings have tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def brief(record: Mapping[str, Any]) -> dict[str, Any]:

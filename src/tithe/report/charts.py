@@ -22,10 +22,11 @@ def budget_chart(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float],
     """
     alt = library("altair")
     base = alt.Chart(alt.Data(values=[dict(row) for row in rows]))
-    x = alt.X("examples:Q", title="examples trained on", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s"))
+    x = alt.X("examples:Q", title="examples trained on", scale=alt.Scale(type="log", nice=False, padding=20))
     y = alt.Scale(zero=False)
     names = list(dict.fromkeys(row["arm"] for row in rows))
-    colour = alt.Color("arm:N", title=None, scale=alt.Scale(domain=names, range=wheel(len(names))))
+    scale = alt.Scale(domain=names, range=wheel(len(names)))
+    colour = alt.Color("arm:N", title=None, scale=scale, legend=alt.Legend(symbolOpacity=1))
     band = base.mark_area(opacity=0.15).encode(x=x, y=alt.Y("low:Q", scale=y), y2="high:Q", color=colour)
     bars = base.mark_rule(opacity=0.5).encode(x=x, y=alt.Y("low:Q", scale=y), y2="high:Q", color=colour)
     line = base.mark_line(point=True).encode(x=x, y=alt.Y("mean:Q", scale=y, title=title), color=colour)
@@ -52,7 +53,9 @@ def effect_chart(rows: Sequence[Mapping[str, Any]], title: str) -> Any:
     kinds = ["better", "worse", "not distinguishable", "no verdict"]
     colour = alt.Color("verdict:N", title=None, scale=alt.Scale(domain=kinds, range=[BETTER, WORSE, "#777", "#bbb"]))
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[5, 4], color="#888888").encode(x="zero:Q")
-    reach = base.mark_rule(strokeWidth=2).encode(y=y, x=alt.X("low:Q", title=title), x2="high:Q", color=colour)
+    reach = base.mark_rule(strokeWidth=2).encode(
+        y=y, x=alt.X("low:Q", title=title, axis=alt.Axis(tickCount=7)), x2="high:Q", color=colour
+    )
     point = base.mark_point(filled=True, size=60, opacity=1).encode(y=y, x="effect:Q", color=colour)
     return (zero + reach + point).properties(width=WIDTH, height=max(60, 22 * len(rows)))
 

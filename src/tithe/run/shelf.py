@@ -13,7 +13,15 @@ from tithe import plugins
 from tithe.run.describe import versions
 from tithe.scorers.base import settings_of
 
-EXTRAS = {"hub": "datasets", "encoders": "sentence_transformers", "ann": "faiss"}
+EXTRAS = {
+    "hub": "datasets",
+    "encoders": "sentence_transformers",
+    "ann": "faiss",
+    "report": "altair",
+    "tune": "trl",
+    "eval": "lm_eval",
+    "experiment": "statsmodels",
+}
 
 
 def first_sentence(thing: type) -> str:

@@ -1,0 +1,212 @@
+"""A whole experiment by the command: trained, judged, resumed, refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.e2e.command import child, records, write_jsonl
+from tests.endpoint.server import reply, serve
+from tithe.experiment.conduct import experiment
+from tithe.experiment.settings import read_experiment
+
+pytestmark = pytest.mark.slow
+
+RUN = "import sys; sys.argv[0] = 'tithe'; from tithe.cli import main; main()"
+
+
+def rows():
+    """60 records; numbers between the words, so that no two share thirteen in a row."""
+    found = records(60)
+    for i, row in enumerate(found):
+        row["output"] = " ".join(f"{word} {i}" for word in row["output"].split()[:30])
+    return found
+
+
+def write(place, model, **more):
+    """An experiment of 60 records whose trainings take a second each."""
+    write_jsonl(place / "data.jsonl", rows())
+    settings = {
+        "dataset": str(place / "data.jsonl"),
+        "model": str(model),
+        "holdout": 20,
+        "holdout_group": "category",
+        "budgets": ["25%"],
+        "seeds": 3,
+        "training": {"train_batch_size": 4, "learning_rate": 1e-3, "num_train_epochs": 1, "save_steps": 0},
+        "scoring": {"max_length": 256},
+        "arms": {"longest": {"scorer": "length"}, "random": None, "base": None},
+    }
+    path = place / "experiment.yaml"
+    path.write_text(yaml.safe_dump(settings | more, sort_keys=False))
+    return path
+
+
+def comparisons(folder):
+    return list(csv.DictReader((folder / "comparisons.csv").read_text().splitlines()))
+
+
+def judge(number, body):
+    """Longer answers are better, wherever they stand."""
+    return reply("5 7")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, model_dir):
+    """One that came to its end, with a task file, a contaminated record and a judge that likes the second answer."""
+    place = tmp_path_factory.mktemp("experiment")
+    own = rows()
+    sentence = "The quick brown fox jumps over the lazy dog and runs into the dark green forest today."
+    write_jsonl(place / "eval.jsonl", [{"question": sentence, "answer": "yes"}])
+    write_jsonl(place / "questions.jsonl", [{"prompt": row["instruction"]} for row in own[:4]])
+    with serve(judge) as server:
+        path = write(
+            place,
+            model_dir,
+            arms={
+                "some": {"scorer": "length", "selector": "random(seed=9)"},
+                "random": None,
+                "random-like": None,
+                "full": None,
+                "base": None,
+            },
+            contamination=[str(place / "eval.jsonl")],
+            drop_contaminated=True,
+            judge={
+                "prompts": [str(place / "questions.jsonl")],
+                "judge": server.url,
+                "judge_model": "big",
+                "answers": {"max_new_tokens": 8},
+            },
+        )
+        write_jsonl(place / "data.jsonl", [*own, {**own[0], "instruction": sentence, "category": "sums"}])
+        result = experiment(read_experiment(path, {}), place / "out")
+    return place, path, result
+
+
+def test_everything_is_there(done):
+    place, _, result = done
+    out = place / "out"
+    record = json.loads((out / "experiment.json").read_text())
+    cells = {(cell["arm"], cell["budget"], cell["seed"]) for cell in record["cells"]}
+    assert len(cells) == 4 * 3 + 1 and ("base", None, None) in cells
+    assert record["data"]["pool"] + record["data"]["held_out"] + sum(record["data"]["left_out"].values()) == 61
+    assert any("contaminated" in reason for reason in record["data"]["left_out"])
+    assert {one["training"]["recipe_digest"] for one in record["cells"] if one["training"]} == {
+        record["recipe"]["digest"]
+    }
+    assert (out / "report.html").stat().st_size > 10_000 and list((out / "plots").iterdir())
+    assert not list(out.rglob("cells/**/*.safetensors"))  # weights go once they are evaluated
+    assert {row["verdict"] for row in comparisons(out)} <= {"better", "worse", "not distinguishable"}
+    assert result.results is not None
+    trained = [one for one in result.results.references if one.arm == "base" and one.metric == "holdout_nll"]
+    assert [one.verdict for one in trained] == ["worse"]  # an untrained model of random weights
+
+
+def test_training_sees_what_was_chosen(done):
+    out = done[0] / "out"
+    record = json.loads((out / "experiment.json").read_text())
+    for row in record["arms"]:
+        for seed in range(3):
+            lines = (
+                (out / "cells" / f"{row['arm']}-{row['budget']}-seed{seed}" / "train.jsonl").read_text().splitlines()
+            )
+            assert len(lines) == row["examples"]
+    held = {json.loads(line)["instruction"] for line in (out / "data" / "holdout.jsonl").read_text().splitlines()}
+    pool = {json.loads(line)["instruction"] for line in (out / "data" / "pool.jsonl").read_text().splitlines()}
+    assert not held & pool
+
+
+def test_the_judge_was_heard(done):
+    _, _, result = done
+    assert result.results is not None
+    judged = [one for one in result.results.against if one.metric == "judge questions"]
+    assert {(one.arm, one.items) for one in judged} == {("some", 4), ("random-like", 4)}
+    # it likes whichever answer stands second: both orders conflict, every prompt is a tie
+    assert all(one.effect == 0 and one.verdict == "not distinguishable" for one in judged)
+
+
+def test_nothing_is_done_twice(done, tithe, monkeypatch):
+    place, path, _ = done
+    before = comparisons(place / "out")
+    monkeypatch.setattr("tithe.experiment.workers.Worker.do", lambda *_: pytest.fail("a cell was done again"))
+    ended = tithe.ok("experiment", path, "-o", place / "out", "--json")
+    assert "13 of 13 cells are done" in ended.err and ended.json["results"]["against"]
+    assert comparisons(place / "out") == before
+
+
+def test_another_design_is_refused_by_name(done, tithe):
+    place, path, _ = done
+    text = path.read_text()
+    path.write_text(text.replace("learning_rate: 0.001", "learning_rate: 0.002"))
+    failed = tithe.fails("experiment", path, "-o", place / "out")
+    path.write_text(text)
+    assert "holds an experiment with another `recipe`" in failed.err
+    assert "another `limit`: None, here 50" in tithe.fails("experiment", path, "-o", place / "out", "--limit", 50).err
+
+
+def test_killed_it_goes_on_and_ends_the_same(tmp_path, model_dir):
+    """The whole process group killed after some cells; another folder that was left alone says the same."""
+    path = write(tmp_path, model_dir)
+    experiment(read_experiment(path, {}), tmp_path / "straight")
+    process = child(RUN, "experiment", path, "-o", tmp_path / "killed", start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "killed").glob("cells/*/cell.json"))) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    import os
+
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    there = len(list((tmp_path / "killed").glob("cells/*/cell.json")))
+    assert there < 7
+    result = experiment(read_experiment(path, {}), tmp_path / "killed")
+    assert len(result.outcomes) == 7
+    for one, other in zip(comparisons(tmp_path / "straight"), comparisons(tmp_path / "killed"), strict=True):
+        assert one["verdict"] == other["verdict"]
+        assert np.isclose(float(one["effect"]), float(other["effect"]), atol=1e-5)
+
+
+def test_a_cell_that_fails_is_named_and_the_rest_is_kept(tmp_path, model_dir, tithe):
+    path = write(tmp_path, model_dir, training={"train_batch_size": 4, "learning_rate": 1e30, "save_steps": 0})
+    failed = tithe.fails("experiment", path, "-o", tmp_path / "out")
+    assert "longest-25%-seed0: the " in failed.err and "at step" in failed.err
+    assert (tmp_path / "out" / "cells" / "base" / "cell.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            {"arms": {"none": {"scorer": "length", "drop": "length > 0"}, "random": None}},
+            "arm `none` at 25%: nothing of",
+        ),
+        ({"arms": {"few": {"scorer": "length", "drop": "length > 12"}, "random": None}}, "arm `few` has selected"),
+        ({"arms": {"x": {"scorer": "lenght"}, "random": None}}, "arm `x` at 25%: "),
+        ({"holdout": 60}, "cannot be held out"),
+        ({"holdout": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"holdout_group": "kind"}, "kind"),
+        ({"contamination": ["nowhere.jsonl"]}, "nowhere.jsonl"),
+        ({"recipe": "alpacca"}, "no recipe `alpacca`"),
+        ({"training": {"num_train_epoch": 1}}, "unknown setting `num_train_epoch`"),
+        ({"tasks": ["humaneval=x.jsonl"]}, "allow"),
+        ({"evaluation": {"tusks": 1}}, "unknown setting `tusks`"),
+        ({"judge": {"judge": "pocket"}}, "names no prompts"),
+        ({"judge": {"prompts": ["p.jsonl"], "jugde": "pocket"}}, "jugde"),
+        ({"model": "nowhere"}, "nowhere"),
+    ],
+)
+def test_said_before_anything_is_trained(tmp_path, model_dir, tithe, monkeypatch, more, said):
+    monkeypatch.setattr("tithe.experiment.workers.Worker.do", lambda *_: pytest.fail("a cell was begun"))
+    monkeypatch.chdir(tmp_path)
+    assert said in tithe.fails("experiment", write(tmp_path, model_dir, **more), "-o", tmp_path / "out").err
+
+
+def test_without_a_folder(tithe, tmp_path, model_dir):
+    assert "no folder" in tithe.fails("experiment", write(tmp_path, model_dir), code=2).err
