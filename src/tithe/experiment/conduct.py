@@ -50,8 +50,10 @@ from tithe.run.tune_settings import TuneSettings
 from tithe.tune.train import demand_packages
 
 DESIGN, RECORD = "design.json", "experiment.json"
-DESIGNED = ("limit", "split", "holdout_group", "template", "max_length", "truncation", "dtype")
-DESIGNED += ("tasks", "evaluation", "judge", "drop_contaminated")
+DESIGNED = (
+    *("limit", "split", "holdout_group", "template", "max_length", "truncation", "dtype"),
+    *("tasks", "evaluation", "judge", "drop_contaminated"),
+)
 VERSIONS = ("torch", "transformers", "trl", "peft", "numpy", "scipy", "statsmodels")
 
 
