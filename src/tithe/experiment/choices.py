@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tithe.errors import SettingsError
 from tithe.experiment.choosing import (
     Choice,
     all_of,
@@ -34,8 +35,18 @@ def choose_all(settings: ExperimentSettings, data: Data, folder: Path, talk: Tal
     """(arm, budget) -> one choice for all seeds, or one for each; arms in their order.
 
     At a budget of everything every arm is the full set, which is trained on once.
+
+    Raises:
+        TitheError: a budget of more than there is, or what stops an arm's selection.
     """
     pool = data.pool
+    for budget in settings.budgets:
+        rows = wanted(pool, budget)
+        if rows is not None and rows > len(pool):
+            raise SettingsError(
+                f"the budget `{budget}` is more than the pool, which has {len(pool):,} examples",
+                hint=f"`{ALL}` is all of it",
+            )
     partial = [budget for budget in settings.budgets if wanted(pool, budget) != len(pool)]
     found: Choices = {}
     order = [arm for arm in settings.arms if arm.kind != "random-like"]

@@ -64,7 +64,16 @@ class Results:
     def as_dict(self) -> dict[str, Any]:
         families = ("against", "groups", "full", "references")
         found: dict[str, Any] = {name: [one.as_dict() for one in getattr(self, name)] for name in families}
-        return {"means": [vars(one) for one in self.means], **found}
+        return {"means": [without_nan(vars(one)) for one in self.means], **without_nan(found)}
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: where there is no number there is null."""
+    if isinstance(value, dict):
+        return {key: without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def results(outcomes: Sequence[Outcome], settings: ExperimentSettings) -> Results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ OWN = (
 )  # keys of an arm that are no settings of a selection, or mean more
 COMMON = ("dataset", "format", "split", "limit", "strict", "keep", "shape", "seed", "turns")  # the experiment's own
 ALL = "100%"
+NAME = re.compile(r"\w[\w.+-]{0,59}")
 
 
 class ArmSettings(Settings):
@@ -136,9 +138,8 @@ class ExperimentSettings(Settings):
         """`1%,5%`, a list, or one number; each once, as it was written."""
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
         texts = [str(one).strip() for one in parts]
-        for text in texts:
-            Budget.parse(text)
-        if not texts or len(set(texts)) < len(texts):
+        amounts = [(one.amount, one.unit) for one in map(Budget.parse, texts)]
+        if not texts or len(set(amounts)) < len(texts):
             raise ValueError("name each budget once, at least one")
         return tuple(texts)
 
@@ -191,6 +192,11 @@ def read_arm(name: str, given: Any) -> ArmSettings:
     Raises:
         SettingsError: a key that means nothing here (with a suggestion), or that is the experiment's own.
     """
+    if not NAME.fullmatch(name):
+        raise SettingsError(
+            f"an arm cannot be called `{name}`: its name is that of a folder, too",
+            hint="letters, digits, `-`, `_`, `+` and `.`, up to 60, a letter or digit first",
+        )
     if given is None:
         given = {}
     if isinstance(given, str):
