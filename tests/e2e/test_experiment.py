@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import time
 
@@ -160,8 +161,6 @@ def test_killed_it_goes_on_and_ends_the_same(tmp_path, model_dir):
     while len(list((tmp_path / "killed").glob("cells/*/cell.json"))) < 3:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    import os
-
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     there = len(list((tmp_path / "killed").glob("cells/*/cell.json")))

@@ -7,21 +7,30 @@ differences `d[s, i]` of seed `s` and item `i` are
 
     d[s, i] = effect + a[s] + b[i] + e[s, i]
 
-with random `a`, `b` and `e` (two-way, one value per cell). The variance of the grand mean is put together from the
-mean squares, and the degrees of freedom by Satterthwaite (1946, Biometrics Bulletin 2, 110-114); the same is done for
-readers and cases in diagnostic studies (Obuchowski and Rockette 1995). With three seeds and models that differ much
-from seed to seed this is a t-test of two degrees of freedom, which needs a large effect: that is how little three
-seeds say.
+with random `a`, `b` and `e` (two-way, one value per cell), as for readers and cases in diagnostic studies (Obuchowski
+and Rockette 1995). The variance of the grand mean is put together from the mean squares: what seeds add, with few
+degrees of freedom, and what items add, with many. The critical value is the mean of the two t distributions' critical
+values, weighted by the two variances (Cochran and Cox 1957, for two means of unequal variances).
+
+Three seeds may agree by chance, and then seem to add nothing. Where several arms are compared with one, each is
+therefore held to scatter at least as much as they do on average (`pooled`). Alone, with three seeds and models that
+differ much from seed to seed, this is a t-test of two degrees of freedom, which needs a large effect: that is how
+little three seeds say.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from tithe.records import FloatArray
+
+Squares = tuple[float, float, float]
+ODD = 4.0  # an arm that scatters so many times as much as all on average is not like them
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class Spread:
         of_seeds: variance of `a`: what another seed changes on all items alike.
         of_items: variance of `b`: on which items the two ways differ, whatever the seed.
         of_cells: variance of `e`: the rest.
+        times: degrees of freedom of `of_seeds`, as a multiple of those of one arm.
     """
 
     seeds: int
@@ -41,17 +51,23 @@ class Spread:
     of_seeds: float
     of_items: float
     of_cells: float
+    times: float = 1.0
 
     def variance(self, seeds: int | None = None, items: int | None = None) -> float:
         """Of the mean difference, with so many seeds and items."""
         s, n = seeds or self.seeds, items or self.items
         return self.of_seeds / s + self.of_items / n + self.of_cells / (s * n)
 
+    def parts(self, seeds: int | None = None, items: int | None = None) -> tuple[float, float]:
+        """Of that variance: what seeds add, and what items add alone."""
+        s, n = seeds or self.seeds, items or self.items
+        return self.of_seeds / s, self.of_items / n + self.of_cells / (s * n)
+
     def freedom(self, seeds: int | None = None, items: int | None = None) -> float:
-        """Degrees of freedom to expect of the test, with so many seeds and items."""
+        """Satterthwaite's degrees of freedom of its estimate, with so many seeds and items."""
         s, n = seeds or self.seeds, items or self.items
         squares = (n * self.of_seeds + self.of_cells, s * self.of_items + self.of_cells, self.of_cells)
-        return satterthwaite(*squares, s, n)
+        return satterthwaite(*squares, self.times * (s - 1), n)
 
 
 @dataclass(frozen=True)
@@ -61,22 +77,24 @@ class MeanDifference:
     Args:
         effect: mean over seeds and items, in the metric's unit.
         error: standard error.
-        freedom: degrees of freedom of the t distribution.
+        of_seeds: share of its square that the seeds add.
         p: two-sided, of no difference.
         low: of the interval.
         high: of the interval.
         level: of the interval.
         spread: components of variance.
+        squares: mean squares of seeds, items and cells.
     """
 
     effect: float
     error: float
-    freedom: float
+    of_seeds: float
     p: float
     low: float
     high: float
     level: float
     spread: Spread
+    squares: Squares
 
 
 def mean_difference(differences: FloatArray, level: float = 0.95) -> MeanDifference:
@@ -88,25 +106,89 @@ def mean_difference(differences: FloatArray, level: float = 0.95) -> MeanDiffere
     """
     seeds, items = differences.shape
     assert seeds > 1 and items > 1 and np.isfinite(differences).all()
-    effect = float(differences.mean())
-    of_seed, of_item, of_cell = mean_squares(differences)
+    squares = mean_squares(differences)
+    return from_squares(float(differences.mean()), squares, (seeds, items), level)
+
+
+def from_squares(
+    effect: float, squares: Squares, shape: tuple[int, int], level: float = 0.95, times: float = 1.0
+) -> MeanDifference:
+    """The same from the mean squares of seeds, items and cells.
+
+    Args:
+        effect: mean difference.
+        squares: as `mean_squares` gives them.
+        shape: seeds and items.
+        level: of the interval.
+        times: degrees of freedom of the seeds' square, as a multiple of `seeds - 1`.
+    """
+    (of_seed, of_item, of_cell), (seeds, items) = squares, shape
     # An estimate below what items (or seeds) alone would give comes of chance in the other two: it is not believed.
     total = max(of_seed + of_item - of_cell, of_seed, of_item)
-    freedom = satterthwaite(of_seed, of_item, of_cell, seeds, items)
     error = float(np.sqrt(total / (seeds * items)))
-    spread = Spread(
-        seeds,
-        items,
-        of_seeds=max(0.0, (of_seed - of_cell) / items),
-        of_items=max(0.0, (of_item - of_cell) / seeds),
-        of_cells=of_cell,
-    )
+    parts = (max(0.0, (of_seed - of_cell) / items), max(0.0, (of_item - of_cell) / seeds), of_cell)
+    spread = Spread(seeds, items, *parts, times=times)
     if error == 0:  # every cell the same, and no scatter to compare it with: the sign test over items is left
         p = 1.0 if effect == 0 else 0.5 ** (items - 1)
-        return MeanDifference(effect, 0.0, freedom, p, effect, effect, level, spread)
-    p = float(2 * stats.t.sf(abs(effect) / error, freedom))
-    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-    return MeanDifference(effect, error, freedom, p, effect - reach, effect + reach, level, spread)
+        return MeanDifference(effect, 0.0, 0.0, p, effect, effect, level, spread, squares)
+    share, freedom = (total - of_item) / total, times * (seeds - 1)
+    p = tail(abs(effect) / error, share, freedom, items)
+    reach = critical(1 - level, share, freedom, items) * error
+    return MeanDifference(effect, error, share, p, effect - reach, effect + reach, level, spread, squares)
+
+
+def pooled(found: Sequence[MeanDifference]) -> list[MeanDifference]:
+    """Arms that are compared with one and the same: none is held to scatter less over seeds than all on average.
+
+    The average of K mean squares that share the other arm's runs has more degrees of freedom than one of them, and
+    fewer than K times as many: with other runs that scatter r times as much as an arm's,
+    (1 + r)^2 K / ((1 + r)^2 + (K - 1) r^2) times, from the (co)variances of sample variances of normal values.
+    r is taken as 2: a random arm is drawn anew for each seed.
+
+    Args:
+        found: all of the same numbers of seeds; of the same level.
+    """
+    if len(found) < 2:
+        return list(found)
+    average = float(np.mean([one.squares[0] / one.spread.items for one in found]))  # variance of seeds' means
+    k, r = len(found), 2.0
+    times = (1 + r) ** 2 * k / ((1 + r) ** 2 + (k - 1) * r**2)
+    steadied = []
+    for one in found:
+        own, of_item, of_cell = one.squares
+        least = average * one.spread.items
+        squares = (max(own, least), of_item, of_cell)
+        more = 1.0 if own > ODD * least else times
+        steadied.append(from_squares(one.effect, squares, (one.spread.seeds, one.spread.items), one.level, more))
+    return steadied
+
+
+def critical(alpha: float, share: float, freedom: float, items: int) -> float:
+    """Two-sided critical value: the mean of two t distributions', weighted by what seeds and items add.
+
+    Args:
+        alpha: level.
+        share: of the variance, that seeds add.
+        freedom: degrees of freedom of that.
+        items: how many.
+    """
+    of_seeds, of_items = special.stdtrit([freedom, items - 1], 1 - alpha / 2)
+    return float(share * of_seeds + (1 - share) * of_items)
+
+
+def tail(value: float, share: float, freedom: float, items: int) -> float:
+    """The level at which `value` is the critical value, by bisection of its logarithm; at least 1e-300."""
+    low, high = -690.0, 0.0  # of the level
+    if value <= 0:
+        return 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        quantiles = special.stdtrit([freedom, items - 1], math.exp(middle) / 2)  # lower tails: exact where tiny
+        if -(share * quantiles[0] + (1 - share) * quantiles[1]) > value:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)
 
 
 def mean_squares(differences: FloatArray) -> tuple[float, float, float]:
@@ -118,10 +200,18 @@ def mean_squares(differences: FloatArray) -> tuple[float, float, float]:
     return items * float(by_seed.var(ddof=1)), seeds * float(by_item.var(ddof=1)), of_rest
 
 
-def satterthwaite(of_seed: float, of_item: float, of_cell: float, seeds: int, items: int) -> float:
-    """Degrees of freedom of `of_seed + of_item - of_cell`; between the fewer of the two kinds and both together."""
-    parts = (of_seed**2 / (seeds - 1), of_item**2 / (items - 1), of_cell**2 / ((seeds - 1) * (items - 1)))
+def satterthwaite(of_seed: float, of_item: float, of_cell: float, freedom: float, items: int) -> float:
+    """Degrees of freedom of `of_seed + of_item - of_cell`; between the fewer of the two kinds and both together.
+
+    Args:
+        of_seed: mean square.
+        of_item: mean square.
+        of_cell: mean square.
+        freedom: of the first.
+        items: how many.
+    """
+    parts = (of_seed**2 / freedom, of_item**2 / (items - 1), of_cell**2 / (freedom * (items - 1)))
     total = max(of_seed + of_item - of_cell, of_seed, of_item)
     if sum(parts) == 0:
-        return float(min(seeds, items) - 1)
-    return float(np.clip(total**2 / sum(parts), min(seeds, items) - 1, seeds * items - 1))
+        return float(min(freedom, items - 1))
+    return float(np.clip(total**2 / sum(parts), min(freedom, items - 1), (freedom + 1) * items - 1))

@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 from scipy import optimize, stats
 
-from tithe.evaluate.paired import Spread
+from tithe.evaluate.paired import Spread, critical
 
 WANTED = 0.8  # the usual power
 MOST_SEEDS, MOST_ITEMS = 1000, 10_000_000
 
 
 def power(effect: float, spread: Spread, alpha: float, seeds: int | None = None, items: int | None = None) -> float:
-    """Chance that a two-sided t-test of `mean_difference` calls an effect of this size by its sign.
+    """Chance that the two-sided test of `mean_difference` calls an effect of this size by its sign.
+
+    The statistic is taken as a noncentral t with Satterthwaite's degrees of freedom, the critical value as it will be
+    on average.
 
     Args:
         effect: true mean difference, in the metric's unit.
@@ -26,9 +29,10 @@ def power(effect: float, spread: Spread, alpha: float, seeds: int | None = None,
     variance = spread.variance(seeds, items)
     if variance == 0:
         return 1.0 if effect else alpha / 2
-    freedom = spread.freedom(seeds, items)
     shift = abs(effect) / math.sqrt(variance)
-    limit = float(stats.t.ppf(1 - alpha / 2, freedom))
+    s, n = seeds or spread.seeds, items or spread.items
+    limit = critical(alpha, spread.parts(s, n)[0] / variance, spread.times * (s - 1), n)
+    freedom = spread.freedom(s, n)
     if shift > 30 + 3 * limit:  # where the noncentral distribution underflows
         return 1.0
     return float(stats.nct.sf(limit, freedom, shift))

@@ -11,7 +11,7 @@ import numpy as np
 from tithe.errors import MissingExtraError
 from tithe.evaluate.itemtests import ItemTest, item_test
 from tithe.evaluate.measured import Measured
-from tithe.evaluate.paired import MeanDifference, mean_difference
+from tithe.evaluate.paired import MeanDifference, mean_difference, pooled
 from tithe.evaluate.power import detectable, items_needed, seeds_needed
 from tithe.records import FloatArray
 
@@ -99,9 +99,13 @@ class Comparison:
 def matched(arm: Sequence[Measured], other: Sequence[Measured], items: Sequence[str] | None = None) -> Matched:
     """The items that every run has a value of; one run per seed, in the same order on both sides."""
     runs = [*arm, *other]
+    first = runs[0]
+    if items is None and all(run.items == first.items and not run.problems for run in runs):
+        return Matched(np.stack([one.values for one in arm]), np.stack([one.values for one in other]), first.items, 0)
     there = set.intersection(*(set(run.items) for run in runs))
     known = {item: None for run in runs for item in (*run.items, *run.problems)}  # in order
-    wanted = [item for item in known if items is None or item in set(items)]
+    asked = known if items is None else set(items)
+    wanted = [item for item in known if item in asked]
     common = tuple(item for item in wanted if item in there)
     values = [np.stack([run.only(common).values for run in side]) for side in (arm, other)]
     return Matched(values[0], values[1], common, len(wanted) - len(common))
@@ -160,13 +164,27 @@ def corrected(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> list[C
     Raises:
         MissingExtraError: statsmodels is not installed.
     """
-    tested = [i for i, one in enumerate(comparisons) if one.difference is not None]
-    found = list(comparisons)
+    found = steadied(comparisons)
+    tested = [i for i, one in enumerate(found) if one.difference is not None]
     if not tested:
         return found
-    values = holm([comparisons[i].difference.p for i in tested])  # type: ignore[union-attr]
+    values = holm([found[i].difference.p for i in tested])  # type: ignore[union-attr]
     for i, p in zip(tested, values, strict=True):
-        found[i] = judged(comparisons[i], p, len(tested), alpha)
+        found[i] = judged(found[i], p, len(tested), alpha)
+    return found
+
+
+def steadied(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Scatter from seed to seed taken together for arms that are compared with the same runs, on the same items."""
+    found = list(comparisons)
+    together: dict[tuple[str, str, str | None], list[int]] = {}
+    for i, one in enumerate(comparisons):
+        if one.difference is not None:
+            together.setdefault((one.against, one.budget, one.group), []).append(i)
+    for places in together.values():
+        differences = [there for i in places if (there := comparisons[i].difference) is not None]
+        for i, difference in zip(places, pooled(differences), strict=True):
+            found[i] = replace(found[i], difference=difference)
     return found
 
 

@@ -24,7 +24,7 @@ from tithe.report.page import Part, write_page
 
 HOW = (
     "Differences are paired: the same items, the same seeds. Chance in the items and chance from seed to seed both "
-    "count (two-way random effects, Satterthwaite's degrees of freedom); p is corrected for all arms and budgets of "
+    "count (two-way random effects); p is corrected for all arms and budgets of "
     "a metric after Holm. Intervals are of 95 %, not corrected."
 )
 ITEMS = "These models alone: tests that know of the items' chance only and say nothing about other seeds."
