@@ -26,6 +26,7 @@ from tithe.experiment.pool import Pool
 from tithe.experiment.settings import ALL, ArmSettings, ExperimentSettings
 from tithe.run.folder import write_json
 from tithe.run.talk import Talk
+from tithe.selectors.budget import Budget
 
 Choices = dict[tuple[str, str], list[Choice]]
 SCORING, CHOICES = "scoring", "choices"
@@ -41,7 +42,12 @@ def choose_all(settings: ExperimentSettings, data: Data, folder: Path, talk: Tal
     """
     pool = data.pool
     for budget in settings.budgets:
-        rows = wanted(pool, budget)
+        rows, tokens = wanted(pool, budget), int(pool.response_tokens.sum())
+        if rows is None and Budget.parse(budget).amount >= tokens:
+            raise SettingsError(
+                f"the budget `{budget}` is not less than the pool, which has {tokens:,} response tokens",
+                hint=f"`{ALL}` is all of it",
+            )
         if rows is not None and rows > len(pool):
             raise SettingsError(
                 f"the budget `{budget}` is more than the pool, which has {len(pool):,} examples",

@@ -61,6 +61,11 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
     else:
         holdout = Path(s.holdout)
         rows, counts = apart(dataset, holdout)
+        if not rows:
+            raise DataError(
+                f"every prompt of `{s.dataset}` is in the held-out file `{holdout}`: nothing is left to choose from",
+                hint="a number under `holdout` splits the data set by prompt",
+            )
         split_rows = frozenset(rows)
         from tithe.data.export import write_records
 
