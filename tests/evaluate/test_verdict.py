@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 from tithe.errors import MissingExtraError
 from tithe.evaluate.itemtests import item_test, mcnemar, sign_flip
 from tithe.evaluate.measured import Measured, as_records, as_table, from_files
+from tithe.evaluate.paired import mean_difference
 from tithe.evaluate.verdict import compare, corrected, holm, matched
 from tithe.run.folder import write_table
 
@@ -60,6 +62,36 @@ def test_groups_are_their_own_items():
     arm, other = runs([1, 1, 1], seed=1, groups=groups), runs([0, 0, 0], seed=2, groups=groups)
     found = compare(arm, other, names=("a", "b"), budget="5%", group="y")
     assert found.items == 20 and found.tested is None
+
+
+def test_responses_to_one_prompt_are_one_item():
+    """Ten prompts of six responses: by hand a comparison of the ten means."""
+    prompts = tuple(f"p{n // 6}" for n in range(60))
+    sides = [
+        [replace(one, clusters=prompts) for one in runs(means, seed=s)] for means, s in (([1] * 3, 1), ([0] * 3, 2))
+    ]
+    both = matched(*sides)
+    assert len(both.items) == 10 and both.arm.shape == (3, 10)
+    first = sides[0][0].values
+    assert sorted(both.arm[0]) == pytest.approx(sorted(first[6 * n : 6 * n + 6].mean() for n in range(10)))
+    assert judged(*sides).items == 10
+    short = [[one.only(ITEMS[3:]) for one in side] for side in sides]
+    assert min(abs(matched(*short).arm[0] - first[3:6].mean())) < 1e-12  # what is there of a prompt
+
+
+def test_correlated_responses_do_not_make_chance_an_effect():
+    """No effect, ten prompts of three responses that go together: by prompt few say so, by response many would."""
+    rng, prompts, found = np.random.default_rng(8), tuple(f"p{n // 3}" for n in range(30)), {True: 0, False: 0}
+    for _ in range(300):
+        sides = []
+        for _ in range(2):
+            liked = np.repeat(rng.normal(size=10), 3)
+            values = [liked + rng.normal(0, 0.5, 30) for _ in range(3)]
+            sides.append([Measured("m", "number", "u", True, ITEMS[:30], one, (), prompts) for one in values])
+        for clustered in found:
+            both = sides if clustered else [[replace(one, clusters=()) for one in side] for side in sides]
+            found[clustered] += mean_difference(matched(*both).arm - matched(*both).other).p < 0.05
+    assert found[True] / 300 < 0.08 and found[False] / 300 > 0.12
 
 
 def test_one_item_and_no_item():
@@ -123,6 +155,7 @@ def test_items_all_the_same():
 
 def test_measured_comes_back_from_its_files(tmp_path):
     first = runs([1], groups=tuple("xy"[n % 2] for n in range(60)))[0]
+    first = replace(first, clusters=tuple(str(n // 3) for n in range(60)))
     second = Measured(
         "gsm8k", "right", "right", True, ("a", "b"), np.array([1.0, 0.0]), problems={"c": "no answer"}, about={"n": 5}
     )
@@ -130,5 +163,6 @@ def test_measured_comes_back_from_its_files(tmp_path):
     again = from_files(tmp_path / "items.parquet", as_records([first, second]))
     for before, after in zip([first, second], again, strict=True):
         assert (before.metric, before.items, before.groups) == (after.metric, after.items, after.groups)
+        assert before.clusters == after.clusters
         assert (before.values == after.values).all() and before.problems == after.problems
         assert before.about == after.about and before.kind == after.kind

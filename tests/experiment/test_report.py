@@ -19,21 +19,21 @@ EVIL = "<script>alert(1)</script>"
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    settings = settings_of(["a", EVIL, "random", "full", "base"], ["5%", "20%"], 3)
-    outcomes = fabricate({"a": 0.5, "full": 0.6, "base": -0.4}, settings, np.random.default_rng(0), groups=["x", "y"])
+    settings = settings_of(["a", "b", "random", "full", "base"], ["5%", "20%"], 3)
+    outcomes = fabricate({"a": 0.5, "full": 0.6, "base": -0.4}, settings, np.random.default_rng(0), groups=["x", EVIL])
     arms = [
         {"arm": arm, "budget": budget, "draws": 1, "examples": n, "response_tokens": 10 * n, "median_length": 10.0}
         | {"shared_with_random": None}
-        for arm in ("a", EVIL, "random")
+        for arm in ("a", "b", "random")
         for budget, n in (("5%", 50), ("20%", 200))
     ]
     arms.append({**arms[0], "arm": "full", "budget": "100%", "examples": 1000})
-    data = {"pool": 1000, "held_out": 100, "prompts": 100, "left_out": {"too long": 3}}
+    data = {"pool": 1000, "held_out": 100, "prompts": 100, "left_out": {EVIL: 3}}
     against = {"held.jsonl": {"examples_hit": 2, "items_hit": 1, "items": 100}}
     record = {
         "settings": settings.model_dump(mode="json"),
         "recipe": {"digest": "abc"},
-        "model": {"name": "m"},
+        "model": {"name": EVIL},
         "versions": {},
         "data": {**data, "contamination": {"ngram": 13, "against": against}},
         "arms": arms,

@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,8 +90,10 @@ def of_zip(path: Path) -> Iterator[Item]:
             for name in names:
                 with archive.open(name) as stream:
                     yield from READ[container_suffix(Path(name))](stream, f"{path}:{name}", delimiter(Path(name)))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"`{path}` is damaged: {error}") from None
+    except (NotImplementedError, RuntimeError) as error:  # a way of packing that Python lacks, or a password
+        raise DataError(f"`{path}` cannot be unpacked: {error}", hint="unpack it and name the files") from None
 
 
 def of_lines(stream: Any, where: str, _: str) -> Iterator[Item]:

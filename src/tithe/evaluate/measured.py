@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Kind = Literal["right", "number"]
+COLUMNS = ("metric", "item", "group", "cluster", "value", "problem")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Measured:
         items: their ids, each once.
         values: (items,) finite float64.
         groups: (items,) which part of the whole an item belongs to, such as its category; empty where there are none.
+        clusters: (items,) what items have in common that makes them depend on each other, such as their prompt; empty
+            where each item stands for itself.
         problems: item -> why it has no value; such an item is not among `items`.
         about: what the values depend on, for the record: number of shots, seed, versions, file digests.
     """
@@ -41,12 +45,14 @@ class Measured:
     items: tuple[str, ...]
     values: FloatArray
     groups: tuple[str, ...] = ()
+    clusters: tuple[str, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert len(self.items) == len(self.values) == len(set(self.items)), "one value per item, each item once"
         assert not self.groups or len(self.groups) == len(self.items)
+        assert not self.clusters or len(self.clusters) == len(self.items)
         assert np.isfinite(self.values).all(), "a value that is no number is a problem with a reason"
         assert self.kind == "number" or np.isin(self.values, (0.0, 1.0)).all()
 
@@ -60,30 +66,23 @@ class Measured:
         place = {item: i for i, item in enumerate(self.items)}
         at = [place[item] for item in wanted]
         groups = tuple(self.groups[i] for i in at) if self.groups else ()
-        return replace(self, items=tuple(wanted), values=self.values[at], groups=groups)
+        clusters = tuple(self.clusters[i] for i in at) if self.clusters else ()
+        return replace(self, items=tuple(wanted), values=self.values[at], groups=groups, clusters=clusters)
 
 
 def as_table(measured: Sequence[Measured]) -> pa.Table:
-    """`metric, item, group, value, problem`, one row per item; a value or a reason."""
+    """`metric, item, group, cluster, value, problem`, one row per item; a value or a reason."""
     import pyarrow as pa
 
-    rows: dict[str, list[Any]] = {"metric": [], "item": [], "group": [], "value": [], "problem": []}
+    kinds = dict.fromkeys(COLUMNS, pa.string()) | {"value": pa.float64()}
+    rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for one in measured:
-        groups: Sequence[str | None] = one.groups or [None] * len(one.items)
-        columns: list[tuple[str, str | None, float | None, str | None]] = [
-            (item, group, float(value), None) for item, group, value in zip(one.items, groups, one.values, strict=True)
-        ]
-        columns += [(item, None, None, why) for item, why in one.problems.items()]
-        for item, group, value, why in columns:
-            for name, cell in zip(rows, (one.metric, item, group, value, why), strict=True):
+        none: Sequence[str | None] = [None] * len(one.items)
+        there = zip(one.items, one.groups or none, one.clusters or none, one.values.tolist(), none, strict=True)
+        missing = ((item, None, None, None, why) for item, why in one.problems.items())
+        for cells in chain(there, missing):
+            for name, cell in zip(rows, (one.metric, *cells), strict=True):
                 rows[name].append(cell)
-    kinds = {
-        "metric": pa.string(),
-        "item": pa.string(),
-        "group": pa.string(),
-        "value": pa.float64(),
-        "problem": pa.string(),
-    }
     return pa.table({name: pa.array(column, kinds[name]) for name, column in rows.items()})
 
 
@@ -121,6 +120,7 @@ def from_files(table: Path, records: Sequence[Mapping[str, Any]]) -> list[Measur
         own = [row for row in rows if row["metric"] == record["metric"]]
         there = [row for row in own if row["problem"] is None]
         groups = tuple(row["group"] for row in there)
+        clusters = tuple(row.get("cluster") for row in there)
         found.append(
             Measured(
                 metric=record["metric"],
@@ -130,6 +130,7 @@ def from_files(table: Path, records: Sequence[Mapping[str, Any]]) -> list[Measur
                 items=tuple(row["item"] for row in there),
                 values=np.array([row["value"] for row in there], dtype=np.float64),
                 groups=groups if any(groups) else (),
+                clusters=clusters if any(clusters) else (),
                 problems={row["item"]: row["problem"] for row in own if row["problem"] is not None},
                 about=record["about"],
             )

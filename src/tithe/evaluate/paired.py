@@ -58,17 +58,6 @@ class Spread:
         s, n = seeds or self.seeds, items or self.items
         return self.of_seeds / s + self.of_items / n + self.of_cells / (s * n)
 
-    def parts(self, seeds: int | None = None, items: int | None = None) -> tuple[float, float]:
-        """Of that variance: what seeds add, and what items add alone."""
-        s, n = seeds or self.seeds, items or self.items
-        return self.of_seeds / s, self.of_items / n + self.of_cells / (s * n)
-
-    def freedom(self, seeds: int | None = None, items: int | None = None) -> float:
-        """Satterthwaite's degrees of freedom of its estimate, with so many seeds and items."""
-        s, n = seeds or self.seeds, items or self.items
-        squares = (n * self.of_seeds + self.of_cells, s * self.of_items + self.of_cells, self.of_cells)
-        return satterthwaite(*squares, self.times * (s - 1), n)
-
 
 @dataclass(frozen=True)
 class MeanDifference:
@@ -164,16 +153,21 @@ def pooled(found: Sequence[MeanDifference]) -> list[MeanDifference]:
 
 
 def critical(alpha: float, share: float, freedom: float, items: int) -> float:
-    """Two-sided critical value: the mean of two t distributions', weighted by what seeds and items add.
+    """Two-sided critical value for one share of the variance; see `critical_values`."""
+    return float(critical_values(alpha, np.array([share]), freedom, items)[0])
+
+
+def critical_values(alpha: float, shares: FloatArray, freedom: float, items: int) -> FloatArray:
+    """Two-sided critical values: the mean of two t distributions', weighted by what seeds and items add.
 
     Args:
         alpha: level.
-        share: of the variance, that seeds add.
+        shares: (values,) of the variance, that seeds add.
         freedom: degrees of freedom of that.
         items: how many.
     """
     of_seeds, of_items = special.stdtrit([freedom, items - 1], 1 - alpha / 2)
-    return float(share * of_seeds + (1 - share) * of_items)
+    return np.asarray(shares * of_seeds + (1 - shares) * of_items)
 
 
 def tail(value: float, share: float, freedom: float, items: int) -> float:
@@ -198,20 +192,3 @@ def mean_squares(differences: FloatArray) -> tuple[float, float, float]:
     rest = differences - by_seed[:, None] - by_item[None, :] + differences.mean()
     of_rest = float((rest**2).sum() / ((seeds - 1) * (items - 1)))
     return items * float(by_seed.var(ddof=1)), seeds * float(by_item.var(ddof=1)), of_rest
-
-
-def satterthwaite(of_seed: float, of_item: float, of_cell: float, freedom: float, items: int) -> float:
-    """Degrees of freedom of `of_seed + of_item - of_cell`; between the fewer of the two kinds and both together.
-
-    Args:
-        of_seed: mean square.
-        of_item: mean square.
-        of_cell: mean square.
-        freedom: of the first.
-        items: how many.
-    """
-    parts = (of_seed**2 / freedom, of_item**2 / (items - 1), of_cell**2 / (freedom * (items - 1)))
-    total = max(of_seed + of_item - of_cell, of_seed, of_item)
-    if sum(parts) == 0:
-        return float(min(freedom, items - 1))
-    return float(np.clip(total**2 / sum(parts), min(freedom, items - 1), (freedom + 1) * items - 1))

@@ -26,7 +26,7 @@ class Matched:
     Args:
         arm: (seeds, items).
         other: (seeds, items).
-        items: their ids.
+        items: their ids, or those of their clusters.
         left_out: items that lack a value in some run.
     """
 
@@ -48,7 +48,7 @@ class Comparison:
         budget: of both.
         unit: of values and effects.
         means: of the arm and of the other, over items and seeds.
-        items: items that all runs have a value of.
+        items: items that all runs have a value of; where some share a prompt, prompts.
         left_out: items that some run has no value of.
         by_seed: effect of each seed.
         difference: test and interval with seeds and items as chance; None where there is one item.
@@ -101,14 +101,29 @@ def matched(arm: Sequence[Measured], other: Sequence[Measured], items: Sequence[
     runs = [*arm, *other]
     first = runs[0]
     if items is None and all(run.items == first.items and not run.problems for run in runs):
-        return Matched(np.stack([one.values for one in arm]), np.stack([one.values for one in other]), first.items, 0)
+        both = Matched(np.stack([one.values for one in arm]), np.stack([one.values for one in other]), first.items, 0)
+        return by_cluster(both, first.clusters)
     there = set.intersection(*(set(run.items) for run in runs))
     known = {item: None for run in runs for item in (*run.items, *run.problems)}  # in order
     asked = known if items is None else set(items)
     wanted = [item for item in known if item in asked]
     common = tuple(item for item in wanted if item in there)
     values = [np.stack([run.only(common).values for run in side]) for side in (arm, other)]
-    return Matched(values[0], values[1], common, len(wanted) - len(common))
+    both = Matched(values[0], values[1], common, len(wanted) - len(common))
+    return by_cluster(both, first.only(common).clusters)
+
+
+def by_cluster(both: Matched, clusters: Sequence[str]) -> Matched:
+    """Items that depend on each other are one: several responses to a prompt count as their mean.
+
+    A test that took them for independent would find more in them than there is.
+    """
+    if not clusters:
+        return both
+    names, of_item = np.unique(np.array(clusters), return_inverse=True)
+    weights = (of_item[:, None] == np.arange(len(names))[None, :]).astype(np.float64)  # (items, clusters)
+    weights /= weights.sum(0)
+    return Matched(both.arm @ weights, both.other @ weights, tuple(names.tolist()), both.left_out)
 
 
 def compare(
@@ -147,7 +162,9 @@ def compare(
         left_out=both.left_out,
         by_seed=tuple(differences.mean(1).tolist()) if n else (float("nan"),),
         difference=mean_difference(differences) if enough else None,
-        tested=item_test(differences, first.kind == "right") if n > 1 and group is None else None,
+        tested=item_test(differences, first.kind == "right" and not first.clusters)
+        if n > 1 and group is None
+        else None,
         why=None if enough else reason(n, len(arm)),
     )
 

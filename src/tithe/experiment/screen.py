@@ -11,7 +11,6 @@ from tithe.experiment.results import Mean
 from tithe.experiment.sentences import sentence
 from tithe.run.screen import console, say
 
-SEVERAL = 1.1  # held-out examples to a prompt, from which on it is said
 MUCH = 0.5  # of an arm, that it shares with the one whose lengths it repeats
 
 
@@ -29,11 +28,8 @@ def data_lines(record: Mapping[str, Any]) -> Iterator[str]:
     data = record["data"]
     prompts = f"{data['prompts']:,} prompt{'s' * (data['prompts'] != 1)}"
     yield f"pool {data['pool']:,} examples, held out {data['held_out']:,} ({prompts})"
-    if data["held_out"] > SEVERAL * data["prompts"]:
-        yield (
-            f"note: {data['held_out']:,} held-out examples have only {prompts}; the tests take items for independent, "
-            "and several responses to one prompt are not: p-values and intervals are too small"
-        )
+    if data["held_out"] > data["prompts"]:
+        yield f"held-out responses to one prompt count as their mean: {data['prompts']:,} items"
     for reason, n in data["left_out"].items():
         yield f"left out of the pool: {n:,} ({reason})"
     yield from contamination_lines(data["contamination"])

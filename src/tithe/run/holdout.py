@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from tithe.config import ScoreSettings
+from tithe.data.files import Dataset
 from tithe.errors import DataError, did_you_mean
 from tithe.evaluate.measured import Measured
+from tithe.records import Example
 from tithe.run.folder import run_folder
 from tithe.run.results import ScoreResult
 from tithe.run.score import score_in
 from tithe.run.setup import Parts
 from tithe.run.talk import Talk
+from tithe.tiers.records import prompt_id
 
 METRIC, UNIT = "holdout_nll", "nats/token"
 
@@ -110,9 +113,17 @@ def measured(result: ScoreResult, group: str | None, talk: Talk) -> Measured:
         items=tuple(values),
         values=np.array(list(values.values()), dtype=np.float64),
         groups=tuple(groups[id_] for id_ in values) if group is not None else (),
+        clusters=clusters_of(values, result.dataset),
         problems=problems,
         about=about(result.record, group, cut),
     )
+
+
+def clusters_of(ids: Collection[str], dataset: Dataset) -> tuple[str, ...]:
+    """The prompt of each example, where some have the same; nothing where each has its own."""
+    prompts = {one.id: prompt_id(one.prompt, one.tools) for one in dataset if isinstance(one, Example)}
+    found = tuple(prompts[id_] for id_ in ids)
+    return found if len(set(found)) < len(found) else ()
 
 
 def groups_of(ids: list[str], result: ScoreResult, group: str) -> dict[str, str]:
