@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tithe.data.files import open_dataset
 from tithe.errors import DataError, SettingsError
 from tithe.experiment.cells import distinct, make_cells
+from tithe.experiment.choices import table
 from tithe.experiment.choosing import (
     Choice,
     all_of,
@@ -20,10 +22,12 @@ from tithe.experiment.choosing import (
     overlap,
     selection_settings,
 )
+from tithe.experiment.conduct import earlier_looks
 from tithe.experiment.data import apart
 from tithe.experiment.pool import read_pool_file
 from tithe.experiment.settings import ArmSettings, ExperimentSettings
 from tithe.experiment.split import split_by_prompt
+from tithe.tune.recipe import Recipe
 
 
 def write(path, records):
@@ -162,6 +166,29 @@ def test_an_arms_settings_win_over_those_of_all(pool):
     assert selection_settings(found["far"], "5%", pool, settings).max_length == 1024
     preset = selection_settings(found["p"], "5%", pool, settings)
     assert preset.template == "alpaca" and preset.keep == "5%" and preset.dataset == str(pool.path)
+
+
+def test_the_table_says_steps_and_which_arms_are_one(pool):
+    settings = ExperimentSettings.of({"dataset": "d", "model": "m", "arms": {"a": None, "b": None, "random": None}})
+    own = Choice("a", "10%", None, tuple(range(40)))
+    choices = {
+        ("a", "10%"): [own],
+        ("b", "10%"): [replace(own, arm="b")],
+        ("random", "10%"): [at_random("r", "10%", 0, pool)],
+    }
+    rows = table(choices, pool, settings, Recipe(train_batch_size=16, num_train_epochs=2))
+    assert [row["same_as"] for row in rows] == [None, "a", None]
+    assert [row["steps"] for row in rows] == [6, 6, 6]  # three batches of 40 examples, twice
+    assert rows[0]["shared_with_random"] == overlap(own, choices["random", "10%"][0])
+
+
+def test_verdicts_drawn_before_from_fewer_seeds_are_remembered(tmp_path):
+    path = tmp_path / "experiment.json"
+    assert earlier_looks(path, 3) == []
+    path.write_text(json.dumps({"settings": {"seeds": [0, 1, 2]}}))
+    assert earlier_looks(path, 3) == [] and earlier_looks(path, 5) == [3]
+    path.write_text(json.dumps({"settings": {"seeds": [0, 1, 2, 3, 4]}, "earlier_looks": [3]}))
+    assert earlier_looks(path, 5) == [3] and earlier_looks(path, 6) == [3, 5]
 
 
 def test_cells_that_see_the_same_are_trained_once(pool):

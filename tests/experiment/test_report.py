@@ -22,7 +22,16 @@ def page(tmp_path_factory):
     settings = settings_of(["a", "b", "random", "full", "base"], ["5%", "20%"], 3)
     outcomes = fabricate({"a": 0.5, "full": 0.6, "base": -0.4}, settings, np.random.default_rng(0), groups=["x", EVIL])
     arms = [
-        {"arm": arm, "budget": budget, "draws": 1, "examples": n, "response_tokens": 10 * n, "median_length": 10.0}
+        {
+            "arm": arm,
+            "budget": budget,
+            "draws": 1,
+            "examples": n,
+            "response_tokens": 10 * n,
+            "median_length": 10.0,
+            "steps": 9,
+            "same_as": None,
+        }
         | {"shared_with_random": None}
         for arm in ("a", "b", "random")
         for budget, n in (("5%", 50), ("20%", 200))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -62,5 +64,7 @@ def test_sentences():
     assert said["good"].startswith("good at 5%: better than random on holdout_nll by 0.")
     assert "after Holm over 3)" in said["good"] and "nats/token" in said["good"]
     assert said["bad"].startswith("bad at 5%: worse than random on holdout_nll by 0.")
+    low, high = re.search(r"interval ([\d.]+) to ([\d.]+),", said["bad"]).groups()
+    assert float(low) < 0.6 < float(high)  # how much worse, and no sign beside the word
     assert "not distinguishable from random" in said["same"]
     assert "would have been seen with a power of 80 %" in said["same"] and "needed" in said["same"]

@@ -27,6 +27,8 @@ from tithe.experiment.settings import ALL, ArmSettings, ExperimentSettings
 from tithe.run.folder import write_json
 from tithe.run.talk import Talk
 from tithe.selectors.budget import Budget
+from tithe.tune.batches import steps_in_all
+from tithe.tune.recipe import Recipe
 
 Choices = dict[tuple[str, str], list[Choice]]
 SCORING, CHOICES = "scoring", "choices"
@@ -136,21 +138,30 @@ def stamp(name: str | None) -> str:
 
 
 def table(
-    choices: Mapping[tuple[str, str], Sequence[Choice]], pool: Pool, settings: ExperimentSettings
+    choices: Mapping[tuple[str, str], Sequence[Choice]], pool: Pool, settings: ExperimentSettings, recipe: Recipe
 ) -> list[dict[str, Any]]:
-    """Per arm and budget: examples, tokens, median length, and how much of it the reference arm has, too.
+    """Per arm and budget: examples, tokens, optimiser steps, and how much of it the reference arm has, too.
 
     Of an arm that repeats another's lengths also how much it shares with that: where the other takes all examples of
     a length, as `length` does, there are no others to draw, and the two are one arm.
     """
     rows, against = [], settings.against
+    before: dict[tuple[str, str], Sequence[Choice]] = {}
     like = {arm.name: arm.like for arm in settings.arms}
     for (arm, budget), found in choices.items():
         other = choices.get((against, budget))
         row: dict[str, Any] = {"arm": arm, "budget": budget, "draws": len(found), **lengths(found[0], pool)}
+        row["steps"] = steps_in_all(len(found[0].places), recipe)
+        row["same_as"] = next((name for (name, _), one in before.items() if same(one, found)), None)
+        before[arm, budget] = found
         row[f"shared_with_{against}"] = None if other is None or arm == against else overlap(found[0], other[0])
         repeated = like.get(arm)
         if repeated is not None:
             row["repeats"], row["shared_with_it"] = repeated, overlap(found[0], choices[repeated, budget][0])
         rows.append(row)
     return rows
+
+
+def same(one: Sequence[Choice], other: Sequence[Choice]) -> bool:
+    """Whether two arms are trained on the same."""
+    return [choice.places for choice in one] == [choice.places for choice in other]

@@ -47,6 +47,7 @@ from tithe.run.folder import run_folder, write_json
 from tithe.run.setup import Parts
 from tithe.run.talk import Talk
 from tithe.run.tune_settings import TuneSettings
+from tithe.tune.recipe import Recipe
 from tithe.tune.train import demand_packages
 
 DESIGN, RECORD = "design.json", "experiment.json"
@@ -90,7 +91,7 @@ class Conduct:
     talk: Talk
 
     @cached_property
-    def recipe(self) -> Any:
+    def recipe(self) -> Recipe:
         return TuneSettings.of({"dataset": self.given.dataset, **self.training}).full_recipe()
 
     @property
@@ -151,6 +152,12 @@ class Conduct:
         trained = [one.record["training"]["recipe_digest"] for one in outcomes if one.record["training"]]
         record["recipe"] |= {"digest": trained[0]} if trained else {}  # with the dtype that the device decided
         record |= {"results": found.as_dict(), "cells": [brief(one) for one in outcomes]}
+        record["earlier_looks"] = looks = earlier_looks(self.folder / RECORD, len(self.settings.seeds))
+        if looks:
+            self.talk.say(
+                f"note: verdicts were drawn here from {', '.join(map(str, looks))} seeds before; adding some after a "
+                "look makes `better` likelier by chance alone"
+            )
         write_json(self.folder / RECORD, record)
         result = ExperimentResult(self.folder, record, found, tuple(outcomes))
         write_report(result, self.settings)
@@ -203,7 +210,7 @@ class Conduct:
             "model": {"name": self.settings.model, "fingerprint": self.parts.fingerprint},
             "recipe": {"digest": self.recipe.digest(), **self.recipe.model_dump(mode="json")},
             "data": data.record,
-            "arms": table(choices, data.pool, self.settings),
+            "arms": table(choices, data.pool, self.settings, self.recipe),
         }
 
     def say_plan(self, record: Mapping[str, Any]) -> None:
@@ -247,6 +254,15 @@ class Conduct:
             "eos": True,
             **s.evaluation,
         }
+
+
+def earlier_looks(path: Path, seeds: int) -> list[int]:
+    """From how many seeds verdicts were drawn in this folder before, where it was from fewer."""
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    looks = {*before.get("earlier_looks", []), len(before["settings"]["seeds"])}
+    return sorted(look for look in looks if look < seeds)
 
 
 def demand_extras() -> None:

@@ -187,7 +187,7 @@ def arm_rows(arms: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def cell(value: object) -> str:
-    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def write_table(result: ExperimentResult, path: Path) -> None:

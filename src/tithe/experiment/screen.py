@@ -10,6 +10,7 @@ from tithe.experiment.outcome import PAGE, ExperimentResult
 from tithe.experiment.results import Mean
 from tithe.experiment.sentences import sentence
 from tithe.run.screen import console, say
+from tithe.tune.batches import FEW
 
 MUCH = 0.5  # of an arm, that it shares with the one whose lengths it repeats
 
@@ -40,7 +41,7 @@ def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield from data_lines(record)
     against = record["settings"]["against"]
     rows: list[tuple[str, ...]] = [
-        ("arm", "budget", "examples", "response tokens", "median length", f"shared with {against}")
+        ("arm", "budget", "examples", "steps", "response tokens", "median length", f"shared with {against}")
     ]
     for one in record["arms"]:
         shared = one[f"shared_with_{against}"]
@@ -49,13 +50,22 @@ def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
                 one["arm"] if one["draws"] == 1 else f"{one['arm']} (drawn for each seed)",
                 one["budget"],
                 f"{one['examples']:,}",
+                f"{one['steps']:,}",
                 f"{one['response_tokens']:,}",
                 f"{one['median_length']:g}",
                 "" if shared is None else f"{100 * shared:.1f} %",
             )
         )
     yield from columns(rows)
+    fewest = min((one["steps"] for one in record["arms"]), default=FEW)
+    if fewest < FEW:
+        yield (
+            f"note: {fewest} optimiser steps are few: warm-up and decay are over before the model has moved much; a "
+            "smaller `train_batch_size`, more epochs or larger budgets give more"
+        )
     for one in record["arms"]:
+        if one["same_as"] is not None:
+            yield f"note: {one['arm']} at {one['budget']} is trained on the same as {one['same_as']}, and tested again"
         if one.get("shared_with_it", 0) > MUCH:
             yield (
                 f"note: {one['arm']} at {one['budget']} shares {100 * one['shared_with_it']:.0f} % with "

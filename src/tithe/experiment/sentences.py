@@ -28,9 +28,14 @@ def amount(one: Comparison) -> str:
 
 
 def interval(one: Comparison) -> str:
+    """Of the amount: how much worse, where it is worse."""
     assert one.difference is not None
     scale, digits = (100, 2) if one.unit == "right" else (1, 4)
-    return f"{scale * one.difference.low:+.{digits}f} to {scale * one.difference.high:+.{digits}f}"
+    low, high = scale * one.difference.low, scale * one.difference.high
+    if one.verdict == "worse":
+        low, high = -high, -low
+    sign = "" if one.verdict in ("better", "worse") else "+"
+    return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
 
 
 def seen(one: Comparison) -> str:
