@@ -196,7 +196,7 @@ def write_table(result: ExperimentResult, path: Path) -> None:
     names = ("metric", "group", "arm", "against", "budget", "unit", "effect", "relative", "items", "left_out")
     more = ("p_holm", "family", "verdict", "detectable", "items_needed", "seeds_needed")
     text = io.StringIO()
-    writer = csv.writer(text)
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*names, "low", "high", "p", *more])
     for one in (*result.results.against, *result.results.groups, *result.results.full, *result.results.references):
         found = one.difference
