@@ -130,7 +130,7 @@ def nothing_twice(work: dict[str, int], total: int, stored: int) -> None:
 
 
 def test_interrupted_keeps_what_was_scored(tithe: Command, many: Path, model_dir: Path, tmp_path: Path) -> None:
-    process = child(HASTY, 0.05, *command(many, model_dir, tmp_path / "run"))
+    process = child(HASTY, 0.2, *command(many, model_dir, tmp_path / "run"))
     assert wait_for(lambda: list(tmp_path.rglob("part-*.parquet")), process)
     second = tithe.fails(*command(many, model_dir, tmp_path / "run"))
     assert "another process is working in the run folder" in second.err

@@ -57,6 +57,15 @@ def test_no_prompt_on_both_sides(tmp_path):
     assert sorted([*split.pool, *split.holdout]) == list(range(300)) and 60 <= len(split.holdout) < 64
 
 
+def test_white_space_makes_no_other_prompt(tmp_path):
+    records = [
+        {**one, "instruction": one["instruction"] + " " * (i % 2)} for i, one in enumerate(alpaca(120, prompts=60))
+    ]
+    split = split_by_prompt(open_dataset(str(write(tmp_path / "d.jsonl", records))), 20, seed=0)
+    asked = [{records[row]["instruction"].strip() for row in rows} for rows in (split.pool, split.holdout)]
+    assert not asked[0] & asked[1] and split.prompts == 10
+
+
 def test_the_split_depends_on_prompts_and_not_on_order(tmp_path):
     records = alpaca(200, prompts=80)
     one = split_by_prompt(open_dataset(str(write(tmp_path / "a.jsonl", records))), 40, seed=1)

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tithe.data.export import write_records
 from tithe.data.files import Dataset, open_dataset
 from tithe.data.render import Renderer
 from tithe.errors import DataError
 from tithe.experiment.pool import Pool, make_pool
 from tithe.experiment.settings import ExperimentSettings
-from tithe.experiment.split import prompt_key, split_by_prompt
+from tithe.experiment.split import split_by_prompt
 from tithe.records import Example
 from tithe.run.contamination import contamination
 from tithe.run.pool import named_dataset
 from tithe.run.talk import Talk
+from tithe.tiers.records import prompt_id
 
 POOL, HOLDOUT, BEFORE = "pool.jsonl", "holdout.jsonl", "before.jsonl"
 
@@ -66,10 +68,7 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
                 f"every prompt of `{s.dataset}` is in the held-out file `{holdout}`: nothing is left to choose from",
                 hint="a number under `holdout` splits the data set by prompt",
             )
-        split_rows = frozenset(rows)
-        from tithe.data.export import write_records
-
-        write_records(dataset, split_rows, folder / BEFORE, overwrite=True)
+        write_records(dataset, frozenset(rows), folder / BEFORE, overwrite=True)
     held_out = frozenset(item.id for item in open_dataset(str(holdout)) if isinstance(item, Example))
     against = [holdout, *map(Path, s.contamination)]
     found = contamination(folder / BEFORE, against, talk=talk)
@@ -86,16 +85,16 @@ def apart(dataset: Dataset, holdout: Path) -> tuple[tuple[int, ...], dict[str, A
     Raises:
         DataError: the held-out file has no example.
     """
-    prompts = {prompt_key(item) for item in open_dataset(str(holdout)) if isinstance(item, Example)}
+    held = [item for item in open_dataset(str(holdout)) if isinstance(item, Example)]
+    prompts = {prompt_id(item.prompt, item.tools) for item in held}
     if not prompts:
         raise DataError(f"`{holdout}` holds no example that could be held out", hint="it is read as training data is")
-    rows, same, bad, held = [], 0, 0, 0
+    rows, same, bad = [], 0, 0
     for item in dataset:
         if not isinstance(item, Example):
             bad += 1
-        elif prompt_key(item) in prompts:
+        elif prompt_id(item.prompt, item.tools) in prompts:
             same += 1
         else:
             rows.append(item.row)
-    held = sum(isinstance(item, Example) for item in open_dataset(str(holdout)))
-    return tuple(rows), {"held_out": held, "prompts": len(prompts), "bad_rows": bad, "same_prompt": same}
+    return tuple(rows), {"held_out": len(held), "prompts": len(prompts), "bad_rows": bad, "same_prompt": same}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from tithe.data.export import write_records
 from tithe.data.files import Dataset
 from tithe.errors import SettingsError
 from tithe.records import Example
+from tithe.tiers.records import prompt_id
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,6 @@ class Split:
         write_records(dataset, frozenset(self.holdout), holdout, overwrite=True)
 
 
-def prompt_key(example: Example) -> str:
-    """The same for examples that ask the same."""
-    said = [message.as_dict() for message in example.prompt]
-    text = json.dumps([said, example.input or "", [dict(tool) for tool in example.tools]], sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
 def split_by_prompt(dataset: Dataset, size: int, seed: int) -> Split:
     """Hold out whole prompts, drawn by chance, until so many examples are held out.
 
@@ -59,7 +51,7 @@ def split_by_prompt(dataset: Dataset, size: int, seed: int) -> Split:
     bad, examples = set[int](), 0
     for item in dataset:
         if isinstance(item, Example):
-            rows.setdefault(prompt_key(item), []).append(item.row)
+            rows.setdefault(prompt_id(item.prompt, item.tools), []).append(item.row)
             examples += 1
         else:
             bad.add(item.row)
