@@ -58,9 +58,9 @@ def test_no_prompt_on_both_sides(tmp_path):
 
 
 def test_white_space_makes_no_other_prompt(tmp_path):
-    records = [
-        {**one, "instruction": one["instruction"] + " " * (i % 2)} for i, one in enumerate(alpaca(120, prompts=60))
-    ]
+    records = alpaca(120, prompts=60)
+    for row in records[60:]:
+        row["instruction"] += " "
     split = split_by_prompt(open_dataset(str(write(tmp_path / "d.jsonl", records))), 20, seed=0)
     asked = [{records[row]["instruction"].strip() for row in rows} for rows in (split.pool, split.holdout)]
     assert not asked[0] & asked[1] and split.prompts == 10
