@@ -1,4 +1,4 @@
-"""Cutting passes into batches: each once, within the budget, longest first, no response in a shared beginning."""
+"""Cutting passes into batches: each once, within the budget, longest first, common beginnings read once."""
 
 from __future__ import annotations
 
@@ -10,27 +10,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.models import make_pass
-from tithe.engine.batching import SAME_START, WORTH_SHARING, Batch, common_length, make_batches, shared_starts
+from tithe.engine.batching import After, Batch, make_batches
+from tithe.engine.sharing import SAME_START, WORTH_SHARING, Star, common_length, find_stars, shared_starts
 from tithe.records import Pass
 
 
 @st.composite
 def pass_lists(draw: st.DrawFn) -> list[Pass]:
-    """Passes of which many begin alike, for a while."""
+    """Passes of which many begin alike, for a while, and some show others."""
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     stems = rng.integers(0, 4, (draw(st.integers(1, 3)), 60))
-    passes = []
+    passes: dict[bytes, Pass] = {}
     for _ in range(draw(st.integers(0, 25))):
         length, fork = rng.integers(1, 61), rng.integers(0, 61)
         ids = rng.choice(stems)[:length].copy()
         ids[fork:] = rng.integers(0, 4, len(ids[fork:]))
-        passes.append(make_pass(ids, int(rng.integers(0, length))))
-    return passes
+        made = make_pass(ids, int(rng.integers(0, length)))
+        passes[made.key] = made
+    plain = list(passes.values())
+    for _ in range(draw(st.integers(0, 25)) if plain else 0):
+        shot = plain[rng.integers(len(plain))].ids
+        shot = shot[: len(shot) - rng.integers(0, 2)]  # at times cut, so that nothing is it
+        if len(shot):
+            ids = np.concatenate([shot, rng.integers(0, 4, rng.integers(1, 40))]).astype(np.int32)
+            made = Pass(ids, int(rng.integers(len(shot), len(ids))), shots=len(shot))
+            passes[made.key] = made
+    return list(passes.values())
 
 
 def tokens(passes: list[Pass], batch: Batch, padded: bool) -> int:
-    lengths = [len(passes[i].ids) - batch.prefix for i in batch.index]
-    return max(lengths) * len(lengths) if padded else sum(lengths) + batch.prefix
+    lengths = [len(passes[i].ids) for i in batch.index]
+    return max(lengths) * len(lengths) if padded else sum(lengths) - batch.saved
 
 
 @given(
@@ -38,23 +48,41 @@ def tokens(passes: list[Pass], batch: Batch, padded: bool) -> int:
     share=st.booleans(), alone_above=st.sampled_from([None, 1, 20, 59, 100]),
 )  # fmt: skip
 def test_every_property(passes: list[Pass], budget: int, padded: bool, share: bool, alone_above: int | None) -> None:
-    batches = make_batches(passes, budget=budget, padded=padded, share=share and not padded, alone_above=alone_above)
+    share = share and not padded
+    batches = make_batches(passes, budget=budget, padded=padded, share=share, alone_above=alone_above)
     assert sorted(i for batch in batches for i in batch.index) == list(range(len(passes)))
     longest = [max(len(passes[i].ids) for i in batch.index) for batch in batches]
     assert longest == sorted(longest, reverse=True)
+    assert share or not any(batch.after for batch in batches)
     for batch in batches:
-        assert batch.index
-        lengths = [len(passes[i].ids) for i in batch.index]
-        assert lengths == sorted(lengths, reverse=True)
-        if len(batch.index) == 1:
-            assert batch.prefix == 0
-            continue
-        assert tokens(passes, batch, padded) <= budget
-        assert alone_above is None or max(lengths) <= alone_above
-        first = passes[batch.index[0]].ids[: batch.prefix].tolist()
-        for i in batch.index:
-            assert passes[i].ids[: batch.prefix].tolist() == first
-            assert batch.prefix == 0 or batch.prefix < passes[i].start  # what predicts the response is in the tail
+        check(passes, batch)
+        if len(batch.index) > 1:
+            assert tokens(passes, batch, padded) <= budget
+            assert alone_above is None or max(len(passes[i].ids) for i in batch.index) <= alone_above
+
+
+def check(passes: list[Pass], batch: Batch) -> None:
+    """What is said to be common is; nothing is read after itself or a later one."""
+    assert batch.index
+    assert batch.after == () or len(batch.after) == len(batch.index)
+    assert batch.after == () or any(batch.after)
+    for place, after in enumerate(batch.after):
+        if after is not None:
+            one, other = passes[batch.index[place]], passes[batch.index[after.place]]
+            assert after.place < place and 0 < after.tokens <= one.start
+            assert one.ids[: after.tokens].tolist() == other.ids[: after.tokens].tolist()
+            assert len(other.ids) >= after.tokens
+
+
+@given(passes=pass_lists(), budget=st.sampled_from([64, 500]))
+def test_halves_of_halves(passes: list[Pass], budget: int) -> None:
+    for batch in make_batches(passes, budget=budget, share=True):
+        if len(batch.index) > 1:
+            one, other = batch.halves()
+            assert one.index + other.index == batch.index
+            for half in (one, other):
+                check(passes, half)
+            assert one.saved + other.saved <= batch.saved
 
 
 @given(passes=pass_lists())
@@ -64,6 +92,36 @@ def test_no_batch_could_have_taken_the_next_pass(passes: list[Pass]) -> None:
         batches = make_batches(passes, budget=64, padded=padded)
         for one, other in pairwise(batches):
             assert tokens(passes, Batch((*one.index, other.index[0])), padded) > 64
+
+
+@given(passes=pass_lists())
+def test_stars_against_a_naive_search(passes: list[Pass]) -> None:
+    stars, rest = find_stars(passes)
+    assert sorted([i for star in stars for i in star.members] + rest) == list(range(len(passes)))
+    assert not any(passes[i].shots for i in rest)
+    for star in stars:
+        first, *others = (passes[i] for i in star.members)
+        leaves = others if not first.shots else [first, *others]
+        assert all(leaf.shots for leaf in leaves)
+        shots = {tuple(leaf.ids[: leaf.shots].tolist()) for leaf in leaves}
+        assert len(shots) == 1
+        (shot,) = shots
+        centres = [p.key for p in passes if not p.shots and tuple(p.ids.tolist()) == shot and len(shot) >= SAME_START]
+        assert not centres if first.shots else first.key in centres
+        same = [p for p in passes if p.shots and tuple(p.ids[: p.shots].tolist()) == shot]
+        assert len(leaves) == (len(same) if len(shot) >= SAME_START else 1)
+
+
+@given(passes=pass_lists(), budget=st.sampled_from([1, 30, 100, 300]))
+def test_pieces_of_a_star(passes: list[Pass], budget: int) -> None:
+    for star in find_stars(passes)[0]:
+        pieces = list(star.pieces(passes, budget))
+        assert tuple(i for piece in pieces for i in piece.members) == star.members
+        for piece in pieces:
+            assert len(piece.members) == 1 or piece.size(passes) <= budget
+        for one, other in pairwise(pieces):
+            more = Star((*one.members, other.members[0]), star.tokens)
+            assert more.size(passes) > budget
 
 
 @given(passes=pass_lists())
@@ -100,7 +158,8 @@ def test_sharing_saves_what_it_says() -> None:
     preamble = rng.integers(0, 9, 40)
     passes = [make_pass(np.concatenate([preamble, [100 + i], rng.integers(0, 9, 9)]), 45) for i in range(10)]
     (batch,) = make_batches(passes, budget=140, share=True)
-    assert batch == Batch(tuple(range(10)), 40)
+    assert batch == Batch(tuple(range(10)), (None, *[After(0, 40)] * 9))
+    assert batch.saved == 360
     assert len(make_batches(passes, budget=139, share=True)) == 2
     assert len(make_batches(passes, budget=140)) == 5
 
@@ -128,27 +187,35 @@ def shown_passes(shots: int, each: int, *, length: int) -> list[Pass]:
     return passes
 
 
-def test_a_worked_example_that_many_share_is_read_once() -> None:
-    passes = shown_passes(3, 10, length=100)
-    groups = shared_starts(passes)
-    assert sorted(len(members) for members, prefix in groups if prefix) == [10, 10, 10]
-    for members, prefix in groups:
-        assert not members or prefix >= 100
-        assert len({passes[i].ids[:prefix].tobytes() for i in members}) <= 1
+def test_a_worked_example_that_several_show_is_read_once() -> None:
+    passes = shown_passes(5, 10, length=100)
+    (batch,) = make_batches(passes, budget=10_000, share=True)
+    # Five examples of 100, of which four are read after the preamble, and 50 tails of 30.
+    assert tokens(passes, batch, False) == 5 * 100 - 4 * (SAME_START + 4) + 50 * 30
 
 
-def test_a_worked_example_of_few_passes_or_few_tokens_is_read_with_the_preamble_alone() -> None:
-    for passes in (shown_passes(5, WORTH_SHARING - 1, length=400), shown_passes(5, WORTH_SHARING, length=60)):
-        (members, prefix), (rest, _) = shared_starts(passes)
-        assert (len(members), prefix, rest) == (len(passes), SAME_START + 4, [])
+def test_an_example_that_is_read_itself_is_the_beginning_of_those_that_show_it() -> None:
+    """Its own pass costs nothing more: the tokens are those of the passes that show it, alone."""
+    shown = shown_passes(5, 10, length=100)
+    centres = [Pass(shown[i].ids[:100], 60) for i in range(0, 50, 10)]
+    other = Pass(np.arange(50, dtype=np.int32), 30)
+    passes = [*shown, *centres, other]
+    star, alone = sorted(make_batches(passes, budget=10_000, share=True), key=lambda batch: -len(batch.index))
+    assert alone == Batch((55,))
+    assert set(star.index) == set(range(55))
+    assert tokens(passes, star, False) == 5 * 100 - 4 * (SAME_START + 4) + 50 * 30
+    for centre in range(50, 55):
+        place = star.index.index(centre)
+        leaves = [star.index[k] for k, after in enumerate(star.after) if after == After(place, 100)]
+        assert leaves == list(range((centre - 50) * 10, (centre - 49) * 10))
 
 
 def test_equal_beginnings_without_shots_are_no_worked_example() -> None:
     passes = [Pass(p.ids, p.start) for p in shown_passes(2, 10, length=100)]
-    assert [prefix for _, prefix in shared_starts(passes)] == [SAME_START + 4, 0]
+    assert find_stars(passes) == ([], list(range(20)))
 
 
-def test_passes_with_worked_examples_leave_the_other_batches_as_they_are() -> None:
+def test_what_is_shown_by_nobody_is_batched_as_if_nothing_were_shown() -> None:
     shown = shown_passes(3, 10, length=100)
     plain = [Pass(p.ids[-60:], 40) for p in shown]
     both = make_batches([*plain, *shown], budget=300, share=True)

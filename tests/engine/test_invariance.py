@@ -48,7 +48,7 @@ def test_packed_padded_single_and_shared_beginnings_agree(family: Callable[[str]
     packed = load(folder, dtype)
     wanted = alone(packed, passes)
     shared = make_batches(passes, budget=500, share=True)
-    assert any(batch.prefix for batch in shared)
+    assert any(batch.after for batch in shared)
     for batches in (shared, make_batches(passes, budget=500, share=False)):
         got = results(Engine(packed, workers=1), passes, batches)
         assert worst(got, wanted) < TOLERANCE[dtype]
@@ -57,6 +57,36 @@ def test_packed_padded_single_and_shared_beginnings_agree(family: Callable[[str]
         other.model.set_attn_implementation("sdpa")
         other.road = road
         assert worst(run(Engine(other, budget=300, workers=1), passes), wanted) < TOLERANCE[dtype], road
+
+
+def shown_passes(rng: np.random.Generator, shots: int, each: int) -> list[Pass]:
+    """Passes that show other ones, and most of these: cut or whole, behind a common preamble or not."""
+    preamble, passes = rng.integers(0, VOCABULARY, 18), []
+    for _ in range(shots):
+        length = int(rng.integers(20, 40))
+        shot = rng.integers(0, VOCABULARY, length)
+        if rng.random() < 0.7:
+            shot[:18] = preamble
+        if rng.random() < 0.7:
+            passes.append(make_pass(shot, int(rng.integers(18, length))))
+        for _ in range(int(rng.integers(0, each + 1))):
+            ids = np.concatenate([shot, rng.integers(0, VOCABULARY, rng.integers(1, 20))]).astype(np.int32)
+            passes.append(Pass(ids, int(rng.integers(length, len(ids))), shots=length))
+    return [passes[i] for i in rng.permutation(len(passes))]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2"])
+def test_a_pass_that_is_the_beginning_of_others(family: Callable[[str], Path], name: str, dtype: str) -> None:
+    """Positions by table and by rotation, windows, caps; budgets that cut a star and that do not."""
+    loaded, passes = load(family(name), dtype), shown_passes(np.random.default_rng(5), 6, 4)
+    assert loaded.road == "packed"
+    wanted = alone(loaded, passes)
+    for budget in (1, 70, 200, 10_000):
+        engine = Engine(loaded, budget=budget, workers=1)
+        assert worst(run(engine, passes), wanted) < TOLERANCE[dtype], budget
+    batches = Engine(loaded, budget=10_000, workers=1).batches(passes)
+    assert any(after and len({one.place for one in after if one}) > 1 for after in (batch.after for batch in batches))
 
 
 def results(engine: Engine, passes: list[Pass], batches: list[Batch]) -> list[np.ndarray]:
@@ -86,6 +116,7 @@ def test_any_lengths(
         if sharing:
             ids[:start] = common[:start]
         passes.append(make_pass(ids, start))
+    passes += shown_passes(rng, 3, 3)
     assert worst(run(Engine(loaded, budget=budget, workers=1), passes), alone(loaded, passes)) < 1e-5
 
 

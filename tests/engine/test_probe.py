@@ -58,7 +58,7 @@ def test_a_small_leak_is_found_though_bf16_is_coarse(monkeypatch: pytest.MonkeyP
 
 def test_a_pack_that_forgets_its_shared_beginning_is_found(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
     real = attention.segments
-    monkeypatch.setattr("tithe.engine.forward.segments", lambda lengths, prefix=0: real(lengths, 0))
+    monkeypatch.setattr("tithe.engine.forward.segments", lambda lengths, before=None: real(lengths))
     loaded = load(family("qwen3"))
     assert loaded.road == "padded"
     assert "packed" in loaded.fallbacks[0]
@@ -115,7 +115,7 @@ def test_a_head_that_cannot_be_taken_apart_costs_speed_alone(monkeypatch: pytest
     loaded = load(family("llama"))
     assert (loaded.road, loaded.head) == ("single", None)
     assert loaded.fallbacks[0] == "head apart: no part of the model holds its token embedding"
-    assert [len(batch.index) for batch in Engine(loaded).batches(probe_passes(100))] == [1] * 5
+    assert [len(batch.index) for batch in Engine(loaded).batches(probe_passes(100))] == [1] * 6
     still_true(family("llama"), loaded)
 
 

@@ -86,7 +86,7 @@ def test_a_common_beginning_that_is_read_once_counts_in_each(family: Callable[[s
     shared = rng.integers(0, VOCABULARY, 40)
     rows = [np.concatenate([shared, rng.integers(0, VOCABULARY, 5 + i)]).astype(np.int32) for i in range(6)]
     some, engine = [Pass(row, 40) for row in rows], Engine(load(family("llama")), budget=10_000, workers=1)
-    assert any(batch.prefix for batch in engine.batches(some))
+    assert any(batch.after for batch in engine.batches(some))
     assert off(read(engine, some), [twin(plain(family("llama")), row) for row in rows]) < 1e-5
 
 

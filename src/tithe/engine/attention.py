@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -18,9 +18,12 @@ from torch.nn.functional import scaled_dot_product_attention
 PACKED = "tithe_packed"
 
 
+Seen: TypeAlias = tuple[slice, ...]  # tokens of the row, in the order of their positions
+
+
 class _Pack(threading.local):
     lengths: Sequence[int] = ()
-    prefix: int = 0
+    before: Sequence[Seen] = ()
     masks: dict[tuple[int, int, int | None], torch.Tensor]
     saw_window: bool = False
 
@@ -29,21 +32,23 @@ _pack = _Pack()
 
 
 @contextmanager
-def segments(lengths: Sequence[int], prefix: int = 0) -> Iterator[_Pack]:
+def segments(lengths: Sequence[int], before: Sequence[Seen] | None = None) -> Iterator[_Pack]:
     """Tell the attention of this thread how the row is cut.
 
     Args:
         lengths: tokens of each segment, in order; their sum is the row.
-        prefix: tokens of a beginning, the row's first segment, that every later segment also sees; 0 for none.
+        before: per segment the tokens of earlier segments that it continues and therefore sees, from the first
+            position on; None where no segment continues another.
 
     Yields:
         An object whose `saw_window` says afterwards whether the model asked for a sliding window.
     """
-    _pack.lengths, _pack.prefix, _pack.masks, _pack.saw_window = lengths, prefix, {}, False
+    _pack.lengths, _pack.before = lengths, before or [()] * len(lengths)
+    _pack.masks, _pack.saw_window = {}, False
     try:
         yield _pack
     finally:
-        _pack.lengths, _pack.masks = (), {}
+        _pack.lengths, _pack.before, _pack.masks = (), (), {}
 
 
 def packed_attention(
@@ -79,12 +84,12 @@ def packed_attention(
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])  # (1, tokens, heads, dim)
     start = 0
-    for length in _pack.lengths:
+    for length, earlier in zip(_pack.lengths, _pack.before, strict=True):
         part = slice(start, start + length)
-        before = _pack.prefix if start else 0
+        before = sum(seen.stop - seen.start for seen in earlier)
         q, k, v = query[:, :, part], key[:, :, part], value[:, :, part]
         if before:
-            k, v = (torch.cat([x[:, :, :before], y], dim=2) for x, y in ((key, k), (value, v)))
+            k, v = (torch.cat([x[:, :, seen] for seen in (*earlier, part)], dim=2) for x in (key, value))
         window = sliding_window if sliding_window is not None and sliding_window < length + before else None
         if not plain:
             piece = spelled_out(q, k, v, scaling, visible(length, before, window, q.device), softcap, s_aux)

@@ -1,18 +1,25 @@
-"""Which passes run together: longest first, as many as a token budget takes, a shared beginning read once."""
+"""Which passes run together: longest first, as many as a token budget takes, common beginnings read once."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
-
+from tithe.engine.sharing import Star, find_stars, shared_starts
 from tithe.records import Pass
 
-SAME_START = 16  # passes that agree in this many first tokens are looked at for a longer common beginning
-WORTH_SHARING = 4  # a beginning is read once where at least this many passes have it
-TOKENS_WORTH_SHARING = 512  # and worked examples, where that saves so many tokens
+
+class After(NamedTuple):
+    """How a pass continues another one.
+
+    Args:
+        place: of the other one in the batch, an earlier one.
+        tokens: how many first tokens the two have in common, which are read there.
+    """
+
+    place: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -21,11 +28,29 @@ class Batch:
 
     Args:
         index: which, in the list that was batched.
-        prefix: how many first tokens they all have in common and the model reads once; 0 where none are shared.
+        after: per pass what it continues, or None; empty where none continues another.
     """
 
     index: tuple[int, ...]
-    prefix: int = 0
+    after: tuple[After | None, ...] = ()
+
+    @property
+    def saved(self) -> int:
+        """Tokens that are not read again."""
+        return sum(one.tokens for one in self.after if one is not None)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two smaller ones; what continued a pass of the first half is read whole in the second."""
+        middle = len(self.index) // 2
+        second = tuple(
+            None if one is None or one.place < middle else After(one.place - middle, one.tokens)
+            for one in self.after[middle:]
+        )
+        return Batch(self.index[:middle], tidy(self.after[:middle])), Batch(self.index[middle:], tidy(second))
+
+
+def tidy(after: tuple[After | None, ...]) -> tuple[After | None, ...]:
+    return after if any(after) else ()
 
 
 def make_batches(
@@ -45,90 +70,52 @@ def make_batches(
         passes: distinct passes.
         budget: tokens a batch may hold; padding counts where `padded`. A longer pass is a batch of its own.
         padded: whether every sequence of a batch takes the longest one's room.
-        share: whether a template's preamble may be read once for all passes of a batch.
+        share: whether a common beginning may be read once for passes of a batch.
         alone_above: sequences longer than this are never batched (rotary scalings that look at the longest one).
     """
-    batches: list[Batch] = []
-    # Passes with worked examples keep to themselves: when they are asked for later, by another scorer, no batch of
-    # the others has to be read again.
-    plain, shown = (
-        [i for i, pass_ in enumerate(passes) if (pass_.shots > 0) == with_shots] for with_shots in (False, True)
-    )
-    for part in (plain, shown):
-        for found, prefix in shared_starts([passes[i] for i in part]) if share else [(range(len(part)), 0)]:
-            members = sorted((part[i] for i in found), key=lambda i: -len(passes[i].ids))
-            batches += cut(passes, members, prefix, budget, padded, alone_above)
-    return sorted(batches, key=lambda batch: -len(passes[batch.index[0]].ids))
+    filler = Filler(passes, budget, padded, alone_above)
+    if not share:
+        filler.fill([Star((i,)) for i in range(len(passes))], 0)
+    else:
+        # Stars keep to themselves: when a scorer asks later for passes with worked examples, no batch of passes that
+        # are in no star has to be read again.
+        stars, rest = find_stars(passes, alone_above)
+        cut = [piece for star in stars for piece in star.pieces(passes, budget)]
+        for part in (cut, [Star((i,)) for i in rest]):
+            for members, prefix in shared_starts([passes[star.members[0]] for star in part]):
+                filler.fill([part[i] for i in members], prefix)
+    return sorted(filler.batches, key=lambda batch: -max(len(passes[i].ids) for i in batch.index))
 
 
-def cut(
-    passes: Sequence[Pass], members: Sequence[int], prefix: int, budget: int, padded: bool, alone_above: int | None
-) -> list[Batch]:
-    """Fill batches in the order of `members`; a batch of one reads its own beginning."""
-    batches: list[Batch] = []
-    group: list[int] = []
-    longest = used = 0
+class Filler:
+    """Fills batches with stars, longest first."""
 
-    def close() -> None:
-        if group:
-            batches.append(Batch(tuple(group), prefix if len(group) > 1 else 0))
-            group.clear()
+    def __init__(self, passes: Sequence[Pass], budget: int, padded: bool, alone_above: int | None) -> None:
+        self.passes, self.budget, self.padded, self.alone_above = passes, budget, padded, alone_above
+        self.batches: list[Batch] = []
 
-    for i in members:
-        length = len(passes[i].ids) - prefix
-        alone = alone_above is not None and len(passes[i].ids) > alone_above
-        size = (len(group) + 1) * longest if padded else used + length
-        if alone or size > budget:
-            close()
-        if not group:
-            longest, used = length, prefix
-        group.append(i)
-        used += length
-        if alone:
-            close()
-    close()
-    return batches
+    def fill(self, stars: Sequence[Star], prefix: int) -> None:
+        """Batches of these alone, of which all begin with `prefix` common tokens."""
+        index, after = list[int](), list[After | None]()
+        used = longest = 0
 
+        def close() -> None:
+            if index:
+                self.batches.append(Batch(tuple(index), tidy(tuple(after))))
+                index.clear()
+                after.clear()
 
-def shared_starts(passes: Sequence[Pass]) -> Sequence[tuple[Sequence[int], int]]:
-    """Groups of passes and the length of the beginning each group shares; what shares none comes last, with 0."""
-    groups, rest = same_shots(passes)
-    starts: dict[bytes, list[int]] = defaultdict(list)
-    alone: list[int] = []
-    for i in rest:
-        if passes[i].start > SAME_START:
-            starts[passes[i].ids[:SAME_START].tobytes()].append(i)
-        else:
-            alone.append(i)
-    for members in starts.values():
-        if len(members) < WORTH_SHARING:
-            alone += members
-        else:
-            groups.append((members, common_length([passes[i] for i in members])))
-    return [*groups, (sorted(alone), 0)]
-
-
-def same_shots(passes: Sequence[Pass]) -> tuple[list[tuple[list[int], int]], list[int]]:
-    """Groups that put the same worked examples in front, where that saves enough reading, and all other passes.
-
-    A group fills batches of its own, the last of them in part: a few tokens saved would be lost to that.
-    """
-    shots: dict[bytes, list[int]] = defaultdict(list)
-    for i, pass_ in enumerate(passes):
-        shots[pass_.ids[: pass_.shots].tobytes()].append(i)
-    groups, rest = list[tuple[list[int], int]](), list[int]()
-    for members in shots.values():
-        saved = (len(members) - 1) * passes[members[0]].shots
-        if len(members) < WORTH_SHARING or saved < TOKENS_WORTH_SHARING:
-            rest += members
-        else:
-            groups.append((members, common_length([passes[i] for i in members])))
-    return groups, sorted(rest)
-
-
-def common_length(passes: Sequence[Pass]) -> int:
-    """Tokens with which all of these begin; less than any response's start, so that every score is read in a tail."""
-    shortest = min(pass_.start for pass_ in passes) - 1
-    table = np.stack([pass_.ids[:shortest] for pass_ in passes])
-    same = (table == table[0]).all(axis=0)
-    return int(shortest if same.all() else np.argmin(same))
+        for star in sorted(stars, key=lambda star: -star.longest(self.passes)):
+            size = star.size(self.passes)
+            alone = self.alone_above is not None and star.longest(self.passes) > self.alone_above
+            full = (len(index) + 1) * longest if self.padded else used + size - prefix
+            if alone or full > self.budget:
+                close()
+            first = len(index)
+            after.append(After(0, prefix) if index and prefix else None)
+            after.extend(After(first, star.tokens) for _ in star.members[1:])
+            used, longest = (used + size - prefix, longest) if index else (size, size)
+            index.extend(star.members)
+            if alone:
+                close()
+        close()

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from tithe.engine.batching import Batch, make_batches
+from tithe.engine.batching import After, Batch, make_batches
 from tithe.engine.forward import TokenNlls, Wanted
 from tithe.engine.heap import give_back
 from tithe.engine.model import LoadedModel, cpu_cores, dtype_name
@@ -119,7 +119,7 @@ class Engine:
     def batch(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> list[Read | Problem]:
         """One forward pass; out of memory halves the batch and goes on."""
         try:
-            results = self.together([passes[i] for i in batch.index], [asked[i] for i in batch.index], batch.prefix)
+            results = self.together([passes[i] for i in batch.index], [asked[i] for i in batch.index], batch.after)
             if self.model.device.type == "cpu":
                 give_back()
             return results
@@ -131,20 +131,18 @@ class Engine:
         if len(batch.index) == 1:
             return [OUT_OF_MEMORY]
         self.halved += 1
-        middle = len(batch.index) // 2
-        halves = (Batch(batch.index[:middle], batch.prefix), Batch(batch.index[middle:], batch.prefix))
-        return [result for half in halves for result in self.batch(passes, half, asked)]
+        return [result for half in batch.halves() for result in self.batch(passes, half, asked)]
 
-    def together(self, passes: Sequence[Pass], asked: Asked, prefix: int) -> list[Read | Problem]:
+    def together(self, passes: Sequence[Pass], asked: Asked, after: Sequence[After | None]) -> list[Read | Problem]:
         """One forward pass for all that is asked."""
         likelihoods = [any(readout.reads_nll for readout in each) for each in asked]
         if not any(isinstance(readout, StateReadout) for each in asked for readout in each):
-            return [Read(nll) for nll in self.model.along(self.model.road, passes, prefix, Wanted(likelihoods))]
+            return [Read(nll) for nll in self.model.along(self.model.road, passes, after, Wanted(likelihoods))]
         reading = self.model.reading
         with torch.inference_mode():
             taps = make_taps(passes, asked, reading)
             wanted = Wanted(likelihoods, taps, self.model.layers)
-            nlls = self.model.along(self.model.road, passes, prefix, wanted)
+            nlls = self.model.along(self.model.road, passes, after, wanted)
             found = {tap.readout.name: tap.results(dtype_name(self.model.dtype)) for tap in taps}
         return [
             Read(nll, {name: states[i] for name, states in found.items() if i in states}) for i, nll in enumerate(nlls)

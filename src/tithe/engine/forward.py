@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.attention import segments
+from tithe.engine.attention import Seen, segments
+from tithe.engine.batching import After
 from tithe.engine.states import Tap
 from tithe.records import Pass
 
@@ -39,6 +40,7 @@ Ids = npt.NDArray[np.int64]
 
 
 NO_NLL: TokenNlls = np.empty(0, dtype=np.float32)
+NO_IDS: Ids = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -209,31 +211,84 @@ def tiled_nll(hidden: torch.Tensor, matrix: torch.nn.Linear, targets: torch.Tens
 
 
 def packed(
-    head: Head, passes: Sequence[Pass], device: torch.device, prefix: int = 0, wanted: Wanted | None = None
+    head: Head,
+    passes: Sequence[Pass],
+    device: torch.device,
+    after: Sequence[After | None] = (),
+    wanted: Wanted | None = None,
 ) -> list[TokenNlls]:
-    """All sequences in one row, attention within each; their first `prefix` tokens, the same in all, are read once."""
+    """All sequences in one row, attention within each; what one has in common with an earlier one is read there."""
     wanted = wanted or Wanted.likelihoods(passes)
-    inputs = [passes[0].ids[:prefix].astype(np.int64)] if prefix else []
-    positions, where = [np.arange(len(ids)) for ids in inputs], []
-    offset = prefix
-    for i, pass_ in enumerate(passes):
-        ids = wanted.read(i, pass_)[prefix:]
-        inputs.append(ids)
-        positions.append(np.arange(prefix, prefix + len(ids)))
-        where.append(np.concatenate([np.arange(prefix), np.arange(offset, offset + len(ids))]))
-        offset += len(ids)
-    if device.type == "cpu" and offset % PACK_EVEN:
-        filler = -offset % PACK_EVEN  # a segment of its own, read by nobody
-        inputs.append(np.zeros(filler, dtype=np.int64))
-        positions.append(np.zeros(filler, dtype=np.int64))  # counted up, they could switch a rotary scaling
-    wanted.place(where, device)
-    with segments([len(ids) for ids in inputs], prefix):
+    row = Row()
+    read = lengths_read(passes, after, wanted)
+    for pass_, length, one in zip_longest(passes, read, after):
+        row.add(pass_.ids[:length], one)
+    if device.type == "cpu":
+        row.even(PACK_EVEN)
+    wanted.place(row.where, device)
+    with segments(row.lengths, row.before):
         hidden = head.states(
             wanted,
-            input_ids=to(np.concatenate(inputs)[None], device),
-            position_ids=to(np.concatenate(positions)[None], device),
+            input_ids=to(np.concatenate(row.inputs)[None], device),
+            position_ids=to(np.concatenate(row.positions)[None], device),
         )
-    return through_head(head, hidden, *wanted.scored(passes, where))
+    return through_head(head, hidden, *wanted.scored(passes, row.where))
+
+
+def lengths_read(passes: Sequence[Pass], after: Sequence[After | None], wanted: Wanted) -> list[int]:
+    """Of each pass how many tokens are read: what is wanted of it, and what others continue."""
+    lengths = [len(wanted.read(i, pass_)) for i, pass_ in enumerate(passes)]
+    for one in after:
+        if one is not None:
+            lengths[one.place] = max(lengths[one.place], one.tokens)
+    return lengths
+
+
+@dataclass
+class Row:
+    """A pack in the making: segments of one row, each with its positions.
+
+    Attributes:
+        where: of each sequence where its tokens stand in the row.
+        before: of each segment the parts of the row that it continues.
+    """
+
+    inputs: list[Ids] = field(default_factory=list)
+    positions: list[Ids] = field(default_factory=list)
+    before: list[Seen] = field(default_factory=list)
+    where: list[Ids] = field(default_factory=list)
+    tokens: int = 0
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(ids) for ids in self.inputs]
+
+    def add(self, ids: npt.NDArray[np.integer], after: After | None) -> None:
+        """A sequence, as far as it is not read in an earlier one."""
+        common = NO_IDS if after is None else self.where[after.place][: after.tokens]
+        own = ids[len(common) :].astype(np.int64)
+        self.where.append(np.concatenate([common, np.arange(self.tokens, self.tokens + len(own))]))
+        if len(own):
+            self.segment(own, np.arange(len(common), len(common) + len(own)), runs(common))
+
+    def segment(self, ids: Ids, positions: Ids, before: Seen) -> None:
+        self.inputs.append(ids)
+        self.positions.append(positions)
+        self.before.append(before)
+        self.tokens += len(ids)
+
+    def even(self, multiple: int) -> None:
+        """Fill up with a segment of its own, read by nobody; counted up, it could switch a rotary scaling."""
+        if filler := -self.tokens % multiple:
+            self.segment(np.zeros(filler, dtype=np.int64), np.zeros(filler, dtype=np.int64), ())
+
+
+def runs(places: Ids) -> Seen:
+    """Ascending places as slices of neighbours."""
+    if not len(places):
+        return ()
+    parts = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
+    return tuple(slice(int(part[0]), int(part[-1]) + 1) for part in parts)
 
 
 def padded(head: Head, passes: Sequence[Pass], device: torch.device, wanted: Wanted | None = None) -> list[TokenNlls]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from tithe.engine import forward
+from tithe.engine.batching import After
 from tithe.engine.forward import Head, TokenNlls, Wanted
 from tithe.engine.probe import probe
 from tithe.engine.sources import ModelSource, fingerprint, first_line
@@ -97,21 +98,21 @@ class LoadedModel:
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
-    def nll(self, passes: Sequence[Pass], prefix: int = 0) -> list[TokenNlls]:
+    def nll(self, passes: Sequence[Pass], after: Sequence[After | None] = ()) -> list[TokenNlls]:
         """-log p of each response token that has context: one float32 array per pass."""
-        return self.along(self.road, passes, prefix)
+        return self.along(self.road, passes, after)
 
     def along(
-        self, road: str, passes: Sequence[Pass], prefix: int = 0, wanted: Wanted | None = None
+        self, road: str, passes: Sequence[Pass], after: Sequence[After | None] = (), wanted: Wanted | None = None
     ) -> list[TokenNlls]:
         """The same on a road of one's choice, and hidden states to who wants them."""
         wanted = wanted or Wanted.likelihoods(passes)
         long_one = self.alone_above is not None and len(passes) == 1 and len(passes[0].ids) > self.alone_above
         if long_one:
             return [self.read_whole(road, passes[0], wanted)]
-        return self.read(road, passes, prefix, wanted)
+        return self.read(road, passes, after, wanted)
 
-    def read(self, road: str, passes: Sequence[Pass], prefix: int, wanted: Wanted) -> list[TokenNlls]:
+    def read(self, road: str, passes: Sequence[Pass], after: Sequence[After | None], wanted: Wanted) -> list[TokenNlls]:
         if self.alone_above is not None:
             self.forget()
         with torch.inference_mode():
@@ -119,12 +120,12 @@ class LoadedModel:
                 return forward.single(self.model, passes, self.device, wanted)
             if road == "padded":
                 return forward.padded(self.head, passes, self.device, wanted)
-            return forward.packed(self.head, passes, self.device, prefix, wanted)
+            return forward.packed(self.head, passes, self.device, after, wanted)
 
     def read_whole(self, road: str, pass_: Pass, wanted: Wanted) -> TokenNlls:
         """A pass above `alone_above`, its last token read as well: the scaling looks at how much is read."""
         longer = Pass(np.append(pass_.ids, pass_.ids[-1:]), pass_.start)
-        return self.read(road, [longer], 0, wanted)[0][:-1]
+        return self.read(road, [longer], (), wanted)[0][:-1]
 
     @cached_property
     def layers(self) -> Layers:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tithe.engine import attention, forward
-from tithe.engine.batching import Batch, make_batches
+from tithe.engine.batching import After, Batch, make_batches
 from tithe.engine.forward import Head, TokenNlls
 from tithe.engine.sources import first_line
 from tithe.errors import ModelError
@@ -55,10 +55,11 @@ def probe(loaded: LoadedModel) -> None:
 
 
 def probe_passes(vocabulary: int) -> list[Pass]:
-    """Sequences of several lengths, two of them with a common beginning, over ids that any tokenizer has."""
+    """Sequences of several lengths, over ids that any tokenizer has; 2 begins like 0, and the last continues 4."""
     rng = np.random.default_rng(0)
-    ids = [rng.integers(0, min(vocabulary, 1000), n).astype(np.int32) for n in (37, 5, 29, 2, 17)]
+    ids = [rng.integers(0, min(vocabulary, 1000), n).astype(np.int32) for n in (37, 5, 29, 2, 17, 30)]
     ids[2][:COMMON] = ids[0][:COMMON]
+    ids[5][: len(ids[4])] = ids[4]
     return [Pass(row, 1 if len(row) < 12 else 11) for row in ids]
 
 
@@ -124,14 +125,14 @@ def untrue(loaded: LoadedModel, road: str, passes: Sequence[Pass], truth: Sequen
 
 
 def together(loaded: LoadedModel, road: str, passes: Sequence[Pass]) -> list[tuple[int, TokenNlls]]:
-    """The passes batched as the engine does it, with their places; packed, two of them behind their beginning too."""
+    """The passes batched as the engine does it, with their places; packed, two more after what they begin with."""
     batches = make_batches(passes, budget=BUDGET, padded=road == "padded", alone_above=loaded.alone_above)
     if road == "packed" and (loaded.alone_above is None or len(passes[0].ids) <= loaded.alone_above):
-        batches.append(Batch((0, 2), COMMON))
+        batches.append(Batch((0, 2, 4, 5), (None, After(0, COMMON), None, After(2, len(passes[4].ids)))))
     return [
         (i, nll)
         for batch in batches
-        for i, nll in zip(batch.index, loaded.along(road, [passes[i] for i in batch.index], batch.prefix), strict=True)
+        for i, nll in zip(batch.index, loaded.along(road, [passes[i] for i in batch.index], batch.after), strict=True)
     ]
 
 

@@ -1,0 +1,107 @@
+"""What passes have in common at their beginning, so that it is read once: a template's preamble, a worked example.
+
+A worked example is another example's prompt and response. Where that example's own pass is read too, it is the very
+beginning of every pass that shows it, and these only continue it: a star, with that pass at its centre.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tithe.records import Pass
+
+SAME_START = 16  # passes that agree in this many first tokens are looked at for a longer common beginning
+WORTH_SHARING = 4  # a preamble is read once where at least this many passes have it
+
+
+@dataclass(frozen=True)
+class Star:
+    """Passes of which all but the first begin with tokens of the first.
+
+    Args:
+        members: which.
+        tokens: how many tokens the others have in common with the first; 0 where there are no others.
+    """
+
+    members: tuple[int, ...]
+    tokens: int = 0
+
+    def size(self, passes: Sequence[Pass]) -> int:
+        """Tokens to read, each common one once."""
+        return sum(len(passes[i].ids) for i in self.members) - self.tokens * (len(self.members) - 1)
+
+    def longest(self, passes: Sequence[Pass]) -> int:
+        return max(len(passes[i].ids) for i in self.members)
+
+    def pieces(self, passes: Sequence[Pass], budget: int) -> Iterator[Star]:
+        """Stars of at most so many tokens, as far as single passes allow; each reads the beginning again."""
+        part, used = list[int](), 0
+        for i in self.members:
+            own = len(passes[i].ids) - (self.tokens if part else 0)
+            if part and used + own > budget:
+                yield Star(tuple(part), self.tokens if len(part) > 1 else 0)
+                part, used, own = [], 0, len(passes[i].ids)
+            part.append(i)
+            used += own
+        yield Star(tuple(part), self.tokens if len(part) > 1 else 0)
+
+
+def find_stars(passes: Sequence[Pass], alone_above: int | None = None) -> tuple[list[Star], list[int]]:
+    """Passes that show the same worked examples, each star with the examples' own pass where it is there; and the rest.
+
+    Args:
+        passes: distinct ones.
+        alone_above: longer ones never share a batch.
+
+    Returns:
+        Stars, of one pass each where a pass with shots has no company, in the order of their first; and all passes
+        that are in none.
+    """
+    plain: dict[bytes, int] = {}
+    shown: dict[bytes, list[int]] = defaultdict(list)
+    for i, pass_ in enumerate(passes):
+        together = alone_above is None or len(pass_.ids) <= alone_above
+        if pass_.shots:
+            group = together and pass_.shots >= SAME_START
+            shown[pass_.ids[: pass_.shots].tobytes() if group else b"%d" % i].append(i)
+        elif together:
+            plain[pass_.ids.tobytes()] = i
+    stars = [star(passes, members, plain.get(shots)) for shots, members in shown.items()]
+    taken = {i for one in stars for i in one.members}
+    return sorted(stars, key=lambda one: one.members[0]), [i for i in range(len(passes)) if i not in taken]
+
+
+def star(passes: Sequence[Pass], members: Sequence[int], centre: int | None) -> Star:
+    if centre is not None:
+        return Star((centre, *members), len(passes[centre].ids))
+    return Star(tuple(members), common_length([passes[i] for i in members]) if len(members) > 1 else 0)
+
+
+def shared_starts(passes: Sequence[Pass]) -> list[tuple[list[int], int]]:
+    """Groups of passes and the length of the beginning each group shares; what shares none comes last, with 0."""
+    groups = list[tuple[list[int], int]]()
+    starts: dict[bytes, list[int]] = defaultdict(list)
+    alone: list[int] = []
+    for i, pass_ in enumerate(passes):
+        if pass_.start > SAME_START:
+            starts[pass_.ids[:SAME_START].tobytes()].append(i)
+        else:
+            alone.append(i)
+    for members in starts.values():
+        if len(members) < WORTH_SHARING:
+            alone += members
+        else:
+            groups.append((members, common_length([passes[i] for i in members])))
+    return [*groups, (sorted(alone), 0)]
+
+
+def common_length(passes: Sequence[Pass]) -> int:
+    """Tokens with which all of these begin; less than any response's start, so that every score is read in a tail."""
+    shortest = min(pass_.start for pass_ in passes) - 1
+    table = np.stack([pass_.ids[:shortest] for pass_ in passes])
+    same = (table == table[0]).all(axis=0)
+    return int(shortest if same.all() else np.argmin(same))
