@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -328,3 +328,83 @@ def test_reading_before_the_scores(make: Make) -> None:
     assert list(runner.read([])) == []
     with pytest.raises(SettingsError, match="a scorer asks for the readout `nil`"):
         list(runner.read([{"x": Ask(given(items[0]), "nil")}]))
+
+
+@dataclass(frozen=True)
+class Shows(Scorer):
+    """Shows one of a few examples of the data, far away in it."""
+
+    name: ClassVar[str] = "shows"
+    unit: ClassVar[str] = "nats per token"
+    reads: ClassVar[str] = "given, shown: nll"
+    of: Mapping[str, Example] = field(default_factory=dict)
+
+    def asks(self, example: Example) -> dict[str, Ask]:
+        return {"zero": Ask(given(example), "nll"), "one": Ask(shown(example, (self.of[example.id],)), "nll")}
+
+    def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
+        one, zero = answers["one"], answers["zero"]
+        assert isinstance(one, Nll) and isinstance(zero, Nll)
+        return one.mean - zero.mean
+
+
+def show_far(items: list[Example]) -> Shows:
+    """The five with the longest texts, each shown by every fifth."""
+    longest = sorted(items, key=lambda one: -len(one.prompt[0].content + one.response.content))[:6]
+    return Shows({one.id: next(shot for shot in longest[i % 5 :] if shot != one) for i, one in enumerate(items)})
+
+
+def test_examples_that_show_each_other_are_read_next_to_each_other(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same numbers for fewer tokens, with nothing left for the windows to read."""
+    items = examples(60)
+    scorer = show_far(items)
+    monkeypatch.setattr("tithe.planner.WINDOW", 10)
+    straight, ahead_of = (make(scorer, budget=1000, folder=tmp_path / name) for name in "ab")
+    wanted = values(list(straight.run(items)))
+    assert ahead_of.read_together(items)
+    read = (ahead_of.work.passes, ahead_of.work.tokens)
+    got = values(list(ahead_of.run(items)))
+    assert (ahead_of.work.passes, ahead_of.work.tokens) == read
+    assert ahead_of.work.reused == 0
+    assert [row["shows"] for row in got] == pytest.approx([row["shows"] for row in wanted], abs=1e-5)
+    assert ahead_of.work.tokens < 0.9 * straight.work.tokens
+    again = make(scorer, budget=1000, folder=tmp_path / "b")
+    monkeypatch.setattr(again, "engine", lambda: pytest.fail("everything is answered: no model is needed"))
+    assert again.read_together(items) and values(list(again.run(items))) == got
+    assert again.work.reused == ahead_of.work.passes
+
+
+def test_where_one_window_holds_all_or_nothing_is_shown_nothing_is_read_ahead(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = examples(20)
+    runner = make(show_far(items), budget=100)
+    assert not runner.read_together(items) and runner.work.passes == 0
+    monkeypatch.setattr("tithe.planner.WINDOW", 10)
+    assert not make(IFD()).read_together(items)
+
+
+def test_what_failed_is_not_tried_twice_in_a_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = examples(30)
+    monkeypatch.setattr("tithe.planner.WINDOW", 10)
+    runner, tried = make(show_far(items)), list[int]()
+    engine = runner.engine() if runner.engine else None
+    assert engine is not None
+    whole = engine.together
+
+    def small(passes: Any, asked: Any, after: Any) -> Any:
+        tried.append(len(passes))
+        if max(len(pass_.ids) for pass_ in passes) > 60:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(passes, asked, after)
+
+    monkeypatch.setattr(engine, "together", small)
+    assert runner.read_together(items)
+    count, failed = len(tried), runner.work.failed
+    assert failed > 0
+    rows = values(list(runner.run(items)))
+    assert (len(tried), runner.work.failed) == (count, failed)
+    assert any(isinstance(row["shows"], Problem) for row in rows)
+    assert any(isinstance(row["shows"], float) for row in rows)

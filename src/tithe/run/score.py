@@ -143,6 +143,8 @@ def score_in(
         bench = Bench(parts, place, runner, cost)
         runner.scorers = bench.prepare(parts.scorers)
         tokens = stack.enter_context(TokenFile(place / TOKENS)) if settings.per_token else None
+        if parts.learns:  # else no scorer knows any example but the one it is asked about
+            read_together(parts, runner, talk)
         expect(parts, talk)
         try:
             for scored in runner.run(parts.dataset):
@@ -163,6 +165,14 @@ def score_in(
     record["learned"] = bench.facts  # a selector's vectors are noted in it later
     remark(parts.scorers, table, bench)
     return ScoreResult(parts.dataset, table.arrow(), record, folder, table, watch, bench.tables, bench.vectors)
+
+
+def read_together(parts: Parts, runner: LocalRunner, talk: Talk) -> None:
+    """Read examples that show each other first, where they are too many for one window."""
+    try:
+        runner.read_together(parts.examples, lambda: talk.expect(len(parts.examples)))
+    finally:
+        talk.done()
 
 
 def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:

@@ -16,6 +16,7 @@ from tithe.engine.store import Store
 from tithe.errors import SettingsError, did_you_mean
 from tithe.planner import Slot, Window, plan_window, window_size, windows
 from tithe.records import Answer, Ask, BadRow, Example, Problem
+from tithe.runners.order import together
 from tithe.scorers.base import Scorer
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class LocalRunner:
     progress: Callable[[float], None] = lambda _: None
     readouts: Mapping[str, Readout] = field(default_factory=lambda: READOUTS)
     work: Work = field(default_factory=Work)
+    _met: set[bytes] = field(default_factory=set, init=False, repr=False)  # passes that are counted
+    _problems: dict[tuple[bytes, str], Problem] = field(
+        default_factory=dict, init=False, repr=False
+    )  # what it could not answer
 
     @property
     def model_readouts(self) -> frozenset[str]:
@@ -81,6 +86,42 @@ class LocalRunner:
             yield Scored(window, answers, [one for one, _ in scores], [more for _, more in scores])
         for store in self.stores.values():
             store.flush()
+
+    def read_together(self, examples: Sequence[Example], begin: Callable[[], None] = lambda: None) -> bool:
+        """Read what `run` will want of examples that show each other, these next to each other.
+
+        The windows of `run` follow the input's order, where an example and those that show it are far apart, and each
+        would be read from its first token on. This answers all that `run` will ask, before it asks.
+
+        Args:
+            examples: all of them.
+            begin: called before the first is read.
+
+        Returns:
+            Whether there was any need; in a single window they meet anyhow.
+        """
+        size = self.size(examples)
+        if len(examples) <= size:
+            return False
+        shown = [self.first_shown(example) for example in examples]
+        if not any(shown):
+            return False
+        begin()
+        order = together([example.id for example in examples], shown)
+        for window in ahead(self.plan(chunk) for chunk in windows((examples[i] for i in order), size)):
+            self.answers(window)
+        return True
+
+    def first_shown(self, example: Example) -> str | None:
+        """The first worked example that any scorer shows with this one, by its id."""
+        specs = (ask.spec for scorer in self.scorers.values() for ask in scorer.asks(example).values())
+        return next((spec.shots[0].id for spec in specs if spec.shots), None)
+
+    def size(self, items: Iterable[Example | BadRow]) -> int:
+        """Examples in a window: as many as the asks about the first one allow."""
+        first = next((item for item in items if isinstance(item, Example)), None)
+        asks = 0 if first is None else sum(len(scorer.asks(first)) for scorer in self.scorers.values())
+        return window_size(asks)
 
     def read(self, asks: Sequence[Mapping[str, Ask]]) -> Iterator[tuple[Window, list[dict[str, Answer | Problem]]]]:
         """Answer asks that no score hangs on yet: what a scorer reads while it prepares."""
@@ -98,13 +139,12 @@ class LocalRunner:
 
     def chunks(self, items: Iterable[Example | BadRow]) -> Iterator[list[Example | BadRow]]:
         """Windows of a stream, as long as the asks about its first example allow."""
-        stream, head, asks = iter(items), list[Example | BadRow](), 0
+        stream, head = iter(items), list[Example | BadRow]()
         for item in stream:
             head.append(item)
             if isinstance(item, Example):
-                asks = sum(len(scorer.asks(item)) for scorer in self.scorers.values())
                 break
-        return windows(chain(head, stream), window_size(asks))
+        return windows(chain(head, stream), self.size(head))
 
     def plan(self, items: Sequence[Example | BadRow]) -> Window:
         """Ask all scorers about a window's examples, and tokenise what they ask for."""
@@ -135,8 +175,11 @@ class LocalRunner:
             stored = store.get([keys[i] for i in wanted])
             found |= {(i, readout): stored[keys[i]] for i in wanted if keys[i] in stored}
         asked = {(i, r) for i, readouts in enumerate(window.readouts) for r in readouts & self.model_readouts}
+        if self._problems:  # what failed a moment ago will not go better now; the next run tries again
+            found |= {(i, r): self._problems[keys[i], r] for i, r in asked if (keys[i], r) in self._problems}
         missing = {i for i, _ in asked - found.keys()}
-        self.work.reused += len({i for i, _ in asked} - missing)
+        self.work.reused += sum(keys[i] not in self._met for i in {i for i, _ in asked} - missing)
+        self._met.update(keys[i] for i, _ in asked)
         done = 1.0 if not missing else 0.0
         if missing:
             assert self.engine is not None, "a readout needs a model"
@@ -186,7 +229,8 @@ class LocalRunner:
         if isinstance(result, Problem):
             self.work.failed += 1
             for name in window.readouts[i] & self.model_readouts:
-                found.setdefault((i, name), result)
+                if (i, name) not in found:
+                    found[i, name] = self._problems[window.passes[i].key, name] = result
             return
         for name in sorted(window.readouts[i] & self.model_readouts):
             if (i, name) in found:
@@ -194,7 +238,7 @@ class LocalRunner:
             readout = self.readouts[name]
             row = readout.read(View(window.passes[i], result.nll, result.found.get(readout.name)))
             if isinstance(row, Problem):
-                found[i, name] = row
+                found[i, name] = self._problems[window.passes[i].key, name] = row
             else:
                 found[i, name] = readout.answer(row)
                 yield name, row
