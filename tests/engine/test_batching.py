@@ -56,9 +56,21 @@ def test_every_property(passes: list[Pass], budget: int, padded: bool, share: bo
     assert share or not any(batch.after for batch in batches)
     for batch in batches:
         check(passes, batch)
+        assert batch.tokens(passes) == naive_tokens(passes, batch)
         if len(batch.index) > 1:
             assert tokens(passes, batch, padded) <= budget
             assert alone_above is None or max(len(passes[i].ids) for i in batch.index) <= alone_above
+
+
+def naive_tokens(passes: list[Pass], batch: Batch) -> int:
+    """Places of the batch's passes that are read there."""
+    read = {(place, at) for place, i in enumerate(batch.index) for at in range(len(passes[i].ids) - 1)}
+    for place, after in enumerate(batch.after):
+        if after is not None:
+            read -= {(place, at) for at in range(after.tokens)}
+            if after.tokens == len(passes[batch.index[after.place]].ids):
+                read.add((after.place, after.tokens - 1))
+    return len(read)
 
 
 def check(passes: list[Pass], batch: Batch) -> None:

@@ -39,6 +39,11 @@ class Batch:
         """Tokens that are not read again."""
         return sum(one.tokens for one in self.after if one is not None)
 
+    def tokens(self, passes: Sequence[Pass]) -> int:
+        """Tokens that are read: of each pass all but the last, which predicts nothing, unless others continue it."""
+        whole = {one.place for one in self.after if one and one.tokens == len(passes[self.index[one.place]].ids)}
+        return sum(len(passes[i].ids) for i in self.index) - (len(self.index) - len(whole)) - self.saved
+
     def halves(self) -> tuple[Batch, Batch]:
         """Two smaller ones; what continued a pass of the first half is read whole in the second."""
         middle = len(self.index) // 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def distinct(cells: Sequence[Cell]) -> dict[str, Cell]:
     return found
 
 
-def prepare(cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any]) -> Path:
+def prepare(
+    cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any], say: Callable[[str], None] = lambda _: None
+) -> Path:
     """Write what a worker reads of a cell: its examples and its settings.
 
     Args:
@@ -87,18 +90,28 @@ def prepare(cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any]) -> 
         pool: of the examples.
         folder: of the experiment.
         common: `tune` and `evaluation` settings of all cells, and `keep_models`.
+        say: is told of a cell that was there with other examples or settings, and is removed.
     """
     own = folder / CELLS / cell.name
+    data = own / "train.jsonl"
+    spec: dict[str, Any] = {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, "examples": cell.key, **common}
+    spec["tune"] = {**common["tune"], "dataset": str(data), "seed": cell.seed} if cell.choice else None
+    forget(own, spec, say)
     own.mkdir(parents=True, exist_ok=True)
-    spec: dict[str, Any] = {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, **common}
-    if cell.choice is None:
-        spec["tune"] = None
-    else:
-        data = own / "train.jsonl"
+    if cell.choice is not None:
         pool.write(cell.choice.places, data)
-        spec["tune"] = {**common["tune"], "dataset": str(data), "seed": cell.seed}
     write_json(own / SPEC, spec)
     return own
+
+
+def forget(own: Path, spec: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Remove a cell of other settings: of another choice, that is, since all else is one for the whole folder."""
+    if not (own / SPEC).exists():
+        return
+    before = json.loads((own / SPEC).read_text(encoding="utf-8"))
+    if spec_digest(before) != spec_digest(spec):
+        say(f"{own.name}: other examples or settings than before, so that it is done anew")
+        shutil.rmtree(own)
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,10 @@ def finished(cell: Cell, own: Path, spec: Mapping[str, Any]) -> bool:
 
 
 def spec_digest(spec: Mapping[str, Any]) -> str:
-    text = json.dumps(spec, sort_keys=True, default=str)
+    """Of all that its result depends on: the examples by what they are, wherever the folder lies."""
+    tune, evaluation = spec["tune"], spec["evaluation"]
+    rest = {"tune": tune and {**tune, "dataset": None}, "evaluation": {**evaluation, "holdout": None}}
+    text = json.dumps({**spec, **rest}, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -229,7 +229,7 @@ class Conduct:
         todo: list[tuple[str, Path]] = []
         weights: dict[str, float] = {}
         for cell in distinct(cells).values():
-            own = prepare(cell, data.pool, self.folder, common)
+            own = prepare(cell, data.pool, self.folder, common, self.talk.say)
             if finished(cell, own, json.loads((own / SPEC).read_text(encoding="utf-8"))):
                 continue
             (own / DONE).unlink(missing_ok=True)

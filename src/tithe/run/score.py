@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tithe.config import ScoreSettings
-from tithe.planner import Cost, window_size, windows, without_numbers
+from tithe.planner import Cost, Window, window_size, windows, without_numbers
 from tithe.records import Ask
 from tithe.run.bench import Bench
 from tithe.run.describe import engine_record
@@ -36,6 +36,8 @@ from tithe.run.talk import Talk
 from tithe.run.tokens import TokenFile
 from tithe.runners.local import LocalRunner
 
+PLANNED_BUDGET = 1024  # tokens a batch on a CPU; larger ones have more in common
+
 
 def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
     """Count what a run would read, in bounded memory and without loading a model.
@@ -47,7 +49,7 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
 
     talk = talk or Talk()
     parts = Parts(settings, weights=False)
-    watch, cost, needs = parts.watch, Cost(), parts.needs_model
+    watch, cost, needs, shared = parts.watch, Cost(), parts.needs_model, 0
     runner = LocalRunner(parts.scorers, parts.renderer, None, {}, settings.per_token)
     runner.readouts = parts.readouts
     if parts.learns:
@@ -59,12 +61,15 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
     expect(parts, talk)
     try:
         for chunk in runner.chunks(parts.dataset):
-            cost.add(runner.plan(chunk), runner.model_readouts)
+            window = runner.plan(chunk)
+            cost.add(window, runner.model_readouts)
+            shared += common_tokens(window, runner.model_readouts, settings.batch_tokens)
             talk.progress(len(chunk), cost.tokens)
     finally:
         talk.done()
     watch.check()
-    record = {**parts.describe(), "counts": cost.as_dict(), "estimated": cost.passes["shown"] > 0}
+    record = {**parts.describe(), "counts": cost.as_dict(), "shared_tokens": shared}
+    record["estimated"] = cost.passes["shown"] > 0
     if needs:
         shape = model_shape(parts.source)
         record["model"] |= {"parameters": shape.parameters, "parameters_exact": shape.exact}
@@ -73,6 +78,14 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
             "weight_bytes": {dtype: shape.memory(dtype) for dtype in BYTES},
         }
     return PlanResult(record)
+
+
+def common_tokens(window: Window, model_readouts: frozenset[str], budget: int | None) -> int:
+    """Tokens of a window's passes that an engine which packs them does not read again: common beginnings."""
+    from tithe.engine.batching import make_batches
+
+    passes = [one for one, readouts in zip(window.passes, window.readouts, strict=True) if readouts & model_readouts]
+    return sum(batch.saved for batch in make_batches(passes, budget=budget or PLANNED_BUDGET, share=True))
 
 
 def plan_asks(runner: LocalRunner, asks: Sequence[Mapping[str, Ask]], cost: Cost) -> None:

@@ -97,7 +97,9 @@ def show_plan(result: PlanResult) -> None:
     rows += [(f"problem: {reason}", n) for reason, n in counts["problems"].items()]
     rows += [("asks", counts["passes_asked"])]
     rows += [(f"forward passes, {kind}", n) for kind, n in counts["passes"].items()]
-    rows += [("tokens read", counts["forward_tokens"]), ("response tokens scored", counts["scored_tokens"])]
+    rows += [("tokens to read", counts["forward_tokens"])]
+    rows += [("  in common beginnings, read once where passes are packed", -result.record["shared_tokens"])]
+    rows += [("response tokens scored", counts["scored_tokens"])]
     rows += [("longest pass, tokens", counts["longest_pass"]), ("prompts cut", counts["truncated_prompts"])]
     rows += [("responses cut", counts["truncated_responses"])]
     if counts["truncated_shots"]:

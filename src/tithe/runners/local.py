@@ -216,7 +216,7 @@ class LocalRunner:
             for readout, answered in rows.items():  # a batch at a time: what is on disk is whole batches
                 self.stores[readout].put(answered)
             tokens = sum(len(passes[i].ids) for i in batch.index)
-            self.work.tokens += tokens - len(batch.index) - batch.saved
+            self.work.tokens += batch.tokens(passes)
             self.work.passes += len(batch.index)
             now = time.monotonic()
             self.work.seconds, began = self.work.seconds + now - began, now
