@@ -360,13 +360,19 @@ def test_earlier_answers_survive_an_error(tithe: Command, small: Path, model_dir
     with small.open("a") as stream:
         stream.write('{"instruction": ')
     tithe.fails(*score, "--strict")
-    assert tithe.ok(*score).json["work"] | {"seconds": 0, "reading_seconds": 0, "tokens_per_second": 0} == {
+    assert tithe.ok(*score).json["work"] | {
+        "seconds": 0,
+        "reading_seconds": 0,
+        "waited_for_tokens_seconds": 0,
+        "tokens_per_second": 0,
+    } == {
         "passes_computed": 0,
         "passes_reused": total,
         "passes_out_of_memory": 0,
         "tokens_read": 0,
         "seconds": 0,
         "reading_seconds": 0,
+        "waited_for_tokens_seconds": 0,
         "tokens_per_second": 0,
     }
 

@@ -184,6 +184,7 @@ def test_weights_changed_in_place_are_another_model(
     assert tithe.ok(*score).json["work"] | {
         "seconds": 0,
         "reading_seconds": 0,
+        "waited_for_tokens_seconds": 0,
         "tokens_per_second": 0,
         "tokens_read": 0,
     } == {
@@ -193,6 +194,7 @@ def test_weights_changed_in_place_are_another_model(
         "tokens_read": 0,
         "seconds": 0,
         "reading_seconds": 0,
+        "waited_for_tokens_seconds": 0,
         "tokens_per_second": 0,
     }
 

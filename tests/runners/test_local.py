@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -408,3 +409,23 @@ def test_what_failed_is_not_tried_twice_in_a_run(make: Make, monkeypatch: pytest
     assert (len(tried), runner.work.failed) == (count, failed)
     assert any(isinstance(row["shows"], Problem) for row in rows)
     assert any(isinstance(row["shows"], float) for row in rows)
+
+
+def test_waiting_for_tokens_is_counted_but_for_the_first_window(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tithe.planner.WINDOW", 10)
+    runner = make(IFD())
+    plan = runner.plan
+
+    def slow(items: Any) -> Any:
+        time.sleep(0.5)
+        return plan(items)
+
+    monkeypatch.setattr(runner, "plan", slow)
+    began = time.monotonic()
+    assert len(list(runner.run(examples(20)))) == 2
+    whole = time.monotonic() - began
+    assert 0 < runner.work.waited <= whole - 0.5
+    again = make(IFD())
+    monkeypatch.setattr(again, "plan", slow)
+    assert len(list(again.run(examples(20)))) == 2
+    assert again.work.waited == 0  # nothing was to be read

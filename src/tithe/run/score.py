@@ -232,6 +232,7 @@ def make_record(parts: Parts, runner: LocalRunner, cost: Cost, table: Table, sec
         "tokens_read": work.tokens,
         "seconds": round(seconds, 2),
         "reading_seconds": round(work.seconds, 2),
+        "waited_for_tokens_seconds": round(work.waited, 2),
         "tokens_per_second": round(work.tokens / work.seconds, 1) if work.seconds else None,
     }
     if "engine" in parts.__dict__:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from tithe.data.render import Renderer
@@ -37,6 +38,8 @@ class Work:
         tokens: tokens the model read now.
         failed: passes that ran out of memory alone.
         seconds: spent in reading, without loading the model.
+        waited: seconds in which there was nothing to read, as the next window was not yet tokenised; the first window,
+            for which everybody has to wait, is left out.
     """
 
     passes: int = 0
@@ -44,6 +47,7 @@ class Work:
     tokens: int = 0
     failed: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
 
 
 @dataclass
@@ -68,6 +72,7 @@ class LocalRunner:
     progress: Callable[[float], None] = lambda _: None
     readouts: Mapping[str, Readout] = field(default_factory=lambda: READOUTS)
     work: Work = field(default_factory=Work)
+    _wait: float = field(default=0.0, init=False, repr=False)  # for the present window
     _met: set[bytes] = field(default_factory=set, init=False, repr=False)  # passes that are counted
     _problems: dict[tuple[bytes, str], Problem] = field(
         default_factory=dict, init=False, repr=False
@@ -80,7 +85,7 @@ class LocalRunner:
 
     def run(self, items: Iterable[Example | BadRow]) -> Iterator[Scored]:
         """Score a stream; windows come out in input order."""
-        for window in ahead(self.plan(chunk) for chunk in self.chunks(items)):
+        for window in self.ahead(self.plan(chunk) for chunk in self.chunks(items)):
             answers = self.answers(window)
             scores = [self.scores(window, i, answers) for i in range(len(window.given))]
             yield Scored(window, answers, [one for one, _ in scores], [more for _, more in scores])
@@ -108,9 +113,20 @@ class LocalRunner:
             return False
         begin()
         order = together([example.id for example in examples], shown)
-        for window in ahead(self.plan(chunk) for chunk in windows((examples[i] for i in order), size)):
+        for window in self.ahead(self.plan(chunk) for chunk in windows((examples[i] for i in order), size)):
             self.answers(window)
         return True
+
+    def ahead(self, stream: Iterator[Window]) -> Iterator[Window]:
+        """Windows, the next one planned while the present one is read."""
+        with closing(ahead(stream)) as coming:
+            self._wait = 0.0
+            yield from islice(coming, 1)
+            began = time.monotonic()
+            for window in coming:
+                self._wait = time.monotonic() - began
+                yield window
+                began = time.monotonic()
 
     def first_shown(self, example: Example) -> str | None:
         """The first worked example that any scorer shows with this one, by its id."""
@@ -126,7 +142,7 @@ class LocalRunner:
     def read(self, asks: Sequence[Mapping[str, Ask]]) -> Iterator[tuple[Window, list[dict[str, Answer | Problem]]]]:
         """Answer asks that no score hangs on yet: what a scorer reads while it prepares."""
         size = window_size(max(map(len, asks), default=0))
-        for window in ahead(self.plan_asks(chunk) for chunk in windows(asks, size)):
+        for window in self.ahead(self.plan_asks(chunk) for chunk in windows(asks, size)):
             answers = self.answers(window)
             yield window, [resolved(slots, answers) for (slots,) in window.slots]
         for store in self.stores.values():
@@ -200,6 +216,7 @@ class LocalRunner:
                 hint="a scorer's `asks` must name the same readouts for every example",
             )
         engine = self.engine()
+        self.work.waited += self._wait
         began = time.monotonic()
         model_passes = [i for i, readouts in enumerate(window.readouts) if readouts & self.model_readouts]
         passes = [window.passes[i] for i in model_passes]
@@ -276,7 +293,7 @@ class Scored:
     more: Sequence[Mapping[str, float]] = ()
 
 
-def ahead(stream: Iterator[T]) -> Iterator[T]:
+def ahead(stream: Iterator[T]) -> Generator[T]:
     """The same items, the next one made while the present one is worked on."""
     with ThreadPoolExecutor(1) as pool:
         nothing = object()
