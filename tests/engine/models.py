@@ -154,6 +154,22 @@ def make_pass(ids: npt.NDArray[Any] | list[int], start: int) -> Pass:
     return Pass(np.asarray(ids, dtype=np.int32), start)
 
 
+def shown_passes(rng: np.random.Generator, shots: int, each: int) -> list[Pass]:
+    """Passes that show other ones, and most of these: cut or whole, behind a common preamble or not."""
+    preamble, passes = rng.integers(0, VOCABULARY, 18), []
+    for _ in range(shots):
+        length = int(rng.integers(20, 40))
+        shot = rng.integers(0, VOCABULARY, length)
+        if rng.random() < 0.7:
+            shot[:18] = preamble
+        if rng.random() < 0.7:
+            passes.append(make_pass(shot, int(rng.integers(18, length))))
+        for _ in range(int(rng.integers(0, each + 1))):
+            ids = np.concatenate([shot, rng.integers(0, VOCABULARY, rng.integers(1, 20))]).astype(np.int32)
+            passes.append(Pass(ids, int(rng.integers(length, len(ids))), shots=length))
+    return [passes[i] for i in rng.permutation(len(passes))]
+
+
 def random_passes(count: int = 25, *, longest: int = 60, seed: int = 0) -> list[Pass]:
     """Of many lengths, some behind a common beginning, and by name: start 0, length 2, length 1."""
     rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.engine.models import LIMIT, VOCABULARY, load, make_pass, plain, random_passes, run, twin, worst
+from tests.engine.models import LIMIT, VOCABULARY, load, make_pass, plain, random_passes, run, shown_passes, twin, worst
 from tithe.engine.batching import Batch, make_batches
 from tithe.engine.engine import Engine
 from tithe.engine.model import LoadedModel
@@ -57,22 +57,6 @@ def test_packed_padded_single_and_shared_beginnings_agree(family: Callable[[str]
         other.model.set_attn_implementation("sdpa")
         other.road = road
         assert worst(run(Engine(other, budget=300, workers=1), passes), wanted) < TOLERANCE[dtype], road
-
-
-def shown_passes(rng: np.random.Generator, shots: int, each: int) -> list[Pass]:
-    """Passes that show other ones, and most of these: cut or whole, behind a common preamble or not."""
-    preamble, passes = rng.integers(0, VOCABULARY, 18), []
-    for _ in range(shots):
-        length = int(rng.integers(20, 40))
-        shot = rng.integers(0, VOCABULARY, length)
-        if rng.random() < 0.7:
-            shot[:18] = preamble
-        if rng.random() < 0.7:
-            passes.append(make_pass(shot, int(rng.integers(18, length))))
-        for _ in range(int(rng.integers(0, each + 1))):
-            ids = np.concatenate([shot, rng.integers(0, VOCABULARY, rng.integers(1, 20))]).astype(np.int32)
-            passes.append(Pass(ids, int(rng.integers(length, len(ids))), shots=length))
-    return [passes[i] for i in rng.permutation(len(passes))]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

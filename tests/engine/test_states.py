@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.engine.models import CONFIGS, LIMIT, VOCABULARY, load, make_pass, plain, random_passes, twin
+from tests.engine.models import CONFIGS, LIMIT, VOCABULARY, load, make_pass, plain, random_passes, shown_passes, twin
 from tithe.engine.batching import Batch
 from tithe.engine.collect import Means, Whole
 from tithe.engine.engine import Engine, Read
@@ -101,6 +101,20 @@ def test_likelihoods_are_the_same_with_states_and_without(family: Callable[[str]
     )
     for one, other in zip(both, alone, strict=True):
         np.testing.assert_allclose(one.nll, other.nll, rtol=1e-5, atol=1e-6)
+
+
+def test_states_of_what_is_read_in_another_pass(family: Callable[[str], Path]) -> None:
+    """A shown example's own pass, and those that continue it: states of both, likelihoods of both."""
+    loaded, passes = load(family("llama")), shown_passes(np.random.default_rng(5), 6, 4)
+    engine = Engine(loaded, budget=300, workers=1)
+    assert any(batch.saved for batch in engine.batches(passes))
+    whole = Whole()
+    asked = [(NLL, whole) if i % 3 else (NLL,) if i % 2 else (whole,) for i in range(len(passes))]
+    for pass_, each, one in zip(passes, asked, read(engine, passes, asked), strict=True):
+        if whole in each:
+            assert off(one.found["states"].numpy(), states_of(plain(family("llama")), pass_)) < 1e-5
+        if NLL in each:
+            np.testing.assert_allclose(one.nll, twin(plain(family("llama")), pass_), rtol=1e-4, atol=1e-5)
 
 
 def test_a_sequence_too_long_for_company_is_read_whole(family: Callable[[str], Path]) -> None:
