@@ -50,6 +50,7 @@ def bench(
     scorer: Scorer = None,
     model: Model = None,
     limit: Annotated[int | None, typer.Option(help="Records of the sample, 200 by default.")] = None,
+    records: Annotated[int | None, typer.Option(help="Records of the job; all of DATA by default.")] = None,
     repeats: Annotated[int | None, typer.Option(help="Readings of each choice, 3 by default.")] = None,
     seconds: Annotated[float | None, typer.Option(help="About how long one reading may take, 8 by default.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file of the record.")] = None,

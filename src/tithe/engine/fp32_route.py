@@ -85,7 +85,7 @@ def probe_fp32() -> Fp32Route:
         errors = {"default": worst_error()}
         if before != "highest":
             return Fp32Route("default", f"torch's precision had been set to `{before}`", {}, errors)
-        if not torch.backends.mkldnn.is_available():
+        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return Fp32Route("default", "this torch has no oneDNN", {}, errors)
         left, right = operands(TIMED, torch.float32, CPU)
         own = left @ right

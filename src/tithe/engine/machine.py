@@ -73,13 +73,12 @@ class Machine:
         return self.cores if self.device.type == "cpu" else 1
 
 
-def measure_machine(device: torch.device, products: Sequence[Product], *, seconds: float = SECONDS) -> Machine:
+def measure_machine(device: torch.device, products: Sequence[Product]) -> Machine:
     """Multiply in every dtype; a dtype that the device does not know is left out.
 
     Args:
         device: where.
         products: of the shapes that matter to a model; one large square is added.
-        seconds: of each measurement.
     """
     cores = cpu_cores()
     counts = sorted({1, cores}) if device.type == "cpu" else [1]
@@ -92,7 +91,7 @@ def measure_machine(device: torch.device, products: Sequence[Product], *, second
             with precision(setting) if setting is not None and dtype == torch.float32 else nullcontext():
                 for shape in shapes:
                     product = affordable(shape, dtype, device)
-                    speeds = [measure(product, dtype, device, threads=n, seconds=seconds) for n in counts]
+                    speeds = [measure(product, dtype, device, threads=n, seconds=SECONDS) for n in counts]
                     peaks += [Peak(speed, name if dtype == torch.float32 else None) for speed in speeds]
     return Machine(device, cores, peaks, route)
 

@@ -118,7 +118,7 @@ def clocked(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
     """Seconds of so many products, by the device's own clock where it has one."""
     out = left @ right
     if left.device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         for _ in range(times):
             torch.mm(left, right, out=out)

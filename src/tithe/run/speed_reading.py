@@ -104,10 +104,10 @@ class Sample:
         )
 
     def runner(self, engine: Engine | None, place: Path) -> LocalRunner:
-        parts = self.parts
-        return LocalRunner(
-            self.scorers, parts.renderer, lambda: engine, parts.stores(place) if engine else {}, readouts=parts.readouts
-        )  # fmt: skip
+        """The run's own, with the engine that is given; without one it plans alone."""
+        stores = self.parts.stores(place) if engine is not None else {}
+        reads = None if engine is None else lambda: engine
+        return LocalRunner(self.scorers, self.parts.renderer, reads, stores, readouts=self.parts.readouts)
 
     def tokenise(self) -> tuple[float, int]:
         """Seconds of planning the sample, and the tokens that come of it."""

@@ -142,7 +142,6 @@ def doubts(choices: Sequence[Choice], usual: Choice) -> list[str]:
         found.append(f"readings of the same differ by {worst:.0%}: other work on this machine?")
     batches = usual.middle.through / usual.budget
     if batches < FEW * usual.workers:
-        found.append(
-            f"the sample is about {max(1, round(batches)):,} batches of {usual.budget:,} tokens: a larger `--limit` is steadier"
-        )
+        full = f"the sample fills {batches:.1f} batches of {usual.budget:,} tokens"
+        found.append(f"{full}, with {usual.workers} at once: a larger `--limit` or `--seconds` is steadier")
     return found

@@ -14,11 +14,13 @@ class BenchSettings(ScoreSettings):
 
     Args:
         limit: records of the sample, spread evenly over the data set, all of which is counted.
+        records: read only so many records of the data set; the sample is spread over them.
         repeats: readings of each choice; at least 3, so that a spread can be told.
         seconds: about how long one reading may take; where the sample takes longer, a smaller one is read.
     """
 
     limit: int = 200
+    records: int | None = None
     repeats: int = 3
     seconds: float = 8.0
 
@@ -27,6 +29,13 @@ class BenchSettings(ScoreSettings):
     def some(cls, value: Any) -> Any:
         if value is None:
             raise ValueError("a sample has a size")
+        return value
+
+    @field_validator("records")
+    @classmethod
+    def at_least_one(cls, value: int | None) -> int | None:
+        if value is not None and value < 1:
+            raise ValueError("it must be at least 1")
         return value
 
     @field_validator("repeats")
@@ -45,6 +54,6 @@ class BenchSettings(ScoreSettings):
 
     @property
     def job(self) -> ScoreSettings:
-        """The run that is asked about: of the whole data set."""
+        """The run that is asked about."""
         own = BenchSettings.model_fields.keys() - ScoreSettings.model_fields.keys()
-        return ScoreSettings(**self.model_dump(exclude={*own, "limit", "per_token"}))
+        return ScoreSettings(**self.model_dump(exclude={*own, "limit", "per_token"}), limit=self.records)
