@@ -178,6 +178,7 @@ def describe(parts: Parts, job: dict[str, Any], machine: Machine, usual: Engine)
             "device": device_name(machine),
             "cores": machine.cores,
             "matmul": [peak.as_dict() for peak in machine.peaks],
+            "fp32": None if machine.fp32 is None else machine.fp32.as_dict(),
         },
         "encoders": parts.encoder_specs,
     }

@@ -107,7 +107,13 @@ def conclude(
     if machine.device.type == "cpu":  # where the examples of the whole job are planned, too
         held += record["planning_bytes"]
     record |= {
-        "peak": {"gflops": round(peak.best, 1), "threads": peak.threads, "product": str(peak.product)},
+        "peak": {
+            "gflops": round(peak.best, 1),
+            "gflops_median": round(peak.median, 1),
+            "gflops_one_core": round(machine.best(dtype, 1).best, 1),
+            "threads": peak.threads,
+            "product": str(peak.product),
+        },
         "sample": {
             "records": len({item.row for item in sample.items}),
             "of": record["counts"]["records"],

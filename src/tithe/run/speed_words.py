@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 PARTS = {"backbone": "layers", "head": "output head", "rest": "all else"}
-SLOW = 0.5  # of the peak, below which the kernels' neighbours are what takes the time
+KERNELS = {"default": "torch's own", "onednn": "oneDNN's"}
+SLOW = 0.5  # of the peak, below which other things than products take most of the time
 
 
 def lines(record: Mapping[str, Any]) -> Iterator[str]:
     """For people; the numbers are those of the record."""
     whole, usual, peak = record["whole"], record["usual"], record["peak"]
-    yield machine_line(record)
+    yield from machine_lines(record)
     sample = record["sample"]
     yield (
         f"sample: {sample['records']:,} of {sample['of']:,} records, {sample['tokens']:,} tokens, "
@@ -33,15 +34,20 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"note: {note}"
 
 
-def machine_line(record: Mapping[str, Any]) -> str:
+def machine_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """The ceiling, and of a CPU the kernels of fp32."""
     machine, peak, engine = record["machine"], record["peak"], record["engine"]
-    on = f" on {peak['threads']} cores" if peak["threads"] > 1 else ""
-    route = engine.get("fp32", {}).get("name")
-    by = {"onednn": " by oneDNN", "default": "", None: ""}[route]
-    return (
+    by = " by oneDNN" if engine.get("fp32", {}).get("name") == "onednn" else ""
+    cores = f" on {peak['threads']} cores, {peak['gflops_one_core']:,.4g} on one" if peak["threads"] > 1 else ""
+    yield (
         f"machine: {machine['device']}, {machine['cores']} cores; {engine['dtype']}{by} multiplies at "
-        f"{peak['gflops']:,.4g} GFLOP/s{on} ({peak['product']})"
+        f"{peak['gflops']:,.4g} GFLOP/s{cores} (median {peak['gflops_median']:,.4g}; {peak['product']})"
     )
+    fp32 = machine["fp32"]
+    if fp32 is not None:
+        rates = ", ".join(f"{KERNELS[name]} {rate:,.4g} GFLOP/s" for name, rate in fp32["gflops"].items())
+        errors = ", ".join(f"{KERNELS[name]} {error:.1e}" for name, error in fp32["relative_error"].items())
+        yield f"fp32: {fp32['why']}; {rates}{'; ' if rates else ''}relative error {errors}"
 
 
 def tried_line(one: Mapping[str, Any], usual: bool) -> str:
@@ -81,10 +87,10 @@ def what_limits(limits: Mapping[str, Any]) -> str:
     if "utilisation" not in part:
         return f"{PARTS[name]}: batching, copying and storing answers, which small models do not hide"
     if part["utilisation"] >= SLOW:
-        return f"the {PARTS[name]}, which multiply matrices at {part['utilisation']:.0%} of what this machine can"
+        return f"the {PARTS[name]}, at {part['utilisation']:.0%} of what this machine multiplies"
     return (
-        f"the {PARTS[name]}, at {part['utilisation']:.0%} of what this machine multiplies: "
-        "their matrices are small, and norms, attention and memory take the rest"
+        f"the {PARTS[name]}, at {part['utilisation']:.0%} of what this machine multiplies: the rest goes to small "
+        "matrices, and to what is no matrix product"
     )
 
 
