@@ -77,7 +77,7 @@ class Limits:
         """One part of a pass: its share of the time in each reading, and how near it comes to the peak."""
         shares = [own / one.seconds for own, one in zip(seconds, self.readings, strict=True)]
         out: dict[str, Any] = {
-            "share": round(statistics.median(shares), 4),
+            "share": round(sum(seconds) / sum(one.seconds for one in self.readings), 4),  # of all: they add up to 1
             "shares": [round(share, 4) for share in shares],
         }
         if flops and all(own > 0 for own in seconds):
