@@ -14,6 +14,7 @@ from tithe.config import PRESETS, HeadSettings, ScoreSettings, SelectSettings, S
 from tithe.experiment.settings import ArmSettings, ExperimentSettings
 from tithe.run.evaluate_settings import EvaluateSettings
 from tithe.run.judge_settings import AnswerSettings, JudgeSettings
+from tithe.run.speed_settings import BenchSettings
 from tithe.run.tier_settings import TierImportSettings, TierSettings
 from tithe.run.tune_settings import TuneSettings
 from tithe.run.warmup_settings import WarmupSettings
@@ -21,7 +22,7 @@ from tithe.run.writing_settings import WritingSettings
 
 HERE = Path(__file__).parent
 COMMANDS = (
-    *("select", "score", "plan", "export", "contamination"),
+    *("select", "score", "plan", "bench", "export", "contamination"),
     *("tiers build", "tiers import", "tiers look", "head train", "head evaluate", "head import"),
     *("tune", "warmup"),
     *("evaluate", "experiment"),
@@ -68,6 +69,8 @@ def config_page() -> str:
     first = list(ScoreSettings.model_fields)
     own = [name for name in SelectSettings.model_fields if name not in first]
     parts = [CONFIG_HEAD, "## Of `score`, `plan` and `select`\n", table(ScoreSettings, first)]
+    parts += ["## Of `bench`, besides those of `score`\n"]
+    parts += [table(BenchSettings, ["limit", *(name for name in BenchSettings.model_fields if name not in first)])]
     parts += ["## Of `select` only\n", table(SelectSettings, own), "## Presets\n", presets()]
     heads = [name for name in HeadSettings.model_fields if name not in first]
     parts += ["## Of `head train` and `head evaluate`, besides those of `score`\n", table(HeadSettings, heads)]

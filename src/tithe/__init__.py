@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["load", "plan", "score", "select"]
+__all__ = ["bench", "load", "plan", "score", "select"]
 
 if TYPE_CHECKING:
-    from tithe.api import load, plan, score, select
+    from tithe.api import bench, load, plan, score, select
 
 
 def __getattr__(name: str) -> object:

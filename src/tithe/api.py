@@ -1,4 +1,4 @@
-"""The library's front door: `tithe.load`, `tithe.plan`, `tithe.score`, `tithe.select`."""
+"""The library's front door: `tithe.load`, `tithe.plan`, `tithe.bench`, `tithe.score`, `tithe.select`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from tithe.config import ScoreSettings, SelectSettings, with_preset
 from tithe.data.files import Dataset, open_dataset
 from tithe.errors import SettingsError
 from tithe.run.pool import named_dataset
+from tithe.run.speed import bench as measure
+from tithe.run.speed_result import BenchResult
+from tithe.run.speed_settings import BenchSettings
 
 S = TypeVar("S", bound=ScoreSettings)
 Specs = str | Sequence[str] | None
@@ -37,6 +40,20 @@ def load(
 def plan(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> run.PlanResult:
     """Count what scoring would read; needs only the model's tokenizer. Settings as in `ScoreSettings`."""
     return run.plan(made(ScoreSettings, data, scorer, settings))
+
+
+def bench(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> BenchResult:
+    """Measure how fast scoring would be here, and what limits it, on a sample of the data.
+
+    Args:
+        data: what `load` gives, or what it takes.
+        scorer: as of `score`.
+        settings: as in `BenchSettings`: `limit`, the records of the sample, `repeats`, and those of `score`.
+
+    Raises:
+        TitheError: with one sentence, and often a hint.
+    """
+    return measure(made(BenchSettings, data, scorer, settings))
 
 
 def score(
@@ -84,6 +101,8 @@ def made(kind: type[S], data: Dataset | str | Path, scorer: Specs, settings: dic
     values = dict(settings)
     if isinstance(data, Dataset):
         opened = {name: getattr(data, name) for name in ("format", "turns", "split", "strict", "limit")}
+        if kind is BenchSettings:  # its own `limit` is that of the sample
+            opened["records"] = opened.pop("limit")
         for name in opened.keys() & values.keys():
             raise SettingsError(f"`{name}` is settled when a data set is opened", hint=f"`tithe.load(..., {name}=...)`")
         values |= {"dataset": data.source, **opened}

@@ -2,6 +2,7 @@
 
 # ruff: noqa: F401, I001  (these modules put their commands on the program, in the order of its help)
 from tithe.cli import runs
+from tithe.cli import bench
 from tithe.cli import contamination
 from tithe.cli import lists
 from tithe.cli import tiers

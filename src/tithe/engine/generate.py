@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tithe.engine.engine import OUT_OF_MEMORY, is_out_of_memory, release
+from tithe.engine.fp32_route import put_back
 from tithe.engine.model import LoadedModel, choose_device, choose_dtype, dtype_name, read_weights, rotary_switch
 from tithe.engine.sampling import Draw
 from tithe.engine.sources import ModelSource, fingerprint
@@ -211,6 +212,7 @@ def load_writer(
     try:
         model = read_weights(source, kind, trust_remote_code)
         loaded = LoadedModel(source, model.to(place), place, kind, fingerprint(source))
+        put_back()  # a model that writes gives the same text in every process
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
             f"model `{source.name}` in {dtype_name(kind)} does not fit into the memory of `{place}`",

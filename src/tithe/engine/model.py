@@ -14,6 +14,7 @@ import torch
 from tithe.engine import forward
 from tithe.engine.batching import After
 from tithe.engine.forward import Head, TokenNlls, Wanted
+from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
 from tithe.engine.probe import probe
 from tithe.engine.sources import ModelSource, fingerprint, first_line
 from tithe.engine.states import Reading
@@ -75,6 +76,7 @@ class LoadedModel:
         road: `packed`, `padded` or `single`.
         fallbacks: why faster roads were not taken, for the run record.
         alone_above: sequences longer than this must not share a batch.
+        fp32: which kernels multiply, in fp32 on a CPU.
         untouched: rotary embeddings and their state before anything was read, where reading changes it.
     """
 
@@ -88,6 +90,7 @@ class LoadedModel:
     fallbacks: list[str] = field(default_factory=list)
     alone_above: int | None = None
     head: Head | None = None
+    fp32: Fp32Route | None = None
     untouched: list[tuple[torch.nn.Module, dict[str, Any]]] = field(default_factory=list, repr=False)
 
     @property
@@ -150,9 +153,21 @@ class LoadedModel:
 
 
 def load_model(
-    source: ModelSource, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    source: ModelSource,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    fp32_route: RouteName | None = None,
 ) -> LoadedModel:
     """Load safetensors weights whole, put them on the device, and probe the roads.
+
+    Args:
+        source: the model's files.
+        device: `auto`, or a name.
+        dtype: `auto`, `fp32`, `bf16` or `fp16`.
+        trust_remote_code: run code that comes with the model.
+        fp32_route: kernels with which a run began that is taken up again; None takes the faster ones.
 
     Raises:
         ModelError: weights are missing or do not fit the config, or the model is not a causal one.
@@ -164,6 +179,8 @@ def load_model(
         model = read_weights(source, kind, trust_remote_code)
         loaded = LoadedModel(source, model.to(place), place, kind, fingerprint(source))
         loaded.alone_above = rotary_switch(model.config.get_text_config())
+        if kind == torch.float32 or place.type != "cpu":
+            loaded.fp32 = take_fastest_fp32(place, fp32_route)
         probe(loaded)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(

@@ -12,6 +12,7 @@ from tithe.scorers.base import Scorer, settings_of
 
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine
+    from tithe.engine.fp32_route import Fp32Route
 
 
 def scorer_record(scorer: Scorer) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def engine_record(engine: Engine) -> dict[str, Any]:
         "batch_tokens": engine.budget,
         "workers": engine.workers,
         "batches_halved": engine.halved,
-    }
+    } | ({} if model.fp32 is None else {"fp32": model.fp32.as_dict()})
 
 
 def engine_sentence(engine: Engine) -> str:
@@ -41,9 +42,18 @@ def engine_sentence(engine: Engine) -> str:
     scale, unit = next((s, u) for s, u in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if model.parameters >= s)
     size = f"{model.parameters / scale:.3g}{unit}"
     dtype = str(model.dtype).removeprefix("torch.")
+    if model.fp32 is not None:
+        dtype += kernels(model.fp32)
     how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
     workers = f", {engine.workers} at once" if engine.workers != 1 else ""
     return f"model {model.source.name} ({size}) on {model.device} in {dtype}: {how}{workers}"
+
+
+def kernels(route: Fp32Route) -> str:
+    """Who multiplies fp32 on a CPU, where that is not torch as it comes, or not true."""
+    by = f" by oneDNN ({route.why})" if route.name == "onednn" else ""
+    wrong = route.relative_error[route.name]
+    return by if route.is_true(route.name) else f"{by} that is not true fp32 here (relative error {wrong:.1e})"
 
 
 def versions(names: Iterable[str] = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")) -> Mapping[str, str]:

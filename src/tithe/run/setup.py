@@ -22,6 +22,7 @@ from tithe.errors import DataError, SettingsError
 from tithe.neighbours.encoders import FILE, Encoder, make_encoder
 from tithe.records import Ask, BadRow, Example
 from tithe.run.describe import engine_sentence, scorer_record, versions
+from tithe.run.kept_route import keep_route, kept_route
 from tithe.run.passed_on import PASSED_ON
 from tithe.run.pool import named_dataset, read_pool
 from tithe.run.readouts import make_readout
@@ -64,6 +65,7 @@ class Parts:
     pools: dict[str, Sequence[Example]] = field(default_factory=dict, init=False)
     records: int = field(default=0, init=False)
     experienced: dict[str, Any] | None = field(default=None, init=False)
+    answers_place: Path | None = field(default=None, init=False)
     notes: list[str] = field(default_factory=list, init=False)
 
     @cached_property
@@ -294,7 +296,7 @@ class Parts:
         from tithe.engine.engine import NUMERICS
 
         name = answers_name(self.fingerprint, self.dtype, NUMERICS)
-        place = self.answers_folder(folder)
+        place = self.answers_place = self.answers_folder(folder)
         readouts = self.readouts
         known = (r for r in sorted(self.asked) if r in readouts)
         return {r: Store(place, readouts[r], name) for r in known if readouts[r].needs_model}
@@ -304,8 +306,13 @@ class Parts:
         from tithe.engine.engine import Engine
         from tithe.engine.model import load_model
 
-        s = self.settings
-        model = load_model(self.source, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code)
+        s, place = self.settings, self.answers_place
+        kept = kept_route(place) if place is not None else None
+        model = load_model(
+            self.source, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code, fp32_route=kept
+        )
+        if place is not None:
+            keep_route(place, model.fp32)
         engine = Engine(model, budget=s.batch_tokens, workers=s.workers)
         self.talk.say(engine_sentence(engine))
         return engine

@@ -1,0 +1,99 @@
+"""How fast a run would be: measured on the user's model and a sample of their data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tithe.cli.app import app, print_json
+from tithe.cli.options import (
+    BatchTokens,
+    Bos,
+    Config,
+    Data,
+    DataFlag,
+    Device,
+    Dtype,
+    Encoder,
+    Eos,
+    Exclude,
+    Format,
+    Head,
+    Header,
+    Json,
+    MaxLength,
+    Model,
+    Overwrite,
+    Preset,
+    RemoteCode,
+    Scorer,
+    Seed,
+    ShotPool,
+    Shots,
+    Split,
+    Strict,
+    Target,
+    Template,
+    Truncation,
+    Turns,
+    Workers,
+)
+from tithe.cli.runs import settings_from
+
+
+@app.command()
+def bench(
+    data: Data = None,
+    dataset: DataFlag = None,
+    scorer: Scorer = None,
+    model: Model = None,
+    limit: Annotated[int | None, typer.Option(help="Records of the sample, 200 by default.")] = None,
+    records: Annotated[int | None, typer.Option(help="Records of the job; all of DATA by default.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Readings of each choice, 3 by default.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="About how long one reading may take, 8 by default.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file of the record.")] = None,
+    overwrite: Overwrite = False,
+    preset: Preset = None,
+    encoder: Encoder = None,
+    shots: Shots = None,
+    exclude_similarity: Exclude = None,
+    shot_pool: ShotPool = None,
+    head: Head = None,
+    target: Target = None,
+    template: Template = None,
+    max_length: MaxLength = None,
+    truncation: Truncation = None,
+    bos: Bos = None,
+    eos: Eos = None,
+    alone_header: Header = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    batch_tokens: BatchTokens = None,
+    workers: Workers = None,
+    seed: Seed = None,
+    trust_remote_code: RemoteCode = None,
+    format: Format = None,
+    turns: Turns = None,
+    split: Split = None,
+    strict: Strict = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast a run would be here, what limits it, and which options help."""
+    given = dict(locals())
+    from tithe.run.folder import check_places
+    from tithe.run.screen import Screen
+    from tithe.run.speed import bench as measure
+    from tithe.run.speed_settings import BenchSettings
+
+    settings, screen = settings_from(BenchSettings, given), Screen()
+    check_places(output, overwrite, settings.dataset, None)
+    result = measure(settings, screen)
+    for line in str(result).splitlines():
+        screen.say(line)
+    if output is not None:
+        result.write(output, overwrite=overwrite)
+        screen.say(f"written: {output}")
+    print_json(result.record, as_json)

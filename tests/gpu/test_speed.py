@@ -1,0 +1,34 @@
+"""A bench on a CUDA device: peaks by the device's own clock, memory of the device, batches of its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import tithe
+from tests.e2e.command import records, write_jsonl
+from tithe.engine.machine import measure_machine
+from tithe.engine.matmul import Product
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def test_peaks_of_all_dtypes() -> None:
+    found = measure_machine(torch.device("cuda"), [Product(4096, 1024, 4096)])
+    rates = {dtype: found.best(dtype, 1).best for dtype in (torch.float32, torch.bfloat16)}
+    assert rates[torch.bfloat16] > rates[torch.float32] > 100
+    assert found.threads == 1 and found.fp32 is None
+
+
+def test_a_bench(model_dir: Path, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", records(60))
+    record = tithe.bench(data, scorer="ifd", model=str(model_dir), device="cuda", limit=20).record
+    assert {one["batch_tokens"] for one in record["tried"]} == {8192, 16_384, 32_768}
+    assert {one["workers"] for one in record["tried"]} == {1}
+    assert record["whole"]["peak_bytes"] >= record["whole"]["weight_bytes"]
+    assert record["machine"]["device"] == torch.cuda.get_device_name(0)
