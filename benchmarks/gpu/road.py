@@ -37,6 +37,7 @@ def load(model: Any, name: str, device: torch.device, dtype: torch.dtype) -> Loa
 
 def packed(loaded: LoadedModel, implementation: str) -> LoadedModel:
     """The same model on the packed road, whatever the probe took."""
+    attention.register()
     return replace(loaded, road="packed", implementation=implementation, head=loaded.head or Head(loaded.model))
 
 
@@ -70,7 +71,7 @@ class OneCall:
             raise ValueError("packed attention takes no mask")
         pack = attention._pack
         if self.row.pack is not pack.masks:  # a new one for each row
-            self.row.pack, self.row.cuts = pack.masks, Cuts(pack.lengths, continued(pack), query.device)
+            self.row.pack, self.row.cuts = pack.masks, Cuts(pack.lengths, pack.before, query.device)
         out = self.varlen(query, key, value, self.row.cuts, scaling=scaling, window=sliding_window, softcap=softcap)
         return out, None
 
@@ -88,15 +89,9 @@ class OneCall:
         ]  # fmt: skip
 
 
-def continued(pack: Any) -> list[tuple[slice, ...]]:
-    """Of each segment of the engine's row what it continues: the row's first segment, if that is a beginning."""
-    prefix = slice(0, pack.prefix)
-    return [(prefix,) if pack.prefix and i else () for i in range(len(pack.lengths))]
-
-
 def shared(batch: Batch) -> list[int]:
     """Of each pass of a batch how many of its tokens are read in another one."""
-    return [batch.prefix if i else 0 for i in range(len(batch.index))]
+    return [0 if one is None else one.tokens for one in batch.after or [None] * len(batch.index)]
 
 
 def run_engine(
@@ -108,7 +103,7 @@ def run_engine(
     found, common, problems = dict[int, np.ndarray](), [0] * len(passes), 0
     for batch, results in engine.run(passes, batches):
         for i, read_elsewhere, result in zip(batch.index, shared(batch), results, strict=True):
-            common[i] = read_elsewhere if loaded.road == "packed" else 0
+            common[i] = read_elsewhere
             if isinstance(result, Problem):
                 problems += 1
             else:

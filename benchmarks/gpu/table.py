@@ -23,7 +23,7 @@ def table(results: dict[str, Any]) -> str:
 
 def of_model(entry: dict[str, Any]) -> list[str]:
     shape = entry["shape"]
-    title = f"{shape['name']}: {shape['parameters'] / 1e9:.3g}B parameters, vocabulary {shape['vocabulary']:,}"
+    title = f"{shape['name']}: {shape['parameters']:,} parameters, vocabulary {shape['vocabulary']:,}"
     if shape["vocabulary"] != shape["vocabulary_of_the_original"]:
         title += f" (the original's: {shape['vocabulary_of_the_original']:,})"
     lines = [title, "", HEAD, "|---" * (HEAD.count("|") - 1) + "|"]

@@ -23,7 +23,7 @@ from tithe.records import Pass
 GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
 NAMES = ("clock", "contenders", "fused", "job", "peak", "plain", "report", "road", "shapes", "table")
 # What the machine for it may lack: the benchmark must not load them, and nothing that it loads may need them.
-ABSENT = ("pydantic", "datasets", "pyarrow", "trl", "peft", "zstandard", "httpx2", "faiss", "altair", "flash_attn")
+ABSENT = ("pydantic", "datasets", "pyarrow", "trl", "peft", "zstandard", "faiss", "altair", "flash_attn")
 RECORDS = [
     {"instruction": "Name three colours.", "input": "", "output": "Red, green and blue are three of them."},
     {"instruction": "Add the numbers.", "input": "12 and 30", "output": "The sum is 42."},
@@ -91,7 +91,7 @@ def token_counts(model_dir: Path) -> list[tuple[int, int]]:
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     found = []
     for record in RECORDS:
-        with_input = f", paired with an input that provides further context{'.'}" if record.get("input") else "."
+        with_input = ", paired with an input that provides further context." if record.get("input") else "."
         text = f"Below is an instruction that describes a task{with_input} Write a response that appropriately "
         text += f"completes the request.\n\n### Instruction:\n{record['instruction']}\n\n"
         text += f"### Input:\n{record['input']}\n\n" if record.get("input") else ""

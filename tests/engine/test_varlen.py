@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tithe.engine.cuts import BLOCK, Cuts
-from tithe.engine.varlen import BY_SEGMENT, WAYS, Ask, Kind, Varlen, by_flash, by_flex, by_segment, by_torch
+from tithe.engine.varlen import Kind, Varlen
+from tithe.engine.ways import BY_SEGMENT, WAYS, Ask, by_flash, by_flex, by_segment, by_torch
 
 CPU = torch.device("cpu")
 HEADS, KEY_HEADS, DIM = 6, 2, 8
