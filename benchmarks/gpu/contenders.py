@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from plain import batched, loop
 from road import NAME, CompiledParts, packed, run_engine
 
 from tithe.engine.attention import PACKED
+from tithe.engine.forward import Head
 from tithe.engine.model import LoadedModel
 from tithe.records import Pass
 
@@ -49,7 +50,7 @@ class Sizes:
     budgets: tuple[int, ...]
 
 
-def contenders(loaded: LoadedModel, job: Job, sizes: Sizes) -> list[Contender]:
+def contenders(loaded: LoadedModel, other: Head | None, job: Job, sizes: Sizes) -> list[Contender]:
     """In the order in which they run: should time run out, the last are missing."""
     model, device = loaded.model, loaded.device
     by_loop, in_rows = plainly(partial(loop, model), device), partial(batched, model)
@@ -60,12 +61,14 @@ def contenders(loaded: LoadedModel, job: Job, sizes: Sizes) -> list[Contender]:
         run = plainly(partial(in_rows, by_length=by_length), device)
         found.append(Contender(name, sizes.batched, 64, run, "sdpa"))
     one_call, compiled = packed(loaded, NAME), CompiledParts(model)
+    more = [("engine, one call a pack, compiled parts, other head", replace(one_call, head=other), compiled.on)]
     for budget in sizes.budgets:
         records = job.records if budget == sizes.budgets[0] else min(job.records, sizes.side)
         for name, engine, around in (
             ("engine as it is", loaded, nullcontext),
             ("engine, one call a pack", one_call, nullcontext),
             ("engine, one call a pack, compiled parts", one_call, compiled.on),
+            *(more if other is not None else []),
         ):
             run = partial(engine_run, engine, budget)
             title = f"{name}, {budget} tokens"

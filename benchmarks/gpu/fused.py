@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -70,7 +70,7 @@ def by_cce(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) ->
     return out
 
 
-def ways(head: Head, device: torch.device) -> dict[str, Nll]:
+def all_ways(head: Head, device: torch.device) -> dict[str, Nll]:
     kind = device.type
     compiled = partial(torch.compile, dynamic=True, backend="inductor" if kind == "cuda" else "eager")
     rows, tiles = compiled(row_nll), compiled(tile_step)
@@ -83,7 +83,24 @@ def ways(head: Head, device: torch.device) -> dict[str, Nll]:
     }
 
 
-def compare(head: Head, weight: torch.Tensor, peak: float) -> dict[str, dict[str, Any]]:
+def fastest(measured: dict[str, dict[str, Any]]) -> str | None:
+    """The name of the fastest way that is not the engine's own; None if no other ran."""
+    ran = [name for name, one in measured.items() if "seconds" in one and name != "engine"]
+    return min(ran, key=lambda name: measured[name]["seconds"], default=None)
+
+
+class OtherHead(Head):
+    """The engine's head with another way from hidden states to likelihoods; for models without caps and scales."""
+
+    def __init__(self, model: Any, way: Nll) -> None:
+        super().__init__(model)
+        self.weight, self.way = model.get_output_embeddings().weight, way
+
+    def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.way(hidden, self.weight, targets)
+
+
+def compare(ways: Mapping[str, Nll], weight: torch.Tensor, peak: float) -> dict[str, dict[str, Any]]:
     """Of each way seconds, TFLOP/s, share of the peak, memory, and how far it is from float32 at most."""
     device = weight.device
     generator = torch.Generator(device).manual_seed(0)
@@ -92,7 +109,7 @@ def compare(head: Head, weight: torch.Tensor, peak: float) -> dict[str, dict[str
     targets = torch.randint(len(weight), (count,), device=device, generator=generator)
     with torch.inference_mode():
         truth = row_nll(hidden[:CHECKED].float() @ weight.float().T, targets[:CHECKED])
-        return {name: one(way, hidden, weight, targets, truth, peak) for name, way in ways(head, device).items()}
+        return {name: one(way, hidden, weight, targets, truth, peak) for name, way in ways.items()}
 
 
 def one(

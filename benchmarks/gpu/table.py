@@ -17,7 +17,7 @@ def table(results: dict[str, Any]) -> str:
         f"square product. `{results['command']}`" + ("" if results["finished"] else " (**cut short**)")
     ]
     for entry in results["models"]:
-        lines += ["", *of_model(entry), "", *of_head(entry)]
+        lines += ["", *of_model(entry), "", *of_head(entry), "", *of_time(entry)]
     return "\n".join(lines)
 
 
@@ -55,3 +55,12 @@ def of_head(entry: dict[str, Any]) -> list[str]:
         off = f"{one['largest_difference']:.2g}"
         lines.append(f"| {name} | {one['seconds'] * 1e3:.1f} | {one['of_peak']:.1%} | {memory} | {off} |")
     return lines
+
+
+def of_time(entry: dict[str, Any]) -> list[str]:
+    found = entry.get("time_goes", {})
+    if "longest" not in found:
+        return [f"Where the time of the engine with one call a pack goes: {found.get('failed') or 'time was up'}"]
+    lines = [f"The engine with one call a pack, {found['batches']} batches: the device is busy {found['busy']:.0%}", ""]
+    lines += ["| of that | calls | in |", "|---|---|---|"]
+    return lines + [f"| {one['share']:.1%} | {one['calls']} | `{one['name']}` |" for one in found["longest"][:10]]
