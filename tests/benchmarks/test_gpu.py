@@ -84,8 +84,9 @@ def test_it_runs_and_all_agree(
         assert entry["shape"]["body"] == body
         check(entry, results, lengths, tolerance)
     assert [entry["shape"]["name"] for entry in results["models"]] == models
-    again = run(tmp_path, "--table", str(out))
-    assert again.returncode == 0 and again.stdout == done.stdout
+    if dtype == "fp32":
+        again = run(tmp_path, "--table", str(out))
+        assert again.returncode == 0 and again.stdout == done.stdout
     assert "| loop | " in done.stdout and "disagrees" not in done.stdout
 
 
