@@ -1,0 +1,131 @@
+"""From hidden states to likelihoods: the engine's head beside ways that never write a matrix of float32 logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from clock import forget_peak, peak_gb, timed
+from torch.nn.functional import linear
+
+from tithe.engine.forward import Head
+
+ROWS = {"cuda": 8192, "cpu": 96}
+TILE = {"cuda": 8192, "cpu": 64}  # columns of the vocabulary
+CHUNKS = {"cuda": (512, 1024, 4096), "cpu": (32,)}
+LEAST = {"cuda": 0.2, "cpu": 0.002}
+CHECKED = 256  # rows held against float32
+Nll = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # hidden, weight, targets
+
+
+def row_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    wide = logits.float()
+    return wide.logsumexp(dim=-1) - wide.gather(1, targets[:, None])[:, 0]
+
+
+def tile_step(
+    logits: torch.Tensor, inside: torch.Tensor, highest: torch.Tensor, total: torch.Tensor, wanted: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One tile of the vocabulary into the running log-sum-exp; `inside` is where the target stands in this tile."""
+    wide = logits.float()
+    above = torch.maximum(highest, wide.amax(dim=1))
+    total = total * (highest - above).exp() + (wide - above[:, None]).exp().sum(dim=1)
+    there = (inside >= 0) & (inside < wide.shape[1])
+    value = wide.gather(1, inside.clamp(0, wide.shape[1] - 1)[:, None])[:, 0]
+    return above, total, torch.where(there, value, wanted)
+
+
+def by_rows(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *, step: Any, chunk: int
+) -> torch.Tensor:
+    """All of the vocabulary for a few rows; `step` makes their likelihoods of logits."""
+    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    return torch.cat([step(linear(rows, weight), wanted) for rows, wanted in parts])
+
+
+def by_tiles(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *, step: Any, tile: int
+) -> torch.Tensor:
+    """All rows for a part of the vocabulary."""
+    highest = hidden.new_full((len(hidden),), -1e30, dtype=torch.float32)
+    total, wanted = torch.zeros_like(highest), torch.zeros_like(highest)
+    for first, part in zip(range(0, len(weight), tile), weight.split(tile), strict=True):
+        highest, total, wanted = step(linear(hidden, part), targets - first, highest, total, wanted)
+    return highest + total.log() - wanted
+
+
+def by_liger(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    functional = import_module("liger_kernel.transformers.functional")
+    out: torch.Tensor = functional.liger_fused_linear_cross_entropy(hidden, weight, targets, reduction="none")
+    return out
+
+
+def by_cce(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    out: torch.Tensor = import_module("cut_cross_entropy").linear_cross_entropy(
+        hidden, weight, targets, reduction="none"
+    )
+    return out
+
+
+def all_ways(head: Head, device: torch.device) -> dict[str, Nll]:
+    kind = device.type
+    compiled = partial(torch.compile, dynamic=True, backend="inductor" if kind == "cuda" else "eager")
+    rows, tiles = compiled(row_nll), compiled(tile_step)
+    return {
+        "engine": lambda hidden, _weight, targets: head.nll(hidden, targets),
+        **{f"compiled, {n} rows": partial(by_rows, step=rows, chunk=n) for n in CHUNKS[kind]},
+        f"compiled, tiles of {TILE[kind]}": partial(by_tiles, step=tiles, tile=TILE[kind]),
+        "Liger": by_liger,
+        "cut-cross-entropy": by_cce,
+    }
+
+
+def fastest(measured: dict[str, dict[str, Any]]) -> str | None:
+    """The name of the fastest way that is not the engine's own; None if no other ran."""
+    ran = [name for name, one in measured.items() if "seconds" in one and name != "engine"]
+    return min(ran, key=lambda name: measured[name]["seconds"], default=None)
+
+
+class OtherHead(Head):
+    """The engine's head with another way from hidden states to likelihoods; for models without caps and scales."""
+
+    def __init__(self, model: Any, way: Nll) -> None:
+        super().__init__(model)
+        self.weight, self.way = model.get_output_embeddings().weight, way
+
+    def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.way(hidden, self.weight, targets)
+
+
+def compare(ways: Mapping[str, Nll], weight: torch.Tensor, peak: float) -> dict[str, dict[str, Any]]:
+    """Of each way seconds, TFLOP/s, share of the peak, memory, and how far it is from float32 at most."""
+    device = weight.device
+    generator = torch.Generator(device).manual_seed(0)
+    count = ROWS[device.type]
+    hidden = torch.randn(count, weight.shape[1], device=device, dtype=weight.dtype, generator=generator)
+    targets = torch.randint(len(weight), (count,), device=device, generator=generator)
+    with torch.inference_mode():
+        truth = row_nll(hidden[:CHECKED].float() @ weight.float().T, targets[:CHECKED])
+        return {name: one(way, hidden, weight, targets, truth, peak) for name, way in ways.items()}
+
+
+def one(
+    way: Nll, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, truth: torch.Tensor, peak: float
+) -> dict[str, Any]:
+    try:
+        forget_peak(weight.device)
+        before = peak_gb(weight.device)
+        found = way(hidden, weight, targets)
+        off = float((found[: len(truth)].float() - truth).abs().max())
+        seconds = timed(lambda: way(hidden, weight, targets), weight.device, least=LEAST[weight.device.type])
+    except ModuleNotFoundError as error:
+        return {"not_run": f"`{error.name}` is not installed"}
+    except Exception as error:  # a kernel's own; the others go on
+        return {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+    done = 2e-12 * len(hidden) * weight.numel() / seconds
+    after = peak_gb(weight.device)
+    more = None if after is None or before is None else after - before
+    return {"seconds": seconds, "tflops": done, "of_peak": done / peak, "more_gb": more, "largest_difference": off}

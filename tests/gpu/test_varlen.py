@@ -1,0 +1,39 @@
+"""Attention over a pack on a CUDA device: what is chosen there is true on rows larger than the probe's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tithe.engine.cuts import Cuts
+from tithe.engine.varlen import TOLERANCE, Varlen
+from tithe.engine.ways import BY_SEGMENT, Ask, by_segment
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.mark.parametrize("asked", [{}, {"window": 50}, {"softcap": 5.0}], ids=str)
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize(("heads", "key_heads", "dim"), [(14, 2, 64), (32, 8, 128), (4, 4, 64)])
+def test_large_rows(heads: int, key_heads: int, dim: int, dtype: torch.dtype, asked: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    device, attend = torch.device("cuda"), Varlen()
+    for tokens in (3000, 5001):
+        lengths = [30]
+        while sum(lengths) < tokens:
+            lengths.append(min(int(torch.randint(1, 300, ())), tokens - sum(lengths)))
+        cuts = Cuts(lengths, [(), *[(slice(0, 30),)] * (len(lengths) - 1)], device)
+        query, key, value = (
+            torch.randn(1, n, tokens, dim, device=device, dtype=dtype) for n in (heads, *[key_heads] * 2)
+        )
+        found = attend(query, key, value, cuts, **asked).float()
+        truth = by_segment(query.float(), key.float(), value.float(), cuts, Ask(dim**-0.5, **asked))
+        assert float(((found - truth).abs() / (1 + truth.abs())).max()) <= TOLERANCE[dtype]
+    (kind,) = attend.chosen
+    if dtype == torch.bfloat16:
+        assert attend.chosen[kind] != BY_SEGMENT, attend.refused
