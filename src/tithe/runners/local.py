@@ -73,7 +73,7 @@ class LocalRunner:
     readouts: Mapping[str, Readout] = field(default_factory=lambda: READOUTS)
     work: Work = field(default_factory=Work)
     _wait: float = field(default=0.0, init=False, repr=False)  # for the present window
-    _met: set[bytes] = field(default_factory=set, init=False, repr=False)  # passes that are counted
+    _before: set[bytes] = field(default_factory=set, init=False, repr=False)  # passes that `read_together` has counted
     _problems: dict[tuple[bytes, str], Problem] = field(
         default_factory=dict, init=False, repr=False
     )  # what it could not answer
@@ -115,6 +115,7 @@ class LocalRunner:
         order = together([example.id for example in examples], shown)
         for window in self.ahead(self.plan(chunk) for chunk in windows((examples[i] for i in order), size)):
             self.answers(window)
+            self._before.update(pass_.key for pass_ in window.passes)
         return True
 
     def ahead(self, stream: Iterator[Window]) -> Iterator[Window]:
@@ -194,8 +195,7 @@ class LocalRunner:
         if self._problems:  # what failed a moment ago will not go better now; the next run tries again
             found |= {(i, r): self._problems[keys[i], r] for i, r in asked if (keys[i], r) in self._problems}
         missing = {i for i, _ in asked - found.keys()}
-        self.work.reused += sum(keys[i] not in self._met for i in {i for i, _ in asked} - missing)
-        self._met.update(keys[i] for i, _ in asked)
+        self.work.reused += sum(keys[i] not in self._before for i in {i for i, _ in asked} - missing)
         done = 1.0 if not missing else 0.0
         if missing:
             assert self.engine is not None, "a readout needs a model"
