@@ -105,7 +105,7 @@ def test_killed_and_run_again(tithe: Command, many: Path, model_dir: Path, tmp_p
     whole = tithe.ok(*command(many, model_dir, straight)).json
     run = broken / "k.tithe"
     for name in moments:
-        process = child(HASTY, 0.005, *command(many, model_dir, broken))
+        process = child(HASTY, 0.05, *command(many, model_dir, broken))
         reached = wait_for(lambda name=name: MOMENTS[name](run), process)
         process.kill()
         process.communicate()
