@@ -385,6 +385,10 @@ def test_where_one_window_holds_all_or_nothing_is_shown_nothing_is_read_ahead(
     assert not runner.read_together(items) and runner.work.passes == 0
     monkeypatch.setattr("tithe.planner.WINDOW", 10)
     assert not make(IFD()).read_together(items)
+    own = make(Shows({one.id: one for one in items}))
+    assert (
+        not own.read_together(items) and own.work.passes == 0
+    )  # as candidates of `nuggets`: nothing to bring together
 
 
 def test_what_failed_is_not_tried_twice_in_a_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

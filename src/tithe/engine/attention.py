@@ -10,15 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from tithe.engine.cuts import Seen
+
 PACKED = "tithe_packed"
-
-
-Seen: TypeAlias = tuple[slice, ...]  # tokens of the row, in the order of their positions
 
 
 class _Pack(threading.local):

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.attention import Seen, segments
+from tithe.engine.attention import segments
 from tithe.engine.batching import After
+from tithe.engine.cuts import Seen
 from tithe.engine.states import Tap
 from tithe.records import Pass
 

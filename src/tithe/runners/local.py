@@ -103,16 +103,16 @@ class LocalRunner:
             begin: called before the first is read.
 
         Returns:
-            Whether there was any need; in a single window they meet anyhow.
+            Whether there was any need; in a single window they meet anyhow, and so they do where each shows itself to
+            others (`nuggets`).
         """
         size = self.size(examples)
         if len(examples) <= size:
             return False
-        shown = [self.first_shown(example) for example in examples]
-        if not any(shown):
+        order = together([example.id for example in examples], [self.first_shown(example) for example in examples])
+        if order == list(range(len(examples))):
             return False
         begin()
-        order = together([example.id for example in examples], shown)
         for window in self.ahead(self.plan(chunk) for chunk in windows((examples[i] for i in order), size)):
             self.answers(window)
             self._before.update(pass_.key for pass_ in window.passes)
