@@ -1,11 +1,16 @@
-"""Score one data set with tithe and with a loop as the IFD authors' script runs it, side by side in one run.
+"""Score one data set with tithe, with padded batches, and with a loop as the IFD authors' script runs it.
 
     python benchmarks/score.py --data alpaca.jsonl --out benchmarks/results/score.json
 
-Contenders take turns, each in a process of its own (so that peak memory is its own), on the same random-weight model
-and the same records. Seconds are of scoring alone: the model is loaded and has answered once before the clock starts.
-Ratios are taken within a turn. The loop is restated from its description: one record at a time, fp32, two forward
-passes with full logits, and one Python loop over the tokens.
+Contenders take turns, each in a process of its own (so that peak memory is its own), on the same random-weight model,
+the same records and the same cores. Seconds are of scoring alone: the model is loaded and has answered once before the
+clock starts. Ratios are taken within a turn. The loop is restated from its description: one record at a time, fp32, two
+forward passes with full logits, and one Python loop over the tokens. `padded` is what most tools do: batches of 16 in
+the order of the file, padded, logits of every position.
+
+Each turn begins with the speed of large matrix products on those cores, in fp32 by the better of the routes that are
+true to it, and in bf16. Utilisation is what tithe had to compute (weights times tokens read, the output head times
+tokens scored, attention's products) per second, as a share of that.
 """
 
 from __future__ import annotations
@@ -15,14 +20,20 @@ import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
-CONTENDERS = ("loop", "lean loop", "tithe fp32", "tithe bf16")
+CONTENDERS = ("loop", "lean loop", "padded", "tithe fp32", "tithe bf16")
+PADDED = 16
+SETTINGS = {"default": "highest", "onednn": "medium"}  # torch's, by route
+Turn: TypeAlias = dict[str, dict[str, float]]
 PROMPT_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."
@@ -34,8 +45,8 @@ PROMPT = (
 )
 
 
-def make_model(folder: Path, data: Path, vocabulary: int, layers: int, width: int) -> None:
-    """A Llama of random weights with a byte-level BPE trained on the data."""
+def make_model(folder: Path, data: Path, vocabulary: int, layers: int, width: int) -> int:
+    """A Llama of random weights with a byte-level BPE trained on the data; the number of its parameters."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -69,7 +80,9 @@ def make_model(folder: Path, data: Path, vocabulary: int, layers: int, width: in
         bos_token_id=0,
         eos_token_id=1,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    return sum(one.numel() for one in model.parameters())
 
 
 def loop(folder: Path, data: Path, max_length: int, lean: bool) -> dict[str, float]:
@@ -110,6 +123,45 @@ def loop(folder: Path, data: Path, max_length: int, lean: bool) -> dict[str, flo
     return {"seconds": time.perf_counter() - began, "tokens": sum(n for _, n in results), "records": len(records)}
 
 
+def padded(folder: Path, data: Path, max_length: int) -> dict[str, float]:
+    """Batches of sequences as they come, prompt + response and then header + response; cross-entropy of all logits."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    records = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+
+    def mean_losses(prompts: list[str], records: list[dict[str, str]]) -> tuple[list[float], int]:
+        texts = [prompt + record["output"] for prompt, record in zip(prompts, records, strict=True)]
+        inputs = tokenizer(
+            texts, return_tensors="pt", padding=True, padding_side="right", truncation=True, max_length=max_length
+        )
+        targets = inputs.input_ids.masked_fill(inputs.attention_mask == 0, -100)
+        for row, prompt in enumerate(prompts):
+            targets[row, : len(tokenizer.encode(prompt))] = -100
+        with torch.no_grad():
+            logits = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
+        losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), targets[:, 1:], reduction="none")
+        counts = (targets[:, 1:] != -100).sum(1)
+        return (losses.sum(1) / counts).tolist(), int(inputs.attention_mask.sum())
+
+    def some(records: list[dict[str, str]]) -> int:
+        prompts = [(PROMPT_WITH_INPUT if one.get("input") else PROMPT).format_map(one) for one in records]
+        (given, read), (direct, more) = (
+            mean_losses(prompts, records),
+            mean_losses(["### Response:"] * len(records), records),
+        )
+        assert all(b != 0 for b in direct) and len(given) == len(records)
+        return read + more
+
+    some(records[:1])
+    began = time.perf_counter()
+    tokens = sum(some(records[i : i + PADDED]) for i in range(0, len(records), PADDED))
+    return {"seconds": time.perf_counter() - began, "tokens": tokens, "records": len(records)}
+
+
 def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, float]:
     """The engine as `tithe score` runs it, model loaded."""
     from tithe.engine.heap import share_one_heap
@@ -118,6 +170,10 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
     import torch
 
     from tithe.config import ScoreSettings
+    from tithe.engine.meter import metered
+    from tithe.engine.shape import model_shape
+    from tithe.engine.work import attention_flops
+    from tithe.planner import Cost
     from tithe.run.setup import Parts
     from tithe.runners.local import LocalRunner
 
@@ -128,64 +184,119 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
     parts = Parts(settings)
     with tempfile.TemporaryDirectory() as scratch:
         stores = parts.stores(Path(scratch))
-        runner = LocalRunner(parts.scorers, parts.renderer, lambda: parts.engine, stores)
+        runner, cost = LocalRunner(parts.scorers, parts.renderer, lambda: parts.engine, stores), Cost()
         assert parts.engine.model.road == "packed"
-        began = time.perf_counter()
-        scored = sum(len(window.scores) for window in runner.run(parts.dataset))
-        seconds = time.perf_counter() - began
+        with metered(parts.engine.model) as meter:
+            began = time.perf_counter()
+            scored = 0
+            for window in runner.run(parts.dataset):
+                scored += len(window.scores)
+                cost.add(window.window, runner.model_readouts)
+            seconds = time.perf_counter() - began
+    flops = model_shape(parts.source).flops(runner.work.tokens, cost.scored)
+    flops += attention_flops(parts.source.config, meter.keys)
     return {
         "seconds": seconds,
-        "tokens": runner.work.tokens,
+        "tokens": cost.tokens,
+        "tokens_read": runner.work.tokens,
+        "gflops": flops / seconds / 1e9,
         "records": scored,
         "threads": torch.get_num_threads(),
         "workers": parts.engine.workers or 0,
+        "batch_tokens": parts.engine.budget or 0,
     }
 
 
+def peaks(cores: int, dtypes: Sequence[str]) -> dict[str, float]:
+    """GFLOP/s of a large product on all these cores by dtype, fp32 by the better route that is true to it."""
+    import torch
+
+    from tithe.engine.fp32_route import precision, probe_fp32
+    from tithe.engine.matmul import Product, affordable, measure
+
+    route, device, found = probe_fp32(), torch.device("cpu"), {}
+    true = [setting for name, setting in SETTINGS.items() if route.relative_error.get(name, 1.0) <= 1e-6]
+    for name, dtype, settings in (("fp32", torch.float32, true), ("bf16", torch.bfloat16, ["highest"])):
+        if name not in dtypes:
+            continue
+        rates = []
+        for setting in settings:
+            with precision(setting):
+                for product in (Product(1024, 1024, 1024), Product(1024, 2048, 2048)):
+                    product = affordable(product, dtype, device)
+                    rates.append(measure(product, dtype, device, threads=cores, seconds=1.0).best)
+        found[name] = max(rates)
+    return found
+
+
 def child(args: argparse.Namespace) -> None:
-    if args.child.endswith("loop"):
-        result = loop(args.model, args.data, args.max_length, lean=args.child == "lean loop")
+    (cores,) = args.cores
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    name = args.child
+    if name == "peaks":
+        return print(json.dumps(peaks(cores, args.dtypes)))
+    if name.endswith("loop"):
+        result = loop(args.model, args.data, args.max_length, lean=name == "lean loop")
+    elif name == "padded":
+        result = padded(args.model, args.data, args.max_length)
     else:
-        result = ours(args.model, args.data, args.max_length, args.child.split()[1])
+        result = ours(args.model, args.data, args.max_length, name.split()[1])
     result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(result))
 
 
-def turn(contender: str, model: Path, data: Path, max_length: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", contender, "--model", str(model), "--data", str(data)]
-    done = subprocess.run(
-        [*command, "--max-length", str(max_length)], capture_output=True, text=True, check=False, env=os.environ
-    )
+def turn(name: str, cores: int, more: Sequence[str]) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", name, "--cores", str(cores), *more]
+    threads = {"OMP_NUM_THREADS": str(cores), "MKL_NUM_THREADS": str(cores)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | threads)
     if done.returncode:
-        sys.exit(f"{contender} failed:\n{done.stderr}")
+        sys.exit(f"{name} failed:\n{done.stderr}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def compare(args: argparse.Namespace, vocabulary: int, scratch: Path) -> dict[str, object]:
+def compare(args: argparse.Namespace, model: Path, sample: Path, cores: int) -> dict[str, object]:
     """All contenders in turn, `runs` times: medians, and ratios to the loop taken turn by turn."""
-    model, sample = scratch / f"model-{vocabulary}", scratch / "sample.jsonl"
-    make_model(model, args.data, vocabulary, args.layers, args.width)
-    turns = []
+    more = ["--model", str(model), "--data", str(sample), "--max-length", str(args.max_length)]
+    dtypes = [name.split()[1] for name in args.contenders if name.startswith("tithe")]
+    turns, ceilings = [], []
     for number in range(args.runs):
-        turns.append({name: turn(name, model, sample, args.max_length) for name in CONTENDERS})
+        ceilings.append(turn("peaks", cores, [*more, "--dtypes", *dtypes]))
+        turns.append({name: turn(name, cores, more) for name in args.contenders})
         seconds = {name: round(result["seconds"], 2) for name, result in turns[-1].items()}
-        print(f"vocabulary {vocabulary}, turn {number + 1}: {seconds}", file=sys.stderr)
-    rows = {}
-    for name in CONTENDERS:
-        ratios = [each["loop"]["seconds"] / each[name]["seconds"] for each in turns]
-        rows[name] = {
-            "seconds": statistics.median(each[name]["seconds"] for each in turns),
-            "times_the_loop": statistics.median(ratios),
-            "ratios": [round(ratio, 3) for ratio in ratios],
-            "peak_mb": statistics.median(each[name]["peak_mb"] for each in turns),
-            "tokens": turns[0][name]["tokens"],
-        }
+        print(f"{model.name}, {cores} cores, turn {number + 1}: {seconds}, peaks {ceilings[-1]}", file=sys.stderr)
+    rows = {name: row(name, turns, ceilings) for name in args.contenders}
+    for name, one in rows.items():
+        used = f"  {one['utilisation']:.0%} of the peak" if "utilisation" in one else ""
         print(
-            f"  {name:<11} {rows[name]['seconds']:7.2f} s  {rows[name]['times_the_loop']:5.2f} x the loop  "
-            f"peak {rows[name]['peak_mb']:5.0f} MB",
+            f"  {name:<11} {one['seconds']:7.2f} s  {one['times_the_loop']:5.2f} x the loop  "
+            f"peak {one['peak_mb']:5.0f} MB{used}",
             file=sys.stderr,
         )
-    return {"vocabulary": vocabulary, "contenders": rows}
+    peak = {name: round(statistics.median(each[name] for each in ceilings), 1) for name in dtypes}
+    return {"cores": cores, "peak_gflops": peak, "contenders": rows}
+
+
+def row(name: str, turns: Sequence[Turn], ceilings: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """A contender's medians."""
+    own = [each[name] for each in turns]
+    found: dict[str, Any] = {
+        "seconds": statistics.median(one["seconds"] for one in own),
+        "tokens_a_second": round(statistics.median(one["tokens"] / one["seconds"] for one in own)),
+        "peak_mb": statistics.median(one["peak_mb"] for one in own),
+        "tokens": own[0]["tokens"],
+    }
+    for other in ("loop", "lean loop"):
+        if other in turns[0]:
+            ratios = [each[other]["seconds"] / each[name]["seconds"] for each in turns]
+            found[f"times_the_{other.replace(' ', '_')}"] = round(statistics.median(ratios), 3)
+            found[f"ratios_to_the_{other.replace(' ', '_')}"] = [round(ratio, 3) for ratio in ratios]
+    if name.startswith("tithe"):
+        dtype = name.split()[1]
+        shares = [one["gflops"] / peak[dtype] for one, peak in zip(own, ceilings, strict=True)]
+        found["utilisation"] = round(statistics.median(shares), 3)
+        found |= {key: own[0][key] for key in ("tokens_read", "workers", "batch_tokens")}
+    return found
 
 
 def machine() -> dict[str, object]:
@@ -214,30 +325,44 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="Alpaca JSONL; the first --records are scored")
     parser.add_argument("--records", type=int, default=500)
     parser.add_argument("--vocab", type=int, nargs="+", default=[8192, 32000])
+    parser.add_argument("--cores", type=int, nargs="+", help="numbers of cores to take; all of them if left out")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=CONTENDERS, help="bf16 only where it is multiplied in hardware"
+    )
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--dtypes", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         return child(args)
+    from tithe.engine.model import cpu_cores, cpu_multiplies_bf16
+
+    args.cores = args.cores or [cpu_cores()]
+    args.contenders = args.contenders or [n for n in CONTENDERS if n != "tithe bf16" or cpu_multiplies_bf16()]
+    if "loop" not in args.contenders:
+        parser.error("`loop` is what all are compared with")
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         lines = [
             line for line in args.data.read_text(encoding="utf-8").splitlines() if json.loads(line)["output"].strip()
         ]
         (scratch / "sample.jsonl").write_text("\n".join(lines[: args.records]) + "\n", encoding="utf-8")
-        results = [compare(args, vocabulary, scratch) for vocabulary in args.vocab]
-    flags = {"records": args.records, "runs": args.runs, "layers": args.layers, "width": args.width}
-    command = "python benchmarks/score.py " + " ".join(f"--{name} {value}" for name, value in flags.items())
-    report = {"command": command, "machine": machine(), "results": results}
-    text = json.dumps(report, indent=2) + "\n"
-    if args.out:
-        args.out.write_text(text)
-    print(text)
+        for vocabulary in args.vocab:
+            model = scratch / f"vocabulary {vocabulary}"
+            size = make_model(model, args.data, vocabulary, args.layers, args.width)
+            for cores in args.cores:
+                found = compare(args, model, scratch / "sample.jsonl", cores)
+                results.append({"vocabulary": vocabulary, "parameters": size, **found})
+                report = {"command": shlex.join(["python", *sys.argv]), "machine": machine(), "results": results}
+                if args.out:  # after each, so that a run that is cut off leaves what it has
+                    args.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,171 @@
+"""How many passes are read at once on a CPU, and of how many tokens: the fastest of a few layouts, measured.
+
+Cores can work on one pass together or each on its own, and a pack can be small enough for the cache or large enough to
+read the weights seldom. What is best depends on the machine and on the model's width, so a layer's gated product, which
+is most of what a decoder computes, is timed in a few layouts. The usual one stays unless another is clearly faster.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from threading import Barrier
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+USUAL_TOKENS = 1024  # a pack's activations stay in the cache
+TOKENS = (512, 2048)  # what else is tried
+MOST_WORKERS = 8  # every pass under way holds its activations, and a machine may have a hundred cores
+FASTER = 1.1  # times the usual layout: less would not be worth other batches
+ROUNDS = 5
+SMALL = 2e9  # FLOPs of a layer's product on a usual pack below which there is nothing to gain
+LARGE = 1e10  # above which only a slice of the inner width is timed
+
+
+class Layout(NamedTuple):
+    """Passes at once, threads of each, and tokens of each."""
+
+    workers: int
+    threads: int
+    tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.workers} x {self.threads} threads, {self.tokens:,} tokens"
+
+
+class Gated(NamedTuple):
+    """What is timed: (tokens, width) -> (tokens, inner) twice -> (tokens, width)."""
+
+    width: int
+    inner: int
+    dtype: torch.dtype
+
+    def flops(self, tokens: int) -> float:
+        return 6.0 * tokens * self.width * self.inner
+
+    @property
+    def slice(self) -> Gated:
+        """No more than `LARGE` of it."""
+        return self._replace(inner=min(self.inner, max(64, int(LARGE / self.flops(USUAL_TOKENS) * self.inner))))
+
+
+Rate: TypeAlias = Callable[[Gated, Sequence[Layout], int], Mapping[Layout, Sequence[float]]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The layout that was taken.
+
+    Args:
+        workers: passes at once.
+        tokens: of a pack.
+        why: in words.
+        tokens_per_second: of each layout that was timed, through one layer's product.
+    """
+
+    workers: int
+    tokens: int
+    why: str
+    tokens_per_second: Mapping[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run record."""
+        return asdict(self)
+
+
+def choose_layout(
+    gated: Gated | None,
+    cores: int,
+    *,
+    workers: int | None = None,
+    tokens: int | None = None,
+    rate: Rate | None = None,
+) -> Choice:
+    """Time layouts, about a second in all, and take the fastest that is clearly faster than the usual one.
+
+    Args:
+        gated: a layer's product; None where the model's sizes are not known.
+        cores: to share out.
+        workers: as asked for; then they are not measured.
+        tokens: as asked for; likewise.
+        rate: how layouts are timed; `timed` if left out.
+    """
+    usual = Layout(workers or min(cores, MOST_WORKERS), 1, tokens or USUAL_TOKENS)
+    usual = usual._replace(threads=max(1, cores // usual.workers))
+    if workers is not None and tokens is not None:
+        return Choice(workers, tokens, "as asked for")
+    if gated is None or gated.flops(usual.tokens) < SMALL:
+        return Choice(usual.workers, usual.tokens, "the usual layout: a model this small has nothing to gain")
+    rate, found, best = rate or timed, dict[Layout, float](), usual
+    if workers is None and cores > 1:
+        best = fastest([best, *spread_otherwise(best, cores)], gated.slice, rate, found)
+    if tokens is None:
+        best = fastest([best, *(best._replace(tokens=n) for n in TOKENS)], gated.slice, rate, found)
+    why = "measured" if best == usual else f"{found[best] / found[usual]:.2f} times as fast as {usual}"
+    return Choice(best.workers, best.tokens, why, {str(one): round(each) for one, each in found.items()})
+
+
+def spread_otherwise(usual: Layout, cores: int) -> list[Layout]:
+    """Fewer passes at once with more threads each."""
+    counts = sorted({1, *(usual.workers // by for by in (2, 4))} - {0, usual.workers}, reverse=True)
+    return [Layout(count, max(1, cores // count), usual.tokens) for count in counts]
+
+
+def fastest(layouts: Sequence[Layout], gated: Gated, rate: Rate, found: dict[Layout, float]) -> Layout:
+    """The first, or what is faster than it by the margin, both in the middle of all rounds and at its best."""
+    rates = rate(gated, layouts, ROUNDS)
+    found |= {one: statistics.median(rates[one]) for one in layouts}
+
+    def times(one: Layout) -> float:
+        pairs = zip(rates[one], rates[layouts[0]], strict=True)
+        return min(statistics.median(a / b for a, b in pairs), max(rates[one]) / max(rates[layouts[0]]))
+
+    best = max(layouts, key=times)
+    return best if times(best) >= FASTER else layouts[0]
+
+
+def timed(gated: Gated, layouts: Sequence[Layout], rounds: int) -> dict[Layout, list[float]]:
+    """Tokens per second through the product, by layout; all layouts take turns, so that what else goes on meets all."""
+    threads = torch.get_num_threads()
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((gated.width, gated.inner), (gated.width, gated.inner), (gated.inner, gated.width))
+    weights = [torch.randn(shape, generator=generator).to(gated.dtype) for shape in shapes]
+    rates: dict[Layout, list[float]] = {layout: [] for layout in layouts}
+    try:
+        for number in range(rounds + 1):
+            for layout in layouts:
+                found = layout.workers * layout.tokens / seconds(gated, weights, layout)
+                if number:  # the first is for warming up
+                    rates[layout].append(found)
+    finally:
+        torch.set_num_threads(threads)
+    return rates
+
+
+def seconds(gated: Gated, weights: Sequence[torch.Tensor], layout: Layout) -> float:
+    """From the first worker's start to the last one's end."""
+    gate, spans = Barrier(layout.workers), list[tuple[float, float]]()
+
+    def run() -> None:
+        torch.set_num_threads(layout.threads)
+        with torch.inference_mode():
+            states = torch.ones(layout.tokens, gated.width, dtype=gated.dtype)
+            product(states[:64], *weights)  # starts this thread's own threads
+            gate.wait()
+            began = time.perf_counter()
+            product(states, *weights)
+            spans.append((began, time.perf_counter()))
+
+    with ThreadPoolExecutor(layout.workers) as pool:
+        for future in [pool.submit(run) for _ in range(layout.workers)]:
+            future.result()
+    return max(end for _, end in spans) - min(began for began, _ in spans)
+
+
+def product(states: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """As a decoder's layer has it: down(silu(gate) * up)."""
+    return torch.mm(torch.nn.functional.silu(states @ gate).mul_(states @ up), down)
