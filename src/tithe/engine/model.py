@@ -22,6 +22,7 @@ from tithe.errors import ModelError, SettingsError
 from tithe.records import Pass
 
 if TYPE_CHECKING:
+    from tithe.engine.fused import Fused
     from tithe.engine.layers import Layers
     from tithe.engine.varlen import Varlen
 
@@ -79,6 +80,7 @@ class LoadedModel:
         alone_above: sequences longer than this must not share a batch.
         fp32: which kernels multiply, in fp32 on a CPU.
         attend: what attends over a whole pack in one call; None where that is one call a segment, and on other roads.
+        fused: parts that were compiled, or why they were not; None where nobody tried.
         untouched: rotary embeddings and their state before anything was read, where reading changes it.
     """
 
@@ -94,6 +96,7 @@ class LoadedModel:
     head: Head | None = None
     fp32: Fp32Route | None = None
     attend: Varlen | None = None
+    fused: Fused | None = None
     untouched: list[tuple[torch.nn.Module, dict[str, Any]]] = field(default_factory=list, repr=False)
 
     @property

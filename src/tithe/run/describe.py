@@ -24,7 +24,9 @@ def scorer_record(scorer: Scorer) -> dict[str, Any]:
 def engine_record(engine: Engine) -> dict[str, Any]:
     """How the model was run."""
     model = engine.model
-    more = {} if model.attend is None else {"attention_by": model.attend.report()}
+    more: dict[str, Any] = {} if model.attend is None else {"attention_by": model.attend.report()}
+    more |= {} if engine.room is None else {"room": engine.room.as_dict()}
+    more |= {} if model.fused is None else {"compiled": model.fused.as_dict()}
     return (
         {
             "device": str(model.device),
@@ -51,7 +53,10 @@ def engine_sentence(engine: Engine) -> str:
     if model.fp32 is not None:
         dtype += kernels(model.fp32)
     workers = f", {engine.workers} at once" if engine.workers != 1 else ""
-    return f"model {model.source.name} ({size}) on {model.device} in {dtype}: {road_words(model)}{workers}"
+    batch = f", {engine.budget:,} tokens a batch" if model.device.type != "cpu" else ""
+    fused = "" if model.fused is None else f", {model.fused.words()}"
+    how = f"{road_words(model)}{workers}{batch}{fused}"
+    return f"model {model.source.name} ({size}) on {model.device} in {dtype}: {how}"
 
 
 def road_words(model: LoadedModel) -> str:
