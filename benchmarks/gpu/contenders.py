@@ -15,7 +15,7 @@ import torch
 from clock import forget_peak, peak_gb, wait
 from job import Job, work_of
 from plain import batched, loop
-from road import CompiledParts, packed, padded, run_engine
+from road import compiled_parts, packed, padded, run_engine
 
 from tithe.engine.forward import Head
 from tithe.engine.model import LoadedModel
@@ -60,7 +60,7 @@ def contenders(loaded: LoadedModel, attend: Varlen, other: Head | None, job: Job
     for name, by_length in (("padded, in order", False), ("padded, by length", True)):
         run = plainly(partial(in_rows, by_length=by_length), device)
         found.append(Contender(name, sizes.batched, 64, run, "sdpa"))
-    one_call, compiled = packed(loaded, attend), CompiledParts(model)
+    one_call, compiled = packed(loaded, attend), compiled_parts(loaded)
     more = [("engine, one call a pack, compiled parts, other head", replace(one_call, head=other), compiled.on)]
     for budget in sizes.budgets:
         records = job.records if budget == sizes.budgets[0] else min(job.records, sizes.side)

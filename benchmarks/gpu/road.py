@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -17,6 +15,7 @@ from tithe.engine import attention
 from tithe.engine.batching import Batch
 from tithe.engine.engine import Engine
 from tithe.engine.forward import Head
+from tithe.engine.fused import Fused
 from tithe.engine.model import LoadedModel
 from tithe.engine.probe import probe
 from tithe.engine.sources import ModelSource
@@ -70,29 +69,6 @@ def run_engine(
     return found, common, notes | ({"out_of_memory": problems} if problems else {})
 
 
-class CompiledParts:
-    """Norms, the gated product and the rotation of positions by torch.compile: what moves memory and computes little.
-
-    Compiled are the classes' methods, once for all layers. On a CPU torch traces them and compiles nothing.
-    """
-
-    def __init__(self, model: Any) -> None:
-        backend = "inductor" if model.device.type == "cuda" else "eager"
-        classes = {type(part) for part in model.modules() if type(part).__name__.endswith(("RMSNorm", "MLP"))}
-        places = [(kind, "forward") for kind in classes]
-        places.append((sys.modules[type(model).__module__], "apply_rotary_pos_emb"))
-        self.originals = [(place, name, getattr(place, name)) for place, name in places]
-        self.compiled = [
-            (place, name, torch.compile(function, dynamic=True, backend=backend))
-            for place, name, function in self.originals
-        ]
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        try:
-            for place, name, function in self.compiled:
-                setattr(place, name, function)
-            yield
-        finally:
-            for place, name, function in self.originals:
-                setattr(place, name, function)
+def compiled_parts(loaded: LoadedModel) -> Fused:
+    """What the engine compiles, not yet put in. On a CPU torch traces it and compiles nothing."""
+    return Fused(loaded.model, backend="inductor" if loaded.device.type == "cuda" else "eager")

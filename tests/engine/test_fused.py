@@ -51,9 +51,10 @@ def test_parts_are_found_by_what_they_are(name: str) -> None:
     assert counted(transformers.AutoModelForCausalLM.from_config(CONFIGS[name]())) == PARTS[name]
 
 
-@pytest.mark.parametrize(
-    "name", ["llama", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gemma2", "qwen3", "gpt2", "gpt-neox", "mixtral"))]
-)  # fmt: skip
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "qwen3", "gpt2", "gpt-neox", "mixtral")]
+
+
+@pytest.mark.parametrize("name", ["llama", *SLOWER])
 def test_the_numbers_are_the_models_own(family: Family, name: str) -> None:
     """Traced and not compiled: that takes a minute a model."""
     loaded, passes, model = load(family(name)), random_passes(12), plain(family(name))

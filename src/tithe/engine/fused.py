@@ -11,9 +11,11 @@ from __future__ import annotations
 import inspect
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
@@ -56,23 +58,37 @@ class Fused:
     why_not: str | None = field(default=None, init=False)
     off: float | None = field(default=None, init=False)
     seconds: float = field(default=0.0, init=False)
-    _modules: list[torch.nn.Module] = field(default_factory=list, init=False, repr=False)
+
+    @cached_property
+    def made(self) -> list[tuple[str, torch.nn.Module, Any]]:
+        """Kind, module and its other forward: a class's method is compiled once for all its layers."""
+        compiled = cache(lambda function: torch.compile(function, dynamic=True, backend=self.backend))
+        found = []
+        for kind, module in find_parts(self.model):
+            forward = type(module).forward
+            other = with_rotation(forward, compiled) if kind == ROTATION else compiled(forward)
+            found.append((kind, module, MethodType(other, module)))
+        return found
 
     def put_in(self) -> None:
-        """Compile; a class's method once for all its layers."""
-        compiled = cache(lambda function: torch.compile(function, dynamic=True, backend=self.backend))
-        for kind, module in list(find_parts(self.model)):
-            forward = type(module).forward
-            made = with_rotation(forward, compiled) if kind == ROTATION else compiled(forward)
-            module.forward = MethodType(made, module)
-            self._modules.append(module)
-            self.parts[kind] = self.parts.get(kind, 0) + 1
+        for _, module, forward in self.made:
+            module.forward = forward
+        self.parts = dict(Counter(kind for kind, *_ in self.made))
 
     def take_out(self) -> None:
         """Leave the model as it was."""
-        for module in self._modules:
-            del module.forward
-        self._modules, self.parts = [], {}
+        for _, module, _ in vars(self).get("made", ()):  # not made, if that failed
+            vars(module).pop("forward", None)
+        self.parts = {}
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """In for a while."""
+        try:
+            self.put_in()
+            yield
+        finally:
+            self.take_out()
 
     def as_dict(self) -> dict[str, Any]:
         """For the run record."""
