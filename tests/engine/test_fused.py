@@ -129,6 +129,7 @@ def test_a_model_without_such_parts(family: Family) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch's own compiler
 @pytest.mark.skipif(cannot(CPU) is not None, reason="no C++ compiler")
 def test_compiled_on_this_processor(family: Family) -> None:
     loaded, passes, model = load(family("llama")), random_passes(12), plain(family("llama"))

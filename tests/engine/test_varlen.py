@@ -128,6 +128,13 @@ def test_lengths_for_kernels() -> None:
     assert plain.keys is None and plain.key_ends is plain.query_ends
 
 
+def test_layers_elsewhere_share_a_copy() -> None:
+    cuts, elsewhere = Cuts(*CONTINUED), torch.device("meta")
+    assert cuts.on(CPU) is cuts
+    assert cuts.on(elsewhere) is cuts.on(elsewhere) and cuts.on(elsewhere).query_ends.device == elsewhere
+    assert (cuts.on(elsewhere).lengths, cuts.on(elsewhere).before) == CONTINUED
+
+
 def varlen_of_2_10(q: Any, k: Any, v: Any, ends_q: Any, ends_k: Any, max_q: int, max_k: int, is_causal=False,
                    return_aux=None):  # fmt: skip
     assert is_causal and q.shape[1] == k.shape[1]

@@ -73,7 +73,7 @@ def packed_attention(
     """
     if attention_mask is not None or position_bias is not None:
         raise ValueError("packed attention takes no mask and no position bias")
-    cuts, attend = _pack.cuts, _pack.attend
+    cuts, attend = _pack.cuts.on(query.device), _pack.attend
     if cuts.tokens != query.shape[2]:
         raise ValueError(f"{query.shape[2]} tokens, but segments of {cuts.tokens}")
     if sliding_window is not None:

@@ -35,6 +35,15 @@ class Cuts:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     masks: dict[int | None, Any] = field(default_factory=dict, init=False, repr=False)  # by sliding window
     squares: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict, init=False, repr=False)
+    copies: dict[torch.device, Cuts] = field(default_factory=dict, init=False, repr=False)
+
+    def on(self, device: torch.device) -> Cuts:
+        """The same for layers on another device, made once."""
+        if device == self.device:
+            return self
+        if device not in self.copies:
+            self.copies[device] = Cuts(self.lengths, self.before, device)
+        return self.copies[device]
 
     @cached_property
     def own(self) -> Ints:
