@@ -123,7 +123,7 @@ class Varlen:
     def words(self) -> str:
         """The same in a few words."""
         refused = {name: reason for reasons in self.refused.values() for name, reason in reasons.items()}
-        taken = " and ".join(dict.fromkeys(self.chosen.values()))
+        taken = " and ".join(dict.fromkeys(self.chosen.values())) or "nothing"
         return f"attention by {taken}" + (f" (not {listed(refused)})" if refused else "")
 
 
