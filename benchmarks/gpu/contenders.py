@@ -15,11 +15,11 @@ import torch
 from clock import forget_peak, peak_gb, wait
 from job import Job, work_of
 from plain import batched, loop
-from road import NAME, CompiledParts, packed, run_engine
+from road import compiled_parts, packed, padded, run_engine
 
-from tithe.engine.attention import PACKED
 from tithe.engine.forward import Head
 from tithe.engine.model import LoadedModel
+from tithe.engine.varlen import Varlen
 from tithe.records import Pass
 
 # Token NLLs by pass, tokens of each pass that were read in another one, notes.
@@ -50,7 +50,7 @@ class Sizes:
     budgets: tuple[int, ...]
 
 
-def contenders(loaded: LoadedModel, other: Head | None, job: Job, sizes: Sizes) -> list[Contender]:
+def contenders(loaded: LoadedModel, attend: Varlen, other: Head | None, job: Job, sizes: Sizes) -> list[Contender]:
     """In the order in which they run: should time run out, the last are missing."""
     model, device = loaded.model, loaded.device
     by_loop, in_rows = plainly(partial(loop, model), device), partial(batched, model)
@@ -60,23 +60,26 @@ def contenders(loaded: LoadedModel, other: Head | None, job: Job, sizes: Sizes) 
     for name, by_length in (("padded, in order", False), ("padded, by length", True)):
         run = plainly(partial(in_rows, by_length=by_length), device)
         found.append(Contender(name, sizes.batched, 64, run, "sdpa"))
-    one_call, compiled = packed(loaded, NAME), CompiledParts(model)
+    one_call, compiled = packed(loaded, attend), compiled_parts(loaded)
     more = [("engine, one call a pack, compiled parts, other head", replace(one_call, head=other), compiled.on)]
     for budget in sizes.budgets:
         records = job.records if budget == sizes.budgets[0] else min(job.records, sizes.side)
         for name, engine, around in (
             ("engine as it is", loaded, nullcontext),
-            ("engine, one call a pack", one_call, nullcontext),
+            # What the probe took is not measured twice.
+            ("engine, one call a pack", one_call, nullcontext)
+            if loaded.attend is None
+            else ("engine, padded rows", padded(loaded), nullcontext),
             ("engine, one call a pack, compiled parts", one_call, compiled.on),
             *(more if other is not None else []),
         ):
             run = partial(engine_run, engine, budget)
             title = f"{name}, {budget} tokens"
             found.append(Contender(title, records, 600, run, engine.implementation or "sdpa", around))
-    slow = packed(loaded, PACKED)
+    slow = packed(loaded, None)
     run = partial(engine_run, slow, sizes.budgets[0])
     title = f"engine, one call a segment, {sizes.budgets[0]} tokens"
-    return [*found, Contender(title, min(job.records, sizes.side), 100, run, PACKED)]
+    return [*found, Contender(title, min(job.records, sizes.side), 100, run, slow.implementation or "sdpa")]
 
 
 def engine_run(loaded: LoadedModel, budget: int, passes: Sequence[Pass], until: float) -> Outcome:

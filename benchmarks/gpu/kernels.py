@@ -44,9 +44,9 @@ def where_time_goes(loaded: LoadedModel, passes: Sequence[Pass], budget: int) ->
     return {"batches": len(middle), "wall_ms": wall, "busy_ms": busy, "busy": busy / wall, "longest": named}
 
 
-def attempted(loaded: LoadedModel, passes: Sequence[Pass], budget: int, attention: str) -> dict[str, Any]:
+def attempted(loaded: LoadedModel, passes: Sequence[Pass], budget: int) -> dict[str, Any]:
     try:
-        loaded.model.set_attn_implementation(attention)
+        loaded.model.set_attn_implementation(loaded.implementation)
         return where_time_goes(loaded, passes, budget)
     except Exception as error:  # profilers want rights and libraries that not every machine has
         return {"failed": f"{type(error).__name__}: {str(error)[:300]}"}

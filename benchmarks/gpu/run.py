@@ -27,12 +27,13 @@ from job import Job, make_job, work_of
 from kernels import attempted
 from peak import of_model, squares
 from report import Report, differences
-from road import NAME, OneCall, load, packed
+from road import load, packed
 from score import machine
 from shapes import SHAPES, Shape, build, vocabulary, weigh
 from table import table
 
 from tithe.engine.model import DTYPES, choose_device, choose_dtype, dtype_name
+from tithe.engine.varlen import Varlen
 
 EXTRAS = ("flash-attn", "liger-kernel", "cut-cross-entropy", "triton")
 FIRST_SHARE = 0.35  # of the time, for all models but the last, which is the largest
@@ -60,8 +61,7 @@ def run_model(shape: Shape, rows: int, job: Job, sizes: Sizes, report: Report, u
     began = time.perf_counter()
     model = build(shape, rows, device, dtype)
     weights = weigh(model, shape, rows)
-    one_call = OneCall()
-    one_call.register()
+    attend = Varlen()
     loaded = load(model, shape.name, device, dtype)
     entry = report.add(weights, {
         "build_seconds": time.perf_counter() - began, "road": loaded.road, "attention": loaded.implementation,
@@ -73,7 +73,7 @@ def run_model(shape: Shape, rows: int, job: Job, sizes: Sizes, report: Report, u
     entry["other_head"] = fastest(entry["head"])
     report.write()
     other = OtherHead(model, heads[entry["other_head"]]) if entry["other_head"] else None
-    everyone = contenders(loaded, other, job, sizes)
+    everyone = contenders(loaded, attend, other, job, sizes)
     took: dict[str, float] = {}
     exact: dict[int, Any] = {}
     for number in range(report.turns):
@@ -88,10 +88,10 @@ def run_model(shape: Shape, rows: int, job: Job, sizes: Sizes, report: Report, u
             took[contender.name] = time.perf_counter() - began - result.get("warm_seconds", 0.0)
             if contender is everyone[0]:
                 exact = exact or found
-            entry["one_call"] = one_call.report()
+            entry["one_call"] = attend.report()
             report.turn(entry, contender.name, result, differences(found, exact))
         if number == 0 and time.perf_counter() < until:
-            entry["time_goes"] = attempted(packed(loaded, NAME), job.passes, sizes.budgets[0], NAME)
+            entry["time_goes"] = attempted(packed(loaded, attend), job.passes, sizes.budgets[0])
             report.write()
 
 

@@ -82,6 +82,8 @@ class ScoreSettings(Settings):
         device: `auto`, `cuda`, `mps`, `cpu`.
         batch_tokens: tokens a batch holds; None takes the device's default.
         workers: forward passes at once on a CPU; None takes one per core, eight at most.
+        compile: norms, MLPs and rotations by torch.compile: `on`, `off`, or `auto`, which takes it on a GPU
+            for jobs that repay about a minute of compiling.
         per_token: keep every response token's NLL.
         seed: of everything drawn at random.
         trust_remote_code: run code that comes with the model.
@@ -114,6 +116,7 @@ class ScoreSettings(Settings):
     device: str = "auto"
     batch_tokens: int | None = None
     workers: int | None = None
+    compile: Literal["auto", "on", "off"] = "auto"
     per_token: bool = False
     seed: int = 0
     trust_remote_code: bool = False
@@ -126,6 +129,12 @@ class ScoreSettings(Settings):
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
             return value
         return tuple(spec for text in texts for spec in split_specs(text))
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def words_of_yaml(cls, value: Any) -> Any:
+        """YAML reads `on` and `off` as true and false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @field_validator("max_length", "batch_tokens", "workers", "limit", "shots")
     @classmethod

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine.models import load
+from tithe.engine.varlen import Varlen
 from tithe.records import Pass
 
 GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
@@ -175,6 +177,24 @@ def test_a_failure_is_noted_and_keeps_what_was_measured(gpu: Any, tmp_path: Path
     assert written["broken"] == {"failed": said}
     assert written["other"]["agrees"] and written["other"]["work"] == {"tokens": 9, "read": 7, "scored": 5, "pairs": 16}
     assert kept.failed(entry, "broken") and not kept.failed(entry, "other")
+
+
+def test_what_the_probe_took_is_not_measured_twice(gpu: Any, model_dir: Path) -> None:
+    """Where the engine reads packs in one call by itself, padded rows stand beside it."""
+    contenders, job = gpu("contenders"), gpu("job")
+    sizes = contenders.Sizes(exact=2, loop=2, batched=2, side=2, budgets=(300,))
+    passes = [Pass(np.arange(n, dtype=np.int32) + 3, 2) for n in (9, 4, 12, 5)]
+    loaded, found = load(model_dir), {}
+    names = lambda: [one.name for one in contenders.contenders(loaded, Varlen(), None, job.Job(passes, 0, 0.0), sizes)]  # noqa: E731
+    assert "engine, one call a pack, 300 tokens" in names() and "engine, padded rows, 300 tokens" not in names()
+    loaded.attend = Varlen()
+    assert "engine, padded rows, 300 tokens" in names() and "engine, one call a pack, 300 tokens" not in names()
+    for one in contenders.contenders(loaded, Varlen(), None, job.Job(passes, 0, 0.0), sizes):
+        result, nll = contenders.measure(one, loaded, job.Job(passes, 0, 0.0), math.inf, warm=False)
+        assert "failed" not in result, (one.name, result)
+        found[one.name] = np.concatenate([nll[i] for i in range(4)])
+        assert np.abs(found[one.name] - found["loop"]).max() < 1e-5, one.name
+    assert not any("forward" in vars(part) for part in loaded.model.modules())  # compiled parts are out again
 
 
 def test_what_is_off_disagrees(gpu: Any) -> None:

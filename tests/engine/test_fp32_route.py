@@ -123,17 +123,17 @@ def test_a_run_that_goes_on_takes_the_route_with_which_it_began(
     put_back()
     rounding(monkeypatch, 3e-7, 0.99)  # now the same measurement says otherwise
     assert tithe.score(data, **given).record["engine"]["fp32"]["name"] == "onednn"
-    assert json.loads((folder / "answers" / "fp32-route.json").read_text())["name"] == "onednn"
+    assert json.loads((folder / "answers" / "choices.json").read_text())["fp32_route"] == "onednn"
     other = tithe.score(data, **{**given, "run_dir": tmp_path / "new.tithe"})
     assert other.record["engine"]["fp32"]["name"] == "default"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"name": "mkl"}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"fp32_route": "mkl"}'])
 def test_a_damaged_note_is_an_error(model_dir: Path, tmp_path: Path, text: str) -> None:
     data, folder = write_jsonl(tmp_path / "data.jsonl", records(3)), tmp_path / "d.tithe"
     (folder / "answers").mkdir(parents=True)
-    (folder / "answers" / "fp32-route.json").write_text(text)
-    with pytest.raises(StoreError, match="fp32-route") as caught:
+    (folder / "answers" / "choices.json").write_text(text)
+    with pytest.raises(StoreError, match="choices") as caught:
         tithe.score(data, scorer="ifd", model=str(model_dir), dtype="fp32", device="cpu", run_dir=folder)
     assert "delete it" in str(caught.value.hint)
 

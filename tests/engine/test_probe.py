@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tests.engine.models import CONFIGS, GROUPED, load, plain, random_passes, run, save, twin, worst
 from tithe.engine import attention
+from tithe.engine.cuts import Cuts
 from tithe.engine.engine import Engine
 from tithe.engine.forward import Head
 from tithe.engine.probe import probe_passes
@@ -58,7 +59,7 @@ def test_a_small_leak_is_found_though_bf16_is_coarse(monkeypatch: pytest.MonkeyP
 
 def test_a_pack_that_forgets_its_shared_beginning_is_found(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
     real = attention.segments
-    monkeypatch.setattr("tithe.engine.forward.segments", lambda lengths, before=None: real(lengths))
+    monkeypatch.setattr("tithe.engine.forward.segments", lambda cuts, attend=None: real(Cuts(cuts.lengths)))
     loaded = load(family("qwen3"))
     assert loaded.road == "padded"
     assert "packed" in loaded.fallbacks[0]

@@ -128,6 +128,13 @@ def test_lengths_for_kernels() -> None:
     assert plain.keys is None and plain.key_ends is plain.query_ends
 
 
+def test_layers_elsewhere_share_a_copy() -> None:
+    cuts, elsewhere = Cuts(*CONTINUED), torch.device("meta")
+    assert cuts.on(CPU) is cuts
+    assert cuts.on(elsewhere) is cuts.on(elsewhere) and cuts.on(elsewhere).query_ends.device == elsewhere
+    assert (cuts.on(elsewhere).lengths, cuts.on(elsewhere).before) == CONTINUED
+
+
 def varlen_of_2_10(q: Any, k: Any, v: Any, ends_q: Any, ends_k: Any, max_q: int, max_k: int, is_causal=False,
                    return_aux=None):  # fmt: skip
     assert is_causal and q.shape[1] == k.shape[1]
@@ -246,8 +253,10 @@ def test_without_a_gpu_segments_are_read_one_by_one(dtype: torch.dtype) -> None:
     wanted = twin(tensors, visible(lengths, before, 4), Ask(DIM**-0.5))
     assert found.dtype == dtype
     assert np.abs(found[0].float().numpy() - wanted).max() < (2e-6 if dtype == torch.float32 else 3e-2)
-    assert list(attend.chosen.values()) == [BY_SEGMENT]
-    attend(*tensors, Cuts(lengths, before), window=147)  # the longest: it hides nothing
+    assert list(attend.chosen.values()) == [BY_SEGMENT] * 2
+    # What another row needs, where the window hides nothing or something, is found at once.
     assert {one.windowed for one in attend.chosen} == {True, False}
+    found = attend(*tensors, Cuts(lengths, before), window=147)  # the longest
+    assert np.abs(found[0].float().numpy() - twin(tensors, visible(lengths, before, None), Ask(DIM**-0.5))).max() < 3e-2
     with pytest.raises(ValueError, match="159 tokens, but segments of 158"):
         attend(*tensors, Cuts([158]))

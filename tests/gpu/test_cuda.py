@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 
 from tests.engine.models import CONFIGS, load, make_pass, plain, random_passes, run, save, twin, worst
 from tithe.engine.engine import OUT_OF_MEMORY, Engine
+from tithe.engine.fused import cannot, fuse
 from tithe.engine.model import choose_device, choose_dtype
+from tithe.engine.ways import BY_SEGMENT
 from tithe.errors import SettingsError
 
 pytestmark = [
@@ -38,6 +41,28 @@ def test_any_budget(tmp_path: Path, dtype: str, tolerance: float) -> None:
     alone = [loaded.nll([pass_])[0].astype(np.float64).tolist() for pass_ in passes]
     for budget in (1, 64, 10_000):
         assert worst(run(Engine(loaded, budget=budget), passes), alone) < tolerance, budget
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2"])
+def test_packs_are_read_in_one_call(name: str, tmp_path: Path) -> None:
+    """In bf16, where there is a kernel for it: the budget found from free memory, and parts compiled."""
+    folder, passes = save(tmp_path / name, wide(CONFIGS[name]())), random_passes()
+    loaded = load(folder, "bf16", device="cuda")
+    assert loaded.road == "packed" and loaded.attend is not None, loaded.fallbacks
+    assert BY_SEGMENT not in loaded.attend.chosen.values()
+    alone = [loaded.along("single", [pass_])[0].astype(np.float64).tolist() for pass_ in passes]
+    engine = Engine(loaded)
+    assert engine.room is not None and engine.room.per_token and 1024 <= (engine.budget or 0) <= 65_536
+    assert worst(run(engine, passes), alone) < 2e-2
+    if cannot(loaded.device) is None:
+        assert fuse(loaded).why_not is None, loaded.fused
+        assert worst(run(Engine(loaded, budget=300), passes), alone) < 2e-2
+
+
+def wide(config: Any) -> Any:
+    """Heads of a size that kernels are made for."""
+    config.hidden_size, config.head_dim, config.query_pre_attn_scalar = 256, 64, 64
+    return config
 
 
 def test_out_of_memory_is_a_problem_of_one_pass(tmp_path: Path) -> None:

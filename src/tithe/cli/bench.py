@@ -11,6 +11,7 @@ from tithe.cli.app import app, print_json
 from tithe.cli.options import (
     BatchTokens,
     Bos,
+    Compile,
     Config,
     Data,
     DataFlag,
@@ -72,6 +73,7 @@ def bench(
     device: Device = None,
     batch_tokens: BatchTokens = None,
     workers: Workers = None,
+    compile: Compile = None,
     seed: Seed = None,
     trust_remote_code: RemoteCode = None,
     format: Format = None,

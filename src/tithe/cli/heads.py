@@ -11,6 +11,7 @@ from tithe.cli.app import group, print_json
 from tithe.cli.options import (
     BatchTokens,
     Bos,
+    Compile,
     Config,
     Data,
     DataFlag,
@@ -77,6 +78,7 @@ def train(
     device: Device = None,
     batch_tokens: BatchTokens = None,
     workers: Workers = None,
+    compile: Compile = None,
     seed: Seed = None,
     trust_remote_code: RemoteCode = None,
     format: Format = None,
@@ -119,6 +121,7 @@ def evaluate(
     device: Device = None,
     batch_tokens: BatchTokens = None,
     workers: Workers = None,
+    compile: Compile = None,
     seed: Seed = None,
     trust_remote_code: RemoteCode = None,
     format: Format = None,

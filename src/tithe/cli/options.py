@@ -52,6 +52,7 @@ BatchTokens = Annotated[int | None, typer.Option(help="Tokens a batch holds.")]
 Workers = Annotated[
     int | None, typer.Option(help="Forward passes at once on a CPU; one per core by default, eight at most.")
 ]
+Compile = Annotated[str | None, typer.Option(help="Norms, MLPs and rotations by torch.compile: `auto`, `on` or `off`.")]
 PerToken = Annotated[bool | None, typer.Option("--per-token", help="Keep every response token's NLL.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything drawn at random.")]
 RemoteCode = Annotated[bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]

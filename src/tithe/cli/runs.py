@@ -12,6 +12,7 @@ from tithe.cli.app import Usage, app, print_json
 from tithe.cli.options import (
     BatchTokens,
     Bos,
+    Compile,
     Config,
     Data,
     DataFlag,
@@ -92,6 +93,7 @@ def select(
     device: Device = None,
     batch_tokens: BatchTokens = None,
     workers: Workers = None,
+    compile: Compile = None,
     per_token: PerToken = None,
     seed: Seed = None,
     trust_remote_code: RemoteCode = None,
@@ -149,6 +151,7 @@ def score(
     device: Device = None,
     batch_tokens: BatchTokens = None,
     workers: Workers = None,
+    compile: Compile = None,
     per_token: PerToken = None,
     seed: Seed = None,
     trust_remote_code: RemoteCode = None,

@@ -34,6 +34,16 @@ class Cuts:
     before: Sequence[Seen] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     masks: dict[int | None, Any] = field(default_factory=dict, init=False, repr=False)  # by sliding window
+    squares: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict, init=False, repr=False)
+    copies: dict[torch.device, Cuts] = field(default_factory=dict, init=False, repr=False)
+
+    def on(self, device: torch.device) -> Cuts:
+        """The same for layers on another device, made once."""
+        if device == self.device:
+            return self
+        if device not in self.copies:
+            self.copies[device] = Cuts(self.lengths, self.before, device)
+        return self.copies[device]
 
     @cached_property
     def own(self) -> Ints:
@@ -91,6 +101,16 @@ class Cuts:
     def gathered(self, rows: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """Keys or values in the order in which segments see them."""
         return rows if self.keys is None else rows.index_select(dim, self.keys)
+
+    def visible(self, tokens: int, before: int, window: int | None = None) -> torch.Tensor:
+        """Which keys each query of one segment sees: (tokens, before + tokens) bool, made once per row and shape."""
+        shape = (tokens, before, window)
+        if shape not in self.squares:
+            at = torch.arange(before, before + tokens, device=self.device)
+            distance = at[:, None] - torch.arange(before + tokens, device=self.device)[None, :]
+            seen = distance >= 0
+            self.squares[shape] = seen if window is None else seen & (distance < window)
+        return self.squares[shape]
 
     def block_mask(self, window: int | None = None) -> Any:
         """FlexAttention's mask, its tiles found from the segments' borders; no matrix of all pairs is made."""

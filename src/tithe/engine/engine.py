@@ -15,13 +15,13 @@ from tithe.engine.forward import TokenNlls, Wanted
 from tithe.engine.heap import give_back
 from tithe.engine.model import LoadedModel, cpu_cores, dtype_name
 from tithe.engine.readouts import READOUTS, Readout
+from tithe.engine.room import Room, find_room
 from tithe.engine.states import StateReadout, make_taps
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
 NUMERICS = 1  # raise it when a change moves answers by more than rounding: stored ones are then not met again
 CPU_BUDGET = 1024  # tokens a pack: its activations stay in the cache
-GPU_BUDGET = 16_384
 MOST_WORKERS = 8  # on a CPU: every pass under way holds its activations, and a machine may have a hundred cores
 OUT_OF_MEMORY = Problem("out of memory at batch size 1")
 Asked: TypeAlias = Sequence[Sequence[Readout]]  # per pass the readouts that are asked of it
@@ -46,19 +46,27 @@ class Engine:
 
     Args:
         model: what answers.
-        budget: tokens a batch holds, or None for the device's default. It moves scores by rounding alone.
+        budget: tokens a batch holds; None takes a CPU's default, or what a GPU has room for. It moves scores by
+            rounding alone.
         workers: forward passes under way at once; on a CPU one per core up to `MOST_WORKERS`, which share the
             cores out among them: one pass of one thread on each core beats one pass on all.
+
+    Attributes:
+        room: what the budget was reckoned from, on a GPU where none was given.
     """
 
     model: LoadedModel
     budget: int | None = None
     workers: int | None = None
     halved: int = field(default=0, init=False)
+    room: Room | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         on_cpu = self.model.device.type == "cpu"
-        self.budget = self.budget or (CPU_BUDGET if on_cpu else GPU_BUDGET)
+        if not self.budget and not on_cpu:
+            self.room = find_room(self.model)
+            self.budget = self.room.budget
+        self.budget = self.budget or CPU_BUDGET
         self.workers = self.workers or (min(cpu_cores(), MOST_WORKERS) if on_cpu else 1)
         if self.model.alone_above is not None:
             self.workers = 1  # these rotary scalings remember what they read last

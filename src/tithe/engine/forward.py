@@ -19,12 +19,13 @@ import torch
 
 from tithe.engine.attention import segments
 from tithe.engine.batching import After
-from tithe.engine.cuts import Seen
+from tithe.engine.cuts import Cuts, Seen
 from tithe.engine.states import Tap
 from tithe.records import Pass
 
 if TYPE_CHECKING:
     from tithe.engine.layers import Layers
+    from tithe.engine.varlen import Varlen
 
 HEAD_ROWS = 256  # logits rows at a time, at most, where a head has to be run as it is
 CPU_LOGITS = 1 << 22  # logits at a time on a CPU: fewer rows would read the head's weights too often
@@ -217,6 +218,7 @@ def packed(
     device: torch.device,
     after: Sequence[After | None] = (),
     wanted: Wanted | None = None,
+    attend: Varlen | None = None,
 ) -> list[TokenNlls]:
     """All sequences in one row, attention within each; what one has in common with an earlier one is read there."""
     wanted = wanted or Wanted.likelihoods(passes)
@@ -227,7 +229,7 @@ def packed(
     if device.type == "cpu":
         row.even(PACK_EVEN)
     wanted.place(row.where, device)
-    with segments(row.lengths, row.before):
+    with segments(Cuts(row.lengths, row.before, device), attend):
         hidden = head.states(
             wanted,
             input_ids=to(np.concatenate(row.inputs)[None], device),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from tithe.engine.attention import segments
+from tithe.engine.cuts import Cuts
 from tithe.engine.engine import Engine, is_out_of_memory, release
 from tithe.engine.forward import to
 from tithe.engine.model import LoadedModel, cpu_cores
@@ -104,7 +105,7 @@ def packed(model: LoadedModel, rows: Sequence[npt.NDArray[np.int64]]) -> Sequenc
     if filler:  # a segment of its own, read by nobody; counted up, its positions could switch a rotary scaling
         inputs.append(np.zeros(filler, dtype=np.int64))
         positions.append(np.zeros(filler, dtype=np.int64))
-    with segments([len(ids) for ids in inputs]):
+    with segments(Cuts([len(ids) for ids in inputs], device=model.device), model.attend):
         states = model.head.backbone(
             input_ids=to(np.concatenate(inputs)[None], model.device),
             position_ids=to(np.concatenate(positions)[None], model.device),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tithe.engine.attention import segments
+from tithe.engine.cuts import Cuts
 from tithe.engine.states import Hand
 from tithe.errors import ModelError
 
@@ -106,7 +107,7 @@ class Layers:
     def _read(self, loaded: LoadedModel, **more: Any) -> Any:
         """A dozen tokens through the model's own forward."""
         ids = torch.arange(TOKENS, device=loaded.device)[None] % loaded.vocabulary
-        with segments([TOKENS]):
+        with segments(Cuts([TOKENS], device=loaded.device), loaded.attend):
             return loaded.model(input_ids=ids, use_cache=False, **more)
 
 

@@ -22,7 +22,9 @@ from tithe.errors import ModelError, SettingsError
 from tithe.records import Pass
 
 if TYPE_CHECKING:
+    from tithe.engine.fused import Fused
     from tithe.engine.layers import Layers
+    from tithe.engine.varlen import Varlen
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -77,6 +79,8 @@ class LoadedModel:
         fallbacks: why faster roads were not taken, for the run record.
         alone_above: sequences longer than this must not share a batch.
         fp32: which kernels multiply, in fp32 on a CPU.
+        attend: what attends over a whole pack in one call; None where that is one call a segment, and on other roads.
+        fused: parts that were compiled, or why they were not; None where nobody tried.
         untouched: rotary embeddings and their state before anything was read, where reading changes it.
     """
 
@@ -91,6 +95,8 @@ class LoadedModel:
     alone_above: int | None = None
     head: Head | None = None
     fp32: Fp32Route | None = None
+    attend: Varlen | None = None
+    fused: Fused | None = None
     untouched: list[tuple[torch.nn.Module, dict[str, Any]]] = field(default_factory=list, repr=False)
 
     @property
@@ -123,7 +129,7 @@ class LoadedModel:
                 return forward.single(self.model, passes, self.device, wanted)
             if road == "padded":
                 return forward.padded(self.head, passes, self.device, wanted)
-            return forward.packed(self.head, passes, self.device, after, wanted)
+            return forward.packed(self.head, passes, self.device, after, wanted, self.attend)
 
     def read_whole(self, road: str, pass_: Pass, wanted: Wanted) -> TokenNlls:
         """A pass above `alone_above`, its last token read as well: the scaling looks at how much is read."""

@@ -10,8 +10,10 @@ import torch
 
 from tithe.engine import attention, forward
 from tithe.engine.batching import After, Batch, make_batches
+from tithe.engine.cuts import Cuts
 from tithe.engine.forward import Head, TokenNlls
 from tithe.engine.sources import first_line
+from tithe.engine.varlen import NoWayError, whole_rows
 from tithe.errors import ModelError
 from tithe.records import Pass
 
@@ -87,11 +89,10 @@ def try_road(
     loaded: LoadedModel, road: str, implementation: str | None, passes: Sequence[Pass], truth: Sequence[TokenNlls]
 ) -> str | None:
     """Set the model up for a road; None if it is true, else the reason why it is not taken."""
-    if road == "packed" and loaded.device.type != "cpu":
-        return "padded rows are faster on a GPU"
     if road != "single" and loaded.head is None:
         return "the head cannot be run apart"
     original = loaded.model.config._attn_implementation
+    loaded.attend = whole_rows(loaded.device) if road == "packed" else None
     try:
         if implementation is not None:
             attention.register()
@@ -101,10 +102,13 @@ def try_road(
             reason = window_unseen(loaded, passes)
     except (torch.OutOfMemoryError, MemoryError):
         raise
+    except NoWayError as error:
+        reason = f"{error}, and one call a segment is slower than padded rows"
     except Exception as error:  # an architecture that cannot do it says so in its own way
         reason = f"{type(error).__name__}: {first_line(error)}"
     if reason is not None:
         loaded.model.set_attn_implementation(original)
+        loaded.attend = None
         return reason
     loaded.road, loaded.implementation = road, loaded.model.config._attn_implementation
     return None
@@ -148,6 +152,7 @@ def window_unseen(loaded: LoadedModel, passes: Sequence[Pass]) -> str | None:
     if kinds is not None and "sliding_attention" not in kinds:
         return None
     assert loaded.head is not None
-    with torch.inference_mode(), attention.segments([len(passes[0].ids)]) as pack:
+    cuts = Cuts([len(passes[0].ids)], device=loaded.device)
+    with torch.inference_mode(), attention.segments(cuts, loaded.attend) as pack:
         loaded.head.backbone(input_ids=forward.to(passes[0].ids[None].astype(np.int64), loaded.device), use_cache=False)
         return None if pack.saw_window else f"a sliding window of {window} tokens that the attention is not told of"

@@ -9,12 +9,13 @@ segment in float32, and the reason why one is not taken is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from tithe.engine.cuts import Cuts
-from tithe.engine.ways import BY_SEGMENT, WAYS, Ask, Way, by_segment
+from tithe.engine.ways import BY_SEGMENT, WAYS, WHOLE_ROW, Ask, Way, by_segment
 
 # How far a way may be from the truth, as a share of 1 + |value|, on random numbers of size 1. A wrong one (another
 # causal alignment, a segment that sees its neighbour) is off by tenths.
@@ -33,6 +34,10 @@ class Kind:
     value_dim: int
     windowed: bool
     capped: bool
+
+
+class NoWayError(RuntimeError):
+    """No way of those that were to be tried is true."""
 
 
 @dataclass
@@ -66,15 +71,21 @@ class Varlen:
     ) -> torch.Tensor:
         """Causal attention within each segment and what it continues: (1, tokens, heads, dim).
 
+        A window that hides nothing in this row is left out. What a longer row would need is found at once all the same,
+        so that nothing is chosen, or found wanting, in the middle of a run.
+
         Raises:
             ValueError: the segments are not as long as the row.
+            NoWayError: no way is true.
         """
         if cuts.tokens != query.shape[2]:
             raise ValueError(f"{query.shape[2]} tokens, but segments of {cuts.tokens}")
-        if window is not None and window >= cuts.longest_key:
-            window = None  # it hides nothing
+        hides = window is not None and window < cuts.longest_key
         shape = (query.shape[1], key.shape[1], query.shape[3], value.shape[3])
-        kind = Kind(query.device, query.dtype, *shape, window is not None, softcap is not None)
+        kind = Kind(query.device, query.dtype, *shape, hides, softcap is not None)
+        if window is not None:
+            self.way(replace(kind, windowed=not hides))
+            window = window if hides else None
         ask = Ask(query.shape[-1] ** -0.5 if scaling is None else scaling, window, softcap)
         return self.there(kind)[self.way(kind)](query, key, value, cuts, ask)
 
@@ -87,7 +98,7 @@ class Varlen:
         """The name of what is taken for this kind of call.
 
         Raises:
-            RuntimeError: no way is true.
+            NoWayError: no way is true.
         """
         if kind not in self.chosen:
             reasons = self.refused.setdefault(kind, {})
@@ -98,8 +109,33 @@ class Varlen:
                     break
                 reasons[name] = reason
             else:
-                raise RuntimeError(f"no attention over packs is true here: {reasons}")
+                raise NoWayError(f"no attention over packs is true here ({listed(reasons)})")
         return self.chosen[kind]
+
+    def report(self) -> list[dict[str, Any]]:
+        """Which way was taken for which kind of call, and why not those before it."""
+        return [
+            {"heads": kind.heads, "key_heads": kind.key_heads, "dim": kind.dim, "windowed": kind.windowed,
+             "capped": kind.capped, "taken": name, "refused": self.refused[kind]}
+            for kind, name in self.chosen.items()
+        ]  # fmt: skip
+
+    def words(self) -> str:
+        """The same in a few words."""
+        refused = {name: reason for reasons in self.refused.values() for name, reason in reasons.items()}
+        taken = " and ".join(dict.fromkeys(self.chosen.values())) or "nothing"
+        return f"attention by {taken}" + (f" (not {listed(refused)})" if refused else "")
+
+
+def listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "there is none to try"
+
+
+def whole_rows(device: torch.device) -> Varlen | None:
+    """Attention for the packed road of a device; None on a CPU, where one call a segment is as fast as any."""
+    if device.type == "cpu":
+        return None
+    return Varlen(WHOLE_ROW if device.type == "cuda" else {})
 
 
 def untrue(way: Way, kind: Kind) -> str | None:

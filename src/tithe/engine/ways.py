@@ -138,33 +138,62 @@ def capped(softcap: float) -> Any:
     return cap
 
 
-def by_segment(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Ask) -> torch.Tensor:
-    """One call for each segment: what runs everywhere, and what the others are held against."""
+def by_segment(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cuts: Cuts,
+    ask: Ask,
+    sinks: torch.Tensor | None = None,  # (heads,)
+) -> torch.Tensor:
+    """One call for each segment: what runs everywhere, knows sinks too, and is what the others are held against."""
     key, value = repeated(query, key), repeated(query, value)
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     start = 0
     for length, earlier in zip(cuts.lengths, cuts.before or [()] * len(cuts.lengths), strict=True):
         own = slice(start, start + length)
-        k, v = (torch.cat([x[:, :, part] for part in (*earlier, own)], dim=2) for x in (key, value))
-        out[0, own] = one_segment(query[:, :, own], k, v, ask)[0].transpose(0, 1)
+        k, v = key[:, :, own], value[:, :, own]
+        if earlier:
+            k, v = (torch.cat([x[:, :, part] for part in (*earlier, own)], dim=2) for x in (key, value))
+        out[0, own] = one_segment(query[:, :, own], k, v, cuts, ask, sinks)[0].transpose(0, 1)
         start += length
     return out
 
 
-def one_segment(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ask: Ask) -> torch.Tensor:
+def one_segment(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Ask, sinks: torch.Tensor | None
+) -> torch.Tensor:
     """The last of `key`'s positions are the queries': (1, heads, tokens, dim)."""
     tokens, keys = query.shape[2], key.shape[2]
-    if ask.softcap is None and ask.window is None and tokens == keys:
+    window = None if ask.window is None or ask.window >= keys else ask.window  # a wider one hides nothing
+    plain = ask.softcap is None and sinks is None
+    if plain and window is None and tokens == keys:
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=ask.scaling)
-    distance = torch.arange(keys - tokens, keys, device=query.device)[:, None] - torch.arange(keys, device=query.device)
-    seen = distance >= 0
-    if ask.window is not None:
-        seen &= distance < ask.window
-    if ask.softcap is None:
+    seen = cuts.visible(tokens, keys - tokens, window)
+    if plain:
         return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=ask.scaling)
-    scores = (query @ key.transpose(2, 3)).float() * ask.scaling
-    scores = (ask.softcap * torch.tanh(scores / ask.softcap)).masked_fill(~seen, float("-inf"))
-    return scores.softmax(dim=-1).to(value.dtype) @ value
+    return spelled_out(query, key, value, seen, ask, sinks)
+
+
+def spelled_out(
+    query: torch.Tensor,  # (1, heads, tokens, dim)
+    key: torch.Tensor,  # (1, heads, keys, dim)
+    value: torch.Tensor,
+    seen: torch.Tensor,  # (tokens, keys)
+    ask: Ask,
+    sinks: torch.Tensor | None,  # (heads,)
+) -> torch.Tensor:
+    """Attention step by step, for what the fused kernels cannot do: soft-capping and sinks."""
+    weights = (query @ key.transpose(2, 3)) * ask.scaling
+    if ask.softcap is not None:
+        weights = torch.tanh(weights / ask.softcap) * ask.softcap
+    weights = weights.float().masked_fill(~seen, float("-inf"))
+    if sinks is not None:
+        sink = sinks.float().view(1, -1, 1, 1).expand(1, -1, query.shape[2], 1)
+        weights = torch.cat([weights, sink], dim=-1).softmax(dim=-1)[..., :-1]
+    else:
+        weights = weights.softmax(dim=-1)
+    return weights.to(value.dtype) @ value
 
 
 BY_SEGMENT = "one call a segment"
@@ -177,3 +206,5 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         BY_SEGMENT: by_segment,
     }
 )
+# What may be the packed road's on a GPU: one call a segment is slower there than padded rows.
+WHOLE_ROW: Mapping[str, Way] = MappingProxyType({name: way for name, way in WAYS.items() if name != BY_SEGMENT})

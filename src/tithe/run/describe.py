@@ -13,6 +13,7 @@ from tithe.scorers.base import Scorer, settings_of
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine
     from tithe.engine.fp32_route import Fp32Route
+    from tithe.engine.model import LoadedModel
 
 
 def scorer_record(scorer: Scorer) -> dict[str, Any]:
@@ -23,17 +24,24 @@ def scorer_record(scorer: Scorer) -> dict[str, Any]:
 def engine_record(engine: Engine) -> dict[str, Any]:
     """How the model was run."""
     model = engine.model
-    return {
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "road": model.road,
-        "attention": model.implementation,
-        "roads_not_taken": model.fallbacks,
-        "parameters": model.parameters,
-        "batch_tokens": engine.budget,
-        "workers": engine.workers,
-        "batches_halved": engine.halved,
-    } | ({} if model.fp32 is None else {"fp32": model.fp32.as_dict()})
+    more: dict[str, Any] = {} if model.attend is None else {"attention_by": model.attend.report()}
+    more |= {} if engine.room is None else {"room": engine.room.as_dict()}
+    more |= {} if model.fused is None else {"compiled": model.fused.as_dict()}
+    return (
+        {
+            "device": str(model.device),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "road": model.road,
+            "attention": model.implementation,
+            "roads_not_taken": model.fallbacks,
+            "parameters": model.parameters,
+            "batch_tokens": engine.budget,
+            "workers": engine.workers,
+            "batches_halved": engine.halved,
+        }
+        | ({} if model.fp32 is None else {"fp32": model.fp32.as_dict()})
+        | more
+    )
 
 
 def engine_sentence(engine: Engine) -> str:
@@ -44,9 +52,25 @@ def engine_sentence(engine: Engine) -> str:
     dtype = str(model.dtype).removeprefix("torch.")
     if model.fp32 is not None:
         dtype += kernels(model.fp32)
-    how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
     workers = f", {engine.workers} at once" if engine.workers != 1 else ""
-    return f"model {model.source.name} ({size}) on {model.device} in {dtype}: {how}{workers}"
+    batch = f", {engine.budget:,} tokens a batch" if model.device.type != "cpu" else ""
+    fused = "" if model.fused is None else f", {model.fused.words()}"
+    how = f"{road_words(model)}{workers}{batch}{fused}"
+    return f"model {model.source.name} ({size}) on {model.device} in {dtype}: {how}"
+
+
+def road_words(model: LoadedModel) -> str:
+    """The road, what attends on it, and on a GPU why it is not the packed one."""
+    how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
+    if model.attend is not None:
+        return f"{how}, {model.attend.words()}"
+    refused = [] if model.device.type == "cpu" else [one for one in model.fallbacks if one.startswith("packed")]
+    return " ".join([how, *(f"({shortened(one)})" for one in refused)])
+
+
+def shortened(text: str, longest: int = 160) -> str:
+    """The run record has all of it."""
+    return text if len(text) <= longest else f"{text[:longest]} ..."
 
 
 def kernels(route: Fp32Route) -> str:

@@ -21,8 +21,9 @@ from tithe.engine.store import Store, answers_name
 from tithe.errors import DataError, SettingsError
 from tithe.neighbours.encoders import FILE, Encoder, make_encoder
 from tithe.records import Ask, BadRow, Example
+from tithe.run.compiled import check_compile, compile_parts
 from tithe.run.describe import engine_sentence, scorer_record, versions
-from tithe.run.kept_route import keep_route, kept_route
+from tithe.run.kept_choice import keep, keep_route, kept_number, kept_route
 from tithe.run.passed_on import PASSED_ON
 from tithe.run.pool import named_dataset, read_pool
 from tithe.run.readouts import make_readout
@@ -307,13 +308,17 @@ class Parts:
         from tithe.engine.model import load_model
 
         s, place = self.settings, self.answers_place
-        kept = kept_route(place) if place is not None else None
+        kept = kept_route(place)
+        check_compile(s)
         model = load_model(
             self.source, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code, fp32_route=kept
         )
-        if place is not None:
-            keep_route(place, model.fp32)
-        engine = Engine(model, budget=s.batch_tokens, workers=s.workers)
+        keep_route(place, model.fp32)
+        compile_parts(model, s, self.dataset, place)
+        of_device = f"batch_tokens_{model.device.type}"
+        engine = Engine(model, budget=s.batch_tokens or kept_number(place, of_device), workers=s.workers)
+        if engine.room is not None:
+            keep(place, of_device, engine.budget)
         self.talk.say(engine_sentence(engine))
         return engine
 

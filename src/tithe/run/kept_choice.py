@@ -1,0 +1,86 @@
+"""What a run chose when it began, kept beside its answers: the run that goes on does the same, whatever a new
+measurement says, and gives the same last bits.
+
+One JSON file holds the choices of a run by name.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tithe.errors import StoreError
+from tithe.run.folder import write_json
+
+if TYPE_CHECKING:
+    from tithe.engine.fp32_route import Fp32Route, RouteName
+
+PLACE = Path("answers", "choices.json")
+ROUTE = "fp32_route"
+
+
+def kept(folder: Path | None, name: str) -> Any:
+    """What an earlier part of the run chose; None where there was none, or nothing to choose.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    return None if folder is None else read(folder / PLACE).get(name)
+
+
+def kept_number(folder: Path | None, name: str) -> int | None:
+    """The same of a number above 0."""
+    value = kept(folder, name)
+    if value is not None and (type(value) is not int or value < 1):
+        raise damaged(folder, name, value)
+    return value
+
+
+def kept_word(folder: Path | None, name: str, known: tuple[str, ...]) -> str | None:
+    """The same of one of several words."""
+    value = kept(folder, name)
+    if value is not None and value not in known:
+        raise damaged(folder, name, value)
+    return None if value is None else str(value)
+
+
+def keep(folder: Path | None, name: str, value: Any) -> None:
+    """Write down what was chosen; the first choice of a run stays."""
+    if folder is None:
+        return
+    path = folder / PLACE
+    choices = read(path)
+    if name in choices:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**choices, name: value})
+
+
+def read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        choices = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"`{path}` is damaged", hint="delete it: what it held is then chosen again") from error
+    if not isinstance(choices, dict):
+        raise StoreError(f"`{path}` is damaged", hint="delete it: what it held is then chosen again")
+    return choices
+
+
+def damaged(folder: Path | None, name: str, value: object) -> StoreError:
+    assert folder is not None
+    return StoreError(f"`{folder / PLACE}`: `{name}` cannot be `{value}`", hint="delete it: it is then chosen again")
+
+
+def kept_route(folder: Path | None) -> RouteName | None:
+    """The kernels of fp32 with which the run began."""
+    found = kept_word(folder, ROUTE, ("default", "onednn"))
+    return None if found is None else "onednn" if found == "onednn" else "default"
+
+
+def keep_route(folder: Path | None, route: Fp32Route | None) -> None:
+    """Write down what was taken, where there was something to choose."""
+    if route is not None and route.gflops:
+        keep(folder, ROUTE, route.name)

@@ -1,0 +1,197 @@
+"""Compiled parts: found by what they are, true, put into one model alone, and taken out again where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from tests.engine.models import CONFIGS, load, plain, random_passes, run, twin, worst
+from tithe.config import ScoreSettings
+from tithe.engine import fused
+from tithe.engine.engine import Engine
+from tithe.engine.fused import WORTH, cannot, find_parts, fuse, worth
+from tithe.errors import SettingsError
+from tithe.run.compiled import about, check_compile, compile_parts
+from tithe.run.describe import engine_record, engine_sentence
+
+Family = Callable[[str], Path]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+# Counted by hand, of two layers: norms before attention and MLP, the last one, and those of queries and keys.
+PARTS = {
+    "llama": {"norms": 5, "MLPs": 2, "rotations": 2},
+    "qwen3": {"norms": 9, "MLPs": 2, "rotations": 2},
+    "gemma2": {"norms": 9, "MLPs": 2, "rotations": 2},
+    "phi3": {"norms": 5, "MLPs": 2, "rotations": 2},
+    "gpt2": {"MLPs": 2},  # torch's own layer norms are one kernel already, and its positions are not rotated
+    "gpt-neox": {"MLPs": 2, "rotations": 2},
+    "mixtral": {"norms": 5, "rotations": 2},  # experts are chosen by the data
+    "bloom": {},
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Any:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def counted(model: Any) -> dict[str, int]:
+    kinds = [kind for kind, _ in find_parts(model)]
+    return {kind: kinds.count(kind) for kind in kinds}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_are_found_by_what_they_are(name: str) -> None:
+    assert counted(transformers.AutoModelForCausalLM.from_config(CONFIGS[name]())) == PARTS[name]
+
+
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "qwen3", "gpt2", "gpt-neox", "mixtral")]
+
+
+@pytest.mark.parametrize("name", ["llama", *SLOWER])
+def test_the_numbers_are_the_models_own(family: Family, name: str) -> None:
+    """Traced and not compiled: that takes a minute a model."""
+    loaded, passes, model = load(family(name)), random_passes(12), plain(family(name))
+    found = fuse(loaded, backend="eager")
+    assert found.why_not is None and found.parts == PARTS[name] and loaded.fused is found
+    assert found.off is not None and found.off < 1e-4
+    wanted = [twin(model, pass_) for pass_ in passes]
+    for budget in (30, 10_000):
+        assert worst(run(Engine(loaded, budget=budget, workers=1), passes), wanted) < 1e-5
+
+
+def counting(calls: list[int]) -> Callable[..., Any]:
+    """A backend that runs what was traced, and counts."""
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        def called(*given: Any) -> Any:
+            calls.append(1)
+            return graph.forward(*given)
+
+        return called
+
+    return backend
+
+
+def test_they_are_in_one_model_alone_and_come_out_again(family: Family) -> None:
+    calls: list[int] = []
+    loaded, other, passes = load(family("llama")), load(family("llama")), random_passes(5)
+    found = fuse(loaded, backend=counting(calls))  # type: ignore[arg-type]
+    assert found.why_not is None
+    calls.clear()
+    other.nll(passes[:3])
+    assert calls == []
+    loaded.nll(passes[:3])
+    assert len(calls) == sum(PARTS["llama"].values())  # every part of every layer
+    found.take_out()
+    calls.clear()
+    loaded.nll(passes[:3])
+    assert calls == [] and found.parts == {}
+    assert not any("forward" in vars(part) for part in loaded.model.modules())
+
+
+def test_what_others_have_hooked_into_is_left_alone(family: Family) -> None:
+    model = plain(family("llama"))
+    norm = model.model.norm
+    norm.forward = norm.forward
+    assert counted(model)["norms"] == PARTS["llama"]["norms"] - 1
+
+
+def wrong(graph: Any, inputs: Any) -> Any:
+    return lambda *given: tuple(x * 1.3 if isinstance(x, torch.Tensor) else x for x in graph.forward(*given))
+
+
+def fails(graph: Any, inputs: Any) -> Any:
+    raise RuntimeError("no kernel for this\nand more")
+
+
+@pytest.mark.parametrize(("backend", "reason"), [(wrong, "off by "), (fails, "BackendCompilerFailed: ")])
+def test_untrue_or_failing_parts_are_taken_out_and_said(family: Family, backend: Any, reason: str) -> None:
+    loaded, passes = load(family("llama")), random_passes(5)
+    found = fuse(loaded, backend=backend)
+    assert found.why_not is not None and found.why_not.startswith(reason) and "\n" not in found.why_not
+    assert found.parts == {} and not any("forward" in vars(part) for part in loaded.model.modules())
+    record, sentence = engine_record(Engine(loaded))["compiled"], engine_sentence(Engine(loaded))
+    assert record["why_not"] == found.why_not and f"nothing compiled ({found.why_not})" in sentence
+    wanted = [twin(plain(family("llama")), pass_) for pass_ in passes]
+    assert worst(run(Engine(loaded, workers=1), passes), wanted) < 1e-5
+
+
+def test_a_model_without_such_parts(family: Family) -> None:
+    loaded = load(family("bloom"))
+    assert fuse(loaded).why_not == "the model has no such parts"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch's own compiler
+@pytest.mark.skipif(cannot(CPU) is not None, reason="no C++ compiler")
+def test_compiled_on_this_processor(family: Family) -> None:
+    loaded, passes, model = load(family("llama")), random_passes(12), plain(family("llama"))
+    found = fuse(loaded)
+    assert found.why_not is None, found
+    wanted = [twin(model, pass_) for pass_ in passes]
+    for budget in (30, 10_000):
+        assert worst(run(Engine(loaded, budget=budget, workers=2), passes), wanted) < 1e-5
+
+
+def test_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "find_spec", lambda name: None)
+    assert worth(CPU, 10**10, 10**9) == "it pays on a GPU alone"
+    assert worth(CUDA, 10**10, None) == "how much is to be read is not known"
+    assert worth(CUDA, 10**6, 10**6) == "a job of 2.0e+12 operations does not repay it"
+    assert worth(CUDA, 10**10, 10**9) == "`triton` is not installed"
+    monkeypatch.setattr(fused, "find_spec", lambda name: name)
+    assert WORTH < 2 * 10**10 * 10**9 and worth(CUDA, 10**10, 10**9) is None
+
+
+def test_without_a_compiler_it_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def none() -> str:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    asked = ScoreSettings(dataset="d.jsonl", compile="on", device="cpu")
+    with pytest.raises(SettingsError, match="nothing can be compiled for `cpu`: there is no C\\+\\+ compiler"):
+        check_compile(asked)
+    check_compile(ScoreSettings(dataset="d.jsonl", device="cpu"))
+
+
+def test_yaml_reads_on_and_off_as_truths() -> None:
+    assert [ScoreSettings.of({"dataset": "d", "compile": value}).compile for value in (True, False, "auto")] == [
+        "on", "off", "auto"
+    ]  # fmt: skip
+    with pytest.raises(SettingsError, match="`compile` cannot be `always`"):
+        ScoreSettings.of({"dataset": "d", "compile": "always"})
+
+
+def test_a_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    done: list[str] = []
+    monkeypatch.setattr(fused, "fuse", lambda model: done.append(model.device.type))
+    monkeypatch.setattr(fused, "find_spec", lambda name: name)
+    data = tmp_path / "data.jsonl"
+    data.write_text("x" * 40_000)
+    dataset: Any = SimpleNamespace(source=str(data))
+    assert about(dataset) == 20_000 and about(SimpleNamespace(source="owner/name")) is None  # type: ignore[arg-type]
+
+    def begin(place: str, parameters: float, device: torch.device = CUDA, compile: str = "auto") -> list[str]:
+        done.clear()
+        settings = ScoreSettings.of({"dataset": str(data), "compile": compile})
+        compile_parts(SimpleNamespace(device=device, parameters=parameters), settings, dataset, tmp_path / place)  # type: ignore[arg-type]
+        return list(done)
+
+    large = WORTH / 20_000
+    assert begin("a", large) == ["cuda"] and begin("a", 10) == ["cuda"]
+    assert begin("b", 10) == [] and begin("b", large) == []
+    assert begin("b", large, compile="on") == ["cuda"] and begin("a", large, compile="off") == []
+    assert begin("c", large, CPU) == [] and not (tmp_path / "c").exists()
+    assert begin("c", 10, CPU, "on") == ["cpu"] and begin("c", 10, CPU) == ["cpu"]

@@ -1,0 +1,73 @@
+"""What a run chose when it began is what it does when it goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.e2e.command import records, write_jsonl
+from tithe.config import ScoreSettings
+from tithe.engine import engine, model
+from tithe.engine.room import Room
+from tithe.errors import StoreError
+from tithe.run.describe import engine_record, engine_sentence
+from tithe.run.kept_choice import keep, kept, kept_number, kept_word
+from tithe.run.setup import Parts
+
+
+def test_choices_stand_side_by_side_and_the_first_stays(tmp_path: Path) -> None:
+    assert kept(tmp_path, "a") is None and kept(None, "a") is None
+    keep(None, "a", 1)
+    for name, value in (("a", 1), ("b", "on"), ("a", 2)):
+        keep(tmp_path, name, value)
+    assert json.loads((tmp_path / "answers" / "choices.json").read_text()) == {"a": 1, "b": "on"}
+    assert (kept_number(tmp_path, "a"), kept_word(tmp_path, "b", ("on", "off"))) == (1, "on")
+
+
+@pytest.mark.parametrize("value", [0, -5, 2.5, "many", True, [1]])
+def test_what_is_no_number_is_named(tmp_path: Path, value: Any) -> None:
+    keep(tmp_path, "batch_tokens_cuda", value)
+    with pytest.raises(StoreError, match="`batch_tokens_cuda` cannot be") as caught:
+        kept_number(tmp_path, "batch_tokens_cuda")
+    assert "delete it" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "null", '"x"'])
+def test_a_damaged_file_is_an_error_and_is_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "answers").mkdir()
+    path = tmp_path / "answers" / "choices.json"
+    path.write_text(text)
+    for call in (lambda: kept(tmp_path, "a"), lambda: keep(tmp_path, "a", 1)):
+        with pytest.raises(StoreError, match="damaged"):
+            call()
+    assert path.read_text() == text
+
+
+def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
+    """The memory that is free is another one each time; the batches are those with which the run began."""
+    data, load = write_jsonl(tmp_path / "data.jsonl", records(5)), model.load_model
+    found = [Room(4096, 10, 1, 2.0), Room(8192, 20, 1, 2.0), Room(2048)]
+    monkeypatch.setattr(engine, "find_room", lambda loaded: found.pop(0))
+
+    def elsewhere(*args: Any, **given: Any) -> Any:
+        return replace(load(*args, **{**given, "device": "cpu"}), device=torch.device("cuda"))
+
+    monkeypatch.setattr(model, "load_model", elsewhere)
+
+    def begun(place: Path, **given: Any) -> Any:
+        parts = Parts(ScoreSettings.of({"dataset": str(data), "model": str(model_dir), "dtype": "fp32", **given}))
+        parts.answers_place = place
+        return parts.engine
+
+    first = begun(tmp_path / "run")
+    assert first.budget == 4096 and ", 4,096 tokens a batch" in engine_sentence(first)
+    assert engine_record(first)["room"] == {"budget": 4096, "free": 10, "fixed": 1, "per_token": 2.0}
+    assert begun(tmp_path / "run", batch_tokens=77).budget == 77
+    again = begun(tmp_path / "run")
+    assert again.budget == 4096 and again.room is None and len(found) == 2
+    assert begun(tmp_path / "other").budget == 8192
