@@ -63,6 +63,18 @@ class Engine:
         if self.model.alone_above is not None:
             self.workers = 1  # these rotary scalings remember what they read last
 
+    @property
+    def devices(self) -> list[str]:
+        """Where passes are read."""
+        return [str(self.model.device)]
+
+    def alone(self) -> Engine:
+        """An engine that has the model in this process."""
+        return self
+
+    def close(self) -> None:
+        """End whatever reads elsewhere; here nothing does."""
+
     def batches(self, passes: Sequence[Pass]) -> list[Batch]:
         """How these passes will be run together; the same passes always give the same batches."""
         assert self.budget is not None

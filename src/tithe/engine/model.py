@@ -15,7 +15,7 @@ from tithe.engine import forward
 from tithe.engine.batching import After
 from tithe.engine.forward import Head, TokenNlls, Wanted
 from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
-from tithe.engine.probe import probe
+from tithe.engine.probe import ROADS, Road, probe
 from tithe.engine.sources import ModelSource, fingerprint, first_line
 from tithe.engine.states import Reading
 from tithe.errors import ModelError, SettingsError
@@ -29,6 +29,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def choose_device(wanted: str) -> torch.device:
     """`auto` takes cuda, then mps, then cpu; a device that is asked for and not there is an error."""
+    if "," in wanted or wanted == "cuda:all":
+        raise SettingsError(
+            f"`{wanted}` names several devices, and here one alone is used", hint="several score: `score`, `select`"
+        )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -159,6 +163,8 @@ def load_model(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     fp32_route: RouteName | None = None,
+    roads: Sequence[Road] = ROADS,
+    known: str | None = None,
 ) -> LoadedModel:
     """Load safetensors weights whole, put them on the device, and probe the roads.
 
@@ -168,6 +174,8 @@ def load_model(
         dtype: `auto`, `fp32`, `bf16` or `fp16`.
         trust_remote_code: run code that comes with the model.
         fp32_route: kernels with which a run began that is taken up again; None takes the faster ones.
+        roads: those that may be taken, first the fastest.
+        known: the fingerprint, where it is known.
 
     Raises:
         ModelError: weights are missing or do not fit the config, or the model is not a causal one.
@@ -177,11 +185,11 @@ def load_model(
     kind = choose_dtype(dtype, place)
     try:
         model = read_weights(source, kind, trust_remote_code)
-        loaded = LoadedModel(source, model.to(place), place, kind, fingerprint(source))
+        loaded = LoadedModel(source, model.to(place), place, kind, known or fingerprint(source))
         loaded.alone_above = rotary_switch(model.config.get_text_config())
         if kind == torch.float32 or place.type != "cpu":
             loaded.fp32 = take_fastest_fp32(place, fp32_route)
-        probe(loaded)
+        probe(loaded, roads)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
             f"model `{source.name}` in {dtype_name(kind)} does not fit into the memory of `{place}`",

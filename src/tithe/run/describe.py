@@ -25,6 +25,7 @@ def engine_record(engine: Engine) -> dict[str, Any]:
     model = engine.model
     return {
         "device": str(model.device),
+        "devices": engine.devices,
         "dtype": str(model.dtype).removeprefix("torch."),
         "road": model.road,
         "attention": model.implementation,
@@ -46,7 +47,10 @@ def engine_sentence(engine: Engine) -> str:
         dtype += kernels(model.fp32)
     how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
     workers = f", {engine.workers} at once" if engine.workers != 1 else ""
-    return f"model {model.source.name} ({size}) on {model.device} in {dtype}: {how}{workers}"
+    where = str(model.device)
+    if len(engine.devices) > 1:
+        where = ", ".join(engine.devices) + " (one process each)"
+    return f"model {model.source.name} ({size}) on {where} in {dtype}: {how}{workers}"
 
 
 def kernels(route: Fp32Route) -> str:

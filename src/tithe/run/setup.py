@@ -34,6 +34,7 @@ from tithe.selectors.base import Selector
 from tithe.specs import parse_spec
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
     from tithe.engine.engine import Engine
@@ -55,6 +56,7 @@ class Parts:
         talk: who listens.
         selectors: those of the run, made by `selector`.
         notes: what was found before anybody listened.
+        several: whether passes may be read on several devices; what else looks at the model has it in this process.
     """
 
     settings: ScoreSettings
@@ -67,6 +69,7 @@ class Parts:
     experienced: dict[str, Any] | None = field(default=None, init=False)
     answers_place: Path | None = field(default=None, init=False)
     notes: list[str] = field(default_factory=list, init=False)
+    several: bool = field(default=True, kw_only=True)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -99,7 +102,7 @@ class Parts:
             if spec.startswith(FILE):  # its rows belong to these examples
                 self.encoder(spec)
             else:
-                make_encoder(spec, own=self, device=self.settings.device)
+                make_encoder(spec, own=self, device=self.first_device)
 
     @property
     def passed_on(self) -> dict[str, Any]:
@@ -218,9 +221,9 @@ class Parts:
     def encoder(self, spec: str) -> Encoder:
         """The encoder of a spec, made once."""
         if spec not in self.encoders:
-            examples, s = self.examples, self.settings
+            examples, seed = self.examples, self.settings.seed
             self.encoders[spec] = make_encoder(
-                spec, own=self, corpus=examples, rows=self.records, device=s.device, seed=s.seed
+                spec, own=self, corpus=examples, rows=self.records, device=self.first_device, seed=seed
             )
         return self.encoders[spec]
 
@@ -281,9 +284,24 @@ class Parts:
 
     @cached_property
     def dtype(self) -> str:
-        from tithe.engine.model import choose_device, choose_dtype, dtype_name
+        from tithe.engine.model import choose_dtype, dtype_name
 
-        return dtype_name(choose_dtype(self.settings.dtype, choose_device(self.settings.device)))
+        return dtype_name(choose_dtype(self.settings.dtype, self.devices[0]))
+
+    @cached_property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where passes are read; one, if this run reads in one process."""
+        from tithe.engine.devices import choose_devices
+        from tithe.engine.model import choose_device
+
+        wanted = self.settings.device
+        return choose_devices(wanted) if self.several else (choose_device(wanted),)
+
+    @property
+    def first_device(self) -> str:
+        """Where all else is done that has a device."""
+        one_name = "," not in self.settings.device and self.settings.device != "cuda:all"
+        return self.settings.device if one_name else str(self.devices[0])
 
     def answers_folder(self, place: Path) -> Path:
         """Where answers and embeddings are kept, of the run folder that is open."""
@@ -308,12 +326,17 @@ class Parts:
 
         s, place = self.settings, self.answers_place
         kept = kept_route(place) if place is not None else None
-        model = load_model(
-            self.source, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code, fp32_route=kept
-        )
+        how: dict[str, Any] = {"dtype": s.dtype, "trust_remote_code": s.trust_remote_code, "fp32_route": kept}
+        if len(self.devices) > 1:
+            from tithe.engine.several import SeveralEngine
+
+            how["known"] = self.fingerprint
+            engine: Engine = SeveralEngine(self.source, self.devices, how, budget=s.batch_tokens, workers=s.workers)
+        else:
+            model = load_model(self.source, device=str(self.devices[0]), **how)
+            engine = Engine(model, budget=s.batch_tokens, workers=s.workers)
         if place is not None:
-            keep_route(place, model.fp32)
-        engine = Engine(model, budget=s.batch_tokens, workers=s.workers)
+            keep_route(place, engine.model.fp32)
         self.talk.say(engine_sentence(engine))
         return engine
 
