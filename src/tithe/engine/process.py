@@ -36,7 +36,7 @@ class Process:
         self.halved = 0
         self._learnt = 0
         self.channel, theirs = Pipe()
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115: what it says; open as long as it lives
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - what it says; open as long as it lives
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tithe.engine.child", str(theirs.fileno())],
