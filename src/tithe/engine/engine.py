@@ -15,6 +15,7 @@ from tithe.engine.forward import TokenNlls, Wanted
 from tithe.engine.heap import give_back
 from tithe.engine.model import LoadedModel, cpu_cores, dtype_name
 from tithe.engine.readouts import READOUTS, Readout
+from tithe.engine.shard import placed
 from tithe.engine.states import StateReadout, make_taps
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
@@ -66,7 +67,7 @@ class Engine:
     @property
     def devices(self) -> list[str]:
         """Where passes are read."""
-        return [str(self.model.device)]
+        return placed(self.model)
 
     def alone(self) -> Engine:
         """An engine that has the model in this process."""

@@ -16,6 +16,7 @@ from tithe.engine.batching import After
 from tithe.engine.forward import Head, TokenNlls, Wanted
 from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
 from tithe.engine.probe import ROADS, Road, probe
+from tithe.engine.shard import DeviceMap, device_map, limits
 from tithe.engine.sources import ModelSource, fingerprint, first_line
 from tithe.engine.states import Reading
 from tithe.errors import ModelError, SettingsError
@@ -165,6 +166,7 @@ def load_model(
     fp32_route: RouteName | None = None,
     roads: Sequence[Road] = ROADS,
     known: str | None = None,
+    spread: Sequence[torch.device] = (),
 ) -> LoadedModel:
     """Load safetensors weights whole, put them on the device, and probe the roads.
 
@@ -176,6 +178,7 @@ def load_model(
         fp32_route: kernels with which a run began that is taken up again; None takes the faster ones.
         roads: those that may be taken, first the fastest.
         known: the fingerprint, where it is known.
+        spread: GPUs that hold a part of the model each; empty puts it whole on `device`.
 
     Raises:
         ModelError: weights are missing or do not fit the config, or the model is not a causal one.
@@ -184,8 +187,12 @@ def load_model(
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
     try:
-        model = read_weights(source, kind, trust_remote_code)
-        loaded = LoadedModel(source, model.to(place), place, kind, known or fingerprint(source))
+        where = device_map(source, kind, limits(spread), trust_remote_code) if spread else None
+        model = read_weights(source, kind, trust_remote_code, where)
+        if where is None:
+            model = model.to(place)
+        place = place if where is None else model.get_input_embeddings().weight.device
+        loaded = LoadedModel(source, model, place, kind, known or fingerprint(source))
         loaded.alone_above = rotary_switch(model.config.get_text_config())
         if kind == torch.float32 or place.type != "cpu":
             loaded.fp32 = take_fastest_fp32(place, fp32_route)
@@ -198,8 +205,10 @@ def load_model(
     return loaded
 
 
-def read_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """The model in evaluation mode, every tensor of it from the files."""
+def read_weights(
+    source: ModelSource, dtype: torch.dtype, trust_remote_code: bool, where: DeviceMap | None = None
+) -> Any:
+    """The model in evaluation mode, every tensor of it from the files, on the CPU or where a map says."""
     from transformers import AutoModelForCausalLM
 
     config = source.config
@@ -213,6 +222,7 @@ def read_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: boo
             attn_implementation="eager" if capped else None,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **({} if where is None else {"device_map": where}),
         )
     except (torch.OutOfMemoryError, MemoryError):
         raise

@@ -47,9 +47,9 @@ def engine_sentence(engine: Engine) -> str:
         dtype += kernels(model.fp32)
     how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
     workers = f", {engine.workers} at once" if engine.workers != 1 else ""
-    where = str(model.device)
+    where = ", ".join(engine.devices)
     if len(engine.devices) > 1:
-        where = ", ".join(engine.devices) + " (one process each)"
+        where += " (one process each)" if engine.model.model is None else " (a part of it on each)"
     return f"model {model.source.name} ({size}) on {where} in {dtype}: {how}{workers}"
 
 

@@ -56,7 +56,7 @@ class Parts:
         talk: who listens.
         selectors: those of the run, made by `selector`.
         notes: what was found before anybody listened.
-        several: whether passes may be read on several devices; what else looks at the model has it in this process.
+        several: whether passes may be read by several processes; what else looks at the model has it in this one.
     """
 
     settings: ScoreSettings
@@ -290,12 +290,10 @@ class Parts:
 
     @cached_property
     def devices(self) -> tuple[torch.device, ...]:
-        """Where passes are read; one, if this run reads in one process."""
+        """Where the model may be."""
         from tithe.engine.devices import choose_devices
-        from tithe.engine.model import choose_device
 
-        wanted = self.settings.device
-        return choose_devices(wanted) if self.several else (choose_device(wanted),)
+        return choose_devices(self.settings.device)
 
     @property
     def first_device(self) -> str:
@@ -323,17 +321,21 @@ class Parts:
     def engine(self) -> Engine:
         from tithe.engine.engine import Engine
         from tithe.engine.model import load_model
+        from tithe.engine.shard import spread_over
 
         s, place = self.settings, self.answers_place
         kept = kept_route(place) if place is not None else None
         how: dict[str, Any] = {"dtype": s.dtype, "trust_remote_code": s.trust_remote_code, "fp32_route": kept}
-        if len(self.devices) > 1:
+        spread = spread_over(self.source, self.dtype, self.devices, s.shard)
+        if len(self.devices) > 1 and not spread and self.several:
             from tithe.engine.several import SeveralEngine
 
             how["known"] = self.fingerprint
             engine: Engine = SeveralEngine(self.source, self.devices, how, budget=s.batch_tokens, workers=s.workers)
         else:
-            model = load_model(self.source, device=str(self.devices[0]), **how)
+            if len(self.devices) > 1 and not spread:
+                self.talk.say(f"note: of {len(self.devices)} devices one is used, {self.devices[0]}")
+            model = load_model(self.source, device=str(self.devices[0]), spread=spread, **how)
             engine = Engine(model, budget=s.batch_tokens, workers=s.workers)
         if place is not None:
             keep_route(place, engine.model.fp32)

@@ -21,6 +21,7 @@ EXTRAS = {
     "tune": "trl",
     "eval": "lm_eval",
     "experiment": "statsmodels",
+    "large": "accelerate",
 }
 
 
