@@ -79,9 +79,12 @@ class ScoreSettings(Settings):
         eos: score the end-of-turn marker too.
         alone_header: text before the response where it is scored without its prompt.
         dtype: `auto`, `fp32`, `bf16`, `fp16`.
-        device: `auto`, `cuda`, `mps`, `cpu`.
+        device: `auto`, `cuda`, `mps`, `cpu`; or several of one kind, a process on each: `cuda:0,cuda:1`, `cuda:all`,
+            `cpu,cpu`. `auto` takes all GPUs that are like the first.
+        shard: spread one model over the GPUs instead of one on each; None does so where it does not fit into one.
         batch_tokens: tokens a batch holds; None takes the device's default.
-        workers: forward passes at once on a CPU; None takes one per core, eight at most.
+        workers: forward passes at once on a CPU; None takes one per core, eight at most, and one in each of several
+            processes.
         compile: norms, MLPs and rotations by torch.compile: `on`, `off`, or `auto`, which takes it on a GPU
             for jobs that repay about a minute of compiling.
         per_token: keep every response token's NLL.
@@ -114,6 +117,7 @@ class ScoreSettings(Settings):
     alone_header: str = ""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
+    shard: bool | None = None
     batch_tokens: int | None = None
     workers: int | None = None
     compile: Literal["auto", "on", "off"] = "auto"

@@ -47,7 +47,14 @@ Bos = Annotated[str | None, typer.Option(help="`auto`, `always` or `never`.")]
 Eos = Annotated[bool | None, typer.Option("--eos/--no-eos", help="Score the end-of-turn marker too.")]
 Header = Annotated[str | None, typer.Option(help="Text before the response where it stands without its prompt.")]
 Dtype = Annotated[str | None, typer.Option(help="`auto`, `fp32`, `bf16` or `fp16`.")]
-Device = Annotated[str | None, typer.Option(help="`auto`, `cuda`, `mps` or `cpu`.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="`auto`, `cuda`, `mps`, `cpu`; for scoring also several: `cuda:0,cuda:1`, `cuda:all`."),
+]
+Shard = Annotated[
+    bool | None,
+    typer.Option("--shard/--no-shard", help="Spread the model over the GPUs; by default where one is too small."),
+]
 BatchTokens = Annotated[int | None, typer.Option(help="Tokens a batch holds.")]
 Workers = Annotated[
     int | None, typer.Option(help="Forward passes at once on a CPU; one per core by default, eight at most.")

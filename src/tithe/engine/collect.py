@@ -74,6 +74,7 @@ class Whole(Collected):
     """Per response all its states, in float32 on the device: (layers, tokens, dim). For a batch at a time."""
 
     name = "states"
+    travels: ClassVar[bool] = False  # they stay where they are read
 
     def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
         return WholeReader(lengths)

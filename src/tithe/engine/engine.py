@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -13,16 +13,16 @@ import torch
 from tithe.engine.batching import After, Batch, make_batches
 from tithe.engine.forward import TokenNlls, Wanted
 from tithe.engine.heap import give_back
+from tithe.engine.layout import Choice, choose_layout, gated_product
 from tithe.engine.model import LoadedModel, cpu_cores, dtype_name
 from tithe.engine.readouts import READOUTS, Readout
 from tithe.engine.room import Room, find_room
+from tithe.engine.shard import placed
 from tithe.engine.states import StateReadout, make_taps
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
 NUMERICS = 1  # raise it when a change moves answers by more than rounding: stored ones are then not met again
-CPU_BUDGET = 1024  # tokens a pack: its activations stay in the cache
-MOST_WORKERS = 8  # on a CPU: every pass under way holds its activations, and a machine may have a hundred cores
 OUT_OF_MEMORY = Problem("out of memory at batch size 1")
 Asked: TypeAlias = Sequence[Sequence[Readout]]  # per pass the readouts that are asked of it
 
@@ -46,30 +46,79 @@ class Engine:
 
     Args:
         model: what answers.
-        budget: tokens a batch holds; None takes a CPU's default, or what a GPU has room for. It moves scores by
-            rounding alone.
-        workers: forward passes under way at once; on a CPU one per core up to `MOST_WORKERS`, which share the
-            cores out among them: one pass of one thread on each core beats one pass on all.
+        budget: tokens a batch holds; None takes what is fastest on a CPU, or what a GPU has room for. It moves scores
+            by rounding alone.
+        workers: forward passes under way at once, which on a CPU share the cores out among them; None takes one on a
+            GPU and what is fastest on a CPU, most often one a core.
+        say: who hears what is found out only when the first passes are there.
+        cores: of a CPU, those that may be used; None for all.
 
     Attributes:
+        layout: what was taken on a CPU, and why.
         room: what the budget was reckoned from, on a GPU where none was given.
     """
 
     model: LoadedModel
     budget: int | None = None
     workers: int | None = None
+    say: Callable[[str], None] | None = None
+    cores: int | None = None
     halved: int = field(default=0, init=False)
+    layout: Choice | None = field(default=None, init=False)
     room: Room | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        on_cpu = self.model.device.type == "cpu"
-        if not self.budget and not on_cpu:
+        self.cores = self.cores or cpu_cores()
+        if self.model.device.type == "cpu":
+            gated = gated_product(self.model) if self.model.road == "packed" else None
+            self.layout = choose_layout(gated, self.cores, workers=self.workers, tokens=self.budget)
+            self.workers, self.budget = self.layout.workers, self.layout.tokens
+        elif not self.budget:
             self.room = find_room(self.model)
             self.budget = self.room.budget
-        self.budget = self.budget or CPU_BUDGET
-        self.workers = self.workers or (min(cpu_cores(), MOST_WORKERS) if on_cpu else 1)
+        self.workers = self.workers or 1
         if self.model.alone_above is not None:
             self.workers = 1  # these rotary scalings remember what they read last
+
+    @property
+    def measured(self) -> bool:
+        """Whether its workers or its budget depend on a measurement."""
+        return self.room is not None or (self.layout is not None and bool(self.layout.tokens_per_second))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was found out about how the model is read best, for the run record."""
+        model = self.model
+        found = {
+            "layout": self.layout and self.layout.as_dict(),
+            "room": self.room and self.room.as_dict(),
+            "attention_by": model.attend and model.attend.report(),
+            "compiled": model.fused and model.fused.as_dict(),
+        }
+        return {name: told for name, told in found.items() if told}
+
+    @property
+    def words(self) -> list[str]:
+        """The same for people, in a few words each."""
+        model = self.model
+        batch = [f"{self.budget:,} tokens a batch"] if model.device.type != "cpu" or self.measured else []
+        return [
+            *([model.attend.words()] if model.attend else []),
+            *batch,
+            *([model.fused.words()] if model.fused else []),
+        ]
+
+    @property
+    def devices(self) -> list[str]:
+        """Where passes are read."""
+        return placed(self.model)
+
+    def alone(self) -> Engine:
+        """An engine that has the model in this process."""
+        return self
+
+    def close(self) -> None:
+        """End whatever reads elsewhere; here nothing does."""
 
     def batches(self, passes: Sequence[Pass]) -> list[Batch]:
         """How these passes will be run together; the same passes always give the same batches."""
@@ -102,7 +151,7 @@ class Engine:
                 yield batch, self.batch(passes, batch, asked)
             return
         threads = torch.get_num_threads()
-        each = max(1, cpu_cores() // self.workers)
+        each = max(1, (self.cores or cpu_cores()) // self.workers)
         torch.set_num_threads(each)
         waiting = iter(batches)
         under_way: dict[Future[list[Read | Problem]], Batch] = {}

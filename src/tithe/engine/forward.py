@@ -131,6 +131,7 @@ class Head:
         for part, _ in self.backbone.named_children():  # some call a part of it: OPT its `model.decoder`
             stand_in.add_module(part, Backbone())
         self.shell = copy.copy(model)
+        vars(self.shell).pop("forward", None)  # a hook of accelerate's, which would run the whole model
         self.shell._modules = {**model._modules, name: stand_in}
         self.matrix = self.plain_matrix(model)
 
@@ -185,7 +186,7 @@ class Head:
 
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy per row in float32, whatever the logits' dtype: (rows, vocabulary), (rows,) -> (rows,)."""
-    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    return torch.nn.functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="none")
 
 
 def tiled_nll(hidden: torch.Tensor, matrix: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:

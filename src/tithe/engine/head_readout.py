@@ -28,6 +28,7 @@ class MarginReadout(StateReadout):
 
     version = 1
     fields: ClassVar[Mapping[str, Any]] = {"margin": "float64"}
+    travels: ClassVar[bool] = False  # a head in memory
 
     def __init__(self, head: StateHead | None, name: str) -> None:
         self.name = name
@@ -68,9 +69,15 @@ class HeadReadout(MarginReadout):
         ModelError: there is no head.
     """
 
+    travels: ClassVar[bool] = True
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.card = folder, read_card(folder)
         super().__init__(None, f"head-{self.card.fingerprint}")
+
+    def __reduce__(self) -> tuple[type[HeadReadout], tuple[Path]]:
+        """To another process goes the folder; it reads the weights there."""
+        return type(self), (self.folder,)
 
     def head(self) -> StateHead:
         if self._head is None:

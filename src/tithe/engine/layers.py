@@ -113,7 +113,7 @@ class Layers:
 
 def near(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
     scale = float(other.abs().max())
-    return float((one.float() - other.float()).abs().max()) <= tolerance * max(scale, 1e-6)
+    return float((one.float() - other.to(one.device).float()).abs().max()) <= tolerance * max(scale, 1e-6)
 
 
 def lists_of_blocks(model: torch.nn.Module, count: int) -> Iterator[torch.nn.ModuleList]:

@@ -13,9 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from threading import Barrier
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
+
+if TYPE_CHECKING:
+    from tithe.engine.model import LoadedModel
 
 USUAL_TOKENS = 1024  # a pack's activations stay in the cache
 TOKENS = (512, 2048)  # what else is tried
@@ -77,6 +80,13 @@ class Choice:
         return asdict(self)
 
 
+def gated_product(loaded: LoadedModel) -> Gated | None:
+    """A layer's product, by the model's config; None where that does not name its sizes."""
+    config = loaded.model.config.get_text_config()
+    width, inner = getattr(config, "hidden_size", None), getattr(config, "intermediate_size", None)
+    return Gated(width, inner, loaded.dtype) if isinstance(width, int) and isinstance(inner, int) else None
+
+
 def choose_layout(
     gated: Gated | None,
     cores: int,
@@ -97,7 +107,7 @@ def choose_layout(
     usual = Layout(workers or min(cores, MOST_WORKERS), 1, tokens or USUAL_TOKENS)
     usual = usual._replace(threads=max(1, cores // usual.workers))
     if workers is not None and tokens is not None:
-        return Choice(workers, tokens, "as asked for")
+        return Choice(workers, tokens, "given")
     if gated is None or gated.flops(usual.tokens) < SMALL:
         return Choice(usual.workers, usual.tokens, "the usual layout: a model this small has nothing to gain")
     rate, found, best = rate or timed, dict[Layout, float](), usual

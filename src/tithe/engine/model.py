@@ -15,7 +15,8 @@ from tithe.engine import forward
 from tithe.engine.batching import After
 from tithe.engine.forward import Head, TokenNlls, Wanted
 from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
-from tithe.engine.probe import probe
+from tithe.engine.probe import ROADS, Road, probe
+from tithe.engine.shard import DeviceMap, device_map, limits
 from tithe.engine.sources import ModelSource, fingerprint, first_line
 from tithe.engine.states import Reading
 from tithe.errors import ModelError, SettingsError
@@ -31,6 +32,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def choose_device(wanted: str) -> torch.device:
     """`auto` takes cuda, then mps, then cpu; a device that is asked for and not there is an error."""
+    if "," in wanted or wanted == "cuda:all":
+        raise SettingsError(
+            f"`{wanted}` names several devices, and here one alone is used", hint="several score: `score`, `select`"
+        )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -165,6 +170,9 @@ def load_model(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     fp32_route: RouteName | None = None,
+    roads: Sequence[Road] = ROADS,
+    known: str | None = None,
+    spread: Sequence[torch.device] = (),
 ) -> LoadedModel:
     """Load safetensors weights whole, put them on the device, and probe the roads.
 
@@ -174,6 +182,9 @@ def load_model(
         dtype: `auto`, `fp32`, `bf16` or `fp16`.
         trust_remote_code: run code that comes with the model.
         fp32_route: kernels with which a run began that is taken up again; None takes the faster ones.
+        roads: those that may be taken, first the fastest.
+        known: the fingerprint, where it is known.
+        spread: GPUs that hold a part of the model each; empty puts it whole on `device`.
 
     Raises:
         ModelError: weights are missing or do not fit the config, or the model is not a causal one.
@@ -182,12 +193,16 @@ def load_model(
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
     try:
-        model = read_weights(source, kind, trust_remote_code)
-        loaded = LoadedModel(source, model.to(place), place, kind, fingerprint(source))
+        where = device_map(source, kind, limits(spread), trust_remote_code) if spread else None
+        model = read_weights(source, kind, trust_remote_code, where)
+        if where is None:
+            model = model.to(place)
+        place = place if where is None else model.get_input_embeddings().weight.device
+        loaded = LoadedModel(source, model, place, kind, known or fingerprint(source))
         loaded.alone_above = rotary_switch(model.config.get_text_config())
         if kind == torch.float32 or place.type != "cpu":
             loaded.fp32 = take_fastest_fp32(place, fp32_route)
-        probe(loaded)
+        probe(loaded, roads)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
             f"model `{source.name}` in {dtype_name(kind)} does not fit into the memory of `{place}`",
@@ -196,8 +211,10 @@ def load_model(
     return loaded
 
 
-def read_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """The model in evaluation mode, every tensor of it from the files."""
+def read_weights(
+    source: ModelSource, dtype: torch.dtype, trust_remote_code: bool, where: DeviceMap | None = None
+) -> Any:
+    """The model in evaluation mode, every tensor of it from the files, on the CPU or where a map says."""
     from transformers import AutoModelForCausalLM
 
     config = source.config
@@ -211,6 +228,7 @@ def read_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: boo
             attn_implementation="eager" if capped else None,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **({} if where is None else {"device_map": where}),
         )
     except (torch.OutOfMemoryError, MemoryError):
         raise

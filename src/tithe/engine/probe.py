@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -25,16 +25,18 @@ if TYPE_CHECKING:
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 # How far other tokens of the same batch may move a sequence, as a share of that: shapes are equal, so is the rounding.
 LEAK = 0.1
-ROADS = (("packed", attention.PACKED), ("padded", "sdpa"), ("padded", "eager"), ("single", None))
+Road: TypeAlias = tuple[str, str | None]  # and the attention that it takes
+ROADS: tuple[Road, ...] = (("packed", attention.PACKED), ("padded", "sdpa"), ("padded", "eager"), ("single", None))
 COMMON = 9  # tokens with which the probe's passes 0 and 2 both begin
 BUDGET = 1024
 
 
-def probe(loaded: LoadedModel) -> None:
+def probe(loaded: LoadedModel, roads: Sequence[Road] = ROADS) -> None:
     """Take the first road whose numbers are those of the model's own forward, on a few random sequences.
 
     Raises:
-        ModelError: the model looks ahead or gives no finite number, so that no likelihood can be read from it.
+        ModelError: the model looks ahead or gives no finite number, so that no likelihood can be read from it; or none
+            of the roads that were given is true.
     """
     passes = probe_passes(loaded.vocabulary)
     truth = [loaded.along("single", [pass_])[0] for pass_ in passes]
@@ -45,11 +47,16 @@ def probe(loaded: LoadedModel) -> None:
         )
     demand_causal(loaded, passes[0])
     loaded.head = make_head(loaded)
-    for road, implementation in ROADS:
+    for road, implementation in roads:
         reason = try_road(loaded, road, implementation, passes, truth)
         if reason is None:
             return
         loaded.fallbacks.append(f"{road}{f' ({implementation})' if implementation else ''}: {reason}")
+    if len(roads) < len(ROADS):
+        raise ModelError(
+            f"`{loaded.source.name}` cannot be read on `{loaded.device}` as on other devices: {loaded.fallbacks[-1]}",
+            hint="leave this device out",
+        )
     raise ModelError(
         f"`{loaded.source.name}` gives other numbers each time it reads the same tokens",
         hint="something in it is random or remembers: no likelihood can be read from it",

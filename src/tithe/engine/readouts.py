@@ -43,6 +43,7 @@ class Readout(ABC):
     fields: ClassVar[Mapping[str, str | pa.DataType]]
     needs_model: ClassVar[bool] = True
     reads_nll: ClassVar[bool] = True
+    travels: ClassVar[bool] = True  # to a process on another device and its answers back; else it is read in this one
 
     @abstractmethod
     def read(self, view: View) -> dict[str, Any] | Problem:

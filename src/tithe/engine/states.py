@@ -102,7 +102,7 @@ class Tap:
         if layer not in self.layers:
             return
         assert self.at is not None, "place comes first"
-        rows = states[self.at]
+        rows = states[self.at.to(states.device)].to(self.at.device)  # layers may lie on several devices
         if self.broken is None:
             self.broken = torch.full((len(rows),), ALL_GOOD, device=rows.device)
         odd = ~torch.isfinite(rows.sum(dim=1, dtype=torch.float32))  # one number a token: a sum keeps inf and NaN

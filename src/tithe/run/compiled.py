@@ -11,13 +11,15 @@ from tithe.errors import SettingsError
 from tithe.run.kept_choice import keep, kept_word
 
 if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
+    import torch
+
+    from tithe.engine.sources import ModelSource
 
 BYTES = 4  # of text, a token
 PASSES = 2  # of each record: with its prompt and without
 
 
-def check_compile(settings: ScoreSettings) -> None:
+def check_compile(settings: ScoreSettings, device: torch.device) -> None:
     """Before the model is loaded.
 
     Raises:
@@ -26,26 +28,26 @@ def check_compile(settings: ScoreSettings) -> None:
     if settings.compile != "on":
         return
     from tithe.engine.fused import cannot
-    from tithe.engine.model import choose_device
 
-    device = choose_device(settings.device)
     reason = cannot(device)
     if reason is not None:
         raise SettingsError(f"nothing can be compiled for `{device}`: {reason}", hint="leave `--compile on` out")
 
 
-def compile_parts(model: LoadedModel, settings: ScoreSettings, dataset: Dataset, place: Path | None) -> None:
-    """Compile if it is to be; a run that goes on does as it began."""
-    from tithe.engine.fused import fuse, worth
+def wants_compiled(
+    settings: ScoreSettings, device: torch.device, source: ModelSource, dataset: Dataset, place: Path | None
+) -> bool:
+    """Whether parts are to be compiled; a run that goes on does as it began."""
+    from tithe.engine.fused import worth
+    from tithe.engine.shape import model_shape
 
-    name, wanted = f"compile_{model.device.type}", str(settings.compile)
+    name, wanted = f"compile_{device.type}", str(settings.compile)
     if wanted == "auto":
         began = kept_word(place, name, ("on", "off"))
-        wanted = began or ("off" if worth(model.device, model.parameters, about(dataset)) else "on")
-    if model.device.type != "cpu" or wanted == "on":  # on a CPU nothing is chosen
+        wanted = began or ("off" if worth(device, model_shape(source).parameters, about(dataset)) else "on")
+    if device.type != "cpu" or wanted == "on":  # on a CPU nothing is chosen
         keep(place, name, wanted)
-    if wanted == "on":
-        fuse(model)
+    return wanted == "on"
 
 
 def about(dataset: Dataset) -> int | None:

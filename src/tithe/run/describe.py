@@ -24,46 +24,47 @@ def scorer_record(scorer: Scorer) -> dict[str, Any]:
 def engine_record(engine: Engine) -> dict[str, Any]:
     """How the model was run."""
     model = engine.model
-    more: dict[str, Any] = {} if model.attend is None else {"attention_by": model.attend.report()}
-    more |= {} if engine.room is None else {"room": engine.room.as_dict()}
-    more |= {} if model.fused is None else {"compiled": model.fused.as_dict()}
-    return (
-        {
-            "device": str(model.device),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "road": model.road,
-            "attention": model.implementation,
-            "roads_not_taken": model.fallbacks,
-            "parameters": model.parameters,
-            "batch_tokens": engine.budget,
-            "workers": engine.workers,
-            "batches_halved": engine.halved,
-        }
-        | ({} if model.fp32 is None else {"fp32": model.fp32.as_dict()})
-        | more
-    )
+    return {
+        "device": str(model.device),
+        "devices": engine.devices,
+        "dtype": weights_dtype(model),
+        "road": model.road,
+        "attention": model.implementation,
+        "roads_not_taken": model.fallbacks,
+        "parameters": model.parameters,
+        "batch_tokens": engine.budget,
+        "workers": engine.workers,
+        "batches_halved": engine.halved,
+        **({} if model.fp32 is None else {"fp32": model.fp32.as_dict()}),
+        **engine.facts,
+    }
 
 
 def engine_sentence(engine: Engine) -> str:
-    """Model, size, device, dtype and road, for the terminal."""
+    """Model, size, devices, dtype and road, for the terminal."""
     model = engine.model
     scale, unit = next((s, u) for s, u in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if model.parameters >= s)
     size = f"{model.parameters / scale:.3g}{unit}"
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = weights_dtype(model)
     if model.fp32 is not None:
         dtype += kernels(model.fp32)
-    workers = f", {engine.workers} at once" if engine.workers != 1 else ""
-    batch = f", {engine.budget:,} tokens a batch" if model.device.type != "cpu" else ""
-    fused = "" if model.fused is None else f", {model.fused.words()}"
-    how = f"{road_words(model)}{workers}{batch}{fused}"
-    return f"model {model.source.name} ({size}) on {model.device} in {dtype}: {how}"
+    where = ", ".join(engine.devices)
+    if len(engine.devices) > 1:
+        where += " (one process each)" if engine.model.model is None else " (a part of it on each)"
+    how = [road_words(model), *engine.words]
+    if engine.workers != 1:
+        how.insert(1, f"{engine.workers} at once")
+    return f"model {model.source.name} ({size}) on {where} in {dtype}: {', '.join(how)}"
+
+
+def weights_dtype(model: LoadedModel) -> str:
+    """That of the weights in its blocks, by torch's name."""
+    return str(model.dtype).removeprefix("torch.")
 
 
 def road_words(model: LoadedModel) -> str:
-    """The road, what attends on it, and on a GPU why it is not the packed one."""
+    """The road, and on a GPU why it is not the packed one."""
     how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
-    if model.attend is not None:
-        return f"{how}, {model.attend.words()}"
     refused = [] if model.device.type == "cpu" else [one for one in model.fallbacks if one.startswith("packed")]
     return " ".join([how, *(f"({shortened(one)})" for one in refused)])
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tithe.run.warmup_settings import WarmupSettings
 
 FOLDER = "warmup"
-TAKEN = ("dataset", "format", "turns", "split", "limit", "strict", "model", "template", "bos", "device", "seed")
+TAKEN = ("dataset", "format", "turns", "split", "limit", "strict", "model", "template", "bos", "seed")
 OF_THE_MODEL = ("source", "fingerprint", "readouts")  # what parts have found out about the model without it
 
 
@@ -36,7 +36,7 @@ def experience(parts: Parts, folder: Path | None, talk: Talk) -> None:
     assert folder is not None
     from tithe.run.warmup import WarmupParts, warm_up
 
-    settings = warmup_settings(parts.settings)
+    settings = warmup_settings(parts.settings, parts.first_device)
     warm = WarmupParts(settings)
     talk.say("warm-up: the model gets its brief experience before it scores")
     made = warm_up(settings, folder / FOLDER / name_of(warm.identity()), talk=talk)
@@ -57,12 +57,12 @@ def check(parts: Parts, folder: Path | None) -> None:
         )
 
 
-def warmup_settings(settings: ScoreSettings) -> WarmupSettings:
+def warmup_settings(settings: ScoreSettings, device: str) -> WarmupSettings:
     """As the run reads and renders; the rest as the paper has it."""
     from tithe.run.warmup_settings import WarmupSettings
 
     values: dict[str, Any] = {name: getattr(settings, name) for name in TAKEN}
-    values |= {"trust_remote_code": settings.trust_remote_code}
+    values |= {"trust_remote_code": settings.trust_remote_code, "device": device}
     if settings.max_length is not None:
         values["max_length"] = settings.max_length
     return WarmupSettings.of(values)

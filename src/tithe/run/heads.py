@@ -74,7 +74,7 @@ def train_head(
         TitheError: whatever stops it; an old head in the folder stays as it was.
     """
     check_writable(folder / CARD, overwrite)
-    began, parts = time.monotonic(), HeadParts(settings)
+    began, parts = time.monotonic(), HeadParts(settings, several=False)
     parts.talk = talk or Talk()
     check_settings(settings)
     assert parts.dtype and parts.renderer and parts.watch
@@ -119,7 +119,7 @@ def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = Non
     from tithe.engine.head_readout import HeadReadout
     from tithe.run.readouts import check_head
 
-    parts = HeadParts(settings)
+    parts = HeadParts(settings, several=False)
     parts.talk = talk or Talk()
     readout = HeadReadout(head)
     check_head(readout, str(head), parts)
@@ -156,7 +156,7 @@ def import_head(
     if settings.kind != "cnn":
         raise SettingsError(f"a `{settings.kind}` cannot be imported", hint="`--kind cnn` is the authors' network")
     check_writable(folder / CARD, overwrite)
-    parts = HeadParts(settings)
+    parts = HeadParts(settings, several=False)
     count, width = parts.shape
     head = import_cnn(weights, count=count, width=width, layers=chosen_layers(settings.layers or "all", count))
     training = {"kind": "cnn", "imported": str(weights), "versions": versions(("torch",)), "report": None}

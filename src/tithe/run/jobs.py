@@ -61,6 +61,8 @@ class Garage:
 
     def fetch(self, parts: StageParts) -> Engine:
         if self.engine is None or self.name != parts.fingerprint:
+            if self.engine is not None:
+                self.engine.close()
             self.engine = None
             gc.collect()  # the last model goes before the next one comes
             self.engine, self.name = parts.load(), parts.fingerprint

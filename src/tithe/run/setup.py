@@ -21,9 +21,7 @@ from tithe.engine.store import Store, answers_name
 from tithe.errors import DataError, SettingsError
 from tithe.neighbours.encoders import FILE, Encoder, make_encoder
 from tithe.records import Ask, BadRow, Example
-from tithe.run.compiled import check_compile, compile_parts
-from tithe.run.describe import engine_sentence, scorer_record, versions
-from tithe.run.kept_choice import keep, keep_route, kept_number, kept_route
+from tithe.run.describe import scorer_record, versions
 from tithe.run.passed_on import PASSED_ON
 from tithe.run.pool import named_dataset, read_pool
 from tithe.run.readouts import make_readout
@@ -35,6 +33,7 @@ from tithe.selectors.base import Selector
 from tithe.specs import parse_spec
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
     from tithe.engine.engine import Engine
@@ -56,6 +55,7 @@ class Parts:
         talk: who listens.
         selectors: those of the run, made by `selector`.
         notes: what was found before anybody listened.
+        several: whether passes may be read by several processes; what else looks at the model has it in this one.
     """
 
     settings: ScoreSettings
@@ -68,6 +68,7 @@ class Parts:
     experienced: dict[str, Any] | None = field(default=None, init=False)
     answers_place: Path | None = field(default=None, init=False)
     notes: list[str] = field(default_factory=list, init=False)
+    several: bool = field(default=True, kw_only=True)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -100,7 +101,7 @@ class Parts:
             if spec.startswith(FILE):  # its rows belong to these examples
                 self.encoder(spec)
             else:
-                make_encoder(spec, own=self, device=self.settings.device)
+                make_encoder(spec, own=self, device=self.first_device)
 
     @property
     def passed_on(self) -> dict[str, Any]:
@@ -219,9 +220,9 @@ class Parts:
     def encoder(self, spec: str) -> Encoder:
         """The encoder of a spec, made once."""
         if spec not in self.encoders:
-            examples, s = self.examples, self.settings
+            examples, seed = self.examples, self.settings.seed
             self.encoders[spec] = make_encoder(
-                spec, own=self, corpus=examples, rows=self.records, device=s.device, seed=s.seed
+                spec, own=self, corpus=examples, rows=self.records, device=self.first_device, seed=seed
             )
         return self.encoders[spec]
 
@@ -282,9 +283,22 @@ class Parts:
 
     @cached_property
     def dtype(self) -> str:
-        from tithe.engine.model import choose_device, choose_dtype, dtype_name
+        from tithe.engine.model import choose_dtype, dtype_name
 
-        return dtype_name(choose_dtype(self.settings.dtype, choose_device(self.settings.device)))
+        return dtype_name(choose_dtype(self.settings.dtype, self.devices[0]))
+
+    @cached_property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where the model may be."""
+        from tithe.engine.devices import choose_devices
+
+        return choose_devices(self.settings.device)
+
+    @property
+    def first_device(self) -> str:
+        """Where all else is done that has a device."""
+        one_name = "," not in self.settings.device and self.settings.device != "cuda:all"
+        return self.settings.device if one_name else str(self.devices[0])
 
     def answers_folder(self, place: Path) -> Path:
         """Where answers and embeddings are kept, of the run folder that is open."""
@@ -304,23 +318,9 @@ class Parts:
 
     @cached_property
     def engine(self) -> Engine:
-        from tithe.engine.engine import Engine
-        from tithe.engine.model import load_model
+        from tithe.run.reader import make_engine
 
-        s, place = self.settings, self.answers_place
-        kept = kept_route(place)
-        check_compile(s)
-        model = load_model(
-            self.source, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code, fp32_route=kept
-        )
-        keep_route(place, model.fp32)
-        compile_parts(model, s, self.dataset, place)
-        of_device = f"batch_tokens_{model.device.type}"
-        engine = Engine(model, budget=s.batch_tokens or kept_number(place, of_device), workers=s.workers)
-        if engine.room is not None:
-            keep(place, of_device, engine.budget)
-        self.talk.say(engine_sentence(engine))
-        return engine
+        return make_engine(self)
 
     def describe(self) -> dict[str, Any]:
         """What the numbers depend on, for the run record."""

@@ -21,6 +21,7 @@ EXTRAS = {
     "tune": "trl",
     "eval": "lm_eval",
     "experiment": "statsmodels",
+    "large": "accelerate",
 }
 
 
@@ -62,15 +63,19 @@ def doctor_rows() -> list[dict[str, Any]]:
     """Versions, devices, dtypes and extras, as the engine would find them."""
     import torch
 
-    from tithe.engine.model import choose_device, choose_dtype, cpu_cores, dtype_name
+    from tithe.engine.devices import choose_devices
+    from tithe.engine.model import choose_dtype, cpu_cores, dtype_name
     from tithe.engine.sources import BUNDLED
 
-    device = choose_device("auto")
+    devices = choose_devices("auto")
     rows = [(name, number) for name, number in versions().items()]
     rows += [("platform", platform.platform()), ("CPU cores usable", str(cpu_cores()))]
-    rows += [("CPU capability", torch.backends.cpu.get_cpu_capability()), ("device taken", str(device))]
+    rows += [
+        ("CPU capability", torch.backends.cpu.get_cpu_capability()),
+        ("device taken", ", ".join(map(str, devices))),
+    ]
     rows += [(f"GPU {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
-    rows += [("dtype taken", dtype_name(choose_dtype("auto", device)))]
+    rows += [("dtype taken", dtype_name(choose_dtype("auto", devices[0])))]
     for extra, module in EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
         rows.append((f"extra `tithe[{extra}]`", "installed" if there else f"pip install 'tithe[{extra}]'"))

@@ -34,7 +34,7 @@ def bench(settings: BenchSettings, talk: Talk | None = None) -> BenchResult:
         DataError: the data set holds no example that could be read.
     """
     talk = talk or Talk()
-    parts = Parts(settings.job, talk=talk)
+    parts = Parts(settings.job, talk=talk, several=False)
     check(parts)
     job, grown = counted(settings, talk)
     with tempfile.TemporaryDirectory(prefix="tithe-bench-") as scratch:

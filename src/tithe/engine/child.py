@@ -1,0 +1,136 @@
+"""One process of an engine on several devices: it loads the model on its own and answers batch after batch.
+
+`python -m tithe.engine.child DESCRIPTOR` speaks to the process that started it through a socket pair, of which the
+number is given. It keeps nothing on disk, and ends when nobody is left who could ask.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+import torch
+
+from tithe.engine.batching import Batch
+from tithe.engine.engine import Engine
+from tithe.engine.fused import fuse
+from tithe.engine.messages import Done, Failed, Learn, Load, Loaded, Work
+from tithe.engine.model import cpu_cores, load_model
+from tithe.engine.readouts import Readout
+from tithe.engine.sources import first_line
+from tithe.engine.states import StateReadout
+from tithe.errors import TitheError
+
+LOOK = 1.0  # seconds between two looks whether the process that started this one is still there
+
+
+class Child:
+    """Takes messages, in order, until there is nobody to send one."""
+
+    def __init__(self, channel: Connection) -> None:
+        self.channel = channel
+        self.coming: SimpleQueue[Any] = SimpleQueue()
+        self.one_at_a_time = Lock()  # several threads answer
+        self.readouts: list[Readout] = []
+
+    def run(self) -> None:
+        Thread(target=self.listen, daemon=True).start()
+        try:
+            load = self.coming.get()
+            self.engine = self.load(load)
+            with ThreadPoolExecutor(self.engine.workers, initializer=self.begin, initargs=(load.processes,)) as pool:
+                while True:
+                    self.take(self.coming.get(), pool)
+        except BaseException as error:
+            self.send(failure(error))
+            raise
+
+    def listen(self) -> None:
+        """Always read, so that nobody who writes has to wait, and leave when there will be nothing more to read."""
+        parent = os.getppid()
+        try:
+            while True:
+                while not self.channel.poll(LOOK):
+                    if os.getppid() != parent:  # a process that it forked may hold on to its end
+                        os._exit(0)
+                self.coming.put(self.channel.recv())
+        except (EOFError, OSError):
+            os._exit(0)
+
+    def send(self, message: Any) -> None:
+        with self.one_at_a_time:
+            try:
+                self.channel.send(message)
+            except OSError:  # nobody is there any more
+                os._exit(0)
+
+    def load(self, load: Load) -> Engine:
+        model = load_model(load.source, **load.how)
+        on_cpu = model.device.type == "cpu"
+        if load.compiled:
+            fuse(model)
+        cores = max(1, cpu_cores() // load.processes)
+        engine = Engine(model, load.budget, (load.workers or 1) if on_cpu else load.workers, cores=cores)
+        assert engine.budget is not None and engine.workers is not None
+        self.send(
+            Loaded(
+                model.dtype,
+                model.fingerprint,
+                model.road,
+                model.implementation,
+                model.fallbacks,
+                model.alone_above,
+                model.fp32,
+                model.vocabulary,
+                model.parameters,
+                engine.budget,
+                engine.workers,
+                engine.measured,
+                engine.facts,
+                engine.words,
+            )
+        )
+        return engine
+
+    def begin(self, processes: int) -> None:
+        """What a thread that answers does first."""
+        assert self.engine.workers is not None
+        device = self.engine.model.device
+        if device.type == "cpu":
+            torch.set_num_threads(max(1, cpu_cores() // (processes * self.engine.workers)))
+        elif device.type == "cuda":
+            torch.cuda.set_device(device)
+
+    def take(self, message: Learn | Work, pool: ThreadPoolExecutor) -> None:
+        if isinstance(message, Work):
+            pool.submit(self.answer, message, list(self.readouts))
+            return
+        self.readouts.append(message.readout)
+        if isinstance(message.readout, StateReadout):
+            assert self.engine.model.layers  # found here, before threads read
+
+    def answer(self, work: Work, readouts: list[Readout]) -> None:
+        try:
+            batch = Batch(tuple(range(len(work.passes))), work.after)
+            asked = [[readouts[i] for i in each] for each in work.asked]
+            results = self.engine.batch(work.passes, batch, asked)
+        except Exception as error:
+            self.send(failure(error))
+        else:
+            self.send(Done(work.number, results, self.engine.halved))
+
+
+def failure(error: BaseException) -> Failed:
+    if isinstance(error, TitheError):
+        return Failed(str(error), error.hint, expected=True)
+    text = first_line(error) if isinstance(error, Exception) else ""
+    return Failed(f"{type(error).__name__}: {text}", None, expected=False)
+
+
+if __name__ == "__main__":
+    Child(Connection(int(sys.argv[1]))).run()

@@ -1,0 +1,129 @@
+"""A model that is larger than one GPU, its layers spread over several: by accelerate, without offloading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from tithe.engine.shape import model_shape
+from tithe.engine.sources import ModelSource, first_line
+from tithe.errors import MissingExtraError, ModelError, SettingsError
+
+if TYPE_CHECKING:
+    from tithe.engine.model import LoadedModel
+
+ROOM = 0.9  # of the free memory, for weights; the rest is for what passes hold
+Limits: TypeAlias = Mapping[int | str, int]  # device as accelerate names it -> bytes
+DeviceMap: TypeAlias = dict[str, int | str]  # part of the model -> device
+
+
+def spread_over(
+    source: ModelSource, dtype: str, devices: Sequence[torch.device], wanted: bool | None
+) -> Sequence[torch.device]:
+    """The devices over which one model is spread; none of them, where each device is to have a model of its own.
+
+    Args:
+        source: the model.
+        dtype: of its weights.
+        devices: those that may be used.
+        wanted: whether to spread it; None does so where its weights do not fit into the first device's free memory.
+
+    Raises:
+        SettingsError: it is to be spread over one device, or over devices that are no GPUs.
+        ModelError: the weights do not fit into the free memory of all devices together.
+    """
+    on_gpus = devices[0].type == "cuda"
+    if wanted and (len(devices) < 2 or not on_gpus):
+        raise SettingsError(
+            f"`shard` spreads a model over several GPUs, not over {', '.join(map(str, devices))}",
+            hint="`--device cuda:all`, or leave it out",
+        )
+    if wanted is False or not on_gpus or len(devices) < 2:
+        return ()
+    need, free = model_shape(source).memory(dtype), [free_memory(device) for device in devices]
+    if not wanted and need <= ROOM * free[0]:
+        return ()
+    if need > ROOM * sum(free):
+        raise ModelError(
+            f"the weights of `{source.name}` take {size_text(need)} in {dtype}, "
+            f"and {', '.join(map(str, devices))} have {size_text(sum(free))} of free memory together",
+            hint="a smaller model or dtype, or more GPUs",
+        )
+    return devices
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that nobody uses on a GPU."""
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def limits(devices: Sequence[torch.device]) -> Limits:
+    """What weights may take of each."""
+    return {device.index or 0: int(ROOM * free_memory(device)) for device in devices}
+
+
+def device_map(source: ModelSource, dtype: torch.dtype, room: Limits, trust_remote_code: bool) -> DeviceMap:
+    """Which part of the model goes where, blocks whole and about as much to each device.
+
+    Raises:
+        MissingExtraError: accelerate is not installed.
+        ModelError: the parts do not fit, or an adapter would have to be merged.
+    """
+    if find_spec("accelerate") is None:
+        raise MissingExtraError(
+            f"model `{source.name}` is to be spread over several devices, for which the package `accelerate` is needed",
+            hint="pip install 'tithe[large]'",
+        )
+    if source.adapter is not None:
+        raise ModelError(
+            f"the adapter `{source.name}` cannot be merged into a model that is spread over several devices",
+            hint="merge it into its base model and save that, or take a GPU that holds the model",
+        )
+    from accelerate import infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    empty = without_weights(source, dtype, trust_remote_code)
+    together = sorted(getattr(empty, "_no_split_modules", None) or ())
+    balanced = get_balanced_memory(empty, max_memory=dict(room), no_split_module_classes=together, dtype=dtype)
+    kept = {place: balanced[place] for place in room}
+    found: DeviceMap = dict(infer_auto_device_map(empty, kept, no_split_module_classes=together, dtype=dtype))
+    outside = [part for part, place in found.items() if place not in room]
+    if outside:
+        raise ModelError(
+            f"of `{source.name}` the parts {outside[0]}, ... find no room: "
+            + ", ".join(f"{size_text(size)} on {place}" for place, size in room.items()),
+            hint="a smaller model or dtype, or more GPUs",
+        )
+    return found
+
+
+def without_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """The model's parts and their sizes."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+        known: Any = AutoModelForCausalLM
+        with init_empty_weights():
+            model = known.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the readers of configs raise whatever they like
+        raise ModelError(
+            f"cannot load model `{source.name}`: {first_line(error)}", hint=f"looked in `{source.folder}`"
+        ) from error
+    model.tie_weights()
+    return model
+
+
+def placed(model: LoadedModel) -> list[str]:
+    """The devices that hold a part of it."""
+    found = getattr(model.model, "hf_device_map", None) or {"": str(model.device)}
+    names = [f"cuda:{place}" if isinstance(place, int) else str(place) for place in found.values()]
+    return list(dict.fromkeys(names))
+
+
+def size_text(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"

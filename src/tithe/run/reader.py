@@ -1,0 +1,79 @@
+"""What reads the passes of a run: a model on one device, a process on each of several, or one spread over them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tithe.errors import SettingsError
+from tithe.run.compiled import check_compile, wants_compiled
+from tithe.run.describe import engine_sentence
+from tithe.run.kept_choice import keep, keep_route, kept_number, kept_route
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from tithe.engine.engine import Engine
+    from tithe.run.setup import Parts
+
+
+def make_engine(parts: Parts) -> Engine:
+    """The engine of a run; one that goes on chooses as it began.
+
+    Raises:
+        TitheError: the model cannot be loaded, or not as it is asked for.
+    """
+    from tithe.engine.engine import Engine
+    from tithe.engine.model import load_model
+    from tithe.engine.shard import spread_over
+
+    s, place, devices = parts.settings, parts.answers_place, parts.devices
+    kind = devices[0].type
+    check_compile(s, devices[0])
+    compiled = wants_compiled(s, devices[0], parts.source, parts.dataset, place)
+    how: dict[str, Any] = {"dtype": s.dtype, "trust_remote_code": s.trust_remote_code, "fp32_route": kept_route(place)}
+    budget = s.batch_tokens or kept_number(place, f"batch_tokens_{kind}")
+    workers = s.workers or kept_number(place, f"workers_{kind}")
+    spread = spread_over(parts.source, parts.dtype, devices, s.shard)
+    if len(devices) > 1 and not spread and together(parts, devices):
+        from tithe.engine.several import SeveralEngine
+
+        how["known"] = parts.fingerprint
+        engine: Engine = SeveralEngine(parts.source, devices, how, budget=budget, workers=workers, compiled=compiled)
+    else:
+        model = load_model(parts.source, device=str(devices[0]), spread=spread, **how)
+        if compiled:
+            from tithe.engine.fused import fuse
+
+            fuse(model)
+        engine = Engine(model, budget=budget, workers=workers, say=parts.talk.say)
+    keep_choices(engine, place, kind)
+    parts.talk.say(engine_sentence(engine))
+    return engine
+
+
+def together(parts: Parts, devices: Sequence[torch.device]) -> bool:
+    """Whether several devices read the passes; said where they do not."""
+    if not parts.several:
+        parts.talk.say(f"note: of {len(devices)} devices one is used, {devices[0]}")
+        return False
+    if parts.settings.dtype != "fp8":
+        return True
+    if parts.settings.device != "auto":
+        raise SettingsError(
+            f"fp8 is read on one device, as its error is measured in one process, and `{parts.settings.device}` "
+            f"names {len(devices)}",
+            hint=f"`--device {devices[0]}`, or `--dtype bf16` on all of them",
+        )
+    parts.talk.say(f"note: fp8 is read on one device: of {len(devices)} it takes {devices[0]}")
+    return False
+
+
+def keep_choices(engine: Engine, place: Path | None, kind: str) -> None:
+    """What was measured to choose by may come out otherwise when the run goes on."""
+    keep_route(place, engine.model.fp32)
+    if engine.measured:
+        keep(place, f"batch_tokens_{kind}", engine.budget)
+        keep(place, f"workers_{kind}", engine.workers)
