@@ -78,7 +78,7 @@ class ScoreSettings(Settings):
         bos: `auto`, `always`, `never`.
         eos: score the end-of-turn marker too.
         alone_header: text before the response where it is scored without its prompt.
-        dtype: `auto`, `fp32`, `bf16`, `fp16`.
+        dtype: `auto`, `fp32`, `bf16`, `fp16`, or `fp8` (weights; on GPUs that multiply it; its error is measured).
         device: `auto`, `cuda`, `mps`, `cpu`.
         batch_tokens: tokens a batch holds; None takes the device's default.
         workers: forward passes at once on a CPU; None takes one per core, eight at most.
@@ -110,7 +110,7 @@ class ScoreSettings(Settings):
     bos: Literal["auto", "always", "never"] = "auto"
     eos: bool = False
     alone_header: str = ""
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
     device: str = "auto"
     batch_tokens: int | None = None
     workers: int | None = None

@@ -16,7 +16,6 @@ from tithe.cli.options import (
     Data,
     DataFlag,
     Device,
-    Dtype,
     Encoder,
     Eos,
     Exclude,
@@ -45,6 +44,7 @@ from tithe.cli.options import (
     Truncation,
     Turns,
     Warmup,
+    Weights,
     Workers,
 )
 
@@ -88,7 +88,7 @@ def select(
     bos: Bos = None,
     eos: Eos = None,
     alone_header: Header = None,
-    dtype: Dtype = None,
+    dtype: Weights = None,
     device: Device = None,
     batch_tokens: BatchTokens = None,
     workers: Workers = None,
@@ -145,7 +145,7 @@ def score(
     bos: Bos = None,
     eos: Eos = None,
     alone_header: Header = None,
-    dtype: Dtype = None,
+    dtype: Weights = None,
     device: Device = None,
     batch_tokens: BatchTokens = None,
     workers: Workers = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -49,11 +49,13 @@ class Engine:
         budget: tokens a batch holds, or None for the device's default. It moves scores by rounding alone.
         workers: forward passes under way at once; on a CPU one per core up to `MOST_WORKERS`, which share the
             cores out among them: one pass of one thread on each core beats one pass on all.
+        say: who hears what is found out only when the first passes are there.
     """
 
     model: LoadedModel
     budget: int | None = None
     workers: int | None = None
+    say: Callable[[str], None] | None = None
     halved: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +89,7 @@ class Engine:
         """Yield each batch with one result per pass of it, in order of completion."""
         assert self.workers is not None
         self.demand_vocabulary(passes, batches)
+        self.settle(passes, batches)
         if any(isinstance(readout, StateReadout) for each in asked for readout in each):
             assert self.model.layers  # found here, before threads read
         if self.workers == 1:
@@ -115,6 +118,18 @@ class Engine:
                     pool.shutdown(wait=True, cancel_futures=True)
         finally:
             torch.set_num_threads(threads)
+
+    def settle(self, passes: Sequence[Pass], batches: Sequence[Batch]) -> None:
+        """Before the first passes are read: put a model that awaits it into fp8, its error stated on some of them."""
+        if not self.model.awaits_fp8 or not batches:
+            return
+        from tithe.engine.fp8_error import take_fp8
+
+        self.model.fp8 = take_fp8(self.model, passes, batches)
+        self.model.awaits_fp8 = False
+        release(self.model.device)
+        if self.say is not None:
+            self.say(self.model.fp8.sentence())
 
     def batch(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> list[Read | Problem]:
         """One forward pass; out of memory halves the batch and goes on."""

@@ -13,6 +13,7 @@ from tithe.scorers.base import Scorer, settings_of
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine
     from tithe.engine.fp32_route import Fp32Route
+    from tithe.engine.model import LoadedModel
 
 
 def scorer_record(scorer: Scorer) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def engine_record(engine: Engine) -> dict[str, Any]:
     model = engine.model
     return {
         "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": weights_dtype(model),
         "road": model.road,
         "attention": model.implementation,
         "roads_not_taken": model.fallbacks,
@@ -33,7 +34,7 @@ def engine_record(engine: Engine) -> dict[str, Any]:
         "batch_tokens": engine.budget,
         "workers": engine.workers,
         "batches_halved": engine.halved,
-    } | ({} if model.fp32 is None else {"fp32": model.fp32.as_dict()})
+    } | {name: part.as_dict() for name, part in (("fp32", model.fp32), ("fp8", model.fp8)) if part is not None}
 
 
 def engine_sentence(engine: Engine) -> str:
@@ -41,12 +42,17 @@ def engine_sentence(engine: Engine) -> str:
     model = engine.model
     scale, unit = next((s, u) for s, u in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if model.parameters >= s)
     size = f"{model.parameters / scale:.3g}{unit}"
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = weights_dtype(model)
     if model.fp32 is not None:
         dtype += kernels(model.fp32)
     how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
     workers = f", {engine.workers} at once" if engine.workers != 1 else ""
     return f"model {model.source.name} ({size}) on {model.device} in {dtype}: {how}{workers}"
+
+
+def weights_dtype(model: LoadedModel) -> str:
+    """That of the weights in its blocks, by torch's name."""
+    return "float8_e4m3fn" if model.awaits_fp8 or model.fp8 is not None else str(model.dtype).removeprefix("torch.")
 
 
 def kernels(route: Fp32Route) -> str:

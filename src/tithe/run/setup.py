@@ -313,7 +313,7 @@ class Parts:
         )
         if place is not None:
             keep_route(place, model.fp32)
-        engine = Engine(model, budget=s.batch_tokens, workers=s.workers)
+        engine = Engine(model, budget=s.batch_tokens, workers=s.workers, say=self.talk.say)
         self.talk.say(engine_sentence(engine))
         return engine
 
