@@ -78,7 +78,7 @@ class ScoreSettings(Settings):
         bos: `auto`, `always`, `never`.
         eos: score the end-of-turn marker too.
         alone_header: text before the response where it is scored without its prompt.
-        dtype: `auto`, `fp32`, `bf16`, `fp16`.
+        dtype: `auto`, `fp32`, `bf16`, `fp16`, or `fp8` (weights; on GPUs that multiply it; its error is measured).
         device: `auto`, `cuda`, `mps`, `cpu`; or several of one kind, a process on each: `cuda:0,cuda:1`, `cuda:all`,
             `cpu,cpu`. `auto` takes all GPUs that are like the first.
         shard: spread one model over the GPUs instead of one on each; None does so where it does not fit into one.
@@ -115,7 +115,7 @@ class ScoreSettings(Settings):
     bos: Literal["auto", "always", "never"] = "auto"
     eos: bool = False
     alone_header: str = ""
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
     device: str = "auto"
     shard: bool | None = None
     batch_tokens: int | None = None

@@ -47,6 +47,9 @@ Bos = Annotated[str | None, typer.Option(help="`auto`, `always` or `never`.")]
 Eos = Annotated[bool | None, typer.Option("--eos/--no-eos", help="Score the end-of-turn marker too.")]
 Header = Annotated[str | None, typer.Option(help="Text before the response where it stands without its prompt.")]
 Dtype = Annotated[str | None, typer.Option(help="`auto`, `fp32`, `bf16` or `fp16`.")]
+Weights = Annotated[
+    str | None, typer.Option(help="`auto`, `fp32`, `bf16`, `fp16`, or `fp8` on a GPU that multiplies it.")
+]
 Device = Annotated[
     str | None,
     typer.Option(help="`auto`, `cuda`, `mps`, `cpu`; for scoring also several: `cuda:0,cuda:1`, `cuda:all`."),

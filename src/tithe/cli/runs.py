@@ -17,7 +17,6 @@ from tithe.cli.options import (
     Data,
     DataFlag,
     Device,
-    Dtype,
     Encoder,
     Eos,
     Exclude,
@@ -47,6 +46,7 @@ from tithe.cli.options import (
     Truncation,
     Turns,
     Warmup,
+    Weights,
     Workers,
 )
 
@@ -90,7 +90,7 @@ def select(
     bos: Bos = None,
     eos: Eos = None,
     alone_header: Header = None,
-    dtype: Dtype = None,
+    dtype: Weights = None,
     device: Device = None,
     shard: Shard = None,
     batch_tokens: BatchTokens = None,
@@ -149,7 +149,7 @@ def score(
     bos: Bos = None,
     eos: Eos = None,
     alone_header: Header = None,
-    dtype: Dtype = None,
+    dtype: Weights = None,
     device: Device = None,
     shard: Shard = None,
     batch_tokens: BatchTokens = None,

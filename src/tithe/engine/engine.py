@@ -94,6 +94,7 @@ class Engine:
             "room": self.room and self.room.as_dict(),
             "attention_by": model.attend and model.attend.report(),
             "compiled": model.fused and model.fused.as_dict(),
+            "fp8": model.fp8 and model.fp8.as_dict(),
         }
         return {name: told for name, told in found.items() if told}
 
@@ -144,6 +145,7 @@ class Engine:
         """Yield each batch with one result per pass of it, in order of completion."""
         assert self.workers is not None
         self.demand_vocabulary(passes, batches)
+        self.settle(passes, batches)
         if any(isinstance(readout, StateReadout) for each in asked for readout in each):
             assert self.model.layers  # found here, before threads read
         if self.workers == 1:
@@ -172,6 +174,18 @@ class Engine:
                     pool.shutdown(wait=True, cancel_futures=True)
         finally:
             torch.set_num_threads(threads)
+
+    def settle(self, passes: Sequence[Pass], batches: Sequence[Batch]) -> None:
+        """Before the first passes are read: put a model that awaits it into fp8, its error stated on some of them."""
+        if not self.model.awaits_fp8 or not batches:
+            return
+        from tithe.engine.fp8_error import take_fp8
+
+        self.model.fp8 = take_fp8(self.model, passes, batches)
+        self.model.awaits_fp8 = False
+        release(self.model.device)
+        if self.say is not None:
+            self.say(self.model.fp8.sentence())
 
     def batch(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> list[Read | Problem]:
         """One forward pass; out of memory halves the batch and goes on."""

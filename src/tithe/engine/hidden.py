@@ -49,6 +49,7 @@ def hidden(
     wanted = [index for batch in batches if (index := tuple(i for i in batch.index if not have[i]))]
     if wanted:
         engine.demand_vocabulary(passes, batches)
+        engine.settle(passes, batches)
     if engine.workers == 1:
         for index in wanted:
             yield from read(engine.model, rows, index, pooling)

@@ -14,6 +14,7 @@ import torch
 from tithe.engine import forward
 from tithe.engine.batching import After
 from tithe.engine.forward import Head, TokenNlls, Wanted
+from tithe.engine.fp8 import E4M3, demand_fp8
 from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
 from tithe.engine.probe import ROADS, Road, probe
 from tithe.engine.shard import DeviceMap, device_map, limits
@@ -23,11 +24,13 @@ from tithe.errors import ModelError, SettingsError
 from tithe.records import Pass
 
 if TYPE_CHECKING:
+    from tithe.engine.fp8_error import Fp8
     from tithe.engine.fused import Fused
     from tithe.engine.layers import Layers
     from tithe.engine.varlen import Varlen
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WEIGHTS = {**DTYPES, "fp8": E4M3}  # fp8 holds weights; all else is bf16 then
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -53,16 +56,18 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """`auto` takes bf16 where the hardware multiplies in it, else fp16 on a GPU and fp32 on a CPU."""
+    """`auto` takes bf16 where the hardware multiplies in it, else fp16 on a GPU and fp32 on a CPU; never fp8."""
     if wanted == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         if device.type == "mps":
             return torch.float16
         return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
-    if wanted not in DTYPES:
-        raise SettingsError(f"no dtype `{wanted}`", hint=f"auto, {', '.join(DTYPES)}")
-    return DTYPES[wanted]
+    if wanted not in WEIGHTS:
+        raise SettingsError(f"no dtype `{wanted}`", hint=f"auto, {', '.join(WEIGHTS)}")
+    if wanted == "fp8":
+        demand_fp8(device)
+    return WEIGHTS[wanted]
 
 
 def cpu_multiplies_bf16() -> bool:
@@ -72,7 +77,7 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    return next(name for name, known in DTYPES.items() if known == dtype)
+    return next(name for name, known in WEIGHTS.items() if known == dtype)
 
 
 @dataclass
@@ -80,12 +85,15 @@ class LoadedModel:
     """A model on its device, with the fastest road through it that was found true.
 
     Args:
+        dtype: that it computes in; bf16 where its weights are or will be fp8.
         road: `packed`, `padded` or `single`.
         fallbacks: why faster roads were not taken, for the run record.
         alone_above: sequences longer than this must not share a batch.
         fp32: which kernels multiply, in fp32 on a CPU.
         attend: what attends over a whole pack in one call; None where that is one call a segment, and on other roads.
         fused: parts that were compiled, or why they were not; None where nobody tried.
+        awaits_fp8: its weights are still bf16, and are put into fp8 when it is first asked to read.
+        fp8: what is in fp8, and how far that is from bf16.
         untouched: rotary embeddings and their state before anything was read, where reading changes it.
     """
 
@@ -102,6 +110,8 @@ class LoadedModel:
     fp32: Fp32Route | None = None
     attend: Varlen | None = None
     fused: Fused | None = None
+    awaits_fp8: bool = False
+    fp8: Fp8 | None = None
     untouched: list[tuple[torch.nn.Module, dict[str, Any]]] = field(default_factory=list, repr=False)
 
     @property
@@ -179,7 +189,8 @@ def load_model(
     Args:
         source: the model's files.
         device: `auto`, or a name.
-        dtype: `auto`, `fp32`, `bf16` or `fp16`.
+        dtype: `auto`, `fp32`, `bf16`, `fp16`, or `fp8`, with which the model is loaded and probed in bf16 and put into
+            fp8 by the engine, once it has answered some of the first passes in both.
         trust_remote_code: run code that comes with the model.
         fp32_route: kernels with which a run began that is taken up again; None takes the faster ones.
         roads: those that may be taken, first the fastest.
@@ -192,6 +203,8 @@ def load_model(
     """
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
+    in_fp8 = kind == E4M3
+    kind = torch.bfloat16 if in_fp8 else kind
     try:
         where = device_map(source, kind, limits(spread), trust_remote_code) if spread else None
         model = read_weights(source, kind, trust_remote_code, where)
@@ -203,6 +216,7 @@ def load_model(
         if kind == torch.float32 or place.type != "cpu":
             loaded.fp32 = take_fastest_fp32(place, fp32_route)
         probe(loaded, roads)
+        loaded.awaits_fp8 = in_fp8
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
             f"model `{source.name}` in {dtype_name(kind)} does not fit into the memory of `{place}`",

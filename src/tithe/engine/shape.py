@@ -12,7 +12,8 @@ from typing import Any
 from tithe.engine.sources import ModelSource
 from tithe.errors import ModelError
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}  # of a weight in a block
+TABLES = {"fp8": 2}  # of one in the embedding and the output head, where it is another dtype
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Shape:
         return 2.0 * ((self.parameters - self.embedding) * tokens + self.head * scored)
 
     def memory(self, dtype: str) -> int:
-        """Bytes of the weights in a dtype."""
-        return self.parameters * BYTES[dtype]
+        """Bytes of the weights in a dtype; of fp8 without its scales, 4 bytes a row, and its norms in bf16."""
+        tables = TABLES.get(dtype, BYTES[dtype])
+        return (self.parameters - self.embedding) * BYTES[dtype] + self.embedding * tables
 
 
 def model_shape(source: ModelSource) -> Shape:

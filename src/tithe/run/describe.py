@@ -57,11 +57,6 @@ def engine_sentence(engine: Engine) -> str:
     return f"model {model.source.name} ({size}) on {where} in {dtype}: {', '.join(how)}"
 
 
-def weights_dtype(model: LoadedModel) -> str:
-    """That of the weights in its blocks, by torch's name."""
-    return str(model.dtype).removeprefix("torch.")
-
-
 def road_words(model: LoadedModel) -> str:
     """The road, and on a GPU why it is not the packed one."""
     how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
@@ -72,6 +67,11 @@ def road_words(model: LoadedModel) -> str:
 def shortened(text: str, longest: int = 160) -> str:
     """The run record has all of it."""
     return text if len(text) <= longest else f"{text[:longest]} ..."
+
+
+def weights_dtype(model: LoadedModel) -> str:
+    """That of the weights in its blocks, by torch's name."""
+    return "float8_e4m3fn" if model.awaits_fp8 or model.fp8 is not None else str(model.dtype).removeprefix("torch.")
 
 
 def kernels(route: Fp32Route) -> str:

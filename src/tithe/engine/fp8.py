@@ -1,0 +1,147 @@
+"""Linear layers with weights in fp8 (e4m3): one scale per output row, activations quantised per token.
+
+The scheme is that of vLLM's and llm-compressor's "FP8 dynamic": w = s_w q_w with s_w = max |w| / 448 per row, the same
+per token for activations on the fly, the product summed in fp32 and handed on in bf16. What is no product of a
+block stays as it is: embeddings, norms, the output head, and the routers of mixtures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from tithe.errors import ModelError, SettingsError
+
+if TYPE_CHECKING:
+    from tithe.engine.model import LoadedModel
+
+E4M3 = torch.float8_e4m3fn
+LARGEST = torch.finfo(E4M3).max  # 448
+CAPABILITY = (8, 9)  # of the first CUDA devices with fp8 units
+EVEN = 16  # those units want both sides of a matrix in multiples of it
+ROUTERS = ("gate", "router")  # a mixture's choice of experts; the gate of a gated block is called `gate_proj`
+TINY = 1e-12  # scale of a row of zeros
+
+
+def multiplies_fp8(device: torch.device) -> bool:
+    """Whether the device has units for e4m3: NVIDIA's from Ada and Hopper on."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= CAPABILITY
+
+
+def demand_fp8(device: torch.device) -> None:
+    """Raise unless the device multiplies fp8.
+
+    Raises:
+        SettingsError: it does not; nothing is put in its place.
+    """
+    if not multiplies_fp8(device):
+        what = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+        raise SettingsError(
+            f"dtype `fp8` wants an NVIDIA GPU of compute capability 8.9 or more, and `{what}` is none",
+            hint="`--dtype bf16`, or `auto` for what the device multiplies",
+        )
+
+
+def quantised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows as e4m3 times a scale each: (rows, dim) -> (rows, dim) e4m3, (rows, 1) float32.
+
+    A row that holds infinity or NaN comes out as NaN, not as large numbers.
+    """
+    wide = rows.float()
+    scale = (wide.abs().amax(dim=1, keepdim=True) / LARGEST).clamp_min(TINY)
+    return (wide / scale).clamp(-LARGEST, LARGEST).to(E4M3), scale
+
+
+class Fp8Linear(torch.nn.Module):
+    """A linear layer whose weights are e4m3 with one scale per output row.
+
+    Args:
+        linear: what it stands for; its weights are not kept.
+    """
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.scale: torch.Tensor
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight, scale = quantised(linear.weight.detach())
+        self.weight = torch.nn.Parameter(weight, requires_grad=False)  # (out, in)
+        self.register_buffer("scale", scale.T.contiguous())  # (1, out)
+        self.bias = linear.bias
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., in) -> (..., out), in the dtype of `hidden`."""
+        rows, scale = quantised(hidden.flatten(0, -2))
+        out: torch.Tensor = torch._scaled_mm(
+            rows, self.weight.T, scale_a=scale, scale_b=self.scale, out_dtype=torch.bfloat16
+        )
+        if self.bias is not None:
+            out = out + self.bias
+        return out.view(*hidden.shape[:-1], self.out_features).to(hidden.dtype)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is in fp8.
+
+    Args:
+        layers: linear layers in fp8.
+        left: linear layers of the blocks that stay in bf16: routers, and sides that are no multiple of 16.
+        parameters: of all the model's, those in fp8.
+        of: all of them.
+        bytes_before: of the weights in bf16.
+        bytes_after: of the weights now.
+    """
+
+    layers: int
+    left: int
+    parameters: int
+    of: int
+    bytes_before: int
+    bytes_after: int
+
+
+def linear_layers(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
+    """The linear layers inside a model's blocks, each with what holds it and its name there."""
+    blocks = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList)]
+    seen: set[int] = set()
+    for part in (inner for each in blocks for inner in each.modules()):
+        for name, child in part.named_children():
+            if type(child) is torch.nn.Linear and id(child) not in seen:
+                seen.add(id(child))
+                yield part, name, child
+
+
+def fits(name: str, linear: torch.nn.Linear) -> bool:
+    return name not in ROUTERS and linear.in_features % EVEN == 0 and linear.out_features % EVEN == 0
+
+
+def weight_bytes(model: torch.nn.Module) -> int:
+    """Of parameters and buffers."""
+    return sum(part.numel() * part.element_size() for part in (*model.parameters(), *model.buffers()))
+
+
+def hold_in_fp8(loaded: LoadedModel) -> Held:
+    """Put e4m3 in place of the weights of a model in bf16, layer by layer, so that at most one stands twice.
+
+    Raises:
+        ModelError: no layer of it can be held so.
+    """
+    model, head = loaded.model, loaded.model.get_output_embeddings()
+    before, found = weight_bytes(model), [one for one in linear_layers(model) if one[2] is not head]
+    taken = [(part, name) for part, name, linear in found if fits(name, linear)]
+    if not taken:
+        raise ModelError(
+            f"`{loaded.source.name}` has no linear layer in its blocks that fp8 can hold",
+            hint="`--dtype bf16`; layers of other kinds, such as fused experts, stay in bf16",
+        )
+    left = len(found) - len(taken)
+    del found  # else all the bf16 weights would be held until the end
+    for part, name in taken:
+        setattr(part, name, Fp8Linear(getattr(part, name)))
+    quantities = [w.numel() for w in model.parameters() if w.dtype == E4M3]
+    return Held(len(taken), left, sum(quantities), loaded.parameters, before, weight_bytes(model))
