@@ -16,7 +16,7 @@ from tithe.engine import fused
 from tithe.engine.engine import Engine
 from tithe.engine.fused import WORTH, cannot, find_parts, fuse, worth
 from tithe.errors import SettingsError
-from tithe.run.compiled import about, check_compile, compile_parts
+from tithe.run.compiled import about, check_compile, wants_compiled
 from tithe.run.describe import engine_record, engine_sentence
 
 Family = Callable[[str], Path]
@@ -160,8 +160,8 @@ def test_without_a_compiler_it_cannot_be_asked_for(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
     asked = ScoreSettings(dataset="d.jsonl", compile="on", device="cpu")
     with pytest.raises(SettingsError, match="nothing can be compiled for `cpu`: there is no C\\+\\+ compiler"):
-        check_compile(asked)
-    check_compile(ScoreSettings(dataset="d.jsonl", device="cpu"))
+        check_compile(asked, CPU)
+    check_compile(ScoreSettings(dataset="d.jsonl", device="cpu"), CPU)
 
 
 def test_yaml_reads_on_and_off_as_truths() -> None:
@@ -175,23 +175,19 @@ def test_yaml_reads_on_and_off_as_truths() -> None:
 def test_a_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    done: list[str] = []
-    monkeypatch.setattr(fused, "fuse", lambda model: done.append(model.device.type))
     monkeypatch.setattr(fused, "find_spec", lambda name: name)
     data = tmp_path / "data.jsonl"
     data.write_text("x" * 40_000)
     dataset: Any = SimpleNamespace(source=str(data))
     assert about(dataset) == 20_000 and about(SimpleNamespace(source="owner/name")) is None  # type: ignore[arg-type]
 
-    def begin(place: str, parameters: float, device: torch.device = CUDA, compile: str = "auto") -> list[str]:
-        done.clear()
+    def begin(place: str, parameters: float, device: torch.device = CUDA, compile: str = "auto") -> bool:
         settings = ScoreSettings.of({"dataset": str(data), "compile": compile})
-        compile_parts(SimpleNamespace(device=device, parameters=parameters), settings, dataset, tmp_path / place)  # type: ignore[arg-type]
-        return list(done)
+        return wants_compiled(settings, device, lambda: int(parameters), dataset, tmp_path / place)
 
-    large = WORTH / 20_000
-    assert begin("a", large) == ["cuda"] and begin("a", 10) == ["cuda"]
-    assert begin("b", 10) == [] and begin("b", large) == []
-    assert begin("b", large, compile="on") == ["cuda"] and begin("a", large, compile="off") == []
-    assert begin("c", large, CPU) == [] and not (tmp_path / "c").exists()
-    assert begin("c", 10, CPU, "on") == ["cpu"] and begin("c", 10, CPU) == ["cpu"]
+    large = 2 * WORTH / 20_000
+    assert begin("a", large) and begin("a", 10)
+    assert not begin("b", 10) and not begin("b", large)
+    assert begin("b", large, compile="on") and not begin("a", large, compile="off")
+    assert not begin("c", large, CPU) and not (tmp_path / "c").exists()
+    assert begin("c", 10, CPU, "on") and begin("c", 10, CPU)

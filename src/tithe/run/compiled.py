@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tithe.config import ScoreSettings
 from tithe.data.files import Dataset
 from tithe.errors import SettingsError
-from tithe.run.kept_choice import keep, kept_word
+from tithe.run.kept_choice import keep, kept, kept_word
 
 if TYPE_CHECKING:
     import torch
-
-    from tithe.engine.sources import ModelSource
 
 BYTES = 4  # of text, a token
 PASSES = 2  # of each record: with its prompt and without
@@ -35,16 +34,24 @@ def check_compile(settings: ScoreSettings, device: torch.device) -> None:
 
 
 def wants_compiled(
-    settings: ScoreSettings, device: torch.device, source: ModelSource, dataset: Dataset, place: Path | None
+    settings: ScoreSettings, device: torch.device, parameters: Callable[[], int], dataset: Dataset, place: Path | None
 ) -> bool:
-    """Whether parts are to be compiled; a run that goes on does as it began."""
+    """Whether parts are to be compiled; a run that goes on does as it began.
+
+    Args:
+        settings: of the run.
+        device: where the model is going to be.
+        parameters: counts the model's; asked where it matters.
+        dataset: what is read.
+        place: the run folder.
+    """
     from tithe.engine.fused import worth
-    from tithe.engine.shape import model_shape
 
     name, wanted = f"compile_{device.type}", str(settings.compile)
     if wanted == "auto":
-        began = kept_word(place, name, ("on", "off"))
-        wanted = began or ("off" if worth(device, model_shape(source).parameters, about(dataset)) else "on")
+        wanted = kept_word(place, name, ("on", "off")) or "off"
+        if device.type == "cuda" and kept(place, name) is None:
+            wanted = "off" if worth(device, parameters(), about(dataset)) else "on"
     if device.type != "cpu" or wanted == "on":  # on a CPU nothing is chosen
         keep(place, name, wanted)
     return wanted == "on"

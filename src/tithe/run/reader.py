@@ -27,12 +27,13 @@ def make_engine(parts: Parts) -> Engine:
     """
     from tithe.engine.engine import Engine
     from tithe.engine.model import load_model
+    from tithe.engine.shape import model_shape
     from tithe.engine.shard import spread_over
 
     s, place, devices = parts.settings, parts.answers_place, parts.devices
     kind = devices[0].type
     check_compile(s, devices[0])
-    compiled = wants_compiled(s, devices[0], parts.source, parts.dataset, place)
+    compiled = wants_compiled(s, devices[0], lambda: model_shape(parts.source).parameters, parts.dataset, place)
     how: dict[str, Any] = {"dtype": s.dtype, "trust_remote_code": s.trust_remote_code, "fp32_route": kept_route(place)}
     budget = s.batch_tokens or kept_number(place, f"batch_tokens_{kind}")
     workers = s.workers or kept_number(place, f"workers_{kind}")
