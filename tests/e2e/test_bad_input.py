@@ -170,6 +170,7 @@ SETTINGS: list[tuple[list[str], list[str]]] = [
     (["--limit", "0"], ["limit"]),
     (["--batch-tokens", "0"], ["batch_tokens"]),
     (["--workers", "-1"], ["workers"]),
+    (["--compile", "sometimes"], ["compile", "sometimes"]),
     (["--split", "train"], ["split"]),
     (["--model", "tiny-lama"], ["tiny-lama"]),
     (["--model", "./tiny-lama"], ["tiny-lama"]),
