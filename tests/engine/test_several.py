@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -190,15 +189,12 @@ def test_a_killed_process_is_named(several: SeveralEngine) -> None:
     assert not alive(killed.pid) and not alive(other.pid)
 
 
-def test_a_process_on_another_road_is_refused(source: ModelSource) -> None:
-    engine = SeveralEngine(source, choose_devices("cpu,cpu"), HOW, budget=256)
-    rows = passes()
-    engine._how["roads"] = (("packed", "eager"),)  # where sequences see each other
+def test_a_process_on_another_road_is_refused(several: SeveralEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    several.close()
+    monkeypatch.setitem(several._how, "roads", (("packed", "eager"),))  # where sequences see each other
     with pytest.raises(ModelError, match=r"cannot be read on `cpu` as on other devices: packed \(eager\): off by"):
-        for _ in range(100):
-            read(engine, rows, [NLL])
-            time.sleep(0.1)
-    assert not engine.processes
+        read(several, passes(3), [NLL])
+    assert not several.processes
 
 
 def test_a_model_that_cannot_be_loaded(source: ModelSource, tmp_path: Path) -> None:
@@ -227,35 +223,6 @@ def test_the_end_of_the_engine_is_that_of_its_processes(source: ModelSource, mon
     assert (engine.budget, engine.workers, closed) == (256, 1, [])
     del engine
     assert closed == ["cpu (1 of 2)"]
-
-
-ORPHANS = """
-import sys, time
-from tithe.engine.several import SeveralEngine
-from tithe.engine.devices import choose_devices
-from tithe.engine.sources import find_model
-engine = SeveralEngine(find_model(sys.argv[1]), choose_devices("cpu,cpu"), {"dtype": "fp32"})
-engine._start(2)
-print(*(one.pid for one in engine.processes), flush=True)
-time.sleep(600)
-"""
-
-
-def test_processes_do_not_outlive_the_one_that_started_them(source: ModelSource) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ORPHANS, str(source.folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as parent:
-        assert parent.stdout is not None
-        pids = [int(text) for text in parent.stdout.readline().split()]
-        assert len(pids) == 2 and all(map(alive, pids))  # one is ready, one is still loading
-        parent.kill()
-    end = time.monotonic() + 30
-    while any(map(alive, pids)) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not any(map(alive, pids))
 
 
 def alive(pid: int) -> bool:

@@ -41,10 +41,14 @@ def places(parallel: int | None, device: str) -> list[Place]:
     """One per GPU that may be used; on a processor, so many as asked for, sharing its threads.
 
     Raises:
-        SettingsError: more trainings at once than there are GPUs, or cores.
+        SettingsError: more trainings at once than there are GPUs, or cores; or several devices are named.
     """
     import torch
 
+    from tithe.engine.model import choose_device
+
+    if "," in device or device == "cuda:all":
+        choose_device(device)  # it says that a training has one
     gpus = visible_gpus() if device in ("auto", "cuda") and torch.cuda.is_available() else []
     if gpus:
         if parallel is not None and parallel > len(gpus):
