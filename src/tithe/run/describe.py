@@ -24,6 +24,7 @@ def scorer_record(scorer: Scorer) -> dict[str, Any]:
 def engine_record(engine: Engine) -> dict[str, Any]:
     """How the model was run."""
     model = engine.model
+    loss = None if model.head is None else model.head.loss
     return {
         "device": str(model.device),
         "dtype": weights_dtype(model),
@@ -34,7 +35,11 @@ def engine_record(engine: Engine) -> dict[str, Any]:
         "batch_tokens": engine.budget,
         "workers": engine.workers,
         "batches_halved": engine.halved,
-    } | {name: part.as_dict() for name, part in (("fp32", model.fp32), ("fp8", model.fp8)) if part is not None}
+    } | {
+        name: part.as_dict()
+        for name, part in (("fp32", model.fp32), ("fp8", model.fp8), ("loss", loss))
+        if part is not None
+    }
 
 
 def engine_sentence(engine: Engine) -> str:
