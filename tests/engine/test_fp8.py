@@ -5,6 +5,7 @@ A CPU's own fp8 product stands in for a GPU's here; outside of tests it is refus
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from tithe.engine.engine import Engine
 from tithe.engine.fp8 import E4M3, Fp8Linear, linear_layers, quantised
 from tithe.engine.hidden import hidden
 from tithe.engine.model import choose_dtype
+from tithe.engine.shape import model_shape
+from tithe.engine.store import answers_name
 from tithe.errors import ModelError, SettingsError
+from tithe.run.describe import engine_record, engine_sentence
 
 Family = Callable[[str], Path]
 # Every finite e4m3 above 0 from its definition: 3 bits of mantissa, exponents to 8, the last code is NaN.
@@ -160,6 +164,34 @@ def test_a_model_whose_layers_are_of_its_own_kind_is_refused(family: Family, nam
     engine = Engine(load(family(name), "fp8"), workers=1)
     with pytest.raises(ModelError, match="no linear layer in its blocks that fp8 can hold"):
         run(engine, random_passes(5))
+
+
+@pytest.mark.usefixtures("fp8_units")
+@pytest.mark.parametrize("name", ["llama", "llama-tied"])
+def test_planned_memory_is_that_of_the_model_but_for_scales_and_norms(family: Family, name: str) -> None:
+    loaded = load(family(name), "fp8")
+    shape = model_shape(loaded.source)
+    run(Engine(loaded, workers=1), random_passes(4))
+    norms = sum(w.numel() for w in loaded.model.parameters() if w.ndim == 1)
+    own = sum(w.numel() * w.element_size() for w in loaded.model.parameters())
+    assert own == shape.memory("fp8") + norms
+    assert shape.memory("bf16") == 2 * shape.parameters > shape.memory("fp8")
+
+
+def test_its_answers_are_not_met_by_those_of_another_dtype() -> None:
+    names = {answers_name("model", dtype, 1) for dtype in ("fp8", "bf16", "fp16", "fp32")}
+    assert len(names) == 4 and sum(name.startswith("fp8-") for name in names) == 1
+
+
+@pytest.mark.usefixtures("fp8_units")
+def test_the_run_record_has_it(family: Family) -> None:
+    engine = Engine(load(family("llama"), "fp8"), workers=1)
+    assert "in float8_e4m3fn" in engine_sentence(engine) and "fp8" not in engine_record(engine)
+    run(engine, random_passes(6))
+    record = engine_record(engine)
+    assert record["dtype"] == "float8_e4m3fn" and record["fp8"]["layers"] == 14
+    assert set(record["fp8"]["error_against_bf16"]) >= {"passes", "mean", "largest", "rank_correlation"}
+    json.dumps(record, allow_nan=False)
 
 
 def test_routers_and_sides_that_the_units_do_not_take_stay() -> None:

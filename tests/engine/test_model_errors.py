@@ -230,7 +230,7 @@ def test_dtypes() -> None:
     assert choose_dtype("fp32", cpu) is torch.float32
     assert choose_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
     text, hint = refused(lambda: choose_dtype("float16", cpu), SettingsError)
-    assert text == "no dtype `float16`" and hint == "auto, fp32, bf16, fp16"
+    assert text == "no dtype `float16`" and hint == "auto, fp32, bf16, fp16, fp8"
 
 
 def test_a_torch_that_does_not_say_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:

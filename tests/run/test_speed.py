@@ -129,6 +129,7 @@ def test_scorers_that_look_at_others_are_measured_too(data: Path, model_dir: Pat
         ({"model": "pocket", "limit": None}, "a sample has a size"),
         ({"model": "pocket", "seconds": 0}, "above 0"),
         ({"model": "pocket", "warmup": True}, "a bench trains none"),
+        ({"model": "pocket", "dtype": "fp8"}, "knows none of `fp8`"),
         ({"model": "pocket", "reps": 4}, "unknown setting `reps`"),
     ],
 )

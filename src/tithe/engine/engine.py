@@ -89,12 +89,14 @@ class Engine:
     def facts(self) -> dict[str, Any]:
         """What was found out about how the model is read best, for the run record."""
         model = self.model
+        loss = model.head and model.head.loss
         found = {
             "layout": self.layout and self.layout.as_dict(),
             "room": self.room and self.room.as_dict(),
             "attention_by": model.attend and model.attend.report(),
             "compiled": model.fused and model.fused.as_dict(),
             "fp8": model.fp8 and model.fp8.as_dict(),
+            "loss": loss and loss.as_dict(),
         }
         return {name: told for name, told in found.items() if told}
 

@@ -20,6 +20,7 @@ import torch
 from tithe.engine.attention import segments
 from tithe.engine.batching import After
 from tithe.engine.cuts import Cuts, Seen
+from tithe.engine.loss_kernels import LossKernel, choose_loss
 from tithe.engine.states import Tap
 from tithe.records import Pass
 
@@ -133,16 +134,22 @@ class Head:
         self.shell = copy.copy(model)
         vars(self.shell).pop("forward", None)  # a hook of accelerate's, which would run the whole model
         self.shell._modules = {**model._modules, name: stand_in}
-        self.matrix = self.plain_matrix(model)
+        self.matrix: torch.nn.Linear | None = None
+        self.loss: LossKernel | None = None
+        matrix = self.plain_matrix(model)
+        if matrix is not None and matrix.weight.device.type == "cuda":
+            self.loss = choose_loss(matrix, self.nll)
+        else:
+            self.matrix = matrix
 
     def plain_matrix(self, model: Any) -> torch.nn.Linear | None:
         """The output embedding, if logits are that one product to the last bit: no scale, no cap, nothing cut."""
         output = model.get_output_embeddings()
-        if type(output) is not torch.nn.Linear or output.weight.device.type != "cpu":
+        if type(output) is not torch.nn.Linear or output.weight.device.type not in ("cpu", "cuda"):
             return None
         generator = torch.Generator().manual_seed(0)
         hidden = torch.randn(8, output.in_features, generator=generator)
-        hidden = (hidden * torch.logspace(-2, 3, 8)[:, None]).to(output.weight.dtype)  # a cap bends large ones
+        hidden = (hidden * torch.logspace(-2, 3, 8)[:, None]).to(output.weight)  # a cap bends large ones
         with torch.inference_mode():
             whole, product = self.logits(hidden), output(hidden)
         same = whole.shape == product.shape and bool(torch.equal(whole.float(), product.float()))
@@ -169,7 +176,9 @@ class Head:
         return logits
 
     def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """-log p of each target, in float32: (rows,), a few rows of logits at a time."""
+        """-log p of each target, in float32: (rows,), a few rows of logits at a time, or by a kernel that has none."""
+        if self.loss is not None and self.loss.way is not None:
+            return self.loss.nll(hidden, targets)
         size, count = HEAD_ROWS, len(targets)
         if hidden.device.type == "cpu":
             size = max(EVEN, min(size, CPU_LOGITS // self.vocabulary // EVEN * EVEN))

@@ -55,6 +55,10 @@ def bench(settings: BenchSettings, talk: Talk | None = None) -> BenchResult:
 
 def check(parts: Parts) -> None:
     """Raise what can be known to be wrong before anything is counted."""
+    if parts.settings.dtype == "fp8":
+        raise SettingsError(
+            "a bench holds a model against the matmul peak of its dtype, and knows none of `fp8`", hint="`--dtype bf16`"
+        )
     parts.check(None)
     if not parts.needs_model:
         raise SettingsError(
@@ -63,10 +67,6 @@ def check(parts: Parts) -> None:
         )
     if parts.settings.warmup:
         raise SettingsError("`warmup` trains the model before it scores, and a bench trains none", hint="leave it out")
-    if parts.settings.dtype == "fp8":
-        raise SettingsError(
-            "a bench holds a model against the matmul peak of its dtype, and knows none of `fp8`", hint="`--dtype bf16`"
-        )
 
 
 def counted(settings: BenchSettings, talk: Talk) -> tuple[dict[str, Any], int]:
