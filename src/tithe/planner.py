@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
 from tithe.data.render import Encoded, Renderer
+from tithe.data.seen import Seen, first_half
 from tithe.records import Ask, BadRow, Example, Pass, PassKind, PassSpec, Problem
 
 WINDOW = 4096  # examples planned and batched together: enough to sort by length, little enough to hold in memory
@@ -155,7 +156,7 @@ class _Builder:
 
 @dataclass
 class Cost:
-    """Running totals of a plan, in bounded memory: 8 bytes a distinct pass.
+    """Running totals of a plan, in 12 to 24 bytes a distinct pass.
 
     Args:
         records: records seen, bad rows included.
@@ -184,7 +185,7 @@ class Cost:
     longest: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
-    _seen: set[int] = field(default_factory=set, repr=False)
+    _seen: Seen = field(default_factory=Seen, repr=False)
     _last_row: int = -1
 
     def add(self, window: Window, model_readouts: frozenset[str]) -> None:
@@ -203,9 +204,7 @@ class Cost:
         """Count what is read, and nothing about examples: for passes read before the scores."""
         self.asked += window.asked
         for pass_, kind, readouts in zip(window.passes, window.kinds, window.readouts, strict=True):
-            short = int.from_bytes(pass_.key[:8], "little", signed=True)
-            if readouts & model_readouts and short not in self._seen:
-                self._seen.add(short)
+            if readouts & model_readouts and self._seen.add(first_half(pass_.key)):
                 self.passes[kind] += 1
                 self.tokens += len(pass_.ids) - 1
                 self.scored += pass_.response_tokens - (pass_.start == 0)
