@@ -21,7 +21,7 @@ from tithe.selectors.budget import Budget
 from tithe.selectors.rank import Top
 
 OF_THE_RUN = ("settings", "versions", "dataset")  # the same in every stage
-OF_SCORING = ("scorers", "template", "model", "counts", "work", "engine")
+OF_SCORING = ("scorers", "template", "model", "counts", "work", "trace", "engine")
 
 
 @dataclass(frozen=True)
@@ -160,5 +160,6 @@ def whole_table(stages: Sequence[StageResult], leavers: dict[str, Stage]) -> Tab
 def work_of(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The stages' work, summed up."""
     work = {name: sum(part[name] for part in parts) for name in parts[0] if name != "tokens_per_second"}
+    work["longest_wait_seconds"] = max(part["longest_wait_seconds"] for part in parts)
     seconds = work["reading_seconds"]
     return work | {"tokens_per_second": round(work["tokens_read"] / seconds, 1) if seconds else None}
