@@ -6,7 +6,8 @@
 Without data and model the script makes both: short records of words (all different, the same on every machine) and a
 Llama of one layer with random weights, so that a million records take minutes. Each length is a `tithe score --scorer
 ifd` with a run folder, in a process whose resident memory is looked at while it runs; the waiting is read from its
-`run.json`. Results are written after each length, beside those that the file holds of other lengths.
+`run.json`. With `--without-model` the forward passes are left out: how fast all else is, and whether that grows, shows
+in a tenth of the time. Results are written after each length, beside those that the file holds of other lengths.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 VERBS = "name list describe explain write compare translate summarise rewrite find count sort give think".split()  # noqa: SIM905
 NOUNS = "weather river friend book garden letter engine planet recipe market bridge teacher doctor holiday".split()  # noqa: SIM905
 REST = "the a of and with under over red green quiet small old new three seven many some every to from in".split()  # noqa: SIM905
+WITHOUT = "--engine-of-no-time"  # first argument of the processes that `--without-model` starts
 LOOK = 0.2  # seconds between two looks at the memory
 SHARES = (0.1, 0.5, 1.0)  # of the reading, at which memory is told
 
@@ -126,7 +128,8 @@ def watched(command: list[str], environment: dict[str, str]) -> tuple[float, lis
 def measure(data: Path, model: str, folder: Path, arguments: argparse.Namespace, limit: int | None) -> dict[str, Any]:
     """One run."""
     run = folder / "run"
-    command = [sys.executable, "-m", "tithe.cli", "score", str(data), "--scorer", "ifd", "--model", model]
+    program = [__file__, WITHOUT] if arguments.without_model else ["-m", "tithe.cli"]
+    command = [sys.executable, *program, "score", str(data), "--scorer", "ifd", "--model", model]
     command += ["--dtype", "fp32", "--run-dir", str(run), "--template", arguments.template]
     command += [] if limit is None else ["--limit", str(limit)]
     command += [] if arguments.device is None else ["--device", arguments.device]
@@ -163,6 +166,21 @@ def at_share(looks: list[tuple[float, float]], start: float, end: float, share: 
     return max(held for seconds, held in looks if at - width <= seconds <= min(end, at + width))
 
 
+def without_model() -> None:
+    """`tithe` with an engine whose forward passes take no time: their likelihoods are read off the token ids."""
+    import numpy as np
+
+    from tithe.cli.entry import main as tithe
+    from tithe.engine.engine import Engine, Read
+
+    def together(self: Engine, passes: Any, asked: Any, after: Any) -> list[Read]:
+        return [Read(((one.ids[max(1, one.start) :] % 97) / 13).astype(np.float32)) for one in passes]
+
+    Engine.together = together
+    sys.argv = ["tithe", *sys.argv[2:]]
+    tithe()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", default="10000,100000", help="lengths of the records that are made")
@@ -172,6 +190,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32, help="of the model that is made")
     parser.add_argument("--template", default="alpaca")
     parser.add_argument("--device")
+    parser.add_argument(
+        "--without-model", action="store_true", help="made-up likelihoods: what is left is not the model"
+    )
     parser.add_argument("--threads", type=int, help="passes at once, threads of the tokenizer and of products")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -187,7 +208,8 @@ def main() -> None:
             if not arguments.model and not Path(model).exists():
                 make_model(Path(model), data, arguments.width)
             result = measure(data, model, place, arguments, arguments.limit if arguments.data else None)
-            name = f"{data.stem if arguments.data else 'made'}, {arguments.model or 'one layer'}, {result['records']}"
+            model_name = "no model" if arguments.without_model else arguments.model or "one layer"
+            name = f"{data.stem if arguments.data else 'made'}, {model_name}, {result['records']}"
             done["runs"][name] = result
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(done, indent=1) + "\n")
@@ -209,4 +231,4 @@ def processor() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    without_model() if WITHOUT in sys.argv[1:2] else main()

@@ -16,6 +16,7 @@ from tithe.records import Ask, BadRow, Example, Pass, PassKind, PassSpec, Proble
 WINDOW = 4096  # examples planned and batched together: enough to sort by length, little enough to hold in memory
 USUAL_ASKS = 8  # per example, up to which a window is as long as it may be
 T = TypeVar("T")
+NOTHING: Mapping[str, Encoded | Problem] = {}
 Asks: TypeAlias = Mapping[str, Ask]  # one scorer's asks about one example
 
 
@@ -71,16 +72,22 @@ def window_size(asks: int) -> int:
     return max(1, WINDOW * USUAL_ASKS // max(USUAL_ASKS, asks))
 
 
-def plan_window(items: Sequence[Example | BadRow], asks: Sequence[Sequence[Asks]], renderer: Renderer) -> Window:
+def plan_window(
+    items: Sequence[Example | BadRow],
+    asks: Sequence[Sequence[Asks]],
+    renderer: Renderer,
+    encoded: Mapping[str, Encoded | Problem] = NOTHING,
+) -> Window:
     """Tokenise a window and keep each distinct pass once.
 
     Args:
         items: examples and bad rows.
         asks: per example (bad rows left out) and scorer.
         renderer: makes the passes.
+        encoded: what the renderer makes of some of the examples, by their ids.
     """
     examples = [item for item in items if isinstance(item, Example)]
-    builder = _Builder(renderer)
+    builder = _Builder(renderer, dict(encoded))
     builder.encode(examples)
     builder.encode(one for each in asks for named in each for ask in named.values() for one in members(ask.spec))
     slots = [[{name: builder.slot(ask) for name, ask in one.items()} for one in each] for each in asks]

@@ -35,6 +35,7 @@ from tithe.run.table import Table
 from tithe.run.talk import Talk
 from tithe.run.tokens import TokenFile
 from tithe.runners.local import LocalRunner
+from tithe.runners.tokenising import Tokenisers
 
 PLANNED_BUDGET = 1024  # tokens a batch on a CPU; larger ones have more in common
 
@@ -152,6 +153,8 @@ def score_in(
         talk.say(note)
     with ExitStack() as stack:
         runner = make_runner(parts, place, talk)
+        if runner.tokenisers is not None:
+            stack.callback(runner.tokenisers.stop)
         table, cost = Table(list(parts.scorers), extra, parts.score_columns[len(parts.scorers) :]), Cost()
         bench = Bench(parts, place, runner, cost)
         runner.scorers = bench.prepare(parts.scorers)
@@ -198,6 +201,9 @@ def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
         per_token=parts.settings.per_token,
         readouts=parts.readouts,
     )
+    if parts.needs_model:
+        remote = parts.settings.trust_remote_code
+        runner.tokenisers = Tokenisers(parts.source, parts.renderer, remote, talk.say)
     runner.progress = lambda examples: talk.progress(examples, runner.work.tokens)
     return runner
 
@@ -239,6 +245,8 @@ def make_record(parts: Parts, runner: LocalRunner, cost: Cost, table: Table, sec
     }
     if runner.trace.spans:
         record["trace"] = runner.trace.as_dict()
+    if runner.tokenisers is not None and runner.tokenisers.count:
+        record["tokenising"] = runner.tokenisers.as_dict()
     if "engine" in parts.__dict__:
         record["engine"] = engine_record(parts.engine)
     return record

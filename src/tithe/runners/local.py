@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,9 +16,10 @@ from tithe.data.seen import Seen, first_half
 from tithe.engine.readouts import READOUTS, CountReadout, Readout, View
 from tithe.engine.store import Store
 from tithe.errors import SettingsError, did_you_mean
-from tithe.planner import Slot, Window, plan_window, window_size, windows
+from tithe.planner import NOTHING, Slot, Window, plan_window, window_size, windows
 from tithe.records import Answer, Ask, BadRow, Example, Problem
 from tithe.runners.order import together
+from tithe.runners.tokenising import Encodings, Tokenisers
 from tithe.runners.trace import Span, Trace
 from tithe.scorers.base import Scorer
 
@@ -64,6 +65,7 @@ class LocalRunner:
         per_token: keep every token's NLL.
         progress: called with the share of a window that was just done, in examples.
         readouts: by the names under which scorers ask for them.
+        tokenisers: processes that tokenise where one thread is too slow; None leaves all to the thread.
     """
 
     scorers: Mapping[str, Scorer]
@@ -73,6 +75,7 @@ class LocalRunner:
     per_token: bool = False
     progress: Callable[[float], None] = lambda _: None
     readouts: Mapping[str, Readout] = field(default_factory=lambda: READOUTS)
+    tokenisers: Tokenisers | None = None
     work: Work = field(default_factory=Work)
     trace: Trace = field(default_factory=Trace, init=False)
     _start: float = field(default=0.0, init=False, repr=False)  # of the first plan
@@ -90,7 +93,7 @@ class LocalRunner:
 
     def run(self, items: Iterable[Example | BadRow]) -> Iterator[Scored]:
         """Score a stream; windows come out in input order."""
-        for window in self.ahead(self.plan(chunk) for chunk in self.chunks(items)):
+        for window in self.ahead(self.planned(self.chunks(items))):
             answers = self.answers(window)
             scores = [self.scores(window, i, answers) for i in range(len(window.given))]
             yield Scored(window, answers, [one for one, _ in scores], [more for _, more in scores])
@@ -118,7 +121,7 @@ class LocalRunner:
         if order == list(range(len(examples))):
             return False
         begin()
-        for window in self.ahead(self.plan(chunk) for chunk in windows((examples[i] for i in order), size)):
+        for window in self.ahead(self.planned(windows((examples[i] for i in order), size))):
             self.answers(window)
             for pass_ in window.passes:
                 self._before.add(first_half(pass_.key))
@@ -170,14 +173,26 @@ class LocalRunner:
                 break
         return windows(chain(head, stream), self.size(head))
 
-    def plan(self, items: Sequence[Example | BadRow]) -> Window:
-        """Ask all scorers about a window's examples, and tokenise what they ask for."""
+    def planned(self, chunks: Iterable[Sequence[Example | BadRow]]) -> Iterator[Window]:
+        """The windows' plans in order; where processes tokenise, some windows ahead."""
+        coming = deque[tuple[Sequence[Example | BadRow], Callable[[], Encodings]]]()
+        for chunk in chunks:
+            examples = (item for item in chunk if isinstance(item, Example))
+            coming.append((chunk, dict if self.tokenisers is None else self.tokenisers.encode(examples)))
+            while coming and len(coming) > (0 if self.tokenisers is None else self.tokenisers.ahead):
+                items, encoded = coming.popleft()
+                yield self.plan(items, encoded())
+        for items, encoded in coming:
+            yield self.plan(items, encoded())
+
+    def plan(self, items: Sequence[Example | BadRow], encoded: Encodings = NOTHING) -> Window:
+        """Ask all scorers about a window's examples, and tokenise what they ask for and is not tokenised yet."""
         asks = [
             [self.renamed(scorer.asks(item), f"scorer `{scorer.name}`") for scorer in self.scorers.values()]
             for item in items
             if isinstance(item, Example)
         ]
-        return plan_window(items, asks, self.renderer)
+        return plan_window(items, asks, self.renderer, encoded)
 
     def renamed(self, asks: Mapping[str, Ask], who: str) -> Mapping[str, Ask]:
         for ask in asks.values():
@@ -224,6 +239,8 @@ class LocalRunner:
             )
         engine = self.engine()
         self.work.waited += self._wait
+        if self.tokenisers is not None:
+            self.tokenisers.after(self.work.waited, engine.model.device.type)
         began = first = time.monotonic()
         read = self.work.tokens
         model_passes = [i for i, readouts in enumerate(window.readouts) if readouts & self.model_readouts]
