@@ -10,11 +10,13 @@ from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
 from tithe.data.render import Encoded, Renderer
+from tithe.data.seen import Seen, first_half
 from tithe.records import Ask, BadRow, Example, Pass, PassKind, PassSpec, Problem
 
 WINDOW = 4096  # examples planned and batched together: enough to sort by length, little enough to hold in memory
 USUAL_ASKS = 8  # per example, up to which a window is as long as it may be
 T = TypeVar("T")
+NOTHING: Mapping[str, Encoded | Problem] = {}
 Asks: TypeAlias = Mapping[str, Ask]  # one scorer's asks about one example
 
 
@@ -70,16 +72,22 @@ def window_size(asks: int) -> int:
     return max(1, WINDOW * USUAL_ASKS // max(USUAL_ASKS, asks))
 
 
-def plan_window(items: Sequence[Example | BadRow], asks: Sequence[Sequence[Asks]], renderer: Renderer) -> Window:
+def plan_window(
+    items: Sequence[Example | BadRow],
+    asks: Sequence[Sequence[Asks]],
+    renderer: Renderer,
+    encoded: Mapping[str, Encoded | Problem] = NOTHING,
+) -> Window:
     """Tokenise a window and keep each distinct pass once.
 
     Args:
         items: examples and bad rows.
         asks: per example (bad rows left out) and scorer.
         renderer: makes the passes.
+        encoded: what the renderer makes of some of the examples, by their ids.
     """
     examples = [item for item in items if isinstance(item, Example)]
-    builder = _Builder(renderer)
+    builder = _Builder(renderer, dict(encoded))
     builder.encode(examples)
     builder.encode(one for each in asks for named in each for ask in named.values() for one in members(ask.spec))
     slots = [[{name: builder.slot(ask) for name, ask in one.items()} for one in each] for each in asks]
@@ -155,7 +163,7 @@ class _Builder:
 
 @dataclass
 class Cost:
-    """Running totals of a plan, in bounded memory: 8 bytes a distinct pass.
+    """Running totals of a plan, in 12 to 24 bytes a distinct pass.
 
     Args:
         records: records seen, bad rows included.
@@ -184,7 +192,7 @@ class Cost:
     longest: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
-    _seen: set[int] = field(default_factory=set, repr=False)
+    _seen: Seen = field(default_factory=Seen, repr=False)
     _last_row: int = -1
 
     def add(self, window: Window, model_readouts: frozenset[str]) -> None:
@@ -203,9 +211,7 @@ class Cost:
         """Count what is read, and nothing about examples: for passes read before the scores."""
         self.asked += window.asked
         for pass_, kind, readouts in zip(window.passes, window.kinds, window.readouts, strict=True):
-            short = int.from_bytes(pass_.key[:8], "little", signed=True)
-            if readouts & model_readouts and short not in self._seen:
-                self._seen.add(short)
+            if readouts & model_readouts and self._seen.add(first_half(pass_.key)):
                 self.passes[kind] += 1
                 self.tokens += len(pass_.ids) - 1
                 self.scored += pass_.response_tokens - (pass_.start == 0)

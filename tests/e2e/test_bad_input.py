@@ -365,6 +365,7 @@ def test_earlier_answers_survive_an_error(tithe: Command, small: Path, model_dir
         "seconds": 0,
         "reading_seconds": 0,
         "waited_for_tokens_seconds": 0,
+        "longest_wait_seconds": 0,
         "tokens_per_second": 0,
     } == {
         "passes_computed": 0,
@@ -374,6 +375,7 @@ def test_earlier_answers_survive_an_error(tithe: Command, small: Path, model_dir
         "seconds": 0,
         "reading_seconds": 0,
         "waited_for_tokens_seconds": 0,
+        "longest_wait_seconds": 0,
         "tokens_per_second": 0,
     }
 

@@ -186,6 +186,7 @@ def test_weights_changed_in_place_are_another_model(
         "seconds": 0,
         "reading_seconds": 0,
         "waited_for_tokens_seconds": 0,
+        "longest_wait_seconds": 0,
         "tokens_per_second": 0,
         "tokens_read": 0,
     } == {
@@ -196,6 +197,7 @@ def test_weights_changed_in_place_are_another_model(
         "seconds": 0,
         "reading_seconds": 0,
         "waited_for_tokens_seconds": 0,
+        "longest_wait_seconds": 0,
         "tokens_per_second": 0,
     }
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import time
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,7 @@ def test_a_full_disk_is_said_and_earlier_parts_stay(
         elif where == "mkdir":
             patch.setattr(Path, "mkdir", full)
         else:
-            patch.setattr("tithe.engine.store.flat_parquet.write", full)
+            patch.setattr("tithe.engine.parts.flat_parquet.write", full)
         with pytest.raises(OutputError) as caught:
             store.flush()
     assert str(store.folder) in str(caught.value) and str(caught.value).endswith("No space left on device")
@@ -243,3 +244,40 @@ def test_what_a_part_holds(tmp_path: Path) -> None:
     store.flush()
     (only,) = rows_of(pq.read_table(parts(tmp_path)[0]))
     assert only == {"key": key(1), "total": 0.75, "tokens": 2, "first": 0.5, "per_token": [0.5, 0.25]}
+
+
+def test_answers_leave_memory_once_they_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty bytes an answer stay, where they lie; written or read, ours or pyarrow's, all come back the same."""
+    monkeypatch.setattr("tithe.engine.store.MOST_UNWRITTEN", 100 * 500)
+    store = Store(tmp_path, NLL, NAME)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for i in range(20_000):
+        store.put([(key(i), {"total": i / 7, "tokens": i, "first": 0.5})])
+    store.flush()
+    grown = (tracemalloc.get_traced_memory()[0] - before) / 20_000
+    tracemalloc.stop()
+    assert store.unwritten == {} and len(parts(tmp_path)) > 50
+    assert grown < 20 * 1.2 + 10, grown  # and 1,000 bytes for each part of a hundred
+    asked = [key(i) for i in range(19_999, -1, -37)]
+    straight = store.get(asked)
+    theirs = parts(tmp_path)[3]
+    pq.write_table(pq.read_table(theirs), theirs, compression="zstd")
+    resumed = Store(tmp_path, NLL, NAME).get([*asked, key(2**40)])
+    expected = {key(i): Nll(i / 7, i, 0.5) for i in range(19_999, -1, -37)}
+    assert straight == resumed == expected
+
+
+def test_parts_of_lists_are_held_for_a_while_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, TOKENS, NAME)
+    for i in range(9):
+        store.put([(key(i), row(*([float(i)] * (i + 1))))])
+        store.flush()
+    monkeypatch.setattr("tithe.engine.parts.HELD_BYTES", 200)
+    for order in (range(9), range(8, -1, -1)):
+        for i in order:
+            answer = store.get([key(i)])[key(i)]
+            assert isinstance(answer, Nll) and answer.per_token is not None
+            assert answer.per_token.tolist() == [float(i)] * (i + 1)
+            held = [table.nbytes for table in store.parts._held.values()]
+            assert len(held) == 1 or sum(held) <= 200

@@ -9,6 +9,7 @@ from json.encoder import encode_basestring
 from typing import Any
 
 from ..records import Message
+from .seen import Seen
 
 _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str).encode
 
@@ -41,13 +42,16 @@ def _message(message: Message) -> str:
 
 
 class Occurrences:
-    """Counts how often each content came before; about 80 bytes per distinct example."""
+    """Counts how often each content came before; about 18 bytes per distinct example, more for one that comes again."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, int] = {}
+        self._seen = Seen()
+        self._again: dict[int, int] = {}
 
     def name(self, content: int) -> str:
         """The content's hex, with `-1`, `-2`, ... from its second occurrence on."""
-        before = self._seen.get(content, 0)
-        self._seen[content] = before + 1
-        return f"{content:016x}-{before}" if before else f"{content:016x}"
+        if self._seen.add(content):
+            return f"{content:016x}"
+        before = self._again.get(content, 1)
+        self._again[content] = before + 1
+        return f"{content:016x}-{before}"

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tithe.data.outfile import atomic
-from tithe.engine.store import FLUSH_SECONDS, write_part
+from tithe.engine.parts import write_part
+from tithe.engine.store import FLUSH_SECONDS
 from tithe.errors import OutputError, StoreError
 from tithe.neighbours.encoders import TextEncoder, Vectors
 

@@ -10,6 +10,7 @@ from typing import Any
 from tithe.config import SelectSettings
 from tithe.data.files import Dataset
 from tithe.records import Selection
+from tithe.run.columns import Numbers, Reasons
 from tithe.run.describe import versions
 from tithe.run.results import ScoreResult, SelectResult
 from tithe.run.select import Recipe, selection_record
@@ -20,7 +21,7 @@ from tithe.selectors.budget import Budget
 from tithe.selectors.rank import Top
 
 OF_THE_RUN = ("settings", "versions", "dataset")  # the same in every stage
-OF_SCORING = ("scorers", "template", "model", "counts", "work", "engine")
+OF_SCORING = ("scorers", "template", "model", "counts", "work", "trace", "engine")
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ def narrowed(chosen: SelectResult, dataset: Dataset, learned: dict[str, Any]) ->
     kept, before = set(chosen.selection.kept), chosen.scored.grown
     places = [i for i, id_ in enumerate(before.columns["id"]) if id_ in kept]
     table = Table(before.scorers)
-    for name in ("columns", "reasons", "extra"):
-        setattr(table, name, {key: take(values, places) for key, values in getattr(before, name).items()})
+    table.columns = {name: values.take(places) for name, values in before.columns.items()}
+    table.reasons = {name: values.take(places) for name, values in before.reasons.items()}
+    table.extra = {name: take(values, places) for name, values in before.extra.items()}
     record = chosen.scored.record | {"counts": chosen.scored.record["counts"] | {"bad_rows": {}}, "learned": learned}
     return replace(chosen.scored, dataset=dataset, table=table.arrow(), record=record, grown=table, learned={})
 
@@ -144,19 +146,20 @@ def whole_table(stages: Sequence[StageResult], leavers: dict[str, Stage]) -> Tab
         own = {id_: i for i, id_ in enumerate(grown.columns["id"])}
         values, reasons = grown.columns[grown.scorers[0]], grown.reasons[grown.scorers[0]]
         places = [own.get(id_) for id_ in ids]
-        table.columns[name] = [None if i is None else values[i] for i in places]
-        table.reasons[name] = [
+        table.columns[name] = Numbers("float64", (None if i is None else values[i] for i in places))
+        table.reasons[name] = Reasons(
             reasons[i] if i is not None else f"dropped in {leavers[id_].label}" if id_ is not None else bad
             for i, id_, bad in zip(places, ids, first.reasons[first.scorers[0]], strict=True)
-        ]
-    table.columns["problem"] = [
+        )
+    table.columns["problem"] = Reasons(
         joined({name: table.reasons[name][i] for name in table.scorers}) for i in range(len(ids))
-    ]
+    )
     return table
 
 
 def work_of(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The stages' work, summed up."""
     work = {name: sum(part[name] for part in parts) for name in parts[0] if name != "tokens_per_second"}
+    work["longest_wait_seconds"] = max(part["longest_wait_seconds"] for part in parts)
     seconds = work["reading_seconds"]
     return work | {"tokens_per_second": round(work["tokens_read"] / seconds, 1) if seconds else None}

@@ -81,8 +81,8 @@ class ScoreResult:
     def __str__(self) -> str:
         lines = [f"{self.record['counts']['examples']:,} examples of {self.dataset.source}"]
         for name in self.grown.scorers:
-            scores = self.scores(name)
-            lines.append(f"{name}: {quantiles(scores.values)}, {len(scores.problems):,} without a score")
+            values, without = self.grown.floats(name), self.grown.without_score(name)
+            lines.append(f"{name}: {quantiles(values)}, {without:,} without a score")
         return "\n".join(lines)
 
 

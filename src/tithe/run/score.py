@@ -35,6 +35,7 @@ from tithe.run.table import Table
 from tithe.run.talk import Talk
 from tithe.run.tokens import TokenFile
 from tithe.runners.local import LocalRunner
+from tithe.runners.tokenising import Tokenisers
 
 PLANNED_BUDGET = 1024  # tokens a batch on a CPU; larger ones have more in common
 
@@ -152,6 +153,8 @@ def score_in(
         talk.say(note)
     with ExitStack() as stack:
         runner = make_runner(parts, place, talk)
+        if runner.tokenisers is not None:
+            stack.callback(runner.tokenisers.stop)
         table, cost = Table(list(parts.scorers), extra, parts.score_columns[len(parts.scorers) :]), Cost()
         bench = Bench(parts, place, runner, cost)
         runner.scorers = bench.prepare(parts.scorers)
@@ -198,6 +201,9 @@ def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
         per_token=parts.settings.per_token,
         readouts=parts.readouts,
     )
+    if parts.needs_model:
+        remote = parts.settings.trust_remote_code
+        runner.tokenisers = Tokenisers(parts.source, parts.renderer, remote, talk.say)
     runner.progress = lambda examples: talk.progress(examples, runner.work.tokens)
     return runner
 
@@ -211,8 +217,9 @@ def expect(parts: Parts, talk: Talk) -> None:
 def all_problems(cost: Cost, table: Table) -> dict[str, int]:
     """Reason -> how many examples: what the passes showed, and what only the scorers knew."""
     found: Counter[str] = Counter()
-    for id_, reasons in zip(table.columns["id"], zip(*table.reasons.values(), strict=True), strict=True):
-        if id_ is not None:
+    for row in sorted({row for one in table.reasons.values() for row in one.said}):
+        if table.columns["id"].mask.has(row):
+            reasons = (one.at(row) for one in table.reasons.values())
             found.update({without_numbers(reason) for reason in reasons if reason is not None})
     return dict(found | cost.problems)  # the greater of both: they tell of the same examples
 
@@ -221,7 +228,7 @@ def make_record(parts: Parts, runner: LocalRunner, cost: Cost, table: Table, sec
     work = runner.work
     record = parts.describe()
     record["counts"] = cost.as_dict() | {
-        "scored": {name: sum(v is not None for v in table.columns[name]) for name in parts.scorers},
+        "scored": {name: table.columns[name].mask.there for name in parts.scorers},
         "without_score": {name: table.without_score(name) for name in parts.scorers},
         "problems": all_problems(cost, table),
     }
@@ -233,8 +240,13 @@ def make_record(parts: Parts, runner: LocalRunner, cost: Cost, table: Table, sec
         "seconds": round(seconds, 2),
         "reading_seconds": round(work.seconds, 2),
         "waited_for_tokens_seconds": round(work.waited, 2),
+        "longest_wait_seconds": round(runner.trace.worst, 2),
         "tokens_per_second": round(work.tokens / work.seconds, 1) if work.seconds else None,
     }
+    if runner.trace.spans:
+        record["trace"] = runner.trace.as_dict()
+    if runner.tokenisers is not None and runner.tokenisers.count:
+        record["tokenising"] = runner.tokenisers.as_dict()
     if "engine" in parts.__dict__:
         record["engine"] = engine_record(parts.engine)
     return record

@@ -121,8 +121,8 @@ def show_scores(result: ScoreResult, output: Path | None, folder: Path) -> None:
     out = console()
     grid = Grid("scorer", *QUANTILES, "without score", box=None, pad_edge=False)
     for name in result.grown.scorers:
-        scores = result.scores(name)
-        grid.add_row(name, *five(scores.values), f"{len(scores.problems):,}")
+        grown = result.grown
+        grid.add_row(name, *five(grown.floats(name)), f"{grown.without_score(name):,}")
     out.print(grid)
     show_counts(out, result.record)
     say(out, f"written: {output or folder / 'scores.parquet'}; run folder {folder}")

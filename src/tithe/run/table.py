@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tithe.data.ids import content_hash
 from tithe.planner import Slot, shot_tokens_cut
-from tithe.records import BadRow, Example, Message, Nll, Pass, Problem, Scores
+from tithe.records import BadRow, Example, FloatArray, Message, Nll, Pass, Problem, Scores
+from tithe.run.columns import Column, Numbers, Reasons, new_column
 from tithe.run.residual import residuals
 from tithe.runners.local import Scored
 
@@ -19,7 +21,15 @@ if TYPE_CHECKING:
 
 FIXED = ("id", "row", "turn")
 NLLS = ("nll_given", "nll_alone", "nll_shown")
-COUNTS = (*NLLS, "response_tokens", "prompt_tokens", "truncated", "shot_tokens_cut", "problem")
+TOKENS = ("response_tokens", "prompt_tokens", "truncated", "shot_tokens_cut")
+COUNTS = (*NLLS, *TOKENS, "problem")
+KINDS: Mapping[str, Any] = {
+    "id": "string",
+    "row": "int64",
+    "turn": "int32",
+    "problem": "reason",
+    **dict.fromkeys(TOKENS, "int32"),
+}  # all others hold scores
 
 
 def prompt_key(example: Example) -> str:
@@ -42,8 +52,9 @@ class Table:
     def __init__(self, scorers: Sequence[str], extra: Iterable[str] = (), more: Iterable[str] = ()) -> None:
         self.scorers, self.more = list(scorers), list(more)
         self.extra: dict[str, list[Any]] = {name: [] for name in extra}
-        self.columns: dict[str, list[Any]] = {name: [] for name in (*FIXED, *self.scorers, *self.more, *COUNTS)}
-        self.reasons: dict[str, list[str | None]] = {name: [] for name in self.scorers}
+        names = (*FIXED, *self.scorers, *self.more, *COUNTS)
+        self.columns: dict[str, Column] = {name: new_column(KINDS.get(name, "float64")) for name in names}
+        self.reasons: dict[str, Reasons] = {name: Reasons() for name in self.scorers}
 
     def add(self, scored: Scored) -> None:
         """Append a window."""
@@ -65,45 +76,54 @@ class Table:
             i += 1
 
     def append(self, row: Mapping[str, Any], reasons: Mapping[str, str | None], extra: Mapping[str, Any]) -> None:
-        for name, column in self.columns.items():
-            column.append(row.get(name))
-        for name, column in self.reasons.items():
-            column.append(reasons.get(name))
-        for name, column in self.extra.items():
-            column.append(extra.get(name))
+        for name, values in self.columns.items():
+            values.append(row.get(name))
+        for name, said in self.reasons.items():
+            said.append(reasons.get(name))
+        for name, others in self.extra.items():
+            others.append(extra.get(name))
 
     def residualise(self, name: str, into: str) -> None:
         """Make a score of another one: what is left of it when the response's length is taken away."""
-        values = np.array([math.nan if v is None else v for v in self.columns[name]], dtype=np.float64)
-        lengths = np.array([n or 0 for n in self.columns["response_tokens"]])
-        self.columns[into] = [None if math.isnan(v) else v for v in residuals(values, lengths).tolist()]
+        left = residuals(self.floats(name), np.nan_to_num(self.floats("response_tokens")))
+        self.columns[into] = Numbers("float64", (None if math.isnan(v) else v for v in left.tolist()))
         self.reasons[into] = self.reasons[name]
         self.more.remove(into)
         self.scorers.append(into)
 
+    def floats(self, name: str) -> FloatArray:
+        """(rows,) a column of numbers, NaN where there is none."""
+        found = self.columns[name]
+        assert isinstance(found, Numbers), name
+        return found.floats()
+
+    def there(self) -> npt.NDArray[np.intp]:
+        """The rows that are examples; bad rows are none."""
+        return np.flatnonzero(self.columns["id"].mask.array())
+
     def without_score(self, name: str) -> int:
-        """How many examples have no score of this name; bad rows are none."""
-        ids = self.columns["id"]
-        return sum(why is not None and id_ is not None for id_, why in zip(ids, self.reasons[name], strict=True))
+        """How many examples have no score of this name."""
+        return sum(self.columns["id"].mask.has(i) for i in self.reasons[name].said)
 
     def arrow(self) -> pa.Table:
         """As written to `scores.parquet`."""
         import pyarrow as pa
 
-        kinds = {"id": pa.string(), "row": pa.int64(), "turn": pa.int32(), "problem": pa.string()}
-        kinds |= dict.fromkeys((*self.scorers, *self.more, *NLLS), pa.float64())
-        kinds |= dict.fromkeys(("response_tokens", "prompt_tokens", "truncated", "shot_tokens_cut"), pa.int32())
-        return pa.table({name: pa.array(values, kinds[name]) for name, values in self.columns.items()})
+        return pa.table({name: values.arrow() for name, values in self.columns.items()})
 
     def scores(self, name: str) -> Scores:
         """One scorer's scores over the examples (bad rows have no id and are not among them)."""
-        places = [i for i, id_ in enumerate(self.columns["id"]) if id_ is not None]
-        values = np.array([math.nan if v is None else v for v in take(self.columns[name], places)], dtype=np.float64)
-        problems = {at: why for at, why in enumerate(take(self.reasons[name], places)) if why is not None}
+        places = self.there()
+        values = self.floats(name)[places]
+        said = self.reasons[name].said
+        at = np.searchsorted(places, list(said))
+        problems = {
+            i: why for i, (row, why) in zip(at.tolist(), said.items(), strict=True) if self.columns["id"].mask.has(row)
+        }
         numbers = (*self.scorers, *self.more, *COUNTS[:-1])
-        columns = {column: np.array(take(self.columns[column], places), dtype=np.float64) for column in numbers}
+        columns: dict[str, npt.NDArray[Any]] = {column: self.floats(column)[places] for column in numbers}
         columns |= {column: object_array(take(self.extra[column], places)) for column in self.extra}
-        return Scores(take(self.columns["id"], places), values, problems, columns, by=name)
+        return Scores(self.columns["id"].take(places.tolist()), values, problems, columns, by=name)
 
 
 def take(values: Sequence[Any], places: Iterable[int]) -> list[Any]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from tithe.data.render import Renderer
+from tithe.data.seen import Seen, first_half
 from tithe.engine.readouts import READOUTS, CountReadout, Readout, View
 from tithe.engine.store import Store
 from tithe.errors import SettingsError, did_you_mean
-from tithe.planner import Slot, Window, plan_window, window_size, windows
+from tithe.planner import NOTHING, Slot, Window, plan_window, window_size, windows
 from tithe.records import Answer, Ask, BadRow, Example, Problem
 from tithe.runners.order import together
+from tithe.runners.tokenising import Encodings, Tokenisers
+from tithe.runners.trace import Span, Trace
 from tithe.scorers.base import Scorer
 
 if TYPE_CHECKING:
@@ -62,6 +65,7 @@ class LocalRunner:
         per_token: keep every token's NLL.
         progress: called with the share of a window that was just done, in examples.
         readouts: by the names under which scorers ask for them.
+        tokenisers: processes that tokenise where one thread is too slow; None leaves all to the thread.
     """
 
     scorers: Mapping[str, Scorer]
@@ -71,9 +75,13 @@ class LocalRunner:
     per_token: bool = False
     progress: Callable[[float], None] = lambda _: None
     readouts: Mapping[str, Readout] = field(default_factory=lambda: READOUTS)
+    tokenisers: Tokenisers | None = None
     work: Work = field(default_factory=Work)
+    trace: Trace = field(default_factory=Trace, init=False)
+    _start: float = field(default=0.0, init=False, repr=False)  # of the first plan
+    _planned: float = field(default=0.0, init=False, repr=False)  # when the present window was
     _wait: float = field(default=0.0, init=False, repr=False)  # for the present window
-    _before: set[bytes] = field(default_factory=set, init=False, repr=False)  # passes that `read_together` has counted
+    _before: Seen = field(default_factory=Seen, init=False, repr=False)  # passes that `read_together` has counted
     _problems: dict[tuple[bytes, str], Problem] = field(
         default_factory=dict, init=False, repr=False
     )  # what it could not answer
@@ -85,7 +93,7 @@ class LocalRunner:
 
     def run(self, items: Iterable[Example | BadRow]) -> Iterator[Scored]:
         """Score a stream; windows come out in input order."""
-        for window in self.ahead(self.plan(chunk) for chunk in self.chunks(items)):
+        for window in self.ahead(self.planned(self.chunks(items))):
             answers = self.answers(window)
             scores = [self.scores(window, i, answers) for i in range(len(window.given))]
             yield Scored(window, answers, [one for one, _ in scores], [more for _, more in scores])
@@ -113,19 +121,21 @@ class LocalRunner:
         if order == list(range(len(examples))):
             return False
         begin()
-        for window in self.ahead(self.plan(chunk) for chunk in windows((examples[i] for i in order), size)):
+        for window in self.ahead(self.planned(windows((examples[i] for i in order), size))):
             self.answers(window)
-            self._before.update(pass_.key for pass_ in window.passes)
+            for pass_ in window.passes:
+                self._before.add(first_half(pass_.key))
         return True
 
     def ahead(self, stream: Iterator[Window]) -> Iterator[Window]:
         """Windows, the next one planned while the present one is read."""
-        with closing(ahead(stream)) as coming:
-            self._wait = 0.0
-            yield from islice(coming, 1)
-            began = time.monotonic()
-            for window in coming:
-                self._wait = time.monotonic() - began
+        if not self._start:
+            self._start, self.trace.start = time.monotonic(), time.time()
+        first, began = True, 0.0
+        with closing(ahead((window, time.monotonic()) for window in stream)) as coming:
+            for window, self._planned in coming:
+                self._wait = 0.0 if first else time.monotonic() - began
+                first = False
                 yield window
                 began = time.monotonic()
 
@@ -163,14 +173,26 @@ class LocalRunner:
                 break
         return windows(chain(head, stream), self.size(head))
 
-    def plan(self, items: Sequence[Example | BadRow]) -> Window:
-        """Ask all scorers about a window's examples, and tokenise what they ask for."""
+    def planned(self, chunks: Iterable[Sequence[Example | BadRow]]) -> Iterator[Window]:
+        """The windows' plans in order; where processes tokenise, some windows ahead."""
+        coming = deque[tuple[Sequence[Example | BadRow], Callable[[], Encodings]]]()
+        for chunk in chunks:
+            examples = (item for item in chunk if isinstance(item, Example))
+            coming.append((chunk, dict if self.tokenisers is None else self.tokenisers.encode(examples)))
+            while coming and len(coming) > (0 if self.tokenisers is None else self.tokenisers.ahead):
+                items, encoded = coming.popleft()
+                yield self.plan(items, encoded())
+        for items, encoded in coming:
+            yield self.plan(items, encoded())
+
+    def plan(self, items: Sequence[Example | BadRow], encoded: Encodings = NOTHING) -> Window:
+        """Ask all scorers about a window's examples, and tokenise what they ask for and is not tokenised yet."""
         asks = [
             [self.renamed(scorer.asks(item), f"scorer `{scorer.name}`") for scorer in self.scorers.values()]
             for item in items
             if isinstance(item, Example)
         ]
-        return plan_window(items, asks, self.renderer)
+        return plan_window(items, asks, self.renderer, encoded)
 
     def renamed(self, asks: Mapping[str, Ask], who: str) -> Mapping[str, Ask]:
         for ask in asks.values():
@@ -195,7 +217,7 @@ class LocalRunner:
         if self._problems:  # what failed a moment ago will not go better now; the next run tries again
             found |= {(i, r): self._problems[keys[i], r] for i, r in asked if (keys[i], r) in self._problems}
         missing = {i for i, _ in asked - found.keys()}
-        self.work.reused += sum(keys[i] not in self._before for i in {i for i, _ in asked} - missing)
+        self.work.reused += sum(first_half(keys[i]) not in self._before for i in {i for i, _ in asked} - missing)
         done = 1.0 if not missing else 0.0
         if missing:
             assert self.engine is not None, "a readout needs a model"
@@ -217,7 +239,10 @@ class LocalRunner:
             )
         engine = self.engine()
         self.work.waited += self._wait
-        began = time.monotonic()
+        if self.tokenisers is not None:
+            self.tokenisers.after(self.work.waited, engine.model.device.type)
+        began = first = time.monotonic()
+        read = self.work.tokens
         model_passes = [i for i, readouts in enumerate(window.readouts) if readouts & self.model_readouts]
         passes = [window.passes[i] for i in model_passes]
         batches = [batch for batch in engine.batches(passes) if any(model_passes[i] in missing for i in batch.index)]
@@ -238,6 +263,8 @@ class LocalRunner:
             now = time.monotonic()
             self.work.seconds, began = self.work.seconds + now - began, now
             self.progress(len(window.items) * tokens / total)
+        planned, first, last = (at - self._start for at in (self._planned, first, time.monotonic()))
+        self.trace.add(Span(1, len(window.items), self.work.tokens - read, planned, first, last, self._wait))
 
     def apply(
         self, window: Window, i: int, result: Read | Problem, found: Answers

@@ -1,0 +1,141 @@
+"""Examples encoded in other processes: as here, in order, and with an end that is told and leaves nothing behind."""
+
+import io
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tithe.data.render import Encoded, RenderSettings, make_renderer
+from tithe.engine.sources import find_model, load_tokenizer
+from tithe.records import Ask, Example, Message, PassSpec, Problem
+from tithe.runners import tokeniser
+from tithe.runners.local import LocalRunner
+from tithe.runners.tokenising import TokeniserError, Tokenisers
+from tithe.scorers.ifd import IFD
+
+IDS = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(lambda ids: np.array(ids, dtype=np.int32))
+
+
+def example(i, text="Green."):
+    return Example(f"{i:016x}", i, 1, (Message("user", f"Name colour {i}."),), Message("assistant", text))
+
+
+def examples(count):
+    """Some without a response, one with half a character, one with a tool."""
+    found = [example(i, "" if i % 11 == 3 else f"Red and {i}\n") for i in range(count)]
+    found[5] = example(5, "half \ud800")
+    found[7] = Example("tool", 7, 1, found[7].prompt, found[7].response, tools=({"name": "f", "parameters": {}},))
+    return found
+
+
+def alike(a, b):
+    if isinstance(a, Problem) or isinstance(b, Problem):
+        return a == b
+    return all(getattr(a, name).tolist() == getattr(b, name).tolist() for name in tokeniser.PIECES)
+
+
+@given(st.lists(st.builds(Encoded, IDS, IDS, IDS, IDS) | st.builds(Problem, st.text()), max_size=8))
+def test_what_is_packed_is_unpacked(encoded):
+    line, body = tokeniser.packed(encoded)
+    got = tokeniser.unpacked(json.loads(json.dumps(line)), body, len(encoded))
+    assert len(got) == len(encoded) and all(map(alike, got, encoded)) and line["bytes"] == len(body)
+
+
+@pytest.fixture(scope="module")
+def tokenisers(model_dir):
+    source = find_model(str(model_dir))
+    return Tokenisers(source, make_renderer(load_tokenizer(source), RenderSettings(max_length=64)))
+
+
+def test_a_process_answers_what_the_renderer_says(tokenisers, monkeypatch):
+    """Its loop, run here."""
+    monkeypatch.setattr(tokeniser, "without_torch", lambda: None)
+    some = [one for one in examples(20) if tokeniser.can_send(one)]
+    assert len(some) == 19
+    lines = [tokenisers.recipe(), [tokeniser.sent(one) for one in some], [["not", "an example"]]]
+    answers = io.BytesIO()
+    tokeniser.serve(io.BytesIO(b"".join(json.dumps(line).encode() + b"\n" for line in lines)), answers)
+    answers.seek(0)
+    assert json.loads(answers.readline())["ready"] == json.loads(json.dumps(tokenisers.renderer.describe()))
+    said = json.loads(answers.readline())
+    got = tokeniser.unpacked(said, answers.read(said["bytes"]), len(some))
+    assert all(map(alike, got, tokenisers.renderer.encode(some)))
+    assert {type(one) for one in got} == {Encoded, Problem}
+    assert json.loads(answers.readline())["error"].startswith("unexpected ValueError")
+
+
+@pytest.mark.parametrize(("waited", "device", "cores", "count"), [
+    (1.9, "cuda", 16, 0),
+    (2.0, "cuda", 16, 4),
+    (2.0, "cuda", 3, 2),
+    (2.0, "cuda", 1, 0),
+    (99.0, "cpu", 16, 0),
+])  # fmt: skip
+def test_they_are_started_where_the_model_has_waited_beside_idle_cores(
+    tokenisers, monkeypatch, waited, device, cores, count
+):
+    started, said = [], []
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(Tokenisers, "start", lambda self, count: (started.append(count), setattr(self, "count", count)))
+    made = Tokenisers(tokenisers.source, tokenisers.renderer, say=said.append)
+    for _ in range(2):  # and once only
+        made.after(waited, device)
+    assert started == [count] * bool(count) and len(said) == len(started)
+    assert made.encode(examples(20))() == {}  # nothing is ready: the thread does it
+
+
+def gone(pid):
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_windows_are_those_of_a_single_process(tokenisers, monkeypatch):
+    """With real processes: the same windows, one sentence when one is killed, and none is left in the end."""
+    monkeypatch.setattr("tithe.planner.WINDOW", 8)
+    monkeypatch.setattr("tithe.runners.tokenising.PIECE", 3)
+    runner = LocalRunner({"ifd": IFD()}, tokenisers.renderer, None, {})
+    chunks = [examples(60)[i : i + 8] for i in range(0, 60, 8)]
+    plain = list(runner.planned(chunks))
+    made = Tokenisers(tokenisers.source, tokenisers.renderer)
+    try:
+        made.start(2)
+        assert made.encode(chunks[0])() == {} or made.ahead
+        for ready in made._ready:
+            ready.result()
+        pids = [process.popen.pid for process in made._all]
+        assert not any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in pids)
+        runner.tokenisers = made
+        got = list(runner.planned(chunks))
+        assert [window.items for window in got] == [window.items for window in plain]
+        for a, b in zip(got, plain, strict=True):
+            assert [one.key for one in a.passes] == [one.key for one in b.passes]
+            assert (a.slots, a.kinds, a.readouts) == (b.slots, b.kinds, b.readouts)
+        os.kill(pids[0], signal.SIGKILL)
+        with pytest.raises(TokeniserError, match="ended with signal 9"):
+            list(runner.planned(chunks))
+    finally:
+        made.stop()
+    assert all(map(gone, pids))
+
+
+def test_asks_of_others_are_tokenised_here(tokenisers):
+    """What a window's plan is not given, it makes."""
+    one, other = example(1), example(2)
+    runner = LocalRunner({"ifd": IFD()}, tokenisers.renderer, None, {})
+    given = dict(zip([one.id], tokenisers.renderer.encode([one]), strict=True))
+    a, b = runner.plan([one, other], given), runner.plan([one, other])
+    assert [each.key for each in a.passes] == [each.key for each in b.passes]
+    assert Ask(PassSpec("given", one), "nll") in IFD().asks(one).values()
