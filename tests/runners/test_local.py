@@ -420,9 +420,9 @@ def test_waiting_for_tokens_is_counted_but_for_the_first_window(make: Make, monk
     runner = make(IFD())
     plan = runner.plan
 
-    def slow(items: Any) -> Any:
+    def slow(items: Any, encoded: Any) -> Any:
         time.sleep(0.5)
-        return plan(items)
+        return plan(items, encoded)
 
     monkeypatch.setattr(runner, "plan", slow)
     began = time.monotonic()
