@@ -23,7 +23,7 @@ from tithe.errors import OutputError
 from tithe.records import Answer
 
 FLUSH_SECONDS = 5.0
-MOST_UNWRITTEN = 32 << 20  # bytes
+MOST_UNWRITTEN = 8 << 20  # bytes
 ROW_BYTES = 500  # of an answer in memory, without its arrays
 
 
