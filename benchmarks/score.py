@@ -295,7 +295,8 @@ def row(name: str, turns: Sequence[Turn], ceilings: Sequence[dict[str, float]]) 
         dtype = name.split()[1]
         shares = [one["gflops"] / peak[dtype] for one, peak in zip(own, ceilings, strict=True)]
         found["utilisation"] = round(statistics.median(shares), 3)
-        found |= {key: own[0][key] for key in ("tokens_read", "workers", "batch_tokens")}
+        found["tokens_read"] = own[0]["tokens_read"]
+        found |= {key: [one[key] for one in own] for key in ("workers", "batch_tokens")}  # measured in each turn
     return found
 
 

@@ -35,7 +35,7 @@ def test_all_contenders_read_the_same_records(tmp_path: Path) -> None:
     assert rows["loop"]["tokens"] == rows["lean loop"]["tokens"] == rows["padded"]["tokens"]
     ours = rows["tithe fp32"]
     assert ours["tokens_read"] < ours["tokens"] <= rows["loop"]["tokens"]  # the preamble once; no last tokens
-    assert 0 < ours["utilisation"] < 1 and ours["workers"] == 1
+    assert 0 < ours["utilisation"] < 1 and ours["workers"] == [1]
 
 
 def test_ratios_and_shares_are_taken_within_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
