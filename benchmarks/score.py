@@ -321,6 +321,11 @@ def machine() -> dict[str, object]:
     }
 
 
+def command(data: Path) -> str:
+    """As it was given, the data by their name alone."""
+    return shlex.join(["python", *(data.name if one == str(data) else one for one in sys.argv)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="Alpaca JSONL; the first --records are scored")
@@ -360,7 +365,7 @@ def main() -> None:
             for cores in args.cores:
                 found = compare(args, model, scratch / "sample.jsonl", cores)
                 results.append({"vocabulary": vocabulary, "parameters": size, **found})
-                report = {"command": shlex.join(["python", *sys.argv]), "machine": machine(), "results": results}
+                report = {"command": command(args.data), "machine": machine(), "results": results}
                 if args.out:  # after each, so that a run that is cut off leaves what it has
                     args.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
