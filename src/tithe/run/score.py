@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def score(
     check_passed_on(settings, list(parts.scorers.values()))
     parts.check(folder)
     experience(parts, folder, talk := talk or Talk())
-    with run_folder(folder) as place:
+    with closing(parts), run_folder(folder) as place:
         result = score_in(place, parts, talk, folder=folder)
         if folder is not None:
             (folder / DROPPED).unlink(missing_ok=True)  # of a selection that was here before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ def select(
     found = contaminated(parts.dataset, settings, talk)
     recipe = Recipe(ranking, selector, budget, filters, settings.drop_duplicates, found.examples)
     experience(parts, folder, talk)
-    with run_folder(folder) as place:
+    with closing(parts), run_folder(folder) as place:
         chosen = choose(score_in(place, parts, talk, folder=folder, extra=extra), recipe)
         chosen = replace(chosen, record=chosen.record | found.told)
         if folder is not None:

@@ -322,6 +322,12 @@ class Parts:
 
         return make_engine(self)
 
+    def close(self) -> None:
+        """End processes that read for this run; whoever reads later starts them again."""
+        engine: Engine | None = vars(self).get("engine")
+        if engine is not None:
+            engine.close()
+
     def describe(self) -> dict[str, Any]:
         """What the numbers depend on, for the run record."""
         out: dict[str, Any] = {"settings": self.settings.model_dump(mode="json"), "versions": versions()}
