@@ -189,7 +189,7 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
 
 
 def test_a_model_too_large_for_the_memory(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(loaded: Any) -> None:
+    def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
     monkeypatch.setattr(model_room, "probe", full)
