@@ -17,8 +17,8 @@ from job import Job, work_of
 from plain import batched, loop
 from road import compiled_parts, packed, padded, run_engine
 
-from tithe.engine.forward import Head
 from tithe.engine.model import LoadedModel
+from tithe.engine.output_head import Head
 from tithe.engine.varlen import Varlen
 from tithe.records import Pass
 

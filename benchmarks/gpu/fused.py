@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
 from clock import forget_peak, peak_gb, timed
 from torch.nn.functional import linear
 
-from tithe.engine.forward import Head
+from tithe.engine.loss_kernels import CANDIDATES
+from tithe.engine.output_head import Head
 
 ROWS = {"cuda": 8192, "cpu": 96}
 TILE = {"cuda": 8192, "cpu": 64}  # columns of the vocabulary
@@ -57,19 +57,6 @@ def by_tiles(
     return highest + total.log() - wanted
 
 
-def by_liger(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    functional = import_module("liger_kernel.transformers.functional")
-    out: torch.Tensor = functional.liger_fused_linear_cross_entropy(hidden, weight, targets, reduction="none")
-    return out
-
-
-def by_cce(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    out: torch.Tensor = import_module("cut_cross_entropy").linear_cross_entropy(
-        hidden, weight, targets, reduction="none"
-    )
-    return out
-
-
 def all_ways(head: Head, device: torch.device) -> dict[str, Nll]:
     kind = device.type
     compiled = partial(torch.compile, dynamic=True, backend="inductor" if kind == "cuda" else "eager")
@@ -78,8 +65,7 @@ def all_ways(head: Head, device: torch.device) -> dict[str, Nll]:
         "engine": lambda hidden, _weight, targets: head.nll(hidden, targets),
         **{f"compiled, {n} rows": partial(by_rows, step=rows, chunk=n) for n in CHUNKS[kind]},
         f"compiled, tiles of {TILE[kind]}": partial(by_tiles, step=tiles, tile=TILE[kind]),
-        "Liger": by_liger,
-        "cut-cross-entropy": by_cce,
+        **CANDIDATES,
     }
 
 
@@ -93,8 +79,8 @@ class OtherHead(Head):
     """The engine's head with another way from hidden states to likelihoods; for models without caps and scales."""
 
     def __init__(self, model: Any, way: Nll) -> None:
-        super().__init__(model)
         self.weight, self.way = model.get_output_embeddings().weight, way
+        super().__init__(model)  # on a GPU it already asks for likelihoods
 
     def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return self.way(hidden, self.weight, targets)

@@ -14,9 +14,9 @@ import torch
 from tithe.engine import attention
 from tithe.engine.batching import Batch
 from tithe.engine.engine import Engine
-from tithe.engine.forward import Head
 from tithe.engine.fused import Fused
 from tithe.engine.model import LoadedModel
+from tithe.engine.output_head import Head
 from tithe.engine.probe import probe
 from tithe.engine.sources import ModelSource
 from tithe.engine.varlen import Varlen

@@ -7,8 +7,8 @@ import torch
 import transformers
 
 from tests.engine.models import CONFIGS
-from tithe.engine import forward
-from tithe.engine.forward import TILE_VOCABULARY, Head, tiled_nll, token_nll
+from tithe.engine import output_head
+from tithe.engine.output_head import TILE_VOCABULARY, Head, tiled_nll, token_nll
 
 
 def llama():
@@ -74,4 +74,4 @@ def test_both_ways_through_a_head_agree():
         tiled = head.nll(hidden, targets)
         head.matrix = None
         torch.testing.assert_close(tiled, head.nll(hidden, targets), rtol=1e-5, atol=1e-6)
-    assert len(tiled) == 70 > 2 * forward.EVEN
+    assert len(tiled) == 70 > 2 * output_head.EVEN

@@ -12,8 +12,8 @@ import transformers
 
 from tests.engine.models import CONFIGS
 from tithe.engine import loss_kernels
-from tithe.engine.forward import Head, tiled_nll
 from tithe.engine.loss_kernels import OWN, LossKernel, choose_loss
+from tithe.engine.output_head import Head, tiled_nll
 
 WIDTH, VOCABULARY = 32, 301
 

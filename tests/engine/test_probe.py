@@ -15,7 +15,7 @@ from tests.engine.models import CONFIGS, GROUPED, load, plain, random_passes, ru
 from tithe.engine import attention
 from tithe.engine.cuts import Cuts
 from tithe.engine.engine import Engine
-from tithe.engine.forward import Head
+from tithe.engine.output_head import Head
 from tithe.engine.probe import probe_passes
 from tithe.errors import ModelError
 

@@ -70,15 +70,15 @@ class Engine:
     def __post_init__(self) -> None:
         self.cores = self.cores or cpu_cores()
         if self.model.device.type == "cpu":
+            if self.model.alone_above is not None:
+                self.workers = 1  # these rotary scalings remember what they read last
             gated = gated_product(self.model) if self.model.road == "packed" else None
             self.layout = choose_layout(gated, self.cores, workers=self.workers, tokens=self.budget)
             self.workers, self.budget = self.layout.workers, self.layout.tokens
         elif not self.budget:
             self.room = find_room(self.model)
             self.budget = self.room.budget
-        self.workers = self.workers or 1
-        if self.model.alone_above is not None:
-            self.workers = 1  # these rotary scalings remember what they read last
+        self.workers = 1 if self.model.alone_above is not None else self.workers or 1
 
     @property
     def measured(self) -> bool:

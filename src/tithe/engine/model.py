@@ -13,9 +13,10 @@ import torch
 
 from tithe.engine import forward
 from tithe.engine.batching import After
-from tithe.engine.forward import Head, TokenNlls, Wanted
+from tithe.engine.forward import TokenNlls, Wanted
 from tithe.engine.fp8 import E4M3, demand_fp8
 from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
+from tithe.engine.output_head import Head
 from tithe.engine.probe import ROADS, Road, probe
 from tithe.engine.shard import DeviceMap, device_map, limits
 from tithe.engine.sources import ModelSource, fingerprint, first_line

@@ -19,7 +19,7 @@ from tithe.records import Answer, Example, IntArray, Message, Options, Pass, Pas
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tithe.engine.forward import Head
+    from tithe.engine.output_head import Head
 
 ROWS = 64  # of logits at a time
 QUESTION = "How many?"  # the replies' tokens are the same after every question

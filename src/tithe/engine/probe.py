@@ -11,7 +11,8 @@ import torch
 from tithe.engine import attention, forward
 from tithe.engine.batching import After, Batch, make_batches
 from tithe.engine.cuts import Cuts
-from tithe.engine.forward import Head, TokenNlls
+from tithe.engine.forward import TokenNlls
+from tithe.engine.output_head import Head
 from tithe.engine.sources import first_line
 from tithe.engine.varlen import NoWayError, whole_rows
 from tithe.errors import ModelError

@@ -20,7 +20,7 @@ from tithe.engine.readouts import Readout
 from tithe.records import Pass, Problem
 
 if TYPE_CHECKING:
-    from tithe.engine.forward import Head
+    from tithe.engine.output_head import Head
 
 ALL_GOOD = 1 << 30
 
