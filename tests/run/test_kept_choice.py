@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 
 from tests.e2e.command import records, write_jsonl
 from tithe.config import ScoreSettings
-from tithe.engine import engine, model
+from tithe.engine import engine, layout, model
 from tithe.engine.room import Room
+from tithe.engine.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.run.describe import engine_record, engine_sentence
 from tithe.run.kept_choice import keep, kept, kept_number, kept_word
@@ -71,3 +73,35 @@ def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     again = begun(tmp_path / "run")
     assert again.budget == 4096 and again.room is None and len(found) == 2
     assert begun(tmp_path / "other").budget == 8192
+
+
+def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
+    """What was measured stays with the run; what a user gives counts for that run alone, and is not kept."""
+    data, spoken = write_jsonl(tmp_path / "data.jsonl", records(5)), list[str]()
+    monkeypatch.setattr(layout, "SMALL", 0)
+    monkeypatch.setattr(engine, "cpu_cores", lambda: 4)
+
+    def large_packs(_: layout.Gated, layouts: Sequence[layout.Layout], rounds: int) -> dict[layout.Layout, list[float]]:
+        spoken.append(f"{len(layouts)} layouts")
+        return {one: [float(one.tokens * one.threads)] * rounds for one in layouts}
+
+    monkeypatch.setattr(layout, "timed", large_packs)
+
+    def begun(place: str, **given: Any) -> Any:
+        parts = Parts(ScoreSettings.of({"dataset": str(data), "model": str(model_dir), "dtype": "fp32", **given}))
+        parts.answers_place = tmp_path / place
+        return parts.engine
+
+    first = begun("run")
+    assert (first.workers, first.budget) == (1, 2048) and spoken == ["3 layouts", "3 layouts"]
+    assert engine_record(first)["layout"]["why"] == "8.00 times as fast as 4 x 1 threads, 1,024 tokens"
+    spoken.clear()
+    assert (again := begun("run")).budget == 2048 and again.workers == 1 and not spoken
+    assert begun("run", workers=2).workers == 2 and begun("run", batch_tokens=77).budget == 77
+    begun("given", batch_tokens=77)
+    choices = json.loads((tmp_path / "given" / "answers" / "choices.json").read_text())
+    assert choices == {"workers_cpu": 1}
+    monkeypatch.setattr(SeveralEngine, "measured", True)
+    begun("several", device="cpu,cpu").close()
+    choices = json.loads((tmp_path / "several" / "answers" / "choices.json").read_text())
+    assert choices == {"batch_tokens_cpu": 1024}  # how many are at once in each process is no word about one alone

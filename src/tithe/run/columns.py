@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
@@ -49,7 +50,7 @@ class Mask:
         return None if self.there == self.count else pa.py_buffer(bytes(self.bits))
 
 
-class Column(Sequence[Any]):
+class Column(Sequence[Any], ABC):
     """What all columns have in common: a sequence of values, or None where there is none."""
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
@@ -57,15 +58,15 @@ class Column(Sequence[Any]):
         for value in values:
             self.append(value)
 
-    def append(self, value: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def append(self, value: Any) -> None: ...
 
+    @abstractmethod
     def at(self, i: int) -> Any:
         """The value at a place that there is."""
-        raise NotImplementedError
 
-    def arrow(self) -> pa.Array:
-        raise NotImplementedError
+    @abstractmethod
+    def arrow(self) -> pa.Array: ...
 
     def take(self, places: Iterable[int]) -> Self:
         """The values at these places, in this order."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.errors import SettingsError
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def make_engine(parts: Parts) -> Engine:
-    """The engine of a run; one that goes on chooses as it began.
+    """The engine of a run; one that goes on takes what it began with, whatever a new measurement would say.
 
     Raises:
         TitheError: the model cannot be loaded, or not as it is asked for.
@@ -36,21 +35,25 @@ def make_engine(parts: Parts) -> Engine:
     compiled = wants_compiled(s, devices[0], lambda: model_shape(parts.source).parameters, parts.dataset, place)
     how: dict[str, Any] = {"dtype": s.dtype, "trust_remote_code": s.trust_remote_code, "fp32_route": kept_route(place)}
     budget = s.batch_tokens or kept_number(place, f"batch_tokens_{kind}")
-    workers = s.workers or kept_number(place, f"workers_{kind}")
     spread = spread_over(parts.source, parts.dtype, devices, s.shard)
     if len(devices) > 1 and not spread and together(parts, devices):
         from tithe.engine.several import SeveralEngine
 
         how["known"] = parts.fingerprint
-        engine: Engine = SeveralEngine(parts.source, devices, how, budget=budget, workers=workers, compiled=compiled)
+        engine: Engine = SeveralEngine(parts.source, devices, how, budget=budget, workers=s.workers, compiled=compiled)
     else:
         model = load_model(parts.source, device=str(devices[0]), spread=spread, **how)
         if compiled:
             from tithe.engine.fused import fuse
 
             fuse(model)
+        workers = s.workers or kept_number(place, f"workers_{kind}")
         engine = Engine(model, budget=budget, workers=workers, say=parts.talk.say)
-    keep_choices(engine, place, kind)
+        if engine.measured and s.workers is None:  # of several processes each has its own few
+            keep(place, f"workers_{kind}", engine.workers)
+    if engine.measured and s.batch_tokens is None:
+        keep(place, f"batch_tokens_{kind}", engine.budget)
+    keep_route(place, engine.model.fp32)
     parts.talk.say(engine_sentence(engine))
     return engine
 
@@ -70,11 +73,3 @@ def together(parts: Parts, devices: Sequence[torch.device]) -> bool:
         )
     parts.talk.say(f"note: fp8 is read on one device: of {len(devices)} it takes {devices[0]}")
     return False
-
-
-def keep_choices(engine: Engine, place: Path | None, kind: str) -> None:
-    """What was measured to choose by may come out otherwise when the run goes on."""
-    keep_route(place, engine.model.fp32)
-    if engine.measured:
-        keep(place, f"batch_tokens_{kind}", engine.budget)
-        keep(place, f"workers_{kind}", engine.workers)

@@ -22,6 +22,7 @@ EXTRAS = {
     "eval": "lm_eval",
     "experiment": "statsmodels",
     "large": "accelerate",
+    "gpu": "liger_kernel",
 }
 
 
