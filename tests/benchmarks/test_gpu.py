@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.engine.models import load
 from tithe.engine.varlen import Varlen
@@ -221,3 +222,19 @@ def test_shared_tokens_are_read_once(gpu: Any) -> None:
     work = gpu("job").work_of(passes, [0, 2])
     # 5 and 7 tokens are read, the second's first two stand in the first: its others see 3, 4, 5, 6 and 7.
     assert (work.tokens, work.read, work.scored, work.pairs) == (14, 10, 8, 15 + 25)
+
+
+def test_another_head_can_be_asked_while_it_is_made(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a head tries kernels against itself as soon as it has its matrix."""
+    from tithe.engine.output_head import Head
+
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = LlamaConfig(**sizes, num_attention_heads=2)
+    asked: list[torch.Tensor] = []
+
+    def try_kernels(self: Head, _: Any) -> None:
+        asked.append(self.nll(torch.ones(3, 16), torch.zeros(3, dtype=torch.long)))
+
+    monkeypatch.setattr(Head, "plain_matrix", try_kernels)
+    gpu("fused").OtherHead(LlamaForCausalLM(config), lambda hidden, weight, targets: targets + 7)
+    assert [one.tolist() for one in asked] == [[7, 7, 7]]

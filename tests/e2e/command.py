@@ -107,3 +107,12 @@ def records(n: int) -> list[dict[str, Any]]:
             }
         )
     return made
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and was not waited for counts."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

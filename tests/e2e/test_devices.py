@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.e2e.command import Command, child, records, write_jsonl
+from tests.e2e.command import Command, alive, child, records, write_jsonl
 from tests.e2e.test_resume import count_parts, files, keys_of_parts, nothing_twice, wait_for
 
 # Answers are written after every batch, and each takes its time.
@@ -44,14 +44,6 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 
 def at_work(process: subprocess.Popen[str], run: Path, parts: int) -> bool:
     return count_parts(run) >= parts and len(children(process)) == 2
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.slow

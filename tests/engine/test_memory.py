@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.engine.models import load, make_pass, plain, random_passes, run, twin, worst
-from tithe.engine import forward
+from tithe.engine import output_head
 from tithe.engine.engine import OUT_OF_MEMORY, Engine, is_out_of_memory
 from tithe.engine.model import LoadedModel
 from tithe.engine.output_head import EVEN, HEAD_ROWS, TILE_ROWS, Head
@@ -34,9 +34,9 @@ def test_the_head_sees_few_rows_at_a_time(name: str, tiles: bool, family: Family
     loaded = load(family(name))
     rows: list[int] = []
     if tiles:
-        tiled = forward.tiled_nll
+        tiled = output_head.tiled_nll
         monkeypatch.setattr(
-            forward, "tiled_nll", lambda hidden, *rest: rows.append(len(hidden)) or tiled(hidden, *rest)
+            output_head, "tiled_nll", lambda hidden, *rest: rows.append(len(hidden)) or tiled(hidden, *rest)
         )
     else:
         assert loaded.head is not None

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.e2e.command import alive
 from tests.heads.test_files import card_of
 from tithe.engine import several as room
 from tithe.engine.collect import Means, Whole
@@ -223,15 +224,6 @@ def test_the_end_of_the_engine_is_that_of_its_processes(source: ModelSource, mon
     assert (engine.budget, engine.workers, closed) == (256, 1, [])
     del engine
     assert closed == ["cpu (1 of 2)"]
-
-
-def alive(pid: int) -> bool:
-    """Whether there is such a process; one that has ended and was not waited for counts."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_processes_find_the_same_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
