@@ -65,7 +65,8 @@ def all_ways(head: Head, device: torch.device) -> dict[str, Nll]:
         "engine": lambda hidden, _weight, targets: head.nll(hidden, targets),
         **{f"compiled, {n} rows": partial(by_rows, step=rows, chunk=n) for n in CHUNKS[kind]},
         f"compiled, tiles of {TILE[kind]}": partial(by_tiles, step=tiles, tile=TILE[kind]),
-        **CANDIDATES,
+        "Liger": CANDIDATES["liger-kernel"],
+        "cut-cross-entropy": CANDIDATES["cut-cross-entropy"],
     }
 
 
