@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.small_model import make_model
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's `&` does that, and what is started here inherits it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Offline(OSError):
