@@ -214,7 +214,9 @@ def test_the_end_of_the_engine_is_that_of_its_processes(source: ModelSource, mon
 
         def receive(self) -> Loaded:
             own = (model.dtype, model.fingerprint, model.road, model.implementation, model.fallbacks)
-            return Loaded(*own, model.alone_above, model.fp32, model.vocabulary, model.parameters, 256, 1)
+            return Loaded(
+                *own, model.alone_above, model.fp32, model.vocabulary, model.parameters, 256, 1, False, {}, []
+            )
 
         def close(self) -> None:
             closed.append(self.name)
