@@ -174,6 +174,7 @@ class Breaks(Weighted):
     ],
 )
 def test_what_goes_wrong_in_a_process_is_an_error_here(several: SeveralEngine, how: str, message: str) -> None:
+    several.close()  # whatever is under way from before, and the second process
     read(several, passes(3), [NLL])  # one batch, for which one process is enough
     pids = [one.pid for one in several.processes]
     with pytest.raises(ModelError, match=message) as caught:
