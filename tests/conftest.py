@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.shared import SHARED
+if (runners := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:  # they share the cores out
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // runners)))
+
+from tests.shared import SHARED  # torch looks at the variables as it is imported
 from tests.small_model import make_model
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
