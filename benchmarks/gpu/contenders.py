@@ -116,7 +116,10 @@ def measure(
         failed = "out of memory"
     except Exception as error:  # whatever a contender's kernels raise: the others go on
         failed = f"{type(error).__name__}: {str(error)[:300]}"
-    forget_peak(loaded.device)  # the traceback, and with it what it held, is gone
+    try:
+        forget_peak(loaded.device)  # the traceback, and with it what it held, is gone
+    except RuntimeError as error:  # after an illegal access nothing runs on the device any more
+        raise SystemExit(f"{contender.name} left the device unusable: {failed}; {error}") from error
     return {"failed": failed}, {}
 
 

@@ -86,7 +86,9 @@ class Report:
         if "failed" in result:
             entry["contenders"][name] = {**old, **result}
         else:
-            turns = [*old.get("turns", []), result.pop("seconds")]
+            if result["passes"] < old.get("passes", 0):  # time was up in the middle: no turn like the others
+                return self.late(entry, name)
+            turns = [*(old.get("turns", []) if result["passes"] == old.get("passes") else []), result.pop("seconds")]
             kept = {"warm_seconds": old.get("warm_seconds", result["warm_seconds"])}
             entry["contenders"][name] = {**old, **result, **kept, "turns": turns, "difference": off}
         self.reckon(entry)

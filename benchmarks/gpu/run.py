@@ -24,13 +24,13 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 from contenders import Sizes, contenders, measure
 from fused import OtherHead, all_ways, compare, fastest
 from job import Job, make_job, work_of
-from kernels import attempted
 from peak import of_model, squares
 from report import Report, differences
 from road import load, packed
 from score import machine
 from shapes import SHAPES, Shape, build, vocabulary, weigh
 from table import table
+from where_time_goes import attempted
 
 from tithe.engine.model import DTYPES, choose_device, choose_dtype, dtype_name
 from tithe.engine.varlen import Varlen

@@ -37,7 +37,11 @@ def where_time_goes(loaded: LoadedModel, passes: Sequence[Pass], budget: int) ->
         wall = (time.perf_counter() - began) * 1e3
     kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
     taken = "self_device_time_total" if on_gpu else "self_cpu_time_total"  # microseconds
-    rows = [(getattr(one, taken) / 1e3, one) for one in seen.key_averages() if one.device_type == kind]
+    rows = [
+        (getattr(one, taken) / 1e3, one)
+        for one in seen.key_averages()
+        if one.device_type == kind and not getattr(one, "is_user_annotation", False)  # a span around other kernels
+    ]
     rows.sort(key=lambda row: -row[0])
     busy = sum(ms for ms, _ in rows)
     named = [{"name": one.key[:100], "ms": ms, "share": ms / busy, "calls": one.count} for ms, one in rows[:MOST]]

@@ -24,7 +24,7 @@ from tithe.engine.varlen import Varlen
 from tithe.records import Pass
 
 GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
-NAMES = ("clock", "contenders", "fused", "job", "kernels", "peak", "plain", "report", "road", "shapes", "table")
+NAMES = ("clock", "contenders", "fused", "job", "peak", "plain", "report", "road", "shapes", "table", "where_time_goes")
 # What the machine for it may lack: the benchmark must not load them, and nothing that it loads may need them.
 ABSENT = ("pydantic", "datasets", "pyarrow", "trl", "peft", "zstandard", "faiss", "altair", "flash_attn")
 RECORDS = [
