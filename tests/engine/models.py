@@ -124,8 +124,8 @@ def save(folder: Path, config: Any, *, model: Any = None, seed: int = 0) -> Path
     return folder
 
 
-def load(folder: Path, dtype: str = "fp32", device: str = "cpu") -> LoadedModel:
-    return load_model(find_model(str(folder)), device=device, dtype=dtype)
+def load(folder: Path, dtype: str = "fp32", device: str = "cpu", **more: Any) -> LoadedModel:
+    return load_model(find_model(str(folder)), device=device, dtype=dtype, **more)
 
 
 def plain(folder: Path, dtype: torch.dtype = torch.float32) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,6 +124,25 @@ def test_untrue_or_failing_parts_are_taken_out_and_said(family: Family, backend:
     assert worst(run(Engine(loaded, workers=1), passes), wanted) < 1e-5
 
 
+@pytest.mark.parametrize("awaits", [False, True])
+def test_of_a_model_that_awaits_fp8_parts_are_compiled_as_they_are_then(
+    awaits: bool, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, said = list[str](), list[str]()
+    fused = SimpleNamespace(words=lambda: "norms compiled", as_dict=dict)
+    fp8 = SimpleNamespace(sentence=lambda: "fp8: 3 layers", as_dict=dict)
+    monkeypatch.setattr("tithe.engine.engine.fuse", lambda model: done.append("fuse") or fused)
+    monkeypatch.setattr("tithe.engine.fp8_error.take_fp8", lambda *_: done.append("fp8") or fp8)
+    loaded, passes = load(family("llama")), random_passes(4)
+    loaded.awaits_fp8 = awaits
+    engine = Engine(loaded, budget=100, workers=1, compiled=True, say=said.append)
+    assert done == ([] if awaits else ["fuse"])
+    for _ in range(2):
+        run(engine, passes)
+    assert done == (["fp8", "fuse"] if awaits else ["fuse"])
+    assert said == (["fp8: 3 layers", "fp8: norms compiled"] if awaits else [])
+
+
 def test_a_model_without_such_parts(family: Family) -> None:
     loaded = load(family("bloom"))
     assert fuse(loaded).why_not == "the model has no such parts"
@@ -183,7 +203,7 @@ def test_a_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     def begin(place: str, parameters: float, device: torch.device = CUDA, compile: str = "auto") -> bool:
         settings = ScoreSettings.of({"dataset": str(data), "compile": compile})
-        return wants_compiled(settings, device, lambda: int(parameters), dataset, tmp_path / place)
+        return wants_compiled(settings, device, lambda: int(parameters), dataset, tmp_path / place, "compile")
 
     large = 2 * WORTH / 20_000
     assert begin("a", large) and begin("a", 10)

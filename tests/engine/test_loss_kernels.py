@@ -14,6 +14,7 @@ from tests.engine.models import CONFIGS
 from tithe.engine import loss_kernels
 from tithe.engine.loss_kernels import OWN, LossKernel, choose_loss
 from tithe.engine.output_head import Head, tiled_nll
+from tithe.errors import ModelError
 
 WIDTH, VOCABULARY = 32, 301
 
@@ -109,6 +110,27 @@ def test_one_that_is_hardly_faster_is_not_worth_other_bits(monkeypatch: pytest.M
     linear = matrix()
     taken = choose_loss(linear, own_of(linear), {"again": whole})
     assert taken.name == OWN and taken.refused["again"] == "970 ms where `head as it is` takes 1e+03 ms"
+
+
+def test_a_kernel_whose_bits_change_is_not_taken() -> None:
+    linear, calls = matrix(), iter(range(100))
+
+    def restless(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return whole(hidden, weight, targets) + next(calls) * 1e-6
+
+    taken = choose_loss(linear, own_of(linear), {"restless": restless})
+    assert taken.name == OWN and taken.refused == {"restless": "its last bits change from call to call"}
+
+
+def test_a_run_goes_on_with_what_it_began_with() -> None:
+    linear = matrix()
+    ways = {"quick": whole, "slow": slowly}
+    assert choose_loss(linear, own_of(linear), ways).name == "quick"
+    for begun in (OWN, "slow"):
+        taken = choose_loss(linear, own_of(linear), ways, begun)
+        assert (taken.name, taken.way) == (begun, ways.get(begun))
+    with pytest.raises(ModelError, match="the run began with likelihoods by `gone`, which is not taken here"):
+        choose_loss(linear, own_of(linear), ways, "gone")
 
 
 def test_a_matrix_with_a_bias_keeps_the_head() -> None:

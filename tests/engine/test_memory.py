@@ -79,6 +79,7 @@ def test_out_of_memory_halves_and_goes_on(family: Family, error: BaseException, 
     with limited(loaded, 130, error):
         got = run(engine, passes)
     assert engine.halved >= 3
+    assert 130 < engine.too_many < 260
     assert worst(got, [twin(model, pass_) for pass_ in passes]) < 1e-5
 
 
@@ -91,6 +92,14 @@ def test_alone_and_still_too_long_is_that_passs_problem(family: Family) -> None:
                  for i, r in zip(batch.index, out, strict=True)}  # fmt: skip
     assert found[1] == found[3] == OUT_OF_MEMORY == Problem("out of memory at batch size 1")
     assert isinstance(found[0], np.ndarray) and isinstance(found[2], np.ndarray)
+
+
+def test_what_did_not_fit_is_not_tried_again(family: Family) -> None:
+    loaded, passes = load(family("llama")), [make_pass(np.arange(20) + i, 2) for i in range(64)]
+    engine = Engine(loaded, budget=320, workers=1)
+    with limited(loaded, 130, MemoryError()) as seen:
+        run(engine, passes)
+    assert len([tokens for tokens in seen if tokens > 130]) == engine.halved == 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -105,12 +105,21 @@ def test_when_it_is_spread(
     source: ModelSource, monkeypatch: pytest.MonkeyPatch, free: Sequence[float], wanted: bool | None, spread: bool
 ) -> None:
     size = model_shape(source).memory("bf16")
+    monkeypatch.setattr(shard, "whole_memory", lambda device: 1.9 * size)
     monkeypatch.setattr(shard, "free_memory", lambda device: free[device.index] * size)
     assert spread_over(source, "bf16", GPUS, wanted) == (GPUS if spread else ())
+    assert spread_over(source, "fp8", GPUS, wanted) == (GPUS if spread else ())  # it is read in bf16
+
+
+def test_a_small_model_asks_for_nobodys_free_memory(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To ask makes each GPU ready for work in this process, which reads nothing."""
+    monkeypatch.setattr(shard, "whole_memory", lambda device: 2 * model_shape(source).memory("bf16"))
+    assert spread_over(source, "bf16", GPUS, None) == ()
 
 
 def test_what_fits_nowhere(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard, "free_memory", lambda device: 50_000)
+    for name in ("whole_memory", "free_memory"):
+        monkeypatch.setattr(shard, name, lambda device: 50_000)
     need = size_text(model_shape(source).memory("fp32"))
     with pytest.raises(ModelError, match=f"take {need} in fp32, and cuda:0, cuda:1 have 0.0 GB") as caught:
         spread_over(source, "fp32", GPUS, None)

@@ -18,6 +18,7 @@ from tithe.errors import SettingsError
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # of torch's own compiler
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 
@@ -50,9 +51,10 @@ def test_packs_are_read_in_one_call(name: str, tmp_path: Path) -> None:
     loaded = load(folder, "bf16", device="cuda")
     assert loaded.road == "packed" and loaded.attend is not None, loaded.fallbacks
     assert BY_SEGMENT not in loaded.attend.chosen.values()
-    alone = [loaded.along("single", [pass_])[0].astype(np.float64).tolist() for pass_ in passes]
+    other = load(folder, "bf16", device="cuda", roads=(("single", None),))
+    alone = [other.nll([pass_])[0].astype(np.float64).tolist() for pass_ in passes]
     engine = Engine(loaded)
-    assert engine.room is not None and engine.room.per_token and 1024 <= (engine.budget or 0) <= 65_536
+    assert engine.room is not None and engine.room.per_token and 1024 <= (engine.budget or 0) <= 16_384
     assert worst(run(engine, passes), alone) < 2e-2
     if cannot(loaded.device) is None:
         assert fuse(loaded).why_not is None, loaded.fused

@@ -14,6 +14,7 @@ from tithe.engine.matmul import Product
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # of torch's own compiler
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 

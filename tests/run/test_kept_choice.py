@@ -73,6 +73,7 @@ def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     again = begun(tmp_path / "run")
     assert again.budget == 4096 and again.room is None and len(found) == 2
     assert begun(tmp_path / "other").budget == 8192
+    assert begun(tmp_path / "run", dtype="bf16").budget == 2048  # another model, to which the other's says nothing
 
 
 def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
@@ -92,6 +93,9 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
         parts.answers_place = tmp_path / place
         return parts.engine
 
+    def kept_by(place: str) -> dict[str, Any]:
+        return dict(json.loads((tmp_path / place / "answers" / "choices.json").read_text()))
+
     first = begun("run")
     assert (first.workers, first.budget) == (1, 2048) and spoken == ["3 layouts", "3 layouts"]
     assert engine_record(first)["layout"]["why"] == "8.00 times as fast as 4 x 1 threads, 1,024 tokens"
@@ -99,9 +103,9 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     assert (again := begun("run")).budget == 2048 and again.workers == 1 and not spoken
     assert begun("run", workers=2).workers == 2 and begun("run", batch_tokens=77).budget == 77
     begun("given", batch_tokens=77)
-    choices = json.loads((tmp_path / "given" / "answers" / "choices.json").read_text())
-    assert choices == {"workers_cpu": 1}
+    (own,) = {name.removeprefix("workers_cpu_") for name in kept_by("given")}
+    assert kept_by("given") == {f"workers_cpu_{own}": 1} and own.startswith("fp32-")
     monkeypatch.setattr(SeveralEngine, "measured", True)
     begun("several", device="cpu,cpu").close()
-    choices = json.loads((tmp_path / "several" / "answers" / "choices.json").read_text())
-    assert choices == {"batch_tokens_cpu": 1024}  # how many are at once in each process is no word about one alone
+    # How many are at once in each process is no word about one alone.
+    assert kept_by("several") == {f"batch_tokens_cpu_{own}": 1024}

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tithe.data.render import Encoded, RenderSettings, make_renderer
+from tithe.engine import model
 from tithe.engine.sources import find_model, load_tokenizer
 from tithe.records import Ask, Example, Message, PassSpec, Problem
 from tithe.runners import tokeniser
@@ -83,7 +84,7 @@ def test_they_are_started_where_the_model_has_waited_beside_idle_cores(
     tokenisers, monkeypatch, waited, device, cores, count
 ):
     started, said = [], []
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(model, "cpu_cores", lambda: cores)
     monkeypatch.setattr(Tokenisers, "start", lambda self, count: (started.append(count), setattr(self, "count", count)))
     made = Tokenisers(tokenisers.source, tokenisers.renderer, say=said.append)
     for _ in range(2):  # and once only

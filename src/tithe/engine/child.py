@@ -18,7 +18,6 @@ import torch
 
 from tithe.engine.batching import Batch
 from tithe.engine.engine import Engine
-from tithe.engine.fused import fuse
 from tithe.engine.messages import Done, Failed, Learn, Load, Loaded, Work
 from tithe.engine.model import cpu_cores, load_model
 from tithe.engine.readouts import Readout
@@ -72,10 +71,8 @@ class Child:
     def load(self, load: Load) -> Engine:
         model = load_model(load.source, **load.how)
         on_cpu = model.device.type == "cpu"
-        if load.compiled:
-            fuse(model)
-        cores = max(1, cpu_cores() // load.processes)
-        engine = Engine(model, load.budget, (load.workers or 1) if on_cpu else load.workers, cores=cores)
+        workers, cores = (load.workers or 1) if on_cpu else load.workers, max(1, cpu_cores() // load.processes)
+        engine = Engine(model, load.budget, workers, compiled=load.compiled, cores=cores)
         assert engine.budget is not None and engine.workers is not None
         self.send(
             Loaded(

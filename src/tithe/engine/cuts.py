@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from inspect import signature
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -136,17 +137,19 @@ class Cuts:
             BLOCK_SIZE=BLOCK,
             mask_mod=self.mask_mod(window),
             seq_lengths=(queries, keys),
+            **forward_alone(BlockMask.from_kv_blocks),
         )
 
     def mask_mod(self, window: int | None = None) -> Any:
         """Whether a query sees a key: of its segment, not later, and within the window."""
         of_query, at_query = self._places(self.own, self.seen)
         of_key, at_key = self._places(self.all, np.zeros_like(self.all))
+        # A tensor: numbers of Python's do not always compile into a kernel.
+        first = None if window is None else at_query - (window - 1)
 
         def seen(_batch: Any, _head: Any, query: Any, key: Any) -> Any:
-            distance = at_query[query] - at_key[key]
-            inside = (of_query[query] == of_key[key]) & (distance >= 0)
-            return inside if window is None else inside & (distance < window)
+            inside = (of_query[query] == of_key[key]) & (at_key[key] <= at_query[query])
+            return inside if first is None else inside & (at_key[key] >= first[query])
 
         return seen
 
@@ -164,3 +167,9 @@ class Cuts:
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+@cache
+def forward_alone(make: Callable[..., Any]) -> dict[str, Any]:
+    """How a mask is told to leave out its table for the backward pass, where it can be told (torch 2.9)."""
+    return {"compute_q_blocks": False} if "compute_q_blocks" in signature(make).parameters else {}

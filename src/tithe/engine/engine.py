@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 
 from tithe.engine.batching import After, Batch, make_batches
 from tithe.engine.forward import TokenNlls, Wanted
+from tithe.engine.fused import fuse
 from tithe.engine.heap import give_back
 from tithe.engine.layout import Choice, choose_layout, gated_product
 from tithe.engine.model import LoadedModel, cpu_cores, dtype_name
@@ -51,9 +53,12 @@ class Engine:
         workers: forward passes under way at once, which on a CPU share the cores out among them; None takes one on a
             GPU and what is fastest on a CPU, most often one a core.
         say: who hears what is found out only when the first passes are there.
+        compiled: compile parts of the model; of one that awaits fp8 those that are in fp8 then.
         cores: of a CPU, those that may be used; None for all.
 
     Attributes:
+        halved: how many batches did not fit into memory.
+        too_many: tokens of the smallest that did not; as large ones are halved at once from then on.
         layout: what was taken on a CPU, and why.
         room: what the budget was reckoned from, on a GPU where none was given.
     """
@@ -62,12 +67,16 @@ class Engine:
     budget: int | None = None
     workers: int | None = None
     say: Callable[[str], None] | None = None
+    compiled: bool = False
     cores: int | None = None
     halved: int = field(default=0, init=False)
+    too_many: float = field(default=math.inf, init=False)
     layout: Choice | None = field(default=None, init=False)
     room: Room | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        if self.compiled and not self.model.awaits_fp8:
+            fuse(self.model)
         self.cores = self.cores or cpu_cores()
         if self.model.device.type == "cpu":
             if self.model.alone_above is not None:
@@ -185,12 +194,19 @@ class Engine:
 
         self.model.fp8 = take_fp8(self.model, passes, batches)
         self.model.awaits_fp8 = False
+        said = [self.model.fp8.sentence()]
+        if self.compiled:
+            said.append(f"fp8: {fuse(self.model).words()}")
         release(self.model.device)
         if self.say is not None:
-            self.say(self.model.fp8.sentence())
+            for sentence in said:
+                self.say(sentence)
 
     def batch(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> list[Read | Problem]:
         """One forward pass; out of memory halves the batch and goes on."""
+        tokens = batch.tokens(passes)
+        if len(batch.index) > 1 and tokens >= self.too_many:
+            return self.in_halves(passes, batch, asked)
         try:
             results = self.together([passes[i] for i in batch.index], [asked[i] for i in batch.index], batch.after)
             if self.model.device.type == "cpu":
@@ -204,6 +220,10 @@ class Engine:
         if len(batch.index) == 1:
             return [OUT_OF_MEMORY]
         self.halved += 1
+        self.too_many = min(self.too_many, tokens)
+        return self.in_halves(passes, batch, asked)
+
+    def in_halves(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> list[Read | Problem]:
         return [result for half in batch.halves() for result in self.batch(passes, half, asked)]
 
     def together(self, passes: Sequence[Pass], asked: Asked, after: Sequence[After | None]) -> list[Read | Problem]:
@@ -234,7 +254,8 @@ class Engine:
 def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
+        words in text
+        for words in ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
     )
 
 

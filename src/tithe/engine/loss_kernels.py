@@ -1,8 +1,9 @@
 """From hidden states to likelihoods in one kernel: Liger's and cut-cross-entropy's, where they are true and faster.
 
 Both compute log-sum-exp(W h) - (W h)_target without ever writing the tokens x vocabulary matrix of logits. Each that is
-installed is tried on the model's own output matrix when the model is loaded; the fastest that is true is taken, and why
-the others are not is kept for the run record. Without one the head is run as it is, some rows at a time.
+installed is tried on the model's own output matrix when the model is loaded. The fastest is taken that is true and
+gives the same bits each time; why the others are not is kept for the run record. Without one the head is run as it is,
+some rows at a time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 import torch
 
 from tithe.engine.sources import first_line
+from tithe.errors import ModelError
 
 ROWS = 4096  # that are timed: about the responses of a batch on a GPU
 CHECKED = 128  # of them, held against float32
@@ -76,8 +78,9 @@ class LossKernel:
     def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """-log p of each target, in float32: (rows, dim), (rows,) -> (rows,)."""
         assert self.way is not None and self.weight is not None
-        with on(hidden.device):
-            return self.way(hidden, self.weight, targets).float()
+        place = self.weight.device  # of a model that is spread, tied embeddings may be elsewhere than the last states
+        with on(place):
+            return self.way(hidden.to(place), self.weight, targets.to(place)).float()
 
 
 def on(device: torch.device) -> Any:
@@ -89,6 +92,7 @@ def choose_loss(
     linear: torch.nn.Linear,
     own: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     candidates: Mapping[str, Nll] | None = None,
+    begun: str | None = None,
 ) -> LossKernel:
     """The fastest true way from hidden states to likelihoods, on the model's own output matrix.
 
@@ -96,8 +100,16 @@ def choose_loss(
         linear: the output matrix, to which alone the head comes down.
         own: the head as it is: hidden states and targets to likelihoods.
         candidates: by the name of their package; None for all that are known.
+        begun: what a run took that is taken up again, or read on another device; None for the fastest.
+
+    Raises:
+        ModelError: what the run began with is not true here, or not installed.
     """
     candidates = CANDIDATES if candidates is None else candidates
+    if begun is not None:
+        candidates = {name: way for name, way in candidates.items() if name == begun}
+    if begun == OWN:
+        return LossKernel(OWN)
     if linear.bias is not None:
         return LossKernel(OWN, refused=dict.fromkeys(candidates, "the output matrix has a bias"))
     weight = linear.weight.detach()
@@ -108,23 +120,31 @@ def choose_loss(
         ways: dict[str, Nll] = {OWN: lambda hidden, _, targets: own(hidden, targets), **candidates}
         for name, way in ways.items():
             try:
-                off[name] = difference(way(hidden, weight, targets), truth, len(targets))
-                if off[name] <= max(ROUNDING * off[OWN], EXACT):
-                    milliseconds[name] = 1e3 * timed(lambda way=way: way(hidden, weight, targets), weight.device)
-                else:
+                found = [way(hidden, weight, targets) for _ in range(ROUNDS)]
+                off[name] = difference(found[0], truth, len(targets))
+                if not off[name] <= max(ROUNDING * off[OWN], EXACT):
                     refused[name] = f"off by {off[name]:.3g} nats from float32, the head as it is by {off[OWN]:.3g}"
+                elif name != OWN and not all(torch.equal(found[0], other) for other in found):
+                    refused[name] = "its last bits change from call to call"
+                else:
+                    milliseconds[name] = 1e3 * timed(lambda way=way: way(hidden, weight, targets), weight.device)
             except ModuleNotFoundError as error:
                 refused[name] = f"`{error.name}` is not installed"
             except Exception as error:  # kernels refuse devices, dtypes and shapes in their own ways
                 if name == OWN:
                     raise
                 refused[name] = f"{type(error).__name__}: {first_line(error)}"
-    best = min(milliseconds, key=lambda name: milliseconds[name])
-    if milliseconds[OWN] < FASTER * milliseconds[best]:
+    if begun is not None and begun not in milliseconds:
+        raise ModelError(
+            f"the run began with likelihoods by `{begun}`, which is not taken here: {refused.get(begun, 'unknown')}",
+            hint="go on where it is, or begin anew in another run folder",
+        )
+    best = begun or min(milliseconds, key=lambda name: milliseconds[name])
+    if begun is None and milliseconds[OWN] < FASTER * milliseconds[best]:
         best = OWN
     for name in milliseconds.keys() - {best, OWN}:
         refused[name] = f"{milliseconds[name]:.3g} ms where `{best}` takes {milliseconds[best]:.3g} ms"
-    return LossKernel(best, milliseconds, off, refused, weight, candidates.get(best))
+    return LossKernel(best, milliseconds, off, refused, None if best == OWN else weight, candidates.get(best))
 
 
 def rows_like(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -104,9 +104,10 @@ def affordable(product: Product, dtype: torch.dtype, device: torch.device) -> Pr
 
 def operands(product: Product, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Two matrices of normal numbers, the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    left = torch.randn(product.rows, product.inner, generator=generator)
-    right = torch.randn(product.inner, product.columns, generator=generator)
+    place = device if device.type == "cuda" else torch.device("cpu")  # large ones take seconds on a CPU
+    generator = torch.Generator(place).manual_seed(0)
+    left = torch.randn(product.rows, product.inner, generator=generator, device=place)
+    right = torch.randn(product.inner, product.columns, generator=generator, device=place)
     return left.to(device, dtype), right.to(device, dtype)
 
 
@@ -118,12 +119,13 @@ def clocked(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
     """Seconds of so many products, by the device's own clock where it has one."""
     out = left @ right
     if left.device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        start.record()
-        for _ in range(times):
-            torch.mm(left, right, out=out)
-        end.record()
-        end.synchronize()
+        with torch.cuda.device(left.device):  # events are recorded on the current one
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start.record()
+            for _ in range(times):
+                torch.mm(left, right, out=out)
+            end.record()
+            end.synchronize()
         return float(start.elapsed_time(end)) / 1000  # it counts milliseconds
     synchronise(left.device)
     began = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -140,7 +141,7 @@ class LoadedModel:
     def read(self, road: str, passes: Sequence[Pass], after: Sequence[After | None], wanted: Wanted) -> list[TokenNlls]:
         if self.alone_above is not None:
             self.forget()
-        with torch.inference_mode():
+        with on(self.device), torch.inference_mode():
             if road == "single" or self.head is None:
                 return forward.single(self.model, passes, self.device, wanted)
             if road == "padded":
@@ -181,6 +182,7 @@ def load_model(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     fp32_route: RouteName | None = None,
+    loss: str | None = None,
     roads: Sequence[Road] = ROADS,
     known: str | None = None,
     spread: Sequence[torch.device] = (),
@@ -194,6 +196,7 @@ def load_model(
             fp8 by the engine, once it has answered some of the first passes in both.
         trust_remote_code: run code that comes with the model.
         fp32_route: kernels with which a run began that is taken up again; None takes the faster ones.
+        loss: the kernel of likelihoods with which it began; None takes the fastest.
         roads: those that may be taken, first the fastest.
         known: the fingerprint, where it is known.
         spread: GPUs that hold a part of the model each; empty puts it whole on `device`.
@@ -216,7 +219,8 @@ def load_model(
         loaded.alone_above = rotary_switch(model.config.get_text_config())
         if kind == torch.float32 or place.type != "cpu":
             loaded.fp32 = take_fastest_fp32(place, fp32_route)
-        probe(loaded, roads)
+        with on(place):
+            probe(loaded, roads, loss)
         loaded.awaits_fp8 = in_fp8
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
@@ -224,6 +228,12 @@ def load_model(
             hint="a smaller dtype or model, or another device",
         ) from error
     return loaded
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one: what compiled kernels run on, and where pinned memory has its context."""
+    named = device.type == "cuda" and device.index is not None
+    return torch.cuda.device(device) if named else nullcontext()
 
 
 def read_weights(

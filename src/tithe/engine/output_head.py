@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from tithe.engine.forward import Wanted
 
 HEAD_ROWS = 256  # logits rows at a time, at most, where a head has to be run as it is
-CPU_LOGITS = 1 << 22  # logits at a time on a CPU: fewer rows would read the head's weights too often
+# Logits at a time: fewer rows would read the head's weights too often.
+CPU_LOGITS = 1 << 22
+GPU_LOGITS, GPU_ROWS = 1 << 26, 2048  # 670 MB in bf16 with their float32
 # A head that is one matrix is multiplied in tiles on a CPU: the logits of a tile stay in the cache, and so many rows
 # stand against one reading of the weights that the multiplication runs at full speed.
 TILE_ROWS = 512
@@ -49,11 +51,16 @@ class Head:
     Soft-capping, logit scales and vocabulary cuts live in each model's `forward`, after the backbone. So that
     `forward` is run as it is, on a shallow copy whose backbone is a stand-in: no list of models to keep.
 
+    Args:
+        model: whose head it is.
+        loss: the kernel of likelihoods with which a run began; None for the fastest.
+
     Raises:
         AttributeError: no part of the model holds its token embedding.
+        ModelError: the run began with a kernel that is not true here.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, loss: str | None = None) -> None:
         embedding = model.get_input_embeddings()
         found = [(name, part) for name, part in model.named_children() if embedding in part.modules()]
         if not found:
@@ -70,7 +77,7 @@ class Head:
         self.loss: LossKernel | None = None
         matrix = self.plain_matrix(model)
         if matrix is not None and matrix.weight.device.type == "cuda":
-            self.loss = choose_loss(matrix, self.nll)
+            self.loss = choose_loss(matrix, self.nll, begun=loss)
         else:
             self.matrix = matrix
 
@@ -116,6 +123,8 @@ class Head:
             size = max(EVEN, min(size, CPU_LOGITS // self.vocabulary // EVEN * EVEN))
             hidden = torch.nn.functional.pad(hidden, (0, 0, 0, -count % EVEN))
             targets = torch.nn.functional.pad(targets, (0, -count % EVEN))
+        elif hidden.device.type == "cuda":
+            size = min(GPU_ROWS, max(size, GPU_LOGITS // self.vocabulary))
         if self.matrix is not None:
             size = TILE_ROWS
         parts = [

@@ -32,12 +32,17 @@ COMMON = 9  # tokens with which the probe's passes 0 and 2 both begin
 BUDGET = 1024
 
 
-def probe(loaded: LoadedModel, roads: Sequence[Road] = ROADS) -> None:
+def probe(loaded: LoadedModel, roads: Sequence[Road] = ROADS, loss: str | None = None) -> None:
     """Take the first road whose numbers are those of the model's own forward, on a few random sequences.
+
+    Args:
+        loaded: the model; what is found is written there.
+        roads: those that may be taken.
+        loss: the kernel of likelihoods with which a run began; None for the fastest.
 
     Raises:
         ModelError: the model looks ahead or gives no finite number, so that no likelihood can be read from it; or none
-            of the roads that were given is true.
+            of the roads that were given is true, or the kernel is not.
     """
     passes = probe_passes(loaded.vocabulary)
     truth = [loaded.along("single", [pass_])[0] for pass_ in passes]
@@ -47,7 +52,7 @@ def probe(loaded: LoadedModel, roads: Sequence[Road] = ROADS) -> None:
             hint="another `--dtype` may; else its weights are damaged",
         )
     demand_causal(loaded, passes[0])
-    loaded.head = make_head(loaded)
+    loaded.head = make_head(loaded, loss)
     for road, implementation in roads:
         reason = try_road(loaded, road, implementation, passes, truth)
         if reason is None:
@@ -85,9 +90,9 @@ def demand_causal(loaded: LoadedModel, pass_: Pass) -> None:
         )
 
 
-def make_head(loaded: LoadedModel) -> Head | None:
+def make_head(loaded: LoadedModel, loss: str | None) -> Head | None:
     try:
-        return Head(loaded.model)
+        return Head(loaded.model, loss)
     except AttributeError as error:
         loaded.fallbacks.append(f"head apart: {error}")
         return None

@@ -58,6 +58,8 @@ class Process:
         try:
             self.channel.send(message)
         except (BrokenPipeError, ConnectionResetError):
+            while self.channel.poll():  # it may have said why
+                self.receive()
             raise self.last_words() from None
 
     def receive(self) -> Done | Loaded:
@@ -96,7 +98,7 @@ class Process:
         try:
             code = self._process.wait(SECONDS)
         except subprocess.TimeoutExpired:
-            code = 0
+            return ModelError(f"the process on `{self.name}` says nothing any more, and has not ended", hint=KEPT)
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         self._words.seek(0)
         lines = [line.strip() for line in self._words.read().decode(errors="replace").splitlines() if line.strip()]

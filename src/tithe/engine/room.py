@@ -1,9 +1,11 @@
-"""How many tokens a batch may hold on a GPU: reckoned from what is free there and what two small batches took.
+"""How many tokens a batch may hold on a GPU: reckoned from what is free there and what small batches took.
 
     peak(n) = fixed + per_token x n        the largest power of two n with peak(n) <= SHARE x free is taken
 
-`per_token` holds all that grows with a batch (states, the MLP's inner width, queries, keys, values), `fixed` what does
-not (a tile of the output head: rows x vocabulary, workspaces of the kernels). Measured, as models differ.
+A batch has its peak in the model's blocks (states, the MLP's inner width, queries, keys, values) or in the output head
+(the last states, and a tile of rows x vocabulary). In small batches the head's is often the higher one, and hides how
+fast the blocks' grows. So each is measured apart, by batches of which one token a sequence is scored, and all; the
+smaller of the two budgets counts. Measured, as models differ.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ import numpy as np
 import torch
 
 from tithe.engine.peak_memory import peak_memory
+from tithe.engine.shard import placed
 from tithe.records import Pass
 
 if TYPE_CHECKING:
     from tithe.engine.model import LoadedModel
 
-LEAST, MOST = 1024, 65_536
-USUAL = 16_384  # where nothing can be measured
+LEAST = 1024
+MOST = 16_384  # more gains nothing: products of some thousand rows keep a GPU busy, and several GPUs share a window
+USUAL = MOST  # where nothing can be measured
 PROBES = (1024, 2048)  # tokens of the two batches
 SEQUENCE = 512  # tokens of each of their sequences: some attention takes more for longer ones
 SHARE = 0.7  # of what is free: hidden states that readouts hold, and rows longer than the probe's, take the rest
@@ -36,8 +40,8 @@ class Room:
     Args:
         budget: tokens a batch may hold.
         free: bytes that were free beside the model.
-        fixed: bytes that any batch takes.
-        per_token: bytes that each token of it takes besides.
+        fixed: bytes that any batch takes, where its peak leaves less room: in the blocks or in the head.
+        per_token: bytes that each token of it takes there besides.
         note: what was odd; empty if nothing.
     """
 
@@ -58,26 +62,39 @@ def find_room(loaded: LoadedModel) -> Room:
         return Room(USUAL, note=f"free memory is not told on `{loaded.device.type}`")
     if loaded.road == "single":
         return Room(USUAL, note="one sequence at a time")
-    return reckon(lambda tokens: extra_bytes(loaded, tokens), lambda: free_bytes(loaded.device))
+    places = [torch.device(name) for name in placed(loaded)]
+    return min((room_on(loaded, place) for place in places), key=lambda room: room.budget)
 
 
-def reckon(taken: Callable[[int], int], free: Callable[[], int]) -> Room:
+def room_on(loaded: LoadedModel, place: torch.device) -> Room:
+    """By one of the devices that hold the model."""
+    return reckon(lambda tokens, whole: extra_bytes(loaded, tokens, whole, place), lambda: free_bytes(place))
+
+
+def reckon(taken: Callable[[int, bool], int], free: Callable[[], int]) -> Room:
     """The budget, by what batches take.
 
     Args:
-        taken: bytes that a batch of so many tokens takes at its peak.
+        taken: bytes that a batch of so many tokens takes at its peak, all of them scored or one of each sequence.
         free: bytes that are free; asked for after the first batch, whose workspaces stay.
     """
     small, large = PROBES
     try:
-        taken(small)  # kernels are loaded, and what they keep
-        there, first, second = free(), taken(small), taken(large)
+        taken(small, True)  # kernels are loaded, and what they keep
+        there = free()
+        found = [line((small, taken(small, whole)), (large, taken(large, whole))) for whole in (False, True)]
     except (torch.OutOfMemoryError, MemoryError):
         return Room(LEAST, note=f"a batch of {large:,} tokens does not fit")
-    per_token = max(1.0, (second - first) / (large - small))
-    fixed = max(0, int(first - per_token * small))
-    fits = (SHARE * there - fixed) / per_token
-    return Room(power_of_two(fits), there, fixed, per_token)
+    rooms = [
+        Room(power_of_two((SHARE * there - fixed) / per_token), there, fixed, per_token) for fixed, per_token in found
+    ]
+    return min(rooms, key=lambda room: room.budget)
+
+
+def line(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, float]:
+    """Fixed bytes and bytes a token, by tokens and bytes of two batches."""
+    per_token = max(1.0, (other[1] - one[1]) / (other[0] - one[0]))
+    return max(0, int(one[1] - per_token * one[0])), per_token
 
 
 def power_of_two(tokens: float) -> int:
@@ -85,22 +102,28 @@ def power_of_two(tokens: float) -> int:
     return max(LEAST, min(MOST, 1 << max(0, int(tokens).bit_length() - 1))) if tokens >= 1 else LEAST
 
 
-def extra_bytes(loaded: LoadedModel, tokens: int) -> int:
-    """What reading so many tokens takes above the model, all of them scored."""
-    before = torch.cuda.memory_allocated(loaded.device)
-    with peak_memory(loaded.device) as peak:
-        loaded.along(loaded.road, probe_batch(loaded, tokens))
+def extra_bytes(loaded: LoadedModel, tokens: int, whole: bool, place: torch.device) -> int:
+    """What reading so many tokens takes on a device above the model, all of them scored or one of each sequence."""
+    before = torch.cuda.memory_allocated(place)
+    with peak_memory(place) as peak:
+        loaded.along(loaded.road, probe_batch(loaded, tokens, whole))
     return max(0, (peak.bytes or 0) - before)
 
 
-def probe_batch(loaded: LoadedModel, tokens: int) -> list[Pass]:
-    """Sequences of usual length, or as long as the model can read; never so long that they are read alone."""
+def probe_batch(loaded: LoadedModel, tokens: int, whole: bool = True) -> list[Pass]:
+    """Sequences of usual length, or as long as the model can read; never so long that they are read alone.
+
+    Args:
+        loaded: the model.
+        tokens: of all sequences.
+        whole: whether all tokens are scored, or the last one of each.
+    """
     config = loaded.model.config.get_text_config()
     limits = [SEQUENCE, *(getattr(config, name, None) for name in LIMITS), loaded.alone_above]
     length = min(limit for limit in limits if isinstance(limit, int) and limit > 0)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, min(loaded.vocabulary, 1000), (max(1, tokens // length), length)).astype(np.int32)
-    return [Pass(row, 1) for row in ids]
+    return [Pass(row, 1 if whole else length - 1) for row in ids]
 
 
 def free_bytes(device: torch.device) -> int:

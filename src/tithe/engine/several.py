@@ -18,7 +18,6 @@ import torch
 from tithe.engine.batching import Batch
 from tithe.engine.devices import names
 from tithe.engine.engine import Asked, Engine, Read, release
-from tithe.engine.fused import fuse
 from tithe.engine.messages import Done, Load, Loaded, Work
 from tithe.engine.model import LoadedModel, load_model
 from tithe.engine.probe import ROADS
@@ -96,6 +95,8 @@ class SeveralEngine(Engine):
         self._how |= {"roads": (road if road in ROADS else (loaded.road, None),), "known": loaded.fingerprint}
         if loaded.fp32 is not None:
             self._how["fp32_route"] = loaded.fp32.name
+        if "loss" in loaded.facts:
+            self._how["loss"] = loaded.facts["loss"]["name"]
 
     @property
     def devices(self) -> list[str]:
@@ -186,6 +187,8 @@ class SeveralEngine(Engine):
             ("fp32 kernels", own.fp32 and own.fp32.name, loaded.fp32 and loaded.fp32.name),
             ("longest sequence that shares a batch", own.alone_above, loaded.alone_above),
             ("parameters", own.parameters, loaded.parameters),
+            ("attention over packs", attention_of(self._loaded), attention_of(loaded)),
+            ("compiled parts", parts_of(self._loaded), parts_of(loaded)),
         ):
             if here != there:
                 raise ModelError(
@@ -215,9 +218,7 @@ class SeveralEngine(Engine):
         if self._alone is None:
             self.close()
             model = load_model(self._source, **self._how, device=str(self._places[0]))
-            if self._compiled:
-                fuse(model)
-            self._alone = Engine(model, self.budget, self._workers)
+            self._alone = Engine(model, self.budget, self._workers, compiled=self._compiled)
         return self._alone
 
     def _forget_alone(self) -> None:
@@ -229,6 +230,16 @@ class SeveralEngine(Engine):
     def close(self) -> None:
         """End all processes; the next reading starts them again."""
         end(self._processes)
+
+
+def attention_of(loaded: Loaded) -> list[str]:
+    """Ways that are taken."""
+    return [one["taken"] for one in loaded.facts.get("attention_by", ())]
+
+
+def parts_of(loaded: Loaded) -> list[str]:
+    """Kinds of parts that are compiled."""
+    return list(loaded.facts.get("compiled", {}).get("parts", ()))
 
 
 def end(processes: list[Process]) -> None:

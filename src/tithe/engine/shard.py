@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tithe.engine.model import LoadedModel
 
 ROOM = 0.9  # of the free memory, for weights; the rest is for what passes hold
+SURELY = 0.5  # of a GPU's memory: weights below that are not worth a look at what is free, which takes memory itself
 Limits: TypeAlias = Mapping[int | str, int]  # device as accelerate names it -> bytes
 DeviceMap: TypeAlias = dict[str, int | str]  # part of the model -> device
 
@@ -43,7 +44,10 @@ def spread_over(
         )
     if wanted is False or not on_gpus or len(devices) < 2:
         return ()
-    need, free = model_shape(source).memory(dtype), [free_memory(device) for device in devices]
+    need = model_shape(source).memory("bf16" if dtype == "fp8" else dtype)  # what is read, before it is put into fp8
+    if not wanted and need <= SURELY * whole_memory(devices[0]):
+        return ()
+    free = [free_memory(device) for device in devices]
     if not wanted and need <= ROOM * free[0]:
         return ()
     if need > ROOM * sum(free):
@@ -53,6 +57,11 @@ def spread_over(
             hint="a smaller model or dtype, or more GPUs",
         )
     return devices
+
+
+def whole_memory(device: torch.device) -> int:
+    """Bytes of a GPU; known without making it ready for work, which would take some hundred MB of each."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def free_memory(device: torch.device) -> int:

@@ -7,6 +7,7 @@ them, and give `(1, tokens, heads, dim)`. `varlen.py` finds out which are true o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -18,6 +19,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from tithe.engine.cuts import Cuts
+
+FLEX_KINDS = 64  # versions of one compiled kernel that are allowed
 
 
 @dataclass(frozen=True)
@@ -111,29 +114,42 @@ def by_flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: C
     power_of_two = query.shape[1] & (query.shape[1] - 1) == 0
     if not power_of_two:  # its kernels group no other numbers of heads
         key, value = repeated(query, key), repeated(query, value)
-    attend: Any = compiled_flex() if query.device.type == "cuda" else flex_attention
-    out: torch.Tensor = attend(
-        query,
-        *(cuts.gathered(x, 2) for x in (key, value)),
-        score_mod=None if ask.softcap is None else capped(ask.softcap),
-        block_mask=cuts.block_mask(ask.window),
-        scale=ask.scaling,
-        enable_gqa=key.shape[1] != query.shape[1],
-    )
+    on_gpu = query.device.type == "cuda"
+    attend: Any = compiled_flex() if on_gpu else flex_attention
+    # Kernels that torch compiles run on the current device, whatever they are given.
+    with torch.cuda.device(query.device) if on_gpu else nullcontext():
+        out: torch.Tensor = attend(
+            query,
+            *(cuts.gathered(x, 2) for x in (key, value)),
+            score_mod=None if ask.softcap is None else capped(ask.softcap, query.device),
+            block_mask=cuts.block_mask(ask.window),
+            scale=ask.scaling,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
     return out.transpose(1, 2)
 
 
 @cache
 def compiled_flex() -> Any:
+    """Compiled anew for each kind of row: with a window or not, keys gathered or not, one tile or many.
+
+    Beyond torch's limit it would go on uncompiled with every score written out, silently; as one graph it raises.
+    """
+    import torch._dynamo
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    config: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
+    setattr(config, name, max(getattr(config, name), FLEX_KINDS))
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
 
 @cache
-def capped(softcap: float) -> Any:
+def capped(softcap: float, device: torch.device) -> Any:
+    limit = torch.full((1,), softcap, device=device)  # a number of Python's cannot be compiled into the kernel
+
     def cap(score: torch.Tensor, *_: Any) -> torch.Tensor:
-        return softcap * torch.tanh(score / softcap)
+        return limit[0] * torch.tanh(score / limit[0])
 
     return cap
 

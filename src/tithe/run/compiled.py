@@ -34,7 +34,12 @@ def check_compile(settings: ScoreSettings, device: torch.device) -> None:
 
 
 def wants_compiled(
-    settings: ScoreSettings, device: torch.device, parameters: Callable[[], int], dataset: Dataset, place: Path | None
+    settings: ScoreSettings,
+    device: torch.device,
+    parameters: Callable[[], int],
+    dataset: Dataset,
+    place: Path | None,
+    name: str,
 ) -> bool:
     """Whether parts are to be compiled; a run that goes on does as it began.
 
@@ -44,10 +49,11 @@ def wants_compiled(
         parameters: counts the model's; asked where it matters.
         dataset: what is read.
         place: the run folder.
+        name: by which the choice is kept there.
     """
     from tithe.engine.fused import worth
 
-    name, wanted = f"compile_{device.type}", str(settings.compile)
+    wanted = str(settings.compile)
     if wanted == "auto":
         wanted = kept_word(place, name, ("on", "off")) or "off"
         if device.type == "cuda" and kept(place, name) is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -61,10 +60,12 @@ class Garage:
 
     def fetch(self, parts: StageParts) -> Engine:
         if self.engine is None or self.name != parts.fingerprint:
+            from tithe.engine.engine import release
+
             if self.engine is not None:
                 self.engine.close()
             self.engine = None
-            gc.collect()  # the last model goes before the next one comes
+            release(parts.devices[0])  # the last model goes before the next one comes
             self.engine, self.name = parts.load(), parts.fingerprint
         return self.engine
 

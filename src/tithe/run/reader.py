@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tithe.engine.store import answers_name
 from tithe.errors import SettingsError
 from tithe.run.compiled import check_compile, wants_compiled
 from tithe.run.describe import engine_sentence
-from tithe.run.kept_choice import keep, keep_route, kept_number, kept_route
+from tithe.run.kept_choice import keep, keep_route, kept_number, kept_route, kept_word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,8 @@ def make_engine(parts: Parts) -> Engine:
     Raises:
         TitheError: the model cannot be loaded, or not as it is asked for.
     """
-    from tithe.engine.engine import Engine
+    from tithe.engine.engine import NUMERICS, Engine
+    from tithe.engine.loss_kernels import CANDIDATES, OWN
     from tithe.engine.model import load_model
     from tithe.engine.shape import model_shape
     from tithe.engine.shard import spread_over
@@ -32,27 +34,33 @@ def make_engine(parts: Parts) -> Engine:
     s, place, devices = parts.settings, parts.answers_place, parts.devices
     kind = devices[0].type
     check_compile(s, devices[0])
-    compiled = wants_compiled(s, devices[0], lambda: model_shape(parts.source).parameters, parts.dataset, place)
-    how: dict[str, Any] = {"dtype": s.dtype, "trust_remote_code": s.trust_remote_code, "fp32_route": kept_route(place)}
-    budget = s.batch_tokens or kept_number(place, f"batch_tokens_{kind}")
+    own = f"{kind}_{answers_name(parts.fingerprint, parts.dtype, NUMERICS)}"  # stages of other models share the folder
+    compiled = wants_compiled(
+        s, devices[0], lambda: model_shape(parts.source).parameters, parts.dataset, place, f"compile_{own}"
+    )
+    how: dict[str, Any] = {
+        "dtype": s.dtype,
+        "trust_remote_code": s.trust_remote_code,
+        "fp32_route": kept_route(place),
+        "loss": kept_word(place, f"loss_{own}", (OWN, *CANDIDATES)),
+        "known": parts.fingerprint,
+    }
+    budget = s.batch_tokens or kept_number(place, f"batch_tokens_{own}")
     spread = spread_over(parts.source, parts.dtype, devices, s.shard)
     if len(devices) > 1 and not spread and together(parts, devices):
         from tithe.engine.several import SeveralEngine
 
-        how["known"] = parts.fingerprint
         engine: Engine = SeveralEngine(parts.source, devices, how, budget=budget, workers=s.workers, compiled=compiled)
     else:
         model = load_model(parts.source, device=str(devices[0]), spread=spread, **how)
-        if compiled:
-            from tithe.engine.fused import fuse
-
-            fuse(model)
-        workers = s.workers or kept_number(place, f"workers_{kind}")
-        engine = Engine(model, budget=budget, workers=workers, say=parts.talk.say)
+        workers = s.workers or kept_number(place, f"workers_{own}")
+        engine = Engine(model, budget=budget, workers=workers, say=parts.talk.say, compiled=compiled)
         if engine.measured and s.workers is None:  # of several processes each has its own few
-            keep(place, f"workers_{kind}", engine.workers)
+            keep(place, f"workers_{own}", engine.workers)
     if engine.measured and s.batch_tokens is None:
-        keep(place, f"batch_tokens_{kind}", engine.budget)
+        keep(place, f"batch_tokens_{own}", engine.budget)
+    if "loss" in engine.facts:
+        keep(place, f"loss_{own}", engine.facts["loss"]["name"])
     keep_route(place, engine.model.fp32)
     parts.talk.say(engine_sentence(engine))
     return engine

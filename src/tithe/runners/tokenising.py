@@ -120,8 +120,12 @@ class Tokenisers:
             waited: seconds that the model has waited so far.
             device: where it is: `cpu`, `cuda`, ...
         """
-        spare = (os.cpu_count() or 1) - 1
-        if self.count or waited < self.patience or device == "cpu" or spare < 1:
+        if self.count or waited < self.patience or device == "cpu":
+            return
+        from tithe.engine.model import cpu_cores
+
+        spare = cpu_cores() - 1
+        if spare < 1:
             return
         if type(self.renderer) in RENDERERS.values():
             self.waited = waited
