@@ -220,8 +220,9 @@ def test_out_of_memory_is_tried_again_next_time(
     assert again.work.failed == 0 and again.work.reused == len(store)
 
 
+@pytest.mark.parametrize("overlapped", [False, True])
 def test_windows_come_in_input_order_and_change_nothing(
-    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, overlapped: bool
 ) -> None:
     items = examples(23)
     straight = values(list(make(IFD(), folder=tmp_path / "a").run(items)))
@@ -229,7 +230,7 @@ def test_windows_come_in_input_order_and_change_nothing(
     monkeypatch.setattr("tithe.runners.local.windows", lambda stream, size: real(stream, 5))
     shares: list[float] = []
     runner = make(IFD(), folder=tmp_path / "b")
-    runner.progress = shares.append
+    runner.progress, runner.overlapped = shares.append, overlapped
     scored = list(runner.run(items))
     assert [e.row for window in scored for e in window.window.examples] == list(range(23))
     for row, wanted in zip(values(scored), straight, strict=True):
@@ -246,6 +247,91 @@ def test_a_stopped_run_has_kept_what_it_flushed(make: Make, tmp_path: Path) -> N
     again = make(IFD())
     list(again.run(examples(6)))
     assert again.work.passes == 0
+
+
+@dataclass
+class Watched:
+    """A runner of windows of five examples, and what is done in which order."""
+
+    runner: LocalRunner
+    read: list[str] = field(default_factory=list)  # names of threads, one a batch
+
+
+@pytest.fixture
+def watched(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Watched]:
+    real = runners.local.windows
+    monkeypatch.setattr("tithe.runners.local.windows", lambda stream, size: real(stream, 5))
+
+    def made(name: str, *, overlapped: bool = True) -> Watched:
+        one = Watched(make(IFD(), budget=40, folder=tmp_path / name))
+        one.runner.overlapped = overlapped
+        one.runner.progress = lambda _: one.read.append(threading.current_thread().name)
+        return one
+
+    return made
+
+
+def test_a_window_is_read_while_the_one_before_is_scored(watched: Callable[..., Watched]) -> None:
+    items, one = examples(23), watched("a")
+    stream = one.runner.run(items)
+    next(stream)
+    own = threading.current_thread().name
+    assert set(one.read) == {own}  # the first window: what loads the model can be interrupted
+    next(stream)
+    before = len(one.read)
+    wait_until(lambda: len(one.read) > before)  # nobody asked for the third
+    assert own not in one.read[before:]
+    rest = values(list(stream))
+    assert rest == values(list(watched("b", overlapped=False).runner.run(items)))[10:]
+
+
+def test_a_run_that_is_stopped_reads_one_batch_more_at_most(watched: Callable[..., Watched]) -> None:
+    items, one = examples(23), watched("a")
+    begun, go_on, third = threading.Event(), threading.Event(), list[float]()
+
+    def progress(share: float) -> None:
+        if share and len(one.runner.trace.spans) == 2:  # in the third window
+            third.append(share)
+            begun.set()
+            go_on.wait(5)
+
+    one.runner.progress = progress
+    stream = one.runner.run(items)
+    next(stream), next(stream)
+    assert begun.wait(5)
+    threading.Timer(0.1, go_on.set).start()
+    stream.close()
+    assert len(third) == 1 and third[0] < 4.0  # of five examples
+    one.runner.stores["nll"].flush()
+    again = watched("a")
+    wanted = values(list(watched("b", overlapped=False).runner.run(items)))
+    assert values(list(again.runner.run(items))) == wanted
+    assert again.runner.work.reused >= one.runner.work.passes - 1 > 0
+
+
+def test_an_error_in_the_thread_that_reads_is_the_runs(
+    watched: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = watched("a")
+    stream = one.runner.run(examples(23))
+    next(stream)
+    assert one.runner.engine is not None
+    monkeypatch.setattr(one.runner.engine(), "read", fails)
+    with pytest.raises(SettingsError, match="no more"):
+        list(stream)
+
+
+def fails(*_: object) -> Iterator[None]:
+    raise SettingsError("no more")
+    yield
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come true")
 
 
 def test_ahead_makes_one_item_while_the_last_is_worked_on() -> None:
@@ -406,6 +492,7 @@ def test_what_failed_is_not_tried_twice_in_a_run(make: Make, monkeypatch: pytest
         return whole(passes, asked, after)
 
     monkeypatch.setattr(engine, "together", small)
+    monkeypatch.setattr("tithe.engine.engine.gc.collect", lambda: 0)  # a second each time where pytest is loaded
     assert runner.read_together(items)
     count, failed = len(tried), runner.work.failed
     assert failed > 0

@@ -163,11 +163,12 @@ def score_in(
             read_together(parts, runner, talk)
         expect(parts, talk)
         try:
-            for scored in runner.run(parts.dataset):
-                table.add(scored)
-                cost.add(scored.window, runner.model_readouts)
-                if tokens is not None:
-                    tokens.add(scored)
+            with closing(runner.run(parts.dataset)) as windows:
+                for scored in windows:
+                    table.add(scored)
+                    cost.add(scored.window, runner.model_readouts)
+                    if tokens is not None:
+                        tokens.add(scored)
         finally:
             talk.done()
             for store in runner.stores.values():
@@ -204,6 +205,7 @@ def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
     if parts.needs_model:
         remote = parts.settings.trust_remote_code
         runner.tokenisers = Tokenisers(parts.source, parts.renderer, remote, talk.say)
+        runner.overlapped = parts.devices[0].type != "cpu"
     runner.progress = lambda examples: talk.progress(examples, runner.work.tokens)
     return runner
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
+from threading import Event
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from tithe.data.render import Renderer
@@ -66,6 +67,7 @@ class LocalRunner:
         progress: called with the share of a window that was just done, in examples.
         readouts: by the names under which scorers ask for them.
         tokenisers: processes that tokenise where one thread is too slow; None leaves all to the thread.
+        overlapped: score a window while the next one is read; for a model that is not on the CPU.
     """
 
     scorers: Mapping[str, Scorer]
@@ -76,11 +78,13 @@ class LocalRunner:
     progress: Callable[[float], None] = lambda _: None
     readouts: Mapping[str, Readout] = field(default_factory=lambda: READOUTS)
     tokenisers: Tokenisers | None = None
+    overlapped: bool = False
     work: Work = field(default_factory=Work)
     trace: Trace = field(default_factory=Trace, init=False)
     _start: float = field(default=0.0, init=False, repr=False)  # of the first plan
     _planned: float = field(default=0.0, init=False, repr=False)  # when the present window was
     _wait: float = field(default=0.0, init=False, repr=False)  # for the present window
+    _stopped: Event = field(default_factory=Event, init=False, repr=False)  # nobody wants what is read in a thread
     _before: Seen = field(default_factory=Seen, init=False, repr=False)  # passes that `read_together` has counted
     _problems: dict[tuple[bytes, str], Problem] = field(
         default_factory=dict, init=False, repr=False
@@ -91,14 +95,25 @@ class LocalRunner:
         """The names of those that need the model."""
         return frozenset(name for name, readout in self.readouts.items() if readout.needs_model)
 
-    def run(self, items: Iterable[Example | BadRow]) -> Iterator[Scored]:
+    def run(self, items: Iterable[Example | BadRow]) -> Generator[Scored]:
         """Score a stream; windows come out in input order."""
-        for window in self.ahead(self.planned(self.chunks(items))):
-            answers = self.answers(window)
-            scores = [self.scores(window, i, answers) for i in range(len(window.given))]
-            yield Scored(window, answers, [one for one, _ in scores], [more for _, more in scores])
+        read = ((window, self.answers(window)) for window in self.ahead(self.planned(self.chunks(items))))
+        with closing(read), closing(self.meanwhile(read)) as coming:
+            for window, answers in coming:
+                scores = [self.scores(window, i, answers) for i in range(len(window.given))]
+                yield Scored(window, answers, [one for one, _ in scores], [more for _, more in scores])
         for store in self.stores.values():
             store.flush()
+
+    def meanwhile(self, read: Iterator[tuple[Window, Answers]]) -> Generator[tuple[Window, Answers]]:
+        """Windows that were read; the next one is, while the present one is scored, where that costs the model nothing.
+
+        The first is read here, not in a thread: with it the model is loaded, which may take long, and can be stopped.
+        """
+        yield from islice(read, 1) if self.overlapped else read
+        if self.overlapped:
+            self._stopped.clear()
+            yield from ahead(read, self._stopped.set)
 
     def read_together(self, examples: Sequence[Example], begin: Callable[[], None] = lambda: None) -> bool:
         """Read what `run` will want of examples that show each other, these next to each other.
@@ -263,6 +278,8 @@ class LocalRunner:
             now = time.monotonic()
             self.work.seconds, began = self.work.seconds + now - began, now
             self.progress(len(window.items) * tokens / total)
+            if self._stopped.is_set():
+                raise CancelledError
         planned, first, last = (at - self._start for at in (self._planned, first, time.monotonic()))
         self.trace.add(Span(1, len(window.items), self.work.tokens - read, planned, first, last, self._wait))
 
@@ -320,11 +337,20 @@ class Scored:
     more: Sequence[Mapping[str, float]] = ()
 
 
-def ahead(stream: Iterator[T]) -> Generator[T]:
-    """The same items, the next one made while the present one is worked on."""
+def ahead(stream: Iterator[T], stop: Callable[[], object] = lambda: None) -> Generator[T]:
+    """The same items, the next one made while the present one is worked on.
+
+    Args:
+        stream: the items.
+        stop: called where no more are wanted, before the one in the making is waited for.
+    """
     with ThreadPoolExecutor(1) as pool:
         nothing = object()
-        coming = pool.submit(next, stream, nothing)
-        while (item := coming.result()) is not nothing:
+        try:
             coming = pool.submit(next, stream, nothing)
-            yield item  # type: ignore[misc]
+            while (item := coming.result()) is not nothing:
+                coming = pool.submit(next, stream, nothing)
+                yield item  # type: ignore[misc]
+        except BaseException:
+            stop()
+            raise
