@@ -109,7 +109,7 @@ def test_a_window_that_attention_is_not_told_of_is_refused(monkeypatch: pytest.M
 
 
 def test_a_head_that_cannot_be_taken_apart_costs_speed_alone(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
-    def nothing(self: Head, model: Any) -> None:
+    def nothing(self: Head, model: Any, loss: str | None) -> None:
         raise AttributeError("no part of the model holds its token embedding")
 
     monkeypatch.setattr(Head, "__init__", nothing)

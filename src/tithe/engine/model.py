@@ -61,7 +61,8 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """`auto` takes bf16 where the hardware multiplies in it, else fp16 on a GPU and fp32 on a CPU; never fp8."""
     if wanted == "auto":
         if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+            with on(device):  # it asks about the current one
+                return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         if device.type == "mps":
             return torch.float16
         return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
