@@ -390,6 +390,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of a process are POSIX")
 def test_a_full_disk_is_one_sentence_and_loses_nothing(
     tithe: Command, small: Path, model_dir: Path, tmp_path: Path

@@ -293,6 +293,7 @@ def test_counts_of_the_papers_tables(pool: int, kept: tuple[int, ...]) -> None:
 # Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scorer", ["miwv", pytest.param("wici(near=6, probes=2),ifd", marks=pytest.mark.slow)], ids=["miwv", "wici"]
 )

@@ -537,6 +537,7 @@ def test_killed_and_run_again(tithe: Command, model_dir: Path, other_dir: Path, 
     assert not list(broken.rglob("*.part")) and not list(broken.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_killed_in_a_stage_and_run_again(tithe: Command, model_dir: Path, other_dir: Path, tmp_path: Path) -> None:
     many = write_jsonl(tmp_path / "many.jsonl", records(60))
     straight, broken = tmp_path / "straight", tmp_path / "broken"

@@ -89,6 +89,7 @@ def test_the_first_taken_are_kept(tithe: Command, small: Path, targets: Path, mo
     assert rows[kept["n"]]["id"] == first["nearest"] and rows[kept["n"]]["rds"] == 1
 
 
+@pytest.mark.slow
 def test_pocket_and_the_starter_set(tithe: Command, tmp_path: Path) -> None:
     """Three responses to each prompt, good, mediocre and damaged: complexity is the prompt's alone."""
     run = tmp_path / "run"

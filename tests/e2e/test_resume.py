@@ -129,6 +129,7 @@ def nothing_twice(work: dict[str, int], total: int, stored: int) -> None:
     assert work["passes_computed"] + work["passes_reused"] == total
 
 
+@pytest.mark.slow
 def test_interrupted_keeps_what_was_scored(tithe: Command, many: Path, model_dir: Path, tmp_path: Path) -> None:
     # So slow that it is still at work when the second command has started, on a busy machine too.
     process = child(HASTY, 2, *command(many, model_dir, tmp_path / "run"))

@@ -133,6 +133,7 @@ def parts(folder: Path) -> list[Path]:
     return sorted(folder.rglob("part-*.jsonl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_killed_and_run_again(tithe: Command, model_dir: Path, tmp_path: Path, temperature: float) -> None:
     data = write_jsonl(tmp_path / "many.jsonl", records(60))

@@ -161,6 +161,7 @@ SHARES = st.tuples(st.sampled_from(["5%", "0.25", "100%"]), st.booleans())
 BUDGETS = SHARES | st.tuples(st.sampled_from(["5", "1000", "20k-tokens", "0.5m tokens"]), st.just(False))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(SCORERS | st.none(), SELECTORS, MODELS, BUDGETS), min_size=1, max_size=4),
