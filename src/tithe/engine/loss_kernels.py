@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Any, TypeAlias
 
 import torch
 
+from tithe.engine.current import on
 from tithe.engine.sources import first_line
 from tithe.errors import ModelError
 
@@ -81,11 +81,6 @@ class LossKernel:
         place = self.weight.device  # of a model that is spread, tied embeddings may be elsewhere than the last states
         with on(place):
             return self.way(hidden.to(place), self.weight, targets.to(place)).float()
-
-
-def on(device: torch.device) -> Any:
-    """Triton launches on the current device, whichever its operands are on."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def choose_loss(

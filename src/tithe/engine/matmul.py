@@ -13,6 +13,8 @@ from threading import Barrier
 
 import torch
 
+from tithe.engine.current import on
+
 ROUND = 0.02  # seconds of a round, so that the clock's own steps do not count
 ROUNDS = 5  # at least
 LONGEST = 0.2  # seconds that one product may take; a dtype that is slow here gets a smaller one
@@ -119,7 +121,7 @@ def clocked(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
     """Seconds of so many products, by the device's own clock where it has one."""
     out = left @ right
     if left.device.type == "cuda":
-        with torch.cuda.device(left.device):  # events are recorded on the current one
+        with on(left.device):  # events are recorded on the current one
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record()
             for _ in range(times):

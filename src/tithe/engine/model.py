@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import torch
 
 from tithe.engine import forward
 from tithe.engine.batching import After
+from tithe.engine.current import on
 from tithe.engine.forward import TokenNlls, Wanted
 from tithe.engine.fp8 import E4M3, demand_fp8
 from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
@@ -229,12 +229,6 @@ def load_model(
             hint="a smaller dtype or model, or another device",
         ) from error
     return loaded
-
-
-def on(device: torch.device) -> AbstractContextManager[object]:
-    """Make a GPU the current one: what compiled kernels run on, and where pinned memory has its context."""
-    named = device.type == "cuda" and device.index is not None
-    return torch.cuda.device(device) if named else nullcontext()
 
 
 def read_weights(

@@ -7,7 +7,6 @@ them, and give `(1, tokens, heads, dim)`. `varlen.py` finds out which are true o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -18,6 +17,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from tithe.engine.current import on
 from tithe.engine.cuts import Cuts
 
 FLEX_KINDS = 64  # versions of one compiled kernel that are allowed
@@ -114,10 +114,8 @@ def by_flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: C
     power_of_two = query.shape[1] & (query.shape[1] - 1) == 0
     if not power_of_two:  # its kernels group no other numbers of heads
         key, value = repeated(query, key), repeated(query, value)
-    on_gpu = query.device.type == "cuda"
-    attend: Any = compiled_flex() if on_gpu else flex_attention
-    # Kernels that torch compiles run on the current device, whatever they are given.
-    with torch.cuda.device(query.device) if on_gpu else nullcontext():
+    attend: Any = compiled_flex() if query.device.type == "cuda" else flex_attention
+    with on(query.device):
         out: torch.Tensor = attend(
             query,
             *(cuts.gathered(x, 2) for x in (key, value)),

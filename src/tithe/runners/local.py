@@ -110,9 +110,9 @@ class LocalRunner:
 
         The first is read here, not in a thread: with it the model is loaded, which may take long, and can be stopped.
         """
+        self._stopped.clear()
         yield from islice(read, 1) if self.overlapped else read
         if self.overlapped:
-            self._stopped.clear()
             yield from ahead(read, self._stopped.set)
 
     def read_together(self, examples: Sequence[Example], begin: Callable[[], None] = lambda: None) -> bool:
