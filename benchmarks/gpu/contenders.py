@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,6 +17,7 @@ from job import Job, work_of
 from plain import batched, loop
 from road import compiled_parts, packed, padded, run_engine
 
+from tithe.engine.fp8 import multiplies_fp8
 from tithe.engine.model import LoadedModel
 from tithe.engine.output_head import Head
 from tithe.engine.varlen import Varlen
@@ -29,7 +30,10 @@ Run = Callable[[Sequence[Pass], float], Outcome]
 
 @dataclass(frozen=True)
 class Contender:
-    """Args: `records` of the job are read, `warm` passes before the clock starts; `attention` is set in the model."""
+    """Args: `records` of the job are read, `warm` passes before the clock starts; `attention` is set in the model.
+
+    One that is `last` leaves the model other than it was: it has its turns after all the others have had theirs.
+    """
 
     name: str
     records: int
@@ -37,6 +41,7 @@ class Contender:
     run: Run
     attention: str
     around: Callable[[], AbstractContextManager[None]] = field(default=nullcontext)
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,11 @@ class Sizes:
     budgets: tuple[int, ...]
 
 
-def contenders(loaded: LoadedModel, attend: Varlen, other: Head | None, job: Job, sizes: Sizes) -> list[Contender]:
+def contenders(
+    loaded: LoadedModel, attend: Varlen, heads: Mapping[str, Head], job: Job, sizes: Sizes
+) -> list[Contender]:
     """In the order in which they run: should time run out, the last are missing."""
-    model, device = loaded.model, loaded.device
+    model, device, (usual, *budgets) = loaded.model, loaded.device, sizes.budgets
     by_loop, in_rows = plainly(partial(loop, model), device), partial(batched, model)
     found = [Contender("loop", sizes.loop, 4, by_loop, "sdpa")]
     if loaded.dtype != torch.float32:
@@ -60,26 +67,45 @@ def contenders(loaded: LoadedModel, attend: Varlen, other: Head | None, job: Job
     for name, by_length in (("padded, in order", False), ("padded, by length", True)):
         run = plainly(partial(in_rows, by_length=by_length), device)
         found.append(Contender(name, sizes.batched, 64, run, "sdpa"))
-    one_call, compiled = packed(loaded, attend), compiled_parts(loaded)
-    more = [("engine, one call a pack, compiled parts, other head", replace(one_call, head=other), compiled.on)]
-    for budget in sizes.budgets:
-        records = job.records if budget == sizes.budgets[0] else min(job.records, sizes.side)
-        for name, engine, around in (
-            ("engine as it is", loaded, nullcontext),
-            # What the probe took is not measured twice.
-            ("engine, one call a pack", one_call, nullcontext)
-            if loaded.attend is None
-            else ("engine, padded rows", padded(loaded), nullcontext),
-            ("engine, one call a pack, compiled parts", one_call, compiled.on),
-            *(more if other is not None else []),
-        ):
-            run = partial(engine_run, engine, budget)
-            title = f"{name}, {budget} tokens"
-            found.append(Contender(title, records, 600, run, engine.implementation or "sdpa", around))
-    slow = packed(loaded, None)
-    run = partial(engine_run, slow, sizes.budgets[0])
-    title = f"engine, one call a segment, {sizes.budgets[0]} tokens"
-    return [*found, Contender(title, min(job.records, sizes.side), 100, run, slow.implementation or "sdpa")]
+    one_call, compiled, side = packed(loaded, attend), compiled_parts(loaded).on, min(job.records, sizes.side)
+    found += [
+        engine("engine", one_call, usual, job.records, compiled),
+        *(engine("engine", one_call, budget, side, compiled) for budget in budgets),
+        engine("engine, parts not compiled", one_call, usual, side),
+        *(
+            engine(f"engine, {name}", replace(one_call, head=head), usual, side, compiled)
+            for name, head in heads.items()
+        ),
+        engine("engine, padded rows", padded(loaded), usual, side),
+        engine("engine, one call a segment", packed(loaded, None), usual, min(side, sizes.loop)),
+    ]
+    if multiplies_fp8(device):
+        found.append(fp8(loaded, attend, usual, side))
+    return found
+
+
+def engine(
+    name: str,
+    loaded: LoadedModel,
+    budget: int,
+    records: int,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Contender:
+    run = partial(engine_run, loaded, budget)
+    return Contender(f"{name}, {budget} tokens", records, 600, run, loaded.implementation or "sdpa", around)
+
+
+def fp8(loaded: LoadedModel, attend: Varlen, budget: int, records: int) -> Contender:
+    """Weights in fp8, from the first turn on."""
+    model = replace(packed(loaded, attend), awaits_fp8=True)
+
+    def run(passes: Sequence[Pass], until: float) -> Outcome:
+        found, common, notes = run_engine(model, passes, budget, until, compiled=True)
+        assert model.fp8 is not None and model.fused is not None
+        return found, common, {**notes, "fp8": model.fp8.as_dict(), "compiled": model.fused.as_dict()}
+
+    title = f"engine, fp8 weights, {budget} tokens"
+    return Contender(title, records, 600, run, model.implementation or "sdpa", last=True)
 
 
 def engine_run(loaded: LoadedModel, budget: int, passes: Sequence[Pass], until: float) -> Outcome:

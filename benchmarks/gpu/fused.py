@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from clock import forget_peak, peak_gb, timed
 from torch.nn.functional import linear
 
-from tithe.engine.loss_kernels import CANDIDATES
+from tithe.engine.loss_kernels import CANDIDATES, OWN, log_sum_exp
 from tithe.engine.output_head import Head
 
 ROWS = {"cuda": 8192, "cpu": 96}
@@ -18,12 +19,8 @@ TILE = {"cuda": 8192, "cpu": 64}  # columns of the vocabulary
 CHUNKS = {"cuda": (512, 1024, 4096), "cpu": (32,)}
 LEAST = {"cuda": 0.2, "cpu": 0.002}
 CHECKED = 256  # rows held against float32
+LIBRARIES = ("liger-kernel", "cut-cross-entropy")
 Nll = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # hidden, weight, targets
-
-
-def row_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    wide = logits.float()
-    return wide.logsumexp(dim=-1) - wide.gather(1, targets[:, None])[:, 0]
 
 
 def tile_step(
@@ -57,23 +54,30 @@ def by_tiles(
     return highest + total.log() - wanted
 
 
+def as_it_is(head: Head) -> Head:
+    """The same head without a kernel of likelihoods."""
+    plain = copy.copy(head)
+    plain.loss = None
+    return plain
+
+
 def all_ways(head: Head, device: torch.device) -> dict[str, Nll]:
-    kind = device.type
+    kind, plain = device.type, as_it_is(head)
     compiled = partial(torch.compile, dynamic=True, backend="inductor" if kind == "cuda" else "eager")
-    rows, tiles = compiled(row_nll), compiled(tile_step)
+    rows, tiles = compiled(log_sum_exp), compiled(tile_step)
     return {
-        "engine": lambda hidden, _weight, targets: head.nll(hidden, targets),
+        OWN: lambda hidden, _weight, targets: plain.nll(hidden, targets),
         **{f"compiled, {n} rows": partial(by_rows, step=rows, chunk=n) for n in CHUNKS[kind]},
         f"compiled, tiles of {TILE[kind]}": partial(by_tiles, step=tiles, tile=TILE[kind]),
-        "Liger": CANDIDATES["liger-kernel"],
-        "cut-cross-entropy": CANDIDATES["cut-cross-entropy"],
+        **{name: CANDIDATES[name] for name in LIBRARIES},
     }
 
 
-def fastest(measured: dict[str, dict[str, Any]]) -> str | None:
-    """The name of the fastest way that is not the engine's own; None if no other ran."""
-    ran = [name for name, one in measured.items() if "seconds" in one and name != "engine"]
-    return min(ran, key=lambda name: measured[name]["seconds"], default=None)
+def other_heads(model: Any, head: Head, measured: dict[str, dict[str, Any]]) -> dict[str, Head]:
+    """Heads that the engine is measured with besides: its own as it is, and the faster library's, if one ran."""
+    ran = [name for name in LIBRARIES if "seconds" in measured[name]]
+    best = sorted(ran, key=lambda name: measured[name]["seconds"])[:1]
+    return {OWN: as_it_is(head), **{f"head by {name}": OtherHead(model, CANDIDATES[name]) for name in best}}
 
 
 class OtherHead(Head):
@@ -95,7 +99,7 @@ def compare(ways: Mapping[str, Nll], weight: torch.Tensor, peak: float) -> dict[
     hidden = torch.randn(count, weight.shape[1], device=device, dtype=weight.dtype, generator=generator)
     targets = torch.randint(len(weight), (count,), device=device, generator=generator)
     with torch.inference_mode():
-        truth = row_nll(hidden[:CHECKED].float() @ weight.float().T, targets[:CHECKED])
+        truth = log_sum_exp(hidden[:CHECKED].float() @ weight.float().T, targets[:CHECKED])
         return {name: one(way, hidden, weight, targets, truth, peak) for name, way in ways.items()}
 
 

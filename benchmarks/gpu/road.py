@@ -49,10 +49,10 @@ def shared(batch: Batch) -> list[int]:
 
 
 def run_engine(
-    loaded: LoadedModel, passes: Sequence[Pass], budget: int, until: float
+    loaded: LoadedModel, passes: Sequence[Pass], budget: int, until: float, *, compiled: bool = False
 ) -> tuple[dict[int, np.ndarray], list[int], dict[str, Any]]:
     """Token NLLs by pass, tokens of each pass that were read in another, and notes; it stops where time is up."""
-    engine = Engine(loaded, budget=budget)
+    engine = Engine(loaded, budget=budget, compiled=compiled)
     batches = engine.batches(passes)
     found, common, problems = dict[int, np.ndarray](), [0] * len(passes), 0
     for batch, results in engine.run(passes, batches):

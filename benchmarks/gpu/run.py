@@ -13,6 +13,7 @@ import gc
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,12 +22,12 @@ from typing import Any
 import torch
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
-from contenders import Sizes, contenders, measure
-from fused import OtherHead, all_ways, compare, fastest
+from contenders import Contender, Sizes, contenders, measure
+from fused import all_ways, compare, other_heads
 from job import Job, make_job, work_of
 from peak import of_model, squares
 from report import Report, differences
-from road import load, packed
+from road import compiled_parts, load, packed
 from score import machine
 from shapes import SHAPES, Shape, build, vocabulary, weigh
 from table import table
@@ -70,29 +71,35 @@ def run_model(shape: Shape, rows: int, job: Job, sizes: Sizes, report: Report, u
     assert loaded.head is not None
     heads = all_ways(loaded.head, device)
     entry["head"] = compare(heads, model.get_output_embeddings().weight, peak)
-    entry["other_head"] = fastest(entry["head"])
+    taken = loaded.head.loss
+    entry["loss"] = taken and taken.as_dict()
     report.write()
-    other = OtherHead(model, heads[entry["other_head"]]) if entry["other_head"] else None
-    everyone = contenders(loaded, attend, other, job, sizes)
+    with compiled_parts(loaded).on():
+        entry["time_goes"] = attempted(packed(loaded, attend), job.passes, sizes.budgets[0])
+    report.write()
+    everyone = contenders(loaded, attend, other_heads(model, loaded.head, entry["head"]), job, sizes)
     took: dict[str, float] = {}
     exact: dict[int, Any] = {}
-    for number in range(report.turns):
-        for contender in everyone:
-            began = time.perf_counter()
-            if report.failed(entry, contender.name):
-                continue
-            if began + took.get(contender.name, 0.0) > until:
-                report.late(entry, contender.name)
-                continue
-            result, found = measure(contender, loaded, job, min(until, began + each), warm=number == 0)
-            took[contender.name] = time.perf_counter() - began - result.get("warm_seconds", 0.0)
-            if contender is everyone[0]:
-                exact = exact or found
-            entry["one_call"] = attend.report()
-            report.turn(entry, contender.name, result, differences(found, exact))
-        if number == 0 and time.perf_counter() < until:
-            entry["time_goes"] = attempted(packed(loaded, attend), job.passes, sizes.budgets[0])
-            report.write()
+    for number, contender in in_turns(everyone, report.turns):
+        began = time.perf_counter()
+        if report.failed(entry, contender.name):
+            continue
+        if began + took.get(contender.name, 0.0) > until:
+            report.late(entry, contender.name)
+            continue
+        result, found = measure(contender, loaded, job, min(until, began + each), warm=number == 0)
+        took[contender.name] = time.perf_counter() - began - result.get("warm_seconds", 0.0)
+        if contender is everyone[0]:
+            exact = exact or found
+        entry["one_call"] = attend.report()
+        report.turn(entry, contender.name, result, differences(found, exact))
+
+
+def in_turns(everyone: Sequence[Contender], turns: int) -> Iterator[tuple[int, Contender]]:
+    """All in each turn, and those that leave the model other than it was when the others have had all theirs."""
+    for last in (False, True):
+        for number in range(turns):
+            yield from ((number, contender) for contender in everyone if contender.last == last)
 
 
 def main() -> None:
@@ -156,7 +163,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--loop-records", type=int, default=64)
     parser.add_argument("--batched-records", type=int, default=512, help="read in padded batches of 16")
     parser.add_argument("--side-records", type=int, default=1500, help="read at other budgets than the first")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[16_384, 32_768, 8192], metavar="TOKENS")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[32_768, 16_384, 65_536], metavar="TOKENS")
     parser.add_argument("--turns", type=int, default=3, help="at most")
     parser.add_argument("--seconds", type=float, default=480, help="after which nothing new begins")
     parser.add_argument("--each", type=float, default=75, help="seconds after which the engine stops in the middle")

@@ -60,7 +60,7 @@ def of_head(entry: dict[str, Any]) -> list[str]:
 def of_time(entry: dict[str, Any]) -> list[str]:
     found = entry.get("time_goes", {})
     if "longest" not in found:
-        return [f"Where the time of the engine with one call a pack goes: {found.get('failed') or 'time was up'}"]
-    lines = [f"The engine with one call a pack, {found['batches']} batches: the device is busy {found['busy']:.0%}", ""]
+        return [f"Where the time of the engine goes: {found.get('failed') or 'time was up'}"]
+    lines = [f"The engine, {found['batches']} batches: the device is busy {found['busy']:.0%}", ""]
     lines += ["| of that | calls | in |", "|---|---|---|"]
     return lines + [f"| {one['share']:.1%} | {one['calls']} | `{one['name']}` |" for one in found["longest"][:10]]

@@ -24,7 +24,20 @@ from tithe.engine.varlen import Varlen
 from tithe.records import Pass
 
 GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
-NAMES = ("clock", "contenders", "fused", "job", "peak", "plain", "report", "road", "shapes", "table", "where_time_goes")
+NAMES = (
+    "clock",
+    "contenders",
+    "fused",
+    "job",
+    "peak",
+    "plain",
+    "report",
+    "road",
+    "run",
+    "shapes",
+    "table",
+    "where_time_goes",
+)
 # What the machine for it may lack: the benchmark must not load them, and nothing that it loads may need them.
 ABSENT = ("pydantic", "datasets", "pyarrow", "trl", "peft", "zstandard", "faiss", "altair", "flash_attn")
 RECORDS = [
@@ -112,7 +125,7 @@ def token_counts(model_dir: Path) -> list[tuple[int, int]]:
 
 def check(entry: dict[str, Any], results: dict[str, Any], lengths: list[tuple[int, int]], tolerance: float) -> None:
     shape, run = entry["shape"], entry["contenders"]
-    assert len(run) == (13 if results["dtype"] == "bf16" else 12), list(run)
+    assert len(run) == (10 if results["dtype"] == "bf16" else 9), list(run)
     for name, one in run.items():
         assert len(one["turns"]) == 2 and one["agrees"], (name, one)
         assert one["difference"]["mean"] <= tolerance and one["difference"]["passes"] >= 8, (name, one["difference"])
@@ -125,7 +138,8 @@ def check(entry: dict[str, Any], results: dict[str, Any], lengths: list[tuple[in
         }
         if name.startswith("engine"):  # what records have in common may be read once
             assert one["work"]["read"] <= work["read"] and one["work"]["pairs"] <= work["pairs"]
-            assert one["work"]["read"] > sum(n for _, n in passes) and one["notes"]["road"] == "packed"
+            road = "padded" if "padded" in name else "packed"
+            assert one["work"]["read"] > sum(n for _, n in passes) and one["notes"]["road"] == road
             work |= {key: one["work"][key] for key in ("read", "pairs")}
         assert one["work"] == work, name
         products = shape["body"] * work["read"] + shape["vocabulary"] * shape["hidden"] * work["scored"]
@@ -138,9 +152,8 @@ def check(entry: dict[str, Any], results: dict[str, Any], lengths: list[tuple[in
     assert {one["taken"] for one in entry["one_call"]} == {"one call a segment"}
     assert entry["time_goes"]["longest"] and entry["time_goes"]["batches"] > 0, entry["time_goes"]
     head = entry["head"]
-    assert head["Liger"] == {"not_run": "`liger_kernel` is not installed"}
-    assert entry["other_head"] in ("compiled, 32 rows", "compiled, tiles of 64")
-    for name in ("engine", "compiled, 32 rows", "compiled, tiles of 64"):
+    assert head["liger-kernel"] == {"not_run": "`liger_kernel` is not installed"}
+    for name in ("head as it is", "compiled, 32 rows", "compiled, tiles of 64"):
         assert head[name]["largest_difference"] < (1e-4 if results["dtype"] == "fp32" else 0.1), (name, head[name])
 
 
@@ -180,22 +193,32 @@ def test_a_failure_is_noted_and_keeps_what_was_measured(gpu: Any, tmp_path: Path
     assert kept.failed(entry, "broken") and not kept.failed(entry, "other")
 
 
-def test_what_the_probe_took_is_not_measured_twice(gpu: Any, model_dir: Path) -> None:
-    """Where the engine reads packs in one call by itself, padded rows stand beside it."""
-    contenders, job = gpu("contenders"), gpu("job")
+def test_contenders_agree_and_leave_the_model_as_it_was(gpu: Any, model_dir: Path) -> None:
+    contenders, fused, job = gpu("contenders"), gpu("fused"), gpu("job")
     sizes = contenders.Sizes(exact=2, loop=2, batched=2, side=2, budgets=(300,))
     passes = [Pass(np.arange(n, dtype=np.int32) + 3, 2) for n in (9, 4, 12, 5)]
     loaded, found = load(model_dir), {}
-    names = lambda: [one.name for one in contenders.contenders(loaded, Varlen(), None, job.Job(passes, 0, 0.0), sizes)]  # noqa: E731
-    assert "engine, one call a pack, 300 tokens" in names() and "engine, padded rows, 300 tokens" not in names()
-    loaded.attend = Varlen()
-    assert "engine, padded rows, 300 tokens" in names() and "engine, one call a pack, 300 tokens" not in names()
-    for one in contenders.contenders(loaded, Varlen(), None, job.Job(passes, 0, 0.0), sizes):
+    heads = fused.other_heads(loaded.model, loaded.head, {name: {} for name in fused.LIBRARIES})
+    for one in contenders.contenders(loaded, Varlen(), heads, job.Job(passes, 0, 0.0), sizes):
         result, nll = contenders.measure(one, loaded, job.Job(passes, 0, 0.0), math.inf, warm=False)
         assert "failed" not in result, (one.name, result)
         found[one.name] = np.concatenate([nll[i] for i in range(4)])
         assert np.abs(found[one.name] - found["loop"]).max() < 1e-5, one.name
+    assert {"engine, 300 tokens", "engine, head as it is, 300 tokens", "engine, padded rows, 300 tokens"} <= set(found)
     assert not any("forward" in vars(part) for part in loaded.model.modules())  # compiled parts are out again
+
+
+def test_what_changes_the_model_comes_last(gpu: Any, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an fp8 product of a CPU's in place of a GPU's."""
+    contenders, job, run = gpu("contenders"), gpu("job"), gpu("run")
+    monkeypatch.setattr(contenders, "multiplies_fp8", lambda device: True)
+    passes = [Pass(np.arange(n, dtype=np.int32) + 3, 2) for n in (9, 4, 12, 5)]
+    loaded = load(model_dir, "bf16")
+    sizes = contenders.Sizes(exact=2, loop=2, batched=2, side=2, budgets=(300,))
+    everyone = contenders.contenders(loaded, Varlen(), {}, job.Job(passes, 0, 0.0), sizes)
+    names = [(number, one.name) for number, one in run.in_turns(everyone, 2)]
+    assert names[-2:] == [(0, "engine, fp8 weights, 300 tokens"), (1, "engine, fp8 weights, 300 tokens")]
+    assert len(names) == 2 * len(everyone) and names[0] == (0, "loop, fp32")
 
 
 def test_what_is_off_disagrees(gpu: Any) -> None:

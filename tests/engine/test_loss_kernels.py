@@ -158,10 +158,34 @@ def test_how_the_two_packages_are_called(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers.functional", functional)  # type: ignore[arg-type]
     cce = SimpleNamespace(linear_cross_entropy=fused)
     monkeypatch.setitem(sys.modules, "cut_cross_entropy", cce)  # type: ignore[arg-type]
+    monkeypatch.setattr(loss_kernels, "compiled_step", lambda: loss_kernels.log_sum_exp)
     linear = matrix()
     taken = choose_loss(linear, own_of(linear))
-    assert taken.name in ("liger-kernel", "cut-cross-entropy") and set(calls) == {("none", False)}
-    assert set(taken.milliseconds) == {OWN, "liger-kernel", "cut-cross-entropy"}
+    assert taken.name != OWN and set(calls) == {("none", False)}
+    assert set(taken.milliseconds) == {OWN, "torch.compile", "liger-kernel", "cut-cross-entropy"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7, 8, 33])
+def test_the_compiled_way_is_cross_entropy_some_rows_at_a_time(
+    dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and not compiled; logits rounded to the model's dtype are those of the head as it is."""
+    seen: list[int] = []
+
+    def step(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(len(logits))
+        return loss_kernels.log_sum_exp(logits, targets)
+
+    monkeypatch.setattr(loss_kernels, "compiled_step", lambda: step)
+    monkeypatch.setattr(loss_kernels, "LOGITS", 8 * VOCABULARY)
+    monkeypatch.setattr(loss_kernels, "LEAST_ROWS", 2)
+    weight, hidden = matrix(dtype).weight.detach(), torch.randn(rows, WIDTH).to(dtype) * 3
+    targets = torch.arange(rows) * 9
+    found = loss_kernels.by_compiled(hidden, weight, targets)
+    wanted = torch.nn.functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="none")
+    assert found.dtype == torch.float32 and seen == [8] * (rows // 8) + [rows % 8] * (rows % 8 > 0)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_head_takes_what_was_chosen_and_on_a_cpu_nothing_is() -> None:

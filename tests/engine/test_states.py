@@ -177,14 +177,14 @@ def test_a_model_that_hides_its_states(family: Callable[[str], Path], monkeypatc
 def test_running_out_of_memory_halves_the_batch(family: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, passes = load(family("llama")), random_passes()
     whole = read(Engine(loaded, workers=1), passes, [(NLL, Means())] * len(passes))
-    real = type(loaded).along
+    real = type(loaded).begun
 
     def short(self: Any, road: str, some: Sequence[Pass], *rest: Any) -> Any:
         if len(some) > 3:
             raise torch.OutOfMemoryError("out of memory")
         return real(self, road, some, *rest)
 
-    monkeypatch.setattr(type(loaded), "along", short)
+    monkeypatch.setattr(type(loaded), "begun", short)
     engine = Engine(loaded, workers=1)
     halved = read(engine, passes, [(NLL, Means())] * len(passes))
     assert engine.halved > 0

@@ -11,6 +11,7 @@ import torch
 
 from tests.engine.models import CONFIGS, load, make_pass, plain, random_passes, run, save, twin, worst
 from tithe.engine.engine import OUT_OF_MEMORY, Engine
+from tithe.engine.fp8 import multiplies_fp8
 from tithe.engine.fused import cannot, fuse
 from tithe.engine.model import choose_device, choose_dtype
 from tithe.engine.ways import BY_SEGMENT
@@ -59,6 +60,25 @@ def test_packs_are_read_in_one_call(name: str, tmp_path: Path) -> None:
     if cannot(loaded.device) is None:
         assert fuse(loaded).why_not is None, loaded.fused
         assert worst(run(Engine(loaded, budget=300), passes), alone) < 2e-2
+
+
+def test_fp8_is_as_far_from_bf16_as_it_says(tmp_path: Path) -> None:
+    folder, passes = save(tmp_path / "llama", wide(CONFIGS["llama"]())), random_passes()
+    if not multiplies_fp8(torch.device("cuda")):
+        pytest.skip("no fp8 units")
+    other = load(folder, "bf16", device="cuda")
+    engine = Engine(load(folder, "fp8", device="cuda"), compiled=cannot(torch.device("cuda")) is None)
+    found = {i: one for batch, out in engine.run(passes, engine.batches(passes))
+             for i, one in zip(batch.index, out, strict=True)}  # fmt: skip
+    fp8, parts = engine.model.fp8, engine.model.fused
+    assert fp8 is not None and fp8.held.layers == 14 and fp8.error.passes > 2
+    assert parts is None or parts.why_not is None, parts
+    assert parts is None or (parts.parts["fp8 layers"] == 8 and parts.parts["MLPs"] == 2)
+    for i, pass_ in enumerate(passes):
+        nll = other.nll([pass_])[0]
+        assert len(found[i]) == len(nll)
+        if len(nll):
+            assert abs(float(found[i].mean() - nll.mean())) <= fp8.error.largest + 2e-2, i
 
 
 def wide(config: Any) -> Any:

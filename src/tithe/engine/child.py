@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tithe.engine.batching import Batch
-from tithe.engine.engine import Engine
+from tithe.engine.engine import Engine, Results
 from tithe.engine.messages import Done, Failed, Learn, Load, Loaded, Work
 from tithe.engine.model import cpu_cores, load_model
 from tithe.engine.readouts import Readout
@@ -36,6 +36,7 @@ class Child:
         self.coming: SimpleQueue[Any] = SimpleQueue()
         self.one_at_a_time = Lock()  # several threads answer
         self.readouts: list[Readout] = []
+        self.waiting = ThreadPoolExecutor(1)  # waits for what a GPU was given, while it is given the next
 
     def run(self) -> None:
         Thread(target=self.listen, daemon=True).start()
@@ -115,11 +116,19 @@ class Child:
         try:
             batch = Batch(tuple(range(len(work.passes))), work.after)
             asked = [[readouts[i] for i in each] for each in work.asked]
-            results = self.engine.batch(work.passes, batch, asked)
+            results = self.engine.begin(work.passes, batch, asked)
         except Exception as error:
             self.send(failure(error))
         else:
-            self.send(Done(work.number, results, self.engine.halved))
+            self.waiting.submit(self.hand_over, work.number, results)
+
+    def hand_over(self, number: int, results: Results) -> None:
+        try:
+            done = Done(number, results(), self.engine.halved)
+        except Exception as error:
+            self.send(failure(error))
+        else:
+            self.send(done)
 
 
 def failure(error: BaseException) -> Failed:

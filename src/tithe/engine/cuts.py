@@ -93,11 +93,15 @@ class Cuts:
         """(keys,) where in the row each stands; None where the keys are the row."""
         if not self.seen.any():
             return None
-        starts = np.cumsum(self.own) - self.own
-        parts: list[Ints] = []
-        for earlier, start, length in zip(self.before, starts, self.own, strict=True):
-            parts += [np.arange(part.start, part.stop) for part in (*earlier, slice(start, start + length))]
-        return self._there(np.concatenate(parts))
+        starts, lengths, here = list[int](), list[int](), 0
+        for earlier, own in zip(self.before, self.lengths, strict=True):
+            for part in (*earlier, slice(here, here + own)):
+                starts.append(part.start)
+                lengths.append(part.stop - part.start)
+            here += own
+        many = np.array(lengths)
+        ends = np.cumsum(many)
+        return self._there(np.arange(ends[-1]) + np.repeat(np.array(starts) - ends + many, many))
 
     def gathered(self, rows: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """Keys or values in the order in which segments see them."""

@@ -42,6 +42,9 @@ class Read:
     found: Mapping[str, Any] = field(default_factory=dict)
 
 
+Results: TypeAlias = Callable[[], list[Read | Problem]]  # of a batch, one for each pass; called, they are waited for
+
+
 @dataclass
 class Engine:
     """Passes in, token NLLs out, in whichever order they are done.
@@ -160,8 +163,7 @@ class Engine:
         if any(isinstance(readout, StateReadout) for each in asked for readout in each):
             assert self.model.layers  # found here, before threads read
         if self.workers == 1:
-            for batch in batches:
-                yield batch, self.batch(passes, batch, asked)
+            yield from self.one_ahead(passes, batches, asked)
             return
         threads = torch.get_num_threads()
         each = max(1, (self.cores or cpu_cores()) // self.workers)
@@ -186,6 +188,22 @@ class Engine:
         finally:
             torch.set_num_threads(threads)
 
+    def one_ahead(
+        self, passes: Sequence[Pass], batches: Sequence[Batch], asked: Asked
+    ) -> Iterator[tuple[Batch, list[Read | Problem]]]:
+        """In order; a GPU is given the next batch before the present one is waited for, and never stands still."""
+        present: tuple[Batch, Results] | None = None
+        for batch in batches:
+            coming = self.begin(passes, batch, asked)
+            if self.model.device.type != "cuda":  # it has been read by now
+                yield batch, coming()
+                continue
+            if present is not None:
+                yield present[0], present[1]()
+            present = batch, coming
+        if present is not None:
+            yield present[0], present[1]()
+
     def settle(self, passes: Sequence[Pass], batches: Sequence[Batch]) -> None:
         """Before the first passes are read: put a model that awaits it into fp8, its error stated on some of them."""
         if not self.model.awaits_fp8 or not batches:
@@ -204,6 +222,10 @@ class Engine:
 
     def batch(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> list[Read | Problem]:
         """One forward pass; out of memory halves the batch and goes on."""
+        return self.begin(passes, batch, asked)()
+
+    def begin(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> Results:
+        """The same, not yet waited for: memory runs out, if it does, when a GPU is given its work."""
         tokens = batch.tokens(passes)
         if len(batch.index) > 1 and tokens >= self.too_many:
             return self.in_halves(passes, batch, asked)
@@ -218,27 +240,30 @@ class Engine:
         # Outside the handler: the traceback, and with it the batch's activations, is gone.
         release(self.model.device)
         if len(batch.index) == 1:
-            return [OUT_OF_MEMORY]
+            return lambda: [OUT_OF_MEMORY]
         self.halved += 1
         self.too_many = min(self.too_many, tokens)
         return self.in_halves(passes, batch, asked)
 
-    def in_halves(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> list[Read | Problem]:
-        return [result for half in batch.halves() for result in self.batch(passes, half, asked)]
+    def in_halves(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> Results:
+        results = [result for half in batch.halves() for result in self.batch(passes, half, asked)]
+        return lambda: results
 
-    def together(self, passes: Sequence[Pass], asked: Asked, after: Sequence[After | None]) -> list[Read | Problem]:
+    def together(self, passes: Sequence[Pass], asked: Asked, after: Sequence[After | None]) -> Results:
         """One forward pass for all that is asked."""
         likelihoods = [any(readout.reads_nll for readout in each) for each in asked]
         if not any(isinstance(readout, StateReadout) for each in asked for readout in each):
-            return [Read(nll) for nll in self.model.along(self.model.road, passes, after, Wanted(likelihoods))]
+            coming = self.model.begun(self.model.road, passes, after, Wanted(likelihoods))
+            return lambda: [Read(nll) for nll in coming()]
         reading = self.model.reading
         with torch.inference_mode():
             taps = make_taps(passes, asked, reading)
             wanted = Wanted(likelihoods, taps, self.model.layers)
-            nlls = self.model.along(self.model.road, passes, after, wanted)
+            coming = self.model.begun(self.model.road, passes, after, wanted)
             found = {tap.readout.name: tap.results(dtype_name(self.model.dtype)) for tap in taps}
-        return [
-            Read(nll, {name: states[i] for name, states in found.items() if i in states}) for i, nll in enumerate(nlls)
+        return lambda: [
+            Read(nll, {name: states[i] for name, states in found.items() if i in states})
+            for i, nll in enumerate(coming())
         ]
 
     def demand_vocabulary(self, passes: Sequence[Pass], batches: Sequence[Batch]) -> None:

@@ -6,11 +6,12 @@ rows. `single`: one sequence, the model's own full forward. `probe.py` finds whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from itertools import accumulate, pairwise, zip_longest
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import torch
 
 from tithe.engine.attention import segments
 from tithe.engine.batching import After
+from tithe.engine.current import on
 from tithe.engine.cuts import Cuts, Seen
 from tithe.engine.output_head import Head, token_nll
 from tithe.engine.states import Tap
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 PACK_EVEN = 64  # a pack is filled up to a multiple of this on a CPU, for the same reason as `output_head.EVEN`
 TokenNlls = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+TokenIds = npt.NDArray[np.integer[Any]]  # as passes hold them: cast once a batch, not once a pass
 NO_NLL: TokenNlls = np.empty(0, dtype=np.float32)
-NO_IDS: Ids = np.empty(0, dtype=np.int64)
+Coming: TypeAlias = Callable[[], list[TokenNlls]]  # what was asked of a device; called, it is waited for
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,11 @@ class Wanted:
     def likelihoods(cls, passes: Sequence[Pass]) -> Wanted:
         return cls([True] * len(passes))
 
-    def read(self, i: int, pass_: Pass) -> Ids:
-        """The tokens that the model reads of a pass: its last one predicts nothing, but may have a state of worth."""
-        whole = any(tap.spans[i].stop == len(pass_.ids) for tap in self.taps if i in tap.spans)
-        whole = whole or len(pass_.ids) == 1  # something has to be read
-        return (pass_.ids if whole else pass_.ids[:-1]).astype(np.int64)
+    def length(self, i: int, pass_: Pass) -> int:
+        """Tokens that the model reads of a pass: its last one predicts nothing, but may have a state of worth."""
+        tokens = len(pass_.ids)
+        whole = any(tap.spans[i].stop == tokens for tap in self.taps if i in tap.spans)
+        return tokens if whole or tokens == 1 else tokens - 1  # something has to be read
 
     def handing(self) -> AbstractContextManager[None]:
         return nullcontext() if self.layers is None else self.layers.handing(self.hand)
@@ -70,13 +73,13 @@ class Wanted:
         for tap in self.taps:
             tap.place(where, device)
 
-    def scored(self, passes: Sequence[Pass], where: Sequence[Ids]) -> tuple[list[Ids], list[Ids]]:
+    def scored(self, passes: Sequence[Pass], where: Sequence[Ids]) -> tuple[list[Ids], list[TokenIds]]:
         """Of each pass whose likelihoods are wanted: where the states stand that predict its response, and its ids."""
-        places, targets = [], []
+        places, targets = [], list[TokenIds]()
         for i, pass_ in enumerate(passes):
             first = max(pass_.start, 1)
             places.append(where[i][first - 1 : len(pass_.ids) - 1] if self.nll[i] else where[i][:0])
-            targets.append(pass_.ids[first:].astype(np.int64) if self.nll[i] else where[i][:0])
+            targets.append(pass_.ids[first:] if self.nll[i] else pass_.ids[:0])
         return places, targets
 
 
@@ -87,7 +90,7 @@ def packed(
     after: Sequence[After | None] = (),
     wanted: Wanted | None = None,
     attend: Varlen | None = None,
-) -> list[TokenNlls]:
+) -> Coming:
     """All sequences in one row, attention within each; what one has in common with an earlier one is read there."""
     wanted = wanted or Wanted.likelihoods(passes)
     row = Row()
@@ -100,7 +103,7 @@ def packed(
     with segments(Cuts(row.lengths, row.before, device), attend):
         hidden = head.states(
             wanted,
-            input_ids=to(np.concatenate(row.inputs)[None], device),
+            input_ids=to(joined(row.inputs)[None], device),
             position_ids=to(np.concatenate(row.positions)[None], device),
         )
     return through_head(head, hidden, *wanted.scored(passes, row.where))
@@ -108,7 +111,7 @@ def packed(
 
 def lengths_read(passes: Sequence[Pass], after: Sequence[After | None], wanted: Wanted) -> list[int]:
     """Of each pass how many tokens are read: what is wanted of it, and what others continue."""
-    lengths = [len(wanted.read(i, pass_)) for i, pass_ in enumerate(passes)]
+    lengths = [wanted.length(i, pass_) for i, pass_ in enumerate(passes)]
     for one in after:
         if one is not None:
             lengths[one.place] = max(lengths[one.place], one.tokens)
@@ -119,30 +122,41 @@ def lengths_read(passes: Sequence[Pass], after: Sequence[After | None], wanted: 
 class Row:
     """A pack in the making: segments of one row, each with its positions.
 
+    A GPU waits while this is done for some hundred short sequences: what is counted is a view of what was counted once.
+
     Attributes:
         where: of each sequence where its tokens stand in the row.
         before: of each segment the parts of the row that it continues.
     """
 
-    inputs: list[Ids] = field(default_factory=list)
+    inputs: list[TokenIds] = field(default_factory=list)
     positions: list[Ids] = field(default_factory=list)
     before: list[Seen] = field(default_factory=list)
     where: list[Ids] = field(default_factory=list)
     tokens: int = 0
+    known: dict[After, Seen] = field(default_factory=dict, init=False)  # of what many continue
 
     @property
     def lengths(self) -> list[int]:
         return [len(ids) for ids in self.inputs]
 
-    def add(self, ids: npt.NDArray[np.integer], after: After | None) -> None:
+    def add(self, ids: TokenIds, after: After | None) -> None:
         """A sequence, as far as it is not read in an earlier one."""
-        common = NO_IDS if after is None else self.where[after.place][: after.tokens]
-        own = ids[len(common) :].astype(np.int64)
-        self.where.append(np.concatenate([common, np.arange(self.tokens, self.tokens + len(own))]))
+        own = ids if after is None else ids[after.tokens :]
+        here = counted(self.tokens, self.tokens + len(own))
+        self.where.append(here if after is None else np.concatenate([self.common(after), here]))
         if len(own):
-            self.segment(own, np.arange(len(common), len(common) + len(own)), runs(common))
+            self.segment(own, counted(len(ids) - len(own), len(ids)), () if after is None else self.continued(after))
 
-    def segment(self, ids: Ids, positions: Ids, before: Seen) -> None:
+    def common(self, after: After) -> Ids:
+        return self.where[after.place][: after.tokens]
+
+    def continued(self, after: After) -> Seen:
+        if after not in self.known:
+            self.known[after] = runs(self.common(after))
+        return self.known[after]
+
+    def segment(self, ids: TokenIds, positions: Ids, before: Seen) -> None:
         self.inputs.append(ids)
         self.positions.append(positions)
         self.before.append(before)
@@ -154,18 +168,36 @@ class Row:
             self.segment(np.zeros(filler, dtype=np.int64), np.zeros(filler, dtype=np.int64), ())
 
 
+def counted(start: int, stop: int) -> Ids:
+    """The numbers from `start` to before `stop`, not to be written to."""
+    return count_to(1 << max(15, stop.bit_length()))[start:stop]
+
+
+@cache
+def count_to(stop: int) -> Ids:
+    numbers = np.arange(stop)
+    numbers.setflags(write=False)
+    return numbers
+
+
+def joined(parts: Sequence[TokenIds]) -> Ids:
+    return np.concatenate(parts).astype(np.int64, copy=False)
+
+
 def runs(places: Ids) -> Seen:
     """Ascending places as slices of neighbours."""
     if not len(places):
         return ()
+    if places[-1] - places[0] == len(places) - 1:
+        return (slice(int(places[0]), int(places[-1]) + 1),)
     parts = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
     return tuple(slice(int(part[0]), int(part[-1]) + 1) for part in parts)
 
 
-def padded(head: Head, passes: Sequence[Pass], device: torch.device, wanted: Wanted | None = None) -> list[TokenNlls]:
+def padded(head: Head, passes: Sequence[Pass], device: torch.device, wanted: Wanted | None = None) -> Coming:
     """Right-padded rows: with causal attention no real token sees the padding."""
     wanted = wanted or Wanted.likelihoods(passes)
-    read = [wanted.read(i, pass_) for i, pass_ in enumerate(passes)]
+    read = [pass_.ids[: wanted.length(i, pass_)].astype(np.int64) for i, pass_ in enumerate(passes)]
     width = max(map(len, read))
     ids = np.stack([np.pad(row, (0, width - len(row))) for row in read])
     mask = np.stack([np.arange(width) < len(row) for row in read]).astype(np.int64)
@@ -177,16 +209,17 @@ def padded(head: Head, passes: Sequence[Pass], device: torch.device, wanted: Wan
     return through_head(head, hidden, *wanted.scored(passes, where))
 
 
-def through_head(head: Head, hidden: torch.Tensor, places: Sequence[Ids], targets: Sequence[Ids]) -> list[TokenNlls]:
+def through_head(head: Head, hidden: torch.Tensor, places: Sequence[Ids], targets: Sequence[TokenIds]) -> Coming:
     """-log p of the targets of each pass, from the states of all tokens: (tokens, dim)."""
     lengths = [len(ids) for ids in targets]
     if not sum(lengths):
-        return [NO_NLL for _ in lengths]
-    at, ids = (to(np.concatenate(parts), hidden.device) for parts in (places, targets))
-    return cut(head.nll(hidden[at], ids), lengths)
+        return lambda: [NO_NLL for _ in lengths]
+    at, ids = (to(joined(parts), hidden.device) for parts in (places, targets))
+    values = fetched(head.nll(hidden[at], ids).float())
+    return lambda: cut(values(), lengths)
 
 
-def single(model: Any, passes: Sequence[Pass], device: torch.device, wanted: Wanted | None = None) -> list[TokenNlls]:
+def single(model: Any, passes: Sequence[Pass], device: torch.device, wanted: Wanted | None = None) -> Coming:
     """One by one through the model's own forward, full logits: slow, and what the others are held against.
 
     Raises:
@@ -197,16 +230,16 @@ def single(model: Any, passes: Sequence[Pass], device: torch.device, wanted: Wan
         raise ValueError(f"{len(passes)} passes at once, whose states come one by one here")
     out = []
     for i, pass_ in enumerate(passes):
-        ids = wanted.read(i, pass_)
+        ids = pass_.ids[: wanted.length(i, pass_)].astype(np.int64)
         found = model(input_ids=to(ids[None], device), use_cache=False, output_hidden_states=bool(wanted.taps))
         where = [np.arange(len(ids))]
         wanted.place(where, device)
         for layer, states in enumerate(found.hidden_states if wanted.taps else ()):
             wanted.hand(layer, states)
         (places,), (targets,) = Wanted([wanted.nll[i]]).scored([pass_], where)
-        nll = token_nll(found.logits[0][to(places, device)], to(targets, device)) if len(targets) else None
+        nll = token_nll(found.logits[0][to(places, device)], to(joined([targets]), device)) if len(targets) else None
         out.append(NO_NLL if nll is None else nll.float().cpu().numpy())
-    return out
+    return lambda: out
 
 
 def to(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
@@ -214,6 +247,24 @@ def to(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def cut(nll: torch.Tensor, lengths: Sequence[int]) -> list[TokenNlls]:
-    values = nll.float().cpu().numpy()
-    return np.split(values, np.cumsum(lengths)[:-1])
+def cut(values: npt.NDArray[np.float32], lengths: Sequence[int]) -> list[TokenNlls]:
+    ends = list(accumulate(lengths, initial=0))
+    return [values[start:end] for start, end in pairwise(ends)]
+
+
+def fetched(values: torch.Tensor) -> Callable[[], npt.NDArray[np.float32]]:
+    """A copy on its way to the host, for which is waited when it is called; a GPU goes on with what is queued next."""
+    if values.device.type != "cuda":
+        there = values.cpu().numpy()
+        return lambda: there
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    with on(values.device):
+        host.copy_(values, non_blocking=True)
+        done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+
+    def wait() -> npt.NDArray[np.float32]:
+        done.synchronize()
+        return host.numpy().copy()  # pinned memory is for the next copy
+
+    return wait

@@ -14,7 +14,7 @@ import torch
 from tithe.engine import forward
 from tithe.engine.batching import After
 from tithe.engine.current import on
-from tithe.engine.forward import TokenNlls, Wanted
+from tithe.engine.forward import Coming, TokenNlls, Wanted
 from tithe.engine.fp8 import E4M3, demand_fp8
 from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
 from tithe.engine.output_head import Head
@@ -133,13 +133,16 @@ class LoadedModel:
         self, road: str, passes: Sequence[Pass], after: Sequence[After | None] = (), wanted: Wanted | None = None
     ) -> list[TokenNlls]:
         """The same on a road of one's choice, and hidden states to who wants them."""
-        wanted = wanted or Wanted.likelihoods(passes)
+        return self.begun(road, passes, after, wanted or Wanted.likelihoods(passes))()
+
+    def begun(self, road: str, passes: Sequence[Pass], after: Sequence[After | None], wanted: Wanted) -> Coming:
+        """The same, not yet waited for: a GPU is given its work and goes on alone; a CPU has done it by then."""
         long_one = self.alone_above is not None and len(passes) == 1 and len(passes[0].ids) > self.alone_above
         if long_one:
-            return [self.read_whole(road, passes[0], wanted)]
+            return self.read_whole(road, passes[0], wanted)
         return self.read(road, passes, after, wanted)
 
-    def read(self, road: str, passes: Sequence[Pass], after: Sequence[After | None], wanted: Wanted) -> list[TokenNlls]:
+    def read(self, road: str, passes: Sequence[Pass], after: Sequence[After | None], wanted: Wanted) -> Coming:
         if self.alone_above is not None:
             self.forget()
         with on(self.device), torch.inference_mode():
@@ -149,10 +152,11 @@ class LoadedModel:
                 return forward.padded(self.head, passes, self.device, wanted)
             return forward.packed(self.head, passes, self.device, after, wanted, self.attend)
 
-    def read_whole(self, road: str, pass_: Pass, wanted: Wanted) -> TokenNlls:
+    def read_whole(self, road: str, pass_: Pass, wanted: Wanted) -> Coming:
         """A pass above `alone_above`, its last token read as well: the scaling looks at how much is read."""
         longer = Pass(np.append(pass_.ids, pass_.ids[-1:]), pass_.start)
-        return self.read(road, [longer], (), wanted)[0][:-1]
+        coming = self.read(road, [longer], (), wanted)
+        return lambda: [nll[:-1] for nll in coming()]
 
     @cached_property
     def layers(self) -> Layers:

@@ -1,0 +1,98 @@
+"""A GPU is given its next batch before the present one is waited for; results are those of one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.models import load, random_passes
+from tithe.engine.cuts import Cuts
+from tithe.engine.engine import Engine
+from tithe.engine.forward import counted, runs
+from tithe.engine.readouts import READOUTS
+
+Family = Callable[[str], Path]
+NLL = READOUTS["nll"]
+
+
+def followed(engine: Engine, device: str, batches: int) -> list[str]:
+    """What is begun, waited for and handed on, in order."""
+    done: list[str] = []
+
+    def begin(passes: Any, batch: Any, asked: Any) -> Any:
+        done.append(f"begin {batch}")
+        return lambda: done.append(f"wait {batch}")
+
+    engine.begin = begin  # type: ignore[method-assign]
+    engine.model = SimpleNamespace(device=torch.device(device))  # type: ignore[assignment]
+    for batch, _ in engine.one_ahead([], range(batches), []):  # type: ignore[arg-type]
+        done.append(f"have {batch}")
+    return done
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2, 3])
+def test_a_gpu_has_its_next_batch_before_it_is_waited_for(family: Family, batches: int) -> None:
+    done = followed(Engine(load(family("llama"))), "cuda", batches)
+    wanted: list[str] = []
+    for i in range(batches):
+        wanted += [f"begin {i}", *([f"wait {i - 1}", f"have {i - 1}"] if i else [])]
+    assert done == [*wanted, *([f"wait {batches - 1}", f"have {batches - 1}"] if batches else [])]
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_elsewhere_a_batch_is_handed_on_at_once(family: Family, device: str) -> None:
+    done = followed(Engine(load(family("llama"))), device, 2)
+    assert done == ["begin 0", "wait 0", "have 0", "begin 1", "wait 1", "have 1"]
+
+
+def test_memory_that_runs_out_while_another_batch_is_under_way(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ahead on a CPU: the batch that is halved has its results, and so have those around it."""
+    loaded, passes = load(family("llama")), random_passes()
+    asked = [(NLL,)] * len(passes)
+    engine = Engine(loaded, budget=64, workers=1)
+    batches = engine.batches(passes)
+    plain: dict[int, Any] = {}
+    for batch, read in engine.read(passes, batches, asked):
+        plain |= {i: one.nll for i, one in zip(batch.index, read, strict=True)}  # type: ignore[union-attr]
+    real, large = type(loaded).begun, max(batches, key=lambda batch: len(batch.index))
+    assert len(batches) > 2 and len(large.index) > 1
+
+    def short(self: Any, road: str, some: Any, *rest: Any) -> Any:
+        if len(some) == len(large.index):
+            raise torch.OutOfMemoryError("out of memory")
+        return real(self, road, some, *rest)
+
+    monkeypatch.setattr(type(loaded), "begun", short)
+    coming = [(batch, engine.begin(passes, batch, asked)) for batch in batches]  # all begun before any is waited for
+    found = {i: one.nll for batch, results in coming for i, one in zip(batch.index, results(), strict=True)}  # type: ignore[union-attr]
+    assert engine.halved > 0 and found.keys() == plain.keys()
+    for i, nll in plain.items():
+        np.testing.assert_allclose(found[i], nll, rtol=1e-4, atol=1e-5)
+
+
+def test_keys_are_what_each_segment_sees_in_order() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        lengths = rng.integers(1, 9, rng.integers(1, 7)).tolist()
+        starts = np.cumsum([0, *lengths])
+        before, wanted = [], list[int]()
+        for i, length in enumerate(lengths):
+            places = np.sort(rng.choice(int(starts[i]), rng.integers(0, starts[i] + 1), replace=False))
+            before.append(runs(places))
+            wanted += [*places.tolist(), *range(starts[i], starts[i] + length)]
+        keys = Cuts(lengths, before).keys
+        found = wanted if keys is None else keys.tolist()
+        assert found == wanted
+
+
+def test_counted_numbers_are_shared_and_cannot_be_written_to() -> None:
+    for start, stop in ((0, 0), (3, 7), (0, 1 << 15), (32_760, 40_000)):
+        assert counted(start, stop).tolist() == list(range(start, stop))
+    with pytest.raises(ValueError, match="read-only"):
+        counted(0, 5)[0] = 1
