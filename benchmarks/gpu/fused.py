@@ -17,7 +17,7 @@ from tithe.engine.output_head import Head
 ROWS = {"cuda": 8192, "cpu": 96}
 TILE = {"cuda": 8192, "cpu": 64}  # columns of the vocabulary
 CHUNKS = {"cuda": (512, 1024, 4096), "cpu": (32,)}
-LEAST = {"cuda": 0.2, "cpu": 0.002}
+LEAST = {"cuda": 0.08, "cpu": 0.002}
 CHECKED = 256  # rows held against float32
 LIBRARIES = ("liger-kernel", "cut-cross-entropy")
 Nll = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # hidden, weight, targets

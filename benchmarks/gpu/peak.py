@@ -9,7 +9,7 @@ import torch
 from clock import timed, wait
 
 WARM = {"cuda": 1.5, "cpu": 0.01}  # seconds of work until clocks are up
-LEAST = {"cuda": 0.1, "cpu": 0.002}
+LEAST = {"cuda": 0.05, "cpu": 0.002}
 SQUARE = {"cuda": (4096, 8192, 16_384), "cpu": (128,)}
 ROWS = {"cuda": 16_384, "cpu": 64}
 HEAD_ROWS = {"cuda": 4096, "cpu": 16}

@@ -37,7 +37,7 @@ from tithe.engine.model import DTYPES, choose_device, choose_dtype, dtype_name
 from tithe.engine.varlen import Varlen
 
 EXTRAS = ("flash-attn", "liger-kernel", "cut-cross-entropy", "triton")
-FIRST_SHARE = 0.35  # of the time, for all models but the last, which is the largest
+FIRST_SHARE = 0.4  # of the time, for all models but the last, which is the largest
 
 
 def device_of(device: torch.device) -> dict[str, Any]:

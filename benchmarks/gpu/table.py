@@ -39,7 +39,9 @@ def row(name: str, one: dict[str, Any]) -> str:
         "" if one["times_the_loop"] is None else f"{one['times_the_loop']:.1f}",
         "" if one["peak_gb"] is None else f"{one['peak_gb']:.1f}",
         f"{one['projected_seconds']:,.0f} s",
-        f"{one['difference']['mean']:.2g}" + ("" if one["agrees"] else " **disagrees**") if one["difference"] else "",
+        f"{one['difference']['mean']:.2g}" + (" **disagrees**" if one["agrees"] is False else "")
+        if one["difference"]
+        else "",
     ]
     return f"| {name} | " + " | ".join(cells) + " |"
 

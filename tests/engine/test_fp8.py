@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from tests.engine.models import load, make_pass, random_passes, run
-from tithe.engine import fp8, fp8_error
+from tithe.engine import fp8, fp8_error, fused
 from tithe.engine.engine import Engine
 from tithe.engine.fp8 import E4M3, Fp8Linear, linear_layers, quantised
 from tithe.engine.hidden import hidden
@@ -113,9 +114,10 @@ def test_the_error_that_is_stated_is_that_of_two_models(family: Family) -> None:
     assert told is not None and said == [told.sentence()]
 
     scored = [i for i, nll in enumerate(found) if len(nll)]
-    plain = load(family("llama"), "bf16")
-    before = np.array([plain.nll([passes[i]])[0].mean(dtype=np.float64) for i in scored])
-    after = np.array([engine.model.nll([passes[i]])[0].mean(dtype=np.float64) for i in scored])
+    plain, sample = load(family("llama"), "bf16"), [passes[i] for i in scored]
+    before, after = (fp8_error.means(model, sample) for model in (plain, engine.model))
+    alone = np.array([plain.nll([one])[0].mean(dtype=np.float64) for one in sample])
+    assert np.abs(before - alone).max() < 0.02  # bf16 rounds otherwise in company
     error = told.error
     assert error.passes == len(scored) and error.tokens == sum(len(found[i]) for i in scored)
     assert error.mean == pytest.approx(np.abs(after - before).mean()) and error.mean > 0
@@ -124,6 +126,30 @@ def test_the_error_that_is_stated_is_that_of_two_models(family: Family) -> None:
     assert error.rank_correlation == pytest.approx(spearmanr(before, after).statistic) and error.rank_correlation > 0.9
     run(engine, passes)
     assert len(said) == 1
+
+
+@pytest.mark.usefixtures("fp8_units")
+@pytest.mark.parametrize("more", [1.25, 0.0])
+def test_compiled_in_fp8_it_is_held_against_bf16(more: float, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and not compiled; parts that were further from bf16 would be taken out again."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(fp8_error, "MORE", more)
+    monkeypatch.setattr(fp8_error, "FLOOR", 1e-3 if more else -1.0)
+    monkeypatch.setattr(fp8_error, "fuse", partial(fused.fuse, backend="eager"))
+    passes, said = random_passes(20), list[str]()
+    engine = Engine(load(family("llama"), "fp8"), budget=300, workers=1, compiled=True, say=said.append)
+    found = run(engine, passes)
+    parts, told = engine.model.fused, engine.model.fp8
+    assert parts is not None and told is not None and len(said) == 2
+    sample = [one for one, nll in zip(passes, found, strict=True) if len(nll)]
+    before, after = (fp8_error.means(model, sample) for model in (load(family("llama"), "bf16"), engine.model))
+    assert told.error.mean == pytest.approx(np.abs(after - before).mean())
+    if more:
+        assert parts.parts == {"norms": 5, "MLPs": 2, "rotations": 2, "fp8 layers": 8} and parts.why_not is None
+        assert said[1].startswith("fp8: ") and all(kind in said[1] for kind in parts.parts)
+    else:
+        assert parts.parts == {} and parts.why_not is not None and parts.why_not.startswith("off from bf16 by ")
+    torch._dynamo.reset()
 
 
 @pytest.mark.usefixtures("fp8_units")

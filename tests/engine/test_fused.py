@@ -131,16 +131,45 @@ def test_of_a_model_that_awaits_fp8_parts_are_compiled_as_they_are_then(
     done, said = list[str](), list[str]()
     fused = SimpleNamespace(words=lambda: "norms compiled", as_dict=dict)
     fp8 = SimpleNamespace(sentence=lambda: "fp8: 3 layers", as_dict=dict)
-    monkeypatch.setattr("tithe.engine.engine.fuse", lambda model: done.append("fuse") or fused)
-    monkeypatch.setattr("tithe.engine.fp8_error.take_fp8", lambda *_: done.append("fp8") or fp8)
     loaded, passes = load(family("llama")), random_passes(4)
+
+    def take(model: Any, passes: Any, batches: Any, *, compiled: bool) -> Any:
+        assert compiled
+        done.append("fp8")
+        model.fused = fused
+        return fp8
+
+    monkeypatch.setattr("tithe.engine.engine.fuse", lambda model: done.append("fuse"))
+    monkeypatch.setattr("tithe.engine.fp8_error.take_fp8", take)
     loaded.awaits_fp8 = awaits
     engine = Engine(loaded, budget=100, workers=1, compiled=True, say=said.append)
     assert done == ([] if awaits else ["fuse"])
     for _ in range(2):
         run(engine, passes)
-    assert done == (["fp8", "fuse"] if awaits else ["fuse"])
+    assert done == (["fp8"] if awaits else ["fuse"])
     assert said == (["fp8: 3 layers", "fp8: norms compiled"] if awaits else [])
+
+
+def test_compiled_parts_stay_as_they_are(family: Family) -> None:
+    """Two engines of one model: parts of parts would be compiled, and those that are in could not be taken out."""
+    loaded = load(family("llama"))
+    found = fuse(loaded, backend="eager")
+    assert found.parts == PARTS["llama"] and fuse(loaded, backend="eager") is found
+    found.take_out()
+    again = fuse(loaded, backend="eager")
+    assert again is not found and again.parts == PARTS["llama"]
+
+
+def test_what_is_said_to_be_wrong_is_taken_out(family: Family) -> None:
+    loaded, seen = load(family("llama")), list[bool]()
+
+    def wrong() -> str:
+        seen.append(any("forward" in vars(part) for part in loaded.model.modules()))
+        return "too far"
+
+    found = fuse(loaded, backend="eager", wrong=wrong)
+    assert (found.why_not, found.parts, found.off, seen) == ("too far", {}, None, [True])
+    assert not any("forward" in vars(part) for part in loaded.model.modules())
 
 
 def test_a_model_without_such_parts(family: Family) -> None:

@@ -55,7 +55,7 @@ def test_packs_are_read_in_one_call(name: str, tmp_path: Path) -> None:
     other = load(folder, "bf16", device="cuda", roads=(("single", None),))
     alone = [other.nll([pass_])[0].astype(np.float64).tolist() for pass_ in passes]
     engine = Engine(loaded)
-    assert engine.room is not None and engine.room.per_token and 1024 <= (engine.budget or 0) <= 16_384
+    assert engine.room is not None and engine.room.per_token and 1024 <= (engine.budget or 0) <= 32_768
     assert worst(run(engine, passes), alone) < 2e-2
     if cannot(loaded.device) is None:
         assert fuse(loaded).why_not is None, loaded.fused

@@ -54,7 +54,7 @@ def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     """The memory that is free is another one each time; the batches are those with which the run began."""
     data, load = write_jsonl(tmp_path / "data.jsonl", records(5)), model.load_model
     found = [Room(4096, 10, 1, 2.0), Room(8192, 20, 1, 2.0), Room(2048)]
-    monkeypatch.setattr(engine, "find_room", lambda loaded: found.pop(0))
+    monkeypatch.setattr(engine, "find_room", lambda loaded, most: found.pop(0))
 
     def elsewhere(*args: Any, **given: Any) -> Any:
         return replace(load(*args, **{**given, "device": "cpu"}), device=torch.device("cuda"))

@@ -18,7 +18,7 @@ from tithe.engine import model
 from tithe.engine.sources import find_model, load_tokenizer
 from tithe.records import Ask, Example, Message, PassSpec, Problem
 from tithe.runners import tokeniser
-from tithe.runners.local import LocalRunner
+from tithe.runners.local import LocalRunner, Work
 from tithe.runners.tokenising import TokeniserError, Tokenisers
 from tithe.scorers.ifd import IFD
 
@@ -73,23 +73,28 @@ def test_a_process_answers_what_the_renderer_says(tokenisers, monkeypatch):
     assert json.loads(answers.readline())["error"].startswith("unexpected ValueError")
 
 
-@pytest.mark.parametrize(("waited", "device", "cores", "count"), [
-    (1.9, "cuda", 16, 0),
-    (2.0, "cuda", 16, 4),
-    (2.0, "cuda", 3, 2),
-    (2.0, "cuda", 1, 0),
-    (99.0, "cpu", 16, 0),
+@pytest.mark.parametrize(("work", "device", "cores", "count"), [
+    (Work(waited=1.9), "cuda", 16, 0),
+    (Work(waited=2.0), "cuda", 16, 4),
+    (Work(waited=2.0), "cuda", 3, 2),
+    (Work(waited=2.0), "cuda", 1, 0),
+    (Work(waited=99.0, planned=9.0, seconds=9.0), "cpu", 16, 0),
+    (Work(planned=2.1, seconds=8.0), "cuda", 16, 4),  # more than a quarter of what reading takes
+    (Work(planned=2.1, seconds=8.5), "cuda", 16, 0),
+    (Work(planned=1.9, seconds=2.0), "cuda", 16, 0),  # too little yet
+    (Work(planned=9.0), "cuda", 16, 0),  # nothing read yet: nobody knows
 ])  # fmt: skip
-def test_they_are_started_where_the_model_has_waited_beside_idle_cores(
-    tokenisers, monkeypatch, waited, device, cores, count
+def test_they_are_started_beside_idle_cores_where_a_thread_is_too_slow_or_too_much(
+    tokenisers, monkeypatch, work, device, cores, count
 ):
     started, said = [], []
     monkeypatch.setattr(model, "cpu_cores", lambda: cores)
     monkeypatch.setattr(Tokenisers, "start", lambda self, count: (started.append(count), setattr(self, "count", count)))
     made = Tokenisers(tokenisers.source, tokenisers.renderer, say=said.append)
     for _ in range(2):  # and once only
-        made.after(waited, device)
+        made.after(work, device)
     assert started == [count] * bool(count) and len(said) == len(started)
+    assert not said or ("waited 2.0 s" in said[0] if work.waited else "a thread tokenised for 2.1 s" in said[0])
     assert made.encode(examples(20))() == {}  # nothing is ready: the thread does it
 
 

@@ -21,6 +21,7 @@ from tithe.engine.engine import Engine, Results
 from tithe.engine.messages import Done, Failed, Learn, Load, Loaded, Work
 from tithe.engine.model import cpu_cores, load_model
 from tithe.engine.readouts import Readout
+from tithe.engine.room import MOST, SHARED
 from tithe.engine.sources import first_line
 from tithe.engine.states import StateReadout
 from tithe.errors import TitheError
@@ -73,7 +74,8 @@ class Child:
         model = load_model(load.source, **load.how)
         on_cpu = model.device.type == "cpu"
         workers, cores = (load.workers or 1) if on_cpu else load.workers, max(1, cpu_cores() // load.processes)
-        engine = Engine(model, load.budget, workers, compiled=load.compiled, cores=cores)
+        most = MOST if load.processes == 1 else SHARED
+        engine = Engine(model, load.budget, workers, compiled=load.compiled, cores=cores, most=most)
         assert engine.budget is not None and engine.workers is not None
         self.send(
             Loaded(

@@ -18,7 +18,7 @@ from tithe.engine.heap import give_back
 from tithe.engine.layout import Choice, choose_layout, gated_product
 from tithe.engine.model import LoadedModel, cpu_cores, dtype_name
 from tithe.engine.readouts import READOUTS, Readout
-from tithe.engine.room import Room, find_room
+from tithe.engine.room import MOST, Room, find_room
 from tithe.engine.shard import placed
 from tithe.engine.states import StateReadout, make_taps
 from tithe.errors import ModelError
@@ -58,6 +58,7 @@ class Engine:
         say: who hears what is found out only when the first passes are there.
         compiled: compile parts of the model; of one that awaits fp8 those that are in fp8 then.
         cores: of a CPU, those that may be used; None for all.
+        most: tokens a batch holds at the most, where a GPU's room is asked for them.
 
     Attributes:
         halved: how many batches did not fit into memory.
@@ -72,6 +73,7 @@ class Engine:
     say: Callable[[str], None] | None = None
     compiled: bool = False
     cores: int | None = None
+    most: int = MOST
     halved: int = field(default=0, init=False)
     too_many: float = field(default=math.inf, init=False)
     layout: Choice | None = field(default=None, init=False)
@@ -88,7 +90,7 @@ class Engine:
             self.layout = choose_layout(gated, self.cores, workers=self.workers, tokens=self.budget)
             self.workers, self.budget = self.layout.workers, self.layout.tokens
         elif not self.budget:
-            self.room = find_room(self.model)
+            self.room = find_room(self.model, self.most)
             self.budget = self.room.budget
         self.workers = 1 if self.model.alone_above is not None else self.workers or 1
 
@@ -210,11 +212,11 @@ class Engine:
             return
         from tithe.engine.fp8_error import take_fp8
 
-        self.model.fp8 = take_fp8(self.model, passes, batches)
+        self.model.fp8 = take_fp8(self.model, passes, batches, compiled=self.compiled)
         self.model.awaits_fp8 = False
         said = [self.model.fp8.sentence()]
-        if self.compiled:
-            said.append(f"fp8: {fuse(self.model).words()}")
+        if self.compiled and self.model.fused is not None:
+            said.append(f"fp8: {self.model.fused.words()}")
         release(self.model.device)
         if self.say is not None:
             for sentence in said:

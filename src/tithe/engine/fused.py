@@ -159,14 +159,25 @@ def with_rotation(forward: Callable[..., Any], compiled: Callable[..., Any]) -> 
     return copied
 
 
-def fuse(loaded: LoadedModel, backend: str = "inductor") -> Fused:
-    """Compile a model's parts, if the model then still says the same; what happened is in the result."""
+def fuse(loaded: LoadedModel, backend: str = "inductor", wrong: Callable[[], str | None] | None = None) -> Fused:
+    """Compile a model's parts, if the model then still says the same; what happened is in the result.
+
+    Args:
+        loaded: the model; if its parts are compiled already they stay as they are.
+        backend: of torch.compile.
+        wrong: asked with the parts in, why they are not to be taken; None holds readings of the model against those
+            without.
+    """
+    if loaded.fused is not None and loaded.fused.parts:
+        return loaded.fused
     fused, began = Fused(loaded.model, backend), time.perf_counter()
-    before = readings(loaded)
+    before = [] if wrong else readings(loaded)
     try:
         fused.put_in()
         fused.why_not = None if fused.parts else "the model has no such parts"
-        if fused.parts:
+        if fused.parts and wrong is not None:
+            fused.why_not = wrong()
+        elif fused.parts:
             fused.off = max(float(np.abs(a - b).max()) for a, b in zip(before, readings(loaded), strict=True))
             if not fused.off <= TOLERANCE[loaded.dtype]:
                 fused.why_not = f"off by {fused.off:.3g} nats"

@@ -20,9 +20,13 @@ from tithe.runners.tokeniser import RENDERERS, can_send, sent, unpacked
 
 if TYPE_CHECKING:
     from tithe.engine.sources import ModelSource
+    from tithe.runners.local import Work
 
 MOST = 4  # processes: each tokenises about 2,000 short records a second, and what is left to this one is less
 PATIENCE = 2.0  # seconds that the model may wait in all before they are started, which takes about as long
+# Seconds of planning that stand against one of reading: beside a GPU no more than this is left to a thread, as it holds
+# Python's lock while kernels are to be launched. Measured: half the time lost on a small model.
+BESIDE = 0.25
 PIECE = 512  # examples a request: a window is spread over all processes
 AHEAD = 3  # windows under way
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -91,7 +95,7 @@ class Process:
 
 @dataclass
 class Tokenisers:
-    """Encodes examples in processes, once the model has waited for tokens; before that, and without, nothing happens.
+    """Encodes examples in processes, once a thread is too slow or too much; before that, and without, nothing happens.
 
     Args:
         source: the model, whose tokenizer it is.
@@ -108,19 +112,21 @@ class Tokenisers:
     patience: float = PATIENCE
     count: int = field(default=0, init=False)
     waited: float = field(default=0.0, init=False)  # seconds, before they were started
+    planned: float = field(default=0.0, init=False)
     _free: SimpleQueue[Process] = field(default_factory=SimpleQueue, init=False, repr=False)
     _all: list[Process] = field(default_factory=list, init=False, repr=False)
     _threads: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
     _ready: list[Future[None]] = field(default_factory=list, init=False, repr=False)
 
-    def after(self, waited: float, device: str) -> None:
+    def after(self, work: Work, device: str) -> None:
         """Start them if it is time: on a CPU never, as the model has all cores there.
 
         Args:
-            waited: seconds that the model has waited so far.
+            work: what the model has read so far, how long it has waited, and how long a thread has planned.
             device: where it is: `cpu`, `cuda`, ...
         """
-        if self.count or waited < self.patience or device == "cpu":
+        waited, much = work.waited >= self.patience, work.planned > max(BESIDE * work.seconds, self.patience)
+        if self.count or device == "cpu" or not (waited or (much and work.seconds)):
             return
         from tithe.engine.model import cpu_cores
 
@@ -128,9 +134,12 @@ class Tokenisers:
         if spare < 1:
             return
         if type(self.renderer) in RENDERERS.values():
-            self.waited = waited
+            self.waited, self.planned = work.waited, work.planned
             self.start(min(MOST, spare))
-            self.say(f"the model has waited {waited:.1f} s for tokens: {self.count} processes tokenise from here on")
+            why = f"the model has waited {work.waited:.1f} s for tokens"
+            if not waited:
+                why = f"a thread tokenised for {work.planned:.1f} s while the model read for {work.seconds:.1f} s"
+            self.say(f"{why}: {self.count} processes tokenise from here on")
 
     def start(self, count: int) -> None:
         """Start so many, and do not wait for them."""
@@ -199,4 +208,8 @@ class Tokenisers:
 
     def as_dict(self) -> dict[str, Any]:
         """For the run record."""
-        return {"processes": self.count, "started_after_waiting_seconds": round(self.waited, 2)}
+        return {
+            "processes": self.count,
+            "started_after_waiting_seconds": round(self.waited, 2),
+            "started_after_planning_seconds": round(self.planned, 2),
+        }
