@@ -64,12 +64,12 @@ def contenders(
     found = [Contender("loop", sizes.loop, 4, by_loop, "sdpa")]
     if loaded.dtype != torch.float32:
         found.insert(0, Contender("loop, fp32", sizes.exact, 2, by_loop, "sdpa", partial(in_float32, model)))
+    one_call, compiled, side = packed(loaded, attend), compiled_parts(loaded).on, min(job.records, sizes.side)
+    found.append(engine("engine", one_call, usual, job.records, compiled))
     for name, by_length in (("padded, in order", False), ("padded, by length", True)):
         run = plainly(partial(in_rows, by_length=by_length), device)
         found.append(Contender(name, sizes.batched, 64, run, "sdpa"))
-    one_call, compiled, side = packed(loaded, attend), compiled_parts(loaded).on, min(job.records, sizes.side)
     found += [
-        engine("engine", one_call, usual, job.records, compiled),
         *(engine("engine", one_call, budget, side, compiled) for budget in budgets),
         engine("engine, parts not compiled", one_call, usual, side),
         *(

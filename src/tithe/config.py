@@ -86,7 +86,7 @@ class ScoreSettings(Settings):
         workers: forward passes at once on a CPU; None takes one per core, eight at most, and one in each of several
             processes.
         compile: norms, MLPs and rotations by torch.compile: `on`, `off`, or `auto`, which takes it on a GPU
-            for jobs that repay about a minute of compiling.
+            for jobs that repay some seconds of compiling.
         per_token: keep every response token's NLL.
         seed: of everything drawn at random.
         trust_remote_code: run code that comes with the model.

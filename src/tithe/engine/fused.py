@@ -4,7 +4,8 @@ The products with weights stay whose they were; what stands between them becomes
 e4m3 of the activations.
 
 Parts are found by what they are, and put into this one model: classes and modules of transformers stay as they are.
-Compiled numbers round otherwise, so the whole model is read with and without them before they stay.
+They round as they did; last bits may differ all the same, so the whole model is read with and without them before they
+stay.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Fused:
     @cached_property
     def made(self) -> list[tuple[str, torch.nn.Module, Any]]:
         """Kind, module and its other forward: a class's method is compiled once for all its layers."""
-        compiled = cache(lambda function: torch.compile(function, dynamic=True, backend=self.backend))
+        options = as_uncompiled() if self.backend == "inductor" else None
+        compiled = cache(lambda function: torch.compile(function, dynamic=True, backend=self.backend, options=options))
         found = []
         for kind, module in find_parts(self.model):
             forward = type(module).forward
@@ -102,6 +104,18 @@ class Fused:
         if self.why_not is not None:
             return f"nothing compiled ({self.why_not})"
         return f"{', '.join(self.parts)} compiled in {self.seconds:.0f} s"
+
+
+def as_uncompiled() -> dict[str, Any]:
+    """Options of inductor's by which what is fused rounds where torch rounds: to bf16 between two operations.
+
+    Without, a model is off by what bf16 is off itself, in nats where attention is a near tie, and no bound would tell
+    that from a wrong kernel.
+    """
+    from torch._inductor import config
+
+    name = "emulate_precision_casts"
+    return {name: True} if name in config.get_config_copy() else {}
 
 
 def find_parts(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
