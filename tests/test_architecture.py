@@ -145,6 +145,7 @@ def vague(root):
 CHECKS = (upward, foreign, unsafe, vague)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_the_house_is_in_order(check):
     assert check(SOURCE) == []
@@ -224,6 +225,7 @@ def test_importing_loads_nothing_heavy(module):
     assert json.loads(done.stdout) == []
 
 
+@pytest.mark.slow
 def test_reading_with_a_model_loads_only_what_it_needs(tmp_path):
     """What lies in memory beside the passes under way: pyarrow alone would be 38 MB, and is for reading and results."""
     code = """

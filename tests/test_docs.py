@@ -220,6 +220,7 @@ def test_the_page_of_settings_is_fresh():
     assert (DOCS / "config.md").read_text() == generator().config_page(), "run `python docs/generate.py`"
 
 
+@pytest.mark.slow
 def test_the_page_of_the_command_line_is_fresh():
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
     if version("typer") != pins["typer"]:
@@ -275,6 +276,7 @@ def test_links_lead_somewhere():
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
+@pytest.mark.slow
 def test_docstring_examples_run():
     for found in pkgutil.walk_packages(tithe.__path__, "tithe."):
         module = importlib.import_module(found.name)

@@ -106,6 +106,7 @@ class Strays(Next):
         return {"one": Ask(given(self.after[example.id]), "nll")}
 
 
+@pytest.mark.slow
 def test_a_good_one_passes() -> None:
     bench = FakeBench()
     check_scorer(Next, bench=bench)

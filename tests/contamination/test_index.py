@@ -198,6 +198,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         [*read_items(tmp_path / "x.csv")]
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("name", "items"),

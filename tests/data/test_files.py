@@ -398,6 +398,7 @@ def test_lines_of_a_json_list_are_counted(tmp_path: Path) -> None:
     assert [row.where.rsplit(":")[-1] for row in bad(open_dataset(path))] == ["2", "7", "12", "17", "22"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
     records = [{"instruction": f"{i} " + "q" * 500, "output": "a" * 1500} for i in range(10_000)]  # 20 MB

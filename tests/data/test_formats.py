@@ -266,6 +266,7 @@ def test_shapes_are_told_by_fields() -> None:
     assert detect([{"text": "a"}]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("name", "shape", "last", "every"),

@@ -161,6 +161,7 @@ def test_random_values_as_records(record: object, shape: Shape, turns: Any) -> N
             item.response.content.encode()
 
 
+@pytest.mark.slow
 @fuzz
 @given(st.lists(RECORD, min_size=1, max_size=6), st.sampled_from(["jsonl", "json"]))
 def test_random_values_in_files(records: list[object], kind: str) -> None:

@@ -65,6 +65,7 @@ def table(run: Path, name: str = "scores") -> list[dict[str, Any]]:
 # Training
 
 
+@pytest.mark.slow
 def test_a_head_is_trained_and_judged_on_prompts_it_never_saw(
     tithe: Command, labelled: Path, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_head_is_trained_and_judged_on_prompts_it_never_saw(
     assert again["fingerprint"] == record["fingerprint"] and again["report"] == report
 
 
+@pytest.mark.slow
 def test_a_head_that_length_explains_is_said_to_be_no_better_first(
     tithe: Command, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +130,7 @@ def test_judging_elsewhere_refuses_what_the_head_has_seen(
     assert done.json["report"]["high"] == 40 and done.json["counts"]["left_out"] == {}
 
 
+@pytest.mark.slow
 def test_the_data_may_say_where_a_prompt_stands(tithe: Command, model_dir: Path, tmp_path: Path) -> None:
     rows = [row | {"split": ["train", "valid", "test"][(i // 2) % 3]} for i, row in enumerate(tiers())]
     data = write_jsonl(tmp_path / "split.jsonl", rows)
@@ -208,6 +211,7 @@ def test_margins_are_those_of_the_twin(
     assert head["kind"] == kind and head["fingerprint"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["probe", "cnn"])
 def test_company_batches_and_order_change_nothing(
     kind: str, tithe: Command, heads: dict[str, Path], model_dir: Path, tmp_path: Path
@@ -247,6 +251,7 @@ def test_with_ifd_and_miwv_it_costs_three_passes_a_record(
     assert more["work"]["passes_reused"] == 40, "likelihoods are there, states of another head are read again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["probe", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_killed_and_run_again_gives_the_same_bytes(
     kind: str, tithe: Command, heads: dict[str, Path], model_dir: Path, tmp_path: Path
@@ -269,6 +274,7 @@ def test_killed_and_run_again_gives_the_same_bytes(
     assert sum(map(len, parts)) == len(set().union(*parts)) == 160
 
 
+@pytest.mark.slow
 def test_what_length_predicts_can_be_taken_away(
     tithe: Command, heads: dict[str, Path], model_dir: Path, tmp_path: Path
 ) -> None:
@@ -372,6 +378,7 @@ def test_tiers_that_are_none(
     assert not (tmp_path / "head" / "head.json").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_left_out_and_counted(tithe: Command, model_dir: Path, tmp_path: Path) -> None:
     rows = tiers()
     rows += [{**rows[0], "output": "", "tier": "low"}, {**rows[2], "instruction": "word " * 600, "tier": "high"}]
@@ -382,6 +389,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(tithe: Command, model_dir: 
     assert "responses left out, 1: the response is empty" in done.err
 
 
+@pytest.mark.slow
 def test_states_that_overflow_are_problems_and_not_scores(
     tithe: Command, labelled: Path, pool: Path, tmp_path: Path
 ) -> None:
@@ -399,6 +407,7 @@ def test_states_that_overflow_are_problems_and_not_scores(
     assert "no finite likelihood in float16" in done.err and "another `--dtype` may" in done.err
 
 
+@pytest.mark.slow
 def test_a_record_whose_states_overflow_has_no_score_and_is_tried_again(
     tithe: Command, heads: dict[str, Path], pool: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,6 +436,7 @@ def test_a_record_whose_states_overflow_has_no_score_and_is_tried_again(
     assert again["work"]["passes_reused"] == straight["work"]["passes_computed"] - len(without)
 
 
+@pytest.mark.slow
 def test_data_that_changes_while_a_head_is_trained_is_noticed(
     tithe: Command, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -500,6 +510,7 @@ def test_what_scorers_of_hidden_states_do_not_read_is_refused(
     assert "of `length` nothing is left" in failed.err
 
 
+@pytest.mark.slow
 def test_labels_as_numbers_and_rows_without_one(tithe: Command, model_dir: Path, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [row | {"tier": {"high": 1.0, "low": 0}[row["tier"]]} for row in tiers()]
     rows += [row | {"tier": None, "instruction": f"More {i}"} for i, row in enumerate(rows[:3])]
@@ -511,6 +522,7 @@ def test_labels_as_numbers_and_rows_without_one(tithe: Command, model_dir: Path,
     assert "tithe tiers import" in tithe.fails("head", "train", pairs, "--model", model_dir, "-o", tmp_path / "p").err
 
 
+@pytest.mark.slow
 def test_responses_of_both_tiers_are_counted(tithe: Command, model_dir: Path, tmp_path: Path) -> None:
     rows = tiers()
     data = write_jsonl(tmp_path / "both.jsonl", [*rows, *(row | {"tier": "low"} for row in rows[:10:2])])
@@ -548,6 +560,7 @@ INST = (
 )
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_authors_network(tithe: Command, shared: Path, tmp_path: Path) -> None:
     """195 real records, through `head import` and the preset."""
     reference = {row["row"]: row for row in read_jsonl(shared / "reference/cpqs/cnn_scores_200.jsonl")}

@@ -37,6 +37,7 @@ def table(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_two_stages_are_two_selections(
     tithe: Command, small: Path, model_dir: Path, other_dir: Path, tmp_path: Path
 ) -> None:
@@ -58,6 +59,7 @@ def test_two_stages_are_two_selections(
     assert [row["dropped"] for row in ours] == [row["dropped"] for row in theirs]
 
 
+@pytest.mark.slow
 def test_three_stages_with_selectors_of_their_own(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     model = ["--model", model_dir]
     strata = "stratified(by=category)"
@@ -180,6 +182,7 @@ def stages_of(tithe: Command, data: Path, model: Path, text: str, *more: object)
     return stages
 
 
+@pytest.mark.slow
 def test_budgets_compound(tithe: Command, small: Path, model_dir: Path) -> None:
     def kept(text: str, *more: object) -> list[int]:
         return [stage["kept"] for stage in stages_of(tithe, small, model_dir, text, *more)]
@@ -213,6 +216,7 @@ def test_token_budgets_are_paid_with_the_stages_own_tokens(tithe: Command, small
     assert stages[0]["kept"] > stages[1]["kept"] > stages[2]["kept"] > 0
 
 
+@pytest.mark.slow
 def test_filters_go_to_the_first_stage_that_has_their_column(tithe: Command, small: Path, model_dir: Path) -> None:
     text = f"length:100% -> ifd|bottom:50% -> ifd@{model_dir}|bottom:50%"
 
@@ -256,6 +260,7 @@ def test_turns_are_dropped_one_by_one(tithe: Command, model_dir: Path, tmp_path:
     }
 
 
+@pytest.mark.slow
 def test_neighbours_are_those_that_are_left(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     """Worked examples, and the words that tf-idf knows: as if the earlier stage's file were all there is."""
     settings = ["--model", model_dir, "--encoder", "tfidf(dims=8)"]
@@ -306,6 +311,7 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path / "site")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["tfidf(dims=8)", "self"])
 @pytest.mark.parametrize("alone", [True, False], ids=["a stage of its own", "with its scorer"])
 @pytest.mark.usefixtures("apart")
@@ -328,6 +334,7 @@ def test_selectors_that_look_at_vectors(
     assert again["stages"][1]["learned"]["encoders"][encoder]["encoded"] == 0
 
 
+@pytest.mark.slow
 def test_diverse_selectors_in_a_cascade(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     settings = ["--model", model_dir, "--no-drop"]
     vectors = [*settings, "--encoder", "tfidf(dims=8)", "-s", "ifd"]
@@ -343,6 +350,7 @@ def test_diverse_selectors_in_a_cascade(tithe: Command, small: Path, model_dir: 
     assert (tmp_path / "k.jsonl").read_bytes() == hand.read_bytes() and len(read_jsonl(hand)) == 6
 
 
+@pytest.mark.slow
 def test_a_stage_that_keeps_nothing_is_named_and_nothing_is_lost(
     tithe: Command, small: Path, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -396,6 +404,7 @@ def test_an_early_share_of_nothing_is_named(tithe: Command, small: Path, model_d
     assert "error: stage 2, random: a budget of `5%` of 3 examples comes to 0 rows" in failed.err
 
 
+@pytest.mark.slow
 def test_one_model_is_loaded_once_and_two_are_not_held(
     tithe: Command, small: Path, model_dir: Path, other_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +462,7 @@ def test_per_token_goes_to_the_stages(tithe: Command, small: Path, model_dir: Pa
     assert [pq.read_metadata(run / f"stage-{n}" / "tokens.parquet").num_rows for n in (1, 2)] == [120, 20]
 
 
+@pytest.mark.slow
 def test_the_run_record_repeats_the_run(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     first = ("select", small, "--model", model_dir, "--pipeline", "ifd:50% -> random|bottom:9", "--drop", "n > 50")
     record = tithe.ok(*first, "--seed", 3, "-o", tmp_path / "a.jsonl", "--json").json

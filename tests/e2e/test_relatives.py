@@ -35,6 +35,7 @@ def targets(tmp_path: Path) -> Path:
 # What it does
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_a_run_reads(
     tithe: Command, small: Path, targets: Path, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_the_scorer_models_own_prompt_in_a_bare_template(
         assert row["deita"] == pytest.approx(rated[0] * rated[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_scorer_models(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     """The table of a run with one model is a factor in a run with the other."""
     one, two = tmp_path / "one", tmp_path / "two"

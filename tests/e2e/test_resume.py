@@ -95,6 +95,7 @@ MOMENTS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moments",
     [["early"], pytest.param(list(MOMENTS), marks=pytest.mark.slow)],
@@ -148,6 +149,7 @@ def test_interrupted_keeps_what_was_scored(tithe: Command, many: Path, model_dir
     nothing_twice(tithe.ok(*command(many, model_dir, tmp_path / "run")).json["work"], 480, stored)
 
 
+@pytest.mark.slow
 def test_answers_of_other_settings_are_not_met(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     """One folder for everything gives what a fresh folder for each gives."""
     other = make_model(tmp_path / "other", seed=1)
@@ -203,6 +205,7 @@ def test_weights_changed_in_place_are_another_model(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2)])
 def test_neighbours_order_and_batch_budget_do_not_change_a_score(
     tithe: Command, small: Path, model_dir: Path, tmp_path: Path, dtype: str, tolerance: float

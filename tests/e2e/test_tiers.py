@@ -63,6 +63,7 @@ def build(data: Path, model: object, output: Path, *more: object) -> list[object
     ]
 
 
+@pytest.mark.slow
 def test_built_from_a_file_that_holds_the_strong_responses(tithe: Command, few: Path, model_dir: Path) -> None:
     out = few.with_name("t.jsonl")
     other = make_model(few.with_name("other"), seed=1)
@@ -101,6 +102,7 @@ def test_strong_responses_from_another_file(tithe: Command, few: Path, model_dir
     assert dropped["no strong response"] == 2 and dropped["the same prompt again"] == 1 and dropped.total() == 4
 
 
+@pytest.mark.slow
 def test_a_draw_depends_on_the_seed_alone(tithe: Command, few: Path, model_dir: Path) -> None:
     found = []
     for i, more in enumerate((["--sample", 4], ["--sample", 4, "--batch-tokens", 60], ["--sample", 4, "--seed", 1])):
@@ -110,6 +112,7 @@ def test_a_draw_depends_on_the_seed_alone(tithe: Command, few: Path, model_dir: 
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.slow
 def test_the_second_time_nothing_is_generated(tithe: Command, few: Path, model_dir: Path) -> None:
     out = few.with_name("t.jsonl")
     first = tithe.ok(*build(few, model_dir, out))
@@ -157,6 +160,7 @@ def test_killed_and_run_again(tithe: Command, model_dir: Path, tmp_path: Path, t
     assert len(keys) == len(set(keys)) == 60
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time(tithe: Command, few: Path, model_dir: Path) -> None:
     out = few.with_name("t.jsonl")
     process = child(HASTY, 5, *build(few, model_dir, out, "--batch-tokens", 10))
@@ -306,6 +310,7 @@ def test_a_file_for_each_tier(tithe: Command, tmp_path: Path) -> None:
     assert look["models"] == {"high": {"n": 1}, "low": {"its own": 1}}
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("files", "high", "low", "both"),

@@ -103,6 +103,7 @@ def test_auto_never_takes_it() -> None:
     assert choose_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fp8_units")
 def test_the_error_that_is_stated_is_that_of_two_models(family: Family) -> None:
     passes = random_passes(40)
@@ -128,6 +129,7 @@ def test_the_error_that_is_stated_is_that_of_two_models(family: Family) -> None:
     assert len(said) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fp8_units")
 @pytest.mark.parametrize("more", [1.25, 0.0])
 def test_compiled_in_fp8_it_is_held_against_bf16(more: float, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,7 @@ def test_batches_hold_every_prompt_once_longest_first(model_dir):
     assert all(len(b) * (max(len(wanted[i].ids) for i in b) + 12) <= 64 or len(b) == 1 for b in batches)
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch(model_dir, monkeypatch):
     generator = make(model_dir)
     expected, real = generator.answer(prompts(8)), Generator.generate

@@ -134,6 +134,7 @@ def test_bf16_is_near_fp32(family: Callable[[str], Path]) -> None:
     assert off(collect(Engine(load(family("llama"), "bf16"), budget=80, workers=1), rows), wanted) < 0.05
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_and_goes_on(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, real, sizes = random_rows(), module.together, list[int]()
     wanted = collect(Engine(llama, workers=1), rows)

@@ -81,6 +81,7 @@ def results(engine: Engine, passes: list[Pass], batches: list[Batch]) -> list[np
     return [found[i] for i in range(len(passes))]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.lists(st.tuples(st.integers(1, 45), st.integers(0, 44), st.booleans()), min_size=1, max_size=12),

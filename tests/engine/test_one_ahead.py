@@ -51,6 +51,7 @@ def test_elsewhere_a_batch_is_handed_on_at_once(family: Family, device: str) -> 
     assert done == ["begin 0", "wait 0", "have 0", "begin 1", "wait 1", "have 1"]
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_while_another_batch_is_under_way(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """One ahead on a CPU: the batch that is halved has its results, and so have those around it."""
     loaded, passes = load(family("llama")), random_passes()

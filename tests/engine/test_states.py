@@ -174,6 +174,7 @@ def test_a_model_that_hides_its_states(family: Callable[[str], Path], monkeypatc
         read(Engine(loaded), few(), [(Means(),)] * 6)
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_halves_the_batch(family: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, passes = load(family("llama")), random_passes()
     whole = read(Engine(loaded, workers=1), passes, [(NLL, Means())] * len(passes))

@@ -246,6 +246,7 @@ def test_what_a_part_holds(tmp_path: Path) -> None:
     assert only == {"key": key(1), "total": 0.75, "tokens": 2, "first": 0.5, "per_token": [0.5, 0.25]}
 
 
+@pytest.mark.slow
 def test_answers_leave_memory_once_they_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty bytes an answer stay, where they lie; written or read, ours or pyarrow's, all come back the same."""
     monkeypatch.setattr("tithe.engine.store.MOST_UNWRITTEN", 100 * 500)

@@ -59,6 +59,7 @@ def test_a_mark_that_is_guessed_is_none():
     assert not got.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solution",
     [
@@ -74,6 +75,7 @@ def test_endless_programs_end(solution):
     assert not got.passed and time.monotonic() - began < 14, got
 
 
+@pytest.mark.slow
 def test_sleeping_does_not_help():
     got = outcome("import time\ntime.sleep(1000)", limits=Limits(cpu_seconds=1, wall_seconds=2))
     assert not got.passed and got.reason == "out of time after 2 s"

@@ -34,6 +34,7 @@ def judged(arm, other):
     return found
 
 
+@pytest.mark.slow
 def test_better_and_worse_follow_the_direction():
     high, low = runs([1, 1, 1], seed=1), runs([0, 0, 0], seed=2)
     assert judged(high, low).verdict == "better" and judged(low, high).verdict == "worse"
@@ -108,6 +109,7 @@ def test_holm_by_hand():
     assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
 
 
+@pytest.mark.slow
 def test_correction_makes_verdicts_rarer():
     arms = [runs([0.19, 0.2, 0.21], seed=s) for s in range(5)]
     other = runs([0, 0, 0], seed=50)

@@ -52,6 +52,7 @@ def page(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_it_is_one_file_without_scripts(page):
     text = (page / "report.html").read_text()
     assert EVIL not in text and "&lt;script&gt;" in text
@@ -60,6 +61,7 @@ def test_it_is_one_file_without_scripts(page):
     assert all("w3.org" in one for one in linked), linked  # names of SVG's namespaces
 
 
+@pytest.mark.slow
 def test_what_it_says(page):
     text = (page / "report.html").read_text()
     assert "a at 5%: better than random on holdout_nll by" in text
@@ -67,6 +69,7 @@ def test_what_it_says(page):
     assert text.count("<svg") == 3 and "Against the full set" in text
 
 
+@pytest.mark.slow
 def test_pictures_and_table(page):
     names = {path.name for path in (page / "plots").iterdir()}
     assert names == {f"holdout_nll-{what}.png" for what in ("budget", "effects", "outcomes")}

@@ -13,6 +13,7 @@ from tithe.experiment.results import results
 from tithe.experiment.sentences import sentence
 
 
+@pytest.mark.slow
 def test_families():
     settings = settings_of(["a", "b", "random", "full", "base"], ["5%", "20%"], 3)
     outcomes = fabricate({"a": 0.5, "full": 0.8, "base": -0.5}, settings, np.random.default_rng(0), groups=["x", "y"])

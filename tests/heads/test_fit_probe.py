@@ -55,6 +55,7 @@ def test_layers_that_tell_together_are_taken_together():
     assert fit.chosen.auc > max(fit.layer_aucs.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [None, "all", "back", "last"])
 def test_folding_is_exact(layers):
     means, labels, groups = some({4: 0.5, 5: 0.5})
@@ -91,6 +92,7 @@ def test_given_layers_are_taken():
     assert [one.name for one in fit.candidates] == ["back"]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_alone():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     first, again, other = (fit_probe(*some({4: 1.0}), layers="back", seed=seed) for seed in (0, 0, 1))
@@ -164,6 +166,7 @@ def test_what_cannot_be_trained_on():
     assert "bf16" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_layers_by_themselves_are_those_of_the_whole_fit() -> None:
     means, labels, groups = some({4: 0.5})
     alone = layer_aucs(means, labels, groups, seed=3)

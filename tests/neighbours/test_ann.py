@@ -22,6 +22,7 @@ def clustered(n, dim=12, seed=0):
     return unit(rng.standard_normal((40, dim))[rng.integers(0, 40, n)] + 0.3 * rng.standard_normal((n, dim)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])
 @pytest.mark.parametrize("other", [False, True])
 def test_looking_everywhere_is_exact(kind, other):

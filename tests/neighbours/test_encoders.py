@@ -158,6 +158,7 @@ def test_long_texts_are_cut_and_counted(sentence: Path) -> None:
     assert [list(one.cut) for one in encoder.encode(texts, [False] * 5)] == [[0, 0, 1, 45, 1]]
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_a_batch(sentence: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = make_encoder(f"{sentence}(pooling=mean)", device="cpu")
     texts, real = random_texts(9), encoder.model.encode  # type: ignore[attr-defined]
@@ -512,6 +513,7 @@ def test_self_without_a_model() -> None:
     assert "--model" in str(caught.value.hint)
 
 
+@pytest.mark.slow
 def test_self_out_of_memory(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing_fits(*_: Any) -> None:
         raise MemoryError

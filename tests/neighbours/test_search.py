@@ -180,6 +180,7 @@ def test_products_less_precise_than_they_say_are_not_believed(road, monkeypatch)
     assert nearest(vectors, 3, device="cpu").index.tolist() == naive(vectors, 3).tolist()
 
 
+@pytest.mark.slow
 def test_nothing_but_the_two_vectors_changes_a_similarity(monkeypatch):
     vectors = random_unit(700, 48)
     vectors[100:130] = vectors[7]
@@ -235,6 +236,7 @@ def test_thousands_of_duplicates_are_passed_over(road):
     assert found.index[:200].tolist() == few[:200].tolist()
 
 
+@pytest.mark.slow
 def test_thousands_of_near_duplicates_are_passed_over(road):
     rng = np.random.default_rng(5)
     vectors = random_unit(1500, 16, seed=3)

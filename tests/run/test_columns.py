@@ -119,6 +119,7 @@ def test_the_table_is_what_lists_would_be():
     assert table.without_score("a") == sum(failed) and table.without_score("b") == 0
 
 
+@pytest.mark.slow
 def test_a_row_of_the_table_takes_few_bytes():
     """Ids of 16 characters with their ends, row and turn, three numbers, a few bits; arrays grow by an eighth."""
     table = Table(["a", "b"], more=["a_more"])

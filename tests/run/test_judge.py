@@ -322,6 +322,7 @@ def test_the_prompt_sets_of_the_papers(shared: Path, tmp_path: Path, name: str, 
     assert (result.tally.win, result.tally.n) == (prompts, prompts) and len(played.asked) == 2 * prompts
 
 
+@pytest.mark.slow
 def test_answers_of_a_model_that_runs_here(tmp_path: Path, model_dir: Path) -> None:
     asked = [{"text": f"Say {i}", "question_id": i} for i in range(5)]
     path = write_jsonl(tmp_path / "p.jsonl", [*asked, {"nothing": "here"}])

@@ -76,6 +76,7 @@ def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     assert begun(tmp_path / "run", dtype="bf16").budget == 2048  # another model, to which the other's says nothing
 
 
+@pytest.mark.slow
 def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
     """What was measured stays with the run; what a user gives counts for that run alone, and is not kept."""
     data, spoken = write_jsonl(tmp_path / "data.jsonl", records(5)), list[str]()

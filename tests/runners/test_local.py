@@ -504,6 +504,7 @@ def test_what_failed_is_not_tried_twice_in_a_run(make: Make, monkeypatch: pytest
     assert any(isinstance(row["shows"], float) for row in rows)
 
 
+@pytest.mark.slow
 def test_waiting_for_tokens_is_counted_but_for_the_first_window(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tithe.planner.WINDOW", 10)
     runner = make(IFD())

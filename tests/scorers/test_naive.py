@@ -73,6 +73,7 @@ def test_miwv(naive: Naive, model_dir: Path, twelve: tuple[Path, list[dict[str, 
         assert close(column(result, "miwv")[i], naive.miwv(record, *before), zero / tokens)
 
 
+@pytest.mark.slow
 def test_wici(naive: Naive, model_dir: Path, twelve: tuple[Path, list[dict[str, str]]]) -> None:
     """With as many probes as near records, k-means has nothing to choose."""
     data, records = twelve
@@ -91,6 +92,7 @@ def test_wici(naive: Naive, model_dir: Path, twelve: tuple[Path, list[dict[str, 
             assert column(result, "wici")[i] == pytest.approx(total, rel=RELATIVE, abs=1e-6), (terms, i)
 
 
+@pytest.mark.slow
 def test_nuggets(naive: Naive, model_dir: Path, twelve: tuple[Path, list[dict[str, str]]]) -> None:
     """With as many anchors as records, each is one; a record does not judge itself."""
     data, records = twelve

@@ -48,6 +48,7 @@ def random_unit(count, dim=6, seed=0):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [
