@@ -615,6 +615,7 @@ def test_every_registered_scorer_passes(name):
     check_scorer(plugins.build_scorer(spec_of(name)))
 
 
+@pytest.mark.slow
 def test_a_good_scorer_passes_as_class_and_as_instance():
     check_scorer(Ratio)
     check_scorer(Ratio())

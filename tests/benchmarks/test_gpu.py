@@ -193,6 +193,7 @@ def test_a_failure_is_noted_and_keeps_what_was_measured(gpu: Any, tmp_path: Path
     assert kept.failed(entry, "broken") and not kept.failed(entry, "other")
 
 
+@pytest.mark.slow
 def test_contenders_agree_and_leave_the_model_as_it_was(gpu: Any, model_dir: Path) -> None:
     contenders, fused, job = gpu("contenders"), gpu("fused"), gpu("job")
     sizes = contenders.Sizes(exact=2, loop=2, batched=2, side=2, budgets=(300,))

@@ -95,6 +95,7 @@ def check_boundary(name: str, anchor: str, text: str) -> None:
         assert backend.decode(ids.tolist(), skip_special_tokens=False) == text
 
 
+@pytest.mark.slow
 @shared
 @needs_tokenizers
 @pytest.mark.parametrize("name", NAMES)

@@ -113,6 +113,7 @@ def test_a_head_that_length_explains_is_said_to_be_no_better_first(
     assert "NOT SHOWN TO BE BETTER than response length" in scored.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["probe", "cnn"])
 def test_judging_elsewhere_refuses_what_the_head_has_seen(
     kind: str, tithe: Command, heads: dict[str, Path], labelled: Path, model_dir: Path, tmp_path: Path
@@ -145,6 +146,7 @@ def test_the_data_may_say_where_a_prompt_stands(tithe: Command, model_dir: Path,
     assert "`split` is `elsewhere`, which names no side" in tithe.fails(*train, "--overwrite").err
 
 
+@pytest.mark.slow
 def test_a_network_comes_with_the_layers_too(heads: dict[str, Path]) -> None:
     record = json.loads((heads["cnn"] / "report.json").read_text())
     assert record["layer_aucs"].keys() == {"0", "1", "2"} and max(record["layer_aucs"].values()) > 0.9
@@ -193,6 +195,7 @@ class Twin:
         return high - low
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["probe", "cnn"])
 def test_margins_are_those_of_the_twin(
     kind: str, tithe: Command, heads: dict[str, Path], pool: Path, model_dir: Path, tmp_path: Path
@@ -231,6 +234,7 @@ def test_company_batches_and_order_change_nothing(
         assert row["cpqs"] == pytest.approx(together[row["id"]], rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_with_ifd_and_miwv_it_costs_three_passes_a_record(
     tithe: Command, heads: dict[str, Path], pool: Path, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -313,6 +317,7 @@ def test_no_head_and_heads_that_are_none(tithe: Command, pool: Path, model_dir: 
     assert "`head` is given, and nothing reads it" in failed.err
 
 
+@pytest.mark.slow
 def test_a_head_of_another_model_is_refused_with_both_fingerprints(
     tithe: Command, heads: dict[str, Path], pool: Path, labelled: Path, tmp_path: Path
 ) -> None:
@@ -330,6 +335,7 @@ def test_a_head_of_another_model_is_refused_with_both_fingerprints(
              tmp_path / "s.parquet")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_another_rendering_and_dtype_are_noted(
     tithe: Command, heads: dict[str, Path], pool: Path, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -453,6 +459,7 @@ def test_data_that_changes_while_a_head_is_trained_is_noticed(
     assert "has changed since this run began" in failed.err and not (tmp_path / "h" / "head.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["gone", "damaged", "other columns"])
 def test_a_head_whose_prompts_are_not_known_is_not_judged(
     damage: str, tithe: Command, heads: dict[str, Path], labelled: Path, model_dir: Path, tmp_path: Path
@@ -468,6 +475,7 @@ def test_a_head_whose_prompts_are_not_known_is_not_judged(
     assert "it is not known which prompts the head was trained on" in failed.err
 
 
+@pytest.mark.slow
 def test_stages_say_what_is_odd_about_a_head(
     tithe: Command, heads: dict[str, Path], pool: Path, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -498,6 +506,7 @@ def test_settings_that_cannot_be_meant(
     assert sentence in failed.err
 
 
+@pytest.mark.slow
 def test_what_scorers_of_hidden_states_do_not_read_is_refused(
     tithe: Command, heads: dict[str, Path], pool: Path, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -532,6 +541,7 @@ def test_responses_of_both_tiers_are_counted(tithe: Command, model_dir: Path, tm
     assert "note: 10 of 85 responses stand in both tiers, to the same prompt" in done.err
 
 
+@pytest.mark.slow
 def test_the_paper_preset_has_one_kind_of_pass(
     tithe: Command, heads: dict[str, Path], pool: Path, model_dir: Path, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ def files(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_results_are_printed_and_written(tithe, model_dir, files):
     place = files / "out"
     held = ("--holdout", files / "held.jsonl", "--holdout-group", "category", "--template", "alpaca")

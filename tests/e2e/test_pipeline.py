@@ -429,6 +429,7 @@ def test_one_model_is_loaded_once_and_two_are_not_held(
     assert alive == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_data_set_that_changes_between_two_stages_is_noticed(
     tithe: Command, small: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +457,7 @@ def test_results_of_earlier_stages_do_not_stay(tithe: Command, small: Path, mode
     assert (run / "stage-2" / "scores.parquet").exists() and not (run / "stage-3" / "scores.parquet").exists()
 
 
+@pytest.mark.slow
 def test_per_token_goes_to_the_stages(tithe: Command, small: Path, model_dir: Path) -> None:
     stages_of(tithe, small, model_dir, "ifd:10 -> superfiltering:5", "--per-token")
     run = small.with_name("run")
@@ -475,6 +477,7 @@ def test_the_run_record_repeats_the_run(tithe: Command, small: Path, model_dir: 
     assert "pipeline" in tithe.fails("plan", "--config", config).err
 
 
+@pytest.mark.slow
 def test_from_python(small: Path, model_dir: Path, tmp_path: Path) -> None:
     import tithe
 

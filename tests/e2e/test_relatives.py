@@ -56,6 +56,7 @@ def test_a_plan_counts_what_a_run_reads(
     assert again.json["counts"]["scored"] == dict.fromkeys([*ALL.split(","), "ifd"], 60)
 
 
+@pytest.mark.slow
 def test_what_stands_in_the_tables(tithe: Command, small: Path, targets: Path, model_dir: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = tithe.ok("score", small, "-m", model_dir, "-s", ALL, "--target", targets, "--run-dir", run)
@@ -141,6 +142,7 @@ def test_two_scorer_models(tithe: Command, small: Path, model_dir: Path, tmp_pat
 # What cannot be
 
 
+@pytest.mark.slow
 def test_a_question_that_is_too_long(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     """It is not cut: that would be another question."""
     run = tmp_path / "run"

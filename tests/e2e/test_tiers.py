@@ -249,6 +249,7 @@ def test_a_server_that_goes_away_leaves_what_it_said(tithe: Command, few: Path) 
     assert moved["weak_models"]["small"]["reused"] == 0  # another address may be another model
 
 
+@pytest.mark.slow
 def test_the_key_is_written_nowhere(tithe: Command, few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TITHE_API_KEY", KEY)
     with serve(key=KEY) as played:
@@ -491,6 +492,7 @@ def test_stores_of_other_settings_are_others(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "generated")
 
 
+@pytest.mark.slow
 def test_a_batch_is_stored_whole_however_long_it_took(
     tithe: Command, few: Path, model_dir: Path, monkeypatch: Any
 ) -> None:

@@ -178,6 +178,7 @@ def test_nobody_meets_anothers_answer(tmp_path: Path) -> None:
     assert Store(tmp_path / "elsewhere", NLL, NAME).get([key(1)]) == {}
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_keys_are_found_quickly(tmp_path: Path) -> None:
     store = Store(tmp_path, NLL, NAME)
     keys = [key(i) for i in range(100_000)]

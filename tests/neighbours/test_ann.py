@@ -59,6 +59,7 @@ def test_a_sample_is_near_the_whole():
     assert sampled.sample == 400 and sampled.recall == pytest.approx(whole.recall, abs=0.06)  # 4 standard errors
 
 
+@pytest.mark.slow
 def test_neighbours_passed_over_make_it_look_further():
     rng = np.random.default_rng(0)
     vectors = random_unit(900, 8, seed=3)

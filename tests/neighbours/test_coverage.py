@@ -125,6 +125,7 @@ def test_the_central_row_is_likest_to_the_mean():
     assert central(exact(np.eye(4)[[2, 2, 0, 0]])) == 0
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(0, 99), st.integers(1, 50), st.integers(1, 60))
 def test_blocks_change_nothing(rows, seed, block, tile):

@@ -120,6 +120,7 @@ def test_deita_of_dialogues(naive: Naive, model_dir: Path, tmp_path: Path) -> No
     assert column(two, "deita") == pytest.approx(got, rel=NEAR)
 
 
+@pytest.mark.slow
 def test_the_whole_set_or_one_by_one(
     model_dir: Path, twelve: tuple[Path, list[dict[str, str]]], tmp_path: Path
 ) -> None:

@@ -168,6 +168,7 @@ def test_shares_within_and_across():
     assert shares([], ["a"])["equal_within_high"] is None
 
 
+@pytest.mark.slow
 def test_a_crowd_of_near_equals_costs_no_square_of_it():
     texts = [
         f"{i} I am a language model and can say nothing about that at all, whatever you ask of me" for i in range(3000)
