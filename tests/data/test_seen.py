@@ -25,7 +25,6 @@ def test_the_same_as_a_set(numbers):
     assert all(number in ours for number in plain)
 
 
-@pytest.mark.slow
 def test_many():
     """Through thirteen doublings, hashes and numbers that crowd at the end of the table."""
     draw = random.Random(0)
