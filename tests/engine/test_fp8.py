@@ -116,7 +116,7 @@ def test_the_error_that_is_stated_is_that_of_two_models(family: Family) -> None:
 
     scored = [i for i, nll in enumerate(found) if len(nll)]
     plain, sample = load(family("llama"), "bf16"), [passes[i] for i in scored]
-    before, after = (fp8_error.means(model, sample) for model in (plain, engine.model))
+    before, after = (fp8_error.means(model, sample, 300) for model in (plain, engine.model))
     alone = np.array([plain.nll([one])[0].mean(dtype=np.float64) for one in sample])
     assert np.abs(before - alone).max() < 0.02  # bf16 rounds otherwise in company
     error = told.error
@@ -144,7 +144,7 @@ def test_compiled_in_fp8_it_is_held_against_bf16(more: float, family: Family, mo
     parts, told = engine.model.fused, engine.model.fp8
     assert parts is not None and told is not None and len(said) == 2
     sample = [one for one, nll in zip(passes, found, strict=True) if len(nll)]
-    before, after = (fp8_error.means(model, sample) for model in (load(family("llama"), "bf16"), engine.model))
+    before, after = (fp8_error.means(model, sample, 300) for model in (load(family("llama"), "bf16"), engine.model))
     assert told.error.mean == pytest.approx(np.abs(after - before).mean())
     if more:
         assert parts.parts == {"norms": 5, "MLPs": 2, "rotations": 2, "fp8 layers": 8} and parts.why_not is None

@@ -18,7 +18,7 @@ from tithe.engine import fused
 from tithe.engine.engine import Engine
 from tithe.engine.fused import WORTH, cannot, find_parts, fuse, worth
 from tithe.errors import SettingsError
-from tithe.run.compiled import about, check_compile, wants_compiled
+from tithe.run.compiled import about, check_compile, may_be_large, wants_compiled
 from tithe.run.describe import engine_record, engine_sentence
 
 Family = Callable[[str], Path]
@@ -134,8 +134,8 @@ def test_of_a_model_that_awaits_fp8_parts_are_compiled_as_they_are_then(
     fp8 = SimpleNamespace(sentence=lambda: "fp8: 3 layers", as_dict=dict)
     loaded, passes = load(family("llama")), random_passes(4)
 
-    def take(model: Any, passes: Any, batches: Any, *, compiled: bool) -> Any:
-        assert compiled
+    def take(model: Any, passes: Any, batches: Any, *, budget: int, compiled: bool) -> Any:
+        assert compiled and budget == 100
         done.append("fp8")
         model.fused = fused
         return fp8
@@ -156,9 +156,9 @@ def test_compiled_parts_stay_as_they_are(family: Family) -> None:
     loaded = load(family("llama"))
     found = fuse(loaded, backend="eager")
     assert found.parts == PARTS["llama"] and fuse(loaded, backend="eager") is found
-    found.take_out()
-    again = fuse(loaded, backend="eager")
-    assert again is not found and again.parts == PARTS["llama"]
+    refused = load(family("llama"))
+    found = fuse(refused, backend="eager", wrong=lambda: "too far")
+    assert fuse(refused, backend="eager") is found and found.parts == {}  # not tried again by other means
 
 
 def test_what_is_said_to_be_wrong_is_taken_out(family: Family) -> None:
@@ -256,3 +256,12 @@ def test_a_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert begin("b", large, compile="on") and not begin("a", large, compile="off")
     assert not begin("c", large, CPU) and not (tmp_path / "c").exists()
     assert begin("c", 10, CPU, "on") and begin("c", 10, CPU)
+
+
+def test_loss_kernels_are_tried_where_a_job_may_repay_it(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text("x")
+    here: Any = SimpleNamespace(source=str(tmp_path / "data.jsonl"))
+    there: Any = SimpleNamespace(source="owner/name")
+    auto, off = (ScoreSettings.of({"dataset": "data", "compile": word}) for word in ("auto", "off"))
+    assert may_be_large(auto, CUDA, there) and not may_be_large(auto, CUDA, here) and not may_be_large(off, CUDA, there)
+    assert may_be_large(off, CPU, here)  # nothing is tried there, and nothing is to be held back

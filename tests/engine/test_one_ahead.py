@@ -97,3 +97,19 @@ def test_counted_numbers_are_shared_and_cannot_be_written_to() -> None:
         assert counted(start, stop).tolist() == list(range(start, stop))
     with pytest.raises(ValueError, match="read-only"):
         counted(0, 5)[0] = 1
+
+
+def test_what_has_been_read_is_handed_on_before_an_error(family: Family) -> None:
+    engine, done = Engine(load(family("llama"))), list[int]()
+
+    def begin(passes: Any, batch: int, asked: Any) -> Any:
+        if batch == 2:
+            raise RuntimeError("a kernel's")
+        return lambda: []
+
+    engine.begin = begin  # type: ignore[assignment, method-assign]
+    engine.model = SimpleNamespace(device=torch.device("cuda"))  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="a kernel's"):
+        for batch, _ in engine.one_ahead([], range(4), []):  # type: ignore[arg-type]
+            done.append(batch)  # type: ignore[arg-type]
+    assert done == [0, 1]

@@ -94,7 +94,7 @@ def test_they_are_started_beside_idle_cores_where_a_thread_is_too_slow_or_too_mu
     for _ in range(2):  # and once only
         made.after(work, device)
     assert started == [count] * bool(count) and len(said) == len(started)
-    assert not said or ("waited 2.0 s" in said[0] if work.waited else "a thread tokenised for 2.1 s" in said[0])
+    assert not said or ("waited 2.0 s" in said[0] if work.waited else "a thread planned for 2.1 s" in said[0])
     assert made.encode(examples(20))() == {}  # nothing is ready: the thread does it
 
 

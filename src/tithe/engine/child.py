@@ -120,7 +120,7 @@ class Child:
             asked = [[readouts[i] for i in each] for each in work.asked]
             results = self.engine.begin(work.passes, batch, asked)
         except Exception as error:
-            self.send(failure(error))
+            self.waiting.submit(self.send, failure(error))  # after what was begun before
         else:
             self.waiting.submit(self.hand_over, work.number, results)
 

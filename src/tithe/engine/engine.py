@@ -196,7 +196,12 @@ class Engine:
         """In order; a GPU is given the next batch before the present one is waited for, and never stands still."""
         present: tuple[Batch, Results] | None = None
         for batch in batches:
-            coming = self.begin(passes, batch, asked)
+            try:
+                coming = self.begin(passes, batch, asked)
+            except Exception:
+                if present is not None:  # it has been read
+                    yield present[0], present[1]()
+                raise
             if self.model.device.type != "cuda":  # it has been read by now
                 yield batch, coming()
                 continue
@@ -212,7 +217,7 @@ class Engine:
             return
         from tithe.engine.fp8_error import take_fp8
 
-        self.model.fp8 = take_fp8(self.model, passes, batches, compiled=self.compiled)
+        self.model.fp8 = take_fp8(self.model, passes, batches, budget=self.budget or 1, compiled=self.compiled)
         self.model.awaits_fp8 = False
         said = [self.model.fp8.sentence()]
         if self.compiled and self.model.fused is not None:

@@ -257,14 +257,15 @@ def fetched(values: torch.Tensor) -> Callable[[], npt.NDArray[np.float32]]:
     if values.device.type != "cuda":
         there = values.cpu().numpy()
         return lambda: there
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    with on(values.device):
+    host, device = torch.empty(values.shape, dtype=values.dtype, pin_memory=True), values.device
+    with on(device):
         host.copy_(values, non_blocking=True)
         done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
 
     def wait() -> npt.NDArray[np.float32]:
-        done.synchronize()
+        with on(device):
+            done.synchronize()
         return host.numpy().copy()  # pinned memory is for the next copy
 
     return wait

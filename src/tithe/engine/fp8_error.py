@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from tithe.engine.batching import Batch, make_batches
 from tithe.engine.fp8 import Held, hold_in_fp8
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 SAMPLE = 128  # passes that are read in both
 SAMPLE_TOKENS = 32_768  # of them at most, and one pass at least
-BATCH = 4096  # tokens that are read together
+BATCH = 4096  # tokens that are read together, at the most
+TRIAL = (32, 64)  # passes, and tokens of each, that decide about compiled parts
 # Compiled parts are taken whose mean difference from bf16 is at most so many times that without them, and so much.
 MORE, FLOOR = 1.25, 1e-3
 Means = npt.NDArray[np.float64]
@@ -70,43 +72,57 @@ class Fp8:
         )
 
 
-def take_fp8(loaded: LoadedModel, passes: Sequence[Pass], batches: Sequence[Batch], *, compiled: bool = False) -> Fp8:
+def take_fp8(
+    loaded: LoadedModel, passes: Sequence[Pass], batches: Sequence[Batch], *, budget: int, compiled: bool = False
+) -> Fp8:
     """Let the model in bf16 answer a sample, hold its weights in fp8, and let it answer again.
 
     Args:
         loaded: in bf16; changed in place.
         passes: of the run.
         batches: what of them is going to be read.
+        budget: tokens that may be read together.
         compiled: compile parts of it, and the fp8 layers. Rounded otherwise, an activation may fall on the next e4m3
-            number, so these are held against bf16 as well: they are taken where they are no further from it.
+            number, so these are held against bf16 as well: they are taken where they are hardly further from it, on
+            passes that are the same for every run, as one that goes on must do as it began.
 
     Raises:
         ModelError: fp8 cannot hold the model, or it does not answer with finite numbers then.
     """
-    sample = sampled(passes, batches)
-    before = means(loaded, sample)
+    sample, budget = sampled(passes, batches), min(BATCH, budget)
+    trial = trial_passes(loaded) if compiled else []
+    before, tried = means(loaded, sample, budget), means(loaded, trial, budget)
     held = hold_in_fp8(loaded)
-    error = distance(loaded, sample, before)
     if compiled:
-        found: list[Fp8Error] = []
+        plain = distance(loaded, trial, tried, budget).mean
 
         def wrong() -> str | None:
-            found.append(distance(loaded, sample, before))
-            close = found[-1].mean <= MORE * error.mean + FLOOR
-            return None if close else f"off from bf16 by {found[-1].mean:.3g} nats, and by {error.mean:.3g} without"
+            off = distance(loaded, trial, tried, budget).mean
+            return (
+                None if off <= MORE * plain + FLOOR else f"off from bf16 by {off:.3g} nats, and by {plain:.3g} without"
+            )
 
-        error = found[-1] if fuse(loaded, wrong=wrong).why_not is None else error
-    return Fp8(held, error)
+        fuse(loaded, wrong=wrong)
+    return Fp8(held, distance(loaded, sample, before, budget))
 
 
-def distance(loaded: LoadedModel, sample: Sequence[Pass], before: Means) -> Fp8Error:
+def trial_passes(loaded: LoadedModel) -> list[Pass]:
+    """Random ids, always the same, on which it is decided whether compiled parts are taken."""
+    length = min(TRIAL[1], loaded.alone_above or TRIAL[1])
+    ids = np.random.default_rng(0).integers(0, min(loaded.vocabulary, 1000), (TRIAL[0], length))
+    return [Pass(row, length // 4) for row in ids.astype(np.int32)]
+
+
+def distance(loaded: LoadedModel, sample: Sequence[Pass], before: Means, budget: int) -> Fp8Error:
     """From what the sample was answered with in bf16.
 
     Raises:
         ModelError: it is not answered, or not with finite numbers.
     """
     try:
-        after = means(loaded, sample)
+        after = means(loaded, sample, budget)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # a kernel's, or of a model that looks at the dtype of its weights
         raise ModelError(
             f"`{loaded.source.name}` cannot be read in fp8: {first_line(error)}", hint="`--dtype bf16`"
@@ -131,9 +147,9 @@ def sampled(passes: Sequence[Pass], batches: Sequence[Batch]) -> list[Pass]:
     return chosen[: max(1, int(np.searchsorted(tokens, SAMPLE_TOKENS, side="right")))]
 
 
-def means(loaded: LoadedModel, sample: Sequence[Pass]) -> Means:
+def means(loaded: LoadedModel, sample: Sequence[Pass], budget: int = BATCH) -> Means:
     """Mean NLL of each, read in small batches, the same ones every time."""
-    budget, padded = (1 if loaded.road == "single" else BATCH), loaded.road == "padded"
+    budget, padded = (1 if loaded.road == "single" else budget), loaded.road == "padded"
     found = np.empty(len(sample))
     for batch in make_batches(sample, budget=budget, padded=padded, alone_above=loaded.alone_above):
         nlls = loaded.along(loaded.road, [sample[i] for i in batch.index])

@@ -177,12 +177,12 @@ def fuse(loaded: LoadedModel, backend: str = "inductor", wrong: Callable[[], str
     """Compile a model's parts, if the model then still says the same; what happened is in the result.
 
     Args:
-        loaded: the model; if its parts are compiled already they stay as they are.
+        loaded: the model; one that was tried before stays as it is.
         backend: of torch.compile.
         wrong: asked with the parts in, why they are not to be taken; None holds readings of the model against those
             without.
     """
-    if loaded.fused is not None and loaded.fused.parts:
+    if loaded.fused is not None:
         return loaded.fused
     fused, began = Fused(loaded.model, backend), time.perf_counter()
     before = [] if wrong else readings(loaded)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tithe.engine.model import LoadedModel
 
 LEAST = 1024
-# More gains nothing on an H200: of the matmul peak a model of 0.5B has 44, 54 and 52 % at 16, 32 and 64 thousand, and
-# one of 8B 86, 88 and 87 %.
+# More was not seen to gain anything on an H200: of the matmul peak a model of 0.5B has 44, 54 and 52 % at 16, 32 and 64
+# thousand, and one of 8B 86, 88 and 87 %.
 MOST = 32_768
 SHARED = 16_384  # where several GPUs share a window, whose batches are to go round
 USUAL = 16_384  # where nothing can be measured

@@ -63,6 +63,14 @@ def wants_compiled(
     return wanted == "on"
 
 
+def may_be_large(settings: ScoreSettings, device: torch.device, dataset: Dataset) -> bool:
+    """Whether loss kernels are worth a trial where nothing else is compiled: they are compiled for it, for seconds.
+
+    Nobody knows how large a data set elsewhere is, and without a GPU there is nothing to try.
+    """
+    return device.type != "cuda" or (settings.compile == "auto" and about(dataset) is None)
+
+
 def about(dataset: Dataset) -> int | None:
     """Tokens that a run over a data set reads, roughly, from the size of its files; None for what is elsewhere."""
     path = Path(dataset.source)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tithe.engine.store import answers_name
 from tithe.errors import SettingsError
-from tithe.run.compiled import check_compile, wants_compiled
+from tithe.run.compiled import check_compile, may_be_large, wants_compiled
 from tithe.run.describe import engine_sentence
 from tithe.run.kept_choice import keep, keep_route, kept_number, kept_route, kept_word
 
@@ -38,11 +38,14 @@ def make_engine(parts: Parts) -> Engine:
     compiled = wants_compiled(
         s, devices[0], lambda: model_shape(parts.source).parameters, parts.dataset, place, f"compile_{own}"
     )
+    loss = kept_word(place, f"loss_{own}", (OWN, *CANDIDATES))
+    if loss is None and not (compiled or may_be_large(s, devices[0], parts.dataset)):
+        loss = OWN
     how: dict[str, Any] = {
         "dtype": s.dtype,
         "trust_remote_code": s.trust_remote_code,
         "fp32_route": kept_route(place),
-        "loss": kept_word(place, f"loss_{own}", (OWN, *CANDIDATES)),
+        "loss": loss,
         "known": parts.fingerprint,
     }
     budget = s.batch_tokens or kept_number(place, f"batch_tokens_{own}")

@@ -45,7 +45,7 @@ class Work:
         seconds: spent in reading, without loading the model.
         waited: seconds in which there was nothing to read, as the next window was not yet tokenised; the first window,
             for which everybody has to wait, is left out.
-        planned: processor seconds of the thread that plans and tokenises.
+        planned: processor seconds for which a thread planned and tokenised what has been read.
     """
 
     passes: int = 0
@@ -150,20 +150,13 @@ class LocalRunner:
         if not self._start:
             self._start, self.trace.start = time.monotonic(), time.time()
         first, began = True, 0.0
-        with closing(ahead((window, time.monotonic()) for window in self.clocked(stream))) as coming:
-            for window, self._planned in coming:
+        with closing(ahead((*timed, time.monotonic()) for timed in clocked(stream))) as coming:
+            for window, seconds, self._planned in coming:
                 self._wait = 0.0 if first else time.monotonic() - began
                 first = False
                 yield window
+                self.work.planned += seconds  # of windows that are read, as `work.seconds`
                 began = time.monotonic()
-
-    def clocked(self, stream: Iterator[Window]) -> Iterator[Window]:
-        """The same, the time for them counted: of this thread, not of tokenizers' own."""
-        began = time.thread_time()
-        for window in stream:
-            self.work.planned += time.thread_time() - began
-            yield window
-            began = time.thread_time()
 
     def first_shown(self, example: Example) -> str | None:
         """The first worked example that any scorer shows with this one, by its id."""
@@ -346,6 +339,14 @@ class Scored:
     answers: Answers
     scores: Sequence[Mapping[str, float | Problem]]
     more: Sequence[Mapping[str, float]] = ()
+
+
+def clocked(stream: Iterable[T]) -> Iterator[tuple[T, float]]:
+    """The same items, each with the processor seconds of this thread that it took."""
+    began = time.thread_time()
+    for item in stream:
+        yield item, time.thread_time() - began
+        began = time.thread_time()
 
 
 def ahead(stream: Iterator[T], stop: Callable[[], object] = lambda: None) -> Generator[T]:

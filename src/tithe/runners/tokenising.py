@@ -138,7 +138,7 @@ class Tokenisers:
             self.start(min(MOST, spare))
             why = f"the model has waited {work.waited:.1f} s for tokens"
             if not waited:
-                why = f"a thread tokenised for {work.planned:.1f} s while the model read for {work.seconds:.1f} s"
+                why = f"a thread planned for {work.planned:.1f} s while the model read for {work.seconds:.1f} s"
             self.say(f"{why}: {self.count} processes tokenise from here on")
 
     def start(self, count: int) -> None:
