@@ -193,7 +193,7 @@ class Engine:
     def one_ahead(
         self, passes: Sequence[Pass], batches: Sequence[Batch], asked: Asked
     ) -> Iterator[tuple[Batch, list[Read | Problem]]]:
-        """In order; a GPU is given the next batch before the present one is waited for, and never stands still."""
+        """In order; a GPU is given the next batch before the present one is waited for: it has work meanwhile."""
         present: tuple[Batch, Results] | None = None
         for batch in batches:
             try:

@@ -51,8 +51,7 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
     talk = talk or Talk()
     parts = Parts(settings, weights=False)
     watch, cost, needs, shared = parts.watch, Cost(), parts.needs_model, 0
-    runner = LocalRunner(parts.scorers, parts.renderer, None, {}, settings.per_token)
-    runner.readouts = parts.readouts
+    runner = LocalRunner(parts.scorers, parts.renderer, None, {}, settings.per_token, readouts=parts.readouts)
     if parts.learns:
         runner.scorers = parts.standins(parts.examples, lambda asks: plan_asks(runner, asks, cost))
     if settings.warmup:

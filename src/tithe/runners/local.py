@@ -95,7 +95,7 @@ class LocalRunner:
 
     @cached_property
     def model_readouts(self) -> frozenset[str]:
-        """The names of those that need the model."""
+        """The names of those that need the model; found once, as the readouts do not change."""
         return frozenset(name for name, readout in self.readouts.items() if readout.needs_model)
 
     def run(self, items: Iterable[Example | BadRow]) -> Generator[Scored]:
