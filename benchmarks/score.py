@@ -45,7 +45,7 @@ PROMPT = (
 )
 
 
-def make_model(folder: Path, data: Path, vocabulary: int, layers: int, width: int) -> int:
+def make_model(folder: Path, data: Path, vocabulary: int, layers: int, width: int, tied: bool = False) -> int:
     """A Llama of random weights with a byte-level BPE trained on the data; the number of its parameters."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -69,13 +69,15 @@ def make_model(folder: Path, data: Path, vocabulary: int, layers: int, width: in
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", model_max_length=1024
     ).save_pretrained(folder)
     torch.manual_seed(0)
+    heads = width // 64 if width % 64 == 0 else width // 48
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=width * 8 // 3 // 32 * 32,
         num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        num_key_value_heads=width // 64,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        tie_word_embeddings=tied,
         max_position_embeddings=1024,
         bos_token_id=0,
         eos_token_id=1,
@@ -337,6 +339,7 @@ def main() -> None:
     )
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--tied", action="store_true", help="one matrix for the embedding and the output head")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--out", type=Path)
@@ -361,7 +364,7 @@ def main() -> None:
         (scratch / "sample.jsonl").write_text("\n".join(lines[: args.records]) + "\n", encoding="utf-8")
         for vocabulary in args.vocab:
             model = scratch / f"vocabulary {vocabulary}"
-            size = make_model(model, args.data, vocabulary, args.layers, args.width)
+            size = make_model(model, args.data, vocabulary, args.layers, args.width, args.tied)
             for cores in args.cores:
                 found = compare(args, model, scratch / "sample.jsonl", cores)
                 results.append({"vocabulary": vocabulary, "parameters": size, **found})

@@ -99,8 +99,11 @@ def compared(one: list[float | None], other: list[float | None]) -> dict[str, fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="records; the first --records are scored")
-    parser.add_argument("--model", help="a model; else a Llama of 6 layers of width 384 with random weights is made")
+    parser.add_argument("--model", help="a model; else a Llama with random weights is made")
     parser.add_argument("--vocab", type=int, default=32_000)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--tied", action="store_true", help="one matrix for the embedding and the output head")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--records", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
@@ -117,7 +120,7 @@ def main() -> None:
         (scratch / "sample.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         model = args.model or str(scratch / "model")
         if not args.model:
-            make_model(scratch / "model", args.data, args.vocab, 6, 384)
+            make_model(scratch / "model", args.data, args.vocab, args.layers, args.width, args.tied)
         make_heads(scratch, model, args.dtype)
         turns = []
         for number in range(args.runs):
@@ -132,7 +135,8 @@ def main() -> None:
 
 
 def command(args: argparse.Namespace) -> str:
-    model = f"--model {args.model}" if args.model else f"--vocab {args.vocab}"
+    made = f"--vocab {args.vocab} --layers {args.layers} --width {args.width}" + (" --tied" if args.tied else "")
+    model = f"--model {args.model}" if args.model else made
     flags = f"{model} --dtype {args.dtype} --records {args.records} --workers {args.workers} --runs {args.runs}"
     return f"python benchmarks/sweep.py --data {args.data.name} {flags}"
 
