@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -55,18 +55,30 @@ def run_engine(
     engine = Engine(loaded, budget=budget, compiled=compiled)
     batches = engine.batches(passes)
     found, common, problems = dict[int, np.ndarray](), [0] * len(passes), 0
-    for batch, results in engine.run(passes, batches):
+    for batch, results in engine.run(passes, InTime(batches, until)):
         for i, read_elsewhere, result in zip(batch.index, shared(batch), results, strict=True):
             common[i] = read_elsewhere
             if isinstance(result, Problem):
                 problems += 1
             else:
                 found[i] = result
-        if perf_counter() > until:
-            break
     notes = {"road": loaded.road, "attention": loaded.implementation, "batches": len(batches)}
     notes |= {"halved": engine.halved} if engine.halved else {}
     return found, common, notes | ({"out_of_memory": problems} if problems else {})
+
+
+class InTime(list[Batch]):
+    """Batches until time is up, the first one always: what an engine begins ahead is then counted as well."""
+
+    def __init__(self, batches: Sequence[Batch], until: float) -> None:
+        super().__init__(batches)
+        self.until = until
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number, batch in enumerate(super().__iter__()):
+            if number and perf_counter() > self.until:
+                return
+            yield batch
 
 
 def compiled_parts(loaded: LoadedModel) -> Fused:

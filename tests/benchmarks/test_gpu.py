@@ -20,6 +20,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.engine.models import load
+from tithe.engine.engine import Engine
 from tithe.engine.varlen import Varlen
 from tithe.records import Pass
 
@@ -207,6 +208,34 @@ def test_contenders_agree_and_leave_the_model_as_it_was(gpu: Any, model_dir: Pat
         assert np.abs(found[one.name] - found["loop"]).max() < 1e-5, one.name
     assert {"engine, 300 tokens", "engine, head as it is, 300 tokens", "engine, padded rows, 300 tokens"} <= set(found)
     assert not any("forward" in vars(part) for part in loaded.model.modules())  # compiled parts are out again
+
+
+def test_all_that_is_begun_before_time_is_up_is_counted(
+    gpu: Any, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that is begun ahead takes its time, so it has to be among what was read."""
+    road, begun = gpu("road"), list[int]()
+    loaded, passes = load(model_dir), [Pass(np.arange(9, dtype=np.int32) + 3 + i, 2) for i in range(8)]
+
+    class Ahead(Engine):
+        def one_ahead(self, passes: Any, batches: Any, asked: Any) -> Any:
+            """As on a GPU."""
+            present = None
+            for batch in batches:
+                begun.extend(batch.index)
+                coming = batch, self.begin(passes, batch, asked)()
+                if present is not None:
+                    yield present
+                present = coming
+            yield present
+
+    monkeypatch.setattr(road, "Engine", lambda *given, **more: Ahead(*given, **more, workers=1))
+    monkeypatch.setattr(road, "perf_counter", lambda: len(begun))
+    for until, batches in ((-1, 1), (1, 1), (2, 2), (4, 3), (99, 4)):
+        begun.clear()
+        found, common, notes = road.run_engine(loaded, passes, 20, until)
+        assert notes["batches"] == 4 and sorted(found) == sorted(begun) and len(found) == 2 * batches
+        assert len(common) == 8
 
 
 def test_what_changes_the_model_comes_last(gpu: Any, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,17 @@ import pytest
 import torch
 
 from tests.engine.models import load, random_passes
+from tithe.engine import collect, forward, head_readout, states, weighted
+from tithe.engine.collect import Means
 from tithe.engine.cuts import Cuts
-from tithe.engine.engine import Engine
+from tithe.engine.engine import Engine, Read
 from tithe.engine.forward import counted, runs
+from tithe.engine.head_readout import MarginReadout
 from tithe.engine.readouts import READOUTS
+from tithe.engine.weighted import Weighted
+from tithe.heads.cnn import CnnHead
+from tithe.heads.network import expected_shapes
+from tithe.heads.probe import ProbeHead
 
 Family = Callable[[str], Path]
 NLL = READOUTS["nll"]
@@ -113,3 +120,50 @@ def test_what_has_been_read_is_handed_on_before_an_error(family: Family) -> None
         for batch, _ in engine.one_ahead([], range(4), []):  # type: ignore[arg-type]
             done.append(batch)  # type: ignore[arg-type]
     assert done == [0, 1]
+
+
+def test_hidden_states_are_asked_for_when_a_batch_begins_and_waited_for_later(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: no copy is waited for before its batch is, and what comes is what came one after the other."""
+    loaded, passes = load(family("llama")), random_passes()
+    probe = ProbeHead(torch.arange(64.0).reshape(2, 32) / 64, torch.tensor(0.5), (1, 2), 3, 32)
+    readouts = (NLL, Means(), Weighted(), MarginReadout(probe, "probe"), MarginReadout(some_network(), "network"))
+    asked, engine = [readouts] * len(passes), Engine(loaded, budget=64, workers=1)
+    batches = engine.batches(passes)
+    plain: dict[int, Any] = {}
+    for batch, read in engine.read(passes, batches, asked):
+        plain |= dict(zip(batch.index, read, strict=True))
+    copies, waited = list[torch.Tensor](), list[int]()
+
+    def copied(values: torch.Tensor) -> Callable[[], Any]:
+        number, host = len(copies), values.clone()
+        copies.append(host)
+
+        def wait() -> Any:
+            waited.append(number)
+            return host.numpy()
+
+        return wait
+
+    for module in (collect, forward, head_readout, states, weighted):
+        monkeypatch.setattr(module, "fetched", copied)
+    coming, had = [], [0]
+    for batch in batches:
+        coming.append((batch, engine.begin(passes, batch, asked)))
+        had.append(len(copies))
+    assert len(batches) > 2 and not waited
+    assert np.diff(had).tolist() == [9] * len(batches)  # likelihoods; of four readers what they made, and what is odd
+    for number, (batch, results) in enumerate(coming):
+        for i, one in zip(batch.index, results(), strict=True):
+            assert isinstance(one, Read) and one.found.keys() == plain[i].found.keys() and len(one.found) == 4
+            for name, value in one.found.items():
+                np.testing.assert_array_equal(value, plain[i].found[name])
+            np.testing.assert_array_equal(one.nll, plain[i].nll)
+        assert sorted(waited) == [*range(had[number + 1])] and len(copies) == had[-1]
+
+
+def some_network() -> CnnHead:
+    draw = torch.Generator().manual_seed(3)
+    shapes = expected_shapes(3, 32)
+    return CnnHead({name: torch.randn(shape, generator=draw) / 30 for name, shape in shapes.items()}, (0, 1, 2), 3, 32)

@@ -35,7 +35,7 @@ def margins(head, found):
     reader = head.reader([one.shape[1] for one in found])
     for place, layer in enumerate(LAYERS):
         reader.take(layer, torch.cat([one[place] for one in found]))
-    return reader.margins().numpy()
+    return head.margins(reader.found().numpy())
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def test_the_layer_that_tells_is_found(one_good_layer):
 
 def test_it_works_on_prompts_that_it_never_saw(one_good_layer):
     means, labels, _ = some({4: 1.0})
-    margins = one_good_layer.head.weigh(means[:, [4]])
+    margins = one_good_layer.head.margins(means[:, [4]])
     assert margins[labels == 1].mean() > 0 > margins[labels == 0].mean()
 
 
@@ -63,11 +63,11 @@ def test_folding_is_exact(layers):
     own = means[:, list(fit.head.layers)]
     expected = fit.chain.margins(own)
     assert expected.std() > 0.1
-    np.testing.assert_allclose(fit.head.weigh(own), expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(fit.head.margins(own), expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
     reader = fit.head.reader([1] * len(own))
     for place, layer in enumerate(fit.head.layers):
         reader.take(layer, torch.from_numpy(own[:, place].copy()))
-    np.testing.assert_array_equal(reader.margins().numpy(), fit.head.weigh(own))
+    np.testing.assert_array_equal(fit.head.margins(reader.found().numpy()), fit.head.margins(own))
 
 
 def test_every_part_of_the_chain_is_folded():
@@ -82,7 +82,7 @@ def test_every_part_of_the_chain_is_folded():
     chain = Chain(reductions, regression(together(reduced), labels, 1.0))
     expected = chain.margins(own)
     assert expected.std() > 0.1
-    np.testing.assert_allclose(chain.fold((3, 4), COUNT).weigh(own), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(chain.fold((3, 4), COUNT).margins(own), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_given_layers_are_taken():

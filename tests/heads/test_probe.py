@@ -46,21 +46,21 @@ def slowly(head, states):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_it_is_the_formula(head, dtype):
     states = some_states(dtype)
-    got = read(head.reader(LENGTHS), states).margins()
-    assert got.dtype == torch.float32
+    got = head.margins(read(head.reader(LENGTHS), states).found().numpy())
+    assert got.dtype == np.float32
     assert got.tolist() == pytest.approx(slowly(head, states), rel=1e-5, abs=1e-5)
 
 
 def test_neighbours_change_nothing(head):
     states = some_states()
-    together = read(head.reader(LENGTHS), states).margins()
-    alone = [read(head.reader([one.shape[1]]), [one]).margins().item() for one in states]
-    assert together.tolist() == alone
+    together = head.margins(read(head.reader(LENGTHS), states).found().numpy())
+    alone = [read(head.reader([one.shape[1]]), [one]).found().numpy() for one in states]
+    assert together.tolist() == [head.margins(one).item() for one in alone]
 
 
 def test_means_need_no_head():
     states = some_states()
-    means = read(MeansReader(LAYERS, WIDTH, LENGTHS), states).means()
+    means = read(MeansReader(LAYERS, WIDTH, LENGTHS), states).found().numpy()
     assert means.shape == (len(LENGTHS), len(LAYERS), WIDTH)
     assert means.dtype == np.float32
     np.testing.assert_allclose(means[2], states[2].mean(1).numpy(), rtol=1e-6)
@@ -71,7 +71,7 @@ def test_one_large_number_does_not_drown_the_others():
     weight[0, 37] = -1
     means[0, 0, [0, 37]] = 1e8
     head = ProbeHead(weight, torch.tensor(0.0), (0,), 1, 64)
-    assert head.weigh(means).tolist() == [62.0]
+    assert head.margins(means).tolist() == [62.0]
 
 
 def test_what_does_not_fit_is_refused(head):

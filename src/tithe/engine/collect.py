@@ -6,12 +6,11 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from tithe.engine.copies import fetched
 from tithe.engine.readouts import View
-from tithe.engine.states import Reading, StateReader, StateReadout
+from tithe.engine.states import Reading, Results, StateReader, StateReadout
 from tithe.records import Answer, Pass
 
 if TYPE_CHECKING:
@@ -66,8 +65,9 @@ class MeansReader:
         parts = torch.split(rows, self.lengths)
         self.found.append(torch.stack([part.mean(0, dtype=torch.float32) for part in parts]))
 
-    def results(self) -> list[npt.NDArray[np.float32]]:
-        return list(torch.stack(self.found, dim=1).cpu().numpy())  # (sequences, layers, dim)
+    def results(self) -> Results:
+        values = fetched(torch.stack(self.found, dim=1))  # (sequences, layers, dim)
+        return lambda: list(values())
 
 
 class Whole(Collected):
@@ -88,7 +88,7 @@ class WholeReader:
     def take(self, layer: int, rows: torch.Tensor) -> None:
         self.found.append(rows.float())
 
-    def results(self) -> list[torch.Tensor]:
-        return [
-            torch.stack(parts) for parts in zip(*(torch.split(rows, self.lengths) for rows in self.found), strict=True)
-        ]
+    def results(self) -> Results:
+        split = (torch.split(rows, self.lengths) for rows in self.found)
+        states = [torch.stack(parts) for parts in zip(*split, strict=True)]
+        return lambda: states

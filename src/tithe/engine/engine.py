@@ -267,11 +267,16 @@ class Engine:
             taps = make_taps(passes, asked, reading)
             wanted = Wanted(likelihoods, taps, self.model.layers)
             coming = self.model.begun(self.model.road, passes, after, wanted)
-            found = {tap.readout.name: tap.results(dtype_name(self.model.dtype)) for tap in taps}
-        return lambda: [
-            Read(nll, {name: states[i] for name, states in found.items() if i in states})
-            for i, nll in enumerate(coming())
-        ]
+            made = {tap.readout.name: tap.results(dtype_name(self.model.dtype)) for tap in taps}
+
+        def wait() -> list[Read | Problem]:
+            found = {name: results() for name, results in made.items()}
+            return [
+                Read(nll, {name: states[i] for name, states in found.items() if i in states})
+                for i, nll in enumerate(coming())
+            ]
+
+        return wait
 
     def demand_vocabulary(self, passes: Sequence[Pass], batches: Sequence[Batch]) -> None:
         """A token id beyond the embedding would be an index error deep inside, or silently another row on a GPU."""

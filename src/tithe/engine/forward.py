@@ -19,7 +19,7 @@ import torch
 
 from tithe.engine.attention import segments
 from tithe.engine.batching import After
-from tithe.engine.current import on
+from tithe.engine.copies import fetched, to
 from tithe.engine.cuts import Cuts, Seen
 from tithe.engine.output_head import Head, token_nll
 from tithe.engine.states import Tap
@@ -242,30 +242,6 @@ def single(model: Any, passes: Sequence[Pass], device: torch.device, wanted: Wan
     return lambda: out
 
 
-def to(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 def cut(values: npt.NDArray[np.float32], lengths: Sequence[int]) -> list[TokenNlls]:
     ends = list(accumulate(lengths, initial=0))
     return [values[start:end] for start, end in pairwise(ends)]
-
-
-def fetched(values: torch.Tensor) -> Callable[[], npt.NDArray[np.float32]]:
-    """A copy on its way to the host, for which is waited when it is called; a GPU goes on with what is queued next."""
-    if values.device.type != "cuda":
-        there = values.cpu().numpy()
-        return lambda: there
-    host, device = torch.empty(values.shape, dtype=values.dtype, pin_memory=True), values.device
-    with on(device):
-        host.copy_(values, non_blocking=True)
-        done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        done.record()
-
-    def wait() -> npt.NDArray[np.float32]:
-        with on(device):
-            done.synchronize()
-        return host.numpy().copy()  # pinned memory is for the next copy
-
-    return wait

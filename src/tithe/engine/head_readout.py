@@ -7,8 +7,9 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tithe.engine.copies import fetched
 from tithe.engine.readouts import View
-from tithe.engine.states import Reading, StateReader, StateReadout
+from tithe.engine.states import Reading, Results, StateReader, StateReadout
 from tithe.heads.files import load_head, read_card
 from tithe.records import Answer, Margin, Pass, Problem
 
@@ -50,7 +51,8 @@ class MarginReadout(StateReadout):
         with self._lock:  # several threads begin at once
             if model.device not in self._placed:
                 self._placed[model.device] = self.head().to(model.device)
-        return Margins(self._placed[model.device].reader(lengths))
+        head = self._placed[model.device]
+        return Margins(head, head.reader(lengths))
 
     def read(self, view: View) -> dict[str, Any] | Problem:
         return view.found if isinstance(view.found, Problem) else {"margin": float(view.found)}
@@ -94,13 +96,14 @@ class HeadReadout(MarginReadout):
 
 
 class Margins:
-    """A head's own reader, as a tap wants it."""
+    """A head and its own reader, as a tap wants them."""
 
-    def __init__(self, reader: LayerReader) -> None:
-        self.reader = reader
+    def __init__(self, head: StateHead, reader: LayerReader) -> None:
+        self.head, self.reader = head, reader
 
     def take(self, layer: int, rows: torch.Tensor) -> None:
         self.reader.take(layer, rows)
 
-    def results(self) -> list[float]:
-        return [float(margin) for margin in self.reader.margins().cpu().tolist()]
+    def results(self) -> Results:
+        found = fetched(self.reader.found())
+        return lambda: [float(margin) for margin in self.head.margins(found())]

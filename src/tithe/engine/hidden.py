@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 
 from tithe.engine.attention import segments
+from tithe.engine.copies import to
 from tithe.engine.cuts import Cuts
 from tithe.engine.engine import Engine, is_out_of_memory, release
-from tithe.engine.forward import to
 from tithe.engine.model import LoadedModel, cpu_cores
 from tithe.errors import ModelError
 from tithe.records import IntArray, Pass

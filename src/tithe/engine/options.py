@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from tithe.data.render import Encoded, Renderer
+from tithe.engine.copies import fetched
 from tithe.engine.readouts import View
-from tithe.engine.states import Reading, StateReader, StateReadout
+from tithe.engine.states import Reading, Results, StateReader, StateReadout
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Answer, Example, IntArray, Message, Options, Pass, PassSpec, Problem
 
@@ -138,5 +139,6 @@ class OptionsReader:
         logits = self.head.logits(torch.nn.functional.pad(states, (0, 0, 0, ROWS - len(states))))
         return logits[: len(states)].float().log_softmax(dim=1)[:, self.ids]
 
-    def results(self) -> Sequence[Any]:
-        return list(self.found.cpu().numpy())
+    def results(self) -> Results:
+        values = fetched(self.found)
+        return lambda: list(values())

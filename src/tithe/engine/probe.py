@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
-from tithe.engine import attention, forward
+from tithe.engine import attention
 from tithe.engine.batching import After, Batch, make_batches
+from tithe.engine.copies import to
 from tithe.engine.cuts import Cuts
 from tithe.engine.forward import TokenNlls
 from tithe.engine.output_head import Head
@@ -167,5 +168,5 @@ def window_unseen(loaded: LoadedModel, passes: Sequence[Pass]) -> str | None:
     assert loaded.head is not None
     cuts = Cuts([len(passes[0].ids)], device=loaded.device)
     with torch.inference_mode(), attention.segments(cuts, loaded.attend) as pack:
-        loaded.head.backbone(input_ids=forward.to(passes[0].ids[None].astype(np.int64), loaded.device), use_cache=False)
+        loaded.head.backbone(input_ids=to(passes[0].ids[None].astype(np.int64), loaded.device), use_cache=False)
         return None if pack.saw_window else f"a sliding window of {window} tokens that the attention is not told of"

@@ -8,14 +8,15 @@ what it has, and lets go of them, so that no more than one layer's states are he
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from tithe.engine.copies import fetched, to
 from tithe.engine.readouts import Readout
 from tithe.records import Pass, Problem
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tithe.engine.output_head import Head
 
 ALL_GOOD = 1 << 30
+Results: TypeAlias = Callable[[], Sequence[Any]]  # of a reader; called, they are waited for
 
 
 class StateReader(Protocol):
@@ -31,8 +33,12 @@ class StateReader(Protocol):
     def take(self, layer: int, rows: torch.Tensor) -> None:
         """(tokens, dim) of one layer, all sequences one after the other, in the model's dtype; layers ascend."""
 
-    def results(self) -> Sequence[Any]:
-        """One per sequence, for `Readout.read` as `view.found`; called once, after the last layer."""
+    def results(self) -> Results:
+        """One per sequence, for `Readout.read` as `view.found`; called once, after the last layer.
+
+        A GPU may have the next batch by the time they are waited for: what is still to be computed on it is asked of
+        it before this returns.
+        """
 
 
 class StateReadout(Readout):
@@ -95,7 +101,7 @@ class Tap:
     def place(self, where: Sequence[npt.NDArray[np.int64]], device: torch.device) -> None:
         """Find the tokens, given where each of a pass stands."""
         at = np.concatenate([where[i][span.start : span.stop] for i, span in self.spans.items()])
-        self.at = torch.from_numpy(at).to(device)
+        self.at = to(at, device)
 
     def take(self, layer: int, states: torch.Tensor) -> None:
         """(tokens, dim) of all that is read together."""
@@ -109,15 +115,33 @@ class Tap:
         self.broken.masked_fill_(odd & (self.broken == ALL_GOOD), layer)
         self.reader.take(layer, rows)
 
-    def results(self, dtype: str) -> dict[int, Any]:
-        """By place in the batch what the reader made of it, or why it could not."""
-        found = dict(zip(self.spans, self.reader.results(), strict=True))
-        if self.broken is not None and bool((self.broken < ALL_GOOD).any()):
-            parts = torch.split(self.broken.cpu(), [len(span) for span in self.spans.values()])
-            for i, part in zip(self.spans, parts, strict=True):
-                if int(part.min()) < ALL_GOOD:
-                    found[i] = not_finite(int(part.min()), dtype)
-        return found
+    def results(self, dtype: str) -> Callable[[], dict[int, Any]]:
+        """By place in the batch what the reader made of it, or why it could not; called, they are waited for."""
+        made = self.reader.results()
+        broken = None if self.broken is None else fetched(self.broken)
+
+        def wait() -> dict[int, Any]:
+            found = dict(zip(self.spans, made(), strict=True))
+            for i, layer in first_broken(broken(), self.spans) if broken is not None else ():
+                found[i] = not_finite(layer, dtype)
+            return found
+
+        return wait
+
+
+def first_broken(layers: npt.NDArray[np.int64], spans: Mapping[int, range]) -> Iterator[tuple[int, int]]:
+    """Of each sequence with inf or NaN its place, and the first layer that has them.
+
+    Args:
+        layers: (tokens,) the first one of each token, or `ALL_GOOD`.
+        spans: place in the batch -> tokens, as they follow one another.
+    """
+    start = 0
+    for i, span in spans.items():
+        first = int(layers[start : start + len(span)].min(initial=ALL_GOOD))
+        start += len(span)
+        if first < ALL_GOOD:
+            yield i, first
 
 
 def not_finite(layer: int, dtype: str) -> Problem:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from tithe.engine.copies import fetched
 from tithe.engine.readouts import View
-from tithe.engine.states import Reading, StateReader, StateReadout
+from tithe.engine.states import Reading, Results, StateReader, StateReadout
 from tithe.records import Answer, Pass, Problem, Vector
 
 NO_DIRECTION = Problem("its hidden states have no direction: their weighted mean is zero")
@@ -54,8 +54,9 @@ class WeightedReader:
         # Sequence by sequence: no order of summing, and no float32 copy, of the whole batch.
         self.found = [weighted_mean(part) for part in torch.split(rows, self.lengths)]
 
-    def results(self) -> list[npt.NDArray[np.float32]]:
-        return list(torch.stack(self.found).cpu().numpy())
+    def results(self) -> Results:
+        values = fetched(torch.stack(self.found))
+        return lambda: list(values())
 
 
 def weighted_mean(states: torch.Tensor) -> torch.Tensor:

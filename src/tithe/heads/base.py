@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeAlias, 
 from tithe.errors import DataError, ModelError, SettingsError, did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 LayerChoice: TypeAlias = Literal["all", "last", "front", "middle", "back"]
@@ -50,8 +52,8 @@ class LayerReader(Protocol):
             rows: (tokens of all responses, width), one response after another; not kept.
         """
 
-    def margins(self) -> torch.Tensor:
-        """How much more each response looks like the high tier than like the low one: (responses,) float32."""
+    def found(self) -> torch.Tensor:
+        """What `StateHead.margins` is made of, where the states are: (responses, ...) float32."""
 
 
 class StateHead(ABC):
@@ -79,6 +81,14 @@ class StateHead(ABC):
 
         Raises:
             DataError: a response without a token; it has no states to read.
+        """
+
+    @abstractmethod
+    def margins(self, found: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """How much more each response looks like the high tier than like the low one: (responses,).
+
+        Args:
+            found: by a reader, on the CPU.
         """
 
     @abstractmethod

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.functional import pad
 
@@ -41,6 +43,10 @@ class CnnHead(StateHead):
 
     def reader(self, lengths: Sequence[int]) -> CnnReader:
         return CnnReader(self, lengths)
+
+    def margins(self, found: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Of logits, (responses, 2)."""
+        return found[:, 1] - found[:, 0]
 
     def weights(self) -> dict[str, torch.Tensor]:
         return dict(self.state)
@@ -88,8 +94,8 @@ class CnnReader:
             self.products += found
 
     @torch.inference_mode()
-    def margins(self) -> torch.Tensor:
+    def found(self) -> torch.Tensor:
+        """Logits: (responses, 2)."""
         self.progress.end()
         assert self.products is not None
-        logits = over_time(self.products, self.lengths, self.head.later())
-        return logits[:, 1] - logits[:, 0]
+        return over_time(self.products, self.lengths, self.head.later())

@@ -127,7 +127,9 @@ def windows(lengths: Sequence[int], rooms: Sequence[int], k: int, device: torch.
     """Where a window of k tokens lies within one response, or begins one that is shorter: (tokens, 1) bool."""
     room, own = torch.tensor(rooms), torch.tensor([max(tokens - k, 0) + 1 for tokens in lengths])
     place = torch.arange(int(room.sum())) - torch.repeat_interleave(room.cumsum(0) - room, room)
-    return (place < torch.repeat_interleave(own, room))[:, None].to(device)
+    mask = (place < torch.repeat_interleave(own, room))[:, None]
+    # Pinned: a copy from any other memory would wait for all that a GPU has to do.
+    return mask.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else mask.to(device)
 
 
 def convolve(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

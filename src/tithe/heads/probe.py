@@ -39,10 +39,11 @@ class MeansReader:
         means = [part.mean(0, dtype=torch.float32) for part in torch.split(rows, self.lengths)]
         self.parts.append(torch.stack(means))  # (responses, width)
 
-    def means(self) -> Means:
-        """(responses, layers, width) float32, on the CPU."""
+    @torch.inference_mode()
+    def found(self) -> torch.Tensor:
+        """(responses, layers, width) float32, where the states are."""
         self.progress.end()
-        return np.asarray(torch.stack(self.parts, dim=1).cpu().numpy())
+        return torch.stack(self.parts, dim=1)
 
 
 class ProbeHead(StateHead):
@@ -65,8 +66,8 @@ class ProbeHead(StateHead):
         """Itself: it reads means where the states are, and weighs them on the CPU."""
         return self
 
-    def reader(self, lengths: Sequence[int]) -> ProbeReader:
-        return ProbeReader(self, lengths)
+    def reader(self, lengths: Sequence[int]) -> MeansReader:
+        return MeansReader(self.layers, self.width, lengths)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {"weight": self.weight, "bias": self.bias}
@@ -76,22 +77,11 @@ class ProbeHead(StateHead):
         demand_weights(weights, {"weight": (len(layers), width), "bias": ()}, cls.kind)
         return cls(weights["weight"], weights["bias"], layers, count, width)
 
-    def weigh(self, means: Means) -> npt.NDArray[np.float32]:
-        """Margins, (responses,), of mean states, (responses, layers, width).
+    def margins(self, found: Means) -> npt.NDArray[np.float32]:
+        """Of mean states, (responses, layers, width).
 
         Summed in float64: a few numbers of a state may be thousands of times larger than the rest.
         """
         weight = self.weight.numpy().astype(np.float64)
-        found = [np.vdot(one.astype(np.float64), weight) + self.bias.item() for one in means]
-        return np.array(found, dtype=np.float32)
-
-
-class ProbeReader(MeansReader):
-    """A batch of responses, weighed once all layers are there."""
-
-    def __init__(self, head: ProbeHead, lengths: Sequence[int]) -> None:
-        super().__init__(head.layers, head.width, lengths)
-        self.head = head
-
-    def margins(self) -> torch.Tensor:
-        return torch.from_numpy(self.head.weigh(self.means()))
+        margins = [np.vdot(one.astype(np.float64), weight) + self.bias.item() for one in found]
+        return np.array(margins, dtype=np.float32)

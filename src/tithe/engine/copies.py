@@ -1,0 +1,39 @@
+"""Copies between the host and a device that nobody waits for before what is copied is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tithe.engine.current import on
+
+Fetched: TypeAlias = Callable[[], npt.NDArray[Any]]  # called, it is waited for
+
+
+def to(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """To a GPU by way of pinned memory: a copy from any other would first wait for all that the GPU has to do."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def fetched(values: torch.Tensor) -> Fetched:
+    """A copy on its way to the host, for which is waited when it is called; a GPU goes on with what is queued next."""
+    if values.device.type != "cuda":
+        there = values.cpu().numpy()
+        return lambda: there
+    host, device = torch.empty(values.shape, dtype=values.dtype, pin_memory=True), values.device
+    with on(device):
+        host.copy_(values, non_blocking=True)
+        done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+
+    def wait() -> npt.NDArray[Any]:
+        with on(device):
+            done.synchronize()
+        return host.numpy().copy()  # pinned memory is for the next copy
+
+    return wait
