@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +20,13 @@ from tithe.engine.cuts import Cuts
 from tithe.engine.engine import Engine, Read
 from tithe.engine.forward import counted, runs
 from tithe.engine.head_readout import MarginReadout
+from tithe.engine.options import OptionsReadout, Replies
 from tithe.engine.readouts import READOUTS
 from tithe.engine.weighted import Weighted
 from tithe.heads.cnn import CnnHead
 from tithe.heads.network import expected_shapes
 from tithe.heads.probe import ProbeHead
+from tithe.records import Pass
 
 Family = Callable[[str], Path]
 NLL = READOUTS["nll"]
@@ -167,3 +171,24 @@ def some_network() -> CnnHead:
     draw = torch.Generator().manual_seed(3)
     shapes = expected_shapes(3, 32)
     return CnnHead({name: torch.randn(shape, generator=draw) / 30 for name, shape in shapes.items()}, (0, 1, 2), 3, 32)
+
+
+def test_what_waits_for_hidden_states_keeps_no_reader(family: Family) -> None:
+    """A reader has the device's memory, which the next batch wants before the present one is waited for."""
+    loaded, first = load(family("llama")), np.array([7], dtype=np.int32)
+    some = [Pass(np.append(np.arange(n), first).astype(np.int32), n) for n in (3, 5)]
+    probe = ProbeHead(torch.arange(64.0).reshape(2, 32) / 64, torch.tensor(0.5), (1, 2), 3, 32)
+    readouts = [Means(), Weighted(), MarginReadout(probe, "probe"), MarginReadout(some_network(), "network")]
+    readouts.append(OptionsReadout(Replies(first, 0, (5, 7))))
+    taps = states.make_taps(some, [readouts] * 2, loaded.reading)
+    for tap in taps:
+        tap.place([np.arange(4), np.arange(4, 10)], loaded.device)
+        for layer in range(3):
+            tap.take(layer, torch.ones(10, 32))
+    coming = [tap.results("fp32") for tap in taps]
+    held = [weakref.ref(one) for tap in taps for one in (tap, tap.reader)]
+    taps.clear()
+    del tap
+    gc.collect()
+    assert len(held) == 10 and not any(one() for one in held)
+    assert all(results().keys() == {0, 1} for results in coming)

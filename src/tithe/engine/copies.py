@@ -25,8 +25,9 @@ def fetched(values: torch.Tensor) -> Fetched:
     if values.device.type != "cuda":
         there = values.cpu().numpy()
         return lambda: there
-    host, device = torch.empty(values.shape, dtype=values.dtype, pin_memory=True), values.device
+    device = values.device
     with on(device):
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         host.copy_(values, non_blocking=True)
         done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()

@@ -105,5 +105,5 @@ class Margins:
         self.reader.take(layer, rows)
 
     def results(self) -> Results:
-        found = fetched(self.reader.found())
-        return lambda: [float(margin) for margin in self.head.margins(found())]
+        head, found = self.head, fetched(self.reader.found())
+        return lambda: [float(margin) for margin in head.margins(found())]

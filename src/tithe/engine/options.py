@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tithe.data.render import Encoded, Renderer
-from tithe.engine.copies import fetched
+from tithe.engine.copies import fetched, to
 from tithe.engine.readouts import View
 from tithe.engine.states import Reading, Results, StateReader, StateReadout
 from tithe.errors import ModelError, SettingsError
@@ -115,7 +115,7 @@ class OptionsReadout(StateReadout):
                 "its way from hidden states to logits cannot be run apart",
                 hint="take another model, or a scorer that reads likelihoods of responses, such as `ifd`",
             )
-        return OptionsReader(model.head, self.replies.ids)
+        return OptionsReader(model.head, to(np.array(self.replies.ids), model.device))
 
     def read(self, view: View) -> dict[str, Any] | Problem:
         return view.found if isinstance(view.found, Problem) else {"log_probs": view.found}
@@ -125,9 +125,9 @@ class OptionsReadout(StateReadout):
 
 
 class OptionsReader:
-    def __init__(self, head: Head, ids: Sequence[int]) -> None:
+    def __init__(self, head: Head, ids: torch.Tensor) -> None:
         self.head = head
-        self.ids = list(ids)
+        self.ids = ids
 
     def take(self, layer: int, rows: torch.Tensor) -> None:
         # (passes, dim): one state each
@@ -137,7 +137,7 @@ class OptionsReader:
         """(rows, dim) -> (rows, options), in float32."""
         # Always as many rows: a matrix product of another shape sums in another order.
         logits = self.head.logits(torch.nn.functional.pad(states, (0, 0, 0, ROWS - len(states))))
-        return logits[: len(states)].float().log_softmax(dim=1)[:, self.ids]
+        return logits[: len(states)].float().log_softmax(dim=1).index_select(1, self.ids.to(logits.device))
 
     def results(self) -> Results:
         values = fetched(self.found)

@@ -37,7 +37,7 @@ class StateReader(Protocol):
         """One per sequence, for `Readout.read` as `view.found`; called once, after the last layer.
 
         A GPU may have the next batch by the time they are waited for: what is still to be computed on it is asked of
-        it before this returns.
+        it before this returns, and what is returned should not hold the reader.
         """
 
 
@@ -117,12 +117,12 @@ class Tap:
 
     def results(self, dtype: str) -> Callable[[], dict[int, Any]]:
         """By place in the batch what the reader made of it, or why it could not; called, they are waited for."""
-        made = self.reader.results()
+        made, spans = self.reader.results(), self.spans  # what waits keeps neither tap nor reader on the device
         broken = None if self.broken is None else fetched(self.broken)
 
         def wait() -> dict[int, Any]:
-            found = dict(zip(self.spans, made(), strict=True))
-            for i, layer in first_broken(broken(), self.spans) if broken is not None else ():
+            found = dict(zip(spans, made(), strict=True))
+            for i, layer in first_broken(broken(), spans) if broken is not None else ():
                 found[i] = not_finite(layer, dtype)
             return found
 

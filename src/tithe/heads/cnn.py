@@ -46,7 +46,8 @@ class CnnHead(StateHead):
 
     def margins(self, found: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Of logits, (responses, 2)."""
-        return found[:, 1] - found[:, 0]
+        with np.errstate(invalid="ignore"):  # of states that are not finite, which are reported as such
+            return found[:, 1] - found[:, 0]
 
     def weights(self) -> dict[str, torch.Tensor]:
         return dict(self.state)
@@ -59,8 +60,8 @@ class CnnHead(StateHead):
         """What multiplies the states of each layer, in their dtype: (layers, width, 256 * 12)."""
         with self.lock:
             if dtype not in self.first:
-                parts = {name: self.state[name].to(self.device, dtype) for name in conv_names()}
-                self.first[dtype] = by_layer(parts).contiguous()
+                parts = {name: self.state[name].to(dtype) for name in conv_names()}
+                self.first[dtype] = by_layer(parts).contiguous().to(self.device)  # nothing else of it is put there
             return self.first[dtype]
 
     def later(self) -> dict[str, torch.Tensor]:
