@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import wait
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tithe.data.render import Encoded, RenderSettings, make_renderer
-from tithe.engine import model
 from tithe.engine.sources import find_model, load_tokenizer
 from tithe.records import Ask, Example, Message, PassSpec, Problem
 from tithe.runners import tokeniser
@@ -88,7 +88,7 @@ def test_they_are_started_beside_idle_cores_where_a_thread_is_too_slow_or_too_mu
     tokenisers, monkeypatch, work, device, cores, count
 ):
     started, said = [], []
-    monkeypatch.setattr(model, "cpu_cores", lambda: cores)
+    monkeypatch.setattr("tithe.engine.cores.cpu_cores", lambda: cores)
     monkeypatch.setattr(Tokenisers, "start", lambda self, count: (started.append(count), setattr(self, "count", count)))
     made = Tokenisers(tokenisers.source, tokenisers.renderer, say=said.append)
     for _ in range(2):  # and once only
@@ -135,6 +135,37 @@ def test_windows_are_those_of_a_single_process(tokenisers, monkeypatch):
     finally:
         made.stop()
     assert all(map(gone, pids))
+
+
+@pytest.mark.slow
+def test_what_lies_in_the_present_folder_is_not_taken_for_a_module(tokenisers, tmp_path, monkeypatch):
+    for name in ("queue.py", "tithe.py", "transformers.py"):
+        (tmp_path / name).write_text("raise SystemExit('code of the folder ran')\n")
+    monkeypatch.chdir(tmp_path)
+    made = Tokenisers(tokenisers.source, tokenisers.renderer)
+    try:
+        made.start(1)
+        made._ready[0].result()
+        assert set(made.encode([example(1)])()) == {example(1).id}
+    finally:
+        made.stop()
+
+
+def test_processes_that_do_not_start_leave_the_work_to_the_thread(tokenisers, tmp_path, monkeypatch):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho first >&2\necho 'No module named tithe' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(broken))
+    said = []
+    made = Tokenisers(tokenisers.source, tokenisers.renderer, say=said.append)
+    made.start(2)
+    wait(made._ready)
+    assert made.ahead and made.encode(examples(20))() == {}
+    why = "a process that tokenises ended with exit code 3, and its last words were: No module named tithe"
+    assert said == [f"note: {why}; a thread tokenises as before"] and made.as_dict()["gave_up"] == why
+    assert not made.ahead and made.encode(examples(20))() == {} and len(said) == 1
+    made.after(Work(waited=99.0), "cuda")
+    assert not made.ahead and not made._all  # once is enough
 
 
 def test_asks_of_others_are_tokenised_here(tokenisers):

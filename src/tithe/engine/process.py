@@ -9,7 +9,7 @@ import sys
 import tempfile
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tithe.engine.messages import Done, Failed, Learn, Load, Loaded, Work
 from tithe.engine.readouts import Readout
@@ -100,9 +100,8 @@ class Process:
         except subprocess.TimeoutExpired:
             return ModelError(f"the process on `{self.name}` says nothing any more, and has not ended", hint=KEPT)
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        self._words.seek(0)
-        lines = [line.strip() for line in self._words.read().decode(errors="replace").splitlines() if line.strip()]
-        said = f", and its last words were: {lines[-1][:300]}" if lines else ""
+        line = last_line(self._words)
+        said = f", and its last words were: {line}" if line else ""
         memory = "a system kills what takes more memory than there is; " if code == -signal.SIGKILL else ""
         return ModelError(f"the process on `{self.name}` ended with {how}{said}", hint=memory + KEPT)
 
@@ -112,6 +111,13 @@ class Process:
         self._process.kill()
         self._process.wait()
         self._words.close()
+
+
+def last_line(words: IO[bytes]) -> str:
+    """The last one with anything in it, or nothing."""
+    words.seek(0)
+    lines = [line.strip() for line in words.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
 
 
 def search_path() -> str:

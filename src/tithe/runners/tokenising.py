@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from tithe.data.render import Encoded, Renderer
+from tithe.engine.process import last_line, search_path
 from tithe.errors import TitheError
 from tithe.records import Example, Problem
 from tithe.runners.tokeniser import RENDERERS, can_send, sent, unpacked
@@ -37,6 +39,10 @@ class TokeniserError(TitheError):
     """A process that tokenises has failed."""
 
 
+class EndedError(TokeniserError):
+    """It is not there any more."""
+
+
 @dataclass
 class Process:
     """One of them. Only one thread may ask it at a time.
@@ -47,14 +53,17 @@ class Process:
 
     recipe: Mapping[str, Any]
     popen: subprocess.Popen[bytes] = field(init=False)
+    words: IO[bytes] = field(init=False, repr=False)  # what it says besides; open as long as it lives
 
     def __post_init__(self) -> None:
+        self.words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "tithe.runners.tokeniser"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | QUIET,
+            stderr=self.words,
+            # The same modules, found in the same order; and nothing that lies in the present folder by chance.
+            env={**os.environ, **QUIET, "PYTHONPATH": search_path(), "PYTHONSAFEPATH": "1"},
             start_new_session=True,  # Ctrl-C is for us; it ends when we do, for then its input does
         )
 
@@ -62,7 +71,8 @@ class Process:
         """An answer's line, and the bytes behind it.
 
         Raises:
-            TokeniserError: it cannot, or it is dead.
+            TokeniserError: it cannot.
+            EndedError: it is dead.
         """
         assert self.popen.stdin is not None and self.popen.stdout is not None
         line = body = b""
@@ -75,13 +85,19 @@ class Process:
             raise TokeniserError(f"a process that tokenises says: {said['error']}")
         body = self.popen.stdout.read(said.get("bytes", 0))
         if not said or len(body) < said.get("bytes", 0):
-            code = self.popen.wait()
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            raise TokeniserError(
-                f"a process that tokenises ended with {how}",
-                hint="out of memory, if it was killed; the same command goes on from what is done",
-            )
+            raise self.ended()
         return said, body
+
+    def ended(self) -> EndedError:
+        """How it did, and what it said last."""
+        code = self.popen.wait()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        said = last_line(self.words)
+        return EndedError(
+            f"a process that tokenises ended with {how}" + (f", and its last words were: {said}" if said else ""),
+            hint=("out of memory, if it was killed; " if code < 0 else "")
+            + "the same command goes on from what is done",
+        )
 
     def stop(self) -> None:
         """It ends with its input; whatever it is doing is not wanted."""
@@ -91,6 +107,7 @@ class Process:
             assert pipe is not None
             with suppress(BrokenPipeError):
                 pipe.close()
+        self.words.close()
 
 
 @dataclass
@@ -113,6 +130,7 @@ class Tokenisers:
     count: int = field(default=0, init=False)
     waited: float = field(default=0.0, init=False)  # seconds, before they were started
     planned: float = field(default=0.0, init=False)
+    gave_up: str | None = field(default=None, init=False)  # why a thread went on in their place
     _free: SimpleQueue[Process] = field(default_factory=SimpleQueue, init=False, repr=False)
     _all: list[Process] = field(default_factory=list, init=False, repr=False)
     _threads: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
@@ -128,7 +146,7 @@ class Tokenisers:
         waited, much = work.waited >= self.patience, work.planned > max(BESIDE * work.seconds, self.patience)
         if self.count or device == "cpu" or not (waited or (much and work.seconds)):
             return
-        from tithe.engine.model import cpu_cores
+        from tithe.engine.cores import cpu_cores
 
         spare = cpu_cores() - 1
         if spare < 1:
@@ -182,8 +200,14 @@ class Tokenisers:
         """
         if not self.ahead:
             return dict
-        for one in self._ready:
-            one.result()
+        try:
+            for one in self._ready:
+                one.result()
+        except EndedError as error:  # before it had anything to do: the thread can go on as before
+            self.gave_up = str(error)
+            self.say(f"note: {error}; a thread tokenises as before")
+            self.stop()
+            return dict
         assert self._threads is not None
         chosen = [example for example in examples if can_send(example)]
         pieces = [chosen[i : i + PIECE] for i in range(0, len(chosen), PIECE)]
@@ -204,7 +228,7 @@ class Tokenisers:
             process.stop()
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
-        self._all, self._ready = [], []
+        self._all, self._ready, self._threads = [], [], None
 
     def as_dict(self) -> dict[str, Any]:
         """For the run record."""
@@ -212,4 +236,5 @@ class Tokenisers:
             "processes": self.count,
             "started_after_waiting_seconds": round(self.waited, 2),
             "started_after_planning_seconds": round(self.planned, 2),
+            **({} if self.gave_up is None else {"gave_up": self.gave_up}),
         }
