@@ -333,7 +333,9 @@ class FakeHub(types.ModuleType):
         return iter(RECORDS)
 
     def HfApi(self) -> Any:
-        return types.SimpleNamespace(dataset_info=lambda name, timeout: types.SimpleNamespace(sha="c0ffee"))
+        return types.SimpleNamespace(
+            dataset_info=lambda name, timeout, files_metadata: types.SimpleNamespace(sha="c0ffee")
+        )
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,8 @@ import transformers
 
 from tests.engine.models import CONFIGS, load, plain, random_passes, run, save, twin, worst
 from tithe.config import ScoreSettings
+from tithe.data.files import open_dataset
+from tithe.data.hub import HubData, sizes_of
 from tithe.engine import fused
 from tithe.engine.engine import Engine
 from tithe.engine.fused import WORTH, cannot, find_parts, fuse, worth
@@ -238,13 +242,11 @@ def test_yaml_reads_on_and_off_as_truths() -> None:
 
 
 def test_a_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from types import SimpleNamespace
-
     monkeypatch.setattr(fused, "find_spec", lambda name: name)
     data = tmp_path / "data.jsonl"
     data.write_text("x" * 40_000)
-    dataset: Any = SimpleNamespace(source=str(data))
-    assert about(dataset) == 20_000 and about(SimpleNamespace(source="owner/name")) is None  # type: ignore[arg-type]
+    dataset: Any = SimpleNamespace(source=str(data), limit=None)
+    assert about(dataset) == 20_000
 
     def begin(place: str, parameters: float, device: torch.device = CUDA, compile: str = "auto") -> bool:
         settings = ScoreSettings.of({"dataset": str(data), "compile": compile})
@@ -258,10 +260,40 @@ def test_a_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert begin("c", 10, CPU, "on") and begin("c", 10, CPU)
 
 
+def test_how_much_a_run_reads_is_guessed_by_files_hub_and_limit(tmp_path: Path) -> None:
+    row = {"instruction": "i" * 100, "output": "o" * 300}
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for _ in range(100)))
+    size = data.stat().st_size
+    assert about(open_dataset(data)) == 2 * size // 4
+    assert about(open_dataset(data, limit=10)) == 2 * 10 * 400 // 4  # not of the whole file
+    assert about(open_dataset(data, limit=1000)) == 2 * size // 4
+    packed = tmp_path / "data.jsonl.gz"
+    packed.write_bytes(gzip.compress(data.read_bytes()))
+    assert about(open_dataset(packed)) == 2 * 3 * packed.stat().st_size // 4
+    files = [
+        ("README.md", 9000),
+        ("data/train-0.parquet", 400),
+        ("data/train-1.parquet", 200),
+        ("data/test-0.parquet", 50),
+    ]
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in files])
+    for split, sizes in (("train", 600), ("validation", 650)):  # a split that no name has may be in any file
+        hub: Any = SimpleNamespace(
+            source="owner/name", origin=HubData("owner/name", split, "c0ffee", sizes_of(info, split)), limit=None
+        )
+        assert about(hub) == 2 * 3 * sizes // 4
+    unknown = SimpleNamespace(siblings=None)
+    hub = SimpleNamespace(
+        source="owner/name", origin=HubData("o/n", "train", None, sizes_of(unknown, "train")), limit=None
+    )
+    assert about(hub) is None
+
+
 def test_loss_kernels_are_tried_where_a_job_may_repay_it(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("x")
-    here: Any = SimpleNamespace(source=str(tmp_path / "data.jsonl"))
-    there: Any = SimpleNamespace(source="owner/name")
+    here: Any = SimpleNamespace(source=str(tmp_path / "data.jsonl"), limit=None)
+    there: Any = SimpleNamespace(source="owner/name", origin=HubData("owner/name", "train", None), limit=None)
     auto, off = (ScoreSettings.of({"dataset": "data", "compile": word}) for word in ("auto", "off"))
     assert may_be_large(auto, CUDA, there) and not may_be_large(auto, CUDA, here) and not may_be_large(off, CUDA, there)
     assert may_be_large(off, CPU, here)  # nothing is tried there, and nothing is to be held back

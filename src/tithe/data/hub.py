@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingExtraError
 from .containers import Row
+
+DATA = (".parquet", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".zst", ".arrow")
 
 
 def _load() -> Any:
@@ -30,11 +33,13 @@ class HubData:
         name: `owner/name`.
         split: which part of it.
         revision: the commit it stands at, or None where the hub did not say.
+        sizes: bytes of its files that may be this split's, as far as the hub says.
     """
 
     name: str
     split: str
     revision: str | None
+    sizes: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def rows(self) -> Iterator[Row]:
         """All records in order.
@@ -66,10 +71,18 @@ def open_hub(name: str, split: str) -> HubData:
     """The data set at its present commit, so that a later pass reads the same."""
     _load()
     try:
-        info = importlib.import_module("huggingface_hub").HfApi().dataset_info(name, timeout=20)
+        hub = importlib.import_module("huggingface_hub").HfApi()
+        info = hub.dataset_info(name, timeout=20, files_metadata=True)
     except Exception:  # offline, or a copy in the cache: `rows` tells what is the matter
         return HubData(name, split, None)
-    return HubData(name, split, info.sha)
+    return HubData(name, split, info.sha, sizes_of(info, split))
+
+
+def sizes_of(info: Any, split: str) -> dict[str, int]:
+    """Of files with data: those with the split in their names, or all where none has."""
+    files = {one.rfilename: one.size for one in getattr(info, "siblings", None) or () if one.size}
+    data = {name: size for name, size in files.items() if Path(name).suffix in DATA}
+    return {name: size for name, size in data.items() if split in name} or data
 
 
 def _failed(name: str, split: str, error: Exception) -> DataError:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tithe.config import ScoreSettings
 from tithe.data.files import Dataset
 from tithe.errors import SettingsError
+from tithe.records import Example
 from tithe.run.kept_choice import keep, kept, kept_word
 
 if TYPE_CHECKING:
     import torch
 
 BYTES = 4  # of text, a token
+DENSE = (".parquet", ".gz", ".zst")  # files that hold more text than they have bytes,
+TIMES = 3  # about so many times as much
+FIRST = 20  # examples by which the length of the others is guessed
 PASSES = 2  # of each record: with its prompt and without
 
 
@@ -72,9 +78,26 @@ def may_be_large(settings: ScoreSettings, device: torch.device, dataset: Dataset
 
 
 def about(dataset: Dataset) -> int | None:
-    """Tokens that a run over a data set reads, roughly, from the size of its files; None for what is elsewhere."""
+    """Tokens that a run over a data set reads, roughly, from the size of its files; None where that is not known."""
+    found = [size for size in (bytes_in(dataset), bytes_wanted(dataset)) if size is not None]
+    return PASSES * min(found) // BYTES if found else None
+
+
+def bytes_in(dataset: Dataset) -> int | None:
+    """Of text in all its files; None where a hub does not say how large they are."""
     path = Path(dataset.source)
-    if not path.exists():
+    if path.exists():
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        sizes = {str(file): file.stat().st_size for file in files}
+    else:
+        sizes = dict(getattr(dataset.origin, "sizes", {}))
+    return sum(size * (TIMES if name.endswith(DENSE) else 1) for name, size in sizes.items()) if sizes else None
+
+
+def bytes_wanted(dataset: Dataset) -> int | None:
+    """Of text in as many records as are read, by the length of the first; None where all are."""
+    if dataset.limit is None:
         return None
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return PASSES * sum(file.stat().st_size for file in files) // BYTES
+    first = [item for item in islice(dataset, FIRST) if isinstance(item, Example)]
+    each = [sum(len(turn.content) for turn in (*one.prompt, one.response)) for one in first]
+    return round(statistics.fmean(each) * dataset.limit) if each else None
