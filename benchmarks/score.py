@@ -349,7 +349,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.child:
         return child(args)
-    from tithe.engine.model import cpu_cores, cpu_multiplies_bf16
+    from tithe.engine.cores import cpu_cores
+    from tithe.engine.model import cpu_multiplies_bf16
 
     args.cores = args.cores or [cpu_cores()]
     args.contenders = args.contenders or [n for n in CONTENDERS if n != "tithe bf16" or cpu_multiplies_bf16()]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tests.engine.models import load, random_passes
+from tithe.engine.engine import Engine
 from tithe.engine.layout import (
     LARGE,
     ROUNDS,
@@ -19,6 +23,7 @@ from tithe.engine.layout import (
     spread_otherwise,
     timed,
 )
+from tithe.engine.model import LoadedModel
 
 MEDIUM = Gated(512, 2048, torch.float32)
 
@@ -44,6 +49,7 @@ def test_the_usual_layout_stays_where_all_are_as_fast() -> None:
         "4 x 1 threads, 1,024 tokens",
         "2 x 2 threads, 1,024 tokens",
         "1 x 4 threads, 1,024 tokens",
+        "2 x 1 threads, 1,024 tokens",
         "4 x 1 threads, 512 tokens",
         "4 x 1 threads, 2,048 tokens",
     }
@@ -51,7 +57,7 @@ def test_the_usual_layout_stays_where_all_are_as_fast() -> None:
 
 def test_nine_per_cent_are_not_enough_and_eleven_are() -> None:
     for gain, wanted in ((1.09, 4), (1.11, 2)):
-        rate = speeds(lambda one, _, gain=gain: 100.0 * (gain if one.workers == 2 else 1.0))
+        rate = speeds(lambda one, _, gain=gain: 100.0 * (gain if one[:2] == (2, 2) else 1.0))
         assert choose_layout(MEDIUM, 4, rate=rate).workers == wanted
 
 
@@ -82,7 +88,7 @@ def test_what_is_asked_for_is_not_measured() -> None:
     assert seen == [Layout(3, 2, 1024), Layout(3, 2, 512), Layout(3, 2, 2048)]
     seen.clear()
     assert choose_layout(MEDIUM, 2, tokens=800, rate=rate).tokens == 800
-    assert seen == [Layout(2, 1, 800), Layout(1, 2, 800)]
+    assert seen == [Layout(2, 1, 800), Layout(1, 2, 800), Layout(1, 1, 800)]
 
 
 @pytest.mark.parametrize("gated", [None, Gated(64, 128, torch.float32)])
@@ -98,10 +104,29 @@ def test_one_core_has_nothing_to_share_out() -> None:
 
 def test_no_layout_has_more_threads_than_cores() -> None:
     for cores in range(1, 40):
-        usual = choose_layout(None, cores).workers
-        others = spread_otherwise(Layout(usual, cores // usual, 1024), cores)
-        assert all(one.workers * one.threads <= cores and one.workers < usual for one in others)
-        assert len({one.workers for one in others}) == len(others)
+        for most in (1, 2, cores):
+            choice = choose_layout(None, cores, most=most)
+            usual = Layout(choice.workers, choice.threads, choice.tokens)
+            others = spread_otherwise(usual, cores, most)
+            assert all(one.workers * one.threads <= cores and one.threads <= max(most, 1) for one in others)
+            assert usual not in others and len(set(others)) == len(others)
+            assert cores == 1 or any(one.workers * one.threads <= cores // 2 for one in others)
+
+
+def test_half_the_threads_are_taken_where_two_of_them_share_a_core() -> None:
+    """As on a machine of 16 cores that counts 32: more threads than cores only stand in each other's way."""
+    rate = speeds(lambda one, _: 100.0 * min(one.workers * one.threads, 16) / max(1, one.workers * one.threads / 16))
+    choice = choose_layout(MEDIUM, 32, tokens=1024, rate=rate)
+    assert choice.workers * choice.threads == 16 and choice.why.startswith("2.00 times as fast")
+    rate = speeds(lambda one, _: 100.0 * min(one.workers * one.threads, 2) / max(1, one.workers * one.threads / 2))
+    choice = choose_layout(MEDIUM, 4, tokens=1024, rate=rate)
+    assert (choice.workers, choice.threads) == (2, 1)
+
+
+def test_threads_are_as_given() -> None:
+    assert choose_layout(MEDIUM, 8, workers=3, threads=1, tokens=77, rate=never).threads == 1
+    assert choose_layout(MEDIUM, 8, workers=3, tokens=77, rate=never).threads == 2
+    assert choose_layout(MEDIUM, 8, workers=1, tokens=77, most=2, rate=never).threads == 2
 
 
 def test_a_large_product_is_cut_in_its_inner_width_alone() -> None:
@@ -128,3 +153,22 @@ def test_real_clocks_tick_and_threads_are_put_back() -> None:
     rates = timed(Gated(32, 64, torch.float32), layouts, 2)
     assert torch.get_num_threads() == before
     assert all(len(rates[one]) == 2 and min(rates[one]) > 0 for one in layouts)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_pass_has_as_many_threads_as_were_chosen(
+    family: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    loaded, passes, before = load(family("llama")), random_passes(), torch.get_num_threads()
+    engine, seen = Engine(loaded, budget=64, workers=workers, threads=3, cores=12), list[int]()
+    assert Engine(loaded, budget=64, workers=2, cores=2).threads == 1
+    real = type(loaded).begun
+
+    def counted(self: LoadedModel, *given: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return real(self, *given)
+
+    monkeypatch.setattr(type(loaded), "begun", counted)
+    batches = engine.batches(passes)
+    list(engine.run(passes, batches))
+    assert seen == [3] * len(batches) and torch.get_num_threads() == before

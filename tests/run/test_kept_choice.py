@@ -82,6 +82,7 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     data, spoken = write_jsonl(tmp_path / "data.jsonl", records(5)), list[str]()
     monkeypatch.setattr(layout, "SMALL", 0)
     monkeypatch.setattr(engine, "cpu_cores", lambda: 4)
+    monkeypatch.setattr(engine, "threads_allowed", lambda: 4)
 
     def large_packs(_: layout.Gated, layouts: Sequence[layout.Layout], rounds: int) -> dict[layout.Layout, list[float]]:
         spoken.append(f"{len(layouts)} layouts")
@@ -98,14 +99,14 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
         return dict(json.loads((tmp_path / place / "answers" / "choices.json").read_text()))
 
     first = begun("run")
-    assert (first.workers, first.budget) == (1, 2048) and spoken == ["3 layouts", "3 layouts"]
+    assert (first.workers, first.threads, first.budget) == (1, 4, 2048) and spoken == ["4 layouts", "3 layouts"]
     assert engine_record(first)["layout"]["why"] == "8.00 times as fast as 4 x 1 threads, 1,024 tokens"
     spoken.clear()
-    assert (again := begun("run")).budget == 2048 and again.workers == 1 and not spoken
+    assert (again := begun("run")).budget == 2048 and again.workers == 1 and again.threads == 4 and not spoken
     assert begun("run", workers=2).workers == 2 and begun("run", batch_tokens=77).budget == 77
     begun("given", batch_tokens=77)
     (own,) = {name.removeprefix("workers_cpu_") for name in kept_by("given")}
-    assert kept_by("given") == {f"workers_cpu_{own}": 1} and own.startswith("fp32-")
+    assert kept_by("given") == {f"workers_cpu_{own}": 1, f"threads_cpu_{own}": 4} and own.startswith("fp32-")
     monkeypatch.setattr(SeveralEngine, "measured", True)
     begun("several", device="cpu,cpu").close()
     # How many are at once in each process is no word about one alone.

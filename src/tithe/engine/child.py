@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from tithe.engine.batching import Batch
+from tithe.engine.cores import cpu_cores
 from tithe.engine.engine import Engine, Results
 from tithe.engine.messages import Done, Failed, Learn, Load, Loaded, Work
-from tithe.engine.model import cpu_cores, load_model
+from tithe.engine.model import load_model
 from tithe.engine.readouts import Readout
 from tithe.engine.room import MOST, SHARED
 from tithe.engine.sources import first_line
@@ -44,7 +45,7 @@ class Child:
         try:
             load = self.coming.get()
             self.engine = self.load(load)
-            with ThreadPoolExecutor(self.engine.workers, initializer=self.begin, initargs=(load.processes,)) as pool:
+            with ThreadPoolExecutor(self.engine.workers, initializer=self.begin) as pool:
                 while True:
                     self.take(self.coming.get(), pool)
         except BaseException as error:
@@ -90,6 +91,7 @@ class Child:
                 model.parameters,
                 engine.budget,
                 engine.workers,
+                engine.threads,
                 engine.measured,
                 engine.facts,
                 engine.words,
@@ -97,13 +99,11 @@ class Child:
         )
         return engine
 
-    def begin(self, processes: int) -> None:
+    def begin(self) -> None:
         """What a thread that answers does first."""
-        assert self.engine.workers is not None
         device = self.engine.model.device
-        if device.type == "cpu":
-            torch.set_num_threads(max(1, cpu_cores() // (processes * self.engine.workers)))
-        elif device.type == "cuda":
+        self.engine.take_threads()
+        if device.type == "cuda":
             torch.cuda.set_device(device)
 
     def take(self, message: Learn | Work, pool: ThreadPoolExecutor) -> None:

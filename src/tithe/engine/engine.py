@@ -6,17 +6,19 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 
 from tithe.engine.batching import After, Batch, make_batches
+from tithe.engine.cores import cpu_cores, threads_allowed
 from tithe.engine.forward import TokenNlls, Wanted
 from tithe.engine.fused import fuse
 from tithe.engine.heap import give_back
 from tithe.engine.layout import Choice, choose_layout, gated_product
-from tithe.engine.model import LoadedModel, cpu_cores, dtype_name
+from tithe.engine.model import LoadedModel, dtype_name
 from tithe.engine.readouts import READOUTS, Readout
 from tithe.engine.room import MOST, Room, find_room
 from tithe.engine.shard import placed
@@ -58,6 +60,7 @@ class Engine:
         say: who hears what is found out only when the first passes are there.
         compiled: compile parts of the model; of one that awaits fp8 those that are in fp8 then.
         cores: of a CPU, those that may be used; None for all.
+        threads: of each pass on a CPU, where `workers` are given; None shares the cores out.
         most: tokens a batch holds at the most, where a GPU's room is asked for them.
 
     Attributes:
@@ -73,6 +76,7 @@ class Engine:
     say: Callable[[str], None] | None = None
     compiled: bool = False
     cores: int | None = None
+    threads: int | None = None
     most: int = MOST
     halved: int = field(default=0, init=False)
     too_many: float = field(default=math.inf, init=False)
@@ -87,8 +91,15 @@ class Engine:
             if self.model.alone_above is not None:
                 self.workers = 1  # these rotary scalings remember what they read last
             gated = gated_product(self.model) if self.model.road == "packed" else None
-            self.layout = choose_layout(gated, self.cores, workers=self.workers, tokens=self.budget)
-            self.workers, self.budget = self.layout.workers, self.layout.tokens
+            self.layout = choose_layout(
+                gated,
+                self.cores,
+                workers=self.workers,
+                threads=self.threads if self.workers else None,
+                tokens=self.budget,
+                most=threads_allowed(),
+            )
+            self.workers, self.threads, self.budget = self.layout.workers, self.layout.threads, self.layout.tokens
         elif not self.budget:
             self.room = find_room(self.model, self.most)
             self.budget = self.room.budget
@@ -164,31 +175,45 @@ class Engine:
         self.settle(passes, batches)
         if any(isinstance(readout, StateReadout) for each in asked for readout in each):
             assert self.model.layers  # found here, before threads read
-        if self.workers == 1:
-            yield from self.one_ahead(passes, batches, asked)
-            return
-        threads = torch.get_num_threads()
-        each = max(1, (self.cores or cpu_cores()) // self.workers)
-        torch.set_num_threads(each)
+        with self.own_threads():
+            yield from (self.one_ahead if self.workers == 1 else self.side_by_side)(passes, batches, asked)
+
+    @contextmanager
+    def own_threads(self) -> Iterator[None]:
+        """On a CPU as many threads for one pass as were chosen, while this lasts."""
+        before = torch.get_num_threads()
+        self.take_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def take_threads(self) -> None:
+        """For whatever this thread reads from now on."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+
+    def side_by_side(
+        self, passes: Sequence[Pass], batches: Sequence[Batch], asked: Asked
+    ) -> Iterator[tuple[Batch, list[Read | Problem]]]:
+        """Several at once, each in a thread."""
+        assert self.workers is not None
         waiting = iter(batches)
         under_way: dict[Future[list[Read | Problem]], Batch] = {}
-        try:
-            with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(each,)) as pool:
-                try:
-                    while True:
-                        for batch in waiting:
-                            under_way[pool.submit(self.batch, passes, batch, asked)] = batch
-                            if len(under_way) > self.workers:
-                                break
-                        if not under_way:
+        with ThreadPoolExecutor(self.workers, initializer=self.take_threads) as pool:
+            try:
+                while True:
+                    for batch in waiting:
+                        under_way[pool.submit(self.batch, passes, batch, asked)] = batch
+                        if len(under_way) > self.workers:
                             break
-                        done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-                        for future in done:
-                            yield under_way.pop(future), future.result()
-                finally:
-                    pool.shutdown(wait=True, cancel_futures=True)
-        finally:
-            torch.set_num_threads(threads)
+                    if not under_way:
+                        break
+                    done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield under_way.pop(future), future.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def one_ahead(
         self, passes: Sequence[Pass], batches: Sequence[Batch], asked: Asked

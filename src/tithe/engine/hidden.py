@@ -18,7 +18,7 @@ from tithe.engine.attention import segments
 from tithe.engine.copies import to
 from tithe.engine.cuts import Cuts
 from tithe.engine.engine import Engine, is_out_of_memory, release
-from tithe.engine.model import LoadedModel, cpu_cores
+from tithe.engine.model import LoadedModel
 from tithe.errors import ModelError
 from tithe.records import IntArray, Pass
 
@@ -50,22 +50,17 @@ def hidden(
     if wanted:
         engine.demand_vocabulary(passes, batches)
         engine.settle(passes, batches)
-    if engine.workers == 1:
-        for index in wanted:
-            yield from read(engine.model, rows, index, pooling)
-        return
-    threads = torch.get_num_threads()
-    each = max(1, cpu_cores() // (engine.workers or 1))
-    torch.set_num_threads(each)
-    try:
-        with ThreadPoolExecutor(engine.workers, initializer=torch.set_num_threads, initargs=(each,)) as pool:
+    with engine.own_threads():
+        if engine.workers == 1:
+            for index in wanted:
+                yield from read(engine.model, rows, index, pooling)
+            return
+        with ThreadPoolExecutor(engine.workers, initializer=engine.take_threads) as pool:
             try:
                 for done in as_completed([pool.submit(read, engine.model, rows, i, pooling) for i in wanted]):
                     yield from done.result()
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def read(model: LoadedModel, rows: Sequence[IntArray], index: tuple[int, ...], pooling: Pooling) -> list[Found]:

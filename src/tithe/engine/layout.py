@@ -65,12 +65,14 @@ class Choice:
 
     Args:
         workers: passes at once.
+        threads: of each.
         tokens: of a pack.
         why: in words.
         tokens_per_second: of each layout that was timed, through one layer's product.
     """
 
     workers: int
+    threads: int
     tokens: int
     why: str
     tokens_per_second: Mapping[str, float] = field(default_factory=dict)
@@ -92,7 +94,9 @@ def choose_layout(
     cores: int,
     *,
     workers: int | None = None,
+    threads: int | None = None,
     tokens: int | None = None,
+    most: int | None = None,
     rate: Rate | None = None,
 ) -> Choice:
     """Time layouts, about a second in all, and take the fastest that is clearly faster than the usual one.
@@ -101,28 +105,41 @@ def choose_layout(
         gated: a layer's product; None where the model's sizes are not known.
         cores: to share out.
         workers: as asked for; then they are not measured.
+        threads: of each of these workers; None shares out the cores.
         tokens: as asked for; likewise.
+        most: threads that a pass may have; None for all cores.
         rate: how layouts are timed; `timed` if left out.
     """
     usual = Layout(workers or min(cores, MOST_WORKERS), 1, tokens or USUAL_TOKENS)
-    usual = usual._replace(threads=max(1, cores // usual.workers))
+    most = min(cores, most or cores)
+    usual = usual._replace(threads=threads or share(cores, usual.workers, most))
     if workers is not None and tokens is not None:
-        return Choice(workers, tokens, "given")
+        return Choice(*usual, "given")
     if gated is None or gated.flops(usual.tokens) < SMALL:
-        return Choice(usual.workers, usual.tokens, "the usual layout: a model this small has nothing to gain")
+        return Choice(*usual, "the usual layout: a model this small has nothing to gain")
     rate, found, best = rate or timed, dict[Layout, float](), usual
     if workers is None and cores > 1:
-        best = fastest([best, *spread_otherwise(best, cores)], gated.slice, rate, found)
+        best = fastest([best, *spread_otherwise(best, cores, most)], gated.slice, rate, found)
     if tokens is None:
         best = fastest([best, *(best._replace(tokens=n) for n in TOKENS)], gated.slice, rate, found)
     why = "measured" if best == usual else f"{found[best] / found[usual]:.2f} times as fast as {usual}"
-    return Choice(best.workers, best.tokens, why, {str(one): round(each) for one, each in found.items()})
+    return Choice(*best, why, {str(one): round(each) for one, each in found.items()})
 
 
-def spread_otherwise(usual: Layout, cores: int) -> list[Layout]:
-    """Fewer passes at once with more threads each."""
+def share(cores: int, workers: int, most: int) -> int:
+    """Threads of each of so many passes."""
+    return max(1, min(cores // workers, most))
+
+
+def spread_otherwise(usual: Layout, cores: int, most: int) -> list[Layout]:
+    """Fewer passes at once with more threads each; and half the threads in all, for two may be one core's."""
     counts = sorted({1, *(usual.workers // by for by in (2, 4))} - {0, usual.workers}, reverse=True)
-    return [Layout(count, max(1, cores // count), usual.tokens) for count in counts]
+    fewer = [Layout(count, share(cores, count, most), usual.tokens) for count in counts]
+    if usual.threads > 1:
+        half = usual._replace(threads=usual.threads // 2)
+    else:
+        half = usual._replace(workers=max(1, usual.workers // 2))
+    return list(dict.fromkeys(one for one in (*fewer, half) if one != usual))
 
 
 def fastest(layouts: Sequence[Layout], gated: Gated, rate: Rate, found: dict[Layout, float]) -> Layout:

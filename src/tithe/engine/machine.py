@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from tithe.engine.cores import cpu_cores
 from tithe.engine.fp32_route import Fp32Route, RouteName, precision, probe_fp32
 from tithe.engine.matmul import Product, Speed, affordable, measure
-from tithe.engine.model import DTYPES, cpu_cores, dtype_name
+from tithe.engine.model import DTYPES, dtype_name
 from tithe.engine.shape import size
 
 CPU_SQUARE = 1024

@@ -54,6 +54,7 @@ class Loaded:
     parameters: int
     budget: int
     workers: int
+    threads: int | None
     measured: bool
     facts: Mapping[str, Any]
     words: Sequence[str]

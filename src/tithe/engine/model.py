@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -285,8 +284,3 @@ def rotary_switch(config: Any) -> int | None:
     limits = [part.get("original_max_position_embeddings") for part in kinds]
     limits += [getattr(config, name, None) for name in ("original_max_position_embeddings", "max_position_embeddings")]
     return min(int(limit) for limit in limits if limit)
-
-
-def cpu_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -90,7 +90,7 @@ class SeveralEngine(Engine):
         assert isinstance(loaded, Loaded)
         self._loaded = loaded
         self.model = DistantModel(source, self._places[0], loaded)
-        self.budget, self.workers = loaded.budget, loaded.workers
+        self.budget, self.workers, self.threads = loaded.budget, loaded.workers, loaded.threads
         road = (loaded.road, loaded.implementation)
         self._how |= {"roads": (road if road in ROADS else (loaded.road, None),), "known": loaded.fingerprint}
         if loaded.fp32 is not None:

@@ -34,6 +34,7 @@ def engine_record(engine: Engine) -> dict[str, Any]:
         "parameters": model.parameters,
         "batch_tokens": engine.budget,
         "workers": engine.workers,
+        **({} if engine.threads is None else {"threads": engine.threads}),
         "batches_halved": engine.halved,
         **({} if model.fp32 is None else {"fp32": model.fp32.as_dict()}),
         **engine.facts,
@@ -51,10 +52,17 @@ def engine_sentence(engine: Engine) -> str:
     where = ", ".join(engine.devices)
     if len(engine.devices) > 1:
         where += " (one process each)" if engine.model.model is None else " (a part of it on each)"
-    how = [road_words(model), *engine.words]
-    if engine.workers != 1:
-        how.insert(1, f"{engine.workers} at once")
+    how = [road_words(model), *at_once(engine), *engine.words]
     return f"model {model.source.name} ({size}) on {where} in {dtype}: {', '.join(how)}"
+
+
+def at_once(engine: Engine) -> list[str]:
+    """How many passes, and threads of each."""
+    several = engine.workers != 1
+    words = [f"{engine.workers} at once"] if several else []
+    if engine.threads is not None:
+        words.append(f"{engine.threads} {'thread' if engine.threads == 1 else 'threads'}{' each' if several else ''}")
+    return words
 
 
 def road_words(model: LoadedModel) -> str:

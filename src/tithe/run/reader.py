@@ -57,9 +57,12 @@ def make_engine(parts: Parts) -> Engine:
     else:
         model = load_model(parts.source, device=str(devices[0]), spread=spread, **how)
         workers = s.workers or kept_number(place, f"workers_{own}")
-        engine = Engine(model, budget=budget, workers=workers, say=parts.talk.say, compiled=compiled)
+        threads = None if s.workers else kept_number(place, f"threads_{own}")
+        engine = Engine(model, budget=budget, workers=workers, threads=threads, say=parts.talk.say, compiled=compiled)
         if engine.measured and s.workers is None:  # of several processes each has its own few
             keep(place, f"workers_{own}", engine.workers)
+            if engine.threads is not None:
+                keep(place, f"threads_{own}", engine.threads)
     if engine.measured and s.batch_tokens is None:
         keep(place, f"batch_tokens_{own}", engine.budget)
     if "loss" in engine.facts:

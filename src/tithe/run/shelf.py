@@ -64,8 +64,9 @@ def doctor_rows() -> list[dict[str, Any]]:
     """Versions, devices, dtypes and extras, as the engine would find them."""
     import torch
 
+    from tithe.engine.cores import cpu_cores
     from tithe.engine.devices import choose_devices
-    from tithe.engine.model import choose_dtype, cpu_cores, dtype_name
+    from tithe.engine.model import choose_dtype, dtype_name
     from tithe.engine.sources import BUNDLED
 
     devices = choose_devices("auto")

@@ -142,7 +142,7 @@ def try_all(sample: Sample, usual: Engine, settings: BenchSettings) -> list[Choi
 
 def worker_counts(usual: Engine) -> Sequence[int]:
     """One pass on all cores, or one on each."""
-    from tithe.engine.model import cpu_cores
+    from tithe.engine.cores import cpu_cores
 
     if usual.model.device.type != "cpu" or usual.model.alone_above is not None:
         return ()
