@@ -16,6 +16,7 @@ from tithe.engine.current import on
 from tithe.engine.forward import Coming, TokenNlls, Wanted
 from tithe.engine.fp8 import E4M3, demand_fp8
 from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
+from tithe.engine.half_speed import probe_half
 from tithe.engine.output_head import Head
 from tithe.engine.probe import ROADS, Road, probe
 from tithe.engine.shard import DeviceMap, device_map, limits
@@ -57,14 +58,17 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """`auto` takes bf16 where the hardware multiplies in it, else fp16 on a GPU and fp32 on a CPU; never fp8."""
+    """`auto` takes bf16 where the hardware multiplies in it, else fp16 on a GPU and fp32 on a CPU; never fp8.
+
+    On a CPU it is multiplied for a moment first: instructions alone are no kernels.
+    """
     if wanted == "auto":
         if device.type == "cuda":
             with on(device):  # it asks about the current one
                 return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         if device.type == "mps":
             return torch.float16
-        return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
+        return torch.bfloat16 if cpu_multiplies_bf16() and probe_half(torch.bfloat16).pays else torch.float32
     if wanted not in WEIGHTS:
         raise SettingsError(f"no dtype `{wanted}`", hint=f"auto, {', '.join(WEIGHTS)}")
     if wanted == "fp8":

@@ -26,8 +26,9 @@ def make_engine(parts: Parts) -> Engine:
         TitheError: the model cannot be loaded, or not as it is asked for.
     """
     from tithe.engine.engine import NUMERICS, Engine
+    from tithe.engine.half_speed import probe_half
     from tithe.engine.loss_kernels import CANDIDATES, OWN
-    from tithe.engine.model import load_model
+    from tithe.engine.model import WEIGHTS, load_model
     from tithe.engine.shape import model_shape
     from tithe.engine.shard import spread_over
 
@@ -42,7 +43,7 @@ def make_engine(parts: Parts) -> Engine:
     if loss is None and not (compiled or may_be_large(s, devices[0], parts.dataset)):
         loss = OWN
     how: dict[str, Any] = {
-        "dtype": s.dtype,
+        "dtype": s.dtype if s.dtype != "auto" else parts.dtype,  # measured once, not by each process
         "trust_remote_code": s.trust_remote_code,
         "fp32_route": kept_route(place),
         "loss": loss,
@@ -69,6 +70,10 @@ def make_engine(parts: Parts) -> Engine:
         keep(place, f"loss_{own}", engine.facts["loss"]["name"])
     keep_route(place, engine.model.fp32)
     parts.talk.say(engine_sentence(engine))
+    if kind == "cpu" and s.dtype in ("bf16", "fp16"):
+        half = probe_half(WEIGHTS[s.dtype])
+        if not half.pays:
+            parts.talk.say(f"note: {half.words(s.dtype)}: `--dtype fp32` loses nothing by it")
     return engine
 
 
