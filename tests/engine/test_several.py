@@ -99,13 +99,8 @@ def test_bit_by_bit_what_one_reads(several: SeveralEngine, source: ModelSource, 
         *(NLL, READOUTS["nll_tokens"], Weighted(), Means(), OptionsReadout(Replies(REPLY, 1, (5, 6, 7)))),
         HeadReadout(tmp_path / "head"),
     ]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        one = Engine(load_model(source, device="cpu", **HOW), budget=256, workers=1)
-        expected = read(one, passes(), readouts)
-    finally:
-        torch.set_num_threads(threads)
+    one = Engine(load_model(source, device="cpu", **HOW), budget=256, workers=1, threads=1)
+    expected = read(one, passes(), readouts)
     for wanted in (readouts, readouts[:1], readouts[2:4]):
         assert len(ready(several)) == 2
         found = read(several, passes(), wanted)
@@ -216,7 +211,7 @@ def test_the_end_of_the_engine_is_that_of_its_processes(source: ModelSource, mon
         def receive(self) -> Loaded:
             own = (model.dtype, model.fingerprint, model.road, model.implementation, model.fallbacks)
             return Loaded(
-                *own, model.alone_above, model.fp32, model.vocabulary, model.parameters, 256, 1, False, {}, []
+                *own, model.alone_above, model.fp32, model.vocabulary, model.parameters, 256, 1, 1, False, {}, []
             )
 
         def close(self) -> None:

@@ -88,8 +88,8 @@ class Engine:
             fuse(self.model)
         self.cores = self.cores or cpu_cores()
         if self.model.device.type == "cpu":
-            if self.model.alone_above is not None:
-                self.workers = 1  # these rotary scalings remember what they read last
+            if not self.model.side_by_side:
+                self.workers = 1
             gated = gated_product(self.model) if self.model.road == "packed" else None
             self.layout = choose_layout(
                 gated,
@@ -103,7 +103,7 @@ class Engine:
         elif not self.budget:
             self.room = find_room(self.model, self.most)
             self.budget = self.room.budget
-        self.workers = 1 if self.model.alone_above is not None else self.workers or 1
+        self.workers = (self.workers or 1) if self.model.side_by_side else 1
 
     @property
     def measured(self) -> bool:
@@ -118,6 +118,7 @@ class Engine:
         found = {
             "layout": self.layout and self.layout.as_dict(),
             "room": self.room and self.room.as_dict(),
+            "keeps": model.keeps,
             "attention_by": model.attend and model.attend.report(),
             "compiled": model.fused and model.fused.as_dict(),
             "fp8": model.fp8 and model.fp8.as_dict(),

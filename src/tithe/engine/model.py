@@ -17,6 +17,7 @@ from tithe.engine.forward import Coming, TokenNlls, Wanted
 from tithe.engine.fp8 import E4M3, demand_fp8
 from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
 from tithe.engine.half_speed import probe_half
+from tithe.engine.keeping import what_is_kept
 from tithe.engine.output_head import Head
 from tithe.engine.probe import ROADS, Road, probe
 from tithe.engine.shard import DeviceMap, device_map, limits
@@ -95,6 +96,7 @@ class LoadedModel:
         road: `packed`, `padded` or `single`.
         fallbacks: why faster roads were not taken, for the run record.
         alone_above: sequences longer than this must not share a batch.
+        keeps: what it keeps of a pass that it has read; None where that is nothing.
         fp32: which kernels multiply, in fp32 on a CPU.
         attend: what attends over a whole pack in one call; None where that is one call a segment, and on other roads.
         fused: parts that were compiled, or why they were not; None where nobody tried.
@@ -112,6 +114,7 @@ class LoadedModel:
     implementation: str | None = None
     fallbacks: list[str] = field(default_factory=list)
     alone_above: int | None = None
+    keeps: str | None = None
     head: Head | None = None
     fp32: Fp32Route | None = None
     attend: Varlen | None = None
@@ -123,6 +126,11 @@ class LoadedModel:
     @property
     def vocabulary(self) -> int:
         return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether several passes may be under way at once; what a model keeps would be another one's."""
+        return self.alone_above is None and self.keeps is None
 
     @property
     def parameters(self) -> int:
@@ -229,6 +237,7 @@ def load_model(
             loaded.fp32 = take_fastest_fp32(place, fp32_route)
         with on(place):
             probe(loaded, roads, loss)
+            loaded.keeps = what_is_kept(loaded)
         loaded.awaits_fp8 = in_fp8
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
