@@ -170,6 +170,20 @@ def shown_passes(rng: np.random.Generator, shots: int, each: int) -> list[Pass]:
     return [passes[i] for i in rng.permutation(len(passes))]
 
 
+def nested_passes(rng: np.random.Generator, each: int) -> list[Pass]:
+    """Passes behind one of two system prompts, or none, behind one preamble; some of them with equal questions."""
+    preamble, *prompts = (rng.integers(0, VOCABULARY, length) for length in (18, 40, 33, 0))
+    questions = [rng.integers(0, VOCABULARY, 25) for _ in range(2)]
+    passes = []
+    for prompt in prompts:
+        for i in range(each):
+            tail = rng.integers(0, VOCABULARY, rng.integers(8, 30))
+            question = questions[i % 2] if i < 6 else questions[0][: i % 4]
+            ids = np.concatenate([preamble, prompt, question, tail])
+            passes.append(make_pass(ids, int(rng.integers(len(ids) - len(tail) + 1, len(ids)))))
+    return [passes[i] for i in rng.permutation(len(passes))]
+
+
 def random_passes(count: int = 25, *, longest: int = 60, seed: int = 0) -> list[Pass]:
     """Of many lengths, some behind a common beginning, and by name: start 0, length 2, length 1."""
     rng = np.random.default_rng(seed)

@@ -10,7 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.engine.models import LIMIT, VOCABULARY, load, make_pass, plain, random_passes, run, shown_passes, twin, worst
+from tests.engine.models import (
+    LIMIT,
+    VOCABULARY,
+    load,
+    make_pass,
+    nested_passes,
+    plain,
+    random_passes,
+    run,
+    shown_passes,
+    twin,
+    worst,
+)
 from tithe.engine.batching import Batch, make_batches
 from tithe.engine.engine import Engine
 from tithe.engine.model import LoadedModel
@@ -71,6 +83,26 @@ def test_a_pass_that_is_the_beginning_of_others(family: Callable[[str], Path], n
         assert worst(run(engine, passes), wanted) < TOLERANCE[dtype], budget
     batches = Engine(loaded, budget=10_000, workers=1).batches(passes)
     assert any(after and len({one.place for one in after if one}) > 1 for after in (batch.after for batch in batches))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2"])
+def test_beginnings_within_beginnings(family: Callable[[str], Path], name: str, dtype: str) -> None:
+    """A preamble of all, system prompts of some, questions of some of these; budgets that cut each of them."""
+    loaded, passes = load(family(name), dtype), nested_passes(np.random.default_rng(6), 10)
+    assert loaded.road == "packed"
+    wanted = alone(loaded, passes)
+    for budget in (1, 130, 300, 10_000):
+        engine = Engine(loaded, budget=budget, workers=1)
+        assert worst(run(engine, passes), wanted) < TOLERANCE[dtype], budget
+    (batch,) = Engine(loaded, budget=10_000, workers=1).batches(passes)
+    parents = [None if one is None else one.place for one in batch.after]
+    depths = [0 if place is None else 1 for place in parents]
+    for k, place in enumerate(parents):
+        depths[k] += 0 if place is None else depths[place]
+    assert max(depths) >= 3  # preamble, system prompt, question, what is left
+    halves = [half for part in batch.halves() for half in part.halves()]
+    assert worst(results(Engine(loaded, workers=1), passes, halves), wanted) < TOLERANCE[dtype]
 
 
 def results(engine: Engine, passes: list[Pass], batches: list[Batch]) -> list[np.ndarray]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tithe.engine.sharing import Star, find_stars, shared_starts
+from tithe.engine.sharing import Beginning, Star, find_stars, nested, shared_starts
 from tithe.records import Pass
 
 
@@ -45,13 +45,24 @@ class Batch:
         return sum(len(passes[i].ids) for i in self.index) - (len(self.index) - len(whole)) - self.saved
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Two smaller ones; what continued a pass of the first half is read whole in the second."""
+        """Two smaller ones; of those in the second half that continued a pass of the first half, one is read whole."""
         middle = len(self.index) // 2
-        second = tuple(
-            None if one is None or one.place < middle else After(one.place - middle, one.tokens)
-            for one in self.after[middle:]
-        )
-        return Batch(self.index[:middle], tidy(self.after[:middle])), Batch(self.index[middle:], tidy(second))
+        first, second = tidy(self.after[:middle]), tidy(self.after_of_second(middle))
+        return Batch(self.index[:middle], first), Batch(self.index[middle:], second)
+
+    def after_of_second(self, middle: int) -> tuple[After | None, ...]:
+        instead: dict[int, After] = {}  # of a pass that is no longer there
+        second = list[After | None]()
+        for one in self.after[middle:]:
+            if one is None or one.place >= middle:
+                second.append(one and After(one.place - middle, one.tokens))
+            elif one.place in instead:
+                place, tokens = instead[one.place]
+                second.append(After(place, min(tokens, one.tokens)))
+            else:
+                instead[one.place] = After(len(second), one.tokens)
+                second.append(None)
+        return tuple(second)
 
 
 def tidy(after: tuple[After | None, ...]) -> tuple[After | None, ...]:
@@ -68,8 +79,9 @@ def make_batches(
 ) -> list[Batch]:
     """Sort by length, longest first, and cut into batches of at most `budget` tokens.
 
-    Longest first, so that running out of memory shows at once. The cut depends on the passes alone, never on what is
-    already answered: a resumed run then repeats exactly the batches of a straight one.
+    Longest first, so that running out of memory shows at once. Where beginnings are read once, passes that go on alike
+    come one after the other, and the batches are sorted when they are made. The cut depends on the passes alone, never
+    on what is already answered: a resumed run then repeats exactly the batches of a straight one.
 
     Args:
         passes: distinct passes.
@@ -80,47 +92,77 @@ def make_batches(
     """
     filler = Filler(passes, budget, padded, alone_above)
     if not share:
-        filler.fill([Star((i,)) for i in range(len(passes))], 0)
+        batches = filler.longest_first([Star((i,)) for i in range(len(passes))])
     else:
         # Stars keep to themselves: when a scorer asks later for passes with worked examples, no batch of passes that
         # are in no star has to be read again.
         stars, rest = find_stars(passes, alone_above)
         cut = [piece for star in stars for piece in star.pieces(passes, budget)]
-        for part in (cut, [Star((i,)) for i in rest]):
-            for members, prefix in shared_starts([passes[star.members[0]] for star in part]):
-                filler.fill([part[i] for i in members], prefix)
-    return sorted(filler.batches, key=lambda batch: -max(len(passes[i].ids) for i in batch.index))
+        batches = [
+            batch
+            for part in (cut, [Star((i,)) for i in rest])
+            for members, tokens in shared_starts([passes[star.members[0]] for star in part])
+            for batch in filler.share([part[i] for i in members], tokens)
+        ]
+    return sorted(batches, key=lambda batch: -max(len(passes[i].ids) for i in batch.index))
 
 
+@dataclass(frozen=True)
 class Filler:
-    """Fills batches with stars, longest first."""
+    """Fills batches with stars, in their order."""
 
-    def __init__(self, passes: Sequence[Pass], budget: int, padded: bool, alone_above: int | None) -> None:
-        self.passes, self.budget, self.padded, self.alone_above = passes, budget, padded, alone_above
-        self.batches: list[Batch] = []
+    passes: Sequence[Pass]
+    budget: int
+    padded: bool
+    alone_above: int | None
 
-    def fill(self, stars: Sequence[Star], prefix: int) -> None:
-        """Batches of these alone, of which all begin with `prefix` common tokens."""
-        index, after = list[int](), list[After | None]()
+    def share(self, stars: Sequence[Star], tokens: int) -> list[Batch]:
+        """Batches of these alone, of which all have so many first tokens in common, and some have more."""
+        plain = self.longest_first(stars, tokens)
+        if not tokens:
+            return plain
+        longest = [star.longest(self.passes) for star in stars]
+        order = list(nested([self.passes[star.members[0]] for star in stars], longest, tokens))
+        # In another order batches can happen to be less full, and some more.
+        return max(self.fill((stars[i], start) for i, start in order), plain, key=tokens_saved) if order else plain
+
+    def longest_first(self, stars: Sequence[Star], tokens: int = 0) -> list[Batch]:
+        start = Beginning(tokens)
+        return self.fill((star, start) for star in sorted(stars, key=lambda star: -star.longest(self.passes)))
+
+    def fill(self, stars: Iterable[tuple[Star, Beginning]]) -> list[Batch]:
+        """Batches of these stars, each with what it begins with; that is read where it first comes in a batch."""
+        batches, index, after = list[Batch](), list[int](), list[After | None]()
+        read = dict[Beginning, int]()  # at which place of the batch
         used = longest = 0
 
         def close() -> None:
             if index:
-                self.batches.append(Batch(tuple(index), tidy(tuple(after))))
-                index.clear()
-                after.clear()
+                batches.append(Batch(tuple(index), tidy(tuple(after))))
+                for held in (index, after, read):
+                    held.clear()
 
-        for star in sorted(stars, key=lambda star: -star.longest(self.passes)):
-            size = star.size(self.passes)
-            alone = self.alone_above is not None and star.longest(self.passes) > self.alone_above
-            full = (len(index) + 1) * longest if self.padded else used + size - prefix
+        for star, start in stars:
+            size, length = star.size(self.passes), star.longest(self.passes)
+            known = start if start in read else next((one for one in start.chain() if one in read), None)
+            own = size if known is None else size - known.tokens
+            alone = self.alone_above is not None and length > self.alone_above
+            full = (len(index) + 1) * longest if self.padded else used + own
             if alone or full > self.budget:
                 close()
-            first = len(index)
-            after.append(After(0, prefix) if index and prefix else None)
-            after.extend(After(first, star.tokens) for _ in star.members[1:])
-            used, longest = (used + size - prefix, longest) if index else (size, size)
+                known, own = None, size
+            place = len(index)
+            after.append(After(read[known], known.tokens) if known and known.tokens else None)
+            after.extend(After(place, star.tokens) for _ in star.members[1:])
+            used, longest = (used + own, longest) if index else (own, length)
             index.extend(star.members)
+            if known is not start:
+                read |= {one: read.get(one, place) for one in start.chain()}
             if alone:
                 close()
         close()
+        return batches
+
+
+def tokens_saved(batches: Sequence[Batch]) -> int:
+    return sum(batch.saved for batch in batches)

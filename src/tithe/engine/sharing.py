@@ -2,13 +2,17 @@
 
 A worked example is another example's prompt and response. Where that example's own pass is read too, it is the very
 beginning of every pass that shows it, and these only continue it: a star, with that pass at its centre.
+
+Beginnings lie within each other: of the records that have a template's preamble some have one system prompt, and some
+of these one question. The longer beginning goes on from the shorter one, and each is read once.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,6 +20,7 @@ from tithe.records import Pass
 
 SAME_START = 16  # passes that agree in this many first tokens are looked at for a longer common beginning
 WORTH_SHARING = 4  # a preamble is read once where at least this many passes have it
+WORTH_NESTING = SAME_START * (WORTH_SHARING - 1)  # tokens that must be saved where some of these go on alike
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,13 @@ class Star:
 
     def size(self, passes: Sequence[Pass]) -> int:
         """Tokens to read, each common one once."""
+        if len(self.members) == 1:  # most are
+            return len(passes[self.members[0]].ids)
         return sum(len(passes[i].ids) for i in self.members) - self.tokens * (len(self.members) - 1)
 
     def longest(self, passes: Sequence[Pass]) -> int:
+        if len(self.members) == 1:
+            return len(passes[self.members[0]].ids)
         return max(len(passes[i].ids) for i in self.members)
 
     def pieces(self, passes: Sequence[Pass], budget: int) -> Iterator[Star]:
@@ -99,9 +108,90 @@ def shared_starts(passes: Sequence[Pass]) -> list[tuple[list[int], int]]:
     return [*groups, (sorted(alone), 0)]
 
 
-def common_length(passes: Sequence[Pass]) -> int:
-    """Tokens with which all of these begin; less than any response's start, so that every score is read in a tail."""
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What several passes begin with.
+
+    Args:
+        tokens: how many these are.
+        within: a shorter one, of more passes, that it begins with.
+    """
+
+    tokens: int
+    within: Beginning | None = None
+
+    def chain(self) -> Iterator[Beginning]:
+        """It, and those that it begins with, the longest first."""
+        one: Beginning | None = self
+        while one is not None:
+            yield one
+            one = one.within
+
+
+Part: TypeAlias = tuple[Sequence[int], Beginning]  # passes, and what they all begin with
+
+
+def nested(passes: Sequence[Pass], longest: Sequence[int], tokens: int) -> Iterator[tuple[int, Beginning]]:
+    """Passes that begin alike, longest first, but side by side those that go on alike, and again among these.
+
+    Args:
+        passes: of one group.
+        longest: of each the tokens of the longest one that continues it alone.
+        tokens: how many all have in common.
+
+    Yields:
+        Which, and the longest beginning that is read once; nothing where none go on alike.
+    """
+
+    def stacked(parts: Iterable[Part]) -> list[Part]:
+        """The longest, which comes first, last; of equally long ones the first."""
+        return sorted(parts, key=lambda part: (max([longest[i] for i in part[0]]), -part[0][0]))
+
+    parts = split(passes, range(len(passes)), Beginning(tokens))
+    if len(parts) == len(passes):
+        return
+    todo = stacked(parts)
+    while todo:  # not by recursion: in a long dialogue each turn goes on from the one before
+        members, start = todo.pop()
+        if len(members) == 1:
+            yield members[0], start
+        else:
+            todo += stacked(split(passes, members, start))
+
+
+def split(passes: Sequence[Pass], members: Sequence[int], start: Beginning) -> list[Part]:
+    """Those together that go on alike, where that saves enough; all others by themselves."""
+    parts, todo = list[Part](), [(members, start.tokens)]
+    while todo:
+        those, known = todo.pop()
+        for same in go_on_alike(passes, those, known):
+            tokens = common_length([passes[i] for i in same], known + SAME_START) if len(same) > 1 else 0
+            if (len(same) - 1) * (tokens - start.tokens) >= WORTH_NESTING:
+                parts.append((same, Beginning(tokens, start)))
+            elif len(same) > 1:
+                todo.append((same, tokens))  # too few tokens for so few passes; some may have more in common
+            else:
+                parts.append((same, start))
+    return parts
+
+
+def go_on_alike(passes: Sequence[Pass], members: Sequence[int], known: int) -> Iterable[list[int]]:
+    """Of passes with so many common first tokens those together that agree in the next `SAME_START`, too."""
+    alike: dict[bytes, list[int]] = defaultdict(list)
+    end = known + SAME_START
+    for i in members:
+        alike[passes[i].ids[known:end].tobytes() if passes[i].start > end else b"%d" % i].append(i)
+    return alike.values()
+
+
+def common_length(passes: Sequence[Pass], known: int = 0) -> int:
+    """Tokens with which all of these begin; less than any response's start, so that every score is read in a tail.
+
+    Args:
+        passes: whose starts all lie behind what is known.
+        known: how many first tokens are known to be common.
+    """
     shortest = min(pass_.start for pass_ in passes) - 1
-    table = np.stack([pass_.ids[:shortest] for pass_ in passes])
+    table = np.stack([pass_.ids[known:shortest] for pass_ in passes])
     same = (table == table[0]).all(axis=0)
-    return int(shortest if same.all() else np.argmin(same))
+    return int(shortest if same.all() else known + np.argmin(same))
