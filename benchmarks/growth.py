@@ -3,7 +3,8 @@
     python benchmarks/growth.py --records 10000,100000,1000000
 
 Windows of made-up records and answers go through the objects that a `tithe score --scorer ifd` keeps for its whole
-length, as its loop would hand them over. Resident memory is told before the results are written.
+length, as its loop would hand them over. Resident memory is told before the results are written, and then how far it
+grows while the score table is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tithe.data.ids import Occurrences
 from tithe.engine.readouts import READOUTS
 from tithe.engine.store import Store
 from tithe.planner import Cost
+from tithe.run.folder import SCORES, write_table
 from tithe.run.table import Table
 
 WINDOW = 4096
@@ -33,6 +35,18 @@ def resident() -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def written(table: Table, path: Path) -> str:
+    """Write a score table: by how much the most that the process held was above what it held before."""
+    before = resident()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
+    began = time.monotonic()
+    write_table(path, table.parts())
+    took = time.monotonic() - began
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    peak = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return f"{path.stat().st_size / 1e6:.1f} MB written in {took:.1f} s, {(peak - before) / 1e6:.1f} MB more meanwhile"
 
 
 def window(draw: random.Random, names: Occurrences, first: int) -> tuple[list[str], list[list[bytes]]]:
@@ -73,6 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         warm = Kept(Path(folder) / "warm")
         warm.add()
+        written(warm.table, Path(folder) / SCORES)
         del warm
         before, began = resident(), time.monotonic()
         kept = Kept(Path(folder) / "run")
@@ -83,6 +98,7 @@ def main() -> None:
             grown = resident() - before
             each, took = grown / kept.count, time.monotonic() - began
             print(f"{kept.count:,} records: {grown / 1e6:.1f} MB, {each:.0f} bytes each, {took:.0f} s", flush=True)
+            print(f"    {SCORES}: {written(kept.table, Path(folder) / SCORES)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import tithe
@@ -35,6 +36,9 @@ def test_load_score_select_write(data: Path, model_dir: Path, tmp_path: Path) ->
         kept.write(tmp_path / "kept.jsonl")
     kept.write(tmp_path / "kept.jsonl", overwrite=True)
     scores.write(tmp_path / "scores.parquet")
+    # The table in one piece is made for those who ask for it, not to write a file.
+    assert "table" not in scores.__dict__ and "table" not in kept.scored.__dict__
+    assert pq.read_table(tmp_path / "scores.parquet").equals(scores.table) and scores.table is scores.table
 
 
 def test_a_run_folder_is_gone_on_from(data: Path, model_dir: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tithe.planner import Window
 from tithe.records import BadRow, Example, Message, Problem
 from tithe.run.columns import Mask, Numbers, Reasons, Texts
+from tithe.run.folder import write_table
 from tithe.run.table import Table
 from tithe.runners.local import Scored
 
@@ -30,6 +32,11 @@ def check(column, values, kind):
     made.validate(full=True)
     assert made.type == plain.type and made.null_count == plain.null_count
     assert all(map(same, made.to_pylist(), plain.to_pylist()))
+    for start in range(0, len(values), 8):
+        for stop in range(start, len(values) + 1):
+            part = column.arrow(range(start, stop))
+            part.validate(full=True)
+            assert part.type == plain.type and all(map(same, part.to_pylist(), plain[start:stop].to_pylist()))
     places = list(range(len(values)))[::-2]
     assert all(map(same, column.take(places), [values[i] for i in places]))
 
@@ -117,6 +124,39 @@ def test_the_table_is_what_lists_would_be():
     np.testing.assert_array_equal(scores.values, np.array(expected))
     assert dict(scores.problems) == {i: "empty response" for i, row in enumerate(examples) if failed[row]}
     assert table.without_score("a") == sum(failed) and table.without_score("b") == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 300])
+def test_parts_of_the_table_are_the_table(count, monkeypatch):
+    monkeypatch.setattr("tithe.run.table.PART", 64)
+    table = window_table(count)
+    parts = list(table.parts())
+    assert [len(part) for part in parts] == ([64] * (count // 64) + [count % 64] * (count % 64 > 0) or [0])
+    assert all(part.schema.equals(table.arrow().schema, check_metadata=True) for part in parts)
+    assert pa.concat_tables(parts).equals(table.arrow()) and len(table) == count
+
+
+def test_writing_the_table_does_not_hold_it_a_second_time(tmp_path, monkeypatch):
+    """Of arrays and bytes there are at most two parts at a time, of 16, and pyarrow's own are of no more."""
+    monkeypatch.setattr("tithe.run.table.PART", 512)
+    table = Table(["a", "b"])
+    for start in range(0, 8192, 1024):
+        table.add(window(start, 1024))
+    write_table(tmp_path / "warm.parquet", window_table(10).parts())
+    whole = sum(column.nbytes for column in table.arrow().columns)
+    tracemalloc.start()
+    write_table(tmp_path / "scores.parquet", table.parts())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < whole / 3, (peak, whole)
+    assert pq.read_metadata(tmp_path / "scores.parquet").num_row_groups == 16
+    assert pq.read_table(tmp_path / "scores.parquet").equals(table.arrow())
+
+
+def window_table(count):
+    table = Table(["a", "b"])
+    table.add(window(0, count))
+    return table
 
 
 @pytest.mark.slow

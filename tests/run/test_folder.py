@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tithe.errors import OutputError, StoreError
-from tithe.run.folder import check_places, default_folder, run_folder
+from tithe.run.folder import check_places, default_folder, run_folder, write_table
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,29 @@ def test_places_are_compared_as_files(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_what_a_run_writes_itself_is_no_place_for_the_output(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match=f"the run folder has its own `{name}`"):
         check_places(tmp_path / name, True, "data.jsonl", tmp_path)
+
+
+def test_parts_of_a_table_make_one_file(tmp_path: Path) -> None:
+    table = pa.table({"id": pa.array(["a", None, "c"]), "x": pa.array([1.5, None, float("nan")])})
+    for name in ("once", "again"):
+        write_table(tmp_path / name, (table.slice(i, 1) for i in range(3)))
+    write_table(tmp_path / "whole", table)
+    one, whole = (pq.ParquetFile(tmp_path / name) for name in ("once", "whole"))
+    assert (one.num_row_groups, whole.num_row_groups) == (3, 1)
+    assert one.schema_arrow.equals(whole.schema_arrow, check_metadata=True)
+    assert str(one.read().to_pydict()) == str(whole.read().to_pydict()) == str(table.to_pydict())
+    assert (tmp_path / "once").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+def test_parts_that_fail_leave_the_file_as_it_was(tmp_path: Path) -> None:
+    table = pa.table({"x": [1]})
+    write_table(tmp_path / "scores.parquet", table)
+    before = (tmp_path / "scores.parquet").read_bytes()
+
+    def parts() -> Iterator[pa.Table]:
+        yield table
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        write_table(tmp_path / "scores.parquet", parts())
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

@@ -43,11 +43,13 @@ class Mask:
         flags = np.unpackbits(np.frombuffer(bytes(self.bits), np.uint8), count=self.count, bitorder="little")
         return flags.view(np.bool_)
 
-    def buffer(self) -> pa.Buffer | None:
-        """For Arrow; None where all values are there."""
+    def buffer(self, rows: range) -> pa.Buffer | None:
+        """For Arrow, of rows from a multiple of eight on; None where all values are there."""
         import pyarrow as pa
 
-        return None if self.there == self.count else pa.py_buffer(bytes(self.bits))
+        assert rows.start % 8 == 0, rows
+        bits = self.bits[rows.start // 8 : -(-rows.stop // 8)]
+        return None if self.there == self.count else pa.py_buffer(bytes(bits))
 
 
 class Column(Sequence[Any], ABC):
@@ -65,8 +67,12 @@ class Column(Sequence[Any], ABC):
     def at(self, i: int) -> Any:
         """The value at a place that there is."""
 
+    def arrow(self, rows: range | None = None) -> pa.Array:
+        """These rows, all by default; the first one's number is a multiple of eight."""
+        return self.array_of(range(len(self)) if rows is None else rows)
+
     @abstractmethod
-    def arrow(self) -> pa.Array: ...
+    def array_of(self, rows: range) -> pa.Array: ...
 
     def take(self, places: Iterable[int]) -> Self:
         """The values at these places, in this order."""
@@ -123,9 +129,12 @@ class Numbers(Column):
     def at(self, i: int) -> float | int | None:
         return self.numbers[i - self.before] if self.mask.has(i) else None
 
-    def array(self) -> npt.NDArray[Any]:
-        """(values,) of the column's own type; 0 where there is none."""
-        return np.concatenate([np.zeros(self.before, self.kind), np.frombuffer(self.numbers.tobytes(), self.kind)])
+    def array(self, rows: range | None = None) -> npt.NDArray[Any]:
+        """(values,) of the column's own type, of these rows or of all; 0 where there is none."""
+        rows = range(len(self)) if rows is None else rows
+        start, stop = (max(0, place - self.before) for place in (rows.start, rows.stop))
+        found = self.numbers[start:stop].tobytes()
+        return np.concatenate([np.zeros(len(rows) - (stop - start), self.kind), np.frombuffer(found, self.kind)])
 
     def floats(self) -> FloatArray:
         """(values,) NaN where there is none."""
@@ -133,11 +142,12 @@ class Numbers(Column):
         found[~self.mask.array()] = math.nan
         return found
 
-    def arrow(self) -> pa.Array:
+    def array_of(self, rows: range) -> pa.Array:
         import pyarrow as pa
 
         kind = pa.type_for_alias(self.kind)
-        return pa.Array.from_buffers(kind, len(self), [self.mask.buffer(), pa.py_buffer(self.array())])
+        values = pa.py_buffer(self.array(rows))
+        return pa.Array.from_buffers(kind, len(rows), [self.mask.buffer(rows), values])
 
 
 class Texts(Column):
@@ -156,11 +166,13 @@ class Texts(Column):
     def at(self, i: int) -> str | None:
         return self.bytes[self.ends[i] : self.ends[i + 1]].decode() if self.mask.has(i) else None
 
-    def arrow(self) -> pa.Array:
+    def array_of(self, rows: range) -> pa.Array:
         import pyarrow as pa
 
-        buffers = [self.mask.buffer(), pa.py_buffer(self.ends.tobytes()), pa.py_buffer(bytes(self.bytes))]
-        return pa.Array.from_buffers(pa.string(), len(self), buffers)
+        ends = np.array(self.ends[rows.start : rows.stop + 1], dtype=np.int32)
+        texts = bytes(self.bytes[ends[0] : ends[-1]])
+        buffers = [self.mask.buffer(rows), pa.py_buffer(ends - ends[0]), pa.py_buffer(texts)]
+        return pa.Array.from_buffers(pa.string(), len(rows), buffers)
 
 
 class Reasons(Column):
@@ -179,8 +191,8 @@ class Reasons(Column):
     def at(self, i: int) -> str | None:
         return self.said.get(i)
 
-    def arrow(self) -> pa.Array:
-        return Texts(self).arrow()
+    def array_of(self, rows: range) -> pa.Array:
+        return Texts(map(self.at, rows)).arrow()
 
 
 def new_column(kind: Kind | Literal["string", "reason"]) -> Column:

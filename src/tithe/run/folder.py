@@ -6,7 +6,7 @@ import glob
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,12 +120,27 @@ def sweep(path: Path) -> None:
             scrap.unlink()
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """A parquet file, whole or not at all; the same table gives the same bytes."""
+def write_table(path: Path, table: pa.Table | Iterable[pa.Table]) -> None:
+    """A parquet file, whole or not at all; the same table gives the same bytes.
+
+    Args:
+        path: where.
+        table: the whole, or its parts one after the other, at least one: a row group each. Then no dictionaries are
+            made: those of numbers that hardly repeat would be in every part, and files a fifth larger.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with atomic(path, overwrite=True) as stream:
-        pq.write_table(table, stream, compression="zstd")
+    whole = isinstance(table, pa.Table)
+    parts: Iterator[Any] = iter([table] if whole else table)
+    part = next(parts)
+    with (
+        atomic(path, overwrite=True) as stream,
+        pq.ParquetWriter(stream, part.schema, compression="zstd", use_dictionary=whole) as writer,
+    ):
+        while part is not None:
+            writer.write_table(part)
+            part = next(parts, None)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ def narrowed(chosen: SelectResult, dataset: Dataset, learned: dict[str, Any]) ->
     table.reasons = {name: values.take(places) for name, values in before.reasons.items()}
     table.extra = {name: take(values, places) for name, values in before.extra.items()}
     record = chosen.scored.record | {"counts": chosen.scored.record["counts"] | {"bad_rows": {}}, "learned": learned}
-    return replace(chosen.scored, dataset=dataset, table=table.arrow(), record=record, grown=table, learned={})
+    return replace(chosen.scored, dataset=dataset, record=record, grown=table, learned={})
 
 
 def outcome(
@@ -110,7 +110,7 @@ def outcome(
     record["dataset"] = base["dataset"]
     record["counts"] = {name: base["counts"][name] for name in ("records", "examples", "bad_rows")}
     record["work"] = work_of([done.chosen.record["work"] for done in stages if done.column])
-    scored = ScoreResult(whole.dataset, table.arrow(), record, folder, table, first.scored.watch)
+    scored = ScoreResult(whole.dataset, record, folder, table, first.scored.watch)
     scores = table.scores(table.scorers[-1])
     recipe = Recipe(scores.by, Top(), replace(Budget.parse(1), text=text))
     record["selection"] = selection_record(recipe, selection, scores, scored) | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,6 @@ class ScoreResult:
 
     Args:
         dataset: what was scored.
-        table: `id, row, turn, <scorers>, nll_given, nll_alone, nll_shown, response_tokens, prompt_tokens, truncated,
-            shot_tokens_cut, problem`.
         record: the run record, as in `run.json`.
         folder: the run folder, or None.
         grown: the table with reasons per scorer, from which `scores` are made.
@@ -51,13 +50,19 @@ class ScoreResult:
     """
 
     dataset: Dataset
-    table: pa.Table
     record: dict[str, Any]
     folder: Path | None
     grown: Table = field(repr=False)
     watch: Watch = field(repr=False)
     learned: Mapping[str, pa.Table] = field(default_factory=dict, repr=False)
     vectors: Callable[[Sequence[str], str], npt.NDArray[np.float32]] | None = field(default=None, repr=False)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """`id, row, turn, <scorers>, nll_given, nll_alone, nll_shown, response_tokens, prompt_tokens, truncated,
+        shot_tokens_cut, problem`: made when it is first asked for.
+        """
+        return self.grown.arrow()
 
     def scores(self, name: str | None = None) -> Scores:
         """One scorer's scores, the first one's by default."""
@@ -70,13 +75,13 @@ class ScoreResult:
         """The table as parquet."""
         check_scores_file(Path(path))
         check_places(Path(path), overwrite, self.dataset.source, self.folder)
-        write_table(Path(path), self.table)
+        write_table(Path(path), self.grown.parts())
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.grown)
 
     def __repr__(self) -> str:
-        return f"<ScoreResult: {', '.join(self.grown.scorers)} of {len(self.table):,} rows of {self.dataset.source}>"
+        return f"<ScoreResult: {', '.join(self.grown.scorers)} of {len(self):,} rows of {self.dataset.source}>"
 
     def __str__(self) -> str:
         lines = [f"{self.record['counts']['examples']:,} examples of {self.dataset.source}"]

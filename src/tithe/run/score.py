@@ -125,11 +125,11 @@ def score(
         result = score_in(place, parts, talk, folder=folder)
         if folder is not None:
             (folder / DROPPED).unlink(missing_ok=True)  # of a selection that was here before
-            write_table(folder / SCORES, result.table)
+            write_table(folder / SCORES, result.grown.parts())
             write_json(folder / RECORD, result.record)
         if output is not None:  # last: where it is, everything is
             sweep(output)
-            write_table(output, result.table)
+            write_table(output, result.grown.parts())
     return result
 
 
@@ -180,7 +180,7 @@ def score_in(
     record = make_record(parts, runner, cost, table, time.monotonic() - began)
     record["learned"] = bench.facts  # a selector's vectors are noted in it later
     remark(parts.scorers, table, bench)
-    return ScoreResult(parts.dataset, table.arrow(), record, folder, table, watch, bench.tables, bench.vectors)
+    return ScoreResult(parts.dataset, record, folder, table, watch, bench.tables, bench.vectors)
 
 
 def read_together(parts: Parts, runner: LocalRunner, talk: Talk) -> None:

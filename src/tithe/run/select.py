@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -266,14 +266,15 @@ def spread(values: np.ndarray[Any, Any]) -> list[float] | None:
     return np.quantile(there, [0, 0.25, 0.5, 0.75, 1]).tolist() if len(there) else None
 
 
-def with_reasons(chosen: SelectResult) -> pa.Table:
-    """The score table with the column `dropped`: why an example or a bad row is not kept, null where it is."""
+def with_reasons(chosen: SelectResult) -> Iterator[pa.Table]:
+    """Parts of the score table with the column `dropped`: why an example or a bad row is not kept, null where it is."""
     import pyarrow as pa
 
-    table, dropped = chosen.scored.table, chosen.selection.dropped
-    rows = zip(table["id"].to_pylist(), table["problem"].to_pylist(), strict=True)
-    reasons = [problem if id_ is None else dropped.get(id_) for id_, problem in rows]
-    return table.append_column("dropped", pa.array(reasons, pa.string()))
+    dropped = chosen.selection.dropped
+    for part in chosen.scored.grown.parts():
+        rows = zip(part["id"].to_pylist(), part["problem"].to_pylist(), strict=True)
+        reasons = [problem if id_ is None else dropped.get(id_) for id_, problem in rows]
+        yield part.append_column("dropped", pa.array(reasons, pa.string()))
 
 
 def write_dropped(chosen: SelectResult, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from tithe.runners.local import Scored
 if TYPE_CHECKING:
     import pyarrow as pa
 
+PART = 1 << 16  # rows of the table that are made into Arrow's arrays at once
 FIXED = ("id", "row", "turn")
 NLLS = ("nll_given", "nll_alone", "nll_shown")
 TOKENS = ("response_tokens", "prompt_tokens", "truncated", "shot_tokens_cut")
@@ -105,11 +106,19 @@ class Table:
         """How many examples have no score of this name."""
         return sum(self.columns["id"].mask.has(i) for i in self.reasons[name].said)
 
-    def arrow(self) -> pa.Table:
-        """As written to `scores.parquet`."""
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+    def arrow(self, rows: range | None = None) -> pa.Table:
+        """As written to `scores.parquet`, all rows or these, of which the first one's number is a multiple of eight."""
         import pyarrow as pa
 
-        return pa.table({name: values.arrow() for name, values in self.columns.items()})
+        return pa.table({name: values.arrow(rows) for name, values in self.columns.items()})
+
+    def parts(self) -> Iterator[pa.Table]:
+        """The same, some rows at a time: the whole would stand in memory a second time."""
+        for start in range(0, max(1, len(self)), PART):
+            yield self.arrow(range(start, min(start + PART, len(self))))
 
     def scores(self, name: str) -> Scores:
         """One scorer's scores over the examples (bad rows have no id and are not among them)."""
