@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.e2e.command import records, write_jsonl
 from tithe.engine import machine, matmul
 from tithe.errors import DataError, SettingsError
 from tithe.run import speed
-from tithe.run.speed_reading import Choice, Reading, spread
+from tithe.run.speed_reading import Choice, Reading, Sample, spread
 from tithe.run.speed_result import BenchResult, Limits
 from tithe.run.speed_settings import BenchSettings
 from tithe.run.speed_words import duration, lines
@@ -59,8 +60,12 @@ def test_its_numbers_follow_from_each_other(found: BenchResult, data: Path, mode
     assert sum(limits[name]["share"] for name in ("backbone", "head", "rest")) == pytest.approx(1, abs=1e-3)
     for shares in zip(*(limits[name]["shares"] for name in ("backbone", "head", "rest")), strict=True):
         assert sum(shares) == pytest.approx(1, abs=1e-3)
-    low, high = record["whole"]["seconds_range"]
-    assert low <= record["whole"]["seconds"] <= high
+    whole = record["whole"]
+    low, high = whole["seconds_range"]
+    assert low <= whole["seconds"] <= high
+    beside = max(whole["read_seconds"], whole["tokenise_seconds"])
+    assert whole["seconds"] == pytest.approx(whole["load_seconds"] + beside + whole["score_seconds"], abs=0.03)
+    assert whole["load_seconds"] > 0 and not whole["scores_overlapped"]
 
 
 def test_budgets_and_workers_are_tried(found: BenchResult) -> None:
@@ -90,6 +95,7 @@ def test_it_says_all_of_it(found: BenchResult) -> None:
     ):
         assert word in text
     assert f"{found.record['whole']['tokens']:,} tokens in" in text
+    assert all(part in text for part in ("loading ", "reading ", "scores "))
 
 
 def test_a_sample_larger_than_the_data_takes_what_there_is(data: Path, model_dir: Path) -> None:
@@ -170,13 +176,43 @@ def test_a_long_sample_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def read(self, _: object) -> Reading:
             assert len(self.items) == 8
-            return dataclasses.replace(READING, seconds=4.0)
+            return dataclasses.replace(READING, seconds=next(takes))
 
     monkeypatch.setattr(speed, "again", lambda _: None)
     settings = BenchSettings(dataset="x", seconds=10)
-    made = speed.affordable(Fake(list(range(100))), None, settings)  # type: ignore[arg-type]
-    assert len(made.items) == 20
-    assert len(speed.affordable(Fake(list(range(16))), None, settings).items) == 16  # type: ignore[arg-type]
+    takes = iter([5.5, 4.0, 3.9, 4.0])
+    made, warming = speed.affordable(Fake(list(range(100))), None, settings)  # type: ignore[arg-type]
+    assert len(made.items) == 20 and warming == 1.5
+    made, warming = speed.affordable(Fake(list(range(16))), None, settings)  # type: ignore[arg-type]
+    assert len(made.items) == 16 and warming == 0
+
+
+def test_loading_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    class Fake:
+        def stores(self, place: Path) -> None:
+            now[0] += 2
+
+        @property
+        def engine(self) -> str:
+            now[0] += 5
+            return "engine"
+
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert speed.loaded(Fake(), tmp_path) == ("engine", 7)  # type: ignore[arg-type]
+
+
+def test_what_is_slow_beside_the_model_makes_the_job_slow(
+    data: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten tokens a second are tokenised, and loading takes an hour."""
+    load = speed.loaded
+    monkeypatch.setattr(Sample, "tokenise", lambda self: (100.0, 1000))
+    monkeypatch.setattr(speed, "loaded", lambda parts, place: (load(parts, place)[0], 3600.0))
+    whole = tithe.bench(data, model=str(model_dir), device="cpu", limit=4, batch_tokens=512, workers=1).record["whole"]
+    assert whole["tokenise_seconds"] == whole["tokens"] / 10 and whole["load_seconds"] >= 3600
+    assert whole["seconds"] >= 3600 + whole["tokens"] / 10 > 3600 + whole["read_seconds"]
 
 
 def test_the_spread_is_told_and_doubted() -> None:
@@ -202,6 +238,8 @@ def test_where_the_time_goes() -> None:
     assert found["head"]["utilisation"] == pytest.approx(2 * 5 * 40 / 0.6 / 1e9 / 1e-6, abs=1e-4)
     assert found["padding"] == pytest.approx(28 / 128, abs=1e-4)
     assert found["tokenising"]["share_of_the_model"] == 0.05  # 100 tokens/s against 2,000
+    shared = Limits([one] * 3, [(0.5, 1000)] * 3, shape, peak=1e-6).as_dict(rate=100.0, processes=2)
+    assert shared["tokenising"]["share_of_the_model"] == 0.025
 
 
 def test_tokenising_that_is_slower_than_the_model_limits(found: BenchResult) -> None:

@@ -24,16 +24,17 @@ class PeakMemory:
 
 
 @contextmanager
-def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
-    """Watch what runs within."""
+def peak_memory(*devices: torch.device) -> Iterator[PeakMemory]:
+    """Watch what runs within; of several GPUs, over which one model is spread, the peaks are added up."""
     peak = PeakMemory()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    if all(device.type == "cuda" for device in devices):
+        for device in devices:
+            torch.cuda.reset_peak_memory_stats(device)
         yield peak
-        peak.bytes = torch.cuda.max_memory_allocated(device)
+        peak.bytes = sum(torch.cuda.max_memory_allocated(device) for device in devices)
         return
     done = Event()
-    watcher = Thread(target=watch, args=(device, peak, done), daemon=True)
+    watcher = Thread(target=watch, args=(devices[0], peak, done), daemon=True)
     watcher.start()
     try:
         yield peak

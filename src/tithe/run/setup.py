@@ -142,15 +142,19 @@ class Parts:
         return found
 
     def standins(
-        self, examples: Sequence[Example], asked: Callable[[Sequence[Mapping[str, Ask]]], object] = lambda _: None
+        self,
+        examples: Sequence[Example],
+        asked: Callable[[Sequence[Mapping[str, Ask]]], object] = lambda _: None,
+        sample: frozenset[str] = frozenset(),
     ) -> dict[str, Scorer]:
         """The scorers, prepared with made-up vectors and answers: what they will ask for is right in kind and number.
 
         Args:
             examples: as if they were all there are.
             asked: is told of all asks that a scorer has while it prepares.
+            sample: ids of examples that are to have each other for neighbours.
         """
-        bench = StandIn(examples, self.pool, asked)
+        bench = StandIn(examples, self.pool, asked, sample)
         return {name: scorer.prepare(bench) for name, scorer in self.scorers.items()}
 
     def pool(self, path: str, what: str = "shot pool") -> Sequence[Example]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from tithe.records import BadRow, Example
 from tithe.run.describe import engine_record, versions
 from tithe.run.score import plan
 from tithe.run.setup import Parts
-from tithe.run.speed_reading import Choice, Sample, spread, working_shape
+from tithe.run.speed_reading import Choice, Sample, prepared, spread, working_shape
 from tithe.run.speed_result import BenchResult, Limits, conclude
 from tithe.run.speed_settings import BenchSettings
 from tithe.run.talk import Talk
@@ -38,17 +39,15 @@ def bench(settings: BenchSettings, talk: Talk | None = None) -> BenchResult:
     check(parts)
     job, grown = counted(settings, talk)
     with tempfile.TemporaryDirectory(prefix="tithe-bench-") as scratch:
-        scorers = parts.standins(parts.examples) if parts.learns else parts.scorers
         items = sampled(parts, job["counts"]["records"], settings.limit)
-        parts.stores(Path(scratch))
-        usual = parts.engine
-        sample = Sample(parts, scorers, items, Path(scratch), working_shape(usual))
+        usual, loading = loaded(parts, Path(scratch))
+        sample = Sample(parts, prepared(parts, items), items, Path(scratch), working_shape(usual))
         talk.say("measuring: matrix products of this machine")
         machine = measured_machine(usual, parts)
-        sample = affordable(sample, usual, settings)
+        sample, warming = affordable(sample, usual, settings)
         talk.say(f"measuring: {len(sample.items):,} records, read {settings.repeats} times in each way")
         choices = try_all(sample, usual, settings)
-        limits = find_limits(sample, usual, machine, settings.repeats)
+        limits = find_limits(sample, usual, machine, settings.repeats, loading + warming)
     record = describe(parts, job, machine, usual) | {"planning_bytes": grown}
     return conclude(record, sample, choices, limits, machine, notes(parts, settings, job))
 
@@ -93,6 +92,14 @@ def sampled(parts: Parts, records: int, limit: int) -> list[Example | BadRow]:
     return found
 
 
+def loaded(parts: Parts, place: Path) -> tuple[Engine, float]:
+    """The engine, and the seconds that it took to make; the weights' fingerprint is part of it."""
+    began = time.perf_counter()
+    parts.stores(place)
+    engine = parts.engine
+    return engine, time.perf_counter() - began
+
+
 def measured_machine(engine: Engine, parts: Parts) -> Machine:
     """Peaks for the model's shapes; where its config does not tell them, for the square alone."""
     from tithe.engine.machine import measure_machine, products_of
@@ -103,10 +110,14 @@ def measured_machine(engine: Engine, parts: Parts) -> Machine:
     return measure_machine(engine.model.device, products)
 
 
-def affordable(sample: Sample, usual: Engine, settings: BenchSettings) -> Sample:
-    """The sample, or as much of it as can be read in the time for one reading."""
+def affordable(sample: Sample, usual: Engine, settings: BenchSettings) -> tuple[Sample, float]:
+    """The sample, or as much of it as can be read in the time for one reading.
+
+    Returns:
+        It, and the seconds by which the very first reading takes longer than the next one of the same.
+    """
     few = sample.part(FIRST / len(sample.items))
-    few.read(again(usual))
+    first = few.read(again(usual))
     reading = few.read(again(usual))
     if not reading.tokens:
         raise DataError(
@@ -114,7 +125,8 @@ def affordable(sample: Sample, usual: Engine, settings: BenchSettings) -> Sample
             hint="`tithe plan` lists the reasons",
         )
     whole = reading.seconds * len(sample.items) / len(few.items)
-    return sample if whole <= settings.seconds else sample.part(settings.seconds / whole)
+    enough = sample if whole <= settings.seconds else sample.part(settings.seconds / whole)
+    return enough, max(0.0, first.seconds - reading.seconds)
 
 
 def again(usual: Engine, budget: int | None = None, workers: int | None = None) -> Engine:
@@ -157,7 +169,7 @@ def read_in_turns(sample: Sample, usual: Engine, choices: Iterable[Choice], repe
             one.readings.append(sample.read(again(usual, one.budget, one.workers)))
 
 
-def find_limits(sample: Sample, usual: Engine, machine: Machine, repeats: int) -> Limits:
+def find_limits(sample: Sample, usual: Engine, machine: Machine, repeats: int, loading: float) -> Limits:
     """Where the time of a pass goes, one at a time on one core."""
     small = sample.part(1 / machine.threads)
     readings = [small.read(again(usual, workers=1), clock=True) for _ in range(repeats)]
@@ -166,6 +178,7 @@ def find_limits(sample: Sample, usual: Engine, machine: Machine, repeats: int) -
         [sample.tokenise() for _ in range(repeats)],
         small.shape,
         machine.best(usual.model.dtype, 1).best,
+        loading,
     )
 
 

@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from tithe.engine.shape import Shape, model_shape
 from tithe.engine.work import attention_flops, idle_parameters
-from tithe.planner import Cost
-from tithe.records import BadRow, Example
+from tithe.planner import Cost, Window
+from tithe.records import BadRow, Example, Problem
 from tithe.run.setup import Parts
-from tithe.runners.local import LocalRunner
+from tithe.run.table import Table
+from tithe.runners.local import Answers, LocalRunner
 from tithe.scorers.base import Scorer
 
 if TYPE_CHECKING:
+    import torch
+
     from tithe.engine.engine import Engine
 
 NOISY = 0.2  # spread of readings of the same from which something else must be going on
+OTHERS = 500  # records beside the sample that scorers look at, so that they find as many anchors as they want
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Reading:
         halved: how often memory ran out.
         backbone_seconds: of the layers; 0 where no clock ran.
         head_seconds: from hidden states to likelihoods; 0 where no clock ran.
+        score_seconds: of making scores and their table of what was read.
     """
 
     seconds: float
@@ -53,6 +58,20 @@ class Reading:
     halved: int
     backbone_seconds: float = 0.0
     head_seconds: float = 0.0
+    score_seconds: float = 0.0
+
+
+@dataclass
+class TimedRunner(LocalRunner):
+    """The run's own, with the seconds that scores take."""
+
+    score_seconds: float = field(default=0.0, init=False)
+
+    def scores(self, window: Window, i: int, answers: Answers) -> tuple[dict[str, float | Problem], dict[str, float]]:
+        began = time.perf_counter()
+        found = super().scores(window, i, answers)
+        self.score_seconds += time.perf_counter() - began
+        return found
 
 
 @dataclass(frozen=True)
@@ -83,12 +102,16 @@ class Sample:
         from tithe.engine.meter import metered
         from tithe.engine.peak_memory import peak_memory
 
-        device = engine.model.device
         with tempfile.TemporaryDirectory(dir=self.scratch) as place, one_thread(clock):
-            runner, cost = self.runner(engine, Path(place)), Cost()
-            with peak_memory(device) as memory, metered(engine.model, clock=clock) as meter:
+            runner, cost, table = self.runner(engine, Path(place)), Cost(), self.table()
+            with peak_memory(*devices(engine)) as memory, metered(engine.model, clock=clock) as meter:
+                if self.parts.learns:
+                    runner.read_together([item for item in self.items if isinstance(item, Example)])
                 for scored in runner.run(self.items):
+                    began = time.perf_counter()
+                    table.add(scored)
                     cost.add(scored.window, runner.model_readouts)
+                    runner.score_seconds += time.perf_counter() - began
         work = runner.work
         return Reading(
             work.seconds,
@@ -101,13 +124,23 @@ class Sample:
             engine.halved,
             meter.backbone_seconds,
             meter.head_seconds,
+            runner.score_seconds,
         )
 
-    def runner(self, engine: Engine | None, place: Path) -> LocalRunner:
+    @property
+    def records(self) -> int:
+        """Of the data set; one may hold several examples."""
+        return len({item.row for item in self.items})
+
+    def table(self) -> Table:
+        """The run's own score table, still empty."""
+        return Table(list(self.scorers), more=self.parts.score_columns[len(self.scorers) :])
+
+    def runner(self, engine: Engine | None, place: Path) -> TimedRunner:
         """The run's own, with the engine that is given; without one it plans alone."""
         stores = self.parts.stores(place) if engine is not None else {}
         reads = None if engine is None else lambda: engine
-        return LocalRunner(self.scorers, self.parts.renderer, reads, stores, readouts=self.parts.readouts)
+        return TimedRunner(self.scorers, self.parts.renderer, reads, stores, readouts=self.parts.readouts)
 
     def tokenise(self) -> tuple[float, int]:
         """Seconds of planning the sample, and the tokens that come of it."""
@@ -121,11 +154,35 @@ class Sample:
     def part(self, share: float) -> Sample:
         """A smaller one, spread evenly over this."""
         count = max(1, min(len(self.items), round(len(self.items) * share)))
-        return replace(self, items=[self.items[i] for i in spread(len(self.items), count)])
+        items = [self.items[i] for i in spread(len(self.items), count)]
+        return replace(self, items=items, scorers=prepared(self.parts, items))
 
     def gflops(self, reading: Reading) -> float:
         """What a reading computed per second, everything included that it had to."""
         return (self.shape.flops(reading.tokens, reading.scored) + reading.attention) / reading.seconds / 1e9
+
+
+def prepared(parts: Parts, items: Sequence[Example | BadRow]) -> Mapping[str, Scorer]:
+    """The scorers; one that looks at other examples finds them in the sample, as far as there are enough.
+
+    In a run a worked example is itself a record whose own pass is read, and those that show it only continue that.
+    """
+    if not parts.learns:
+        return parts.scorers
+    own = [replace(item, columns={}) for item in items if isinstance(item, Example)]
+    ids = frozenset(example.id for example in own)
+    others = [example for example in parts.examples if example.id not in ids]
+    few = [others[i] for i in spread(len(others), OTHERS)]
+    return parts.standins([*own, *few], sample=ids)
+
+
+def devices(engine: Engine) -> list[torch.device]:
+    """All that hold a part of the model."""
+    import torch
+
+    from tithe.engine.shard import placed
+
+    return [torch.device(name) for name in placed(engine.model)]
 
 
 def one_thread(wanted: bool) -> AbstractContextManager[None]:

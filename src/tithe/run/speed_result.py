@@ -12,6 +12,7 @@ from tithe.data.outfile import check_writable
 from tithe.engine.shape import Shape
 from tithe.run.folder import write_json
 from tithe.run.speed_reading import NOISY, Choice, Reading, Sample
+from tithe.run.speed_whole import Whole, tokenising_processes
 from tithe.run.speed_words import lines
 
 if TYPE_CHECKING:
@@ -45,20 +46,28 @@ class Limits:
         tokenising: seconds and tokens of planning the sample.
         shape: of the model.
         peak: GFLOP/s of one core, or of the GPU.
+        loading: seconds until the engine reads at its speed.
     """
 
     readings: Sequence[Reading]
     tokenising: Sequence[tuple[float, int]]
     shape: Shape
     peak: float
+    loading: float = 0.0
 
-    def as_dict(self, rate: float) -> dict[str, Any]:
+    @property
+    def tokenised(self) -> list[float]:
+        """Tokens per second of one thread that tokenises."""
+        return [tokens / seconds for seconds, tokens in self.tokenising]
+
+    def as_dict(self, rate: float, processes: int = 1) -> dict[str, Any]:
         """For the record.
 
         Args:
             rate: tokens per second, as a plan counts them, of the model at work.
+            processes: that tokenise.
         """
-        tokenised = [tokens / seconds for seconds, tokens in self.tokenising]
+        tokenised = self.tokenised
         layers = [self.shape.flops(one.tokens, 0) + one.attention for one in self.readings]
         heads = [self.shape.flops(0, one.scored) for one in self.readings]
         return {
@@ -69,7 +78,8 @@ class Limits:
             "tokenising": {
                 "tokens_per_second": round(statistics.median(tokenised), 1),
                 "spread": round((max(tokenised) - min(tokenised)) / statistics.median(tokenised), 3),
-                "share_of_the_model": round(rate / statistics.median(tokenised), 4),
+                "processes": processes,
+                "share_of_the_model": round(rate / statistics.median(tokenised) / processes, 4),
             },
         }
 
@@ -101,8 +111,7 @@ def conclude(
     usual = next(c for c in choices if (c.budget, c.workers) == (engine["batch_tokens"], engine["workers"]))
     best = max(choices, key=lambda one: one.rate)
     taken = best if best.rate > usual.rate * (1 + max(WORTH, usual.spread, best.spread)) else usual
-    planned = [one.planned / one.seconds for one in taken.readings]
-    total = record["counts"]["forward_tokens"]
+    whole = whole_job(record, sample, taken, limits, machine.device.type)
     held = max(one.peak_bytes for one in taken.readings)
     if machine.device.type == "cpu":  # where the examples of the whole job are planned, too
         held += record["planning_bytes"]
@@ -115,18 +124,16 @@ def conclude(
             "product": str(peak.product),
         },
         "sample": {
-            "records": len({item.row for item in sample.items}),
+            "records": sample.records,
             "of": record["counts"]["records"],
             "tokens": usual.middle.tokens,
             "repeats": len(usual.readings),
         },
         "tried": [one.as_dict(sample, peak.best) for one in choices],
         "usual": usual.as_dict(sample, peak.best),
-        "limits": limits.as_dict(statistics.median(planned)),
+        "limits": limits.as_dict(whole.rates[1], whole.processes),
         "whole": {
-            "tokens": total,
-            "seconds": round(total / statistics.median(planned), 1),
-            "seconds_range": [round(total / rate, 1) for rate in (max(planned), min(planned))],
+            **whole.as_dict(),
             "peak_bytes": held,
             "weight_bytes": sum(w.numel() * w.element_size() for w in weights(sample)),
         },
@@ -134,6 +141,23 @@ def conclude(
     }
     record["notes"] = [*notes, *doubts(choices, usual)]
     return BenchResult(record)
+
+
+def whole_job(record: dict[str, Any], sample: Sample, taken: Choice, limits: Limits, device: str) -> Whole:
+    """The seconds of the whole job, with the options that are taken."""
+    planned = [one.planned / one.seconds for one in taken.readings]
+    rate, tokens = statistics.median(planned), record["counts"]["forward_tokens"]
+    thread = tokens / statistics.median(limits.tokenised)
+    return Whole(
+        load=limits.loading,
+        tokens=tokens,
+        rates=(min(planned), rate, max(planned)),
+        thread=thread,
+        processes=tokenising_processes(thread, tokens / rate, device, sample.parts.renderer),
+        score=statistics.median(one.score_seconds for one in taken.readings)
+        * (record["counts"]["records"] / sample.records),
+        overlapped=device != "cpu",
+    )
 
 
 def weights(sample: Sample) -> Any:

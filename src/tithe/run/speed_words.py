@@ -27,7 +27,8 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
     )
     yield from limit_lines(record["limits"], "" if record["engine"]["device"] != "cpu" else ", on one core")
     low, high = (duration(seconds) for seconds in whole["seconds_range"])
-    yield f"whole job: {whole['tokens']:,} tokens in {duration(whole['seconds'])} ({low} to {high})"
+    takes = f"{duration(whole['seconds'])} ({low} to {high})"
+    yield f"whole job: {whole['tokens']:,} tokens in {takes}: {whole_words(whole)}"
     yield f"memory: {size(whole['peak_bytes'])} at most, of it weights {size(whole['weight_bytes'])}"
     yield options_line(record["options"])
     for note in record["notes"]:
@@ -68,7 +69,8 @@ def limit_lines(limits: Mapping[str, Any], where: str) -> Iterator[str]:
     tokenising = limits["tokenising"]
     need = tokenising["share_of_the_model"]
     done = "done ahead" if need < 1 else "the model waits for it"
-    yield f"tokenising: {tokenising['tokens_per_second']:,.0f} tokens/s, {need:.1%} of the model's time, {done}"
+    who = f" in each of {tokenising['processes']} processes" if tokenising["processes"] > 1 else ""
+    yield f"tokenising: {tokenising['tokens_per_second']:,.0f} tokens/s{who}, {need:.1%} of the model's time, {done}"
     yield f"what limits: {what_limits(limits)}"
 
 
@@ -92,6 +94,20 @@ def what_limits(limits: Mapping[str, Any]) -> str:
         f"the {PARTS[name]}, at {part['utilisation']:.0%} of what this machine multiplies: the rest goes to small "
         "matrices, and to what is no matrix product"
     )
+
+
+def whole_words(whole: Mapping[str, Any]) -> str:
+    """What is waited for; of what goes on beside the reading, what takes longer."""
+    beside = {"tokenising": whole["tokenise_seconds"]}
+    if whole["scores_overlapped"]:
+        beside["scores"] = whole["score_seconds"]
+    words = [f"loading {duration(whole['load_seconds'])}", f"reading {duration(whole['read_seconds'])}"]
+    longest = max(beside, key=lambda name: beside[name])
+    if beside[longest] > whole["read_seconds"]:
+        words.append(f"beside it {longest} {duration(beside[longest])}")
+    if not whole["scores_overlapped"]:
+        words.append(f"scores {duration(whole['score_seconds'])}")
+    return ", ".join(words)
 
 
 def options_line(options: Mapping[str, Any]) -> str:

@@ -24,11 +24,13 @@ class StandIn:
         examples: the data set.
         read: reads another one.
         asked: is told of all asks.
+        sample: ids of examples that are nearer to each other than to any other; empty where chance decides alone.
     """
 
     examples: Sequence[Example]
     read: Callable[[str, str], Sequence[Example]]
     asked: Callable[[Sequence[Mapping[str, Ask]]], object] = lambda _: None
+    sample: frozenset[str] = frozenset()
 
     def load(self, path: str, what: str = "shot pool") -> Sequence[Example]:
         return self.read(path, what)
@@ -39,6 +41,9 @@ class StandIn:
     def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
         lots = np.array([lot(example.id) for example in examples]).reshape(len(examples), DIMS)
         vectors: npt.NDArray[np.float32] = (lots / np.linalg.norm(lots, axis=1, keepdims=True)).astype(np.float32)
+        if self.sample:  # cosines are (c + 1) / 2 within it and (c - 1) / 2 across its border: its own order stays
+            side = np.array([[1 if example.id in self.sample else -1] for example in examples], dtype=np.float32)
+            vectors = np.hstack([vectors, side]) / np.sqrt(np.float32(2))
         return vectors
 
     def answers(self, asks: Sequence[Mapping[str, Ask]]) -> Sequence[Mapping[str, Answer | Problem]]:
