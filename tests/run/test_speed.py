@@ -254,3 +254,21 @@ def test_tokenising_that_is_slower_than_the_model_limits(found: BenchResult) -> 
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_parts_of_a_pass_are_timed_on_one_core_whatever_one_pass_has(
+    data: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peak that they are held against is one core's."""
+    seen: list[tuple[bool, int | None]] = []
+    real = Sample.read
+
+    def read(self: Sample, engine: Any, *, clock: bool = False) -> Any:
+        seen.append((clock, engine.threads))
+        return real(self, engine, clock=clock)
+
+    monkeypatch.setattr(Sample, "read", read)
+    monkeypatch.setattr("tithe.engine.engine.cpu_cores", lambda: 3)
+    monkeypatch.setattr("tithe.engine.engine.threads_allowed", lambda: 3)
+    tithe.bench(data, model=str(model_dir), device="cpu", limit=4, batch_tokens=512, workers=1)
+    assert set(seen) == {(True, 1), (False, 3)}

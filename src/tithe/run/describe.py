@@ -58,10 +58,10 @@ def engine_sentence(engine: Engine) -> str:
 
 def at_once(engine: Engine) -> list[str]:
     """How many passes, and threads of each."""
-    several = engine.workers != 1
-    words = [f"{engine.workers} at once"] if several else []
+    words = [f"{engine.workers} at once"] if engine.workers != 1 else []
     if engine.threads is not None:
-        words.append(f"{engine.threads} {'thread' if engine.threads == 1 else 'threads'}{' each' if several else ''}")
+        each = " each" if engine.workers != 1 or len(engine.devices) > 1 else ""
+        words.append(f"{engine.threads} {'thread' if engine.threads == 1 else 'threads'}{each}")
     return words
 
 

@@ -129,11 +129,13 @@ def affordable(sample: Sample, usual: Engine, settings: BenchSettings) -> tuple[
     return enough, max(0.0, first.seconds - reading.seconds)
 
 
-def again(usual: Engine, budget: int | None = None, workers: int | None = None) -> Engine:
-    """A new engine with the same model."""
+def again(usual: Engine, budget: int | None = None, workers: int | None = None, threads: int | None = None) -> Engine:
+    """A new engine with the same model; with other workers the cores are shared out anew."""
     from tithe.engine.engine import Engine
 
-    return Engine(usual.model, budget or usual.budget, workers or usual.workers)
+    workers = workers or usual.workers
+    threads = threads or (usual.threads if workers == usual.workers else None)
+    return Engine(usual.model, budget or usual.budget, workers, threads=threads)
 
 
 def try_all(sample: Sample, usual: Engine, settings: BenchSettings) -> list[Choice]:
@@ -156,7 +158,7 @@ def worker_counts(usual: Engine) -> Sequence[int]:
     """One pass on all cores, or one on each."""
     from tithe.engine.cores import cpu_cores
 
-    if usual.model.device.type != "cpu" or usual.model.alone_above is not None:
+    if usual.model.device.type != "cpu" or not usual.model.side_by_side:
         return ()
     return sorted({1, cpu_cores()})
 
@@ -172,7 +174,7 @@ def read_in_turns(sample: Sample, usual: Engine, choices: Iterable[Choice], repe
 def find_limits(sample: Sample, usual: Engine, machine: Machine, repeats: int, loading: float) -> Limits:
     """Where the time of a pass goes, one at a time on one core."""
     small = sample.part(1 / machine.threads)
-    readings = [small.read(again(usual, workers=1), clock=True) for _ in range(repeats)]
+    readings = [small.read(again(usual, workers=1, threads=1), clock=True) for _ in range(repeats)]
     return Limits(
         readings,
         [sample.tokenise() for _ in range(repeats)],
