@@ -19,6 +19,7 @@ import zstandard
 
 from tithe.data.containers import DataFile
 from tithe.data.files import Dataset, open_dataset
+from tithe.data.hub import HubData
 from tithe.data.jsonstream import JsonFault, JsonStream
 from tithe.errors import DataError, MissingExtraError, SettingsError, TitheError
 from tithe.records import BadRow, Example
@@ -333,9 +334,13 @@ class FakeHub(types.ModuleType):
         return iter(RECORDS)
 
     def HfApi(self) -> Any:
-        return types.SimpleNamespace(
-            dataset_info=lambda name, timeout, files_metadata: types.SimpleNamespace(sha="c0ffee")
-        )
+        def dataset_info(name: str, timeout: int, files_metadata: bool = False, revision: str | None = None) -> Any:
+            files = {"README.md": 9000, "data/train-0.parquet": 400, "data/train-1.parquet": 200, "data/test.jsonl": 50}
+            sizes = {file: size if files_metadata else None for file, size in files.items()}
+            named = [types.SimpleNamespace(rfilename=file, size=size) for file, size in sizes.items()]
+            return types.SimpleNamespace(sha="c0ffee", siblings=named)
+
+        return types.SimpleNamespace(dataset_info=dataset_info)
 
 
 @pytest.fixture
@@ -353,6 +358,15 @@ def test_a_hub_id_is_streamed_at_one_commit(hub: FakeHub) -> None:
     assert {(call["split"], call["streaming"], call["revision"]) for call in hub.calls} == {("train", True, "c0ffee")}
     assert dataset.digest() == open_dataset("owner/alpaca").digest()
     assert dataset.digest() != open_dataset("owner/alpaca", split="test").digest()
+
+
+def test_how_large_a_hubs_files_are(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = {"data/train-0.parquet": 400, "data/train-1.parquet": 200}
+    assert HubData("owner/alpaca", "train", "c0ffee").sizes() == train
+    # A split that no name has may be in any file.
+    assert HubData("owner/alpaca", "validation", "c0ffee").sizes() == train | {"data/test.jsonl": 50}
+    monkeypatch.setattr(FakeHub, "HfApi", lambda _: 1 / 0)
+    assert HubData("owner/alpaca", "train", "c0ffee").sizes() == {}
 
 
 def test_an_unknown_hub_id_says_that_both_were_tried(hub: FakeHub) -> None:

@@ -17,7 +17,7 @@ import transformers
 from tests.engine.models import CONFIGS, load, plain, random_passes, run, save, twin, worst
 from tithe.config import ScoreSettings
 from tithe.data.files import open_dataset
-from tithe.data.hub import HubData, sizes_of
+from tithe.data.hub import HubData
 from tithe.engine import fused
 from tithe.engine.engine import Engine
 from tithe.engine.fused import WORTH, cannot, find_parts, fuse, worth
@@ -260,7 +260,9 @@ def test_a_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert begin("c", 10, CPU, "on") and begin("c", 10, CPU)
 
 
-def test_how_much_a_run_reads_is_guessed_by_files_hub_and_limit(tmp_path: Path) -> None:
+def test_how_much_a_run_reads_is_guessed_by_files_hub_and_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     row = {"instruction": "i" * 100, "output": "o" * 300}
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for _ in range(100)))
@@ -271,26 +273,14 @@ def test_how_much_a_run_reads_is_guessed_by_files_hub_and_limit(tmp_path: Path) 
     packed = tmp_path / "data.jsonl.gz"
     packed.write_bytes(gzip.compress(data.read_bytes()))
     assert about(open_dataset(packed)) == 2 * 3 * packed.stat().st_size // 4
-    files = [
-        ("README.md", 9000),
-        ("data/train-0.parquet", 400),
-        ("data/train-1.parquet", 200),
-        ("data/test-0.parquet", 50),
-    ]
-    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in files])
-    for split, sizes in (("train", 600), ("validation", 650)):  # a split that no name has may be in any file
-        hub: Any = SimpleNamespace(
-            source="owner/name", origin=HubData("owner/name", split, "c0ffee", sizes_of(info, split)), limit=None
-        )
-        assert about(hub) == 2 * 3 * sizes // 4
-    unknown = SimpleNamespace(siblings=None)
-    hub = SimpleNamespace(
-        source="owner/name", origin=HubData("o/n", "train", None, sizes_of(unknown, "train")), limit=None
-    )
-    assert about(hub) is None
+    for sizes, wanted in (({"train.parquet": 600, "train.jsonl": 90}, 2 * (3 * 600 + 90) // 4), ({}, None)):
+        monkeypatch.setattr(HubData, "sizes", lambda _, sizes=sizes: sizes)
+        hub: Any = SimpleNamespace(source="owner/name", origin=HubData("owner/name", "train", None), limit=None)
+        assert about(hub) == wanted
 
 
-def test_loss_kernels_are_tried_where_a_job_may_repay_it(tmp_path: Path) -> None:
+def test_loss_kernels_are_tried_where_a_job_may_repay_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(HubData, "sizes", lambda _: {})
     (tmp_path / "data.jsonl").write_text("x")
     here: Any = SimpleNamespace(source=str(tmp_path / "data.jsonl"), limit=None)
     there: Any = SimpleNamespace(source="owner/name", origin=HubData("owner/name", "train", None), limit=None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,11 @@ class HubData:
         name: `owner/name`.
         split: which part of it.
         revision: the commit it stands at, or None where the hub did not say.
-        sizes: bytes of its files that may be this split's, as far as the hub says.
     """
 
     name: str
     split: str
     revision: str | None
-    sizes: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def rows(self) -> Iterator[Row]:
         """All records in order.
@@ -66,23 +64,29 @@ class HubData:
                 state.update(json.dumps(row.record, sort_keys=True, default=str).encode())
         return state.hexdigest()
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of its files with data: those with the split in their names, or all where none has.
+
+        Empty where the hub does not say, as without a connection: whoever wants to know can only guess.
+        """
+        try:
+            hub = importlib.import_module("huggingface_hub").HfApi()
+            info = hub.dataset_info(self.name, revision=self.revision, timeout=20, files_metadata=True)
+        except Exception:
+            return {}
+        files = {one.rfilename: one.size for one in info.siblings or () if one.size}
+        data = {name: size for name, size in files.items() if Path(name).suffix in DATA}
+        return {name: size for name, size in data.items() if self.split in name} or data
+
 
 def open_hub(name: str, split: str) -> HubData:
     """The data set at its present commit, so that a later pass reads the same."""
     _load()
     try:
-        hub = importlib.import_module("huggingface_hub").HfApi()
-        info = hub.dataset_info(name, timeout=20, files_metadata=True)
+        info = importlib.import_module("huggingface_hub").HfApi().dataset_info(name, timeout=20)
     except Exception:  # offline, or a copy in the cache: `rows` tells what is the matter
         return HubData(name, split, None)
-    return HubData(name, split, info.sha, sizes_of(info, split))
-
-
-def sizes_of(info: Any, split: str) -> dict[str, int]:
-    """Of files with data: those with the split in their names, or all where none has."""
-    files = {one.rfilename: one.size for one in getattr(info, "siblings", None) or () if one.size}
-    data = {name: size for name, size in files.items() if Path(name).suffix in DATA}
-    return {name: size for name, size in data.items() if split in name} or data
+    return HubData(name, split, info.sha)
 
 
 def _failed(name: str, split: str, error: Exception) -> DataError:

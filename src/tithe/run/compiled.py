@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tithe.config import ScoreSettings
 from tithe.data.files import Dataset
+from tithe.data.hub import HubData
 from tithe.errors import SettingsError
 from tithe.records import Example
 from tithe.run.kept_choice import keep, kept, kept_word
@@ -90,7 +91,7 @@ def bytes_in(dataset: Dataset) -> int | None:
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         sizes = {str(file): file.stat().st_size for file in files}
     else:
-        sizes = dict(getattr(dataset.origin, "sizes", {}))
+        sizes = dataset.origin.sizes() if isinstance(dataset.origin, HubData) else {}
     return sum(size * (TIMES if name.endswith(DENSE) else 1) for name, size in sizes.items()) if sizes else None
 
 
