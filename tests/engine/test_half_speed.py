@@ -29,7 +29,7 @@ def forgotten() -> Iterator[None]:
 def machine(monkeypatch: pytest.MonkeyPatch, times: float, error: float = 2e-3) -> None:
     """One that says it multiplies bf16, at so many times the speed of fp32."""
     monkeypatch.setattr(model, "cpu_multiplies_bf16", lambda: True)
-    monkeypatch.setattr(half_speed, "seconds", lambda left, _: 0.1 / times if left.dtype == BF16 else 0.1)
+    monkeypatch.setattr(half_speed, "clocked", lambda left, *_: 0.1 / times if left.dtype == BF16 else 0.1)
     monkeypatch.setattr(half_speed, "relative_error", lambda *_: error)
 
 
@@ -56,11 +56,11 @@ def test_without_the_instructions_nothing_is_measured(monkeypatch: pytest.Monkey
 def test_a_slow_product_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds: list[torch.dtype] = []
 
-    def seconds(left: torch.Tensor, _: torch.Tensor) -> float:
+    def clocked(left: torch.Tensor, *_: object) -> float:
         rounds.append(left.dtype)
         return 3.0 if left.dtype == BF16 else 0.1
 
-    monkeypatch.setattr(half_speed, "seconds", seconds)
+    monkeypatch.setattr(half_speed, "clocked", clocked)
     assert probe_half(BF16).times == pytest.approx(1 / 30) and rounds.count(BF16) == 1
 
 

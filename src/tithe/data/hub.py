@@ -72,7 +72,7 @@ class HubData:
         try:
             hub = importlib.import_module("huggingface_hub").HfApi()
             info = hub.dataset_info(self.name, revision=self.revision, timeout=20, files_metadata=True)
-        except Exception:
+        except Exception:  # offline, or whatever the libraries below raise: only an estimate hangs on it
             return {}
         files = {one.rfilename: one.size for one in info.siblings or () if one.size}
         data = {name: size for name, size in files.items() if Path(name).suffix in DATA}

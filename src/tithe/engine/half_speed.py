@@ -5,14 +5,13 @@ A processor may have the instructions and torch no kernel for them; then they ta
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 
 from tithe.engine.fp32_route import CPU, FASTER, precision, probe_fp32
-from tithe.engine.matmul import Product, operands, relative_error, single_threads
+from tithe.engine.matmul import Product, clocked, operands, relative_error, single_threads
 
 TIMED = Product(256, 768, 768)  # less than a pack's, as it may be slow
 CHECKED = Product(33, 511, 97)
@@ -57,14 +56,8 @@ def probe_half(dtype: torch.dtype) -> HalfSpeed:
         for _ in range(ROUNDS):
             for kind, (left, right) in pairs.items():
                 with precision(setting):
-                    best[kind] = min(best[kind], seconds(left, right))
+                    best[kind] = min(best[kind], clocked(left, right, 1))
             if best[dtype] > SLOW:
                 break
         error = relative_error(CHECKED, dtype, CPU)
     return HalfSpeed(best[torch.float32] / best[dtype], error, TRUE[dtype])
-
-
-def seconds(left: torch.Tensor, right: torch.Tensor) -> float:
-    began = time.perf_counter()
-    torch.mm(left, right)
-    return time.perf_counter() - began
