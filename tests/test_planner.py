@@ -139,6 +139,9 @@ def test_the_cost_by_hand() -> None:
         "response_tokens_cut": 8,
         "truncated_shots": 0,
         "shot_tokens_cut": 0,
+        "left_out_by_template": {},
+        "tokenised_apart": 0,
+        "own_end_markers": 0,
     }
 
 

@@ -9,7 +9,9 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
+from tithe.data.remarks import RemarkCounts
 from tithe.data.render import Encoded, Renderer
+from tithe.data.rendered import Remarks
 from tithe.data.seen import Seen, first_half
 from tithe.records import Ask, BadRow, Example, Pass, PassKind, PassSpec, Problem
 
@@ -43,6 +45,7 @@ class Window:
         asked: asks, before equal passes were joined.
         rated: whether nothing but questions about the examples is read, so that it tells nothing of a response that it
             would be cut.
+        remarks: per example with a rendering, what was odd in it.
     """
 
     items: Sequence[Example | BadRow]
@@ -53,6 +56,7 @@ class Window:
     readouts: Sequence[frozenset[str]]
     asked: int
     rated: bool = False
+    remarks: Sequence[Remarks] = ()
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -102,6 +106,7 @@ def plan_window(
         [frozenset(readouts) for readouts in builder.readouts],
         builder.asked,
         kinds == {"rated"},
+        [made.remarks for example in examples if isinstance(made := builder.encoded[example.id], Encoded)],
     )
 
 
@@ -178,6 +183,7 @@ class Cost:
         longest: tokens of the longest pass.
         problems: reason -> how many examples.
         bad: reason -> how many rows.
+        remarks: what was odd in rendering.
     """
 
     records: int = 0
@@ -192,6 +198,7 @@ class Cost:
     longest: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
+    remarks: RemarkCounts = field(default_factory=RemarkCounts)
     _seen: Seen = field(default_factory=Seen, repr=False)
     _last_row: int = -1
 
@@ -203,6 +210,8 @@ class Cost:
             if isinstance(item, BadRow):
                 self.bad[item.reason] += 1
         self.examples += len(window.given)
+        for remarks in () if window.rated else window.remarks:
+            self.remarks.add(remarks)
         for made, slots in zip(window.given, window.slots, strict=True):
             self._add_example(made, [slot for named in slots for slot in named.values()], window)
         self.add_passes(window, model_readouts)
@@ -247,6 +256,7 @@ class Cost:
             "response_tokens_cut": self.cut_tokens,
             "truncated_shots": self.truncated["shots"],
             "shot_tokens_cut": self.cut_shots,
+            **self.remarks.as_dict(),
         }
 
 

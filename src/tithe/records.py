@@ -28,12 +28,16 @@ class Message:
         content: its text; may be empty where there are tool calls.
         reasoning: the thinking before the content, if the record keeps it apart.
         tool_calls: `{"type": "function", "function": {"name": str, "arguments": object}}` each.
+        name: of a tool's result: the function that gave it.
+        tool_call_id: of a tool's result: the call that it answers.
     """
 
     role: str
     content: str
     reasoning: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
+    name: str | None = None
+    tool_call_id: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As chat templates read it; keys that do not apply are left out."""
@@ -42,7 +46,16 @@ class Message:
             out["reasoning_content"] = self.reasoning
         if self.tool_calls:
             out["tool_calls"] = [dict(call) for call in self.tool_calls]
+        if self.name is not None:
+            out["name"] = self.name
+        if self.tool_call_id is not None:
+            out["tool_call_id"] = self.tool_call_id
         return out
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has nothing but a role and a content."""
+        return self.reasoning is None and not self.tool_calls and self.name is None and self.tool_call_id is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 The dialogue is rendered as it is and again with a sentinel in the response's place. What both renderings begin with
 is the prompt, what both end with is the tail, and what lies between in the real one is the response: trimmed text,
-thinking and tool calls exactly as the template writes them.
+thinking and tool calls exactly as the template writes them. Where a template writes the beginning of a response
+differently for its content (thinking, tool calls), the response begins where the generation prompt ends.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import datetime
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import jinja2
-
-from tithe.data.rendered import Rendered, Turns
+from tithe.data.bounded import BoundedTemplate
+from tithe.data.omissions import Outline, missing_by_text, outline, parts_of, shape, unusual
+from tithe.data.rendered import NOTHING_ODD, Remarks, Rendered, Turns
 from tithe.errors import TemplateError
 from tithe.records import Example, Message, Problem
 
@@ -26,6 +28,8 @@ _PRIVATE = [chr(code) for code in range(0xE000, 0xF8FF)]  # sentinels: no templa
 
 _MARKER = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")  # as special tokens are written: `<|im_end|>`, `</s>`, `[/INST]`
 _LONGEST = 80
+_MOST_QUOTED = 200  # characters of what a template says
+_MOST_SHAPES = 10_000  # of dialogues, whose omissions are remembered
 
 
 class Refusal(Exception):
@@ -47,7 +51,8 @@ class ChatTemplate:
         self.name = name
         self.source = source
         self._special_tokens = {"bos_token": "", "eos_token": "", **special_tokens}  # not every tokenizer has them
-        self._jinja = _compile(name, source)
+        self._jinja = BoundedTemplate(name, source)
+        self._remarks: dict[Hashable, Remarks | None] = {}
         self._parts = False
         self._settle()
         self.turns = self._find_turns()
@@ -81,33 +86,56 @@ class ChatTemplate:
         Raises:
             Refusal: with the template's own sentence.
         """
+        variables = {
+            **self._special_tokens,
+            "messages": messages,
+            "tools": [dict(tool) for tool in tools] or None,
+            "documents": None,
+            "add_generation_prompt": generation,
+            "strftime_now": DATE.strftime,
+        }
         try:
-            return self._jinja.render(
-                **self._special_tokens,
-                messages=messages,
-                tools=[dict(tool) for tool in tools] or None,
-                documents=None,
-                add_generation_prompt=generation,
-                strftime_now=DATE.strftime,
-            )
+            return self._jinja.render(variables)
         except Exception as error:  # a template is foreign code: whatever it raises is about this dialogue
-            raise Refusal(" ".join(str(error).split()) or type(error).__name__) from error
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise Refusal(said if len(said) <= _MOST_QUOTED else f"{said[:_MOST_QUOTED]} ...") from error
 
     def _split(self, example: Example, *, json_arguments: bool) -> Rendered | Problem:
         response = example.response
         before = [self._message(message, json_arguments) for message in example.prompt]
         full = self.text([*before, self._message(response, json_arguments)], example.tools)
-        mark = next(char for char in _PRIVATE if char not in full)
+        mark = next((char for char in _PRIVATE if char not in full), None)
+        if mark is None:
+            return Problem("the text uses every private-use character, so none is left to mark the response with")
         probe = self.text([*before, self._message(Message("assistant", mark))], example.tools)
         if mark not in probe:
             return Problem("the template leaves the response out")
         start, stop = self._span(full, probe, mark)
-        if response.reasoning or response.tool_calls:
+        if response.reasoning or response.tool_calls or not full.startswith(probe[: probe.index(mark)]):
             start = self._generation_start(full, before, example.tools) or start
         if not full[start:stop].strip():
             blank = not (response.content.strip() or response.reasoning or response.tool_calls)
             return Problem("empty response" if blank else "the template leaves the response out")
-        return self._cut(full, start, stop)
+        cut = self._cut(full, start, stop)
+        return replace(cut, remarks=self._find_remarks(example, full, json_arguments))
+
+    def _find_remarks(self, example: Example, full: str, json_arguments: bool) -> Remarks:
+        """Return what the template leaves out of the dialogue; found once for all dialogues of a shape."""
+        key = (json_arguments, shape(example))
+        if key not in self._remarks:
+            if len(self._remarks) >= _MOST_SHAPES:
+                self._remarks.clear()
+            self._remarks[key] = self._omitted(outline(example), json_arguments)
+        found = self._remarks[key]
+        return found or remarks(parts_of(example), missing_by_text(example, full))
+
+    def _omitted(self, drawn: Outline, json_arguments: bool) -> Remarks | None:
+        """Return what the template leaves out of an outline; None where it refuses to render it."""
+        said = [self._message(message, json_arguments) for message in (*drawn.prompt, drawn.response)]
+        try:
+            return remarks(drawn.parts(), drawn.lost(self.text(said, drawn.tools)))
+        except Refusal:
+            return None
 
     def _cut(self, full: str, start: int, stop: int) -> Rendered:
         anchor = _common_suffix(full[:start], self._anchor)
@@ -158,11 +186,14 @@ class ChatTemplate:
         user, mark = _PRIVATE[1], _PRIVATE[0]
         refusals = []
         for self._parts in (False, True):
+            said = [self._message(Message("user", user)), self._message(Message("assistant", mark))]
             try:
-                text = self.text([self._message(Message("user", user)), self._message(Message("assistant", mark))])
+                text, again = self.text(said), self.text(said)
             except Refusal as refusal:
                 refusals.append(str(refusal))
                 continue
+            if text != again:
+                raise TemplateError(f"template `{self.name}` writes the same dialogue differently each time")
             if mark in text:
                 before = text[: text.index(mark)]
                 self._anchor = before[before.rfind(user) + 1 :] if user in before else ""
@@ -180,7 +211,21 @@ class ChatTemplate:
         if any(text.count(mark) != 1 for mark in marks):
             return Turns("", None)
         first, answer, second, last = (text.index(mark) for mark in marks)
-        return Turns(text[:first], text[answer + 1 : second], text[last + 1 :])
+        return Turns(text[:first], text[answer + 1 : second], text[last + 1 :], self._system_opening())
+
+    def _system_opening(self) -> str | None:
+        roles = ("system", "user", "assistant")
+        try:
+            text = self.text([self._message(Message(role, mark)) for role, mark in zip(roles, _PRIVATE, strict=False)])
+        except Refusal:
+            return None
+        return text[: text.index(_PRIVATE[0])] if _PRIVATE[0] in text else None
+
+
+def remarks(parts: frozenset[str], lost: frozenset[str]) -> Remarks:
+    """Return what is to be counted; the usual case shares one object."""
+    counted = unusual(parts, lost)
+    return Remarks(tuple(counted), tuple(sorted(lost))) if counted else NOTHING_ODD
 
 
 def _with_json_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,16 +241,3 @@ def _common_prefix(a: str, b: str) -> int:
 
 def _common_suffix(a: str, b: str) -> str:
     return b if a.endswith(b) else b[len(b) - _common_prefix(a[::-1], b[::-1]) :]
-
-
-def _compile(name: str, source: str) -> jinja2.Template:
-    # Not `render_jinja_template`: it turns `strftime_now` into text, and takes the date from the clock.
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    try:
-        template: jinja2.Template = _compile_jinja_template(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(f"template `{name}`, line {error.lineno}: {error.message}") from error
-    except jinja2.TemplateError as error:
-        raise TemplateError(f"template `{name}` cannot be compiled: {error}") from error
-    return template

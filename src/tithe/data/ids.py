@@ -36,7 +36,7 @@ def content_hash(
 
 
 def _message(message: Message) -> str:
-    if message.reasoning is None and not message.tool_calls:  # what the encoder would say, in a third of its time
+    if message.plain:  # what the encoder would say, in a third of its time
         return f'{{"content":{encode_basestring(message.content)},"role":{encode_basestring(message.role)}}}'
     return _encode(message.as_dict())
 

@@ -1,11 +1,15 @@
 """Text to token ids and response span: the one definition of "response".
 
-The response is tokenised once, and its ids stand in every pass. A pass is joined from ids:
+The response's ids are the same in every pass:
 
     given   [lead] prompt response
     alone   [lead] [header] response
     shown   [lead] shot-prompt shot-response between prompt response
     rated   [lead] question reply
+
+The ids are those of the whole text, prompt and response in one, cut where the tokenizer's offsets say that the
+response begins. The few texts with no such place are cut apart and counted. Worked examples are joined by ids where
+special tokens stand between, and tokenised with the rest as one text elsewhere.
 
 The lead is what a sequence begins with: BOS, or nothing. It stands there once. An end-of-turn marker is scored only
 with `eos`. Every cut is made here and counted in the pass.
@@ -15,15 +19,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from tithe.data.frame import NO_IDS, Frame, starts
-from tithe.data.rendered import Rendered
+from tithe.data.frame import NO_IDS, Frame
+from tithe.data.rendered import NOTHING_ODD, Remarks, Rendered
 from tithe.data.templates import resolve_template
-from tithe.data.tokens import Tokens, bad_unicode
+from tithe.data.tokens import TextCut, Tokens, bad_unicode
 from tithe.errors import SettingsError
 from tithe.records import Example, IntArray, Pass, PassKind, Problem
 
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 Bos = Literal["auto", "always", "never"]
 Truncation = Literal["response", "prompt", "problem"]
+Chain: TypeAlias = tuple[IntArray, IntArray, IntArray]  # worked examples, what stands behind them, the rest of a prompt
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,16 @@ class Encoded:
         prompt: without the lead.
         response: what is scored; with the end-of-turn marker if `eos` is set.
         after: what stands between this response and a next dialogue that has its own opening.
+        text: what the ids are made of; None where no pass with worked examples needs it.
+        remarks: what is counted about it.
     """
 
     lead: IntArray
     prompt: IntArray
     response: IntArray
     after: IntArray
+    text: Rendered | None = field(default=None, kw_only=True)
+    remarks: Remarks = field(default=NOTHING_ODD, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.lead) + len(self.prompt) + len(self.response)
@@ -152,9 +161,10 @@ class TemplateRenderer(Renderer):
     def encode(self, examples: Sequence[Example]) -> list[Encoded | Problem]:
         texts = [self.render(example) for example in examples]
         good = [text for text in texts if isinstance(text, Rendered)]
-        prompts = self._tokens.encode([text.prompt for text in good])
-        responses = self._tokens.encode_after([text.anchor for text in good], [text.response for text in good])
-        encoded = map(self._encoded, good, prompts, responses)
+        wholes = [text.prompt + self._scored(text) for text in good]
+        ends = [len(text.prompt) + len(text.response) for text in good]
+        cuts = self._tokens.encode_cut(wholes, [len(text.prompt) for text in good], ends)
+        encoded = map(self._encoded, good, cuts)
         return [text if isinstance(text, Problem) else next(encoded) for text in texts]
 
     def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
@@ -168,11 +178,10 @@ class TemplateRenderer(Renderer):
             return _join(encoded.lead, self._header, response, Cut(0, cut.response))
         if kind == "given" or not shots:
             return _join(encoded.lead, prompt, response, cut)
-        return self._shown(encoded.lead, self._chain(shots, encoded), response, cut)
+        chain = self._chain_of_ids(shots, encoded) or self._chain_of_text(shots, encoded)
+        return self._shown(encoded.lead, chain, response, cut)
 
-    def _shown(
-        self, lead: IntArray, chain: tuple[IntArray, IntArray, IntArray], response: IntArray, cut: Cut
-    ) -> Pass | Problem:
+    def _shown(self, lead: IntArray, chain: Chain, response: IntArray, cut: Cut) -> Pass | Problem:
         """A pass with worked examples, which give way first, from their beginning."""
         before, between, rest = chain
         fixed = len(lead) + len(between) + len(rest) + len(response)
@@ -199,14 +208,27 @@ class TemplateRenderer(Renderer):
             return Problem("the question about it is empty")
         return _join(encoded.lead, encoded.prompt, encoded.response, Cut(0, 0))
 
-    def _encoded(self, text: Rendered, prompt: IntArray, response: IntArray) -> Encoded | Problem:
-        if not len(response):
+    def _scored(self, text: Rendered) -> str:
+        """The response's text, with what ends it where that is scored."""
+        return text.response + text.tail.rstrip() if self.settings.eos else text.response
+
+    def _encoded(self, text: Rendered, cut: TextCut) -> Encoded | Problem:
+        if cut.start is None:
+            prompt = self._tokens.encode([text.prompt])[0]
+            response = self._tokens.encode_after([text.anchor], [self._scored(text)])[0]
+        else:
+            prompt, response = cut.ids[: cut.start], cut.ids[cut.start :]
+        if not len(response) or (cut.start is not None and cut.mark <= cut.start < len(cut.ids)):
             return Problem("empty response: the tokenizer makes no token of it")
-        end, rest = self._frame.tail(text.tail)
-        if self.settings.eos:
-            response, end = np.concatenate([response, end, self._frame.end]), NO_IDS
+        own_end = self._frame.ends(text)
+        if not own_end:
+            response = np.concatenate([response, self._frame.end])
         lead, prompt = self._frame.split(prompt)
-        return Encoded(lead, prompt, response, np.concatenate([end, rest]))
+        remarks = text.remarks
+        if own_end or cut.start is None:
+            remarks = replace(remarks, own_end=own_end, apart=cut.start is None)
+        kept = text if self._frame.joint is None else None
+        return Encoded(lead, prompt, response, self._frame.after(text.tail), text=kept, remarks=remarks)
 
     def _fit(self, encoded: Encoded) -> Cut | Problem:
         """What is cut of the prompt and of the response, for all passes alike."""
@@ -226,20 +248,44 @@ class TemplateRenderer(Renderer):
             return Problem(f"no response token left: the prompt alone has {context} tokens, max length is {limit}")
         return Cut(0, over)
 
-    def _chain(self, shots: Sequence[Encoded], last: Encoded) -> tuple[IntArray, IntArray, IntArray]:
+    def _chain_of_ids(self, shots: Sequence[Encoded], last: Encoded) -> Chain | None:
         """The shots as earlier dialogues, what stands between them and the last, and what is left of its prompt.
 
-        The first part is the same whatever comes after it.
+        The first part is the same whatever comes after it. None where ids cannot be joined.
         """
+        joint = self._frame.joint
+        if joint is None:
+            return None
         pieces: list[IntArray] = []
         prompts = [encoded.prompt for encoded in (*shots, last)]
+        leads = [encoded.lead if self._frame.bos_opens_turns else NO_IDS for encoded in (*shots[1:], last)]
         for i, shot in enumerate(shots):
             between = shot.after
-            if self._frame.between is not None and starts(prompts[i + 1], self._frame.opening):
-                between = self._frame.between
-                prompts[i + 1] = prompts[i + 1][len(self._frame.opening) :]
-            pieces += [prompts[i], shot.response, between]
+            if joint.fits(prompts[i + 1]):
+                between = joint.between
+                prompts[i + 1] = prompts[i + 1][len(joint.skipped) :]
+            pieces += [prompts[i], shot.response, np.concatenate([between, leads[i]])]
         return np.concatenate(pieces[:-1]), pieces[-1], prompts[-1]
+
+    def _chain_of_text(self, shots: Sequence[Encoded], last: Encoded) -> Chain:
+        """The same three parts where no special token stands between: all is tokenised as one text, and cut."""
+        whole, places = "", list[int]()  # of each response: where it begins and ends
+        before: Rendered | None = None
+        for one in (*shots, last):
+            assert one.text is not None, "an example brings its text where ids cannot be joined"
+            whole += one.text.prompt if before is None else self._frame.goes_on(before, one.text.prompt)
+            places.append(len(whole))
+            before = one.text
+            whole += self._scored(before) + ("" if self._frame.ends(before) else self._frame.end_text)
+            places.append(len(whole))
+        start, shown = places[-2], places[-3]
+        (cut,) = self._tokens.encode_cut([whole], [start], [shown])
+        if cut.start is None:
+            (cut,) = self._tokens.encode_cut([whole[:start]], [start], [shown])
+        context = cut.ids[: cut.start]
+        rest = self._frame.split(context)[1]
+        cut_at = min(cut.mark, len(context)) - (len(context) - len(rest))
+        return rest[:cut_at], NO_IDS, rest[cut_at:]
 
 
 @dataclass(frozen=True, slots=True)

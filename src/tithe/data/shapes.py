@@ -63,4 +63,4 @@ def _alpaca(dialogue: Dialogue, turn: int, where: str) -> dict[str, Any]:
 
 
 def _is(message: Message, role: str) -> bool:
-    return message.role == role and not message.tool_calls and message.reasoning is None
+    return message.role == role and message.plain

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from tithe.data.chat import ChatTemplate
-from tithe.data.rendered import Rendered, Turns
+from tithe.data.rendered import NOTHING_ODD, Remarks, Rendered, Turns
 from tithe.errors import TemplateError, did_you_mean
 from tithe.records import Example, Message, Problem
 
@@ -27,6 +27,7 @@ NAMES = {
     "wizardlm": "the IFD paper's for WizardLM: the instruction, `Input:`, `### Response:`",
     "superfiltering": "the Superfiltering paper's: instruction and input, each on a line of its own",
 }
+NO_SCHEMAS = Remarks(("tool schema",), ("tool schema",))  # the templates without roles write no function schemas
 JINJA_ENDINGS = (".jinja", ".jinja2", ".j2")
 
 
@@ -68,7 +69,7 @@ class TextTemplate:
         response = message_text(example.response)
         if not response.strip():
             return Problem("empty response")
-        return Rendered(self.dialogue(example), response, "", self.anchor)
+        return Rendered(self.dialogue(example), response, "", self.anchor, NO_SCHEMAS if example.tools else NOTHING_ODD)
 
     def dialogue(self, example: Example) -> str:
         """The prompt of a dialogue of any length, turn after turn."""

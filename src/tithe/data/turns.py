@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..records import Message
@@ -113,15 +114,22 @@ def read_message(turn: Mapping[str, Any], role: str, where: str) -> Message:
         calls = read_calls(turn["tool_calls"], where)
     elif turn.get("function_call"):
         calls = read_calls(turn["function_call"], where)
+    name, call_id = _tool_result(turn) if role == "tool" else (None, None)
     if isinstance(content, str):
-        return Message(role, content, reasoning, calls)
+        return Message(role, content, reasoning, calls, name, call_id)
     if content is None:
         if calls:
             return Message(role, "", reasoning, calls)
         raise RecordError(f"`{where}` has no content: there is {listing(list(turn))}")
     if not isinstance(content, (list, tuple)):
         raise RecordError(f"the content of `{where}` is {kind(content)}, it must be a string or a list of parts")
-    return _from_parts(content, Message(role, "", reasoning, calls), where)
+    return _from_parts(content, Message(role, "", reasoning, calls, name, call_id), where)
+
+
+def _tool_result(turn: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Whose result it is: the function's name and the id of the call, where the record says so."""
+    name, call_id = turn.get("name"), turn.get("tool_call_id")
+    return name if isinstance(name, str) else None, call_id if isinstance(call_id, str) else None
 
 
 def _from_parts(parts: list[Any] | tuple[Any, ...], base: Message, where: str) -> Message:
@@ -144,7 +152,7 @@ def _from_parts(parts: list[Any] | tuple[Any, ...], base: Message, where: str) -
             raise RecordError(f"a `{name}` part of `{where}` is {kind(value)}, it must be a string")
         else:
             (texts if name == "text" else thoughts).append(value)
-    return Message(base.role, "".join(texts), "".join(thoughts) if thoughts else None, calls)
+    return replace(base, content="".join(texts), reasoning="".join(thoughts) if thoughts else None, tool_calls=calls)
 
 
 def read_calls(value: object, where: str) -> tuple[Mapping[str, Any], ...]:

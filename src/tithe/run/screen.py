@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table as Grid
 from rich.text import Text
 
+from tithe.data.remarks import remark_sentences
 from tithe.run.heads import HeadResult
 from tithe.run.results import PlanResult, ScoreResult, SelectResult
 from tithe.run.select import shown_columns
@@ -105,6 +106,8 @@ def show_plan(result: PlanResult) -> None:
     if counts["truncated_shots"]:
         rows += [("examples whose shots are cut", counts["truncated_shots"])]
     out.print(pairs(rows))
+    for sentence in remark_sentences(counts):
+        say(out, sentence)
     if result.record["estimated"]:
         say(out, "estimated: which worked examples are shown is found by the run; here they are drawn by chance")
     if "cost" in result.record:
@@ -177,6 +180,8 @@ def show_counts(out: Console, record: Mapping[str, Any]) -> None:
         say(out, f"bad rows set aside, {n:,}: {reason}")
     for reason, n in counts["problems"].items():
         say(out, f"examples without a score, {n:,}: {reason}")
+    for sentence in remark_sentences(counts):
+        say(out, sentence)
     if counts["truncated_prompts"] or counts["truncated_responses"]:
         limit = record["template"]["max_length"]
         say(

@@ -2,8 +2,8 @@
 
     request   a line of JSON: first what it takes to make the renderer, then lists of examples
     answer    a line of JSON: first `{"ready": the renderer's own description}`, then `{"bytes": n, "problems": {place:
-              reason}}` with n bytes behind it, (examples, 4) lengths and all ids one after the other, both int32;
-              or `{"error": sentence}`
+              reason}, "texts": {place: texts}, "remarks": {place: remarks}}` with n bytes behind it: (examples, 4)
+              lengths and all ids one after the other, both int32; or `{"error": sentence}`
 
 Plain numbers go between the processes, not objects, and nothing is unpickled.
 """
@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +24,7 @@ import numpy as np
 from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.dialogue import CpqsRenderer
 from tithe.data.render import Encoded, Renderer, RenderSettings, TemplateRenderer
+from tithe.data.rendered import NOTHING_ODD, Remarks, Rendered
 from tithe.errors import TitheError
 from tithe.records import Example, Message, Problem
 
@@ -55,13 +57,18 @@ def can_send(example: Example) -> bool:
 
 def sent(example: Example) -> list[Any]:
     """An example without what rendering does not look at."""
-    turns = [[one.role, one.content, one.reasoning] for one in (*example.prompt, example.response)]
+    turns = [
+        [one.role, one.content, one.reasoning, one.name, one.tool_call_id]
+        for one in (*example.prompt, example.response)
+    ]
     return [turns, example.instruction, example.input]
 
 
 def received(row: Sequence[Any]) -> Example:
     turns, instruction, given = row
-    *prompt, response = (Message(role, content, reasoning) for role, content, reasoning in turns)
+    *prompt, response = (
+        Message(role, content, reasoning, (), name, call_id) for role, content, reasoning, name, call_id in turns
+    )
     return Example("", 0, 0, tuple(prompt), response, instruction, given)
 
 
@@ -73,7 +80,10 @@ def packed(encoded: Sequence[Encoded | Problem]) -> tuple[dict[str, Any], bytes]
     lengths[[i for i in range(len(encoded)) if i not in problems]] = [[len(ids) for ids in each] for each in parts] or 0
     ids = np.concatenate([np.empty(0, np.int32), *(ids for each in parts for ids in each)]).astype(np.int32)
     body = lengths.tobytes() + ids.tobytes()
-    return {"bytes": len(body), "problems": problems}, body
+    good = {i: one for i, one in enumerate(encoded) if isinstance(one, Encoded)}
+    texts = {i: astuple(one.text)[:-1] for i, one in good.items() if one.text is not None}
+    remarks = {i: astuple(one.remarks) for i, one in good.items() if one.remarks is not NOTHING_ODD}
+    return {"bytes": len(body), "problems": problems, "texts": texts, "remarks": remarks}, body
 
 
 def unpacked(line: Mapping[str, Any], body: bytes, count: int) -> list[Encoded | Problem]:
@@ -84,7 +94,13 @@ def unpacked(line: Mapping[str, Any], body: bytes, count: int) -> list[Encoded |
     found, at = list[Encoded | Problem](), 0
     for i, (a, b, c, d) in enumerate(ends):
         reason = line["problems"].get(str(i))
-        found.append(Problem(reason) if reason is not None else Encoded(ids[at:a], ids[a:b], ids[b:c], ids[c:d]))
+        if reason is not None:
+            found.append(Problem(reason))
+        else:
+            texts, said = line["texts"].get(str(i)), line["remarks"].get(str(i))
+            text = None if texts is None else Rendered(*texts)
+            remarks = NOTHING_ODD if said is None else Remarks(tuple(said[0]), tuple(said[1]), *said[2:])
+            found.append(Encoded(ids[at:a], ids[a:b], ids[b:c], ids[c:d], text=text, remarks=remarks))
         at = d
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
+from tithe.data.remarks import RemarkCounts
 from tithe.data.render import Renderer
 from tithe.planner import without_numbers
 from tithe.records import BadRow, Example, Pass, Problem
@@ -55,6 +56,7 @@ class TrainRows:
     truncated_prompts: int = 0
     truncated_responses: int = 0
     response_tokens_cut: int = 0
+    remarks: RemarkCounts = field(default_factory=RemarkCounts)
 
     def add(self, example: Example, got: Pass | Problem) -> None:
         first = max(got.start, 1) if isinstance(got, Pass) else 0  # a first token has nothing it is predicted from
@@ -94,6 +96,7 @@ class TrainRows:
             "truncated_prompts": self.truncated_prompts,
             "truncated_responses": self.truncated_responses,
             "response_tokens_cut": self.response_tokens_cut,
+            **self.remarks.as_dict(),
         }
 
 
@@ -111,7 +114,11 @@ def read_rows(items: Iterable[Example | BadRow], renderer: Renderer) -> TrainRow
             if isinstance(item, BadRow):
                 found.leave(item.reason)
         for example, encoded in zip(good, renderer.encode(good), strict=True):
-            found.add(example, encoded if isinstance(encoded, Problem) else renderer.build("given", encoded))
+            if isinstance(encoded, Problem):
+                found.add(example, encoded)
+                continue
+            found.remarks.add(encoded.remarks)
+            found.add(example, renderer.build("given", encoded))
     return found
 
 
