@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
+from tithe.data.ids import is_repeated
 from tithe.data.render import Encoded, Renderer
 from tithe.data.seen import Seen, first_half
 from tithe.records import Ask, BadRow, Example, Pass, PassKind, PassSpec, Problem
@@ -178,6 +179,8 @@ class Cost:
         longest: tokens of the longest pass.
         problems: reason -> how many examples.
         bad: reason -> how many rows.
+        notes: what records hold that is not read, or not as it may be meant -> how many records.
+        duplicates: examples with the same prompt and response as an earlier one.
     """
 
     records: int = 0
@@ -192,6 +195,9 @@ class Cost:
     longest: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    duplicates: int = 0
+    _noted: int = -1  # the row whose notes are counted: its other turns have them, too
     _seen: Seen = field(default_factory=Seen, repr=False)
     _last_row: int = -1
 
@@ -202,6 +208,11 @@ class Cost:
             self._last_row = item.row
             if isinstance(item, BadRow):
                 self.bad[item.reason] += 1
+                continue
+            self.duplicates += is_repeated(item.id)
+            if item.notes and item.row != self._noted:
+                self._noted = item.row
+                self.notes.update(item.notes)
         self.examples += len(window.given)
         for made, slots in zip(window.given, window.slots, strict=True):
             self._add_example(made, [slot for named in slots for slot in named.values()], window)
@@ -236,6 +247,8 @@ class Cost:
             "records": self.records,
             "examples": self.examples,
             "bad_rows": dict(self.bad),
+            "notes": dict(self.notes.most_common()),
+            "duplicates": self.duplicates,
             "problems": dict(self.problems),
             "passes_asked": self.asked,
             "passes": dict(self.passes),

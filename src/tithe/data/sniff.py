@@ -105,10 +105,9 @@ def _wrapper(path: Path) -> str | None:
     with reading(path), unpacked(path) as stream:
         walk = JsonStream(io.TextIOWrapper(stream, encoding="utf-8", newline=""))
         try:
-            next(walk.records(), None)
+            return walk.find_wrapper(_FIELDS)
         except JsonFault as fault:
             raise DataError(f"{path}:{fault.line}:{fault.column}: invalid JSON: {fault}") from None
-        return walk.wrapper
 
 
 def _text(path: Path, first: str) -> DataFile:
