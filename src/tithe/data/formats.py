@@ -9,12 +9,13 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from ..records import BadRow, Example, Message
-from .feedback import note_feedback, refusal
+from .feedback import KNOWN, note_feedback, refusal
 from .ids import Occurrences, content_hash
-from .marks import LISTS, note_record
+from .marks import LISTS, is_like_mark, note_record
 from .turns import RecordError, TurnsRead, kind, listing, read_tools, read_turns
 
 Shape: TypeAlias = Literal["alpaca", "prompt-completion", "messages", "sharegpt"]
@@ -300,6 +301,9 @@ _FIRST: Mapping[Shape, frozenset[str]] = {
 }
 
 
+_BESIDE = TEXTS | PICTURES
+
+
 def _notes(
     record: Record,
     shape: Shape,
@@ -316,8 +320,10 @@ def _notes(
         also: texts that were joined to make a message.
         followed: lists of marks that were read.
     """
+    if not _is_odd(shape, tuple(record)):
+        return ()
     notes: list[str] = []
-    beside = (TEXTS | PICTURES) & record.keys() - _FIRST[shape]
+    beside = _BESIDE & record.keys() - _FIRST[shape]
     if beside:
         read = {next((name for name in group if record.get(name) is not None), "") for group in _GROUPS[shape]}
         if shape == "alpaca" and isinstance(record.get("history"), (list, tuple)):
@@ -332,6 +338,14 @@ def _notes(
     note_record(record, notes, followed)
     note_feedback(record, notes)
     return tuple(notes)
+
+
+@lru_cache(maxsize=1024)
+def _is_odd(shape: Shape, names: tuple[str, ...]) -> bool:
+    """Return whether a record with these fields needs a closer look; most do not."""
+    return any(
+        (name in _BESIDE and name not in _FIRST[shape]) or name in KNOWN or is_like_mark(name) for name in names
+    )
 
 
 def _is_said(value: str, said: Collection[str | None]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 LEARNT = frozenset(
@@ -37,7 +37,7 @@ def judge_turn(turn: Mapping[str, Any], notes: list[str]) -> bool:
         amount = _amount(key, value)
         if amount is not None:
             learnt &= _follow(key, amount, notes)
-        elif _is_like(str(key)):
+        elif is_like_mark(key):
             notes.append(f"the mark `{str(key)[:40]}` of a turn is not understood, and not followed")
     return learnt
 
@@ -52,7 +52,7 @@ def judge_record(record: Mapping[str, Any], turns: Sequence[object], spoken: Seq
         notes: takes what is noted.
     """
     left: set[int] = set()
-    for key in LISTS & record.keys():
+    for key in _lists_in(tuple(record)):
         entries = record[key]
         if not isinstance(entries, (list, tuple)) or not entries:
             continue
@@ -67,6 +67,11 @@ def judge_record(record: Mapping[str, Any], turns: Sequence[object], spoken: Seq
     return left
 
 
+@lru_cache(maxsize=1024)
+def _lists_in(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in LISTS)
+
+
 def note_record(record: Mapping[str, Any], notes: list[str], followed: Collection[str] = ()) -> None:
     """Note marks on a whole record, which is scored whatever they say.
 
@@ -76,7 +81,7 @@ def note_record(record: Mapping[str, Any], notes: list[str], followed: Collectio
         followed: names whose lists `judge_record` has read.
     """
     for key, value in record.items():
-        if value is None or not isinstance(key, str) or not _is_like(key):
+        if value is None or not is_like_mark(key):
             continue
         if isinstance(value, (list, tuple)):
             if value and key not in followed:
@@ -86,9 +91,10 @@ def note_record(record: Mapping[str, Any], notes: list[str], followed: Collectio
             notes.append(f"`{key}` of the record is {said}: it is scored all the same; `select --drop` can leave it out")
 
 
-@cache
-def _is_like(key: str) -> bool:
-    return _LIKE.search(key) is not None
+@lru_cache(maxsize=1024)
+def is_like_mark(key: object) -> bool:
+    """Return whether a field's name speaks of loss, masks, weights or training."""
+    return isinstance(key, str) and _LIKE.search(key) is not None
 
 
 def _follow(key: str, amount: float, notes: list[str]) -> bool:
