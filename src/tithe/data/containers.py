@@ -105,7 +105,9 @@ def _json(file: DataFile) -> Iterator[Row]:
                     yield Row(where, None, walk.text.encode("utf-8", "backslashreplace"), walk.twice)
         except JsonFault as fault:
             where = f"{file.path}:{fault.line}:{fault.column}"
-            hint = "one broken record makes the rest of the file unreadable; JSON lines, a record a line, cannot break so"
+            hint = (
+                "one broken record makes the rest of the file unreadable; JSON lines, a record a line, cannot break so"
+            )
             raise DataError(f"{where}: invalid JSON: {fault}", hint=hint) from None
 
 

@@ -1,4 +1,4 @@
-"""Preference pairs, rated completions and KTO labels: data that says which responses are bad, taken for data to learn."""
+"""Preference pairs, rated completions and KTO labels: data that says which responses are good and which are bad."""
 
 from __future__ import annotations
 
@@ -23,12 +23,39 @@ PAIRS = (
 SEVERAL = ("completions", "responses", "candidates", "generations")  # lists of responses to one prompt
 LABELS = ("label", "kto_tag", "desirable", "is_desirable", "accepted", "is_chosen")
 SCORES = frozenset(
-    "labels margin preference rank ranking rating ratings reward rewards score scores score_chosen score_rejected "
-    "chosen_score rejected_score chosen_rating rejected_rating overall_score winner".split()
+    [
+        "labels",
+        "margin",
+        "preference",
+        "rank",
+        "ranking",
+        "rating",
+        "ratings",
+        "reward",
+        "rewards",
+        "score",
+        "scores",
+        "score_chosen",
+        "score_rejected",
+        "chosen_score",
+        "rejected_score",
+        "chosen_rating",
+        "rejected_rating",
+        "overall_score",
+        "winner",
+    ]
 )
 OTHERS = frozenset(
-    "rejected rejected_response rejected_responses rejected_messages rejected_input rejected_output "
-    "response_rejected non_preferred_output".split()
+    [
+        "rejected",
+        "rejected_response",
+        "rejected_responses",
+        "rejected_messages",
+        "rejected_input",
+        "rejected_output",
+        "response_rejected",
+        "non_preferred_output",
+    ]
 )  # beside a response: the one that was not wanted
 KNOWN = frozenset((*SEVERAL, *LABELS, *SCORES, *OTHERS, *(name for pair in PAIRS for name in pair)))
 _FALSE = ("false", "undesirable", "rejected")

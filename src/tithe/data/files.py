@@ -15,8 +15,8 @@ from typing import Any, Protocol, cast, get_args
 from ..errors import DataError, SettingsError, did_you_mean
 from ..records import BadRow, Example
 from .containers import DataFile, Row
-from .folders import data_files
 from .feedback import refusal
+from .folders import data_files
 from .formats import Record, Shape, Turns, detect, examples, looks_like
 from .hub import open_hub
 from .ids import Occurrences
@@ -228,9 +228,9 @@ def _look(name: str, origin: Source, format: str) -> tuple[Shape, tuple[str, ...
         raise DataError(f"`{name}` holds no readable record; the first, {first.where}: {why}")
     shape = cast(Shape, format) if format != "auto" else detect(records)
     if shape is None:
-        why = next(filter(None, map(refusal, records)), None)
-        if why is not None:
-            what, _, way = why.partition("; ")
+        pairs = next(filter(None, map(refusal, records)), None)
+        if pairs is not None:
+            what, _, way = pairs.partition("; ")
             raise DataError(f"`{name}` holds {what}", hint=way)
         hint = "read are instruction + output, prompt + completion, messages, conversations; rename the columns"
         raise DataError(f"`{name}` has records of no known shape: there is {listing(columns)}", hint=hint)

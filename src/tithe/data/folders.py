@@ -75,7 +75,7 @@ def _why_passed(entry: Path) -> str | None:
             return "no regular file"
     other = UNREAD.get(entry.suffix.lower()) or ("a tar archive" if ".tar" in entry.suffixes else None)
     if other:
-        hint = "unpack or convert it to JSONL, JSON, CSV or Parquet, or move it out of the folder; `.gz` and `.zst` are read"
+        hint = "unpack or convert it to JSONL, JSON, CSV or Parquet, or move it out; `.gz` and `.zst` are read"
         raise DataError(f"`{entry}` is {other}, its records cannot be read", hint=hint)
     if name in BESIDE:
         return "description of the data set"

@@ -27,12 +27,27 @@ INPUTS = ("input", "context")
 COMPLETIONS = ("completion", "response")
 CONVERSATIONS = ("conversations", "conversation")
 SHARED = frozenset({"tools", "functions", "system"})
-PICTURES = frozenset("image images video videos audio audios".split())
+PICTURES = frozenset(["image", "images", "video", "videos", "audio", "audios"])
 TEXTS = frozenset(
     (*OUTPUTS, *INPUTS, *COMPLETIONS, *CONVERSATIONS, *SHARED, "instruction", "prompt", "messages", "history")
 ) | frozenset(
-    "system_prompt system_message developer documents query question answer suffix thinking reasoning "
-    "reasoning_content thought cot chain_of_thought rationale".split()
+    [
+        "system_prompt",
+        "system_message",
+        "developer",
+        "documents",
+        "query",
+        "question",
+        "answer",
+        "suffix",
+        "thinking",
+        "reasoning",
+        "reasoning_content",
+        "thought",
+        "cot",
+        "chain_of_thought",
+        "rationale",
+    ]
 )  # what a trainer may put into a dialogue, where its settings say so
 
 
@@ -174,7 +189,9 @@ def _example(
     except (RecursionError, ValueError, TypeError) as error:
         raise RecordError(f"the tool calls cannot be read: {error}") from None
     columns = dialogue.columns
-    return Example(seen.name(content), row, turn, prompt, response, instruction, part, dialogue.tools, columns, where, notes)
+    return Example(
+        seen.name(content), row, turn, prompt, response, instruction, part, dialogue.tools, columns, where, notes
+    )
 
 
 def _missing(record: Record, names: tuple[str, ...]) -> RecordError:
@@ -343,9 +360,7 @@ def _notes(
 @lru_cache(maxsize=1024)
 def _is_odd(shape: Shape, names: tuple[str, ...]) -> bool:
     """Return whether a record with these fields needs a closer look; most do not."""
-    return any(
-        (name in _BESIDE and name not in _FIRST[shape]) or name in KNOWN or is_like_mark(name) for name in names
-    )
+    return any((name in _BESIDE and name not in _FIRST[shape]) or name in KNOWN or is_like_mark(name) for name in names)
 
 
 def _is_said(value: str, said: Collection[str | None]) -> bool:

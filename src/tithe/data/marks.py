@@ -13,14 +13,42 @@ from functools import lru_cache
 from typing import Any
 
 LEARNT = frozenset(
-    "weight loss_weight loss_scale loss loss_mask step_loss_mask train training trainable train_on_turn should_train "
-    "compute_loss has_loss output_with_loss learn".split()
+    [
+        "weight",
+        "loss_weight",
+        "loss_scale",
+        "loss",
+        "loss_mask",
+        "step_loss_mask",
+        "train",
+        "training",
+        "trainable",
+        "train_on_turn",
+        "should_train",
+        "compute_loss",
+        "has_loss",
+        "output_with_loss",
+        "learn",
+    ]
 )  # 0 or false: not to be learnt
-MASKED = frozenset("masked is_masked mask_loss ignore_loss no_loss".split())  # 1 or true: not to be learnt
-PIECES = frozenset("train_detail training_detail".split())  # axolotl: the verdict on pieces of the text
+MASKED = frozenset(["masked", "is_masked", "mask_loss", "ignore_loss", "no_loss"])  # 1 or true: not to be learnt
+PIECES = frozenset(["train_detail", "training_detail"])  # axolotl: the verdict on pieces of the text
 LISTS = frozenset(f"{name}s" for name in LEARNT) | LEARNT  # of a record: an entry for each turn
 USUAL = frozenset(
-    "role from content value name tool_calls tool_call_id function_call text reasoning_content reasoning thinking".split()
+    [
+        "role",
+        "from",
+        "content",
+        "value",
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "function_call",
+        "text",
+        "reasoning_content",
+        "reasoning",
+        "thinking",
+    ]
 )
 _LIKE = re.compile(r"(^|_)(loss|masks?|masked|weights?|trains?|trained|training|trainable|learn|learnt)(_|$)", re.I)
 _WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
@@ -42,7 +70,9 @@ def judge_turn(turn: Mapping[str, Any], notes: list[str]) -> bool:
     return learnt
 
 
-def judge_record(record: Mapping[str, Any], turns: Sequence[object], spoken: Sequence[int], notes: list[str]) -> set[int]:
+def judge_record(
+    record: Mapping[str, Any], turns: Sequence[object], spoken: Sequence[int], notes: list[str]
+) -> set[int]:
     """Return the turns that a list beside the dialogue marks as not to be learnt.
 
     Args:
@@ -88,7 +118,9 @@ def note_record(record: Mapping[str, Any], notes: list[str], followed: Collectio
                 notes.append(f"the mark `{key[:40]}` of the record is not understood, and not followed")
         elif _amount(key, value) == 0:
             said = "true" if key in MASKED else "0 or false"
-            notes.append(f"`{key}` of the record is {said}: it is scored all the same; `select --drop` can leave it out")
+            notes.append(
+                f"`{key}` of the record is {said}: it is scored all the same; `select --drop` can leave it out"
+            )
 
 
 @lru_cache(maxsize=1024)

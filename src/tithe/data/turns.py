@@ -32,7 +32,21 @@ ROLES = {
 CONTENTS = ("content", "value", "text")
 REASONINGS = ("reasoning_content", "reasoning", "thinking")
 UNREAD = frozenset(
-    "image images video videos audio audios documents attachments refusal thought thoughts cot prefix".split()
+    [
+        "image",
+        "images",
+        "video",
+        "videos",
+        "audio",
+        "audios",
+        "documents",
+        "attachments",
+        "refusal",
+        "thought",
+        "thoughts",
+        "cot",
+        "prefix",
+    ]
 )  # of a turn: text or pictures that a trainer may put into the dialogue, and that are not read here
 
 
