@@ -145,7 +145,8 @@ def test_the_cost_by_hand() -> None:
 
 
 def test_notes_are_counted_once_a_record_and_repeated_contents_by_their_ids() -> None:
-    first, second = replace(example(0, "why", "so"), notes=("odd", "long")), replace(example(0, "how", "so"), notes=("odd",))
+    first = replace(example(0, "why", "so"), notes=("odd", "long"))
+    second = replace(example(0, "how", "so"), notes=("odd",))
     third = replace(example(4, "when", "so"), id="a-1", notes=("odd",))
     found = cost(planned([first, second, BadRow(2, "x:3", "no response"), third])).as_dict()
     assert found["notes"] == {"odd": 2, "long": 1}
