@@ -128,6 +128,8 @@ def test_the_cost_by_hand() -> None:
         "records": 7,
         "examples": 6,
         "bad_rows": {"no response": 1},
+        "notes": {},
+        "duplicates": 0,
         "problems": {"empty response": 1, "too odd": 2},
         "passes_asked": 6 * 6,
         "passes": {"given": 3, "alone": 2},
@@ -143,6 +145,15 @@ def test_the_cost_by_hand() -> None:
         "tokenised_apart": 0,
         "own_end_markers": 0,
     }
+
+
+def test_notes_are_counted_once_a_record_and_repeated_contents_by_their_ids() -> None:
+    first = replace(example(0, "why", "so"), notes=("odd", "long"))
+    second = replace(example(0, "how", "so"), notes=("odd",))
+    third = replace(example(4, "when", "so"), id="a-1", notes=("odd",))
+    found = cost(planned([first, second, BadRow(2, "x:3", "no response"), third])).as_dict()
+    assert found["notes"] == {"odd": 2, "long": 1}
+    assert found["duplicates"] == 1
 
 
 def test_a_first_token_without_context_is_not_scored() -> None:

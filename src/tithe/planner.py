@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
+from tithe.data.ids import is_repeated
 from tithe.data.remarks import RemarkCounts
 from tithe.data.render import Encoded, Renderer
 from tithe.data.rendered import Remarks
@@ -184,6 +185,8 @@ class Cost:
         problems: reason -> how many examples.
         bad: reason -> how many rows.
         remarks: what was odd in rendering.
+        notes: what records hold that is not read, or not as it may be meant -> how many records.
+        duplicates: examples with the same prompt and response as an earlier one.
     """
 
     records: int = 0
@@ -199,6 +202,9 @@ class Cost:
     problems: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
     remarks: RemarkCounts = field(default_factory=RemarkCounts)
+    notes: Counter[str] = field(default_factory=Counter)
+    duplicates: int = 0
+    _noted: int = -1  # the row whose notes are counted: its other turns have them, too
     _seen: Seen = field(default_factory=Seen, repr=False)
     _last_row: int = -1
 
@@ -209,6 +215,11 @@ class Cost:
             self._last_row = item.row
             if isinstance(item, BadRow):
                 self.bad[item.reason] += 1
+                continue
+            self.duplicates += is_repeated(item.id)
+            if item.notes and item.row != self._noted:
+                self._noted = item.row
+                self.notes.update(item.notes)
         self.examples += len(window.given)
         for remarks in () if window.rated else window.remarks:
             self.remarks.add(remarks)
@@ -245,6 +256,8 @@ class Cost:
             "records": self.records,
             "examples": self.examples,
             "bad_rows": dict(self.bad),
+            "notes": dict(self.notes.most_common()),
+            "duplicates": self.duplicates,
             "problems": dict(self.problems),
             "passes_asked": self.asked,
             "passes": dict(self.passes),

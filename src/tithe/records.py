@@ -74,6 +74,7 @@ class Example:
         tools: function schemas the dialogue may call.
         columns: the record's other columns, for filters and strata.
         where: file and line, for people.
+        notes: what its record holds that is not read, or not as it may be meant; for people, counted by a run.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Example:
     tools: tuple[Mapping[str, Any], ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

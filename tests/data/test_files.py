@@ -266,7 +266,7 @@ def test_nan_and_a_megabyte_pass(tmp_path: Path) -> None:
         (b'[{"instruction": "a", "output": "b"} {}]', "{path}:1:38: invalid JSON: `,` was expected, there is `{{`"),
         (b'[{"instruction": "a"}\n] x', "{path}:2:3: invalid JSON: there is more text after the end of the list"),
         (b'{"a": [{"x": 1}],\n"b": [{"x": 1}]}', "two lists of records, `a` and `b`, and no way to choose"),
-        (b'{\n"a": 1\n}', "the object holds no list of records"),
+        (b'{\n"a": 1\n}', "records of no known shape: there is `a`"),
         (b"instruction,output\n", "holds no records"),
         (b"instruction,output,output\nq,a,b\n", "has two columns named `output`"),
         (b"PK\x03\x04abc", "is a zip archive (or an Excel sheet), its records cannot be read"),
@@ -398,12 +398,14 @@ class Drip:
 @pytest.mark.parametrize("step", [1, 2, 3, 7])
 def test_json_is_streamed_over_any_cut(step: int) -> None:
     records: list[Any] = [{"a": 'x"y\\', "b": [1.5e3, True, None]}, {"é": "😀"}, 1234567, "s", -1.25, [], {}]
-    for text in (
-        json.dumps(records),
-        json.dumps(records, indent=3),
-        json.dumps({"n": 12, "k": [1], "d": [{}, *records]}),
+    for text, wrapper in (
+        (json.dumps(records), None),
+        (json.dumps(records, indent=3), None),
+        (json.dumps({"n": 12, "k": [1], "d": [{}, *records]}), "d"),
     ):
-        got = [value for _, value in JsonStream(Drip(text, step)).records()]  # type: ignore[arg-type]
+        if wrapper is not None:
+            assert JsonStream(Drip(text, step)).find_wrapper(()) == wrapper  # type: ignore[arg-type]
+        got = [value for _, value in JsonStream(Drip(text, step)).records(wrapper)]  # type: ignore[arg-type]
         assert got[-7:] == records
     with pytest.raises(JsonFault):
         list(JsonStream(Drip(json.dumps(records)[:-3], step)).records())  # type: ignore[arg-type]

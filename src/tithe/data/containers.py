@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..errors import DataError
+from .arrow_values import Plain
 from .jsonstream import JsonFault, JsonStream
 from .packed import reading, unpacked
+from .uniquejson import FieldTwiceError, loads
 
 Container: TypeAlias = Literal["jsonl", "json", "csv", "parquet"]
 
@@ -26,14 +28,16 @@ class Row(NamedTuple):
     Args:
         where: file and line, or file and record number.
         record: the parsed value; None where there is a fault.
-        raw: the line's own bytes (JSONL only).
+        raw: the line's own bytes (JSONL), or those of a faulty record in a JSON list.
         fault: why it cannot be parsed.
+        notes: what was left out of the record when it was parsed.
     """
 
     where: str
     record: Any
     raw: bytes | None = None
     fault: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class DataFile:
         path: where it is.
         container: how records are laid out in it.
         delimiter: between the cells of a CSV file.
-        wrapper: name of the list in a JSON object that holds it, None for a bare list.
+        wrapper: name of the list in a JSON object that holds it, None for a bare list or records one after another.
     """
 
     path: Path
@@ -70,11 +74,13 @@ class DataFile:
 def parse_line(line: bytes, where: str) -> Row:
     """One line of JSONL."""
     try:
-        return Row(where, json.loads(line.decode("utf-8")), line)
+        return Row(where, loads(line.decode("utf-8")), line)
     except UnicodeDecodeError as error:
         return Row(where, None, line, f"not UTF-8 at byte {error.start + 1} of the line")
     except json.JSONDecodeError as error:
         return Row(f"{where}:{error.colno}", None, line, f"invalid JSON: {error.msg} at column {error.colno}")
+    except FieldTwiceError as error:
+        return Row(where, None, line, str(error))
     except (ValueError, RecursionError) as error:  # a number of 4,300 digits, or nesting without end
         return Row(where, None, line, f"invalid JSON: {error}")
 
@@ -91,11 +97,17 @@ def _json(file: DataFile) -> Iterator[Row]:
     with unpacked(file.path) as stream:
         walk = JsonStream(io.TextIOWrapper(stream, encoding="utf-8", newline=""))
         try:
-            for line, record in walk.records():
-                yield Row(f"{file.path}:{line}", record)
+            for line, record in walk.records(file.wrapper):
+                where = f"{file.path}:{line}"
+                if walk.twice is None:
+                    yield Row(where, record)
+                else:
+                    yield Row(where, None, walk.text.encode("utf-8", "backslashreplace"), walk.twice)
         except JsonFault as fault:
             where = f"{file.path}:{fault.line}:{fault.column}"
-            hint = "one broken record makes the rest of a JSON list unreadable; JSONL does not have this weakness"
+            hint = (
+                "one broken record makes the rest of the file unreadable; JSON lines, a record a line, cannot break so"
+            )
             raise DataError(f"{where}: invalid JSON: {fault}", hint=hint) from None
 
 
@@ -140,15 +152,17 @@ def _header(file: DataFile, lines: Any) -> list[str]:
 
 
 def _parquet(file: DataFile) -> Iterator[Row]:
-    number = 0
+    number, plain = 0, None
     for batch in parquet_batches(file):
+        plain = plain or Plain(batch.schema, f"`{file.path}`")
         try:
             records = batch.to_pylist()
         except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date beyond Python's
             raise DataError(f"`{file.path}` holds a value that cannot be read: {error}") from None
-        for record in records:
+        for each in records:
             number += 1
-            yield Row(f"{file.path}: record {number}", record)
+            record, notes = plain.record(each)
+            yield Row(f"{file.path}: record {number}", record, notes=notes)
 
 
 def parquet_batches(file: DataFile) -> Iterator[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -15,16 +15,17 @@ from typing import Any, Protocol, cast, get_args
 from ..errors import DataError, SettingsError, did_you_mean
 from ..records import BadRow, Example
 from .containers import DataFile, Row
+from .feedback import refusal
+from .folders import data_files
 from .formats import Record, Shape, Turns, detect, examples, looks_like
 from .hub import open_hub
 from .ids import Occurrences
 from .packed import reading
-from .sniff import SUFFIXES, container_suffix, sniff
+from .sniff import container_suffix, sniff
 from .turns import listing
 
 LOOK = 100  # records by which the shape of a file is told
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_BESIDE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # talk about data, hold none
 
 
 class Source(Protocol):
@@ -37,9 +38,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Folder:
-    """Several files read one after the other, by name."""
+    """Several files read one after the other, by name.
+
+    Args:
+        files: those that are read.
+        passed_over: what else is in the folder, in words.
+    """
 
     files: tuple[DataFile, ...]
+    passed_over: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[Row]:
         for file in self.files:
@@ -84,7 +91,7 @@ class Dataset:
             if row.fault is not None:
                 yield self._bad(BadRow(number, row.where, row.fault))
                 continue
-            for item in examples(row.record, self.format, self.turns, number, row.where, seen):
+            for item in examples(row.record, self.format, self.turns, number, row.where, seen, row.notes):
                 yield self._bad(item) if isinstance(item, BadRow) else item
 
     def rows(self) -> Iterator[tuple[int, Row]]:
@@ -94,6 +101,20 @@ class Dataset:
     def records(self) -> Iterator[tuple[int, Any]]:
         """(row, raw record) for every record that can be parsed."""
         return ((number, row.record) for number, row in self.rows() if row.fault is None)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the files as a whole: what a folder holds and is not read, columns named alike."""
+        said = []
+        if isinstance(self.origin, Folder) and self.origin.passed_over:
+            read, there = len(self.origin.files), "; ".join(self.origin.passed_over)
+            files = "1 file is" if read == 1 else f"{read:,} files are"
+            said.append(f"note: of the folder `{self.source}` {files} read; passed over are {there}")
+        alike = alike_names(self.columns_seen)
+        if alike:
+            groups = "; ".join(listing(names) for names in alike)
+            said.append(f"note: names of columns that differ by case or blanks alone are different columns: {groups}")
+        return said
 
     def digest(self) -> str:
         """Hash of the bytes that are read; another file never has it."""
@@ -107,6 +128,14 @@ class Dataset:
         if self.strict:
             raise DataError(f"{row.where}: {row.reason}", hint="without `--strict` such rows are set aside and listed")
         return row
+
+
+def alike_names(columns: Sequence[str]) -> list[list[str]]:
+    """Return groups of names that differ by case or blanks alone."""
+    groups: dict[str, list[str]] = {}
+    for name in columns:
+        groups.setdefault("".join(name.split()).lower(), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def open_dataset(
@@ -177,13 +206,8 @@ def _near(path: Path) -> str:
 
 
 def _folder(path: Path) -> Folder:
-    with reading(path):
-        entries = sorted(path.iterdir(), key=lambda entry: entry.name)
-    names = [e for e in entries if container_suffix(e) and e.name[0] != "." and e.name not in _BESIDE and e.is_file()]
-    if not names:
-        known = ", ".join(SUFFIXES)
-        raise DataError(f"the folder `{path}` holds no data file", hint=f"read are {known}, also as .gz or .zst")
-    return Folder(tuple(sniff(entry) for entry in names))
+    files, passed = data_files(path)
+    return Folder(tuple(sniff(entry) for entry in files), tuple(passed))
 
 
 def _look(name: str, origin: Source, format: str) -> tuple[Shape, tuple[str, ...]]:
@@ -204,6 +228,10 @@ def _look(name: str, origin: Source, format: str) -> tuple[Shape, tuple[str, ...
         raise DataError(f"`{name}` holds no readable record; the first, {first.where}: {why}")
     shape = cast(Shape, format) if format != "auto" else detect(records)
     if shape is None:
+        pairs = next(filter(None, map(refusal, records)), None)
+        if pairs is not None:
+            what, _, way = pairs.partition("; ")
+            raise DataError(f"`{name}` holds {what}", hint=way)
         hint = "read are instruction + output, prompt + completion, messages, conversations; rename the columns"
         raise DataError(f"`{name}` has records of no known shape: there is {listing(columns)}", hint=hint)
     return shape, columns

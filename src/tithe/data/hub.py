@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingExtraError
+from .arrow_values import RENDERED, null_note, without_nulls
 from .containers import Row
 
 DATA = (".parquet", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".zst", ".arrow")
@@ -48,8 +49,13 @@ class HubData:
         datasets = _load()
         try:
             stream = datasets.load_dataset(self.name, split=self.split, streaming=True, revision=self.revision)
+            exact = _json_columns(stream)
             for number, record in enumerate(stream, 1):
-                yield Row(f"{self.name}[{self.split}]: record {number}", dict(record))
+                plain = {
+                    name: value if value is None or name in exact else without_nulls(value)
+                    for name, value in record.items()
+                }
+                yield Row(f"{self.name}[{self.split}]: record {number}", plain, notes=_null_notes(record, plain))
         except GeneratorExit:
             raise
         except Exception as error:  # the libraries below raise dozens of unrelated classes
@@ -77,6 +83,34 @@ class HubData:
         files = {one.rfilename: one.size for one in info.siblings or () if one.size}
         data = {name: size for name, size in files.items() if Path(name).suffix in DATA}
         return {name: size for name, size in data.items() if self.split in name} or data
+
+
+def _json_columns(stream: Any) -> frozenset[str]:
+    """Return the columns that `datasets` keeps as JSON, in which a null is one."""
+    features = getattr(stream, "features", None) or {}
+    return frozenset(name for name, feature in features.items() if "Json(" in repr(feature))
+
+
+def _null_notes(record: dict[str, Any], plain: dict[str, Any]) -> tuple[str, ...]:
+    """Return what is said of nulls that were left out of what is rendered as it stands."""
+    before, after = list(_rendered_in(record)), list(_rendered_in(plain))
+    if before == after:
+        return ()
+    names = {name for (name, one), (_, other) in zip(before, after, strict=False) if one != other}
+    return tuple(map(null_note, sorted(names)))
+
+
+def _rendered_in(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what is rendered as it stands, by name; a null is none."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            if name in RENDERED and one is not None:
+                yield name, one
+            else:
+                yield from _rendered_in(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _rendered_in(one)
 
 
 def open_hub(name: str, split: str) -> HubData:

@@ -41,6 +41,16 @@ def _message(message: Message) -> str:
     return _encode(message.as_dict())
 
 
+def content_of(name: str) -> str:
+    """Return an id without the number of its occurrence: the same for all examples with the same content."""
+    return name.partition("-")[0]
+
+
+def is_repeated(name: str) -> bool:
+    """Return whether an example with this id has the same content as an earlier one."""
+    return "-" in name
+
+
 class Occurrences:
     """Counts how often each content came before; about 18 bytes per distinct example, more for one that comes again."""
 

@@ -1,13 +1,17 @@
-"""A list of records in one large JSON value, one record at a time."""
+"""Records of a JSON text, one at a time: a list, an object that holds a list, or objects one after another."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import IO, Any
+
+from .uniquejson import FieldTwiceError, unique
 
 _CHUNK = 1 << 20
 _SPACE = " \t\n\r"
+_ROLES = frozenset(("role", "from"))
+_ENOUGH = 1000  # entries of a list by which it is told that it is the data set and no column of a record
 _TAIL = 16  # an error this near to the buffer's end may be a number, literal or escape that is not all there yet
 
 
@@ -33,11 +37,21 @@ class JsonStream:
         self._at = 0
         self._line = 1
         self._column = 1
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._unique)
+        self._start = 0  # of the value that was read last
         self.wrapper: str | None = None
+        self.twice: str | None = None
 
-    def records(self) -> Iterator[tuple[int, Any]]:
-        """(line, value) of each entry of the list: the whole text, or the one list of objects in an object.
+    @property
+    def text(self) -> str:
+        """The text of the value that was read last."""
+        return self._buffer[self._start : self._at]
+
+    def records(self, wrapper: str | None = None) -> Iterator[tuple[int, Any]]:
+        """Yield (line, value) of each record; `twice` says whether a field stands twice in it.
+
+        Args:
+            wrapper: name of the list that an object holds. None for a bare list, or objects one after another.
 
         Raises:
             JsonFault: the text is not JSON or holds no such list.
@@ -45,12 +59,51 @@ class JsonStream:
         first = self._peek()
         if first == "[":
             yield from self._list()
+        elif first == "{" and wrapper is None:
+            yield from self._objects()
         elif first == "{":
             yield from self._object()
         else:
             raise self._fault("this is not a JSON list or object")
         if self._peek():
             raise self._fault("there is more text after the end of the list")
+
+    def find_wrapper(self, fields: Collection[str]) -> str | None:
+        """Return the name of the list that an object holds, None if the object is a record itself.
+
+        Args:
+            fields: names that only a record has; but a list of that name may hold records, too.
+
+        Raises:
+            JsonFault: the text is not JSON.
+        """
+        found: str | None = None
+        self._take("{")
+        while self._peek() != "}":
+            name = self._value()
+            self._take(":")
+            if self._peek() == "[" and self._opens_records():
+                for number, (_, entry) in enumerate(self._list()):
+                    if not number and name in fields and (not entry or entry.keys() & _ROLES):
+                        return None  # the turns of a dialogue
+                    if number == _ENOUGH:
+                        return str(name)
+                found = found or name
+            else:
+                self._value()
+                if name in fields:
+                    return None
+            if self._peek() != "}":
+                self._take(",")
+        return found
+
+    def _objects(self) -> Iterator[tuple[int, Any]]:
+        """Yield objects that stand one after another, over any number of lines."""
+        while there := self._peek():
+            if there != "{":
+                raise self._fault(f"`{{` was expected, there is `{there}`")
+            line = self._line
+            yield line, self._value()
 
     def _object(self) -> Iterator[tuple[int, Any]]:
         self._take("{")
@@ -116,9 +169,18 @@ class JsonStream:
         self._at += 1
         self._column += 1
 
+    def _unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Make an object, and remember a field that stands twice in it."""
+        try:
+            return unique(pairs)
+        except FieldTwiceError as error:
+            self.twice = str(error)
+            return dict(pairs)
+
     def _value(self) -> Any:
         self._peek()
         while True:
+            self.twice = None
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
@@ -131,6 +193,7 @@ class JsonStream:
                 raise self._fault(str(error)) from None
             half = isinstance(value, (int, float)) and end + 2 >= len(self._buffer)  # of a number: 1 | 1. | 1e+
             if not half or not self._fill():
+                self._start = self._at
                 self._count_to(end)
                 return value
 

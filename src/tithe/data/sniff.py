@@ -31,9 +31,17 @@ _OTHERS = {
     b"ARROW1": "an Arrow file",
     b"%PDF": "a PDF",
     b"SQLite": "a database",
+    b"\xff\xff\xff\xff": "an Arrow stream",
+    b"\x04\x22\x4d\x18": "packed with LZ4",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"Obj\x01": "an Avro file",
+    b"ORC": "an ORC file",
+    b"\x89HDF": "an HDF5 file",
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
 }
+_TAR = 257  # where a tar archive has its mark
 _HEAD = 1 << 16
 _LINE = 1 << 26  # a first line longer than this is one JSON value with all records in it
 _DUMP = re.compile(r"[\[{,:]\s*$")
@@ -62,6 +70,8 @@ def sniff(path: Path) -> DataFile:
             if head.startswith(b"PAR1"):
                 return DataFile(path, "parquet")
             other = next((words for magic, words in _OTHERS.items() if head.startswith(magic)), None)
+            if head[_TAR:].startswith(b"ustar"):
+                other = "a tar archive"
             if other:
                 hint = "convert it to UTF-8 JSONL, JSON, CSV or Parquet (`.gz` and `.zst` are read as they are)"
                 raise DataError(f"`{path}` is {other}, its records cannot be read", hint=hint)
@@ -105,10 +115,9 @@ def _wrapper(path: Path) -> str | None:
     with reading(path), unpacked(path) as stream:
         walk = JsonStream(io.TextIOWrapper(stream, encoding="utf-8", newline=""))
         try:
-            next(walk.records(), None)
+            return walk.find_wrapper(_FIELDS)
         except JsonFault as fault:
             raise DataError(f"{path}:{fault.line}:{fault.column}: invalid JSON: {fault}") from None
-        return walk.wrapper
 
 
 def _text(path: Path, first: str) -> DataFile:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..records import Message
+from .marks import USUAL, judge_record, judge_turn
+from .uniquejson import FieldTwiceError
+from .uniquejson import loads as unique_loads
 
 ROLES = {
     "system": "system",
@@ -27,7 +29,25 @@ ROLES = {
     "function_call": "function_call",
     "tool_call": "function_call",
 }
-WEIGHTS = ("weight", "loss_weight", "train")
+CONTENTS = ("content", "value", "text")
+REASONINGS = ("reasoning_content", "reasoning", "thinking")
+UNREAD = frozenset(
+    [
+        "image",
+        "images",
+        "video",
+        "videos",
+        "audio",
+        "audios",
+        "documents",
+        "attachments",
+        "refusal",
+        "thought",
+        "thoughts",
+        "cot",
+        "prefix",
+    ]
+)  # of a turn: text or pictures that a trainer may put into the dialogue, and that are not read here
 
 
 class RecordError(Exception):
@@ -51,40 +71,63 @@ def listing(names: object) -> str:
 def loads(text: str, what: str) -> Any:
     """JSON inside a string field."""
     try:
-        return json.loads(text)
+        return unique_loads(text)
+    except FieldTwiceError as error:
+        raise RecordError(f"{what}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{what} is not JSON: {error}") from None
 
 
-def read_turns(value: object, field: str) -> tuple[list[Message], list[int]]:
-    """All messages of a dialogue, and the indices of the assistant turns that are meant to be learnt.
+@dataclass(frozen=True, slots=True)
+class TurnsRead:
+    """A dialogue's turns.
 
-    Consecutive function calls become one message with several calls. A turn with weight 0 stays as context.
+    Args:
+        messages: all of them; consecutive function calls become one message with several calls.
+        learnt: indices of the assistant turns that are meant to be learnt; the others stay as context.
+        notes: what the turns hold that is not read, or not as it may be meant.
+    """
+
+    messages: list[Message]
+    learnt: list[int]
+    notes: list[str]
+
+
+def read_turns(value: object, field: str, record: Mapping[str, Any] | None = None) -> TurnsRead:
+    """Read all messages of a dialogue.
+
+    Args:
+        value: a list of turns, or its JSON.
+        field: where it stands, for messages.
+        record: the record around it, which may say for each turn whether it is to be learnt.
     """
     if isinstance(value, str) and value.lstrip()[:1] == "[":  # a CSV cell
         value = loads(value, f"`{field}`")
     if not isinstance(value, (list, tuple)):
         raise RecordError(f"`{field}` is {kind(value)}, it must be a list of messages")
-    messages: list[Message] = []
-    learnt: list[int] = []
+    read = TurnsRead([], [], [])
+    roles = [read_role(turn, f"{field}[{number}]") for number, turn in enumerate(value)]
+    spoken = [number for number, role in enumerate(roles) if role in ("assistant", "function_call")]
+    left = judge_record(record, value, spoken, read.notes) if record is not None else set()
     called = False
-    for number, turn in enumerate(value):
+    for number, (turn, role) in enumerate(zip(value, roles, strict=True)):
         where = f"{field}[{number}]"
-        role = read_role(turn, where)
+        wanted = number in spoken and judge_turn(turn, read.notes) and number not in left
         if role == "function_call":
             calls = read_calls(_content(turn), where)
             if called:
-                last = messages.pop()
-                calls = last.tool_calls + calls
-            elif _weight(turn):
-                learnt.append(len(messages))
-            messages.append(Message("assistant", "", tool_calls=calls))
+                calls = read.messages.pop().tool_calls + calls
+            elif wanted:
+                read.learnt.append(len(read.messages))
+            read.messages.append(Message("assistant", "", tool_calls=calls))
         else:
-            if role == "assistant" and _weight(turn):
-                learnt.append(len(messages))
-            messages.append(read_message(turn, role, where))
+            if wanted:
+                read.learnt.append(len(read.messages))
+            read.messages.append(read_message(turn, role, where))
+        if not turn.keys() <= USUAL:
+            read.notes.extend(f"`{key}` of a turn is not read" for key in UNREAD & turn.keys() if turn[key])
         called = role == "function_call"
-    return messages, learnt
+    return read
 
 
 def read_role(turn: object, where: str) -> str:
@@ -95,6 +138,9 @@ def read_role(turn: object, where: str) -> str:
     if name is None:
         name = turn.get("from")
     if name is None:
+        null = next((key for key in ("role", "from") if key in turn), None)
+        if null is not None:
+            raise RecordError(f"`{null}` of `{where}` is null, it must be a string")
         raise RecordError(f"`{where}` has no `role` (or `from`): there is {listing(list(turn))}")
     role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
@@ -106,7 +152,7 @@ def read_role(turn: object, where: str) -> str:
 def read_message(turn: Mapping[str, Any], role: str, where: str) -> Message:
     """Text, reasoning and tool calls of one turn; `<think>` inside the text stays where it is."""
     content = _content(turn)
-    reasoning = next((turn[key] for key in ("reasoning_content", "reasoning", "thinking") if turn.get(key)), None)
+    reasoning = next((turn[key] for key in REASONINGS if turn.get(key)), None)
     if reasoning is not None and not isinstance(reasoning, str):
         raise RecordError(f"the reasoning in `{where}` is {kind(reasoning)}, it must be a string")
     calls: tuple[Mapping[str, Any], ...] = ()
@@ -120,6 +166,9 @@ def read_message(turn: Mapping[str, Any], role: str, where: str) -> Message:
     if content is None:
         if calls:
             return Message(role, "", reasoning, calls)
+        null = next((key for key in CONTENTS if key in turn), None)
+        if null is not None:
+            raise RecordError(f"`{null}` of `{where}` is null, it must be a string or a list of parts")
         raise RecordError(f"`{where}` has no content: there is {listing(list(turn))}")
     if not isinstance(content, (list, tuple)):
         raise RecordError(f"the content of `{where}` is {kind(content)}, it must be a string or a list of parts")
@@ -142,7 +191,7 @@ def _from_parts(parts: list[Any] | tuple[Any, ...], base: Message, where: str) -
             continue
         if not isinstance(part, Mapping):
             raise RecordError(f"a part of `{where}` is {kind(part)}, it must be an object")
-        name = str(part.get("type", "text"))
+        name = str(part["type"]) if part.get("type") is not None else "text"
         value = next((part[key] for key in ("text", "value", name) if part.get(key) is not None), None)
         if name == "tool_call":
             calls += read_calls(value, where)
@@ -165,16 +214,34 @@ def read_calls(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
 
 def _call(call: object, where: str) -> Mapping[str, Any]:
     inner = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(call, Mapping) or not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-        raise RecordError(f"a tool call in `{where}` has no function name")
+    if isinstance(call, Mapping) and inner is None:
+        inner = call  # `function: null` beside the fields of a function
+    if not isinstance(call, Mapping):
+        raise RecordError(f"a tool call in `{where}` is {kind(call)}, it must be an object")
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+        named = isinstance(inner, Mapping) and "name" in inner
+        why = f": `name` is {kind(inner['name'])}" if named else ""  # type: ignore[index]
+        raise RecordError(f"a tool call in `{where}` has no function name{why}")
     arguments = inner.get("arguments", inner.get("parameters"))
     if isinstance(arguments, str):
         what = f"the arguments of `{inner['name'][:40]}` in `{where}`"
         arguments = loads(arguments, what) if arguments.strip() else {}
+    elif _is_pairs(arguments):
+        arguments = {pair["key"]: pair.get("value") for pair in arguments}
     out: dict[str, Any] = {"type": "function", "function": {"name": inner["name"], "arguments": arguments or {}}}
     if isinstance(call.get("id"), str):
         out["id"] = call["id"]
     return out
+
+
+def _is_pairs(value: object) -> bool:
+    """Return whether this is a map as some writers of Parquet put it: a list of keys with values, each key once."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    if not all(isinstance(one, Mapping) and one.keys() <= {"key", "value"} and "key" in one for one in value):
+        return False
+    keys = [one["key"] for one in value]
+    return all(isinstance(key, str) for key in keys) and len(set(keys)) == len(keys)
 
 
 def read_tools(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
@@ -194,9 +261,4 @@ def read_tools(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 
 
 def _content(turn: Mapping[str, Any]) -> Any:
-    return next((turn[key] for key in ("content", "value", "text") if turn.get(key) is not None), None)
-
-
-def _weight(turn: Mapping[str, Any]) -> bool:
-    """False only where the record itself says that this turn is not to be learnt."""
-    return not any(turn.get(key) is not None and turn[key] in (0, False) for key in WEIGHTS)
+    return next((turn[key] for key in CONTENTS if turn.get(key) is not None), None)

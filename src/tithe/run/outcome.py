@@ -21,6 +21,7 @@ from tithe.selectors.budget import Budget
 from tithe.selectors.rank import Top
 
 OF_THE_RUN = ("settings", "versions", "dataset")  # the same in every stage
+POOL = ("records", "examples", "bad_rows", "notes", "duplicates")  # counts of the whole input
 OF_SCORING = ("scorers", "template", "model", "counts", "work", "trace", "engine")
 
 
@@ -89,7 +90,8 @@ def narrowed(chosen: SelectResult, dataset: Dataset, learned: dict[str, Any]) ->
     table.columns = {name: values.take(places) for name, values in before.columns.items()}
     table.reasons = {name: values.take(places) for name, values in before.reasons.items()}
     table.extra = {name: take(values, places) for name, values in before.extra.items()}
-    record = chosen.scored.record | {"counts": chosen.scored.record["counts"] | {"bad_rows": {}}, "learned": learned}
+    nothing: dict[str, Any] = {"bad_rows": {}, "notes": {}}  # they were told of the whole
+    record = chosen.scored.record | {"counts": chosen.scored.record["counts"] | nothing, "learned": learned}
     return replace(chosen.scored, dataset=dataset, record=record, grown=table, learned={})
 
 
@@ -108,7 +110,7 @@ def outcome(
     base = first.record
     record: dict[str, Any] = {"settings": settings.model_dump(mode="json"), "versions": versions()}
     record["dataset"] = base["dataset"]
-    record["counts"] = {name: base["counts"][name] for name in ("records", "examples", "bad_rows")}
+    record["counts"] = {name: base["counts"][name] for name in POOL}
     record["work"] = work_of([done.chosen.record["work"] for done in stages if done.column])
     scored = ScoreResult(whole.dataset, record, folder, table, first.scored.watch)
     scores = table.scores(table.scorers[-1])

@@ -9,7 +9,16 @@ from rich.table import Table as Grid
 
 from tithe.run.outcome import PipelineResult, share
 from tithe.run.results import SelectResult
-from tithe.run.screen import QUANTILES, console, five, pairs, say, show_counts, show_selection
+from tithe.run.screen import (
+    QUANTILES,
+    console,
+    five,
+    pairs,
+    say,
+    show_counts,
+    show_kept_duplicates,
+    show_selection,
+)
 
 
 def show_selected(result: SelectResult, output: Path | None, folder: Path) -> None:
@@ -37,6 +46,7 @@ def show_pipeline(result: PipelineResult, output: Path | None, folder: Path) -> 
         what += f", in {chosen['kept_records']:,} records"
     rows = [(what, chosen["kept"]), *((f"dropped: {reason}", n) for reason, n in chosen["dropped"].items())]
     out.print(pairs([*rows, ("= examples", chosen["examples"])]))
+    show_kept_duplicates(out, chosen["duplicates"])
     out.print(spreads(result))
     if result.note:
         say(out, f"note: {result.note}")

@@ -108,6 +108,7 @@ def show_plan(result: PlanResult) -> None:
     out.print(pairs(rows))
     for sentence in remark_sentences(counts):
         say(out, sentence)
+    show_notes(out, counts)
     if result.record["estimated"]:
         say(out, "estimated: which worked examples are shown is found by the run; here they are drawn by chance")
     if "cost" in result.record:
@@ -142,6 +143,7 @@ def show_selection(result: SelectResult, output: Path | None, folder: Path) -> N
     rows += [(f"dropped: {reason}", n) for reason, n in chosen["dropped"].items()]
     rows += [("= examples", chosen["examples"])]
     out.print(pairs(rows))
+    show_kept_duplicates(out, chosen["duplicates"])
     grid = Grid("", *QUANTILES, box=None, pad_edge=False)
     kept = set(result.selection.kept)
     mask = np.array([id_ in kept for id_ in result.scores.ids], dtype=bool)
@@ -178,6 +180,7 @@ def show_counts(out: Console, record: Mapping[str, Any]) -> None:
     say(out, f"{counts['records']:,} records, {counts['examples']:,} examples")
     for reason, n in counts["bad_rows"].items():
         say(out, f"bad rows set aside, {n:,}: {reason}")
+    show_notes(out, counts)
     for reason, n in counts["problems"].items():
         say(out, f"examples without a score, {n:,}: {reason}")
     for sentence in remark_sentences(counts):
@@ -203,6 +206,25 @@ def show_counts(out: Console, record: Mapping[str, Any]) -> None:
             f"{work['passes_computed']:,} passes computed, {work['passes_reused']:,} found in the run folder, "
             f"{work['tokens_read']:,} tokens in {work['seconds']:.1f} s",
         )
+
+
+def show_notes(out: Console, counts: Mapping[str, Any]) -> None:
+    """Print what records hold that is not read as it may be meant, and how many examples are there twice."""
+    for text, n in counts["notes"].items():
+        say(out, f"note: {n:,} of {counts['records']:,} records: {text}")
+    if counts["duplicates"]:
+        say(
+            out,
+            f"exact duplicates: {counts['duplicates']:,} of {counts['examples']:,} examples repeat an earlier one; "
+            "`tithe select --drop-duplicates` keeps the first of them",
+        )
+
+
+def show_kept_duplicates(out: Console, duplicates: Mapping[str, int]) -> None:
+    """Print how many of the kept examples are there twice, where the pool has any such."""
+    if duplicates["pool"]:
+        way = "; `--drop-duplicates` keeps the first of equals" if duplicates["kept"] else ""
+        say(out, f"exact duplicates among the kept: {duplicates['kept']:,}{way}")
 
 
 def show_list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from tithe.config import SelectSettings
 from tithe.data.export import write_records
 from tithe.data.files import Dataset
+from tithe.data.ids import content_of
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.planner import without_numbers
 from tithe.records import FloatArray, Scores, Selection
@@ -154,8 +155,13 @@ def with_vectors(scores: Scores, selector: Selector, result: ScoreResult) -> Sco
 def duplicates(scores: Scores, gone: Mapping[int, str]) -> dict[int, str]:
     """Later occurrences of the same content, among those that nothing else drops: one of them always stays."""
     there = [i for i in range(len(scores)) if i not in gone and i not in scores.problems]
-    again = drop_duplicates([scores.ids[i].partition("-")[0] for i in there])
+    again = drop_duplicates([content_of(scores.ids[i]) for i in there])
     return {there[place]: reason for place, reason in again.items()}
+
+
+def repeated(ids: Sequence[str]) -> int:
+    """Return how many of these examples say the same as another one of them that is counted already."""
+    return len(ids) - len(set(map(content_of, ids)))
 
 
 def ranking_scorer(parts: Parts, by: str | None) -> str:
@@ -213,6 +219,7 @@ def selection_record(recipe: Recipe, selection: Selection, scores: Scores, resul
         ),
         "dropped": counted(selection, {scores.ids[i] for i in scores.problems}),
         "bad_rows": bad,
+        "duplicates": {"pool": repeated(scores.ids), "kept": repeated(selection.kept)},
         "quantiles": {
             name: {"pool": spread(column), "kept": spread(column[mask])}
             for name, column in shown_columns(scores, result).items()

@@ -1,0 +1,104 @@
+"""Preference pairs, rated completions and KTO labels: data that says which responses are good and which are bad."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .turns import listing
+
+PAIRS = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("response_chosen", "response_rejected"),
+    ("preferred", "rejected"),
+    ("preferred_output", "non_preferred_output"),
+    ("response_a", "response_b"),
+    ("response_0", "response_1"),
+    ("response1", "response2"),
+    ("output_1", "output_2"),
+    ("answer_a", "answer_b"),
+    ("completion_a", "completion_b"),
+)
+SEVERAL = ("completions", "responses", "candidates", "generations")  # lists of responses to one prompt
+LABELS = ("label", "kto_tag", "desirable", "is_desirable", "accepted", "is_chosen")
+SCORES = frozenset(
+    [
+        "labels",
+        "margin",
+        "preference",
+        "rank",
+        "ranking",
+        "rating",
+        "ratings",
+        "reward",
+        "rewards",
+        "score",
+        "scores",
+        "score_chosen",
+        "score_rejected",
+        "chosen_score",
+        "rejected_score",
+        "chosen_rating",
+        "rejected_rating",
+        "overall_score",
+        "winner",
+    ]
+)
+OTHERS = frozenset(
+    [
+        "rejected",
+        "rejected_response",
+        "rejected_responses",
+        "rejected_messages",
+        "rejected_input",
+        "rejected_output",
+        "response_rejected",
+        "non_preferred_output",
+    ]
+)  # beside a response: the one that was not wanted
+KNOWN = frozenset((*SEVERAL, *LABELS, *SCORES, *OTHERS, *(name for pair in PAIRS for name in pair)))
+_FALSE = ("false", "undesirable", "rejected")
+
+
+def alternatives(record: Mapping[str, Any]) -> str | None:
+    """Return in words the several responses that a record has for one prompt, if it has."""
+    if not KNOWN & record.keys():
+        return None
+    for pair in PAIRS:
+        if all(record.get(name) for name in pair):
+            return f"a pair of responses ({listing(pair)})"
+    for name in SEVERAL:
+        if isinstance(record.get(name), (list, tuple)) and record[name]:
+            beside = " with `labels`, as of single steps" if record.get("labels") else ""
+            return f"several responses to one prompt (`{name}`{beside})"
+    return None
+
+
+def note_feedback(record: Mapping[str, Any], notes: list[str]) -> None:
+    """Note labels, scores and rejected responses that stand beside the response."""
+    there = KNOWN & record.keys()
+    for name in sorted(there):
+        value = record[name]
+        if value is None:
+            continue
+        if name in LABELS:
+            if value is False or (isinstance(value, str) and value.strip().lower() in _FALSE):
+                shown = f'"{value}"' if isinstance(value, str) else "0"
+                notes.append(
+                    f"`{name}` is false, which marks an undesirable response in preference data (KTO): it is scored "
+                    f"all the same; `select --drop '{name} == {shown}'` leaves it out"
+                )
+        elif name in SCORES:
+            notes.append(f"`{name}` is feedback on the response and is not looked at; `select --drop` can use numbers")
+        elif value and (name in OTHERS or alternatives(record)):
+            notes.append(f"`{name}` is another response, of preference data, and is not read")
+
+
+def refusal(record: Mapping[str, Any]) -> str | None:
+    """Return why a record of preferences is none to learn from, and the way out; None if it is no such record."""
+    words = alternatives(record)
+    if words is None:
+        return None
+    wanted = "`chosen`" if "`chosen`" in words else "the wanted one"
+    return f"preference or feedback data: {words}; write {wanted} as `messages`, or as `prompt` and `completion`"
