@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -251,6 +253,22 @@ def test_the_fingerprint_is_of_the_content(folder: Path, tmp_path: Path) -> None
     data[-1] ^= 1
     weights.write_bytes(data)
     assert fingerprint(find_model(str(folder))) != before
+
+
+def test_a_name_in_the_hubs_cache_is_not_believed(folder: Path, tmp_path: Path) -> None:
+    """A broken download that is repaired in place has the name of one set of bytes and holds others, in turn."""
+    weights = folder / "model.safetensors"
+    data = weights.read_bytes()
+    blob = tmp_path / "blobs" / hashlib.sha256(data).hexdigest()
+    blob.parent.mkdir()
+    weights.rename(blob)
+    weights.symlink_to(blob)
+    before, stat = fingerprint(find_model(str(folder))), blob.stat()
+    blob.write_bytes(data[:-4] + b"\0\0\0\0")
+    os.utime(blob, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert fingerprint(find_model(str(folder))) != before
+    blob.write_bytes(data)
+    assert fingerprint(find_model(str(folder))) == before
 
 
 def test_the_fingerprint_is_of_the_code_too(folder: Path) -> None:

@@ -18,7 +18,7 @@ from tithe.engine.room import Room
 from tithe.engine.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.run.describe import engine_record, engine_sentence
-from tithe.run.kept_choice import keep, kept, kept_number, kept_word
+from tithe.run.kept_choice import keep, kept, kept_number, kept_word, read
 from tithe.run.setup import Parts
 
 
@@ -27,7 +27,7 @@ def test_choices_stand_side_by_side_and_the_first_stays(tmp_path: Path) -> None:
     keep(None, "a", 1)
     for name, value in (("a", 1), ("b", "on"), ("a", 2)):
         keep(tmp_path, name, value)
-    assert json.loads((tmp_path / "answers" / "choices.json").read_text()) == {"a": 1, "b": "on"}
+    assert read(tmp_path / "answers" / "choices.json") == {"a": 1, "b": "on"}
     assert (kept_number(tmp_path, "a"), kept_word(tmp_path, "b", ("on", "off"))) == (1, "on")
 
 
@@ -39,7 +39,30 @@ def test_what_is_no_number_is_named(tmp_path: Path, value: Any) -> None:
     assert "delete it" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "null", '"x"'])
+def test_a_flipped_bit_never_gives_another_choice(tmp_path: Path) -> None:
+    keep(tmp_path, "workers_cpu", 4)
+    path = tmp_path / "answers" / "choices.json"
+    raw, refused = path.read_bytes(), 0
+    for bit in range(len(raw) * 8):
+        damaged = bytearray(raw)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert read(path) == {"workers_cpu": 4}  # white space, perhaps
+        except StoreError:
+            refused += 1
+    assert refused > 0.8 * len(raw) * 8
+
+
+def test_choices_of_an_earlier_version_have_no_checksum(tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    path = tmp_path / "answers" / "choices.json"
+    path.write_text('{"a": 1}')
+    keep(tmp_path, "b", 2)
+    assert read(path) == {"a": 1, "b": 2} and "checksum" in json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "null", '"x"', "[" * 100_000, "\xff"])
 def test_a_damaged_file_is_an_error_and_is_left_alone(tmp_path: Path, text: str) -> None:
     (tmp_path / "answers").mkdir()
     path = tmp_path / "answers" / "choices.json"
@@ -96,7 +119,7 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
         return parts.engine
 
     def kept_by(place: str) -> dict[str, Any]:
-        return dict(json.loads((tmp_path / place / "answers" / "choices.json").read_text()))
+        return read(tmp_path / place / "answers" / "choices.json")
 
     first = begun("run")
     assert (first.workers, first.threads, first.budget) == (1, 4, 2048) and spoken == ["4 layouts", "3 layouts"]

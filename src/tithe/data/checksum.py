@@ -130,8 +130,12 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, KEY: seal_of(values)}
 
 
-def unsealed(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values without their checksum; files of earlier versions have none.
+def unsealed(found: Mapping[str, Any], *, demanded: bool = False) -> dict[str, Any]:
+    """Return the values without their checksum.
+
+    Args:
+        found: what the file holds.
+        demanded: whether there has to be one; files of earlier versions have none.
 
     Raises:
         ValueError: they are not those that were written.
@@ -140,6 +144,8 @@ def unsealed(found: Mapping[str, Any]) -> dict[str, Any]:
     marked = any(isinstance(value, str) and value.startswith(MARK) for value in values.values())
     if marked or (KEY in found and found[KEY] != seal_of(values)):  # a damaged name leaves its value behind
         raise ValueError("its values are not those that were written")
+    if demanded and KEY not in found:
+        raise ValueError("it has no checksum")
     return values
 
 

@@ -6,6 +6,8 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 BUNDLED = {"pocket": Path(__file__).parent.parent / "pocket" / "model"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+HASHED_AT_ONCE = 4  # files
 UNBOUNDED = 10**9  # tokenizers without a limit carry a huge number
 
 
@@ -200,8 +203,9 @@ def fingerprint(source: ModelSource) -> str:
     digest = hashlib.blake2b(digest_size=8)
     config = {k: v for k, v in source.config.items() if k not in ("_name_or_path", "transformers_version")}
     digest.update(json.dumps(config, sort_keys=True).encode())
-    for file in [*source.weights, *sorted(source.folder.glob("*.py"))]:
-        digest.update(file.name.encode() + content_hash(file))
+    files = [*source.weights, *sorted(source.folder.glob("*.py"))]
+    for file, content in zip(files, content_hashes(files), strict=True):
+        digest.update(file.name.encode() + content)
     if source.adapter is not None:
         from tithe.engine.adapters import identity
 
@@ -210,9 +214,12 @@ def fingerprint(source: ModelSource) -> str:
 
 
 def content_hash(file: Path) -> bytes:
-    """Hash of a file's bytes; the hub's cache already names its files by theirs."""
-    real = file.resolve()
-    if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
-        return real.name.encode()
-    with real.open("rb") as stream:
+    """Hash of a file's bytes as they are; the hub's names for its files may be those of other bytes."""
+    with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest().encode()
+
+
+def content_hashes(files: Sequence[Path]) -> list[bytes]:
+    """Hashes of several files, some at a time: hashing lets other threads work."""
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        return list(pool.map(content_hash, files))

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tithe.data.checksum import sealed, unsealed
 from tithe.errors import StoreError
 from tithe.run.folder import write_json
 
@@ -54,19 +55,19 @@ def keep(folder: Path | None, name: str, value: Any) -> None:
     if name in choices:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**choices, name: value})
+    write_json(path, sealed({**choices, name: value}))
 
 
 def read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        choices = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        choices = json.loads(path.read_bytes())
+        if not isinstance(choices, dict):
+            raise ValueError("no JSON object")
+        return unsealed(choices)
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"`{path}` is damaged", hint="delete it: what it held is then chosen again") from error
-    if not isinstance(choices, dict):
-        raise StoreError(f"`{path}` is damaged", hint="delete it: what it held is then chosen again")
-    return choices
 
 
 def damaged(folder: Path | None, name: str, value: object) -> StoreError:
