@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tithe.data.checksum import Part, write_part
 from tithe.engine import flat_parquet
 from tithe.engine.key_index import Keys, as_keys
+from tithe.engine.model_files import first_line
 from tithe.engine.readouts import Readout
 from tithe.errors import StoreError
 
@@ -130,10 +131,6 @@ def read_table(part: Part, hint: str, columns: Sequence[str] | None = None) -> p
     return table
 
 
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def write_rows(folder: Path, number: int, readout: Readout, rows: Sequence[Mapping[str, Any]]) -> tuple[Part, bool]:
     """Write plain numbers without pyarrow, all else with it; both are parquet of the same schema.
 
@@ -143,7 +140,10 @@ def write_rows(folder: Path, number: int, readout: Readout, rows: Sequence[Mappi
     fields = readout.fields
     if flat_parquet.can_write(fields):
         return write_part(
-            folder, number, SUFFIX, lambda stream: flat_parquet.write(stream, fields, rows)  # type: ignore[arg-type]
+            folder,
+            number,
+            SUFFIX,
+            lambda stream: flat_parquet.write(stream, fields, rows),  # type: ignore[arg-type]
         ), True
     from tithe.engine.arrow import table
 

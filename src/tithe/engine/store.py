@@ -107,4 +107,3 @@ class Store:
         self.index.extend(as_keys(list(self.unwritten)))
         self.next_part += 1
         self.unwritten, self.size = {}, 0
-
