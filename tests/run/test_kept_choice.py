@@ -19,7 +19,9 @@ from tithe.engine.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.run.describe import engine_record, engine_sentence
 from tithe.run.kept_choice import keep, kept, kept_number, kept_word, read
+from tithe.run.score import score
 from tithe.run.setup import Parts
+from tithe.run.talk import Talk
 
 
 def test_choices_stand_side_by_side_and_the_first_stays(tmp_path: Path) -> None:
@@ -134,3 +136,40 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     begun("several", device="cpu,cpu").close()
     # How many are at once in each process is no word about one alone.
     assert kept_by("several") == {f"batch_tokens_cpu_{own}": 1024}
+
+
+def test_the_dtype_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
+    """`auto` is a matter of speed there: what a busy machine measures later computes nothing again."""
+    data, fastest = write_jsonl(tmp_path / "data.jsonl", records(5)), [torch.bfloat16]
+    monkeypatch.setattr(
+        model, "choose_dtype", lambda wanted, device: fastest[0] if wanted == "auto" else model.WEIGHTS[wanted]
+    )
+
+    def scored(place: Path, **given: Any) -> tuple[str, int, list[str]]:
+        said = list[str]()
+        settings = ScoreSettings.of({"dataset": str(data), "model": str(model_dir), "device": "cpu", **given})
+        record = score(settings, folder=place, talk=Told(said)).record
+        return (
+            record["model"]["dtype"],
+            record["work"]["passes_computed"],
+            [one for one in said if "as this run" in one],
+        )
+
+    assert scored(tmp_path / "run") == ("bf16", 10, [])
+    fastest[0] = torch.float32
+    note = "note: bf16, as this run began; measured anew, `--dtype auto` takes fp32, and `--dtype fp32` computes all "
+    assert scored(tmp_path / "run") == ("bf16", 0, [note + "passes again"])
+    assert scored(tmp_path / "run", dtype="fp32") == ("fp32", 10, [])
+    assert scored(tmp_path / "run") == ("bf16", 0, [note + "passes again"])
+    assert scored(tmp_path / "other") == ("fp32", 10, [])
+    fastest[0] = torch.bfloat16
+    (tmp_path / "other" / "answers" / "choices.json").unlink()  # as earlier versions left it
+    assert scored(tmp_path / "other")[:2] == ("fp32", 0)
+
+
+class Told(Talk):
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def say(self, text: str) -> None:
+        self.said.append(text)

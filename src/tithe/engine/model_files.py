@@ -60,8 +60,12 @@ def foreign(what: str, where: Path) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What a foreign error says first, for our own sentence."""
+    """What a foreign error says first, for our own sentence; with the next line where the first only announces it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "ignore_mismatched_sizes" in lines[0]:  # an option of transformers that nobody here has set
+        return "its tensors have other shapes than `config.json` says"
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines = [f"{lines[0]} {lines[1]}"]
     return lines[0][:200].rstrip(".") if lines else type(error).__name__
 
 

@@ -143,7 +143,7 @@ def write_rows(folder: Path, number: int, readout: Readout, rows: Sequence[Mappi
             folder,
             number,
             SUFFIX,
-            lambda stream: flat_parquet.write(stream, fields, rows),  # type: ignore[arg-type]
+            lambda stream: flat_parquet.write(stream, fields, rows),
         ), True
     from tithe.engine.arrow import table
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.engine.model_files import PICKLED, demand_regular, first_line, foreign, read_config, tensors_in
+from tithe.engine.model_files import PICKLED, demand_regular, foreign, read_config, tensors_in
+from tithe.engine.model_files import first_line as first_line
 from tithe.errors import ModelError
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, readout: Readout, name: str) -> None:
-        self.readout = readout
+        self.readout, self.root = readout, folder
         self.folder = folder / "answers" / f"{readout.name}-v{readout.version}" / name
         self.parts = Parts(readout)
         self.index = KeyIndex()
@@ -63,6 +63,13 @@ class Store:
         for part in parts_in(self.folder, SUFFIX):
             self.index.extend(self.parts.open(part))
             self.next_part = part.number + 1
+
+    def borrow(self, folder: Path) -> bool:
+        """Read the answers of another run folder too, as they are now. Whether it has any."""
+        parts = parts_in(folder / self.folder.relative_to(self.root), SUFFIX)
+        for part in parts:
+            self.index.extend(self.parts.open(part))
+        return bool(parts)
 
     def __len__(self) -> int:
         return len(self.index) + len(self.unwritten)
