@@ -21,7 +21,16 @@ from tithe.engine.generate import generation_config
 from tithe.engine.model import choose_device, choose_dtype, rotary_switch
 from tithe.engine.model_files import foreign
 from tithe.engine.shape import model_shape
-from tithe.engine.sources import BUNDLED, context_window, find_model, fingerprint, load_tokenizer, suggestion
+from tithe.engine.sources import (
+    BUNDLED,
+    context_window,
+    demand_embedded,
+    embedded_ids,
+    find_model,
+    fingerprint,
+    load_tokenizer,
+    suggestion,
+)
 from tithe.errors import ModelError, SettingsError, TitheError
 
 Family = Callable[[str], Path]
@@ -461,3 +470,14 @@ def test_gguf_files_are_not_read(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model.gguf")
     assert "GGUF files are not read" in refused(lambda: find_model(str(folder)))[0]
     assert "is a GGUF file" in refused(lambda: find_model(str(folder / "model.gguf")))[0]
+
+
+def test_ids_that_the_model_does_not_embed(folder: Path) -> None:
+    """Known from the config, before weights are read or a folder is touched."""
+    source = find_model(str(folder))
+    rows = embedded_ids(source)
+    assert rows == load(folder).vocabulary
+    demand_embedded("m", rows - 1, rows)
+    demand_embedded("m", 10**9, None)
+    text, _ = refused(lambda: demand_embedded("m", rows, rows))
+    assert text == f"the tokenizer gives id {rows}, but `m` embeds {rows} ids"
