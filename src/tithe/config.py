@@ -71,6 +71,7 @@ class ScoreSettings(Settings):
         target: data set whose examples show what the selection is to be like.
         model: bundled name, folder or hub id; of a LoRA adapter, its folder or hub id.
         warmup: give the model IFD's brief experience first: one epoch on 1,000 examples, in the run folder.
+        answers: another run's folder, whose answers are read as well: what it holds is not computed again.
         template: `auto`, a named template or a Jinja file.
         max_length: tokens of the longest pass; None takes the model's context window.
         truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`. None
@@ -109,6 +110,7 @@ class ScoreSettings(Settings):
     target: str | None = None
     model: str | None = None
     warmup: bool = False
+    answers: str | None = None
     template: str = "auto"
     max_length: int | None = None
     truncation: Literal["response", "prompt", "problem"] | None = None

@@ -20,8 +20,9 @@ import yaml
 from tithe.data.export import check_writable, write_records
 from tithe.data.files import Dataset, open_dataset
 from tithe.data.outfile import atomic
+from tithe.data.packed import packing, reading, unpacked
 from tithe.data.trainers import axolotl_snippet, llamafactory_entry, trl_snippet, write_llamafactory
-from tithe.errors import OutputError, SettingsError
+from tithe.errors import DataError, OutputError, SettingsError
 from tithe.records import Example
 
 RECORDS: list[dict[str, Any]] = [
@@ -416,3 +417,37 @@ def test_trl_snippets_run(
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
     exec(trl_snippet(path, shape, record), {})
     assert seen == [wanted]
+
+
+@pytest.mark.parametrize("suffix", ["zst", "gz"])
+def test_a_flipped_bit_of_a_packed_output_never_gives_other_records(tmp_path, suffix):
+    """Each of 4,000 bits: the same content, or an error."""
+    path = tmp_path / f"out.jsonl.{suffix}"
+    text = b"".join(b'{"instruction": "Add %d and 2.", "output": "%d"}\n' % (i, i + 2) for i in range(99))
+    with atomic(path) as stream:
+        stream.write(text)
+    raw, refused = path.read_bytes(), 0
+    for bit in range(min(4000, len(raw) * 8)):
+        damaged = bytearray(raw)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            with reading(path), unpacked(path) as stream:
+                found = stream.read()
+        except DataError:
+            refused += 1
+            continue
+        assert found == text or not packing(bytes(damaged[:4]))  # no longer packed: what follows is no text
+    assert refused > 0.8 * min(4000, len(raw) * 8)
+
+
+@pytest.mark.parametrize("suffix", ["zst", "gz"])
+def test_a_torn_packed_output_is_noticed(tmp_path, suffix):
+    path = tmp_path / f"out.jsonl.{suffix}"
+    with atomic(path) as stream:
+        stream.write(b'{"output": "forty-two"}\n' * 9)
+    raw = path.read_bytes()
+    for damaged in (*(raw[:end] for end in range(5, len(raw))), raw + b"more", raw + raw[:7]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="is damaged"), reading(path), unpacked(path) as stream:
+            stream.read()

@@ -151,3 +151,71 @@ def test_a_missing_package_is_named(adapter, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "peft" else real(name, *a))
     with pytest.raises(MissingExtraError, match="needs the package `peft`"):
         find_model(str(adapter))
+
+
+LORA = {"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", "init_lora_weights": False}
+KINDS = {
+    "embedding, tied": {"target_modules": ["q_proj", "embed_tokens"]},
+    "head, tied": {"target_modules": ["q_proj", "lm_head"]},
+    "both, tied": {"target_modules": ["embed_tokens", "lm_head"]},
+    "both, kept tied": {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True},
+    "embedding saved whole": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "head saved whole": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "some tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [5, 7, 9, 40]},
+    "DoRA": {"target_modules": "all-linear", "use_dora": True},
+    "DoRA of the embedding": {"target_modules": ["embed_tokens"], "use_dora": True},
+    "rank-stabilised": {"target_modules": "all-linear", "use_rslora": True},
+    "patterns": {
+        "target_modules": ["q_proj", "v_proj", "down_proj"],
+        "rank_pattern": {"q_proj": 2},
+        "alpha_pattern": {"v_proj": 32},
+    },
+    "some layers": {"target_modules": ["q_proj"], "layers_to_transform": [1]},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_likelihoods_are_those_of_peft_beside_the_base_model(model_dir, tmp_path, kind):
+    """Whatever an adapter changes: what is merged gives what PEFT gives without merging."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    def base():
+        return AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(1)
+        trained = get_peft_model(base(), LoraConfig(**LORA, **KINDS[kind]))
+        for weight in trained.parameters():
+            if weight.requires_grad:
+                weight.data.add_(torch.randn_like(weight), alpha=0.1)
+        trained.save_pretrained(str(tmp_path / "lora"))
+        both = PeftModel.from_pretrained(base(), str(tmp_path / "lora")).eval()
+    expected = []
+    with torch.no_grad():
+        for one in PASSES:
+            logits = both(torch.tensor(one.ids[None].astype(np.int64))).logits[0].log_softmax(-1)
+            expected.append([-logits[i - 1, one.ids[i]].item() for i in range(one.start, len(one.ids))])
+    loaded = load_model(find_model(str(tmp_path / "lora")), device="cpu", dtype="fp32")
+    plain = load_model(find_model(str(model_dir)), device="cpu", dtype="fp32")
+    for got, bare, wanted in zip(loaded.nll(PASSES), plain.nll(PASSES), expected, strict=True):
+        assert got == pytest.approx(wanted, abs=2e-4)
+        assert np.abs(got - bare).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["model.layers.7.self_attn.q_proj", "model.layers.0.self_attn.k_proj", "score"])
+def test_a_tensor_of_an_adapter_that_has_no_place_is_named(model_dir, tmp_path, name):
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+        get_peft_model(model, LoraConfig(**LORA, target_modules=["q_proj"])).save_pretrained(str(tmp_path / "lora"))
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    more = {f"base_model.model.{name}.lora_A.weight": torch.ones(4, 32)}
+    save_file(load_file(file) | more, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"1 of its tensors have no place there, e.g. `.*{name}"):
+        load_model(find_model(str(tmp_path / "lora")), device="cpu", dtype="fp32")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +13,24 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
-from tests.engine.models import CONFIGS, GROUPED, load, save
+from tests.engine.models import CONFIGS, GROUPED, load, make_pass, save
 from tithe.engine import model as model_room
+from tithe.engine.generate import generation_config
 from tithe.engine.model import choose_device, choose_dtype, rotary_switch
+from tithe.engine.model_files import foreign
 from tithe.engine.shape import model_shape
-from tithe.engine.sources import BUNDLED, context_window, find_model, fingerprint, load_tokenizer, suggestion
+from tithe.engine.sources import (
+    BUNDLED,
+    context_window,
+    demand_embedded,
+    embedded_ids,
+    find_model,
+    fingerprint,
+    load_tokenizer,
+    suggestion,
+)
 from tithe.errors import ModelError, SettingsError, TitheError
 
 Family = Callable[[str], Path]
@@ -182,10 +196,8 @@ def sharded(folder: Path, config: Any) -> Path:
 def test_weights_in_several_files(tmp_path: Path) -> None:
     folder = sharded(tmp_path, CONFIGS["llama"]())
     assert load(folder).road == "packed"
-    before = fingerprint(find_model(str(folder)))
     find_model(str(folder)).weights[1].unlink()
-    assert fingerprint(find_model(str(folder))) != before
-    refused(lambda: load(folder))
+    assert "and there is no such file" in refused(lambda: find_model(str(folder)))[0]
 
 
 def test_a_model_too_large_for_the_memory(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +265,22 @@ def test_the_fingerprint_is_of_the_content(folder: Path, tmp_path: Path) -> None
     assert fingerprint(find_model(str(folder))) != before
 
 
+def test_a_name_in_the_hubs_cache_is_not_believed(folder: Path, tmp_path: Path) -> None:
+    """A broken download that is repaired in place has the name of one set of bytes and holds others, in turn."""
+    weights = folder / "model.safetensors"
+    data = weights.read_bytes()
+    blob = tmp_path / "blobs" / hashlib.sha256(data).hexdigest()
+    blob.parent.mkdir()
+    weights.rename(blob)
+    weights.symlink_to(blob)
+    before, stat = fingerprint(find_model(str(folder))), blob.stat()
+    blob.write_bytes(data[:-4] + b"\0\0\0\0")
+    os.utime(blob, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert fingerprint(find_model(str(folder))) != before
+    blob.write_bytes(data)
+    assert fingerprint(find_model(str(folder))) == before
+
+
 def test_the_fingerprint_is_of_the_code_too(folder: Path) -> None:
     before = fingerprint(find_model(str(folder)))
     (folder / "modeling_mine.py").write_text("SCALE = 1")
@@ -269,3 +297,187 @@ def test_a_mistyped_bundled_model_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.chdir(tmp_path)
     assert suggestion(Path("pokcet")) == "did you mean `pocket`, the bundled model?"
     assert "pocket" in suggestion(Path("something-else"))
+
+
+def put(folder: Path, tensors: dict[str, Any], name: str = "model.safetensors") -> None:
+    save_file(tensors, folder / name, metadata={"format": "pt"})
+
+
+def tensors_in(folder: Path) -> dict[str, Any]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def test_a_config_of_fewer_layers_than_the_weights_have(folder: Path) -> None:
+    change_config(folder, num_hidden_layers=1)
+    text, hint = refused(lambda: load(folder))
+    assert "tensors that the model has not, e.g. `model.layers.1." in text and "fewer layers?" in hint
+
+
+def test_a_tensor_that_no_model_has_is_named(folder: Path) -> None:
+    put(folder, tensors_in(folder) | {"v_head.weight": torch.ones(3)})
+    text, _ = refused(lambda: load(folder))
+    assert "have 1 tensors that the model has not, e.g. `v_head.weight`" in text
+
+
+def test_buffers_of_earlier_versions_do_no_harm(folder: Path) -> None:
+    """Rotations that transformers itself passes over, and causal masks."""
+    before = load(folder).nll([make_pass(range(9), 2)])[0]
+    more = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "model.layers.0.attn.bias": torch.ones(1, 1, 8, 8).tril(),
+        "model.layers.0.attn.masked_bias": torch.tensor(-1e4),
+    }
+    put(folder, tensors_in(folder) | more)
+    assert (load(folder).nll([make_pass(range(9), 2)])[0] == before).all()
+
+
+def test_whole_numbers_are_no_weights(folder: Path) -> None:
+    tensors = tensors_in(folder)
+    name = "model.layers.0.mlp.up_proj.weight"
+    put(folder, tensors | {name: (tensors[name] * 100).to(torch.int8)})
+    text, _ = refused(lambda: load(folder))
+    assert f"quantised (`{name}` is I8)" in text
+
+
+def test_weights_that_are_no_numbers(folder: Path) -> None:
+    tensors = tensors_in(folder)
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    put(folder, tensors)
+    text, _ = refused(lambda: load(folder))
+    assert "no finite likelihood" in text
+
+
+def two_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """The weights in two halves, and which is where."""
+    tensors = tensors_in(folder)
+    names = sorted(tensors)
+    (folder / "model.safetensors").unlink()
+    halves = [{name: tensors[name].clone() for name in part} for part in (names[::2], names[1::2])]
+    return halves[0], halves[1], {name: SHARDS[i] for i in range(2) for name in halves[i]}
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+INDEX = "model.safetensors.index.json"
+
+
+def write_index(folder: Path, places: Any) -> None:
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+@pytest.mark.parametrize("fault", ["lacks a file", "twice", "not named", "lost", "a third", "a whole one", "no map"])
+def test_index_and_files_have_to_agree(folder: Path, fault: str) -> None:
+    whole = tensors_in(folder)
+    first, second, places = two_files(folder)
+    one = next(iter(second))
+    put(folder, first, SHARDS[0])
+    put(folder, second, SHARDS[1])
+    write_index(folder, places)
+    assert load(folder).road == "packed"
+    if fault == "lacks a file":
+        (folder / SHARDS[1]).unlink()
+        wanted = f"`{INDEX}` of `{folder}` names `{SHARDS[1]}`, and there is no such file"
+    elif fault == "twice":
+        put(folder, first | {one: second[one] * 2}, SHARDS[0])
+        wanted = f"`{SHARDS[0]}` of `{folder}` holds the tensor `{one}`, and `{INDEX}` looks for it in `{SHARDS[1]}`"
+    elif fault == "not named":
+        put(folder, first | {"foo": torch.ones(2)}, SHARDS[0])
+        wanted = f"holds the tensor `foo`, and `{INDEX}` does not name it"
+    elif fault == "lost":
+        write_index(folder, places | {"foo": SHARDS[0]})
+        wanted = f"looks for the tensor `foo` in `{SHARDS[0]}`, and it is not there"
+    elif fault == "a third":
+        put(folder, {"foo": torch.ones(2)}, "model-00003-of-00003.safetensors")
+        wanted = f"holds `model-00003-of-00003.safetensors`, and `{INDEX}` does not name it"
+    elif fault == "a whole one":
+        put(folder, whole)
+        wanted = f"holds `{SHARDS[0]}`, and `model.safetensors` is there as well"
+    else:
+        write_index(folder, [1])
+        wanted = "has no map of tensors to files"
+    assert wanted in refused(lambda: find_model(str(folder)))[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"architectures": [1, 2]}, "`architectures` in `config.json` of model"),
+        ({"text_config": [1]}, "must be an object"),
+        ({"num_hidden_layers": 100_000_000}, "is 100,000,000: no model has so many"),
+        ({"text_config": {"num_experts": 10**9}}, "is 1,000,000,000: no model has so many"),
+        ({"hidden_size": "x"}, "Validation error for field 'hidden_size': TypeError"),
+        ({"num_attention_heads": 0}, "cannot load"),
+        ({"vocab_size": 10**12}, "its tensors have other shapes than `config.json` says"),
+    ],
+)
+def test_a_config_of_odd_values(folder: Path, values: dict[str, Any], wanted: str) -> None:
+    change_config(folder, **values)
+    assert wanted in refused(lambda: load(folder))[0]
+
+
+def odd_entry(path: Path, kind: str) -> None:
+    path.unlink(missing_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"device": "/dev/zero", "itself": path, "nowhere": path.with_name("none")}[kind])
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.py", "config.json", "tokenizer.json", "chat_template.jinja"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "itself", "nowhere"])
+def test_what_is_no_file_is_not_opened(folder: Path, name: str, kind: str) -> None:
+    odd_entry(folder / name, kind)
+    text, hint = refused(lambda: find_model(str(folder)))
+    assert text.startswith(f"`{name}` of `{folder}`") and str(folder) in hint
+
+
+def test_a_model_folder_that_is_a_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused(lambda: find_model(str(tmp_path / "loop")))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "{", '{"eos_token_id": 1'])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_json_that_is_torn_deep_or_of_another_kind(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    found = refused(lambda: generation_config(find_model(str(folder))))[0]
+    assert f"`{name}` of model `{folder}`" in found
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "{"])
+def test_a_file_of_a_tokenizer_that_is_no_json_is_named(model_dir: Path, tmp_path: Path, name: str, text: str) -> None:
+    folder = Path(shutil.copytree(model_dir, tmp_path / "m"))
+    (folder / name).write_text(text)
+    assert f"`{name}` holds no JSON object" in refused(lambda: load_tokenizer(find_model(str(folder))))[0]
+
+
+def test_a_panic_of_a_library_is_one_sentence(tmp_path: Path) -> None:
+    """Rust's is no `Exception`; Ctrl-C is none either, and goes on."""
+    panic = type("PanicException", (BaseException,), {})
+    for error in (panic("index out of bounds\nsecond line"), RuntimeError("index out of bounds")):
+        with (
+            pytest.raises(ModelError, match=r"^cannot load `x`: index out of bounds$"),
+            foreign("cannot load `x`", tmp_path),
+        ):
+            raise error
+    with pytest.raises(KeyboardInterrupt), foreign("cannot load `x`", tmp_path):
+        raise KeyboardInterrupt
+
+
+def test_gguf_files_are_not_read(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.gguf")
+    assert "GGUF files are not read" in refused(lambda: find_model(str(folder)))[0]
+    assert "is a GGUF file" in refused(lambda: find_model(str(folder / "model.gguf")))[0]
+
+
+def test_ids_that_the_model_does_not_embed(folder: Path) -> None:
+    """Known from the config, before weights are read or a folder is touched."""
+    source = find_model(str(folder))
+    rows = embedded_ids(source)
+    assert rows == load(folder).vocabulary
+    demand_embedded("m", rows - 1, rows)
+    demand_embedded("m", 10**9, None)
+    text, _ = refused(lambda: demand_embedded("m", rows, rows))
+    assert text == f"the tokenizer gives id {rows}, but `m` embeds {rows} ids"

@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 import tracemalloc
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ def row(*nll: float, start: int = 1) -> dict[str, Any]:
 
 def same(a: Any, b: Any) -> bool:
     return (a.total, a.tokens) == (b.total, b.tokens) and (a.first == b.first or np.isnan([a.first, b.first]).all())
+
+
+def name_of(number: int, path: Path) -> str:
+    return f"part-{number:06d}-{zlib.crc32(path.read_bytes()):08x}.parquet"
 
 
 def parts(folder: Path) -> list[Path]:
@@ -96,7 +101,8 @@ def test_parts_are_appended_and_numbered(tmp_path: Path) -> None:
         store.put([(key(i), row(float(i)))])
         store.flush()
         store.flush()  # nothing new: no part
-    assert [path.name for path in parts(tmp_path)] == [f"part-{i:06d}.parquet" for i in (1, 2, 3)]
+    assert [path.name for path in parts(tmp_path)] == [name_of(i, path) for i, path in enumerate(parts(tmp_path), 1)]
+    assert len(parts(tmp_path)) == 3
 
 
 def test_an_answer_given_twice_is_kept_once(tmp_path: Path) -> None:
@@ -130,6 +136,8 @@ def test_a_damaged_part_is_named(tmp_path: Path, damage: str) -> None:
         store.flush()
     part = parts(tmp_path)[1]
     if damage == "columns":
+        part.unlink()
+        part = part.with_name("part-000002.parquet")
         pq.write_table(pa.table({"key": pa.array([key(1)], pa.binary(16)), "score": [1.0]}), part)
     else:
         part.write_bytes({"cut": part.read_bytes()[:-20], "empty": b"", "other": b"hello, I am text"}[damage])
@@ -228,7 +236,7 @@ def test_a_full_disk_is_said_and_earlier_parts_stay(
             store.flush()
     assert str(store.folder) in str(caught.value) and str(caught.value).endswith("No space left on device")
     assert caught.value.hint is not None and "what was written before stays" in caught.value.hint
-    assert [path.name for path in store.folder.iterdir()] == ["part-000001.parquet"]
+    assert [path.name for path in store.folder.iterdir()] == [name_of(1, parts(tmp_path)[0])]
     assert set(Store(tmp_path, NLL, NAME).get([key(1), key(2)])) == {key(1)}
     store.flush()  # there is room again: nothing was lost
     assert set(Store(tmp_path, NLL, NAME).get([key(1), key(2)])) == {key(1), key(2)}
@@ -264,7 +272,8 @@ def test_answers_leave_memory_once_they_are_on_disk(tmp_path: Path, monkeypatch:
     asked = [key(i) for i in range(19_999, -1, -37)]
     straight = store.get(asked)
     theirs = parts(tmp_path)[3]
-    pq.write_table(pq.read_table(theirs), theirs, compression="zstd")
+    pq.write_table(pq.read_table(theirs), theirs.with_name("part-000004.parquet"), compression="zstd")
+    theirs.unlink()
     resumed = Store(tmp_path, NLL, NAME).get([*asked, key(2**40)])
     expected = {key(i): Nll(i / 7, i, 0.5) for i in range(19_999, -1, -37)}
     assert straight == resumed == expected
@@ -283,3 +292,48 @@ def test_parts_of_lists_are_held_for_a_while_and_read_again(tmp_path: Path, monk
             assert answer.per_token.tolist() == [float(i)] * (i + 1)
             held = [table.nbytes for table in store.parts._held.values()]
             assert len(held) == 1 or sum(held) <= 200
+
+
+@pytest.mark.parametrize("readout", [NLL, TOKENS], ids=lambda one: one.name)
+def test_a_flipped_bit_never_gives_another_answer(tmp_path: Path, readout: Any) -> None:
+    """Every bit of a part: it is named, and nothing of it is used."""
+    store = Store(tmp_path, readout, NAME)
+    store.put([(key(i), row(0.5 + i, 1.25)) for i in range(3)])
+    store.flush()
+    (part,) = parts(tmp_path)
+    data = part.read_bytes()
+    every = range(len(data) * 8)
+    bits = every if readout is NLL else np.random.default_rng(0).choice(len(every), 1000, replace=False).tolist()
+    for bit in bits:
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        part.write_bytes(damaged)
+        with pytest.raises(StoreError, match="is damaged: its bytes are not those that were written"):
+            Store(tmp_path, readout, NAME)
+    part.write_bytes(data)
+    assert len(Store(tmp_path, readout, NAME).get([key(0), key(2)])) == 2
+
+
+@pytest.mark.parametrize("readout", [NLL, TOKENS], ids=lambda one: one.name)
+def test_parts_without_a_checksum_in_their_name_are_read(tmp_path: Path, readout: Any) -> None:
+    """As earlier versions wrote them; what is added stands behind them."""
+    store = Store(tmp_path, readout, NAME)
+    store.put([(key(1), row(0.5))])
+    store.flush()
+    (part,) = parts(tmp_path)
+    part.rename(part.with_name("part-000001.parquet"))
+    old = Store(tmp_path, readout, NAME)
+    old.put([(key(2), row(0.75))])
+    old.flush()
+    assert [path.name for path in parts(tmp_path)] == ["part-000001.parquet", name_of(2, parts(tmp_path)[1])]
+    assert set(Store(tmp_path, readout, NAME).get([key(1), key(2)])) == {key(1), key(2)}
+
+
+def test_an_old_part_with_missing_values_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path, NLL, NAME)
+    store.folder.mkdir(parents=True)
+    rows = {"key": pa.array([None], pa.binary(16)), "total": [1.0], "tokens": pa.array([1], pa.int32())}
+    table = pa.table({**rows, "first": pa.array([0.5], pa.float32())})
+    pq.write_table(table, store.folder / "part-000001.parquet")
+    with pytest.raises(StoreError, match=r"part-000001\.parquet` is damaged or not ours: it has rows without values"):
+        Store(tmp_path, NLL, NAME)

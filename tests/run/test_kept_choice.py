@@ -18,8 +18,10 @@ from tithe.engine.room import Room
 from tithe.engine.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.run.describe import engine_record, engine_sentence
-from tithe.run.kept_choice import keep, kept, kept_number, kept_word
+from tithe.run.kept_choice import keep, kept, kept_number, kept_word, read
+from tithe.run.score import score
 from tithe.run.setup import Parts
+from tithe.run.talk import Talk
 
 
 def test_choices_stand_side_by_side_and_the_first_stays(tmp_path: Path) -> None:
@@ -27,7 +29,7 @@ def test_choices_stand_side_by_side_and_the_first_stays(tmp_path: Path) -> None:
     keep(None, "a", 1)
     for name, value in (("a", 1), ("b", "on"), ("a", 2)):
         keep(tmp_path, name, value)
-    assert json.loads((tmp_path / "answers" / "choices.json").read_text()) == {"a": 1, "b": "on"}
+    assert read(tmp_path / "answers" / "choices.json") == {"a": 1, "b": "on"}
     assert (kept_number(tmp_path, "a"), kept_word(tmp_path, "b", ("on", "off"))) == (1, "on")
 
 
@@ -39,7 +41,30 @@ def test_what_is_no_number_is_named(tmp_path: Path, value: Any) -> None:
     assert "delete it" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "null", '"x"'])
+def test_a_flipped_bit_never_gives_another_choice(tmp_path: Path) -> None:
+    keep(tmp_path, "workers_cpu", 4)
+    path = tmp_path / "answers" / "choices.json"
+    raw, refused = path.read_bytes(), 0
+    for bit in range(len(raw) * 8):
+        damaged = bytearray(raw)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert read(path) == {"workers_cpu": 4}  # white space, perhaps
+        except StoreError:
+            refused += 1
+    assert refused > 0.8 * len(raw) * 8
+
+
+def test_choices_of_an_earlier_version_have_no_checksum(tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    path = tmp_path / "answers" / "choices.json"
+    path.write_text('{"a": 1}')
+    keep(tmp_path, "b", 2)
+    assert read(path) == {"a": 1, "b": 2} and "checksum" in json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "null", '"x"', "[" * 100_000, "\xff"])
 def test_a_damaged_file_is_an_error_and_is_left_alone(tmp_path: Path, text: str) -> None:
     (tmp_path / "answers").mkdir()
     path = tmp_path / "answers" / "choices.json"
@@ -96,7 +121,7 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
         return parts.engine
 
     def kept_by(place: str) -> dict[str, Any]:
-        return dict(json.loads((tmp_path / place / "answers" / "choices.json").read_text()))
+        return read(tmp_path / place / "answers" / "choices.json")
 
     first = begun("run")
     assert (first.workers, first.threads, first.budget) == (1, 4, 2048) and spoken == ["4 layouts", "3 layouts"]
@@ -111,3 +136,40 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     begun("several", device="cpu,cpu").close()
     # How many are at once in each process is no word about one alone.
     assert kept_by("several") == {f"batch_tokens_cpu_{own}": 1024}
+
+
+def test_the_dtype_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
+    """`auto` is a matter of speed there: what a busy machine measures later computes nothing again."""
+    data, fastest = write_jsonl(tmp_path / "data.jsonl", records(5)), [torch.bfloat16]
+    monkeypatch.setattr(
+        model, "choose_dtype", lambda wanted, device: fastest[0] if wanted == "auto" else model.WEIGHTS[wanted]
+    )
+
+    def scored(place: Path, **given: Any) -> tuple[str, int, list[str]]:
+        said = list[str]()
+        settings = ScoreSettings.of({"dataset": str(data), "model": str(model_dir), "device": "cpu", **given})
+        record = score(settings, folder=place, talk=Told(said)).record
+        return (
+            record["model"]["dtype"],
+            record["work"]["passes_computed"],
+            [one for one in said if "as this run" in one],
+        )
+
+    assert scored(tmp_path / "run") == ("bf16", 10, [])
+    fastest[0] = torch.float32
+    note = "note: bf16, as this run began; measured anew, `--dtype auto` takes fp32, and `--dtype fp32` computes all "
+    assert scored(tmp_path / "run") == ("bf16", 0, [note + "passes again"])
+    assert scored(tmp_path / "run", dtype="fp32") == ("fp32", 10, [])
+    assert scored(tmp_path / "run") == ("bf16", 0, [note + "passes again"])
+    assert scored(tmp_path / "other") == ("fp32", 10, [])
+    fastest[0] = torch.bfloat16
+    (tmp_path / "other" / "answers" / "choices.json").unlink()  # as earlier versions left it
+    assert scored(tmp_path / "other")[:2] == ("fp32", 0)
+
+
+class Told(Talk):
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def say(self, text: str) -> None:
+        self.said.append(text)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -450,3 +451,18 @@ def test_two_processes_train_the_same_model(straight, data, model_dir, tmp_path)
     assert record["losses"] == pytest.approx(straight.record["losses"], abs=1e-5)
     assert record["recipe_digest"] == straight.record["recipe_digest"]
     assert distance(place, straight.folder) < 1e-5
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_embeds(data, model_dir, tmp_path):
+    """One sentence before anything is trained or written, no index error deep inside."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "model"
+    shutil.copytree(model_dir, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["colours", "letter", "the", "a"])
+    tokenizer.save_pretrained(folder)
+    own = settings(data, folder, max_steps=1)
+    with pytest.raises(ModelError, match=r"the tokenizer gives id \d+, but `.*` embeds \d+ ids"):
+        tune(own, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.safetensors"))

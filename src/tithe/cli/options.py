@@ -37,6 +37,7 @@ Target = Annotated[str | None, typer.Option(help="Data set that shows what the s
 Warmup = Annotated[
     bool | None, typer.Option("--warmup", help="Give the model IFD's brief experience first, in the run folder.")
 ]
+Answers = Annotated[str | None, typer.Option(help="Another run's folder: what it has answered is not read again.")]
 Template = Annotated[str | None, typer.Option(help="A name from `tithe templates`, or a Jinja file.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens of the longest pass; the model's context by default.")]
 Truncation = Annotated[

@@ -10,6 +10,7 @@ import typer
 
 from tithe.cli.app import Usage, app, print_json
 from tithe.cli.options import (
+    Answers,
     BatchTokens,
     Bos,
     Compile,
@@ -84,6 +85,7 @@ def select(
     residualise: Residualise = None,
     target: Target = None,
     warmup: Warmup = None,
+    answers: Answers = None,
     template: Template = None,
     max_length: MaxLength = None,
     truncation: Truncation = None,
@@ -143,6 +145,7 @@ def score(
     residualise: Residualise = None,
     target: Target = None,
     warmup: Warmup = None,
+    answers: Answers = None,
     template: Template = None,
     max_length: MaxLength = None,
     truncation: Truncation = None,

@@ -89,7 +89,7 @@ def _packed(raw: io.BufferedWriter, path: Path) -> Iterator[io.BufferedIOBase]:
     if suffix == ".gz":
         packer = gzip.GzipFile("", "wb", 6, raw, mtime=0)  # no name and no time inside
     else:
-        packer = zstandard.ZstdCompressor(level=6).stream_writer(raw, closefd=False)
+        packer = zstandard.ZstdCompressor(level=6, write_checksum=True).stream_writer(raw, closefd=False)
     with packer:
         yield packer
 

@@ -8,7 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tithe.engine.sources import BUNDLED, ModelSource, content_hash, find_model, first_line
+from tithe.engine.model_files import demand_regular, foreign, read_object
+from tithe.engine.sources import BUNDLED, ModelSource, content_hash, find_model
 from tithe.errors import MissingExtraError, ModelError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -32,6 +33,7 @@ def base_of(name: str, folder: Path, *, weights: bool) -> ModelSource:
         ModelError: it is no LoRA adapter, has no safetensors, or its base model is not there.
         MissingExtraError: PEFT is not installed, and the weights are needed.
     """
+    demand_regular(name, folder)
     config = read_config(name, folder)
     if config.get("peft_type") != "LORA":
         raise ModelError(
@@ -67,13 +69,7 @@ def place_of(base: str, folder: Path) -> str:
 
 
 def read_config(name: str, folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read `{CONFIG}` of the adapter `{name}`: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"`{CONFIG}` of the adapter `{name}` holds no JSON object")
-    return config
+    return read_object(folder / CONFIG, f"the adapter `{name}`")
 
 
 def demand_weights(name: str, folder: Path) -> None:
@@ -91,22 +87,53 @@ def merged(model: Any, source: ModelSource) -> Any:
     """The base model with the adapter's part added to its weights.
 
     Raises:
-        ModelError: the adapter does not fit the model.
+        ModelError: the adapter does not fit the model, or holds tensors for which the model has no place.
     """
     assert source.adapter is not None
     from peft import PeftModel
 
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks transformers in an old way
-            warnings.filterwarnings("error", message="Found missing adapter keys")  # those would stay as if untrained
-            both: Any = PeftModel.from_pretrained(model, str(source.adapter), use_safetensors=True)
-            return both.merge_and_unload(safe_merge=False)
-    except Exception as error:  # PEFT raises whatever comes up
-        raise ModelError(
-            f"the adapter `{source.name}` does not fit its base model `{source.folder}`: {first_line(error)}",
-            hint="it was trained on a model of another shape",
-        ) from error
+    folder, does_not_fit = str(source.adapter), f"does not fit its base model `{source.folder}`"
+    with foreign(f"the adapter `{source.name}` {does_not_fit}", source.adapter), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks transformers in an old way
+        warnings.filterwarnings("ignore", message="Model (with|has) `tie_word_embeddings=True`")  # see `untie`
+        warnings.filterwarnings("error", message="Found missing adapter keys")  # those would stay as if untrained
+        mapping = getattr(model, "_checkpoint_conversion_mapping", {})
+        both: Any = PeftModel.from_pretrained(model, folder, use_safetensors=True)
+        surplus = both.load_adapter(folder, "default", key_mapping=mapping, use_safetensors=True).unexpected_keys
+        if surplus:  # PEFT leaves them out without a word
+            raise ModelError(
+                f"the adapter `{source.name}` {does_not_fit}: {len(surplus)} of its tensors have no place there, "
+                f"e.g. `{surplus[0]}`",
+                hint="it was trained on another model, or its `adapter_config.json` is of another training",
+            )
+        untie(both)
+        return both.merge_and_unload(safe_merge=False)
+
+
+def untie(both: Any) -> None:
+    """Give the output head a matrix of its own, where it is the embedding's and the adapter changes one of the two.
+
+    Beside the base model an adapter of the embedding leaves the head as it is; added to one matrix it changes both.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+    from torch.nn import Parameter
+
+    base = both.get_base_model()
+    table, head = (inner(part) for part in (base.get_input_embeddings(), base.get_output_embeddings()))
+    changed = [inner(part) for part in both.modules() if isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    if head is None or head.weight is not table.weight or not any(part in (table, head) for part in changed):
+        return
+    head.weight = Parameter(table.weight.detach().clone(), requires_grad=False)
+    for config in (base.config, base.config.get_text_config()):
+        config.tie_word_embeddings = False
+
+
+def inner(part: Any) -> Any:
+    """The layer of the base model inside PEFT's wrappers."""
+    while (within := getattr(part, "base_layer", None) or getattr(part, "original_module", None)) is not None:
+        part = within
+    return part
 
 
 def identity(folder: Path) -> bytes:

@@ -22,8 +22,8 @@ from tithe.engine.model import LoadedModel, dtype_name
 from tithe.engine.readouts import READOUTS, Readout
 from tithe.engine.room import MOST, Room, find_room
 from tithe.engine.shard import placed
+from tithe.engine.sources import demand_embedded
 from tithe.engine.states import StateReadout, make_taps
-from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
 NUMERICS = 1  # raise it when a change moves answers by more than rounding: stored ones are then not met again
@@ -305,13 +305,9 @@ class Engine:
         return wait
 
     def demand_vocabulary(self, passes: Sequence[Pass], batches: Sequence[Batch]) -> None:
-        """A token id beyond the embedding would be an index error deep inside, or silently another row on a GPU."""
+        """Refuse token ids beyond the embedding."""
         top = max((int(passes[i].ids.max()) for batch in batches for i in batch.index), default=0)
-        if top >= self.model.vocabulary:
-            raise ModelError(
-                f"the tokenizer gives id {top}, but `{self.model.source.name}` embeds {self.model.vocabulary} ids",
-                hint="tokenizer and model do not belong together",
-            )
+        demand_embedded(self.model.source.name, top, self.model.vocabulary)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

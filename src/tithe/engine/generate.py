@@ -7,7 +7,6 @@ and where two tokens are that close another may be taken. The same prompts in th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,8 +18,9 @@ import torch
 from tithe.engine.engine import OUT_OF_MEMORY, is_out_of_memory, release
 from tithe.engine.fp32_route import put_back
 from tithe.engine.model import LoadedModel, choose_device, choose_dtype, dtype_name, read_weights, rotary_switch
+from tithe.engine.model_files import read_object
 from tithe.engine.sampling import Draw
-from tithe.engine.sources import ModelSource, fingerprint
+from tithe.engine.sources import ModelSource, demand_embedded, fingerprint
 from tithe.errors import ModelError
 from tithe.records import IntArray, Problem
 
@@ -148,6 +148,7 @@ class Generator:
     def run(self, wanted: Sequence[Wanted], **more: Any) -> Any:
         """The model's `generate` on left-padded rows."""
         ids, mask = padded([one.ids for one in wanted], self.pad)
+        demand_embedded(self.model.source.name, int(ids.max(initial=0)), self.model.vocabulary)
         self.model.forget()
         with torch.inference_mode():
             return self.model.model.generate(
@@ -170,7 +171,8 @@ class Generator:
 
     @property
     def pad(self) -> int:
-        return min(self.stops, default=0)  # masked before the prompt, cut off after the answer: any id will do
+        known = [token for token in self.stops if token < self.model.vocabulary]
+        return min(known, default=0)  # masked before the prompt, cut off after the answer: any id will do
 
     @cached_property
     def pads(self) -> bool:
@@ -238,9 +240,10 @@ def stop_ids(source: ModelSource, tokenizer: PreTrainedTokenizerBase, markers: I
 
 
 def generation_config(source: ModelSource) -> dict[str, Any]:
-    """The model's own `generation_config.json`; empty where it has none that can be read."""
-    try:
-        found = json.loads((source.folder / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """The model's own `generation_config.json`; empty where it has none.
+
+    Raises:
+        ModelError: it cannot be read; its end markers would be missed.
+    """
+    path = source.folder / "generation_config.json"
+    return read_object(path, f"model `{source.name}`") if path.exists() else {}

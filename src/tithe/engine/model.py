@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,11 @@ from tithe.engine.fp8 import E4M3, demand_fp8
 from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
 from tithe.engine.half_speed import probe_half
 from tithe.engine.keeping import what_is_kept
+from tithe.engine.model_files import FLOATS, Tensors, foreign, tensors_in
 from tithe.engine.output_head import Head
 from tithe.engine.probe import ROADS, Road, probe
 from tithe.engine.shard import DeviceMap, device_map, limits
-from tithe.engine.sources import ModelSource, fingerprint, first_line
+from tithe.engine.sources import ModelSource, fingerprint
 from tithe.engine.states import Reading
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Pass
@@ -250,13 +251,18 @@ def load_model(
 def read_weights(
     source: ModelSource, dtype: torch.dtype, trust_remote_code: bool, where: DeviceMap | None = None
 ) -> Any:
-    """The model in evaluation mode, every tensor of it from the files, on the CPU or where a map says."""
+    """The model in evaluation mode, every tensor of it from the files, on the CPU or where a map says.
+
+    Raises:
+        ModelError: the folder cannot be read, or the model and its files have not the same tensors.
+    """
     from transformers import AutoModelForCausalLM
 
     config = source.config
+    tensors = tensors_in(source.folder, source.name)
     # Up to transformers 5.17 the default attention leaves this cap out, silently.
     capped = any(part.get("attn_logit_softcapping") for part in (config, config.get("text_config") or {}))
-    try:
+    with foreign(f"cannot load model `{source.name}`", source.folder):
         read: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=dtype,
@@ -266,19 +272,8 @@ def read_weights(
             output_loading_info=True,
             **({} if where is None else {"device_map": where}),
         )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # the readers of configs and weights raise whatever they like
-        raise ModelError(
-            f"cannot load model `{source.name}`: {first_line(error)}", hint=f"looked in `{source.folder}`"
-        ) from error
     model, info = read
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"the weights of `{source.name}` lack {len(missing)} of the model's tensors, e.g. `{missing[0]}`",
-            hint="a checkpoint of another architecture, or one without its language-model head",
-        )
+    demand_same_tensors(source, model, info, tensors)
     if source.adapter is not None:
         from tithe.engine.adapters import merged
 
@@ -286,6 +281,48 @@ def read_weights(
     # A config may have been saved with these; here outputs have names, and nothing but hidden states is kept.
     model.config.return_dict, model.config.output_hidden_states = True, False
     return model.eval()
+
+
+def demand_same_tensors(source: ModelSource, model: Any, info: Mapping[str, Any], tensors: Tensors) -> None:
+    """Compare what the files hold with what the model has, as transformers accounts for it.
+
+    What its own rules leave out (a head for further tokens, another modality) is left out here.
+
+    Raises:
+        ModelError: one has a tensor that the other lacks, or weights are whole numbers.
+    """
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"the weights of `{source.name}` lack {len(missing)} of the model's tensors, e.g. `{missing[0]}`",
+            hint="a checkpoint of another architecture, or one without its language-model head",
+        )
+    surplus = sorted(name for name in info["unexpected_keys"] if not is_old_buffer(name, tensors))
+    if surplus:
+        raise ModelError(
+            f"the weights of `{source.name}` have {len(surplus)} tensors that the model has not, e.g. `{surplus[0]}`",
+            hint="`config.json` is of another checkpoint (fewer layers?), or the weights hold more than the model",
+        )
+    if "quantization_config" in source.config:
+        return
+    weights = dict(model.named_parameters())
+    coded = sorted(name for name, (kind, _) in tensors.items() if kind not in FLOATS and name in weights)
+    if coded:
+        raise ModelError(
+            f"the weights of `{source.name}` are quantised (`{coded[0]}` is {tensors[coded[0]][0]}), "
+            "and `config.json` has no `quantization_config` that says how",
+            hint="give the checkpoint in bf16, fp16 or fp32",
+        )
+
+
+def is_old_buffer(name: str, tensors: Tensors) -> bool:
+    """Whether it is a mask or a table of rotations, which earlier versions of transformers saved as well."""
+    if name.endswith((".masked_bias", ".inv_freq")):
+        return True
+    # Files may name their tensors without the model's prefix.
+    shapes = [shape for known, (_, shape) in tensors.items() if name.endswith(known) or known.endswith(name)]
+    mask = any(len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3] for shape in shapes)
+    return mask and name.endswith((".attn.bias", ".attention.bias"))
 
 
 def rotary_switch(config: Any) -> int | None:

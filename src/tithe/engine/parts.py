@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tithe.data.checksum import Part, write_part
 from tithe.engine import flat_parquet
 from tithe.engine.key_index import Keys, as_keys
+from tithe.engine.model_files import first_line
 from tithe.engine.readouts import Readout
 from tithe.errors import StoreError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+SUFFIX = ".parquet"
+HINT = "delete that file: its answers are computed again"
 HELD_BYTES = 64 << 20  # of parts that have to be read whole, so that the next window finds them open
 
 
@@ -36,31 +38,32 @@ class Parts:
     """
 
     readout: Readout
-    paths: list[Path] = field(default_factory=list, init=False)
+    parts: list[Part] = field(default_factory=list, init=False)
     begins: list[int] = field(default_factory=lambda: [0], init=False)  # first row of each, and of the next
     flat: list[bool] = field(default_factory=list, init=False)
     _held: OrderedDict[int, pa.Table] = field(default_factory=OrderedDict, init=False, repr=False)
 
-    def add(self, path: Path, rows: int, flat: bool) -> None:
+    def add(self, part: Part, rows: int, flat: bool) -> None:
         """Name a part that was written."""
-        self.paths.append(path)
+        self.parts.append(part)
         self.begins.append(self.begins[-1] + rows)
         self.flat.append(flat)
 
-    def open(self, path: Path) -> Keys:
+    def open(self, part: Part) -> Keys:
         """Name a part that was there, and give its keys.
 
         Raises:
             StoreError: it is damaged, or something else.
         """
         fields = self.readout.fields
-        count = flat_parquet.rows_in(path, fields) if flat_parquet.can_write(fields) else None
+        part.verify(HINT)
+        count = flat_parquet.rows_in(part.path, fields) if flat_parquet.can_write(fields) else None
         if count is not None:
-            self.add(path, count, True)
-            return flat_parquet.keys(path, fields, count)
-        table = read_part(path, self.readout.schema())
-        self.add(path, len(table), False)
-        self._hold(len(self.paths) - 1, table)
+            self.add(part, count, True)
+            return flat_parquet.keys(part.path, fields, count)
+        table = read_part(part, self.readout.schema())
+        self.add(part, len(table), False)
+        self._hold(len(self.parts) - 1, table)
         return as_keys(table["key"].to_pylist())
 
     def rows(self, places: npt.NDArray[np.int32]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -75,7 +78,7 @@ class Parts:
     def _rows(self, part: int, rows: npt.NDArray[np.int32]) -> Iterator[Mapping[str, Any]]:
         if self.flat[part]:
             count = self.begins[part + 1] - self.begins[part]
-            columns = flat_parquet.read(self.paths[part], self.readout.fields, count, rows)
+            columns = flat_parquet.read(self.parts[part].path, self.readout.fields, count, rows)
             return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         import pyarrow as pa
 
@@ -85,7 +88,7 @@ class Parts:
 
     def _table(self, part: int) -> pa.Table:
         if part not in self._held:
-            self._hold(part, read_part(self.paths[part], self.readout.schema()))
+            self._hold(part, read_part(self.parts[part], self.readout.schema()))
         self._held.move_to_end(part)
         return self._held[part]
 
@@ -95,55 +98,60 @@ class Parts:
             self._held.popitem(last=False)
 
 
-def read_part(path: Path, schema: pa.Schema) -> pa.Table:
+def read_part(part: Part, schema: pa.Schema) -> pa.Table:
     """A part as a whole.
 
     Raises:
         StoreError: it is damaged, or something else.
     """
-    import pyarrow as pa  # not before: it takes its memory beside the passes under way
-    import pyarrow.parquet as pq
-
-    hint = "delete that file: its answers are computed again"
-    try:
-        with pq.ParquetFile(path) as file:  # not `read_table`: that reads `a=b` in a folder's name as a column
-            table = file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"`{path}` is damaged or not ours: {str(error).splitlines()[0]}", hint=hint) from error
+    table = read_table(part, HINT)
     if not table.schema.equals(schema):
-        raise StoreError(f"`{path}` is not ours: it holds {', '.join(table.schema.names)}", hint=hint)
+        raise StoreError(f"`{part.path}` is not ours: it holds {', '.join(table.schema.names)}", hint=HINT)
     return table
 
 
-def write_rows(path: Path, readout: Readout, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Plain numbers without pyarrow, all else with it; both are parquet of the same schema. Whether they are plain."""
-    if flat_parquet.can_write(readout.fields):
-        with new_part(path) as stream:
-            flat_parquet.write(stream, readout.fields, rows)
-        return True
-    from tithe.engine.arrow import table
+def read_table(part: Part, hint: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Some columns of a part, or all, its bytes verified; no value is missing.
 
-    write_part(path, table(readout.schema(), rows))
-    return False
-
-
-def write_part(path: Path, table: pa.Table) -> None:
-    """A table as a part."""
+    Raises:
+        StoreError: it is damaged, or no parquet.
+    """
+    import pyarrow as pa  # not before: it takes its memory beside the passes under way
     import pyarrow.parquet as pq
 
-    with new_part(path) as stream:
-        pq.write_table(table, stream, compression="zstd")
-
-
-@contextmanager
-def new_part(path: Path) -> Iterator[BinaryIO]:
-    """To a temporary name, to the disk, and only then to its own name."""
-    scrap = path.with_suffix(".tmp")
+    data = part.read(hint)
     try:
-        with scrap.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        scrap.replace(path)
-    finally:
-        scrap.unlink(missing_ok=True)
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            table = file.read(columns=columns)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+        raise StoreError(f"`{part.path}` is damaged or not ours: {first_line(error)}", hint=hint) from error
+    if any(column.null_count for column in table.columns):
+        raise StoreError(f"`{part.path}` is damaged or not ours: it has rows without values", hint=hint)
+    return table
+
+
+def write_rows(folder: Path, number: int, readout: Readout, rows: Sequence[Mapping[str, Any]]) -> tuple[Part, bool]:
+    """Write plain numbers without pyarrow, all else with it; both are parquet of the same schema.
+
+    Returns:
+        The part, and whether it holds plain numbers.
+    """
+    fields = readout.fields
+    if flat_parquet.can_write(fields):
+        return write_part(
+            folder,
+            number,
+            SUFFIX,
+            lambda stream: flat_parquet.write(stream, fields, rows),
+        ), True
+    from tithe.engine.arrow import table
+
+    return write_table(folder, number, table(readout.schema(), rows)), False
+
+
+def write_table(folder: Path, number: int, table: pa.Table) -> Part:
+    """Write a table as a part."""
+    import pyarrow.parquet as pq
+
+    return write_part(folder, number, SUFFIX, lambda stream: pq.write_table(table, stream, compression="zstd"))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
+from tithe.engine.model_files import tensors_in
 from tithe.engine.sources import ModelSource
 from tithe.errors import ModelError
 
@@ -49,32 +47,25 @@ def model_shape(source: ModelSource) -> Shape:
     width = size(config, "hidden_size", "n_embd", "d_model")
     vocabulary = size(config, "vocab_size")
     if source.weights:
-        shapes = [shape for file in source.weights for shape in tensor_shapes(file)]
+        shapes = [shape for _, shape in tensors_in(source.folder, source.name).values()]
         wide = [shape for shape in shapes if len(shape) == 2 and shape[0] == vocabulary and shape[1] == width]
         return Shape(sum(map(prod, shapes)), sum(map(prod, wide)), vocabulary * width, exact=True)
     layers = size(config, "num_hidden_layers", "n_layer")
-    inner = config.get("intermediate_size") or config.get("n_inner") or 4 * width
-    heads = config.get("num_attention_heads") or config.get("n_head") or 1  # recurrent models have none
-    head_width = config.get("head_dim") or width // heads
-    key_heads = config.get("num_key_value_heads") or heads
+    inner = size(config, "intermediate_size", "n_inner", default=4 * width)
+    heads = size(config, "num_attention_heads", "n_head", default=1)  # recurrent models have none
+    head_width = size(config, "head_dim", default=width // heads)
+    key_heads = size(config, "num_key_value_heads", default=heads)
     attention = 2 * width * head_width * (heads + key_heads)
     tables = vocabulary * width * (1 if config.get("tie_word_embeddings") else 2)
     return Shape(layers * (attention + 3 * width * inner) + tables, tables, vocabulary * width, exact=False)
 
 
-def size(config: dict[str, Any], *names: str) -> int:
+def size(config: dict[str, Any], *names: str, default: int | None = None) -> int:
+    """The first of these that the config gives as a number from 1."""
     for name in names:
-        if isinstance(config.get(name), int):
-            return int(config[name])
-    raise ModelError(f"the model's config has none of: {', '.join(names)}")
-
-
-def tensor_shapes(file: Path) -> list[list[int]]:
-    """Shapes in a safetensors file, from its header: 8 bytes of length, then JSON."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, 100_000_000)))
-        return [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, struct.error, KeyError, TypeError) as error:
-        raise ModelError(f"`{file}` is not a safetensors file: {error}", hint="download or copy it again") from error
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    if default is None:
+        raise ModelError(f"the model's config has none of: {', '.join(names)}")
+    return default

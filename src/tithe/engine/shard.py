@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from tithe.engine.model_files import foreign
 from tithe.engine.shape import model_shape
-from tithe.engine.sources import ModelSource, first_line
+from tithe.engine.sources import ModelSource
 from tithe.errors import MissingExtraError, ModelError, SettingsError
 
 if TYPE_CHECKING:
@@ -114,15 +115,11 @@ def without_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: 
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
+    with foreign(f"cannot load model `{source.name}`", source.folder):
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
         known: Any = AutoModelForCausalLM
         with init_empty_weights():
             model = known.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    except Exception as error:  # the readers of configs raise whatever they like
-        raise ModelError(
-            f"cannot load model `{source.name}`: {first_line(error)}", hint=f"looked in `{source.folder}`"
-        ) from error
     model.tie_weights()
     return model
 

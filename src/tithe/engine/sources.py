@@ -6,10 +6,14 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tithe.engine.model_files import PICKLED, demand_regular, foreign, read_config, tensors_in
+from tithe.engine.model_files import first_line as first_line
 from tithe.errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 BUNDLED = {"pocket": Path(__file__).parent.parent / "pocket" / "model"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+NOT_GGUF = "give the folder with `config.json` and the `.safetensors` files that it was made of"
+HASHED_AT_ONCE = 4  # files
 UNBOUNDED = 10**9  # tokenizers without a limit carry a huge number
 
 
@@ -39,14 +45,7 @@ class ModelSource:
 
     @property
     def config(self) -> dict[str, Any]:
-        again = f"download or copy `{self.folder}` again"
-        try:
-            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"cannot read `config.json` of model `{self.name}`: {error}", hint=again) from error
-        if not isinstance(config, dict):
-            raise ModelError(f"`config.json` of model `{self.name}` holds no JSON object", hint=again)
-        return config
+        return read_config(self.folder, self.name)
 
     @property
     def weights(self) -> list[Path]:
@@ -71,6 +70,8 @@ def find_model(name: str, *, weights: bool = True) -> ModelSource:
         raise ModelError(f"`{name[:100]}` cannot name a model: {reason}", hint="give a folder or a hub id") from error
     if is_folder:
         return at_folder(name, path.resolve(), weights=weights)
+    if is_file and path.suffix == ".gguf":
+        raise ModelError(f"model `{name}` is a GGUF file, and those are not read", hint=NOT_GGUF)
     if is_file:
         raise ModelError(f"model `{name}` is a file", hint="give the folder that holds `config.json`")
     if name in BUNDLED:
@@ -111,14 +112,19 @@ def suggestion(path: Path) -> str:
 
 def demand_layout(source: ModelSource, *, weights: bool) -> None:
     """Refuse folders that cannot be a causal language model, before anything heavy is loaded."""
+    demand_regular(source.name, source.folder)
     here = {entry.name for entry in source.folder.iterdir()}
+    if (gguf := sorted(name for name in here if name.endswith(".gguf"))) and not source.weights:
+        raise ModelError(f"`{source.name}` holds `{gguf[0]}`, and GGUF files are not read", hint=NOT_GGUF)
     if "config.json" not in here:
         raise ModelError(f"`{source.name}` has no `config.json`", hint=f"it holds: {', '.join(sorted(here)[:8])}")
     if weights and not source.weights:
-        old = [name for name in here if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+        old = [name for name in here if name.endswith(PICKLED)]
         hint = "convert the pickled weights to safetensors first" if old else "the folder has no weights"
         raise ModelError(f"`{source.name}` has no `.safetensors` file", hint=hint)
     demand_decoder(source)
+    if weights:
+        tensors_in(source.folder, source.name)
 
 
 def demand_decoder(source: ModelSource) -> None:
@@ -164,21 +170,37 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
     folder = source.folder
     if source.adapter is not None and (source.adapter / "tokenizer_config.json").is_file():
         folder = source.adapter  # saved with it, as it was trained
-    try:
+    demand_regular(source.name, folder)
+    with foreign(f"cannot load the tokenizer of `{source.name}`", folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers raises whatever the reader of the day raises
-        raise ModelError(
-            f"cannot load the tokenizer of `{source.name}`: {first_line(error)}", hint=f"looked in `{folder}`"
-        ) from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ModelError(f"the tokenizer of `{source.name}` has no vocabulary", hint=f"looked in `{folder}`")
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise ModelError(f"the tokenizer of `{source.name}` has no vocabulary", hint=f"looked in `{folder}`")
     return tokenizer
 
 
-def first_line(error: Exception) -> str:
-    """What a foreign error says first, for our own sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
+def embedded_ids(source: ModelSource) -> int | None:
+    """How many token ids the model embeds, as its config says; None where it does not."""
+    text = source.config.get("text_config") or {}
+    rows = text.get("vocab_size", source.config.get("vocab_size"))
+    return rows if isinstance(rows, int) and not isinstance(rows, bool) else None
+
+
+def demand_embedded(name: str, top: int, rows: int | None) -> None:
+    """A token id beyond the embedding would be an index error deep inside, or silently another row on a GPU.
+
+    Args:
+        name: of the model.
+        top: the largest id.
+        rows: how many the model embeds; None where that is not known.
+
+    Raises:
+        ModelError: the id is not among them.
+    """
+    if rows is not None and top >= rows:
+        raise ModelError(
+            f"the tokenizer gives id {top}, but `{name}` embeds {rows} ids",
+            hint="tokenizer and model do not belong together, or the embedding was not made larger for added tokens",
+        )
 
 
 def context_window(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -186,7 +208,8 @@ def context_window(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> i
     config = source.config
     text = config.get("text_config") or {}
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
-    limits = [place[name] for place in (config, text) for name in names if isinstance(place.get(name), int)]
+    said = [place.get(name) for place in (config, text) for name in names]
+    limits = [limit for limit in said if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0]
     if isinstance(tokenizer.model_max_length, int) and 0 < tokenizer.model_max_length < UNBOUNDED:
         limits.append(tokenizer.model_max_length)
     return min(limits) if limits else None
@@ -200,8 +223,9 @@ def fingerprint(source: ModelSource) -> str:
     digest = hashlib.blake2b(digest_size=8)
     config = {k: v for k, v in source.config.items() if k not in ("_name_or_path", "transformers_version")}
     digest.update(json.dumps(config, sort_keys=True).encode())
-    for file in [*source.weights, *sorted(source.folder.glob("*.py"))]:
-        digest.update(file.name.encode() + content_hash(file))
+    files = [*source.weights, *sorted(source.folder.glob("*.py"))]
+    for file, content in zip(files, content_hashes(files), strict=True):
+        digest.update(file.name.encode() + content)
     if source.adapter is not None:
         from tithe.engine.adapters import identity
 
@@ -210,9 +234,12 @@ def fingerprint(source: ModelSource) -> str:
 
 
 def content_hash(file: Path) -> bytes:
-    """Hash of a file's bytes; the hub's cache already names its files by theirs."""
-    real = file.resolve()
-    if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
-        return real.name.encode()
-    with real.open("rb") as stream:
+    """Hash of a file's bytes as they are; the hub's names for its files may be those of other bytes."""
+    with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest().encode()
+
+
+def content_hashes(files: Sequence[Path]) -> list[bytes]:
+    """Hashes of several files, some at a time: hashing lets other threads work."""
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        return list(pool.map(content_hash, files))

@@ -1,6 +1,6 @@
 """Answers on disk: append-only parquet parts, each written whole or not at all.
 
-    <run folder>/answers/<readout>-v<version>/<model, dtype and numerics>/part-000001.parquet
+    <run folder>/answers/<readout>-v<version>/<model, dtype and numerics>/part-000001-9f3a2c1d.parquet
 
 A row's key is a hash of the exact token ids and the response span, so another template, tokenizer, example or length
 limit asks for another key, and another model, dtype or readout looks in another folder: stale answers are not found.
@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from tithe.data.checksum import parts_in
 from tithe.engine.key_index import KeyIndex, as_keys
-from tithe.engine.parts import Parts, write_rows
+from tithe.engine.parts import SUFFIX, Parts, write_rows
 from tithe.engine.readouts import Readout
 from tithe.errors import OutputError
 from tithe.records import Answer
@@ -43,7 +44,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, readout: Readout, name: str) -> None:
-        self.readout = readout
+        self.readout, self.root = readout, folder
         self.folder = folder / "answers" / f"{readout.name}-v{readout.version}" / name
         self.parts = Parts(readout)
         self.index = KeyIndex()
@@ -59,9 +60,16 @@ class Store:
             return
         for scrap in self.folder.glob("*.tmp"):
             scrap.unlink()
-        for path in sorted(path for path in self.folder.glob("part-*.parquet") if number_of(path).isdigit()):
-            self.index.extend(self.parts.open(path))
-            self.next_part = int(number_of(path)) + 1
+        for part in parts_in(self.folder, SUFFIX):
+            self.index.extend(self.parts.open(part))
+            self.next_part = part.number + 1
+
+    def borrow(self, folder: Path) -> bool:
+        """Read the answers of another run folder too, as they are now. Whether it has any."""
+        parts = parts_in(folder / self.folder.relative_to(self.root), SUFFIX)
+        for part in parts:
+            self.index.extend(self.parts.open(part))
+        return bool(parts)
 
     def __len__(self) -> int:
         return len(self.index) + len(self.unwritten)
@@ -94,21 +102,15 @@ class Store:
         self.flushed = time.monotonic()
         if not self.unwritten:
             return
-        path = self.folder / f"part-{self.next_part:06d}.parquet"
+        rows = [{"key": key, **row} for key, row in self.unwritten.items()]
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            flat = write_rows(path, self.readout, [{"key": key, **row} for key, row in self.unwritten.items()])
+            part, flat = write_rows(self.folder, self.next_part, self.readout, rows)
         except OSError as error:
             raise OutputError(
                 f"cannot write answers to `{self.folder}`: {error.strerror or error}",
                 hint="what was written before stays; make room and run the same command again",
             ) from error
-        self.parts.add(path, len(self.unwritten), flat)
+        self.parts.add(part, len(self.unwritten), flat)
         self.index.extend(as_keys(list(self.unwritten)))
         self.next_part += 1
         self.unwritten, self.size = {}, 0
-
-
-def number_of(path: Path) -> str:
-    """What stands behind `part-` in a part's name."""
-    return path.stem.removeprefix("part-")

@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from tithe.engine.model import choose_device, choose_dtype, dtype_name
-from tithe.engine.sources import ModelSource, context_window, first_line, load_tokenizer
-from tithe.errors import ModelError, SettingsError, TemplateError
+from tithe.engine.model import DTYPES, choose_device, choose_dtype, dtype_name, read_weights
+from tithe.engine.sources import ModelSource, context_window, demand_embedded, first_line, load_tokenizer
+from tithe.errors import ModelError, SettingsError, TemplateError, TitheError
 from tithe.evaluate.build import Built
 from tithe.evaluate.items import Found, found
 from tithe.evaluate.quiet import quiet
 from tithe.evaluate.tasks import Asked
-
-TORCH = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -92,19 +90,26 @@ class Harness:
             ModelError: it cannot be loaded.
         """
         device, dtype = self.where
+        remote = self.trust_remote_code
         try:
+            model = read_weights(self.source, DTYPES[dtype], remote).to(device)  # an adapter merged, no tensor left out
+            watch_ids(model, self.source.name)
             with quiet():
                 from lm_eval.models.huggingface import HFLM
 
                 return HFLM(
-                    pretrained=str(self.source.folder),
-                    device=device,
-                    dtype=TORCH[dtype],
+                    pretrained=model,
+                    tokenizer=load_tokenizer(self.source, trust_remote_code=remote),
                     batch_size=self.recipe.batch_size,
-                    trust_remote_code=self.trust_remote_code,
+                    trust_remote_code=remote,
                 )
-        except Exception as error:  # transformers raises whatever the reader of the day raises
-            raise ModelError(f"lm-eval cannot load `{self.source.name}`: {first_line(error)}") from error
+        except TitheError:
+            raise
+        except Exception as error:  # lm-eval raises whatever comes up
+            raise ModelError(
+                f"lm-eval cannot load `{self.source.name}`: {first_line(error)}",
+                hint=f"looked in `{self.source.folder}`",
+            ) from error
 
     def run(self, asked: Asked, built: Sequence[Built]) -> Found:
         """Run the tasks behind one name."""
@@ -193,3 +198,19 @@ def text_of(call: Sequence[Any]) -> str:
 def longer(model: Any, text: str, room: int) -> bool:
     """Whether a text has more tokens than there is room for; few bytes are never many tokens."""
     return len(text.encode("utf-8", "surrogatepass")) + 8 > room and len(model.tok_encode(text)) > room
+
+
+def watch_ids(model: Any, name: str) -> None:
+    """Have the model refuse token ids that it does not embed.
+
+    Args:
+        model: of transformers.
+        name: for the sentence.
+    """
+    table = model.get_input_embeddings()
+
+    def look(_: Any, given: tuple[Any, ...]) -> None:
+        if given and given[0].numel():
+            demand_embedded(name, int(given[0].max()), int(table.weight.shape[0]))
+
+    table.register_forward_pre_hook(look)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tithe import __version__
+from tithe.data.checksum import sealed, unsealed
 from tithe.errors import ModelError
 from tithe.heads.base import demand_layers
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from tithe.heads.base import StateHead
 
 CARD, WEIGHTS = "head.json", "head.safetensors"
-FORMAT = 1
+FORMAT = 2  # 1 had no checksum of the card itself
+MEANING = 1  # raise it when a card's values mean other scores: stored ones are then not met again
 KINDS = ("probe", "cnn")
 MODEL = ("name", "fingerprint", "dtype")
 HINT = "a head is a folder with `head.json` and `head.safetensors`, as `tithe head train` writes it"
@@ -63,12 +65,13 @@ class HeadCard:
         """16 hex digits of all that changes a score: the weights' bytes, the states read, and the rendering."""
         assert self.weights, "not written yet"
         model = {name: self.model[name] for name in ("fingerprint", "dtype")}
-        parts = [self.kind, self.layers, self.count, self.width, model, self.rendering, self.weights, self.format]
+        parts = [self.kind, self.layers, self.count, self.width, model, self.rendering, self.weights, MEANING]
         text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        values = asdict(self) if self.format == 1 else sealed(asdict(self))
+        return json.dumps(values, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def parse_card(raw: bytes, path: Path) -> HeadCard:
@@ -88,6 +91,10 @@ def parse_card(raw: bytes, path: Path) -> HeadCard:
         raise ModelError(f"`{path}` has format {version}, this tithe reads {FORMAT}", hint="a newer tithe reads it")
     if found["kind"] not in KINDS:
         raise ModelError(f"`{path}` is a head of kind `{found['kind']}`", hint=f"there is: {', '.join(KINDS)}")
+    try:
+        found = unsealed(found, demanded=is_number(version) and version > 1)
+    except ValueError as error:
+        raise ModelError(f"`{path}` is damaged: {error}", hint="copy it again, or train anew") from None
     wrong = next((name for name, fits in FITS.items() if not fits(found.get(name))), None)
     if wrong is not None:
         raise ModelError(f"`{wrong}` in `{path}` is {shown(found, wrong)}, it must be {WANTED[wrong]}", hint=HINT)

@@ -1,6 +1,6 @@
 """Vectors on disk: append-only parquet parts, each written whole or not at all, as answers are.
 
-    <run folder>/embeddings/<encoder key>/part-000001.parquet
+    <run folder>/embeddings/<encoder key>/part-000001-9f3a2c1d.parquet
 
 A row's key is a hash of the exact text, the folder's name one of everything else that a vector depends on: stale
 vectors are not found.
@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from tithe.data.checksum import Part, parts_in
 from tithe.data.outfile import atomic
-from tithe.engine.parts import write_part
+from tithe.engine.parts import SUFFIX, read_table, write_table
 from tithe.engine.store import FLUSH_SECONDS
 from tithe.errors import OutputError, StoreError
 from tithe.neighbours.encoders import TextEncoder, Vectors
@@ -55,13 +55,13 @@ class VectorStore:
         self.fresh: list[pa.Table] = []
         self.held = 0
         self.dim: int | None = None
-        self.parts: list[Path] = []
+        self.parts: list[Part] = []
         self.keys = np.empty(0, dtype=f"S{KEY}")
         self.began = self.flushed = time.monotonic()
         if self.folder is not None and self.folder.is_dir():
             for scrap in self.folder.glob("*.tmp"):  # of a killed writer: never named as parts
                 scrap.unlink()
-            self.parts = sorted(self.folder.glob("part-*.parquet"))
+            self.parts = parts_in(self.folder, SUFFIX)
             self.keys = np.concatenate([self.keys, *(as_keys(self.read(part, ["key"])["key"]) for part in self.parts)])
 
     def has(self, keys: Sequence[bytes]) -> npt.NDArray[np.bool_]:
@@ -87,39 +87,34 @@ class VectorStore:
         self.flushed, self.held = time.monotonic(), 0
         if self.folder is None or not self.fresh:
             return
-        number = int(self.parts[-1].stem.removeprefix("part-")) + 1 if self.parts else 1
-        path = self.folder / f"part-{number:06d}.parquet"
+        number = self.parts[-1].number + 1 if self.parts else 1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic(self.folder / "encoder.json", overwrite=True) as stream:  # for people
                 stream.write(json.dumps(self.encoder.describe(), indent=2, ensure_ascii=False).encode() + b"\n")
-            write_part(path, pa.concat_tables(self.fresh))
+            part = write_table(self.folder, number, pa.concat_tables(self.fresh))
         except OSError as error:
             raise OutputError(
                 f"cannot write vectors to `{self.folder}`: {error.strerror or error}",
                 hint="what was written before stays; make room and run the same command again",
             ) from error
-        self.parts.append(path)
+        self.parts.append(part)
         self.fresh = []
 
-    def read(self, part: Path, columns: Sequence[str]) -> pa.Table:
+    def read(self, part: Part, columns: Sequence[str]) -> pa.Table:
         """Some columns of a part.
 
         Raises:
             StoreError: it is damaged, or not of this encoder.
         """
         hint = "delete that file: its vectors are computed again"
-        try:
-            with pq.ParquetFile(part) as file:
-                kind = file.schema_arrow
-                width = getattr(kind.field("vector").type, "list_size", 0) if "vector" in kind.names else 0
-                table = file.read(columns=list(columns))
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"`{part}` is damaged or not ours: {str(error).splitlines()[0]}", hint=hint) from error
+        table = read_table(part, hint)
+        kind = table.schema
+        width = getattr(kind.field("vector").type, "list_size", 0) if "vector" in kind.names else 0
         if not kind.equals(schema(width)) or self.dim not in (None, width):
-            raise StoreError(f"`{part}` is not ours: it holds {', '.join(map(str, kind))}", hint=hint)
+            raise StoreError(f"`{part.path}` is not ours: it holds {', '.join(map(str, kind))}", hint=hint)
         self.dim = width
-        return table
+        return table.select(list(columns))
 
     def tables(self) -> Iterator[pa.Table]:
         """All there is, one part in memory at a time."""

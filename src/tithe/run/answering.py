@@ -20,6 +20,7 @@ from tithe.endpoint.client import Client
 from tithe.endpoint.crowd import crowd
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.records import Example, Message, Problem
+from tithe.run.kept_choice import DTYPE, began_with, keep
 from tithe.run.talk import Talk
 from tithe.run.texts import TextStore, key_of, store_name
 from tithe.run.tier_settings import TierSettings
@@ -117,6 +118,17 @@ class LocalWriter:
 
         return dtype_name(choose_dtype(self.settings.dtype, choose_device(self.settings.device)))
 
+    def take_dtype(self, place: Path, talk: Talk) -> None:
+        """Take the dtype with which the folder's texts were begun, where a CPU's speed decides which."""
+        from tithe.engine.model import choose_device
+
+        if self.settings.dtype != "auto" or choose_device(self.settings.device).type != "cpu":
+            return
+        self.dtype, note = began_with(place, self.dtype)
+        keep(place, DTYPE, self.dtype)
+        if note is not None:
+            talk.say(note)
+
     @cached_property
     def stops(self) -> frozenset[int]:
         from tithe.engine.generate import stop_ids
@@ -151,6 +163,7 @@ class LocalWriter:
         """Answer what the folder does not hold yet."""
         from tithe.engine.generate import GENERATION
 
+        self.take_dtype(place, talk)
         who = {"fingerprint": self.fingerprint, "dtype": self.dtype, "version": GENERATION, "window": self.window}
         store = TextStore(place, store_name(self.name, who | self.sampling | {"stops": sorted(self.stops)}))
         found: Answers = {}
@@ -193,7 +206,7 @@ class LocalWriter:
         from tithe.engine.generate import Generator, load_writer
 
         s = self.settings
-        model = load_writer(self.source, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code)
+        model = load_writer(self.source, device=s.device, dtype=self.dtype, trust_remote_code=s.trust_remote_code)
         talk.say(f"model {self.name} ({model.parameters:,} parameters) writes on {model.device} in {self.dtype}")
         return Generator(
             model,

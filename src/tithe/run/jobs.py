@@ -119,7 +119,7 @@ class StageParts(Parts):
     def load(self) -> Engine:
         return super().engine
 
-    def answers_folder(self, place: Path) -> Path:
+    def answers_folder(self, place: Path | None) -> Path | None:
         """One for all stages: what an earlier one has read is not read again."""
         return self.answers or place
 

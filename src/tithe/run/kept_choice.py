@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tithe.data.checksum import sealed, unsealed
 from tithe.errors import StoreError
 from tithe.run.folder import write_json
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from tithe.engine.fp32_route import Fp32Route, RouteName
 
 PLACE = Path("answers", "choices.json")
-ROUTE = "fp32_route"
+ROUTE, DTYPE = "fp32_route", "dtype_cpu"
+TIMED = ("bf16", "fp32")  # dtypes between which a CPU's speed decides
 
 
 def kept(folder: Path | None, name: str) -> Any:
@@ -54,19 +56,19 @@ def keep(folder: Path | None, name: str, value: Any) -> None:
     if name in choices:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**choices, name: value})
+    write_json(path, sealed({**choices, name: value}))
 
 
 def read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        choices = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        choices = json.loads(path.read_bytes())
+        if not isinstance(choices, dict):
+            raise ValueError("no JSON object")
+        return unsealed(choices)
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"`{path}` is damaged", hint="delete it: what it held is then chosen again") from error
-    if not isinstance(choices, dict):
-        raise StoreError(f"`{path}` is damaged", hint="delete it: what it held is then chosen again")
-    return choices
 
 
 def damaged(folder: Path | None, name: str, value: object) -> StoreError:
@@ -84,3 +86,28 @@ def keep_route(folder: Path | None, route: Fp32Route | None) -> None:
     """Write down what was taken, where there was something to choose."""
     if route is not None and route.gflops:
         keep(folder, ROUTE, route.name)
+
+
+def began_with(folder: Path | None, fresh: str) -> tuple[str, str | None]:
+    """The dtype of a run on a CPU that was given none: that with which it began, whatever is faster by now.
+
+    Args:
+        folder: of the run.
+        fresh: what a new measurement takes.
+
+    Returns:
+        The dtype, and a note where it is not what the measurement takes.
+    """
+    before = kept_word(folder, DTYPE, TIMED) or held(folder)
+    if before in (None, fresh):
+        return fresh, None
+    return before, (
+        f"note: {before}, as this run began; measured anew, `--dtype auto` takes {fresh}, "
+        f"and `--dtype {fresh}` computes all passes again"
+    )
+
+
+def held(folder: Path | None) -> str | None:
+    """The one dtype whose answers a run folder of an earlier version holds; None where it has none, or several."""
+    found = set() if folder is None else {path.name.partition("-")[0] for path in (folder / PLACE.parent).glob("*/*-*")}
+    return found.pop() if len(found) == 1 and found <= {*TIMED} else None

@@ -70,6 +70,10 @@ def make_engine(parts: Parts) -> Engine:
         keep(place, f"loss_{own}", engine.facts["loss"]["name"])
     keep_route(place, engine.model.fp32)
     parts.talk.say(engine_sentence(engine))
+    if parts.elsewhere is not None:
+        parts.talk.say(
+            f"note: `{parts.elsewhere}` has answers of this model on this data: `--answers {parts.elsewhere}` uses them"
+        )
     if kind == "cpu" and s.dtype in ("bf16", "fp16"):
         half = probe_half(WEIGHTS[s.dtype])
         if not half.pays:

@@ -147,7 +147,7 @@ def score_in(
     """
     began, settings = time.monotonic(), parts.settings
     watch, parts.talk = parts.watch, talk
-    assert parts.readouts  # what is odd about them is noted when they are made
+    assert parts.readouts and (not parts.needs_model or parts.dtype)  # what is odd is noted when they are made
     for note in parts.notes:
         talk.say(note)
     with ExitStack() as stack:

@@ -22,9 +22,11 @@ from tithe.errors import DataError, SettingsError
 from tithe.neighbours.encoders import FILE, Encoder, make_encoder
 from tithe.records import Ask, BadRow, Example
 from tithe.run.describe import scorer_record, versions
+from tithe.run.kept_choice import DTYPE, began_with, keep
 from tithe.run.passed_on import PASSED_ON
 from tithe.run.pool import named_dataset, read_pool
 from tithe.run.readouts import make_readout
+from tithe.run.siblings import borrow, demand_run_folder, find_answers
 from tithe.run.standin import StandIn
 from tithe.run.talk import Talk
 from tithe.run.watch import Watch
@@ -67,6 +69,8 @@ class Parts:
     records: int = field(default=0, init=False)
     experienced: dict[str, Any] | None = field(default=None, init=False)
     answers_place: Path | None = field(default=None, init=False)
+    begun_in: Path | None = field(default=None, init=False)
+    elsewhere: Path | None = field(default=None, init=False)  # a run folder that may hold the same answers
     notes: list[str] = field(default_factory=list, init=False)
     several: bool = field(default=True, kw_only=True)
 
@@ -85,6 +89,9 @@ class Parts:
 
     def check(self, folder: Path | None) -> None:
         """Raise what can be known to be wrong before a folder is made or a model loaded."""
+        self.begun_in = folder
+        if self.settings.answers is not None:
+            demand_run_folder(Path(self.settings.answers).expanduser())
         if self.settings.per_token and folder is None:
             raise SettingsError("`per_token` writes a file to the run folder, and there is none", hint="give `run_dir`")
         if self.settings.residualise and not self.residualised:
@@ -289,9 +296,20 @@ class Parts:
 
     @cached_property
     def dtype(self) -> str:
+        """Of the weights; on a CPU that of the run folder, as `auto` is a matter of speed there."""
         from tithe.engine.model import choose_dtype, dtype_name
 
-        return dtype_name(choose_dtype(self.settings.dtype, self.devices[0]))
+        chosen = dtype_name(choose_dtype(self.settings.dtype, self.devices[0]))
+        if not self.dtype_is_timed:
+            return chosen
+        chosen, note = began_with(self.answers_folder(self.begun_in), chosen)
+        if note is not None:
+            self.notes.append(note)
+        return chosen
+
+    @property
+    def dtype_is_timed(self) -> bool:
+        return self.settings.dtype == "auto" and self.devices[0].type == "cpu"
 
     @cached_property
     def devices(self) -> tuple[torch.device, ...]:
@@ -306,7 +324,7 @@ class Parts:
         one_name = "," not in self.settings.device and self.settings.device != "cuda:all"
         return self.settings.device if one_name else str(self.devices[0])
 
-    def answers_folder(self, place: Path) -> Path:
+    def answers_folder(self, place: Path | None) -> Path | None:
         """Where answers and embeddings are kept, of the run folder that is open."""
         return place
 
@@ -317,10 +335,18 @@ class Parts:
         from tithe.engine.engine import NUMERICS
 
         name = answers_name(self.fingerprint, self.dtype, NUMERICS)
-        place = self.answers_place = self.answers_folder(folder)
+        place = self.answers_place = self.answers_folder(folder) or folder
+        if self.dtype_is_timed:
+            keep(place, DTYPE, self.dtype)
         readouts = self.readouts
         known = (r for r in sorted(self.asked) if r in readouts)
-        return {r: Store(place, readouts[r], name) for r in known if readouts[r].needs_model}
+        stores = {r: Store(place, readouts[r], name) for r in known if readouts[r].needs_model}
+        if self.settings.answers is None:
+            data = Path(self.dataset.source)
+            self.elsewhere = find_answers(place, name, data.resolve()) if data.exists() else None
+        elif not borrow(Path(self.settings.answers).expanduser(), stores.values()):
+            self.talk.say(f"note: `{self.settings.answers}` has no answers of this model in {self.dtype}")
+        return stores
 
     @cached_property
     def engine(self) -> Engine:

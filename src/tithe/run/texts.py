@@ -1,6 +1,6 @@
 """Texts that models wrote, on disk: append-only JSON lines, each part whole or not there.
 
-    <run folder>/generated/<model and settings>/part-000001.jsonl
+    <run folder>/generated/<model and settings>/part-000001-9f3a2c1d.jsonl
 
 A line's key is a hash of what was asked, and the folder's name of who was asked and how: another model, dtype,
 temperature or length looks in another folder, another prompt or template for another key.
@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tithe.data.outfile import atomic
+from tithe.data.checksum import Part, parts_in, write_part
+from tithe.data.outfile import writing
 from tithe.errors import StoreError
-from tithe.run.folder import sweep
 
-FOLDER = "generated"
+FOLDER, SUFFIX = "generated", ".jsonl"
 FLUSH_SECONDS = 3.0
 
 
@@ -56,12 +56,10 @@ class TextStore:
         self.known: dict[str, dict[str, Any]] = {}
         self.unwritten: list[dict[str, Any]] = []
         self.flushed, self.next_part = time.monotonic(), 1
-        parts = sorted(self.folder.glob("part-*.jsonl"))
-        for part in parts:
+        for part in parts_in(self.folder, SUFFIX):
             for line in read_part(part):
                 self.known[line.pop("key")] = line
-        if parts:
-            self.next_part = int(parts[-1].stem.removeprefix("part-")) + 1
+            self.next_part = part.number + 1
 
     def __contains__(self, key: str) -> bool:
         return key in self.known
@@ -84,27 +82,25 @@ class TextStore:
         self.flushed = time.monotonic()
         if not self.unwritten:
             return
-        path = self.folder / f"part-{self.next_part:06d}.jsonl"
-        sweep(path)
-        with atomic(path) as stream:
-            for value in self.unwritten:
-                stream.write(json.dumps(value).encode() + b"\n")
+        lines = [json.dumps(value).encode() + b"\n" for value in self.unwritten]
+        with writing(self.folder):
+            write_part(self.folder, self.next_part, SUFFIX, lambda stream: stream.writelines(lines))
         self.next_part += 1
         self.unwritten = []
 
 
-def read_part(path: Path) -> list[dict[str, Any]]:
+def read_part(part: Part) -> list[dict[str, Any]]:
     """The lines of a part.
 
     Raises:
         StoreError: it is not what we wrote.
     """
+    hint = "delete that file: its texts are generated again"
+    data = part.read(hint)
     try:
-        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        lines = [json.loads(line) for line in data.splitlines()]
         if not all(isinstance(line["key"], str) and isinstance(line["text"], str) for line in lines):
             raise ValueError("other fields than ours")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"`{path}` is damaged or not ours: {error}", hint="delete that file: its texts are generated again"
-        ) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"`{part.path}` is damaged or not ours: {error}", hint=hint) from error
     return lines

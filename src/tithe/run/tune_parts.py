@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from tithe.data.files import Dataset, open_dataset
 from tithe.data.render import Renderer, RenderSettings, make_renderer
-from tithe.engine.sources import BUNDLED, ModelSource, context_window, find_model, fingerprint, load_tokenizer
+from tithe.engine.sources import (
+    BUNDLED,
+    ModelSource,
+    context_window,
+    demand_embedded,
+    embedded_ids,
+    find_model,
+    fingerprint,
+    load_tokenizer,
+)
 from tithe.errors import DataError, OutputError, SettingsError
 from tithe.run.pool import named_dataset
 from tithe.run.talk import Talk
@@ -130,6 +139,7 @@ class TuneParts:
 
         Raises:
             DataError: none can be trained on.
+            ModelError: the tokenizer gives ids that the model does not embed.
         """
         found = read_rows(self.dataset, self.renderer)
         if not found.rows:
@@ -139,6 +149,7 @@ class TuneParts:
                 f"{n:,} of them, {reason}",
                 hint=f"`max_length` is {self.asked.max_length}",
             )
+        demand_embedded(self.source.name, max(max(row.ids) for row in found.rows), embedded_ids(self.source))
         return found
 
     @cached_property

@@ -107,7 +107,7 @@ def train(job: Job) -> Trained:
             args=arguments(job),
             train_dataset=dataset_of(job),
             processing_class=copy.deepcopy(job.tokenizer),  # which a trainer changes
-            data_collator=None if job.recipe.packing else collator(job.tokenizer),
+            data_collator=None if job.recipe.packing else collator(job),
             peft_config=adapter(job.model, job.recipe),
             order=job.order,
         )
@@ -149,12 +149,13 @@ def batch_of(trainer: Any, places: Sequence[int]) -> dict[str, Any]:
     return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
-def collator(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """TRL's own; what pads is never read, so that any id will do."""
+def collator(job: Job) -> Any:
+    """TRL's own; what pads is never read, so that any id will do that the model embeds."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return DataCollatorForLanguageModeling(pad_token_id=pad if pad is not None else 0)
+    rows = job.model.get_input_embeddings().weight.shape[0]
+    said = (job.tokenizer.pad_token_id, job.tokenizer.eos_token_id)
+    return DataCollatorForLanguageModeling(pad_token_id=next((one for one in said if one in range(rows)), 0))
 
 
 def arguments(job: Job) -> Any:
