@@ -8,7 +8,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from tithe.config import PRESETS, HeadSettings, ScoreSettings, SelectSettings, Settings
 from tithe.experiment.settings import ArmSettings, ExperimentSettings
@@ -121,6 +121,8 @@ def values(annotation: Any) -> str:
     """A type in words: what may be written there."""
     if get_origin(annotation) in (Union, types.UnionType):
         return " or ".join(values(one) for one in get_args(annotation) if one is not types.NoneType)
+    if get_origin(annotation) is Annotated:  # a bound besides
+        return values(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{one}`" for one in get_args(annotation))
     if get_origin(annotation) is tuple:

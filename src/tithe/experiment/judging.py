@@ -13,6 +13,7 @@ from tithe.errors import SettingsError
 from tithe.evaluate.measured import Measured
 from tithe.experiment.cells import CELLS, Outcome
 from tithe.experiment.settings import ExperimentSettings
+from tithe.foreign import shown
 from tithe.run.judge import compare
 from tithe.run.judge_answers import answer
 from tithe.run.judge_settings import AnswerSettings, JudgeSettings
@@ -34,7 +35,10 @@ def prompt_sets(judge: Mapping[str, Any]) -> tuple[str, ...]:
         SettingsError: it names none, or two of the same name.
     """
     given = judge.get("prompts") or ()
-    files = (given,) if isinstance(given, str) else tuple(given)
+    files = (given,) if isinstance(given, str) else given
+    if not isinstance(files, list | tuple) or not all(isinstance(file, str) and file.strip() for file in files):
+        raise SettingsError(f"`prompts` of `judge` cannot be `{shown(files)}`: it must be a list of files")
+    files = tuple(files)
     if not files:
         raise SettingsError("`judge` names no prompts", hint="`prompts: [questions.jsonl]` beside the judge's name")
     stems = [Path(name).stem for name in files]
