@@ -127,6 +127,7 @@ def values(annotation: Any) -> str:
         return ", ".join(f"`{one}`" for one in get_args(annotation))
     if get_origin(annotation) is tuple:
         inner = get_args(annotation)[0]
+        inner = get_args(inner)[0] if get_origin(inner) is Annotated else inner
         return "list of whole numbers" if inner is int else "`name: settings` lines" if inner is ArmSettings else LIST
     if get_origin(annotation) is dict:
         return "`key: value` lines"

@@ -12,15 +12,20 @@ import reprlib
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tithe.errors import TitheError
 
 PANIC = "PanicException"  # how a library written in Rust fails: a `BaseException` without a public name
 SHOWN = 120  # characters of a value or of a library's words in a message
 MOST_JSON = 1 << 30  # bytes of a record of ours
+SPECIAL = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = SHOWN
@@ -90,8 +95,7 @@ def demand_regular(path: Path, kind: type[TitheError], hint: str | None = None, 
         OSError: there is nothing.
     """
     mode = path.stat().st_mode
-    names = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"), (stat.S_ISSOCK, "a socket"))
-    what = next((name for holds, name in names if holds(mode)), None)
+    what = next((name for is_kind, name in SPECIAL if is_kind(mode)), None)
     if what is None or (piped and what == "a pipe" and path.parts[:2] == ("/", "dev")):
         return
     raise kind(f"`{path}` is {what} and not a file", hint=hint)
@@ -112,24 +116,25 @@ def read_small(path: Path, kind: type[TitheError], most: int, hint: str | None =
     return raw
 
 
-def read_json(path: Path, kind: type[TitheError], hint: str, shape: Any = dict[str, Any]) -> dict[str, Any]:
+def read_json(path: Path, kind: type[TitheError], hint: str, shape: Any = None) -> dict[str, Any]:
     """Return the object that a JSON file holds.
 
     Args:
         path: the file.
         kind: which error says that it is damaged.
         hint: the way out.
-        shape: what has to be in it, as a `TypedDict`; more may be there.
+        shape: what has to be in it, as a model of pydantic's that allows more.
 
     Raises:
         TitheError: of that kind, naming the file.
     """
     raw = read_small(path, kind, MOST_JSON, hint)
     with foreign(kind, f"`{path}` is damaged", hint):
-        found = json.loads(raw.decode("utf-8"), parse_constant=refuse)
+        found = json.loads(raw.decode("utf-8"))
     if not isinstance(found, dict):
         raise kind(f"`{path}` is damaged: it holds no JSON object", hint=hint)
-    demand_shape(found, shape, path, kind, hint)
+    if shape is not None:
+        demand_shape(found, shape, path, kind, hint)
     return found
 
 
@@ -142,20 +147,8 @@ def demand_shape(found: Any, shape: Any, path: Path, kind: type[TitheError], hin
     from pydantic import ValidationError
 
     try:
-        adapter(shape).validate_python(found, strict=True)
+        shape.model_validate(found, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise kind(f"`{path}` is damaged: `{cut(key)}`: {first['msg']}", hint=hint) from error
-
-
-@lru_cache
-def adapter(shape: Any) -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(shape)
-
-
-def refuse(constant: str) -> NoReturn:
-    """Python's `json` takes NaN and Infinity, which JSON has not."""
-    raise ValueError(f"`{constant}` is no JSON")

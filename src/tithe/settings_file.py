@@ -1,7 +1,7 @@
 """A YAML file of settings: plain values that mean what they say, whatever else YAML can do.
 
-Words and numbers are read as in YAML 1.2: `no` and `1:30` are text, as is a date. A file of settings is small, and so is
-what it says once its aliases are written out.
+Words and numbers are read as in YAML 1.2: `no` and `1:30` are text, as is a date. A file of settings is small, and so
+is what it says once its aliases are written out.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from pydantic.fields import FieldInfo
 
 from tithe.errors import SettingsError, did_you_mean
 from tithe.foreign import shown
+from tithe.specs import SEEDS
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 LARGEST = 2**63 - 1  # a whole number beyond is no setting, and none that NumPy or a file can hold
-SEEDS = 2**32  # seeds of NumPy and transformers are below
 PLAIN = {
     "int_type": "it must be a whole number",
     "int_from_float": "it must be a whole number",
@@ -31,9 +31,7 @@ PLAIN = {
 class Typed(BaseModel):
     """Frozen settings by name; types are strict, and no unknown name is taken."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod

@@ -40,7 +40,8 @@ def done(tmp_path: Path) -> Path:
     own, finished_before, said = ready(tmp_path / "out", cell((1, 5, 7)))
     assert not finished_before and not said
     (own / "model").mkdir()
-    write_done(own, {"spec_digest": spec_digest(json.loads((own / SPEC).read_text()))})
+    digest = spec_digest(json.loads((own / SPEC).read_text()))
+    write_done(own, {"training": None, "evaluation": [], "items": "i", "seconds": 1.0, "spec_digest": digest})
     return tmp_path / "out"
 
 

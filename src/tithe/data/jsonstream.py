@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
+from ..foreign import words
+from .packed import MOST_LINE
+
 _CHUNK = 1 << 20
-_SPACE = " \t\n\r"
+_SPACE = re.compile(r"[ \t\n\r]*")
 _TAIL = 16  # an error this near to the buffer's end may be a number, literal or escape that is not all there yet
+
+
+def space_end(text: str, start: int) -> int:
+    """Where the space ends that begins here."""
+    found = _SPACE.match(text, start)
+    assert found is not None  # it matches nothing at all, too
+    return found.end()
 
 
 class JsonFault(Exception):
@@ -88,8 +99,7 @@ class JsonStream:
         """Whether the list that begins here holds objects."""
         ahead = self._at + 1
         while True:
-            while ahead < len(self._buffer) and self._buffer[ahead] in _SPACE:
-                ahead += 1
+            ahead = space_end(self._buffer, ahead)
             if ahead < len(self._buffer):
                 return self._buffer[ahead] == "{"
             before = self._at
@@ -101,8 +111,7 @@ class JsonStream:
         """The next character that is not space; empty at the end."""
         while True:
             start = self._at
-            while self._at < len(self._buffer) and self._buffer[self._at] in _SPACE:
-                self._at += 1
+            self._at = space_end(self._buffer, self._at)
             self._count(start)
             if self._at < len(self._buffer):
                 return self._buffer[self._at]
@@ -127,15 +136,21 @@ class JsonStream:
                     continue
                 self._count_to(error.pos)
                 raise self._fault(error.msg) from None
-            except (ValueError, RecursionError) as error:  # a number of 4,300 digits, or nesting without end
-                raise self._fault(str(error)) from None
+            except Exception as error:  # a number of 4,300 digits, nesting without end, too much for the memory
+                raise self._fault(words(error)) from error
             half = isinstance(value, (int, float)) and end + 2 >= len(self._buffer)  # of a number: 1 | 1. | 1e+
             if not half or not self._fill():
                 self._count_to(end)
                 return value
 
     def _fill(self) -> bool:
-        """Reads as much again as is held, so that a large record is not parsed a hundred times."""
+        """Read as much again as is held, so that a large record is not parsed a hundred times.
+
+        Raises:
+            JsonFault: what is held is already more than one record may be.
+        """
+        if len(self._buffer) - self._at > MOST_LINE:
+            raise self._fault(f"a value of more than {MOST_LINE >> 20} MiB")
         more = self._text.read(max(_CHUNK, len(self._buffer) - self._at))
         if not more:
             return False

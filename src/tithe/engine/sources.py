@@ -201,7 +201,7 @@ def fingerprint(source: ModelSource) -> str:
     config = {k: v for k, v in source.config.items() if k not in ("_name_or_path", "transformers_version")}
     digest.update(json.dumps(config, sort_keys=True).encode())
     for file in [*source.weights, *sorted(source.folder.glob("*.py"))]:
-        digest.update(file.name.encode() + content_hash(file))
+        digest.update(file.name.encode(errors="surrogateescape") + content_hash(file))
     if source.adapter is not None:
         from tithe.engine.adapters import identity
 

@@ -91,7 +91,9 @@ class Recipe(Typed):
         """
         for key in map(str, values):
             if key not in cls.model_fields:
-                raise SettingsError(f"{where} has an unknown key `{shown(key)}`", hint=did_you_mean(key, cls.model_fields))
+                raise SettingsError(
+                    f"{where} has an unknown key `{shown(key)}`", hint=did_you_mean(key, cls.model_fields)
+                )
         try:
             return cls(**values)
         except ValidationError as error:
