@@ -34,7 +34,7 @@ FORMS = {
 }
 
 
-class Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Tells what a plain word is; constructs nothing."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  # as PyYAML has it
@@ -71,10 +71,10 @@ def read_settings_file(path: Path) -> dict[str, Any]:
 def parsed(text: str) -> yaml.Node | None:
     loader = Loader(text)
     try:
-        node: yaml.Node | None = loader.get_single_node()  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = loader.get_single_node()
         return node
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def underscored(values: Mapping[str, Any], where: str) -> dict[str, Any]:

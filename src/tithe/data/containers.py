@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, NamedTuple, TypeAlias
 from ..errors import DataError
 from ..foreign import foreign, words
 from .jsonstream import JsonFault, JsonStream
-from .packed import MOST_LINE, bounded_lines, reading, unpacked
+from .packed import MOST_LINE, bounded_lines, reading, skip_blank_lines, unpacked
 
 Container: TypeAlias = Literal["jsonl", "json", "csv", "parquet"]
 
@@ -83,7 +83,7 @@ def parse_line(line: bytes, where: str) -> Row:
 
 def _jsonl(file: DataFile) -> Iterator[Row]:
     with unpacked(file.path) as stream:
-        for number, line in enumerate(bounded_lines(stream), 1):
+        for number, line in enumerate(bounded_lines(stream), 1 + skip_blank_lines(stream)):
             if line is None:
                 yield Row(f"{file.path}:{number}", None, fault=TOO_LONG)
                 continue

@@ -66,20 +66,17 @@ def packing(head: bytes) -> Packing:
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn what reading this file may raise into a `DataError`."""
-    try:
-        with foreign(DataError, f"`{path}` cannot be read"):
+    with foreign(DataError, f"`{path}` cannot be read"):
+        try:
             yield
-    except DataError as error:
-        cause = error.__cause__
-        if isinstance(cause, PermissionError):
-            raise DataError(f"no permission to read `{path}`") from cause
-        if isinstance(cause, UnicodeDecodeError):
+        except PermissionError as error:
+            raise DataError(f"no permission to read `{path}`") from error
+        except UnicodeDecodeError as error:
             hint = "save it as UTF-8, e.g. `iconv -t UTF-8`"
-            raise DataError(f"`{path}` is not UTF-8: {cause.reason}", hint=hint) from cause
-        if isinstance(cause, _DAMAGE):
+            raise DataError(f"`{path}` is not UTF-8: {error.reason}", hint=hint) from error
+        except _DAMAGE as error:
             hint = "it may be an incomplete download or copy"
-            raise DataError(f"`{path}` is damaged: {str(cause) or type(cause).__name__}", hint=hint) from cause
-        raise
+            raise DataError(f"`{path}` is damaged: {str(error) or type(error).__name__}", hint=hint) from error
 
 
 @contextmanager
@@ -110,6 +107,19 @@ def bounded_lines(stream: io.BufferedIOBase | IO[bytes]) -> Iterator[bytes | Non
         while not line.endswith(b"\n") and (line := stream.readline(_CHUNK)):
             blank = blank and line.isspace()
         yield b"\n" if blank else None
+
+
+def skip_blank_lines(stream: io.BufferedReader) -> int:
+    """Go on to the first line that holds something, and return how many were passed."""
+    passed = 0
+    while ready := stream.peek(1):
+        text = ready.lstrip()
+        blank = ready[: len(ready) - len(text)]
+        passed += blank.count(b"\n")
+        stream.read(blank.rfind(b"\n") + 1 if text else len(blank))
+        if text:
+            break
+    return passed
 
 
 def skip_space(stream: io.BufferedReader) -> bytes:

@@ -231,7 +231,9 @@ def read_arm(name: str, given: Any) -> ArmSettings:
             hint="one `recipe` for all arms, beside `arms`",
         )
     if own.keys() & {"file", "random_like"} and len(own) > 1:
-        raise SettingsError(f"arm `{name}` has more beside `{min(own)}`: {', '.join(sorted(own))}", hint="one of them")
+        raise SettingsError(
+            f"arm `{name}` has more beside `{min(own)}`: {shown(', '.join(sorted(own)))}", hint="one of them"
+        )
     if "file" in own:
         return ArmSettings.of({**arm, "kind": "file", "file": own["file"]})
     if "random_like" in own or name == "random-like":

@@ -75,11 +75,11 @@ def read_npy(path: Path) -> Vectors:
     with foreign(DataError, f"cannot read `{path}`", HINT):
         demand_regular(path, DataError, HINT)
         try:
-            array = np.load(path, allow_pickle=False, mmap_mode="r")
-        except (ValueError, EOFError) as error:  # NumPy would have it loaded by unpickling; that is no way out here
+            array = np.lib.format.open_memmap(path, mode="r")  # an array alone, and nothing pickled
+        except ValueError as error:
             raise DataError(f"`{path}` is no array of numbers", hint=HINT) from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
-        shape = f"shape {array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "several arrays"
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        shape = f"shape {array.shape} of {array.dtype}"
         raise DataError(f"`{path}` holds {shape}, it must hold numbers of shape (records, width)", hint=HINT)
     return np.asarray(array, dtype=np.float32)
 

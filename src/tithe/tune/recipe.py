@@ -111,8 +111,8 @@ class Recipe(Typed):
     @field_validator("max_steps")
     @classmethod
     def none_or_some(cls, value: int) -> int:
-        if value != -1 and value < 1:
-            raise ValueError("it must be at least 1, or -1, which goes by the epochs")
+        if value < -1:
+            raise ValueError("it must be 0 or more, or -1, which goes by the epochs")
         return value
 
     @field_validator("max_length")
