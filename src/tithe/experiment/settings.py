@@ -231,9 +231,8 @@ def read_arm(name: str, given: Any) -> ArmSettings:
             hint="one `recipe` for all arms, beside `arms`",
         )
     if own.keys() & {"file", "random_like"} and len(own) > 1:
-        raise SettingsError(
-            f"arm `{name}` has more beside `{min(own)}`: {shown(', '.join(sorted(own)))}", hint="one of them"
-        )
+        there = shown(", ".join(sorted(own)))
+        raise SettingsError(f"arm `{name}` has more beside `{shown(min(own))}`: {there}", hint="one of them")
     if "file" in own:
         return ArmSettings.of({**arm, "kind": "file", "file": own["file"]})
     if "random_like" in own or name == "random-like":
@@ -245,7 +244,7 @@ def read_arm(name: str, given: Any) -> ArmSettings:
             raise SettingsError(f"arm `{name}` cannot have a `{key}` of its own", hint="it belongs to the experiment")
         if key not in SelectSettings.model_fields:
             raise SettingsError(
-                f"arm `{name}`: unknown setting `{key}`",
+                f"arm `{name}`: unknown setting `{shown(key)}`",
                 hint=did_you_mean(key, [*SelectSettings.model_fields, "file", "random_like", "allow_fewer"]),
             )
     if "scorer" not in own and "pipeline" not in own and "preset" not in own:
