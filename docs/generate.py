@@ -8,7 +8,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from tithe.config import PRESETS, HeadSettings, ScoreSettings, SelectSettings, Settings
 from tithe.experiment.settings import ArmSettings, ExperimentSettings
@@ -38,6 +38,11 @@ CONFIG_HEAD = """# Settings
 
 The command line, YAML files and Python take the same settings under the same names. In YAML and on the command line
 dashes and underscores mean the same. An unknown name is an error with a suggestion.
+
+A value is what it says. `true` is no number, `5.0` and `"5"` are no whole number, an empty text is no name, and a key
+that is given twice is refused. A YAML file is read as YAML 1.2: `no`, `1:30`, `010` and a date are text; a setting
+that is `true` or `false` takes `yes`, `no`, `on` and `off`, too. Tags such as `!!timestamp` are refused. A file of
+settings has at most 256 kB, its aliases written out at most a million characters.
 
 ```bash
 cat > settings.yaml <<'END'
@@ -121,10 +126,13 @@ def values(annotation: Any) -> str:
     """A type in words: what may be written there."""
     if get_origin(annotation) in (Union, types.UnionType):
         return " or ".join(values(one) for one in get_args(annotation) if one is not types.NoneType)
+    if get_origin(annotation) is Annotated:  # a bound besides
+        return values(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{one}`" for one in get_args(annotation))
     if get_origin(annotation) is tuple:
         inner = get_args(annotation)[0]
+        inner = get_args(inner)[0] if get_origin(inner) is Annotated else inner
         return "list of whole numbers" if inner is int else "`name: settings` lines" if inner is ArmSettings else LIST
     if get_origin(annotation) is dict:
         return "`key: value` lines"

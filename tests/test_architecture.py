@@ -31,7 +31,9 @@ FLOORS = (
     {"heads"},
     {"data"},
     {"pocket"},
+    {"typed", "settings_file"},
     {"records", "specs"},
+    {"foreign"},
     {"errors"},
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.

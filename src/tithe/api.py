@@ -119,4 +119,11 @@ def made(kind: type[S], data: Dataset | str | Path, scorer: Specs, settings: dic
 
 
 def folder(path: str | Path | None) -> Path | None:
+    """Return the folder that a name stands for.
+
+    Raises:
+        SettingsError: the name is empty, which would be the current folder.
+    """
+    if path is not None and not str(path).strip():
+        raise SettingsError("`run_dir` is empty", hint="an unset variable? leave it out, or name a folder")
     return None if path is None else Path(path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 
 from tithe.errors import SettingsError, did_you_mean
+from tithe.foreign import shown
 from tithe.plugins import split_specs
+from tithe.typed import Count, Seed, Typed, wrong_value
 
 FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # where results go is no part of what they are
 ONE_BY_ONE = "a pipeline is `tithe select`'s; its scorers can be planned and scored one by one with `--scorer`"
@@ -17,10 +19,8 @@ Keyed = TypeVar("Keyed", bound="Settings")
 Chosen = TypeVar("Chosen", bound="ScoreSettings")
 
 
-class Settings(BaseModel):
+class Settings(Typed):
     """Base of all settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     @classmethod
     def of(cls: type[Keyed], values: Mapping[str, Any]) -> Keyed:
@@ -29,24 +29,15 @@ class Settings(BaseModel):
         Raises:
             SettingsError: an unknown key (with a suggestion) or a value that does not fit (with what was given).
         """
-        for key in values:
+        for key in map(str, values):
             if key not in cls.model_fields:
                 flag = f"`--{key.replace('_', '-')}` is a flag of the command line alone" if key in FLAGS else None
                 flag = ONE_BY_ONE if key == "pipeline" else flag
-                raise SettingsError(f"unknown setting `{key}`", hint=flag or did_you_mean(key, cls.model_fields))
+                raise SettingsError(f"unknown setting `{shown(key)}`", hint=flag or did_you_mean(key, cls.model_fields))
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "settings"
-            if first["type"] == "literal_error" and isinstance(first.get("input"), str):
-                allowed = get_args(cls.model_fields[name].annotation)
-                choices = [str(one) for part in allowed for one in (get_args(part) or (part,)) if isinstance(one, str)]
-                raise SettingsError(
-                    f"`{name}` cannot be `{first['input']}`", hint=did_you_mean(first["input"], choices)
-                ) from None
-            message = first["msg"].removeprefix("Value error, ")
-            raise SettingsError(f"`{name}` cannot be `{first.get('input')}`: {message}") from error
+            raise wrong_value(error, cls) from error
 
 
 class ScoreSettings(Settings):
@@ -97,12 +88,12 @@ class ScoreSettings(Settings):
     format: str = "auto"
     turns: Literal["last", "all"] = "last"
     split: str | None = None
-    limit: int | None = None
+    limit: Count | None = None
     strict: bool = False
     scorer: tuple[str, ...] = ("ifd",)
     preset: str | None = None
     encoder: str | None = None
-    shots: int | None = None
+    shots: Count | None = None
     exclude_similarity: float | None = None
     shot_pool: str | None = None
     head: str | None = None
@@ -112,7 +103,7 @@ class ScoreSettings(Settings):
     warmup: bool = False
     answers: str | None = None
     template: str = "auto"
-    max_length: int | None = None
+    max_length: Count | None = None
     truncation: Literal["response", "prompt", "problem"] | None = None
     bos: Literal["auto", "always", "never"] = "auto"
     eos: bool = False
@@ -120,11 +111,11 @@ class ScoreSettings(Settings):
     dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
     device: str = "auto"
     shard: bool | None = None
-    batch_tokens: int | None = None
-    workers: int | None = None
+    batch_tokens: Count | None = None
+    workers: Count | None = None
     compile: Literal["auto", "on", "off"] = "auto"
     per_token: bool = False
-    seed: int = 0
+    seed: Seed = 0
     trust_remote_code: bool = False
 
     @field_validator("scorer", mode="before")
@@ -142,11 +133,11 @@ class ScoreSettings(Settings):
         """YAML reads `on` and `off` as true and false."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
-    @field_validator("max_length", "batch_tokens", "workers", "limit", "shots")
+    @field_validator("exclude_similarity")
     @classmethod
-    def positive(cls, value: int | None) -> int | None:
-        if value is not None and value < 1:
-            raise ValueError("it must be at least 1")
+    def cosine(cls, value: float | None) -> float | None:
+        if value is not None and not -1 <= value <= 1:
+            raise ValueError("a cosine is between -1 and 1")
         return value
 
 
@@ -210,18 +201,17 @@ class HeadSettings(ScoreSettings):
     split_column: str | None = None
     validation_share: float = 0.1
     test_share: float = 0.1
-    num_train_epochs: int = 1
+    num_train_epochs: Count = 1
     learning_rate: float = 1e-4
-    per_device_train_batch_size: int = 16
+    per_device_train_batch_size: Count = 16
     drop_seen: bool = False
-    resamples: int = 2000
+    resamples: Count = 2000
 
     @field_validator("high_tier", "low_tier", mode="before")
     @classmethod
-    def one_name(cls, value: Any) -> Any:
+    def names(cls, value: Any) -> Any:
         """`"gpt4,claude"` is two names."""
-        texts = (value,) if isinstance(value, str) else value
-        return tuple(name.strip() for text in texts for name in str(text).split(",") if name.strip())
+        return labels(value)
 
     @field_validator("validation_share", "test_share")
     @classmethod
@@ -230,19 +220,21 @@ class HeadSettings(ScoreSettings):
             raise ValueError("a share of the prompts is between 0 and 0.9")
         return value
 
-    @field_validator("num_train_epochs", "per_device_train_batch_size", "resamples")
-    @classmethod
-    def at_least_one(cls, value: int) -> int:
-        if value < 1:
-            raise ValueError("it must be at least 1")
-        return value
-
     @field_validator("learning_rate")
     @classmethod
     def above_zero(cls, value: float) -> float:
         if not 0 < value < 1:
             raise ValueError("it must be above 0 and below 1")
         return value
+
+
+def labels(value: Any) -> Any:
+    """Return the labels that `good,fair`, a list, or YAML's `true` and `1` stand for; what are none as it is."""
+    many = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(one, str | int) for one in many):
+        return value
+    texts = [str(one).lower() if isinstance(one, bool) else str(one) for one in many]
+    return tuple(label.strip() for text in texts for label in text.split(",") if label.strip())
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -290,8 +282,8 @@ def with_preset(model: type[Chosen], values: Mapping[str, Any]) -> Chosen:
     name = values.get("preset")
     if name is None:
         return model.of(values)
-    if name not in PRESETS:
-        raise SettingsError(f"no preset `{name}`", hint=did_you_mean(str(name), PRESETS))
+    if not isinstance(name, str) or name not in PRESETS:
+        raise SettingsError(f"no preset `{shown(name)}`", hint=did_you_mean(str(name), PRESETS))
     known = {key: value for key, value in PRESETS[name].items() if key in model.model_fields}
     settings = model.of({**known, **values})
     (own,) = PRESETS[name]["scorer"]
@@ -328,14 +320,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: no such file, not YAML, or not a mapping.
     """
-    import yaml
+    from tithe.settings_file import read_settings_file
 
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"cannot read `{path}`: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"`{path}` is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(loaded, dict):
-        raise SettingsError(f"`{path}` holds no `key: value` lines")
-    return {str(key).replace("-", "_"): tuple(v) if isinstance(v, list) else v for key, v in loaded.items()}
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in read_settings_file(path).items()}

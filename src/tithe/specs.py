@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, cast, get_args, get_origin, get_type_hints
 
 from tithe.errors import SettingsError, did_you_mean
 
+SEEDS = 2**32  # seeds of NumPy and transformers are below
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # what NumPy and files hold
 _OPEN, _CLOSE, _QUOTES = "([{", ")]}", "'\""
 
 
@@ -30,7 +34,11 @@ def read_settings(cls: type, name: str, settings: Mapping[str, str]) -> dict[str
         example = ", ".join(f"{key}=..." for key in missing)
         raise SettingsError(f"`{name}` needs the setting `{missing[0]}`", hint=f"`{name}({example})`")
     hints = get_type_hints(cls)
-    return {key: read_setting(text, hints[key], f"`{name}`: `{key}`") for key, text in settings.items()}
+    values = {key: read_setting(text, hints[key], f"`{name}`: `{key}`") for key, text in settings.items()}
+    seed = values.get("seed", 0)
+    if isinstance(seed, int) and not 0 <= seed < SEEDS:
+        raise SettingsError(f"`{name}`: `seed` cannot be `{seed}`: it must be at least 0 and below {SEEDS}")
+    return values
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
@@ -92,11 +100,19 @@ def _read_one(text: str, kind: Any) -> Any:
         return {"none": None, "null": None}[text.lower()]
     if kind is bool:
         return _BOOLS[text.lower()]
-    if kind in (int, float, str):
-        return kind(text)
+    if kind is int:
+        return int(text) if _WHOLE.fullmatch(text) else _refuse(text)
+    if kind is float:
+        return float(text) if math.isfinite(float(text)) else _refuse(text)
+    if kind is str:
+        return text
     if get_origin(kind) is Literal:
         return {str(choice): choice for choice in get_args(kind)}[text]
     raise ValueError(kind)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(text)
 
 
 def _describe(kind: Any) -> str:

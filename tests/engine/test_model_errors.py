@@ -19,7 +19,7 @@ from tests.engine.models import CONFIGS, GROUPED, load, make_pass, save
 from tithe.engine import model as model_room
 from tithe.engine.generate import generation_config
 from tithe.engine.model import choose_device, choose_dtype, rotary_switch
-from tithe.engine.model_files import foreign
+from tithe.engine.model_files import reading_folder
 from tithe.engine.shape import model_shape
 from tithe.engine.sources import (
     BUNDLED,
@@ -459,10 +459,10 @@ def test_a_panic_of_a_library_is_one_sentence(tmp_path: Path) -> None:
     for error in (panic("index out of bounds\nsecond line"), RuntimeError("index out of bounds")):
         with (
             pytest.raises(ModelError, match=r"^cannot load `x`: index out of bounds$"),
-            foreign("cannot load `x`", tmp_path),
+            reading_folder("cannot load `x`", tmp_path),
         ):
             raise error
-    with pytest.raises(KeyboardInterrupt), foreign("cannot load `x`", tmp_path):
+    with pytest.raises(KeyboardInterrupt), reading_folder("cannot load `x`", tmp_path):
         raise KeyboardInterrupt
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tithe.errors import StoreError
 from tithe.experiment.cells import DONE, SPEC, Cell, cell_key, finished, prepare, spec_digest, write_done
 from tithe.experiment.choosing import Choice
+from tithe.experiment.conduct import earlier_looks
 
 COMMON: dict[str, Any] = {
     "tune": {"learning_rate": 1e-3},
@@ -40,7 +42,8 @@ def done(tmp_path: Path) -> Path:
     own, finished_before, said = ready(tmp_path / "out", cell((1, 5, 7)))
     assert not finished_before and not said
     (own / "model").mkdir()
-    write_done(own, {"spec_digest": spec_digest(json.loads((own / SPEC).read_text()))})
+    digest = spec_digest(json.loads((own / SPEC).read_text()))
+    write_done(own, {"training": None, "evaluation": [], "items": "i", "seconds": 1.0, "spec_digest": digest})
     return tmp_path / "out"
 
 
@@ -77,3 +80,31 @@ def test_another_seed_is_another_cell(done: Path) -> None:
     own, is_done, said = ready(done, cell((1, 5, 7), seed=1))
     assert own.name == "ifd-5%-seed1" and not is_done and not said
     assert ready(done, cell((1, 5, 7)))[1]
+
+
+@pytest.mark.parametrize("name", [SPEC, DONE])
+@pytest.mark.parametrize("raw", [b"", b'{"arm": ', b"[]", b"{}", b"\xff", b'{"spec_digest": 5}'])
+def test_a_torn_record_says_so_and_nothing_is_removed(done: Path, name: str, raw: bytes) -> None:
+    own = next((done / "cells").iterdir())
+    (own / name).write_bytes(raw)
+    with pytest.raises(StoreError, match="is damaged") as caught:
+        ready(done, cell((1, 5, 7)))
+    assert f"`{own / name}`" in str(caught.value) and "delete the file" in str(caught.value.hint)
+    assert (own / "model").exists() and (own / DONE).exists()
+
+
+def test_without_its_settings_a_cell_that_is_done_stays(done: Path) -> None:
+    own = next((done / "cells").iterdir())
+    (own / SPEC).unlink()
+    assert ready(done, cell((1, 5, 7)))[1] and (own / "model").exists()
+
+
+@pytest.mark.parametrize("raw", ["", "[]", '{"settings": {}}', '{"settings": {"seeds": 5}}'])
+def test_a_torn_record_of_earlier_looks(tmp_path: Path, raw: str) -> None:
+    path = tmp_path / "experiment.json"
+    assert earlier_looks(path, 3) == []
+    path.write_text(raw)
+    with pytest.raises(StoreError, match="is damaged"):
+        earlier_looks(path, 3)
+    path.write_text('{"settings": {"seeds": [0, 1, 2]}, "earlier_looks": [2]}')
+    assert earlier_looks(path, 5) == [2, 3]

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import typer
 
 from tithe.cli.app import Usage, app
-from tithe.errors import TitheError
+from tithe.errors import SettingsError, TitheError
 
 INTERRUPTED = 130  # as shells say for Ctrl-C
 ParserError: type[Exception] = typer.BadParameter.__mro__[2]  # `ClickException`: Typer may bring its own Click
+
+
+MAY_BE_EMPTY = {"--alone-header"}  # options of a text that may be none
+
+
+def demand_values(arguments: list[str]) -> None:
+    """Refuse an empty argument: an unset variable would be the current folder, or another default.
+
+    Raises:
+        SettingsError: naming the option before it.
+    """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = argument.partition("=")
+        empty = not argument.strip() or (option.startswith("--") and equals and not value.strip())
+        option = option if equals else before
+        if empty and option not in MAY_BE_EMPTY:
+            where = f"of `{option}`" if option.startswith("-") else "on the command line"
+            raise SettingsError(f"a value {where} is empty", hint="an unset variable? leave it out, or give a value")
 
 
 def dashed(arguments: list[str]) -> list[str]:
@@ -31,18 +51,29 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold bytes that are no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = app(dashed(sys.argv[1:]), prog_name="tithe", standalone_mode=False) or 0
+        arguments = dashed(sys.argv[1:])
+        demand_values(arguments)
+        code = app(arguments, prog_name="tithe", standalone_mode=False) or 0
+        print(end="", flush=True)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except TitheError as error:
+        if os.environ.get("TITHE_DEBUG"):
+            traceback.print_exception(error)
         fail(str(error), error.hint, code=2 if isinstance(error, Usage) else 1)
     except ParserError as error:
         wrong_usage(error)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         code = 1
     except Exception as error:
+        lost = output_error()
+        if lost is not None:
+            discard_output()
+            fail(f"cannot write to standard output: {lost.strerror or lost}", "what went to files is there")
         if os.environ.get("TITHE_DEBUG"):
             raise
         fail(f"unexpected {type(error).__name__}: {error}", "this is a fault in tithe; TITHE_DEBUG=1 shows where")
@@ -53,6 +84,20 @@ def main() -> None:
         kept = "the same command goes on from the last checkpoint, if there was one" if steps else kept
         fail("interrupted", "of a training that did not end nothing is kept" if training else kept, code=INTERRUPTED)
     sys.exit(code)
+
+
+def output_error() -> OSError | None:
+    """Return what stands against writing the rest of standard output, if there is something."""
+    try:
+        print(end="", flush=True)
+    except OSError as error:
+        return error
+    return None
+
+
+def discard_output() -> None:
+    """Let what is left for standard output go nowhere: nothing fails again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def wrong_usage(error: Any) -> NoReturn:

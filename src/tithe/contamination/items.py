@@ -7,7 +7,6 @@ import hashlib
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from tithe.data.asked import PROMPTS
-from tithe.data.containers import parse_line
+from tithe.data.containers import TOO_LONG, csv_rows, parse_line
 from tithe.data.jsonstream import JsonFault, JsonStream
-from tithe.data.packed import reading, unpacked
+from tithe.data.packed import bounded_lines, reading, unpacked
 from tithe.data.sniff import container_suffix, sniff
 from tithe.errors import DataError
+from tithe.foreign import foreign
 
 # Fields that name or sort an item and say nothing of what is asked.
 NAMING = frozenset({"id", "idx", "task_id", "question_id", "category", "type", "source", "split", "role", "from"})
@@ -82,22 +82,23 @@ def of_zip(path: Path) -> Iterator[Item]:
     Raises:
         DataError: it is damaged, or holds no file of a kind that is read.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if container_suffix(Path(name)) in READ)
-            if not names:
-                raise DataError(f"`{path}` holds no file of {', '.join(READ)}")
-            for name in names:
-                with archive.open(name) as stream:
-                    yield from READ[container_suffix(Path(name))](stream, f"{path}:{name}", delimiter(Path(name)))
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"`{path}` is damaged: {error}") from None
-    except (NotImplementedError, RuntimeError) as error:  # a way of packing that Python lacks, or a password
-        raise DataError(f"`{path}` cannot be unpacked: {error}", hint="unpack it and name the files") from None
+    # Damage, a way of packing that Python lacks, a password: `zipfile` has an exception of another kind for each.
+    with (
+        foreign(DataError, f"`{path}` is damaged or cannot be unpacked", hint="unpack it and name the files"),
+        zipfile.ZipFile(path) as archive,
+    ):
+        names = sorted(name for name in archive.namelist() if container_suffix(Path(name)) in READ)
+        if not names:
+            raise DataError(f"`{path}` holds no file of {', '.join(READ)}")
+        for name in names:
+            with archive.open(name) as stream:
+                yield from READ[container_suffix(Path(name))](stream, f"{path}:{name}", delimiter(Path(name)))
 
 
 def of_lines(stream: Any, where: str, _: str) -> Iterator[Item]:
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(bounded_lines(stream), 1):
+        if line is None:
+            raise DataError(f"{where}:{number}: {TOO_LONG}")
         if not line.isspace():
             row = parse_line(line.rstrip(b"\n"), f"{where}:{number}")
             if row.fault is not None:
@@ -116,9 +117,8 @@ def of_json(stream: Any, where: str, _: str) -> Iterator[Item]:
 
 def of_cells(stream: Any, where: str, between: str) -> Iterator[Item]:
     """Rows of a CSV file. One whose first row is made of names has a header; MMLU's files have none."""
-    csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))
     with as_text(stream) as text:
-        lines = csv.reader(text, delimiter=between, strict=True)
+        lines = csv_rows(text, between)
         header: list[str] | None = None
         while True:
             at = f"{where}:{lines.line_num + 1}"

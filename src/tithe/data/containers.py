@@ -9,17 +9,19 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 from ..errors import DataError
+from ..foreign import foreign, words
 from .arrow_values import Plain
 from .jsonstream import JsonFault, JsonStream
-from .packed import reading, unpacked
+from .packed import MOST_LINE, bounded_lines, reading, skip_blank_lines, unpacked
 from .uniquejson import FieldTwiceError, loads
 
 Container: TypeAlias = Literal["jsonl", "json", "csv", "parquet"]
 
 _BATCH = 512  # records of Parquet decoded at once
+TOO_LONG = f"a record of more than {MOST_LINE >> 20} MiB"
 
 
 class Row(NamedTuple):
@@ -81,13 +83,16 @@ def parse_line(line: bytes, where: str) -> Row:
         return Row(f"{where}:{error.colno}", None, line, f"invalid JSON: {error.msg} at column {error.colno}")
     except FieldTwiceError as error:
         return Row(where, None, line, str(error))
-    except (ValueError, RecursionError) as error:  # a number of 4,300 digits, or nesting without end
-        return Row(where, None, line, f"invalid JSON: {error}")
+    except Exception as error:  # a number of 4,300 digits, nesting without end, too much for the memory
+        return Row(where, None, line, f"invalid JSON: {words(error)}")
 
 
 def _jsonl(file: DataFile) -> Iterator[Row]:
     with unpacked(file.path) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(bounded_lines(stream), 1 + skip_blank_lines(stream)):
+            if line is None:
+                yield Row(f"{file.path}:{number}", None, fault=TOO_LONG)
+                continue
             line = line.rstrip(b"\n")
             if line and not line.isspace():
                 yield parse_line(line, f"{file.path}:{number}")
@@ -111,12 +116,40 @@ def _json(file: DataFile) -> Iterator[Row]:
             raise DataError(f"{where}: invalid JSON: {fault}", hint=hint) from None
 
 
-def csv_lines(file: DataFile, stream: Any) -> Any:
-    """A `csv.reader` that takes cells of any size; bytes that are not UTF-8 come out as lone surrogates."""
+class TextLines:
+    """Lines for a `csv.reader`, which reads on behind one that is longer than `MOST_LINE`.
+
+    Args:
+        text: decoded, with its line ends as they are.
+    """
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text = text
+
+    def __iter__(self) -> TextLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(MOST_LINE + 1)
+        if not line:
+            raise StopIteration
+        if len(line) <= MOST_LINE or line.endswith(("\n", "\r")):
+            return line
+        while line and not line.endswith(("\n", "\r")):
+            line = self._text.readline(MOST_LINE)
+        raise csv.Error(TOO_LONG)
+
+
+def csv_rows(text: IO[str], delimiter: str) -> Any:
+    """A `csv.reader` whose cells and lines may be as long as a record may."""
     # Python's own limit of 131,072 characters is a module-wide setting; a record may well be larger.
-    csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))
-    text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    return csv.reader(text, delimiter=file.delimiter, strict=True)
+    csv.field_size_limit(max(csv.field_size_limit(), MOST_LINE))
+    return csv.reader(TextLines(text), delimiter=delimiter, strict=True)
+
+
+def csv_lines(file: DataFile, stream: Any) -> Any:
+    """A `csv.reader` of a file; bytes that are not UTF-8 come out as lone surrogates."""
+    return csv_rows(io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline=""), file.delimiter)
 
 
 def _csv(file: DataFile) -> Iterator[Row]:
@@ -155,10 +188,8 @@ def _parquet(file: DataFile) -> Iterator[Row]:
     number, plain = 0, None
     for batch in parquet_batches(file):
         plain = plain or Plain(batch.schema, f"`{file.path}`")
-        try:
+        with foreign(DataError, f"`{file.path}` holds a value that cannot be read"):  # not UTF-8, an impossible date
             records = batch.to_pylist()
-        except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date beyond Python's
-            raise DataError(f"`{file.path}` holds a value that cannot be read: {error}") from None
         for each in records:
             number += 1
             record, notes = plain.record(each)
@@ -167,18 +198,16 @@ def _parquet(file: DataFile) -> Iterator[Row]:
 
 def parquet_batches(file: DataFile) -> Iterator[Any]:
     """Arrow record batches in order, from one row group after the other."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(file.path) as parquet:
-            yield from parquet.iter_batches(batch_size=_BATCH)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        words = str(error).splitlines()[0] if str(error) else type(error).__name__
-        hint = "it may be an incomplete download or copy"
-        raise DataError(f"`{file.path}` is not a readable Parquet file: {words}", hint=hint) from None
+    with file.path.open("rb"):  # what the system says of the file itself is said by `reading`
+        pass
+    hint = "it may be an incomplete download or copy"
+    with (
+        foreign(DataError, f"`{file.path}` is not a readable Parquet file", hint),
+        pq.ParquetFile(file.path) as parquet,
+    ):
+        yield from parquet.iter_batches(batch_size=_BATCH)
 
 
 _READERS = {"jsonl": _jsonl, "json": _json, "csv": _csv, "parquet": _parquet}

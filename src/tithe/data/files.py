@@ -169,6 +169,8 @@ def open_dataset(
     if limit is not None and limit < 1:
         raise SettingsError(f"a limit of {limit} records leaves nothing to read")
     name = str(source)
+    if not name.strip():
+        raise SettingsError("no data set is given: its name is empty", hint="an unset variable?")
     origin = _find(name, split)
     shape, columns = _look(name, origin, format)
     if isinstance(origin, Folder) and format == "auto":

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator
 from typing import IO, Any
 
+from ..foreign import words
+from .packed import MOST_LINE
 from .uniquejson import FieldTwiceError, unique
 
 _CHUNK = 1 << 20
-_SPACE = " \t\n\r"
+_SPACE = re.compile(r"[ \t\n\r]*")
 _ROLES = frozenset(("role", "from"))
 _ENOUGH = 1000  # entries of a list by which it is told that it is the data set and no column of a record
 _TAIL = 16  # an error this near to the buffer's end may be a number, literal or escape that is not all there yet
+
+
+def space_end(text: str, start: int) -> int:
+    """Where the space ends that begins here."""
+    found = _SPACE.match(text, start)
+    assert found is not None  # it matches nothing at all, too
+    return found.end()
 
 
 class JsonFault(Exception):
@@ -141,8 +151,7 @@ class JsonStream:
         """Whether the list that begins here holds objects."""
         ahead = self._at + 1
         while True:
-            while ahead < len(self._buffer) and self._buffer[ahead] in _SPACE:
-                ahead += 1
+            ahead = space_end(self._buffer, ahead)
             if ahead < len(self._buffer):
                 return self._buffer[ahead] == "{"
             before = self._at
@@ -154,8 +163,7 @@ class JsonStream:
         """The next character that is not space; empty at the end."""
         while True:
             start = self._at
-            while self._at < len(self._buffer) and self._buffer[self._at] in _SPACE:
-                self._at += 1
+            self._at = space_end(self._buffer, self._at)
             self._count(start)
             if self._at < len(self._buffer):
                 return self._buffer[self._at]
@@ -189,8 +197,8 @@ class JsonStream:
                     continue
                 self._count_to(error.pos)
                 raise self._fault(error.msg) from None
-            except (ValueError, RecursionError) as error:  # a number of 4,300 digits, or nesting without end
-                raise self._fault(str(error)) from None
+            except Exception as error:  # a number of 4,300 digits, nesting without end, too much for the memory
+                raise self._fault(words(error)) from error
             half = isinstance(value, (int, float)) and end + 2 >= len(self._buffer)  # of a number: 1 | 1. | 1e+
             if not half or not self._fill():
                 self._start = self._at
@@ -198,7 +206,13 @@ class JsonStream:
                 return value
 
     def _fill(self) -> bool:
-        """Reads as much again as is held, so that a large record is not parsed a hundred times."""
+        """Read as much again as is held, so that a large record is not parsed a hundred times.
+
+        Raises:
+            JsonFault: what is held is already more than one record may be.
+        """
+        if len(self._buffer) - self._at > MOST_LINE:
+            raise self._fault(f"a value of more than {MOST_LINE >> 20} MiB")
         more = self._text.read(max(_CHUNK, len(self._buffer) - self._at))
         if not more:
             return False

@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import DataError
 from .containers import Container, DataFile
 from .formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS
 from .jsonstream import JsonFault, JsonStream
-from .packed import reading, unpacked
+from .packed import MOST_LINE, reading, skip_space, unpacked
 
 SUFFIXES: dict[str, Container] = {
     ".jsonl": "jsonl",
@@ -43,7 +44,6 @@ _OTHERS = {
 }
 _TAR = 257  # where a tar archive has its mark
 _HEAD = 1 << 16
-_LINE = 1 << 26  # a first line longer than this is one JSON value with all records in it
 _DUMP = re.compile(r"[\[{,:]\s*$")
 
 
@@ -62,31 +62,30 @@ def sniff(path: Path) -> DataFile:
     Raises:
         DataError: it is empty, not readable, or of a kind that holds no records for us.
     """
-    with reading(path):
+    with reading(path), unpacked(path) as stream:
         if not path.stat().st_size:
             raise DataError(f"`{path}` is empty")
-        with unpacked(path) as stream:
-            head = stream.peek(_HEAD)[:_HEAD]
-            if head.startswith(b"PAR1"):
-                return DataFile(path, "parquet")
-            other = next((words for magic, words in _OTHERS.items() if head.startswith(magic)), None)
-            if head[_TAR:].startswith(b"ustar"):
-                other = "a tar archive"
-            if other:
-                hint = "convert it to UTF-8 JSONL, JSON, CSV or Parquet (`.gz` and `.zst` are read as they are)"
-                raise DataError(f"`{path}` is {other}, its records cannot be read", hint=hint)
-            while stream.peek(1)[:1].isspace():
-                stream.read(1)
-            begin = stream.peek(1)[:1]
-            if not begin:
-                raise DataError(f"`{path}` holds no records, only whitespace")
-            if begin == b"[":
-                return DataFile(path, "json")
-            line = stream.readline(_LINE)
-            after = begin == b"{" and _next_text(stream)
+        head = stream.peek(_HEAD)[:_HEAD]
+        if head.startswith(b"PAR1"):
+            return DataFile(path, "parquet")
+        other = next((words for magic, words in _OTHERS.items() if head.startswith(magic)), None)
+        if head[_TAR:].startswith(b"ustar"):
+            other = "a tar archive"
+        if other:
+            hint = "convert it to UTF-8 JSONL, JSON, CSV or Parquet (`.gz` and `.zst` are read as they are)"
+            raise DataError(f"`{path}` is {other}, its records cannot be read", hint=hint)
+        begin = skip_space(stream)
+        if not begin:
+            raise DataError(f"`{path}` holds no records, only whitespace")
+        if begin == b"[":
+            return DataFile(path, "json")
+        line = stream.readline(MOST_LINE)
+        after = begin == b"{" and _next_text(stream)
     first = line.decode("utf-8", "replace").strip()
     if begin != b"{":
         return _text(path, first)
+    if len(line) == MOST_LINE and (name := _list_in(path)) not in (None, *_FIELDS):
+        return DataFile(path, "json", wrapper=name)  # one line with all records in it
     if _is_line(first, bool(after)):
         return DataFile(path, "jsonl")
     return DataFile(path, "json", wrapper=_wrapper(path))
@@ -104,7 +103,7 @@ def _is_line(first: str, more: bool) -> bool:
         # A printed object breaks its first line after `{`, `[`, `,` or `:`; a damaged record elsewhere.
         cut = error.pos >= len(first) - 1 and not error.msg.startswith("Unterminated")
         return not (cut and more and _DUMP.search(first))
-    except (ValueError, RecursionError):
+    except Exception:  # whatever else a parser says of a damaged record, its row will say again
         return True
     if more or any(name in value for name in _FIELDS):
         return True
@@ -118,6 +117,13 @@ def _wrapper(path: Path) -> str | None:
             return walk.find_wrapper(_FIELDS)
         except JsonFault as fault:
             raise DataError(f"{path}:{fault.line}:{fault.column}: invalid JSON: {fault}") from None
+
+
+def _list_in(path: Path) -> str | None:
+    """The name of the list of records in an object, if there is one."""
+    with suppress(DataError):
+        return _wrapper(path)
+    return None
 
 
 def _text(path: Path, first: str) -> DataFile:

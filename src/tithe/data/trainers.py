@@ -107,7 +107,8 @@ def write_llamafactory(
         hint = "--overwrite replaces it, or choose another name"
         raise OutputError(f"`{info}` has another entry `{name}`", hint=hint)
     with atomic(info, overwrite=True) as stream:
-        stream.write(json.dumps(known | {name: entry}, ensure_ascii=False, indent=2).encode() + b"\n")
+        text = json.dumps(known | {name: entry}, ensure_ascii=False, indent=2)
+        stream.write(text.encode(errors="backslashreplace") + b"\n")
     return info
 
 

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tithe.engine.model_files import demand_regular, foreign, read_object
+from tithe.engine.model_files import demand_regular, read_object, reading_folder
 from tithe.engine.sources import BUNDLED, ModelSource, content_hash, find_model
 from tithe.errors import MissingExtraError, ModelError
 
@@ -93,7 +93,7 @@ def merged(model: Any, source: ModelSource) -> Any:
     from peft import PeftModel
 
     folder, does_not_fit = str(source.adapter), f"does not fit its base model `{source.folder}`"
-    with foreign(f"the adapter `{source.name}` {does_not_fit}", source.adapter), warnings.catch_warnings():
+    with reading_folder(f"the adapter `{source.name}` {does_not_fit}", source.adapter), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks transformers in an old way
         warnings.filterwarnings("ignore", message="Model (with|has) `tie_word_embeddings=True`")  # see `untie`
         warnings.filterwarnings("error", message="Found missing adapter keys")  # those would stay as if untrained

@@ -18,7 +18,7 @@ from tithe.engine.fp8 import E4M3, demand_fp8
 from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
 from tithe.engine.half_speed import probe_half
 from tithe.engine.keeping import what_is_kept
-from tithe.engine.model_files import FLOATS, Tensors, foreign, tensors_in
+from tithe.engine.model_files import FLOATS, Tensors, reading_folder, tensors_in
 from tithe.engine.output_head import Head
 from tithe.engine.probe import ROADS, Road, probe
 from tithe.engine.shard import DeviceMap, device_map, limits
@@ -262,7 +262,7 @@ def read_weights(
     tensors = tensors_in(source.folder, source.name)
     # Up to transformers 5.17 the default attention leaves this cap out, silently.
     capped = any(part.get("attn_logit_softcapping") for part in (config, config.get("text_config") or {}))
-    with foreign(f"cannot load model `{source.name}`", source.folder):
+    with reading_folder(f"cannot load model `{source.name}`", source.folder):
         read: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=dtype,

@@ -34,7 +34,7 @@ Tensors: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype as 
 
 
 @contextmanager
-def foreign(what: str, where: Path) -> Iterator[None]:
+def reading_folder(what: str, where: Path) -> Iterator[None]:
     """Turn whatever the readers of foreign folders raise into one sentence.
 
     Args:

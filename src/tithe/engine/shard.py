@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from tithe.engine.model_files import foreign
+from tithe.engine.model_files import reading_folder
 from tithe.engine.shape import model_shape
 from tithe.engine.sources import ModelSource
 from tithe.errors import MissingExtraError, ModelError, SettingsError
@@ -115,7 +115,7 @@ def without_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: 
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with foreign(f"cannot load model `{source.name}`", source.folder):
+    with reading_folder(f"cannot load model `{source.name}`", source.folder):
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
         known: Any = AutoModelForCausalLM
         with init_empty_weights():

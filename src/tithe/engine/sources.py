@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.engine.model_files import PICKLED, demand_regular, foreign, read_config, tensors_in
+from tithe.engine.model_files import PICKLED, demand_regular, read_config, reading_folder, tensors_in
 from tithe.engine.model_files import first_line as first_line
 from tithe.errors import ModelError
 
@@ -171,7 +171,7 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
     if source.adapter is not None and (source.adapter / "tokenizer_config.json").is_file():
         folder = source.adapter  # saved with it, as it was trained
     demand_regular(source.name, folder)
-    with foreign(f"cannot load the tokenizer of `{source.name}`", folder):
+    with reading_folder(f"cannot load the tokenizer of `{source.name}`", folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise ModelError(f"the tokenizer of `{source.name}` has no vocabulary", hint=f"looked in `{folder}`")
@@ -225,7 +225,7 @@ def fingerprint(source: ModelSource) -> str:
     digest.update(json.dumps(config, sort_keys=True).encode())
     files = [*source.weights, *sorted(source.folder.glob("*.py"))]
     for file, content in zip(files, content_hashes(files), strict=True):
-        digest.update(file.name.encode() + content)
+        digest.update(file.name.encode(errors="surrogateescape") + content)
     if source.adapter is not None:
         from tithe.engine.adapters import identity
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tithe.errors import DataError
+from tithe.foreign import foreign
 from tithe.records import FloatArray
 
 if TYPE_CHECKING:
@@ -109,12 +110,15 @@ def from_files(table: Path, records: Sequence[Mapping[str, Any]]) -> list[Measur
     Raises:
         DataError: the table is not such a one.
     """
+    with foreign(DataError, f"cannot read the measured items `{table}`"):
+        return read_measured(table, records)
+
+
+def read_measured(table: Path, records: Sequence[Mapping[str, Any]]) -> list[Measured]:
     import pyarrow.parquet as pq
 
-    try:
-        rows = pq.read_table(table).to_pylist()
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the measured items `{table}`: {error}") from error
+    with pq.ParquetFile(table) as file:
+        rows = file.read().to_pylist()
     found = []
     for record in records:
         own = [row for row in rows if row["metric"] == record["metric"]]

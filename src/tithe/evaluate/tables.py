@@ -11,25 +11,45 @@ from pathlib import Path
 from typing import Any
 
 from tithe.errors import DataError
+from tithe.foreign import foreign, read_small
 
 LETTERS = "ABCD"
+MOST_TABLE = 1 << 24  # bytes: the largest of MMLU has 2 MB
 
 
 @lru_cache(maxsize=2)
 def tables(path: Path, _: tuple[int, int]) -> Mapping[str, bytes]:
-    """Name -> bytes of every table of a zip file or a folder."""
+    """Name -> bytes of every table of a zip file or a folder.
+
+    Raises:
+        DataError: it cannot be read, or a table is larger than one can be.
+    """
     if path.is_dir():
-        return {file.name: file.read_bytes() for file in sorted(path.rglob("*.csv"))}
-    try:
-        with zipfile.ZipFile(path) as packed:
-            names = [name for name in packed.namelist() if name.endswith(".csv")]
-            return {Path(name).name: packed.read(name) for name in names}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"`{path}` is no zip file that can be read: {error}", hint="MMLU's `data.zip`") from error
+        return {file.name: read_small(file, DataError, MOST_TABLE) for file in sorted(path.rglob("*.csv"))}
+    # Damage, a way of packing that Python lacks, a password: `zipfile` has an exception of another kind for each.
+    with (
+        foreign(DataError, f"`{path}` is no zip file that can be read", hint="MMLU's `data.zip`"),
+        zipfile.ZipFile(path) as packed,
+    ):
+        names = [name for name in packed.namelist() if name.endswith(".csv")]
+        return {Path(name).name: member(packed, name, path) for name in names}
+
+
+def member(packed: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    """One table of an archive, unpacked no further than a table goes."""
+    with packed.open(name) as stream:
+        raw = stream.read(MOST_TABLE + 1)
+    if len(raw) > MOST_TABLE:
+        raise DataError(f"the table `{name}` of `{path}` has more than {MOST_TABLE:,} bytes", hint="MMLU's `data.zip`")
+    return raw
 
 
 def mmlu_tables(path: Path, subject: str) -> dict[str, list[dict[str, Any]]]:
-    """One subject's tables: question, four choices and a letter a row."""
+    """One subject's tables: question, four choices and a letter a row.
+
+    Raises:
+        DataError: a table is missing, empty, or not such a table.
+    """
     stat = path.stat()
     found = tables(path, (stat.st_mtime_ns, stat.st_size))
     out: dict[str, list[dict[str, Any]]] = {}
@@ -37,8 +57,9 @@ def mmlu_tables(path: Path, subject: str) -> dict[str, list[dict[str, Any]]]:
         name = f"{subject}_{split}.csv"
         if name not in found:
             raise DataError(f"`{path}` has no table `{name}`", hint=f"it has {len(found)} tables")
-        lines = csv.reader(io.StringIO(found[name].decode("utf-8"), newline=""))
-        out[split] = [mmlu_row(cells, subject, f"{path}:{name}:{lines.line_num}") for cells in lines]
+        with foreign(DataError, f"the table `{name}` of `{path}` cannot be read"):
+            lines = csv.reader(io.StringIO(found[name].decode("utf-8"), newline=""))
+            out[split] = [mmlu_row(cells, subject, f"{path}:{name}:{lines.line_num}") for cells in lines]
         if not out[split]:
             raise DataError(f"the table `{name}` of `{path}` is empty")
     return out

@@ -10,15 +10,63 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from tithe.data.outfile import atomic
 from tithe.errors import StoreError
 from tithe.evaluate.measured import Measured, from_files
 from tithe.experiment.choosing import Choice, by_seed
 from tithe.experiment.pool import Pool
+from tithe.foreign import foreign, read_json
 from tithe.run.folder import write_json
 
 CELLS, SPEC, DONE = "cells", "cell-settings.json", "cell.json"
 UNTRAINED = "base"
+AGAIN = "delete the file: the cell is then done again"
+
+
+class Said(BaseModel):
+    """What has to be in a record of ours; more may be there."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class SpecSaid(Said):
+    """Of `cell-settings.json`."""
+
+    arm: str
+    budget: str | None
+    seed: int | None
+    tune: dict[str, Any] | None
+    evaluation: dict[str, Any]
+    keep_models: bool
+
+
+class TrainingSaid(Said):
+    """Of a training in `cell.json`."""
+
+    recipe_digest: str
+    steps: int
+
+
+class MetricSaid(Said):
+    """Of a metric in `cell.json`."""
+
+    metric: str
+    kind: str
+    unit: str
+    higher_is_better: bool
+    about: dict[str, Any]
+
+
+class DoneSaid(Said):
+    """Of `cell.json`."""
+
+    training: TrainingSaid | None
+    evaluation: list[MetricSaid]
+    items: str
+    seconds: float
+    spec_digest: str
 
 
 @dataclass(frozen=True)
@@ -108,10 +156,29 @@ def forget(own: Path, spec: Mapping[str, Any], say: Callable[[str], None]) -> No
     """Remove a cell of other settings: of another choice, that is, since all else is one for the whole folder."""
     if not (own / SPEC).exists():
         return
-    before = json.loads((own / SPEC).read_text(encoding="utf-8"))
+    before = read_spec(own)
     if spec_digest(before) != spec_digest(spec):
         say(f"{own.name}: other examples or settings than before, so that it is done anew")
         shutil.rmtree(own)
+
+
+def read_spec(own: Path) -> dict[str, Any]:
+    """Return what a worker is to read of a cell.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    hint = "delete the file: it is written again, and a cell that is done stays"
+    return read_json(own / SPEC, StoreError, hint, SpecSaid)
+
+
+def read_done(own: Path) -> dict[str, Any] | None:
+    """Return the record of a cell that is done; None where it is not.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    return read_json(own / DONE, StoreError, AGAIN, DoneSaid) if (own / DONE).exists() else None
 
 
 @dataclass(frozen=True)
@@ -138,23 +205,18 @@ def outcome(cell: Cell, folder: Path) -> Outcome | None:
         StoreError: its record cannot be read.
     """
     own = folder / CELLS / cell.name
-    try:
-        record = json.loads((own / DONE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    record = read_done(own)
+    if record is None:
         return None
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"the record `{own / DONE}` cannot be read: {error}", hint="delete the file: the cell is then done again"
-        ) from error
-    return Outcome(cell, record, tuple(from_files(own / record["items"], record["evaluation"])), cell.name)
+    with foreign(StoreError, f"`{own / DONE}` cannot be read", AGAIN):
+        measured = from_files(own / record["items"], record["evaluation"])
+    return Outcome(cell, record, tuple(measured), cell.name)
 
 
 def finished(cell: Cell, own: Path, spec: Mapping[str, Any]) -> bool:
     """Whether a cell is done under these very settings."""
-    record = own / DONE
-    if not record.exists():
-        return False
-    return bool(json.loads(record.read_text(encoding="utf-8")).get("spec_digest") == spec_digest(spec))
+    record = read_done(own)
+    return record is not None and bool(record["spec_digest"] == spec_digest(spec))
 
 
 def spec_digest(spec: Mapping[str, Any]) -> str:
@@ -167,7 +229,8 @@ def spec_digest(spec: Mapping[str, Any]) -> str:
 
 def write_done(own: Path, record: Mapping[str, Any]) -> None:
     with atomic(own / DONE, overwrite=True) as stream:
-        stream.write(json.dumps(record, indent=2, ensure_ascii=False, default=str).encode() + b"\n")
+        text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
+        stream.write(text.encode(errors="backslashreplace") + b"\n")
 
 
 def restored(values: Mapping[str, Any]) -> dict[str, Any]:

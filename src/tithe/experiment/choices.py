@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tithe.errors import SettingsError
+from tithe.errors import SettingsError, StoreError
+from tithe.experiment.cells import Said
 from tithe.experiment.choosing import (
     Choice,
     all_of,
@@ -24,6 +24,7 @@ from tithe.experiment.choosing import (
 from tithe.experiment.data import Data
 from tithe.experiment.pool import Pool
 from tithe.experiment.settings import ALL, ArmSettings, ExperimentSettings
+from tithe.foreign import foreign, read_json
 from tithe.run.folder import write_json
 from tithe.run.talk import Talk
 from tithe.selectors.budget import Budget
@@ -96,6 +97,13 @@ def chosen(
     return [choice]
 
 
+class ChoiceSaid(Said):
+    """Of a choice on disk."""
+
+    key: str
+    ids: list[str]
+
+
 class Kept:
     """A choice on disk, under what it depends on."""
 
@@ -106,11 +114,13 @@ class Kept:
         """Places in the pool; None where there are none, or those of other settings."""
         if not self.path.exists():
             return None
-        found = json.loads(self.path.read_text(encoding="utf-8"))
+        hint = "delete the file: the arm is chosen again, from the answers that are kept"
+        found = read_json(self.path, StoreError, hint, ChoiceSaid)
         if found["key"] != self.key:
             return None
         place = {id_: i for i, id_ in enumerate(pool.ids)}
-        return tuple(place[id_] for id_ in found["ids"])
+        with foreign(StoreError, f"`{self.path}` is damaged", hint):
+            return tuple(place[id_] for id_ in found["ids"])
 
     def write(self, choice: Choice, pool: Pool) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from tithe.config import ScoreSettings
 from tithe.data.asked import prompts_of
 from tithe.engine.sources import find_model
@@ -19,26 +21,28 @@ from tithe.evaluate.verdict import holm
 from tithe.experiment.cells import (
     CELLS,
     DONE,
-    SPEC,
     Cell,
     Outcome,
+    Said,
     distinct,
     finished,
     make_cells,
     outcome,
     prepare,
+    read_spec,
     restored,
 )
 from tithe.experiment.choices import choose_all, table
 from tithe.experiment.choosing import Choice
 from tithe.experiment.data import Data, make_data
-from tithe.experiment.judging import judge_settings, judged, prompt_sets
+from tithe.experiment.judging import check_judge, judged, prompt_sets
 from tithe.experiment.outcome import ExperimentResult
 from tithe.experiment.report import write_report
 from tithe.experiment.results import results
 from tithe.experiment.screen import plan_lines
 from tithe.experiment.settings import ExperimentSettings
 from tithe.experiment.workers import Clock, do_all, places
+from tithe.foreign import read_json
 from tithe.report.drawing import library
 from tithe.run.describe import versions
 from tithe.run.evaluate_pieces import pieces_of
@@ -129,10 +133,9 @@ class Conduct:
     def all(self, *, overwrite: bool, plan: bool) -> ExperimentResult:
         demand_extras()
         if self.settings.judge is not None:
-            assert prompt_sets(self.settings.judge) and judge_settings(
-                self.settings.judge, "-"
-            )  # wrong ones end it here
+            check_judge(self.settings.judge, self.settings.model)
         where = places(self.settings.parallel, self.settings.device)
+        looks = earlier_looks(self.folder / RECORD, len(self.settings.seeds))
         self.keep_design(overwrite)
         data = make_data(self.settings, lambda: self.parts.renderer, self.folder / "data", self.talk)
         self.check_evaluation(data)
@@ -152,7 +155,7 @@ class Conduct:
         trained = [one.record["training"]["recipe_digest"] for one in outcomes if one.record["training"]]
         record["recipe"] |= {"digest": trained[0]} if trained else {}  # with the dtype that the device decided
         record |= {"results": found.as_dict(), "cells": [brief(one) for one in outcomes]}
-        record["earlier_looks"] = looks = earlier_looks(self.folder / RECORD, len(self.settings.seeds))
+        record["earlier_looks"] = looks
         if looks:
             self.talk.say(
                 f"note: verdicts were drawn here from {', '.join(map(str, looks))} seeds before; adding some after a "
@@ -192,7 +195,8 @@ class Conduct:
         design = json.loads(json.dumps(design))
         path = self.folder / DESIGN
         if path.exists() and not overwrite:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            hint = "delete the file: it is written again, and cells that are done stay"
+            before = read_json(path, StoreError, hint)
             for key, value in design.items():
                 if before.get(key) != value:
                     raise StoreError(
@@ -230,7 +234,7 @@ class Conduct:
         weights: dict[str, float] = {}
         for cell in distinct(cells).values():
             own = prepare(cell, data.pool, self.folder, common, self.talk.say)
-            if finished(cell, own, json.loads((own / SPEC).read_text(encoding="utf-8"))):
+            if finished(cell, own, read_spec(own)):
                 continue
             (own / DONE).unlink(missing_ok=True)
             todo.append((cell.name, own))
@@ -256,11 +260,25 @@ class Conduct:
         }
 
 
+class SettingsSaid(Said):
+    """Of the settings in `experiment.json`."""
+
+    seeds: list[int]
+
+
+class RecordSaid(Said):
+    """Of `experiment.json`."""
+
+    settings: SettingsSaid
+    earlier_looks: list[int] = Field(default_factory=list)
+
+
 def earlier_looks(path: Path, seeds: int) -> list[int]:
     """From how many seeds verdicts were drawn in this folder before, where it was from fewer."""
     if not path.exists():
         return []
-    before = json.loads(path.read_text(encoding="utf-8"))
+    hint = "delete the file: it is written again, but no longer says from how many seeds verdicts were drawn before"
+    before = read_json(path, StoreError, hint, RecordSaid)
     looks = {*before.get("earlier_looks", []), len(before["settings"]["seeds"])}
     return sorted(look for look in looks if look < seeds)
 

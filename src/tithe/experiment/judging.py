@@ -13,6 +13,7 @@ from tithe.errors import SettingsError
 from tithe.evaluate.measured import Measured
 from tithe.experiment.cells import CELLS, Outcome
 from tithe.experiment.settings import ExperimentSettings
+from tithe.foreign import shown
 from tithe.run.judge import compare
 from tithe.run.judge_answers import answer
 from tithe.run.judge_settings import AnswerSettings, JudgeSettings
@@ -34,7 +35,10 @@ def prompt_sets(judge: Mapping[str, Any]) -> tuple[str, ...]:
         SettingsError: it names none, or two of the same name.
     """
     given = judge.get("prompts") or ()
-    files = (given,) if isinstance(given, str) else tuple(given)
+    files = (given,) if isinstance(given, str) else given
+    if not isinstance(files, list | tuple) or not all(isinstance(file, str) and file.strip() for file in files):
+        raise SettingsError(f"`prompts` of `judge` cannot be `{shown(files)}`: it must be a list of files")
+    files = tuple(files)
     if not files:
         raise SettingsError("`judge` names no prompts", hint="`prompts: [questions.jsonl]` beside the judge's name")
     stems = [Path(name).stem for name in files]
@@ -47,6 +51,24 @@ def judge_settings(judge: Mapping[str, Any], name: str) -> JudgeSettings:
     return JudgeSettings.of({**{key: value for key, value in judge.items() if key not in OWN}, "name": name})
 
 
+def answer_settings(judge: Mapping[str, Any], prompts: str, model: str) -> AnswerSettings:
+    given = judge.get("answers", {})
+    if not isinstance(given, Mapping):
+        raise SettingsError(f"`answers` of `judge` cannot be `{shown(given)}`: it must be `key: value` lines")
+    return AnswerSettings.of({**given, "prompts": prompts, "model": model})
+
+
+def check_judge(judge: Mapping[str, Any], model: str) -> None:
+    """Raise what is wrong with the settings of a judge before hours of training.
+
+    Raises:
+        SettingsError: see `prompt_sets`, or a setting that cannot be.
+    """
+    judge_settings(judge, "-")
+    for prompts in prompt_sets(judge):
+        answer_settings(judge, prompts, model)
+
+
 def write_answers(own: Path, model: str, judge: Mapping[str, Any], talk: Talk) -> None:
     """Let a cell's model answer all prompt sets, before its weights go.
 
@@ -54,8 +76,7 @@ def write_answers(own: Path, model: str, judge: Mapping[str, Any], talk: Talk) -
         TitheError: whatever stops it.
     """
     for prompts in prompt_sets(judge):
-        settings = AnswerSettings.of({**judge.get("answers", {}), "prompts": prompts, "model": model})
-        answer(settings, answers_file(own, prompts), overwrite=True, talk=talk)
+        answer(answer_settings(judge, prompts, model), answers_file(own, prompts), overwrite=True, talk=talk)
 
 
 def judged(outcomes: Sequence[Outcome], settings: ExperimentSettings, folder: Path, talk: Talk) -> list[Outcome]:

@@ -203,7 +203,7 @@ def write_table(result: ExperimentResult, path: Path) -> None:
         test = ["", "", ""] if found is None else [found.low, found.high, found.p]
         writer.writerow([*(getattr(one, name) for name in names), *test, *(getattr(one, name) for name in more)])
     with atomic(path, overwrite=True) as stream:
-        stream.write(text.getvalue().encode())
+        stream.write(text.getvalue().encode(errors="backslashreplace"))
 
 
 def file_name(metric: str) -> str:

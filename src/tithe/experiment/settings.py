@@ -11,9 +11,12 @@ from pydantic import Field, field_validator, model_validator
 
 from tithe.config import SelectSettings, Settings, read_yaml
 from tithe.errors import SettingsError, did_you_mean
+from tithe.foreign import shown
 from tithe.selectors.budget import Budget
+from tithe.settings_file import underscored
+from tithe.typed import Count, Seed
 
-LEAST_SEEDS = 3
+LEAST_SEEDS, MOST_SEEDS = 3, 1000
 BARE = ("random", "random-like", "full", "base")  # arms that need no more than their name
 OWN = (
     "file",
@@ -98,7 +101,7 @@ class ExperimentSettings(Settings):
     holdout: int | str = 1000
     holdout_group: str | None = None
     budgets: tuple[str, ...] = ("5%",)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     recipe: str = "alpaca"
     training: dict[str, Any] = Field(default_factory=dict)
     against: str = "random"
@@ -110,13 +113,13 @@ class ExperimentSettings(Settings):
     scoring: dict[str, Any] = Field(default_factory=dict)
     format: str = "auto"
     split: str | None = None
-    limit: int | None = None
+    limit: Count | None = None
     template: str = "auto"
-    max_length: int | None = None
+    max_length: Count | None = None
     truncation: Literal["response", "prompt", "problem"] = "response"
     device: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    parallel: int | None = None
+    parallel: Count | None = None
     keep_models: bool = False
     allow_code_execution: bool = False
     trust_remote_code: bool = False
@@ -127,7 +130,11 @@ class ExperimentSettings(Settings):
         """`{ifd: {warmup: true}, random: null}`, or a list of names."""
         if isinstance(value, (list, tuple)) and all(isinstance(one, ArmSettings) for one in value):
             return tuple(value)
-        named = {one: None for one in value} if isinstance(value, (list, tuple)) else value
+        listed = isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
+        twice = next((one for i, one in enumerate(value) if one in value[:i]), None) if listed else None
+        if twice is not None:
+            raise ValueError(f"the arm `{shown(twice)}` is named twice")
+        named = dict.fromkeys(value) if listed else value
         if not isinstance(named, Mapping) or not named:
             raise ValueError("name at least one arm, such as `ifd:` or `random:`")
         return tuple(read_arm(str(name), given) for name, given in named.items())
@@ -137,6 +144,8 @@ class ExperimentSettings(Settings):
     def read_budgets(cls, value: Any) -> Any:
         """`1%,5%`, a list, or one number; each once, as it was written."""
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in parts):
+            raise ValueError("a budget is rows (`500`), a share (`5%`) or tokens (`200k-tokens`)")
         texts = [str(one).strip() for one in parts]
         amounts = [(one.amount, one.unit) for one in map(Budget.parse, texts)]
         if not texts or len(set(amounts)) < len(texts):
@@ -148,9 +157,13 @@ class ExperimentSettings(Settings):
     def read_seeds(cls, value: Any) -> Any:
         """A number of seeds, or which."""
         if isinstance(value, int) and not isinstance(value, bool):
-            value = range(value)
+            value = range(min(value, MOST_SEEDS + 1))
         seeds = tuple(value) if isinstance(value, (list, tuple, range)) else value
-        if isinstance(seeds, tuple) and len(set(seeds)) < LEAST_SEEDS:
+        if not isinstance(seeds, tuple) or not all(type(seed) is int for seed in seeds):
+            raise ValueError("it must be a number of seeds, or a list of whole numbers")
+        if len(seeds) > MOST_SEEDS:
+            raise ValueError(f"at most {MOST_SEEDS:,} seeds")
+        if len(set(seeds)) < LEAST_SEEDS:
             raise ValueError(
                 f"a verdict needs at least {LEAST_SEEDS} different seeds: with fewer, chance in training "
                 "cannot be told from the way the data was chosen"
@@ -160,7 +173,14 @@ class ExperimentSettings(Settings):
     @field_validator("tasks", "contamination", mode="before")
     @classmethod
     def one_by_one(cls, value: Any) -> Any:
-        return tuple(value.split(",")) if isinstance(value, str) else value
+        return tuple(one.strip() for one in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("holdout")
+    @classmethod
+    def some(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("it must be at least 1, or a file")
+        return value
 
     @model_validator(mode="after")
     def fit_together(self) -> ExperimentSettings:
@@ -194,7 +214,7 @@ def read_arm(name: str, given: Any) -> ArmSettings:
     """
     if not NAME.fullmatch(name):
         raise SettingsError(
-            f"an arm cannot be called `{name}`: its name is that of a folder, too",
+            f"an arm cannot be called `{shown(name)}`: its name is that of a folder, too",
             hint="letters, digits, `-`, `_`, `+` and `.`, up to 60, a letter or digit first",
         )
     if given is None:
@@ -202,33 +222,34 @@ def read_arm(name: str, given: Any) -> ArmSettings:
     if isinstance(given, str):
         given = {"pipeline": given} if "->" in given else {"scorer": given}
     if not isinstance(given, Mapping):
-        raise SettingsError(f"arm `{name}` cannot be `{given}`", hint="`key: value` lines, or a scorer's name")
-    own = {str(key).replace("-", "_"): value for key, value in given.items()}
-    fewer = bool(own.pop("allow_fewer", False))
+        raise SettingsError(f"arm `{name}` cannot be `{shown(given)}`", hint="`key: value` lines, or a scorer's name")
+    own = underscored(given, f"arm `{name}`")
+    arm = {"name": name, "allow_fewer": own.pop("allow_fewer", False)}
     if "recipe" in own:
         raise SettingsError(
             f"arm `{name}` has a `recipe` of its own: then the recipes are compared and not the data",
             hint="one `recipe` for all arms, beside `arms`",
         )
     if own.keys() & {"file", "random_like"} and len(own) > 1:
-        raise SettingsError(f"arm `{name}` has more beside `{min(own)}`: {', '.join(sorted(own))}", hint="one of them")
+        there = shown(", ".join(sorted(own)))
+        raise SettingsError(f"arm `{name}` has more beside `{shown(min(own))}`: {there}", hint="one of them")
     if "file" in own:
-        return ArmSettings(name=name, kind="file", file=str(own["file"]), allow_fewer=fewer)
+        return ArmSettings.of({**arm, "kind": "file", "file": own["file"]})
     if "random_like" in own or name == "random-like":
-        return ArmSettings(name=name, kind="random-like", like=own.get("random_like"), allow_fewer=fewer)
+        return ArmSettings.of({**arm, "kind": "random-like", "like": own.get("random_like")})
     if not own and name in BARE:
-        return ArmSettings.of({"name": name, "kind": name})
+        return ArmSettings.of({**arm, "kind": name})
     for key in own:
         if key in COMMON:
             raise SettingsError(f"arm `{name}` cannot have a `{key}` of its own", hint="it belongs to the experiment")
         if key not in SelectSettings.model_fields:
             raise SettingsError(
-                f"arm `{name}`: unknown setting `{key}`",
+                f"arm `{name}`: unknown setting `{shown(key)}`",
                 hint=did_you_mean(key, [*SelectSettings.model_fields, "file", "random_like", "allow_fewer"]),
             )
     if "scorer" not in own and "pipeline" not in own and "preset" not in own:
         own["scorer"] = name
-    return ArmSettings(name=name, kind="scored", select=own, allow_fewer=fewer)
+    return ArmSettings.of({**arm, "kind": "scored", "select": own})
 
 
 def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:

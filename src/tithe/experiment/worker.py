@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from tithe.errors import TitheError
 from tithe.evaluate.measured import as_records
-from tithe.experiment.cells import SPEC, restored, spec_digest, write_done
+from tithe.experiment.cells import read_spec, restored, spec_digest, write_done
 from tithe.experiment.judging import write_answers
 from tithe.run.evaluate import evaluate
 from tithe.run.evaluate_settings import EvaluateSettings
@@ -42,7 +42,7 @@ def do_cell(own: Path) -> dict[str, Any]:
     Raises:
         TitheError: what stops it; what was done is found again the next time.
     """
-    spec = json.loads((own / SPEC).read_text(encoding="utf-8"))
+    spec = read_spec(own)
     began, talk = time.monotonic(), Log()
     model, training = spec["evaluation"]["model"], None
     if spec["tune"] is not None:

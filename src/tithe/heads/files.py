@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tithe.data.outfile import atomic, check_writable
 from tithe.errors import ModelError
+from tithe.foreign import demand_regular, foreign
 from tithe.heads.card import CARD, HINT, WEIGHTS, HeadCard, parse_card
 
 if TYPE_CHECKING:
@@ -126,13 +127,11 @@ def import_cnn(weights: Path, *, count: int, width: int, layers: Sequence[int] |
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with foreign(ModelError, f"`{path}` is no safetensors file", HINT):
+        demand_regular(path, ModelError, HINT)
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"`{path}` is no safetensors file: {str(error).splitlines()[0]}", hint=HINT) from None
 
 
 def without_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

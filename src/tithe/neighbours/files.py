@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tithe.engine.sources import content_hash, first_line
+from tithe.engine.sources import content_hash
 from tithe.errors import DataError, SettingsError
+from tithe.foreign import demand_regular, foreign
 from tithe.neighbours.encoders import FILE, Encoder, PlacedEncoder, Vectors
 from tithe.records import Example
 
@@ -71,33 +72,30 @@ class Given(PlacedEncoder):
 
 
 def read_npy(path: Path) -> Vectors:
-    try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r")
-    except OSError as error:
-        raise DataError(f"cannot read `{path}`: {first_line(error)}", hint=HINT) from error
-    except (ValueError, EOFError) as error:  # NumPy would have it loaded by unpickling; that is no way out here
-        raise DataError(f"`{path}` is no array of numbers", hint=HINT) from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
-        shape = f"shape {array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "several arrays"
+    with foreign(DataError, f"cannot read `{path}`", HINT):
+        demand_regular(path, DataError, HINT)
+        try:
+            array = np.lib.format.open_memmap(path, mode="r")  # an array alone, and nothing pickled
+        except ValueError as error:
+            raise DataError(f"`{path}` is no array of numbers", hint=HINT) from error
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        shape = f"shape {array.shape} of {array.dtype}"
         raise DataError(f"`{path}` holds {shape}, it must hold numbers of shape (records, width)", hint=HINT)
     return np.asarray(array, dtype=np.float32)
 
 
 def read_parquet(path: Path) -> tuple[str, dict[Any, int], Vectors]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            by = next((name for name in ("id", "row") if name in names), None)
-            if by is None or "vector" not in names:
-                raise DataError(f"`{path}` has the columns {', '.join(names)}", hint=HINT)
-            table = file.read(columns=[by, "vector"])
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"cannot read `{path}`: {first_line(error)}", hint=HINT) from error
-    keys = table[by].to_pylist()
-    places = {key: place for place, key in enumerate(keys)}
+    with foreign(DataError, f"cannot read `{path}`", HINT), pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        by = next((name for name in ("id", "row") if name in names), None)
+        if by is None or "vector" not in names:
+            raise DataError(f"`{path}` has the columns {', '.join(names)}", hint=HINT)
+        table = file.read(columns=[by, "vector"])
+        table.validate(full=True)
+        keys = table[by].to_pylist()
+        places = {key: place for place, key in enumerate(keys)}
     if len(places) != len(keys):
         raise DataError(f"`{path}` has {len(keys)} rows, but only {len(places)} distinct values of `{by}`", hint=HINT)
     return by, places, matrix(table["vector"].combine_chunks(), path)
@@ -116,10 +114,8 @@ def matrix(column: Any, path: Path) -> Vectors:
     if column.null_count or narrow != wide:
         what = f"{column.null_count} empty entries" if column.null_count else f"widths from {narrow} to {wide}"
         raise DataError(f"`vector` in `{path}` has {what}, all must be equally wide", hint=HINT)
-    try:
+    with foreign(DataError, f"`vector` in `{path}` holds no numbers", HINT):
         flat = column.flatten().cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
-    except pa.ArrowException as error:
-        raise DataError(f"`vector` in `{path}` holds no numbers: {first_line(error)}", hint=HINT) from error
     return np.asarray(flat, dtype=np.float32).reshape(len(column), wide or 0)
 
 

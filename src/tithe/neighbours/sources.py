@@ -111,5 +111,5 @@ def fingerprint(source: ModelSource) -> str:
     for file in sorted(source.folder.rglob("*")):
         place = file.relative_to(source.folder)
         if file.suffix in ENDINGS and place.parts[0] not in OTHER_BACKENDS and file.is_file():
-            digest.update(place.as_posix().encode() + b"\0" + content_hash(file))
+            digest.update(place.as_posix().encode(errors="surrogateescape") + b"\0" + content_hash(file))
     return digest.hexdigest()

@@ -72,7 +72,7 @@ def identity(source: ModelSource) -> dict[str, str]:
     """The weights, and the tokenizer and other text files beside them."""
     state = hashlib.blake2b(digest_size=8)
     for file in sorted({file for pattern in TEXT_FILES for file in source.folder.glob(pattern)}):
-        state.update(file.name.encode() + content_hash(file))
+        state.update(file.name.encode(errors="surrogateescape") + content_hash(file))
     return {"fingerprint": fingerprint(source), "files": state.hexdigest()}
 
 

@@ -8,6 +8,7 @@ from pydantic import field_validator, model_validator
 
 from tithe.config import Settings
 from tithe.errors import SettingsError
+from tithe.typed import Count, Seed
 
 OF_TASKS = ("num_fewshot", "limit", "batch_size", "max_new_tokens", "apply_chat_template", "allow_code_execution")
 
@@ -43,14 +44,14 @@ class EvaluateSettings(Settings):
     holdout_group: str | None = None
     tasks: tuple[str, ...] = ()
     num_fewshot: int | None = None
-    limit: int | None = None
+    limit: Count | None = None
     batch_size: int | Literal["auto"] = 8
-    max_new_tokens: int | None = None
-    seed: int = 0
+    max_new_tokens: Count | None = None
+    seed: Seed = 0
     device: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     template: str = "auto"
-    max_length: int | None = None
+    max_length: Count | None = None
     eos: bool = False
     bos: Literal["auto", "always", "never"] = "auto"
     truncation: Literal["response", "prompt", "problem"] | None = None
@@ -76,14 +77,14 @@ class EvaluateSettings(Settings):
             raise ValueError("it must be a whole number, or `auto`")
         return value
 
-    @field_validator("limit", "batch_size", "max_new_tokens", "max_length")
+    @field_validator("batch_size")
     @classmethod
     def positive(cls, value: Any) -> Any:
         if isinstance(value, int) and value < 1:
             raise ValueError("it must be at least 1")
         return value
 
-    @field_validator("num_fewshot", "seed")
+    @field_validator("num_fewshot")
     @classmethod
     def not_negative(cls, value: int | None) -> int | None:
         if value is not None and value < 0:

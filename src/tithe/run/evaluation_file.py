@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from tithe.errors import StoreError
 from tithe.evaluate.measured import Measured, as_records, as_table, from_files
+from tithe.foreign import foreign, read_json
 from tithe.run.folder import sweep, write_json, write_table
 
 RECORD, ITEMS = "evaluation.json", "items.parquet"
@@ -74,8 +74,8 @@ def read_kept(folder: Path) -> list[Kept]:
     """
     if not (folder / RECORD).exists():
         return []
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = read_json(folder / RECORD, StoreError, AGAIN)
+    with foreign(StoreError, f"`{folder / RECORD}` is no evaluation that can be read", AGAIN):
         by = {one.metric: one for one in from_files(folder / ITEMS, record["metrics"])}
         for one in record["metrics"]:
             if len(by[one["metric"]].items) != one["items"]:
@@ -84,5 +84,3 @@ def read_kept(folder: Path) -> list[Kept]:
             Kept(one["name"], one["key"], one["depends"], [by[name] for name in one["metrics"]], one["notes"])
             for one in record["pieces"]
         ]
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise StoreError(f"`{folder / RECORD}` is no evaluation that can be read: {error}", hint=AGAIN) from error

@@ -43,7 +43,7 @@ def export(
         if output is None:
             return snippet
         with atomic(output, overwrite) as stream:
-            stream.write(snippet.encode())
+            stream.write(snippet.encode(errors="backslashreplace"))
         talk.say(f"written: {output}")
         return None
     if to == "llamafactory":

@@ -145,4 +145,6 @@ def write_table(path: Path, table: pa.Table | Iterable[pa.Table]) -> None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     with atomic(path, overwrite=True) as stream:
-        stream.write(json.dumps(value, indent=2, ensure_ascii=False, default=str).encode() + b"\n")
+        # A path may hold bytes that are no UTF-8: they are escaped as JSON has it, and read back as they were.
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+        stream.write(text.encode(errors="backslashreplace") + b"\n")

@@ -10,6 +10,7 @@ import numpy as np
 
 from tithe.config import HeadSettings
 from tithe.errors import DataError, MissingExtraError, ModelError
+from tithe.foreign import foreign
 from tithe.run.head_fit import Rows
 from tithe.run.talk import Talk
 from tithe.run.tier_data import Tiers
@@ -32,22 +33,18 @@ def unseen(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
         ModelError: which these are is not to be read.
         DataError: there are such prompts, and they are not to be left out; or there are no others.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     head = readout.folder
     if "imported" in readout.card.training:
         return tiers  # what it has seen is not known here
-    try:
-        with pq.ParquetFile(head / PROMPTS) as file:
-            table = file.read()
+    said = f"`{head / PROMPTS}` cannot be read, so it is not known which prompts the head was trained on"
+    with (
+        foreign(ModelError, said, "copy the whole folder of the head, or train anew"),
+        pq.ParquetFile(head / PROMPTS) as file,
+    ):
+        table = file.read()
         seen_as = dict(zip(table["prompt"].to_pylist(), table["side"].to_pylist(), strict=True))
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise ModelError(
-            f"`{head / PROMPTS}` cannot be read, so it is not known which prompts the head was trained on: "
-            f"{str(error).splitlines()[0]}",
-            hint="copy the whole folder of the head, or train anew",
-        ) from None
     seen = {prompt for prompt, side in seen_as.items() if side != "test"}
     there = [i for i, prompt in enumerate(tiers.prompts.tolist()) if prompt not in seen]
     gone = len(tiers) - len(there)

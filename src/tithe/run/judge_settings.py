@@ -8,6 +8,7 @@ from pydantic import field_validator, model_validator
 
 from tithe.errors import SettingsError
 from tithe.run.writing_settings import WritingSettings
+from tithe.typed import Count
 
 
 class AnswerSettings(WritingSettings):
@@ -24,15 +25,8 @@ class AnswerSettings(WritingSettings):
     prompts: str
     model: str
     endpoint: str | None = None
-    limit: int | None = None
+    limit: Count | None = None
     temperature: float = 0.0
-
-    @field_validator("limit")
-    @classmethod
-    def positive(cls, value: int | None) -> int | None:
-        if value is not None and value < 1:
-            raise ValueError("it must be at least 1")
-        return value
 
     @model_validator(mode="after")
     def possible(self) -> Self:
@@ -56,7 +50,7 @@ class JudgeSettings(WritingSettings):
     judge: str
     judge_model: str | None = None
     name: str | None = None
-    attempts: int = 3
+    attempts: Count = 3
     level: float = 0.95
     temperature: float = 0.0
 
@@ -69,13 +63,6 @@ class JudgeSettings(WritingSettings):
     def who(self) -> str:
         """The model, as it is called where it runs."""
         return self.judge_model or self.judge
-
-    @field_validator("attempts")
-    @classmethod
-    def once_or_more(cls, value: int) -> int:
-        if value < 1:
-            raise ValueError("it must be at least 1")
-        return value
 
     @field_validator("level")
     @classmethod

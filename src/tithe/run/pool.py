@@ -10,6 +10,7 @@ from typing import Any
 from tithe.config import ScoreSettings
 from tithe.data.files import open_dataset
 from tithe.errors import DataError, TitheError
+from tithe.foreign import demand_regular, foreign
 from tithe.records import BadRow, Example
 from tithe.scorers.base import POOL
 
@@ -56,12 +57,12 @@ def read_kept(path: str) -> Mapping[str, Sequence[Any]]:
     Raises:
         DataError: there is none, or it is not Parquet.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    said, hint = f"the table `{path}` cannot be read", "a Parquet file of a run folder"
+    if not Path(path).exists():
+        raise DataError(f"{said}: there is no such file", hint=hint)
+    with foreign(DataError, said, hint):
+        demand_regular(Path(path), DataError, hint)
         with pq.ParquetFile(path) as file:
             return dict(file.read().to_pydict())
-    except (pa.ArrowException, OSError) as error:
-        why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
-        raise DataError(f"the table `{path}` cannot be read: {why}", hint="a Parquet file of a run folder") from error

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import field_validator
 
 from tithe.config import ScoreSettings
+from tithe.typed import Count
 
 
 class BenchSettings(ScoreSettings):
@@ -19,8 +20,8 @@ class BenchSettings(ScoreSettings):
         seconds: about how long one reading may take; where the sample takes longer, a smaller one is read.
     """
 
-    limit: int = 200
-    records: int | None = None
+    limit: Count = 200
+    records: Count | None = None
     repeats: int = 3
     seconds: float = 8.0
 
@@ -29,13 +30,6 @@ class BenchSettings(ScoreSettings):
     def some(cls, value: Any) -> Any:
         if value is None:
             raise ValueError("a sample has a size")
-        return value
-
-    @field_validator("records")
-    @classmethod
-    def at_least_one(cls, value: int | None) -> int | None:
-        if value is not None and value < 1:
-            raise ValueError("it must be at least 1")
         return value
 
     @field_validator("repeats")

@@ -8,9 +8,10 @@ from typing import Any, Self, TypeVar
 
 from pydantic import field_validator, model_validator
 
-from tithe.config import Settings, read_yaml
+from tithe.config import Settings, labels, read_yaml
 from tithe.errors import SettingsError
 from tithe.run.writing_settings import WritingSettings
+from tithe.typed import Count
 
 Made = TypeVar("Made", bound=Settings)
 
@@ -34,11 +35,11 @@ class TierSettings(WritingSettings):
     dataset: str
     format: str = "auto"
     split: str | None = None
-    limit: int | None = None
+    limit: Count | None = None
     strict: bool = False
     strong: str | None = None
     strong_model: str | None = None
-    sample: int | None = None
+    sample: Count | None = None
     weak_model: tuple[str, ...] = ()
     endpoint: str | None = None
 
@@ -46,13 +47,6 @@ class TierSettings(WritingSettings):
     @classmethod
     def one_model(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
-
-    @field_validator("limit", "sample")
-    @classmethod
-    def positive(cls, value: int | None) -> int | None:
-        if value is not None and value < 1:
-            raise ValueError("it must be at least 1")
-        return value
 
     @model_validator(mode="after")
     def possible(self) -> Self:
@@ -91,7 +85,7 @@ class TierImportSettings(Settings):
     low_model: str | None = None
     format: str = "auto"
     split: str | None = None
-    limit: int | None = None
+    limit: Count | None = None
     strict: bool = False
 
     @field_validator("files", "high_file", "low_file", mode="before")
@@ -101,11 +95,8 @@ class TierImportSettings(Settings):
 
     @field_validator("high_tier", "low_tier", mode="before")
     @classmethod
-    def labels(cls, value: Any) -> Any:
-        """`good,fair` is two labels; YAML's `true` and `1` are labels, too."""
-        many = value if isinstance(value, list | tuple) else [value]
-        texts = [str(one).lower() if isinstance(one, bool) else str(one) for one in many]
-        return tuple(label.strip() for text in texts for label in text.split(",") if label.strip())
+    def names(cls, value: Any) -> Any:
+        return labels(value)
 
     @model_validator(mode="after")
     def possible(self) -> Self:

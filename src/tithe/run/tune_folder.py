@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from tithe.data.outfile import atomic, writing
 from tithe.errors import MissingExtraError, OutputError, StoreError
+from tithe.foreign import read_json
 from tithe.run.talk import Talk
 from tithe.run.tune_parts import TuneParts
 from tithe.tune.checkpoints import Checkpoint, sweep_checkpoints
@@ -50,15 +50,7 @@ def begun(place: Path) -> dict[str, Any] | None:
 
 
 def read(file: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read `{file}`: {error}", hint="`--overwrite` trains anew") from error
-    if not isinstance(found, dict):
-        raise StoreError(f"`{file}` holds no JSON object", hint="`--overwrite` trains anew")
-    return found
+    return read_json(file, StoreError, "`--overwrite` trains anew") if file.exists() else None
 
 
 def demand_same(there: dict[str, Any], here: dict[str, Any], place: Path, *, began: bool = False) -> None:
@@ -115,4 +107,4 @@ def write_losses(path: Path, done: Trained) -> None:
     pairs = zip(done.losses, done.learning_rates, strict=True)
     table.writerows((step, repr(loss), repr(rate)) for step, (loss, rate) in enumerate(pairs, 1))
     with atomic(path, overwrite=True) as stream:
-        stream.write(text.getvalue().encode())
+        stream.write(text.getvalue().encode(errors="backslashreplace"))

@@ -9,6 +9,7 @@ from pydantic import field_validator
 
 from tithe.config import Settings, read_yaml
 from tithe.tune.recipe import Recipe, altered, named_recipe, recipe_from
+from tithe.typed import Count, Seed
 
 
 class TuneSettings(Settings):
@@ -57,7 +58,7 @@ class TuneSettings(Settings):
     format: str = "auto"
     turns: Literal["last", "all"] = "last"
     split: str | None = None
-    limit: int | None = None
+    limit: Count | None = None
     strict: bool = False
     model: str | None = None
     template: str = "auto"
@@ -66,7 +67,7 @@ class TuneSettings(Settings):
     eos: bool = True
     recipe: str = "alpaca"
     device: str = "auto"
-    seed: int = 0
+    seed: Seed = 0
     trust_remote_code: bool = False
     train_batch_size: int | None = None
     per_device_train_batch_size: int | None = None

@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from tithe.errors import SettingsError
 from tithe.run.tune_settings import TuneSettings
+from tithe.typed import Count
 
 
 class WarmupSettings(TuneSettings):
@@ -22,9 +23,9 @@ class WarmupSettings(TuneSettings):
     """
 
     recipe: str = "warmup"
-    records: int = 1000
+    records: Count = 1000
     choose: Literal["kmeans", "distance", "random"] = "kmeans"
-    clusters: int = 100
+    clusters: Count = 100
     encoder: str = "self"
 
     @property
@@ -34,9 +35,6 @@ class WarmupSettings(TuneSettings):
 
     @model_validator(mode="after")
     def possible(self) -> Self:
-        if self.records < 1 or self.clusters < 1:
-            name = "records" if self.records < 1 else "clusters"
-            raise SettingsError(f"`{name}` cannot be `{getattr(self, name)}`: it must be at least 1")
         if self.choose != "random" and self.records % self.clusters:
             raise SettingsError(
                 f"{self.records} records cannot be taken from {self.clusters} clusters in equal parts",

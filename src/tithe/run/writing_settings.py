@@ -9,6 +9,7 @@ from pydantic import field_validator, model_validator
 from tithe.config import Settings
 from tithe.endpoint.address import KEY_ENV
 from tithe.errors import SettingsError
+from tithe.typed import Count, Seed
 
 HERE = ("template", "dtype", "device", "batch_tokens", "trust_remote_code")  # read only by models that run here
 THERE = ("api_key_env", "concurrency", "timeout", "retries")  # read only by an endpoint
@@ -35,24 +36,17 @@ class WritingSettings(Settings):
 
     temperature: float = 0.7
     top_p: float = 0.95
-    max_new_tokens: int = 512
+    max_new_tokens: Count = 512
     template: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
-    batch_tokens: int | None = None
+    batch_tokens: Count | None = None
     trust_remote_code: bool = False
     api_key_env: str = KEY_ENV
-    concurrency: int = 8
+    concurrency: Count = 8
     timeout: float = 120.0
     retries: int = 5
-    seed: int = 0
-
-    @field_validator("max_new_tokens", "batch_tokens", "concurrency")
-    @classmethod
-    def at_least_one(cls, value: int | None) -> int | None:
-        if value is not None and value < 1:
-            raise ValueError("it must be at least 1")
-        return value
+    seed: Seed = 0
 
     @field_validator("temperature", "timeout", "retries", "top_p")
     @classmethod

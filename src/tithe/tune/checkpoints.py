@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from tithe.errors import StoreError
+from tithe.foreign import foreign, read_json
 
 COMPLETE = "complete.json"  # written last: a checkpoint without it is of a process that was killed over it
 
@@ -34,8 +36,10 @@ def last_checkpoint(place: Path) -> Checkpoint | None:
     """The latest whole one; None where there is none."""
     found = []
     for file in place.glob(f"checkpoint-*/{COMPLETE}"):
-        told = json.loads(file.read_text(encoding="utf-8"))
-        found.append(Checkpoint(file.parent, int(told["step"]), float(told["seconds"])))
+        hint = f"remove the folder `{file.parent}`: the training goes on from the checkpoint before it"
+        told = read_json(file, StoreError, hint)
+        with foreign(StoreError, f"`{file}` is damaged", hint):
+            found.append(Checkpoint(file.parent, int(told["step"]), float(told["seconds"])))
     return max(found, key=lambda one: one.step, default=None)
 
 

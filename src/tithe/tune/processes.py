@@ -14,7 +14,7 @@ def devices() -> int:
         SettingsError: the launcher's variable is no number.
     """
     given = os.environ.get("WORLD_SIZE", "1")
-    if not given.isdigit() or int(given) < 1:
+    if not given.isdecimal() or int(given) < 1:
         raise SettingsError(f"the environment variable WORLD_SIZE is `{given}`", hint="a launcher sets it to a number")
     return int(given)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from tithe.errors import SettingsError, did_you_mean
+from tithe.foreign import shown
+from tithe.typed import Count, Typed, wrong_value
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 # How the work is laid out: the same examples stand in the same optimiser step, whatever these are.
@@ -17,7 +19,7 @@ LAYOUT = ("name", "per_device_train_batch_size", "gradient_accumulation_steps", 
 LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
-class Recipe(BaseModel):
+class Recipe(Typed):
     """Settings of a training, by TRL's names; a batch of `train_batch_size` on one device as on eight.
 
     Args:
@@ -50,12 +52,10 @@ class Recipe(BaseModel):
         lora_target_modules: modules that get one; None takes all linear ones but the output head.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str = "custom"
-    train_batch_size: int = 128
-    per_device_train_batch_size: int | None = None
-    gradient_accumulation_steps: int | None = None
+    train_batch_size: Count = 128
+    per_device_train_batch_size: Count | None = None
+    gradient_accumulation_steps: Count | None = None
     learning_rate: float = 2e-5
     num_train_epochs: float = 3.0
     max_steps: int = -1
@@ -73,7 +73,7 @@ class Recipe(BaseModel):
     bf16: bool | None = None
     save_steps: int | None = None
     use_peft: bool = False
-    lora_r: int = 16
+    lora_r: Count = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05
     lora_target_modules: tuple[str, ...] | None = None
@@ -89,28 +89,30 @@ class Recipe(BaseModel):
         Raises:
             SettingsError: an unknown key, with a suggestion, or a value that cannot be, with what was given.
         """
-        for key in values:
+        for key in map(str, values):
             if key not in cls.model_fields:
-                raise SettingsError(f"{where} has an unknown key `{key}`", hint=did_you_mean(key, cls.model_fields))
+                raise SettingsError(
+                    f"{where} has an unknown key `{shown(key)}`", hint=did_you_mean(key, cls.model_fields)
+                )
         try:
             return cls(**values)
         except ValidationError as error:
-            raise wrong_value(error, where) from None
+            raise wrong_value(error, cls, where) from error
 
     @field_validator("lora_target_modules", mode="before")
     @classmethod
     def one_module(cls, value: Any) -> Any:
         """`"q_proj,v_proj"` is two modules."""
         texts = (value,) if isinstance(value, str) else value
-        if texts is None or not all(isinstance(text, str) for text in texts):
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             return value
         return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
-    @field_validator("train_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "lora_r")
+    @field_validator("max_steps")
     @classmethod
-    def at_least_one(cls, value: int | None) -> int | None:
-        if value is not None and value < 1:
-            raise ValueError("it must be at least 1")
+    def none_or_some(cls, value: int) -> int:
+        if value < -1:
+            raise ValueError("it must be 0 or more, or -1, which goes by the epochs")
         return value
 
     @field_validator("max_length")
@@ -165,20 +167,6 @@ class Recipe(BaseModel):
         return values
 
 
-def wrong_value(error: ValidationError, where: str) -> SettingsError:
-    """One sentence for a value that cannot be."""
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"]) or "settings"
-    given = first.get("input")
-    if first["type"] == "literal_error":
-        return SettingsError(f"`{name}` of {where} cannot be `{given}`", hint=did_you_mean(str(given), choices(name)))
-    return SettingsError(f"`{name}` of {where} cannot be `{given}`: {first['msg'].removeprefix('Value error, ')}")
-
-
-def choices(name: str) -> list[str]:
-    return [str(one) for one in get_args(Recipe.model_fields[name].annotation)]
-
-
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -207,8 +195,8 @@ def named_recipe(name: str) -> Recipe:
     Raises:
         SettingsError: there is none of that name.
     """
-    if name not in RECIPES:
-        raise SettingsError(f"no recipe `{name}`, and no such file", hint=did_you_mean(name, RECIPES))
+    if not isinstance(name, str) or name not in RECIPES:
+        raise SettingsError(f"no recipe `{shown(name)}`, and no such file", hint=did_you_mean(str(name), RECIPES))
     return RECIPES[name]
 
 
@@ -220,7 +208,7 @@ def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
     """
     values = dict(values)
     base = values.pop("extends", None)
-    start = {} if base is None else named_recipe(str(base)).model_dump()
+    start = {} if base is None else named_recipe(base).model_dump()
     return Recipe.of({**start, "name": where, **values}, where=f"recipe `{where}`")
 
 

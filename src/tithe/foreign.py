@@ -1,0 +1,154 @@
+"""The one guard around parsers of foreign bytes, and small files that are read behind it.
+
+What a parser raises on bytes that nobody vouches for cannot be listed: `ValueError`, `RecursionError`, `SyntaxError`,
+`zlib.error`, and a library's own. Behind `foreign` all of it is one sentence for the user; the original stays as its
+cause, and `TITHE_DEBUG=1` shows it. Keep the guarded block as small as the call of the parser.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tithe.errors import TitheError
+
+PANIC = "PanicException"  # how a library written in Rust fails: a `BaseException` without a public name
+SHOWN = 120  # characters of a value or of a library's words in a message
+MOST_JSON = 1 << 30  # bytes of a record of ours
+SPECIAL = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = SHOWN
+_short.maxtuple = _short.maxlist = _short.maxdict = _short.maxset = 8
+_short.maxlevel = 3
+
+
+@contextmanager
+def foreign(kind: type[TitheError], said: str, hint: str | None = None) -> Iterator[None]:
+    """Turn whatever a parser of foreign bytes raises into one error of ours.
+
+    Args:
+        kind: which error.
+        said: what is wrong and where, e.g. "`a.npy` is no array"; the parser's own words follow.
+        hint: the way out.
+    """
+    try:
+        yield
+    except TitheError:
+        raise
+    except Exception as error:
+        raise kind(f"{said}: {words(error)}", hint=hint) from error
+    except BaseException as error:
+        if type(error).__name__ != PANIC:
+            raise
+        raise kind(f"{said}: {words(error)}", hint=hint) from error
+
+
+def words(error: BaseException) -> str:
+    """Return what an exception says, as one short line that tells something to a user, too."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 ({error.reason})"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it does not fit into the memory"
+    if isinstance(error, KeyError) and error.args:
+        return f"`{cut(str(error.args[0]))}` is missing"
+    text = str(getattr(error, "strerror", None) or error).strip()
+    line = cut(text.splitlines()[0]) if text else ""
+    kind = type(error).__name__
+    told = not isinstance(error, TypeError | AttributeError | LookupError)  # whose words need their name
+    return (line if told else f"{kind}: {line}") if line else kind
+
+
+def cut(text: str, most: int = SHOWN) -> str:
+    """Return the text, or its beginning where it is long."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, however large it is; a text without quotes."""
+    return cut(value) if isinstance(value, str) else cut(_short.repr(value))
+
+
+def demand_regular(path: Path, kind: type[TitheError], hint: str | None = None, *, piped: bool = False) -> None:
+    """Refuse a device, a pipe or a socket: reading one may never end, and gives its bytes only once.
+
+    Args:
+        path: that is there.
+        kind: which error.
+        hint: the way out.
+        piped: take a pipe that the shell has opened, as `<(...)` gives it.
+
+    Raises:
+        TitheError: of that kind.
+        OSError: there is nothing.
+    """
+    mode = path.stat().st_mode
+    what = next((name for is_kind, name in SPECIAL if is_kind(mode)), None)
+    if what is None or (piped and what == "a pipe" and path.parts[:2] == ("/", "dev")):
+        return
+    raise kind(f"`{path}` is {what} and not a file", hint=hint)
+
+
+def read_small(path: Path, kind: type[TitheError], most: int, hint: str | None = None, *, piped: bool = False) -> bytes:
+    """Return a file's bytes, if they are not more than `most`.
+
+    Raises:
+        TitheError: of that kind; there is no such file, it is no regular one, or larger.
+    """
+    with foreign(kind, f"cannot read `{path}`", hint):
+        demand_regular(path, kind, hint, piped=piped)
+        with path.open("rb") as stream:
+            raw = stream.read(most + 1)
+    if len(raw) > most:
+        raise kind(f"`{path}` has more than {most:,} bytes, which is no file of its kind", hint=hint)
+    return raw
+
+
+def read_json(path: Path, kind: type[TitheError], hint: str, shape: Any = None) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Args:
+        path: the file.
+        kind: which error says that it is damaged.
+        hint: the way out.
+        shape: what has to be in it, as a model of pydantic's that allows more.
+
+    Raises:
+        TitheError: of that kind, naming the file.
+    """
+    raw = read_small(path, kind, MOST_JSON, hint)
+    with foreign(kind, f"`{path}` is damaged", hint):
+        found = json.loads(raw.decode("utf-8"))
+    if not isinstance(found, dict):
+        raise kind(f"`{path}` is damaged: it holds no JSON object", hint=hint)
+    if shape is not None:
+        demand_shape(found, shape, path, kind, hint)
+    return found
+
+
+def demand_shape(found: Any, shape: Any, path: Path, kind: type[TitheError], hint: str) -> None:
+    """Refuse values that are not as `shape` says.
+
+    Raises:
+        TitheError: of that kind, naming the file and the key.
+    """
+    from pydantic import ValidationError
+
+    try:
+        shape.model_validate(found, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise kind(f"`{path}` is damaged: `{cut(key)}`: {first['msg']}", hint=hint) from error

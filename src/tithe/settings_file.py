@@ -1,0 +1,168 @@
+"""A YAML file of settings: plain values that mean what they say, whatever else YAML can do.
+
+Words and numbers are read as in YAML 1.2: `no` and `1:30` are text, as is a date. A file of settings is small, and so
+is what it says once its aliases are written out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from tithe.errors import SettingsError
+from tithe.foreign import cut, foreign, read_small
+
+MOST_BYTES = 1 << 18
+MOST_WRITTEN_OUT = 1 << 20  # characters and entries, each alias counted as what it stands for
+DEEPEST = 40
+TAG = "tag:yaml.org,2002:"
+MERGE = f"{TAG}merge"
+FORMS = {
+    "null": re.compile(r"~|null|Null|NULL|"),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    # `010` is eight in YAML 1.1 and ten in 1.2: here it is text.
+    "int": re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,400})"),
+    "float": re.compile(
+        r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+    ),
+    "merge": re.compile(r"<<"),
+}
+
+
+class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Tells what a plain word is; constructs nothing."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  # as PyYAML has it
+
+
+for _name, _form in FORMS.items():
+    Loader.add_implicit_resolver(TAG + _name, re.compile(rf"(?:{_form.pattern})\Z"), None)
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """Return what a YAML file says; keys with dashes have underscores at the top.
+
+    Raises:
+        SettingsError: no such file, not YAML, not a mapping, a key twice, or more than a file of settings says.
+    """
+    raw = read_small(path, SettingsError, MOST_BYTES, piped=True)
+    with foreign(SettingsError, f"`{path}` is not YAML"):
+        text = raw.decode("utf-8-sig")
+    try:
+        with foreign(SettingsError, f"`{path}` is not YAML"):
+            node = parsed(text)
+    except SettingsError as error:
+        mark = getattr(error.__cause__, "problem_mark", None)
+        if mark is None:
+            raise
+        said = getattr(error.__cause__, "problem", None) or "it cannot be read"
+        hint = "indent with spaces" if "\\t" in said else None
+        raise SettingsError(f"`{path}:{mark.line + 1}:{mark.column + 1}` is not YAML: {said}", hint=hint) from error
+    if not isinstance(node, yaml.MappingNode):
+        raise SettingsError(f"`{path}` holds no `key: value` lines")
+    return underscored(Values(path).of(node), f"`{path}`")
+
+
+def parsed(text: str) -> yaml.Node | None:
+    loader = Loader(text)
+    try:
+        node: yaml.Node | None = loader.get_single_node()
+        return node
+    finally:
+        loader.dispose()
+
+
+def underscored(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the settings under their own names.
+
+    Raises:
+        SettingsError: one of them is there with a dash and with an underscore.
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name in found:
+            raise SettingsError(f"{where} has `{name}` twice, with a dash and with an underscore", hint="leave one out")
+        found[name] = value
+    return found
+
+
+class Values:
+    """Values of a tree of YAML nodes.
+
+    Args:
+        path: for messages.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.left = path, MOST_WRITTEN_OUT
+
+    def of(self, node: yaml.Node, depth: int = 0) -> Any:
+        """Return a node's value, its aliases written out."""
+        self.left -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+        if self.left < 0:
+            self.fault(node, "its aliases stand for more than a file of settings can say")
+        if depth > DEEPEST:
+            self.fault(node, "it is nested too deeply, or in itself")
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{TAG}map":
+            return self.mapping(node, depth)
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{TAG}seq":
+            return [self.of(one, depth + 1) for one in node.value]
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node)
+        self.fault(node, f"the tag `{short(node.tag)}` is not read here")
+
+    def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
+        """Return its entries; what `<<` brings gives way to the mapping's own."""
+        merged: dict[str, Any] = {}
+        own: dict[str, Any] = {}
+        for key, value in node.value:
+            if key.tag == MERGE:
+                for one in self.merged(value, depth):
+                    merged = {**one, **merged}
+                continue
+            name = self.of(key, depth + 1)
+            if not isinstance(name, str):
+                self.fault(key, "a key is no text", "put it in quotes")
+            if name in own:
+                self.fault(key, f"the key `{cut(name)}` is given twice", "leave one out")
+            own[name] = self.of(value, depth + 1)
+        return {**merged, **own}
+
+    def merged(self, node: yaml.Node, depth: int) -> Iterator[dict[str, Any]]:
+        several = isinstance(node, yaml.SequenceNode)
+        for one in node.value if several else [node]:
+            if not isinstance(one, yaml.MappingNode):
+                self.fault(one, "`<<` takes `key: value` lines")
+            yield self.of(one, depth + 1)
+
+    def scalar(self, node: yaml.ScalarNode) -> Any:
+        """Return what a word is: text, a number, true, false or nothing."""
+        kind, text = node.tag.removeprefix(TAG), str(node.value)
+        if kind in ("str", "merge"):
+            return text
+        if kind not in FORMS:
+            self.fault(node, f"the tag `{short(node.tag)}` is not read here", "write it as plain text")
+        if not FORMS[kind].fullmatch(text):
+            self.fault(node, f"`{cut(text)}` is no `{short(node.tag)}`")
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() == "true"
+        if kind == "int":
+            return int(text.replace("_", ""))
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+    def fault(self, node: yaml.Node, said: str, hint: str | None = None) -> NoReturn:
+        mark = node.start_mark
+        raise SettingsError(f"`{self.path}:{mark.line + 1}:{mark.column + 1}`: {said}", hint=hint)
+
+
+def short(tag: str) -> str:
+    """A tag as it is written."""
+    return cut(tag.replace(TAG, "!!"))
