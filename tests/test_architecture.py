@@ -33,6 +33,7 @@ FLOORS = (
     {"pocket"},
     {"records", "specs"},
     {"errors"},
+    {"printable"},
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.
 NARROW = {"scorers": {"neighbours", "records", "errors"}, "selectors": {"neighbours", "records", "errors"}}
