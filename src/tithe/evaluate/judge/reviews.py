@@ -90,7 +90,7 @@ def pair(value: Any, name: str) -> tuple[float, float]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"`{name}` is `{value[:40]}`, it must be two numbers") from None
     if isinstance(value, list) and len(value) == 2 and all(map(number, value)):
         return float(value[0]), float(value[1])
