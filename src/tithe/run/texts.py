@@ -2,6 +2,7 @@
 
     <run folder>/generated/<model and settings>/part-000001.jsonl
 
+A line ends with a checksum of what stands before it: a bit that has turned on the disk makes another text, not no JSON.
 A line's key is a hash of what was asked, and the folder's name of who was asked and how: another model, dtype,
 temperature or length looks in another folder, another prompt or template for another key.
 """
@@ -22,6 +23,8 @@ from tithe.run.folder import sweep
 
 FOLDER = "generated"
 FLUSH_SECONDS = 3.0
+FIELDS = {"key": (str,), "text": (str,), "tokens": (int, type(None)), "finished": (bool,)}
+CHECK = "check"
 
 
 def store_name(name: str, who: Mapping[str, Any]) -> str:
@@ -56,7 +59,7 @@ class TextStore:
         self.known: dict[str, dict[str, Any]] = {}
         self.unwritten: list[dict[str, Any]] = []
         self.flushed, self.next_part = time.monotonic(), 1
-        parts = sorted(self.folder.glob("part-*.jsonl"))
+        parts = sorted(self.folder.glob(f"part-{'[0-9]' * 6}.jsonl"))
         for part in parts:
             for line in read_part(part):
                 self.known[line.pop("key")] = line
@@ -88,22 +91,30 @@ class TextStore:
         sweep(path)
         with atomic(path) as stream:
             for value in self.unwritten:
-                stream.write(json.dumps(value).encode() + b"\n")
+                stream.write(json.dumps(value | {CHECK: checksum(value)}).encode() + b"\n")
         self.next_part += 1
         self.unwritten = []
 
 
+def checksum(value: Mapping[str, Any]) -> str:
+    return key_of(json.dumps(value, sort_keys=True))
+
+
 def read_part(path: Path) -> list[dict[str, Any]]:
-    """The lines of a part.
+    """The lines of a part; those of before there were checksums have none.
 
     Raises:
         StoreError: it is not what we wrote.
     """
     try:
         lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-        if not all(isinstance(line["key"], str) and isinstance(line["text"], str) for line in lines):
-            raise ValueError("other fields than ours")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for line in lines:
+            expected = line.pop(CHECK, None)
+            if line.keys() != FIELDS.keys() or not all(type(line[name]) in types for name, types in FIELDS.items()):
+                raise ValueError("other fields than ours")
+            if expected is not None and expected != checksum(line):
+                raise ValueError("a text is not the one that was written")
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise StoreError(
             f"`{path}` is damaged or not ours: {error}", hint="delete that file: its texts are generated again"
         ) from error
