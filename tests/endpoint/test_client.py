@@ -224,7 +224,7 @@ def test_a_crowd_is_bounded_and_answers_all():
 
     with serve(say) as played, closing(Client(Address(played.url), connections=4)) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in range(30)]
-        found = dict(crowd(lambda i: chat(client, bodies[i]), range(30), 4, client.stopped.set))
+        found = dict(crowd(lambda i: chat(client, bodies[i]), range(30), 4, client.stop))
     assert {i: one.text for i, one in found.items()} == {i: f"answer to {i}" for i in range(30)}
     assert 2 <= played.most <= 4
 
@@ -240,7 +240,7 @@ def test_a_crowd_that_fails_gives_up_what_waits_and_keeps_what_came(monkeypatch)
     with serve(say) as played, closing(Client(Address(played.url))) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in range(50)]
         with pytest.raises(EndpointError):
-            for i, got in crowd(lambda i: chat(client, bodies[i]), range(50), 3, client.stopped.set):
+            for i, got in crowd(lambda i: chat(client, bodies[i]), range(50), 3, client.stop):
                 found.append((i, got))
     assert time.monotonic() - began < 20
     assert (1, Problem("interrupted")) in found and 0 in dict(found) and len(found) < 50
@@ -259,7 +259,7 @@ def test_one_refusal_among_answers_is_the_problem_of_its_item(status):
 
     with serve(say) as played, closing(Client(Address(played.url), retries=0)) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in range(20)]
-        found = dict(crowd(lambda i: chat(client, bodies[i]), range(20), 4, client.stopped.set))
+        found = dict(crowd(lambda i: chat(client, bodies[i]), range(20), 4, client.stop))
     assert {i for i, got in found.items() if isinstance(got, Problem)} == bad
     assert f"HTTP {status}" in found[3].reason
 
@@ -269,5 +269,5 @@ def test_a_key_that_all_requests_are_refused_for_ends_the_run_soon(monkeypatch):
     with serve(key=KEY) as played, closing(Client(Address(played.url))) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in range(40)]
         with pytest.raises(EndpointError, match="refuses the key"):
-            dict(crowd(lambda i: chat(client, bodies[i]), range(40), 4, client.stopped.set))
-    assert len(played.asked) <= 12
+            dict(crowd(lambda i: chat(client, bodies[i]), range(40), 4, client.stop))
+    assert len(played.asked) <= 4

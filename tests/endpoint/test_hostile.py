@@ -136,7 +136,7 @@ def test_one_bad_answer_after_the_other_never_ends_a_run():
 
     with serve_raw(play) as url, closing(Client(Address(url), retries=0, timeout=10.0)) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in numbers]
-        found = dict(crowd(lambda i: chat(client, bodies[i]), numbers, 4, client.stopped.set))
+        found = dict(crowd(lambda i: chat(client, bodies[i]), numbers, 4, client.stop))
     assert {i for i, got in found.items() if got == FINE} == {i for i in numbers if i % 3 != 1}
     assert all(isinstance(found[i], Problem) for i in numbers if i % 3 == 1)
 

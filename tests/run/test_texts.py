@@ -27,7 +27,7 @@ def test_every_bit_that_turns_is_noticed(tmp_path: Path) -> None:
         turned[bit // 8] ^= 1 << bit % 8
         path.write_bytes(turned)
         try:
-            assert read_part(path) == written and b"\\u00Fc" in turned  # a letter of an escape may be a capital
+            assert read_part(path) == written and b"\\u00fc" in turned.lower()  # a letter of an escape may be a capital
         except StoreError as error:
             assert "damaged or not ours" in str(error)
 

@@ -29,7 +29,8 @@ T = TypeVar("T")
 LATER = {408, 409, 425, 429}
 LONGEST_WAIT = 60.0  # seconds between two tries, unless the server asks for more
 LONGEST_ASKED = 300.0  # seconds that a server may ask for
-KNOCKS = 3  # tries at an address that has never answered, and refusals by one that never answered well
+KNOCKS = 3  # tries at an address that has never answered
+REFUSED = 5  # requests in a row that were refused for a reason that is no single request's
 GIVE_UP = 20  # requests in a row that failed in spite of all tries
 KEPT = "what was answered is kept: the same command goes on from there"
 
@@ -76,11 +77,12 @@ class Client:
     first_wait: float = 1.0
     connections: int = 8
     stopped: threading.Event = field(default_factory=threading.Event, init=False)
-    lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    lock: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False)
     answered: bool = field(default=False, init=False)  # in whatever way
     useful: bool = field(default=False, init=False)  # at least once
     under_way: int = field(default=0, init=False)
-    refusals: int = field(default=0, init=False)
+    in_doubt: int = field(default=0, init=False)  # refused, while others are under way that may be answered
+    refused: int = field(default=0, init=False)  # in a row
     failed: int = field(default=0, init=False)  # in a row
     tried_again: int = field(default=0, init=False)
 
@@ -102,10 +104,16 @@ class Client:
 
     def close(self) -> None:
         """Wake whoever waits, and let go of the connections."""
-        self.stopped.set()
+        self.stop()
         self.wire.close()
         for name in LOGGERS:
             logging.getLogger(name).removeFilter(self.filter)
+
+    def stop(self) -> None:
+        """Wake whoever waits."""
+        self.stopped.set()
+        with self.lock:
+            self.lock.notify_all()
 
     def ask(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T | Problem:
         """Send one request until it is answered or there is no use in it.
@@ -132,6 +140,7 @@ class Client:
         finally:
             with self.lock:
                 self.under_way -= 1
+                self.lock.notify_all()
 
     def patiently(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Refusal:
         """Try until it helps no more.
@@ -160,26 +169,36 @@ class Client:
     def settled(self, found: T | Problem | Refusal) -> T | Problem:
         """Keep count of failures: a server that is broken for good is not asked thousands of times.
 
-        A refusal ends the run where none was answered well before, and none is under way that might be.
-
         Raises:
             EndpointError: the server refuses, or all requests fail.
         """
         with self.lock:
-            if self.stopped.is_set() and isinstance(found, Problem):
-                return found  # the run ends already, and for its own reason
             if not isinstance(found, Problem | Refusal):
-                self.failed, self.useful = 0, True
+                self.failed, self.refused, self.useful = 0, 0, True
+                self.lock.notify_all()
                 return found
+            hopeless = isinstance(found, Refusal) and self.hopeless()
+            if self.stopped.is_set() and not hopeless:
+                return Problem(found.reason)  # the run ends already, and for its own reason
             self.failed += 1
-            self.refusals += isinstance(found, Refusal)
-            hopeless = not self.useful and (self.under_way == 1 or self.refusals >= KNOCKS)
             failed = self.failed
         if isinstance(found, Refusal) and hopeless:
             raise EndpointError(f"`{self.address.url}` {found.what} ({found.reason})", hint=found.hint)
         if failed >= GIVE_UP:
             raise EndpointError(f"the last {failed} requests to `{self.address.url}` failed: {found.reason}", hint=KEPT)
         return Problem(found.reason)
+
+    def hopeless(self) -> bool:
+        """Whether a refusal is meant for all requests: several were refused in a row, or none was ever answered well.
+
+        The first ones wait for what else is under way: one answer decides that the refusal is for its request alone.
+        """
+        self.refused += 1
+        self.in_doubt += 1
+        self.lock.notify_all()
+        self.lock.wait_for(lambda: self.useful or self.stopped.is_set() or self.in_doubt == self.under_way)
+        self.in_doubt -= 1
+        return self.refused >= REFUSED or not (self.useful or self.stopped.is_set())
 
     def once(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Again | Refusal:
         """One try. All that a server says leaves through here, without the key."""
@@ -206,12 +225,12 @@ class Client:
         response = self.wire.post(self.address.page(path), sent, self.timeout)
         self.answered = True
         if not 200 <= response.status < 300:
-            return self.refused(response)
+            return self.refusal_of(response)
         if not response.body.strip():
             raise Unusable(f"the answer is empty (HTTP {response.status})")
         return read(read_json(response.body))
 
-    def refused(self, response: Arrived) -> Problem | Again | Refusal:
+    def refusal_of(self, response: Arrived) -> Problem | Again | Refusal:
         """What a status other than success means."""
         status = response.status
         said = f"HTTP {status}, {own_words(response)}"
