@@ -18,6 +18,7 @@ FLOORS = (
     {"experiment"},
     {"run"},
     {"config"},
+    {"powers"},
     {"report"},
     {"tune"},
     {"evaluate"},

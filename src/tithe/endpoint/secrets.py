@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import urllib.request
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from urllib.parse import quote, quote_plus, unquote, urlsplit
@@ -28,6 +27,8 @@ def secrets(key_env: str = KEY_ENV) -> tuple[str, ...]:
 
 def passwords() -> Iterator[str]:
     """Passwords in the addresses of proxies."""
+    import urllib.request  # takes a while
+
     for url in urllib.request.getproxies().values():
         try:
             password = urlsplit(url).password

@@ -10,6 +10,7 @@ from pydantic import field_validator, model_validator
 
 from tithe.config import Settings, read_yaml
 from tithe.errors import SettingsError
+from tithe.powers import check_powers
 from tithe.run.writing_settings import WritingSettings
 
 Made = TypeVar("Made", bound=Settings)
@@ -129,5 +130,7 @@ def settings_of(kind: type[Made], flags: Mapping[str, Any], config: Path | None 
         SettingsError: an unknown setting, or a value that cannot be.
     """
     values = read_yaml(config) if config is not None else {}
+    if config is not None:
+        check_powers(values, flags, config)
     given = {key: value for key, value in flags.items() if value is not None and value != []}
     return kind.of(values | {key: value for key, value in given.items() if key in kind.model_fields})

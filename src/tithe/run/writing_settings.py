@@ -28,7 +28,7 @@ class WritingSettings(Settings):
         trust_remote_code: run code that comes with the model.
         api_key_env: environment variable that holds the server's key.
         concurrency: requests at once.
-        timeout: seconds until a request counts as failed.
+        timeout: seconds for all of a request, from its start to the last byte of its answer.
         retries: how often a failed request is tried again.
         seed: of everything drawn at random.
     """
