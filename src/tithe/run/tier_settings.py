@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 from pydantic import field_validator, model_validator
 
 from tithe.config import Settings, read_yaml
+from tithe.endpoint.address import check_url
 from tithe.errors import SettingsError
 from tithe.powers import check_powers
 from tithe.run.writing_settings import WritingSettings
@@ -62,6 +63,8 @@ class TierSettings(WritingSettings):
         twice = [name for i, name in enumerate(self.weak_model) if name in self.weak_model[:i]]
         if twice:
             raise SettingsError(f"the weak model `{twice[0]}` is given twice", hint="one answer per prompt and model")
+        if self.endpoint is not None:
+            check_url(self.endpoint, self.api_key_env)
         self.check_read(served=self.endpoint is not None)
         return self
 
