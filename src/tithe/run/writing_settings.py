@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import field_validator, model_validator
 
 from tithe.config import Settings
-from tithe.endpoint.address import KEY_ENV
+from tithe.endpoint.secrets import KEY_ENV
 from tithe.errors import SettingsError
 
 HERE = ("template", "dtype", "device", "batch_tokens", "trust_remote_code")  # read only by models that run here
