@@ -56,6 +56,8 @@ tithe select --config settings.yaml --limit 60 --keep 3 -o kept.jsonl
 ```
 
 A preset comes first, then the YAML file, then the flags; the later one wins. `run.json` holds what came of it.
+A file alone runs no code and sends no key: `trust_remote_code`, `allow_code_execution` and `api_key_env` in it are
+refused unless the flag of that name is given too, and so is an `endpoint` or `judge` that a key would be sent to.
 Where None is spoken of, YAML has `null`.
 """
 

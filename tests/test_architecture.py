@@ -18,6 +18,7 @@ FLOORS = (
     {"experiment"},
     {"run"},
     {"config"},
+    {"powers"},
     {"report"},
     {"tune"},
     {"evaluate"},
@@ -35,6 +36,7 @@ FLOORS = (
     {"records", "specs"},
     {"foreign"},
     {"errors"},
+    {"printable"},
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.
 NARROW = {"scorers": {"neighbours", "records", "errors"}, "selectors": {"neighbours", "records", "errors"}}

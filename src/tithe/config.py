@@ -11,6 +11,7 @@ from pydantic import ValidationError, field_validator
 from tithe.errors import SettingsError, did_you_mean
 from tithe.foreign import shown
 from tithe.plugins import split_specs
+from tithe.powers import check_powers
 from tithe.typed import Count, Seed, Typed, wrong_value
 
 FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # where results go is no part of what they are
@@ -306,6 +307,8 @@ def from_flags(model: type[Chosen], flags: Mapping[str, Any], config: Path | Non
         config: a YAML file of settings.
     """
     values = read_yaml(config) if config is not None else {}
+    if config is not None:
+        check_powers(values, flags, config)
     if values.get("pipeline") is not None and "pipeline" not in model.model_fields:
         raise SettingsError(f"`{config}` has a `pipeline`, which `tithe select` alone carries out", hint=ONE_BY_ONE)
     # One file may serve all commands: what only a selection reads is passed over by the others.

@@ -16,13 +16,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from tithe.printable import hint_line, one_line
+
 
 class TitheError(Exception):
-    """What went wrong, where, and with which values; `hint` is the way out."""
+    """What went wrong, where, and with which values; `hint` is the way out.
+
+    Both are one line that can be printed as it is, whatever the values bring along.
+    """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(one_line(message))
+        self.hint = None if hint is None else hint_line(hint)
 
 
 class SettingsError(TitheError): ...

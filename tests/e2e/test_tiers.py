@@ -486,9 +486,10 @@ def test_stores_of_other_settings_are_others(tmp_path: Path) -> None:
     assert store_name("a/model", {"x": 1}).startswith("model-") and store_name("/", {}).startswith("model-")
     assert key_of("ab", "c") != key_of("a", "bc")
     store = TextStore(tmp_path, "m-1")
-    store.put("k", {"text": "\ud800"})
+    value = {"text": "\ud800", "tokens": 1, "finished": True}
+    store.put("k", value)
     store.flush()
-    assert TextStore(tmp_path, "m-1")["k"] == {"text": "\ud800"} and "k" not in TextStore(tmp_path, "m-2")
+    assert TextStore(tmp_path, "m-1")["k"] == value and "k" not in TextStore(tmp_path, "m-2")
     shutil.rmtree(tmp_path / "generated")
 
 

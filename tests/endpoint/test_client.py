@@ -88,6 +88,9 @@ def test_retry_after_in_seconds_or_as_a_date():
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=100)
     assert 95 < retry_after(format_datetime(soon, usegmt=True)) <= 100
     assert retry_after("7") == 7 and retry_after("-3") == 0 and retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert retry_after("nan") is None and retry_after("inf") == retry_after("9" * 5000) == float("inf")
+    for odd in ("Wed, 21 Oct 99999 07:28:00 GMT", "Mon, 01 Jan 0001 00:00:00 +9999", "\x00", "1, 2", "-", "0x10"):
+        assert retry_after(odd) in (None, 0)
     assert retry_after("soon") is None and retry_after(None) is None and retry_after("") is None
 
 
@@ -102,8 +105,8 @@ def test_waits_double_and_are_never_longer_than_a_minute():
 
 def test_a_slow_answer_runs_out_of_time():
     with serve(lambda number, body: "slow") as played:
-        got = ask(played, timeout=0.2, retries=1)
-    assert got == Problem("no answer within 0.2 s")
+        got = ask(played, timeout=0.6, retries=1)
+    assert got == Problem("no answer within 0.6 s")
 
 
 def test_a_cut_off_answer_is_marked():
@@ -188,6 +191,11 @@ def test_a_server_that_always_fails_is_given_up(monkeypatch):
         ("http://a:99999/v1", "not a URL"),
         ("http://me:pass@localhost/v1", "a name, a password or a query"),
         ("http://localhost/v1?key=pass", "a name, a password or a query"),
+        ("http://localhost/v1#pass", "a name, a password or a query"),
+        ("http://localhost/v1/a\nb", "not a URL|not seen"),
+        ("http://\u200b/v1", "not a URL|not seen"),
+        ("http://localhost/a b", "not a URL|not seen"),
+        ("http://local\u202ehost/v1", "not a URL|not seen"),
     ],
 )
 def test_addresses_that_cannot_be(url, said):
@@ -216,21 +224,50 @@ def test_a_crowd_is_bounded_and_answers_all():
 
     with serve(say) as played, closing(Client(Address(played.url), connections=4)) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in range(30)]
-        found = dict(crowd(lambda i: chat(client, bodies[i]), range(30), 4, client.stopped.set))
+        found = dict(crowd(lambda i: chat(client, bodies[i]), range(30), 4, client.stop))
     assert {i: one.text for i, one in found.items()} == {i: f"answer to {i}" for i in range(30)}
     assert 2 <= played.most <= 4
 
 
-def test_a_crowd_that_fails_gives_up_what_waits_and_keeps_what_came():
+def test_a_crowd_that_fails_gives_up_what_waits_and_keeps_what_came(monkeypatch):
+    monkeypatch.setattr(module, "GIVE_UP", 4)
+
     def say(number, body):
         what = body["messages"][0]["content"]
-        return (401, {}, {}) if what == "2" else (503, {}, {"Retry-After": "100"}) if what == "1" else played.ok(body)
+        return played.ok(body) if what == "0" else (503, {}, {"Retry-After": "100"}) if what == "1" else (401, {}, {})
 
     began, found = time.monotonic(), []
     with serve(say) as played, closing(Client(Address(played.url))) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in range(50)]
         with pytest.raises(EndpointError):
-            for i, got in crowd(lambda i: chat(client, bodies[i]), range(50), 3, client.stopped.set):
+            for i, got in crowd(lambda i: chat(client, bodies[i]), range(50), 3, client.stop):
                 found.append((i, got))
     assert time.monotonic() - began < 20
     assert (1, Problem("interrupted")) in found and 0 in dict(found) and len(found) < 50
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 400, 401, 403, 404, 405, 413])
+def test_one_refusal_among_answers_is_the_problem_of_its_item(status):
+    """Whether it comes first or later: the run goes on, and nothing that was answered is lost."""
+    bad = {3, 0}
+
+    def say(number, body):
+        time.sleep(0.01)
+        return (
+            (status, {"error": "not this one"}, {}) if int(body["messages"][0]["content"]) in bad else played.ok(body)
+        )
+
+    with serve(say) as played, closing(Client(Address(played.url), retries=0)) as client:
+        bodies = [chat_body("m", [Message("user", str(i))]) for i in range(20)]
+        found = dict(crowd(lambda i: chat(client, bodies[i]), range(20), 4, client.stop))
+    assert {i for i, got in found.items() if isinstance(got, Problem)} == bad
+    assert f"HTTP {status}" in found[3].reason
+
+
+def test_a_key_that_all_requests_are_refused_for_ends_the_run_soon(monkeypatch):
+    monkeypatch.setenv("TITHE_API_KEY", "wrong-" + KEY)
+    with serve(key=KEY) as played, closing(Client(Address(played.url))) as client:
+        bodies = [chat_body("m", [Message("user", str(i))]) for i in range(40)]
+        with pytest.raises(EndpointError, match="refuses the key"):
+            dict(crowd(lambda i: chat(client, bodies[i]), range(40), 4, client.stop))
+    assert len(played.asked) <= 4

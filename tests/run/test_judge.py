@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.command import child, read_jsonl, write_jsonl
 from tests.endpoint.server import KEY, Played, reply, serve
 from tithe.endpoint import client
+from tithe.endpoint.client import REFUSED
 from tithe.errors import DataError, OutputError, SettingsError
 from tithe.evaluate.judge.wording import REMINDER
 from tithe.run.judge import JudgeResult, compare, tally
@@ -189,7 +190,7 @@ def test_a_server_that_goes_away_is_paid_once(sides: tuple[Path, Path]) -> None:
         assert not output.exists()
         played.say = fair
         result = compare(settings(played, concurrency=1), *sides, output)
-        assert result.record["judge"]["reused"] == 7 and len(played.asked) == 8 + 11
+        assert result.record["judge"]["reused"] == 7 and len(played.asked) == 7 + REFUSED + 11
 
 
 KILLED = """

@@ -146,3 +146,9 @@ def test_without_takes_out_of_the_choice_and_counts_add_up():
 def test_without_nothing_is_the_same():
     scores = Scores(IDS, COLUMNS["ifd"], {3: "x"}, COLUMNS)
     assert without(scores, {}).problems == {3: "x"}
+
+
+def test_a_long_run_of_spaces_is_read_in_one_pass() -> None:
+    with pytest.raises(SettingsError, match="is not `<column>"):
+        Filter.parse("a" + " " * 300_000 + "b")
+    assert Filter.parse("  ifd" + " " * 300_000 + ">  1 ").column == "ifd"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from tithe import __version__
 from tithe.errors import SettingsError
+from tithe.printable import json_text
 
 
 class Usage(SettingsError):
@@ -49,4 +49,4 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def print_json(record: Mapping[str, Any], wanted: bool) -> None:
     if wanted:
-        print(json.dumps(record, indent=2, ensure_ascii=False, default=str))
+        print(json_text(record))

@@ -12,6 +12,7 @@ import typer
 
 from tithe.cli.app import Usage, app
 from tithe.errors import SettingsError, TitheError
+from tithe.printable import hint_line, one_line, printable
 
 INTERRUPTED = 130  # as shells say for Ctrl-C
 ParserError: type[Exception] = typer.BadParameter.__mro__[2]  # `ClickException`: Typer may bring its own Click
@@ -104,7 +105,7 @@ def wrong_usage(error: Any) -> NoReturn:
     """One sentence for what the parser says; its help where nothing was given."""
     text = error.format_message()
     if text.startswith("Usage:"):
-        print(text, file=sys.stderr)
+        print(printable(text, keep="\n"), file=sys.stderr)
         sys.exit(2)
     where = getattr(error.ctx, "command_path", "tithe")
     fail(text[:1].lower() + text[1:].rstrip("."), f"`{where} --help` lists what there is", code=2)
@@ -112,7 +113,7 @@ def wrong_usage(error: Any) -> NoReturn:
 
 def fail(message: str, hint: str | None, code: int = 1) -> NoReturn:
     """Two lines, whatever the message brings along."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     if hint:
-        print(f"hint: {' '.join(hint.split())}", file=sys.stderr)
+        print(f"hint: {hint_line(hint)}", file=sys.stderr)
     sys.exit(code)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tithe.cli.app import Usage, app, print_json
-from tithe.cli.options import Device, Json, Limit, Model, Overwrite
+from tithe.cli.options import Device, Json, Limit, Model, Overwrite, RemoteCode
 
 
 @app.command()
@@ -30,6 +30,10 @@ def experiment(
     allow_code_execution: Annotated[
         bool | None, typer.Option("--allow-code-execution", help="Run the code that models write, where a task does.")
     ] = None,
+    trust_remote_code: RemoteCode = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Environment variable with the key of the judge's server.")
+    ] = None,
     device: Device = None,
     plan: Annotated[bool, typer.Option("--plan", help="Choose, and look for contamination; train nothing.")] = False,
     overwrite: Overwrite = False,
@@ -46,6 +50,8 @@ def experiment(
         "drop_contaminated": drop_contaminated,
         "keep_models": keep_models,
         "allow_code_execution": allow_code_execution,
+        "trust_remote_code": trust_remote_code,
+        "api_key_env": api_key_env,
         "device": device,
     }
     if output is None:

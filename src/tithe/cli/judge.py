@@ -33,7 +33,7 @@ KeyEnv = Annotated[
     typer.Option(metavar="NAME", help="Environment variable with the server's key; `TITHE_API_KEY` by default."),
 ]
 Concurrency = Annotated[int | None, typer.Option(help="Requests at once.")]
-Timeout = Annotated[float | None, typer.Option(help="Seconds until a request counts as failed.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds for all of a request, to the last byte of its answer.")]
 Retries = Annotated[int | None, typer.Option(help="How often a failed request is tried again.")]
 Level = Annotated[float | None, typer.Option(help="Of confidence, for the interval; 0.95 by default.")]
 

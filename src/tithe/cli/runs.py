@@ -50,6 +50,7 @@ from tithe.cli.options import (
     Weights,
     Workers,
 )
+from tithe.printable import printable
 
 
 @app.command()
@@ -237,7 +238,7 @@ def export(
 
     text = carry_out(data, to, output=output, overwrite=overwrite, format=format or "auto", talk=Screen())
     if text is not None:
-        print(text.rstrip("\n"))
+        print(printable(text.rstrip("\n"), keep="\n"))
 
 
 def settings_from(model: Any, given: Mapping[str, Any]) -> Any:

@@ -68,7 +68,9 @@ def build(
         str | None, typer.Option(metavar="NAME", help="Environment variable with its key; `TITHE_API_KEY` by default.")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests at once.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds until a request counts as failed.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds for all of a request, to the last byte of its answer.")
+    ] = None,
     retries: Annotated[int | None, typer.Option(help="How often a failed request is tried again.")] = None,
     seed: Seed = None,
     format: Format = None,

@@ -6,10 +6,15 @@ import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tithe.errors import SettingsError
+import httpx2
 
-KEY_ENV = "TITHE_API_KEY"
+from tithe.endpoint.secrets import KEY_ENV, hide, scrub, secrets
+from tithe.errors import SettingsError
+from tithe.printable import printable
+
 LONGEST = 200  # characters of a server's own words in a message
+LOOKED_AT = 20 * LONGEST  # of them: a key that is cut off here is far behind what is shown
+LOOKS_LIKE = "it looks like `http://localhost:8000/v1`"
 
 
 @dataclass(frozen=True)
@@ -25,19 +30,7 @@ class Address:
     key_env: str = KEY_ENV
 
     def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        except ValueError:
-            raise SettingsError("the endpoint is not a URL", hint="it looks like `http://localhost:8000/v1`") from None
-        if parts.username or parts.password or parts.query:
-            raise SettingsError(
-                "the endpoint's URL holds a name, a password or a query, which would be written to the run record",
-                hint=f"give the bare address, and the key in the environment variable `{self.key_env}`",
-            )
-        if not usable:
-            guess = f"`http://{self.url}`?" if "://" not in self.url else "it begins with `http://` or `https://`"
-            raise SettingsError(f"the endpoint `{self.url}` is not an address of http or https", hint=guess)
+        check_url(self.url, self.key_env)
         if self.key_env != KEY_ENV and not self.key:
             raise SettingsError(
                 f"the environment variable `{self.key_env}` is not set", hint="it is to hold the endpoint's key"
@@ -57,8 +50,35 @@ class Address:
         return base if base.endswith(path) else base + path
 
     def clean(self, text: str) -> str:
-        """Somebody else's words for a message of ours: one line, not too long, without the key."""
-        words = " ".join(text.split())
-        if self.key:
-            words = words.replace(self.key, "***")
+        """Somebody else's words for a message of ours: one line, not too long, without the key or a piece of it."""
+        words = hide(" ".join(text[:LOOKED_AT].split()), secrets(self.key_env))
         return words if len(words) <= LONGEST else words[:LONGEST] + "..."
+
+    def scrub(self, text: str) -> str:
+        """An answer without the key, if it should repeat that."""
+        return scrub(text, secrets(self.key_env))
+
+
+def check_url(url: str, key_env: str = KEY_ENV) -> None:
+    """Raise unless an endpoint can be at this address.
+
+    Raises:
+        SettingsError: it is no URL of http or https, or holds a secret, which is not repeated.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        if usable:
+            httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL):
+        raise SettingsError("the endpoint is not a URL", hint=LOOKS_LIKE) from None
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise SettingsError(
+            "the endpoint's URL holds a name, a password or a query, which would be written to the run record",
+            hint=f"give the bare address, and the key in the environment variable `{key_env}`",
+        )
+    if not usable:
+        guess = f"`http://{url}`?" if "://" not in url else "it begins with `http://` or `https://`"
+        raise SettingsError(f"the endpoint `{url}` is not an address of http or https", hint=guess)
+    if url != printable(url) or url.split() != [url]:
+        raise SettingsError(f"the endpoint `{url}` holds spaces or characters that are not seen", hint=LOOKS_LIKE)

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from tithe.config import SelectSettings, Settings, read_yaml
 from tithe.errors import SettingsError, did_you_mean
 from tithe.foreign import shown
+from tithe.powers import check_powers
 from tithe.selectors.budget import Budget
 from tithe.settings_file import underscored
 from tithe.typed import Count, Seed
@@ -258,7 +259,12 @@ def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
     Raises:
         SettingsError: an unknown key, or a value that does not fit.
     """
-    values = read_yaml(path) | {key: value for key, value in flags.items() if value is not None}
+    values = read_yaml(path)
+    check_powers(values, flags, path)
+    given = {key: value for key, value in flags.items() if value is not None}
+    if (key_env := given.pop("api_key_env", None)) is not None and isinstance(values.get("judge"), Mapping):
+        values["judge"] = {**values["judge"], "api_key_env": key_env}
+    values |= given
     return complete(ExperimentSettings.of(values))
 
 

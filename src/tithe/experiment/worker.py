@@ -19,6 +19,7 @@ from tithe.errors import TitheError
 from tithe.evaluate.measured import as_records
 from tithe.experiment.cells import read_spec, restored, spec_digest, write_done
 from tithe.experiment.judging import write_answers
+from tithe.printable import one_line
 from tithe.run.evaluate import evaluate
 from tithe.run.evaluate_settings import EvaluateSettings
 from tithe.run.talk import Talk
@@ -33,7 +34,7 @@ class Log(Talk):
     """Says it to stderr, which is the worker's log."""
 
     def say(self, sentence: str) -> None:
-        print(sentence, file=sys.stderr, flush=True)
+        print(one_line(sentence), file=sys.stderr, flush=True)
 
 
 def do_cell(own: Path) -> dict[str, Any]:

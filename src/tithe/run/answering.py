@@ -276,7 +276,7 @@ class EndpointWriter:
         todo = [key for key, name in names.items() if name not in store]
         with closing(client):
             try:
-                for key, got in crowd(lambda key: chat(client, bodies[key]), todo, s.concurrency, client.stopped.set):
+                for key, got in crowd(lambda key: chat(client, bodies[key]), todo, s.concurrency, client.stop):
                     if isinstance(got, Reply):
                         store.put(
                             names[key], {"text": got.text.strip(), "tokens": got.tokens, "finished": got.finished}

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table as Grid
-from rich.text import Text
 
 from tithe.run.contamination import MOSTLY, ContaminationResult
 from tithe.run.screen import console, say
@@ -23,7 +22,7 @@ def show_contamination(result: ContaminationResult) -> None:
         column.justify = "right"
     names = ("items", "items_shorter_than_ngram", "items_hit", "items_mostly_covered", "examples_hit")
     for name, one in record["against"].items():
-        grid.add_row(Text(name), *(f"{one[key]:,}" for key in names))
+        grid.add_row(name, *(f"{one[key]:,}" for key in names))
     out.print(grid)
     for name, one in record["against"].items():
         for match in one["worst"][:MOST_MATCHES]:

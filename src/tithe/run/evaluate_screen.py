@@ -6,7 +6,6 @@ from collections import Counter
 
 import numpy as np
 from rich.table import Table as Grid
-from rich.text import Text
 
 from tithe.evaluate.measured import Measured
 from tithe.run.evaluate import EvaluateResult
@@ -24,7 +23,7 @@ def show_evaluation(result: EvaluateResult) -> None:
     for one in result.measured:
         unit = one.unit if one.higher_is_better else f"{one.unit}, lower is better"
         cells = (one.metric, f"{len(one.items):,}", mean_text(one), interval_text(one), unit)
-        grid.add_row(*map(Text, cells))
+        grid.add_row(*cells)
     out.print(grid)
     for one in result.measured:
         for reason, n in Counter(one.problems.values()).most_common():

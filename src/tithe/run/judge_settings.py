@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import field_validator, model_validator
 
+from tithe.endpoint.address import check_url
 from tithe.errors import SettingsError
 from tithe.run.writing_settings import WritingSettings
 from tithe.typed import Count
@@ -30,6 +31,8 @@ class AnswerSettings(WritingSettings):
 
     @model_validator(mode="after")
     def possible(self) -> Self:
+        if self.endpoint is not None:
+            check_url(self.endpoint, self.api_key_env)
         self.check_read(served=self.endpoint is not None)
         return self
 
@@ -73,6 +76,8 @@ class JudgeSettings(WritingSettings):
 
     @model_validator(mode="after")
     def possible(self) -> Self:
+        if self.endpoint is not None:
+            check_url(self.endpoint, self.api_key_env)  # first: no message repeats an address that holds a password
         if self.endpoint is not None and self.judge_model is None:
             raise SettingsError(
                 f"no judge is named at `{self.judge}`", hint="`--judge-model NAME`, as the server calls the model"

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table as Grid
 from rich.text import Text
 
 from tithe.data.remarks import remark_sentences
+from tithe.printable import MOST, json_text, printable, shorten
 from tithe.run.heads import HeadResult
 from tithe.run.results import PlanResult, ScoreResult, SelectResult
 from tithe.run.select import shown_columns
@@ -27,8 +28,23 @@ BELOW = ("about", "settings")  # of a listing's row, what is too long for a colu
 QUANTILES = ("min", "25 %", "median", "75 %", "max")
 
 
+class SafeConsole(Console):
+    """Prints foreign text as what it is: `[bold]` and `:smile:` stay as written, an escape sequence does nothing.
+
+    All that a run says passes here: sentences and cells of tables as strings, before their width is measured, and
+    whatever else is rendered on its way out.
+    """
+
+    def render_str(self, text: str, **style: Any) -> Text:
+        return super().render_str(shorten(printable(text), MOST), **(style | {"markup": False, "emoji": False}))
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for part in super().render(renderable, options):
+            yield part if part.control else part._replace(text=printable(part.text, keep="\n"))
+
+
 def console() -> Console:
-    return Console(stderr=True, highlight=False)
+    return SafeConsole(stderr=True, highlight=False)
 
 
 class TokenRate(ProgressColumn):
@@ -230,10 +246,10 @@ def show_kept_duplicates(out: Console, duplicates: Mapping[str, int]) -> None:
 def show_list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """A listing: lines on stdout, with what is about a row and its settings under it; or JSON."""
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json_text([*rows]))
         return
     names = [name for name in rows[0] if name not in BELOW]
-    cells = [names, *([str(row[name]) for name in names] for row in rows)]
+    cells = [names, *([printable(str(row[name])) for name in names] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     columns = max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
@@ -241,7 +257,7 @@ def show_list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         print(line)
         texts = [("settings: " * (name == "settings") + row[name]) for name in BELOW if row.get(name)]
         for part in (part for text in texts for part in textwrap.wrap(text, columns - 4, break_long_words=False)):
-            print("    " + part)
+            print("    " + printable(part))
 
 
 def pairs(rows: Sequence[tuple[str, int]]) -> Grid:
@@ -249,7 +265,7 @@ def pairs(rows: Sequence[tuple[str, int]]) -> Grid:
     grid.add_column()
     grid.add_column(justify="right")
     for name, value in rows:
-        grid.add_row(Text(name), f"{value:,}")
+        grid.add_row(name, f"{value:,}")
     return grid
 
 

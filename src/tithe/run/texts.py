@@ -22,6 +22,7 @@ from tithe.errors import StoreError
 
 FOLDER, SUFFIX = "generated", ".jsonl"
 FLUSH_SECONDS = 3.0
+FIELDS = {"key": (str,), "text": (str,), "tokens": (int, type(None)), "finished": (bool,)}
 
 
 def store_name(name: str, who: Mapping[str, Any]) -> str:
@@ -99,8 +100,9 @@ def read_part(part: Part) -> list[dict[str, Any]]:
     data = part.read(hint)
     try:
         lines = [json.loads(line) for line in data.splitlines()]
-        if not all(isinstance(line["key"], str) and isinstance(line["text"], str) for line in lines):
-            raise ValueError("other fields than ours")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        for line in lines:
+            if line.keys() != FIELDS.keys() or not all(type(line[name]) in types for name, types in FIELDS.items()):
+                raise ValueError("other fields than ours")
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise StoreError(f"`{part.path}` is damaged or not ours: {error}", hint=hint) from error
     return lines

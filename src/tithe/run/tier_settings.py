@@ -9,7 +9,9 @@ from typing import Any, Self, TypeVar
 from pydantic import field_validator, model_validator
 
 from tithe.config import Settings, labels, read_yaml
+from tithe.endpoint.address import check_url
 from tithe.errors import SettingsError
+from tithe.powers import check_powers
 from tithe.run.writing_settings import WritingSettings
 from tithe.typed import Count
 
@@ -55,6 +57,8 @@ class TierSettings(WritingSettings):
         twice = [name for i, name in enumerate(self.weak_model) if name in self.weak_model[:i]]
         if twice:
             raise SettingsError(f"the weak model `{twice[0]}` is given twice", hint="one answer per prompt and model")
+        if self.endpoint is not None:
+            check_url(self.endpoint, self.api_key_env)
         self.check_read(served=self.endpoint is not None)
         return self
 
@@ -120,5 +124,7 @@ def settings_of(kind: type[Made], flags: Mapping[str, Any], config: Path | None 
         SettingsError: an unknown setting, or a value that cannot be.
     """
     values = read_yaml(config) if config is not None else {}
+    if config is not None:
+        check_powers(values, flags, config)
     given = {key: value for key, value in flags.items() if value is not None and value != []}
     return kind.of(values | {key: value for key, value in given.items() if key in kind.model_fields})

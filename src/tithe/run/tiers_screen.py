@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table as Grid
-from rich.text import Text
 
 from tithe.run.screen import console, pairs, say
 from tithe.run.tiers import TierResult
@@ -117,7 +116,7 @@ def remarks(out: Console, look: Mapping[str, Any]) -> None:
 
 def add(grid: Grid, name: str, values: Mapping[str, Any]) -> None:
     cells = [values.get(tier, "") for tier in TIERS]
-    grid.add_row(Text(name), *(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells))
+    grid.add_row(name, *(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells))
 
 
 def part_of(n: int | None, whole: int) -> str:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import field_validator, model_validator
 
 from tithe.config import Settings
-from tithe.endpoint.address import KEY_ENV
+from tithe.endpoint.secrets import KEY_ENV
 from tithe.errors import SettingsError
 from tithe.typed import Count, Seed
 
@@ -29,7 +29,7 @@ class WritingSettings(Settings):
         trust_remote_code: run code that comes with the model.
         api_key_env: environment variable that holds the server's key.
         concurrency: requests at once.
-        timeout: seconds until a request counts as failed.
+        timeout: seconds for all of a request, from its start to the last byte of its answer.
         retries: how often a failed request is tried again.
         seed: of everything drawn at random.
     """

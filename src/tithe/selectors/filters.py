@@ -24,7 +24,7 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-_FILTER = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|==|!=|>|<|=)\s*(.*?)\s*", re.DOTALL)
+_FILTER = re.compile(r"([^<>=!]+)(>=|<=|==|!=|>|<|=)(.*)", re.DOTALL)  # spaces around are taken off afterwards
 _NUMBER = re.compile(r"[+-]?(?:\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"", re.DOTALL)
 
@@ -60,7 +60,7 @@ class Filter:
         if match is None:
             hint = 'for example `ifd > 1` or `source == "web"`'
             raise SettingsError(f"filter `{text}` is not `<column> <comparison> <value>`", hint=hint)
-        column, op, value = match.groups()
+        column, op, value = (part.strip() for part in match.groups())
         if op == "=":
             raise SettingsError(f"filter `{text}` has `=`", hint=f"`{column} == {value}`")
         return cls(column, op, _value(value, text), text)

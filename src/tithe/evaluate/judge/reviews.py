@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,7 +91,7 @@ def pair(value: Any, name: str) -> tuple[float, float]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"`{name}` is `{value[:40]}`, it must be two numbers") from None
     if isinstance(value, list) and len(value) == 2 and all(map(number, value)):
         return float(value[0]), float(value[1])
@@ -105,4 +106,4 @@ def of(scores: tuple[float, float], swap: bool = False) -> Scored | Problem:
 
 
 def number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

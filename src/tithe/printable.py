@@ -1,0 +1,68 @@
+"""Foreign text made safe to show: nothing in it moves the cursor, hides, turns around or fills the screen."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MOST = 1000  # characters of a message: what is longer buries what it says
+QUOTED = 200  # characters of one value in it, about two lines of a screen
+
+# Control characters of both sets (ESC is one, and so is C1's CSI), marks that turn the direction of writing, invisible
+# characters, separators that end a line, half characters and tags. Joiners stay: emoji and Persian need them.
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+_NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_QUOTES = re.compile(r"`([^`]*)`")
+_USER = re.compile(r"(?<=://)[^/\s`@]*@")  # a name and a password in an address
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Show characters that a terminal acts upon, or hides, by their escapes, such as `\x1b`.
+
+    Args:
+        text: somebody else's.
+        keep: hidden characters that are let through, such as a line's end.
+    """
+    return _HIDDEN.sub(lambda found: found[0] if found[0] in keep else escape(found[0]), text)
+
+
+def escape(char: str) -> str:
+    code = ord(char)
+    if char in _NAMED:
+        return _NAMED[char]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def shorten(text: str, most: int = QUOTED) -> str:
+    """Leave out the middle of what is longer: the beginning says what it is, and a path's end which file."""
+    if len(text) <= most:
+        return text
+    tail = most // 3
+    return f"{text[: most - tail - 5]} ... {text[len(text) - tail :]}"
+
+
+def one_line(message: str) -> str:
+    """A message as a person reads it: one line, no longer than it can be read, and no password of an address."""
+    words = printable(_USER.sub("***@", " ".join(message.split())))
+    return shorten(_QUOTES.sub(lambda found: f"`{shorten(found[1])}`", words), MOST)
+
+
+def hint_line(hint: str) -> str:
+    """A hint on one line; what it quotes may be a whole command, which is to be copied."""
+    return shorten(printable(_USER.sub("***@", " ".join(hint.split()))), MOST)
+
+
+def json_text(value: Mapping[str, Any] | list[Any], indent: int | None = 2) -> str:
+    """JSON for a screen or a pipe: the same data, with what a terminal acts upon as JSON's own escapes."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    return _HIDDEN.sub(lambda found: found[0] if found[0] == "\n" else json_escape(found[0]), text)
+
+
+def json_escape(char: str) -> str:
+    r"""`\u` and four digits, twice for a character beyond them."""
+    return "".join(f"\\u{unit:04x}" for unit in memoryview(char.encode("utf-16-le", "surrogatepass")).cast("H"))
