@@ -22,6 +22,7 @@ from tithe.run.folder import (
     TOKENS,
     check_places,
     check_scores_file,
+    inputs_of,
     run_folder,
     sweep,
     write_json,
@@ -116,7 +117,7 @@ def score(
     """
     if output is not None:
         check_scores_file(output)
-    check_places(output, overwrite, settings.dataset, folder)
+    check_places(output, overwrite, settings.dataset, folder, inputs_of(settings))
     parts = Parts(settings)
     check_passed_on(settings, list(parts.scorers.values()))
     parts.check(folder)

@@ -19,7 +19,7 @@ from tithe.planner import without_numbers
 from tithe.records import FloatArray, Scores, Selection
 from tithe.run.contamination import ContaminationResult, find
 from tithe.run.experience import experience
-from tithe.run.folder import DROPPED, RECORD, SCORES, check_places, run_folder, sweep, write_json, write_table
+from tithe.run.folder import DROPPED, RECORD, SCORES, check_places, inputs_of, run_folder, sweep, write_json, write_table
 from tithe.run.passed_on import check_passed_on
 from tithe.run.residual import rank_correlation
 from tithe.run.results import ScoreResult, SelectResult
@@ -77,7 +77,7 @@ def select(
         TitheError: whatever stops the run; what was scored before is in the run folder.
     """
     talk = talk or Talk()
-    check_places(output, overwrite, settings.dataset, folder)
+    check_places(output, overwrite, settings.dataset, folder, inputs_of(settings))
     if settings.pipeline is not None:
         from tithe.run.pipeline import select_in_stages  # which is made of this module's pieces
 
