@@ -32,7 +32,7 @@ FLOORS = (
     {"data"},
     {"pocket"},
     {"records", "specs"},
-    {"errors"},
+    {"errors", "extras", "stderr"},
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.
 NARROW = {"scorers": {"neighbours", "records", "errors"}, "selectors": {"neighbours", "records", "errors"}}

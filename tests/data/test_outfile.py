@@ -39,11 +39,11 @@ def test_what_is_no_file_is_left_as_it_is(tmp_path: Path, kind: str, through_a_l
     if through_a_link:
         path = tmp_path / "link"
         path.symlink_to(real)
-    before = os.stat(real)
+    before = real.stat()
     for call in (lambda: check_writable(path, overwrite=True), lambda: write(path, b"x")):
         with pytest.raises(OutputError, match=f"is a {kind}"):
             call()
-    after = os.stat(real)
+    after = real.stat()
     assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
     assert stat.S_IFMT(after.st_mode) != stat.S_IFREG
 
@@ -75,7 +75,7 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
 def test_a_name_as_long_as_a_name_may_be(tmp_path: Path, name: str) -> None:
     assert 245 < len(name.encode()) <= 255
     write(tmp_path / name, b"x")
-    assert os.listdir(tmp_path) == [name]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
     with pytest.raises(OutputError, match="File name too long"):
         check_writable(tmp_path / ("a" * 256))
 
@@ -95,6 +95,6 @@ def test_what_stands_against_writing_is_found_before_any_work(
 
 def test_trying_leaves_nothing(tmp_path: Path) -> None:
     try_to_write(tmp_path)
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
     with pytest.raises(OSError):
         try_to_write(Path("/proc"))

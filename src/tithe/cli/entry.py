@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any, NoReturn
 
 import typer
 
 from tithe.cli.app import Usage, app
+from tithe.cli.signals import Ending, ended_by_signals
 from tithe.errors import TitheError
+from tithe.stderr import steady_stderr
 
-INTERRUPTED = 130  # as shells say for Ctrl-C
+PARSER_INTERRUPTED = 130  # what Typer makes of any `KeyboardInterrupt`
 ParserError: type[Exception] = typer.BadParameter.__mro__[2]  # `ClickException`: Typer may bring its own Click
 
 
@@ -27,14 +30,20 @@ def dashed(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: 0 done, 1 an error of ours or of the input, 2 wrong usage, 130 interrupted."""
+    """Entry point: 0 done, 1 an error of ours or of the input, 2 wrong usage, 128 and the number of a signal."""
+    with steady_stderr(), ended_by_signals() as ending:
+        run(ending)
+
+
+def run(ending: Ending) -> NoReturn:
+    """Carry out the command line, and leave with its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         code = app(dashed(sys.argv[1:]), prog_name="tithe", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+        code = PARSER_INTERRUPTED
     except TitheError as error:
         fail(str(error), error.hint, code=2 if isinstance(error, Usage) else 1)
     except ParserError as error:
@@ -46,13 +55,20 @@ def main() -> None:
         if os.environ.get("TITHE_DEBUG"):
             raise
         fail(f"unexpected {type(error).__name__}: {error}", "this is a fault in tithe; TITHE_DEBUG=1 shows where")
-    if code == INTERRUPTED:
-        training = sys.argv[1:3] == ["head", "train"]
-        steps = sys.argv[1:2] in (["tune"], ["warmup"])
-        kept = "what was scored or answered by then is kept: the same command goes on from there"
-        kept = "the same command goes on from the last checkpoint, if there was one" if steps else kept
-        fail("interrupted", "of a training that did not end nothing is kept" if training else kept, code=INTERRUPTED)
+    if code == PARSER_INTERRUPTED:
+        interrupted(ending)
     sys.exit(code)
+
+
+def interrupted(ending: Ending) -> NoReturn:
+    """Say what is kept of what a signal has ended."""
+    training = sys.argv[1:3] == ["head", "train"]
+    steps = sys.argv[1:2] in (["tune"], ["warmup"])
+    kept = "what was scored or answered by then is kept: the same command goes on from there"
+    kept = "the same command goes on from the last checkpoint, if there was one" if steps else kept
+    by = ending.received
+    said = "interrupted" if by in (None, signal.SIGINT) else f"interrupted by {by.name}"
+    fail(said, "of a training that did not end nothing is kept" if training else kept, code=ending.code)
 
 
 def wrong_usage(error: Any) -> NoReturn:

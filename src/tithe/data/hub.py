@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingExtraError
+from ..extras import install_hint
 from .containers import Row
 
 DATA = (".parquet", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".zst", ".arrow")
@@ -21,7 +22,7 @@ def _load() -> Any:
         return importlib.import_module("datasets")
     except ImportError:
         raise MissingExtraError(
-            "reading a data set from the hub needs the package `datasets`", hint="pip install 'tithe[hub]'"
+            "reading a data set from the hub needs the package `datasets`", hint=install_hint("hub")
         ) from None
 
 

@@ -43,7 +43,7 @@ def check_writable(path: str | Path, overwrite: bool = False) -> None:
         hint = "write .jsonl, .json, .csv, .tsv or .parquet; .gz and .zst may follow"
         raise OutputError(f"`{path}`: {_CANNOT[path.suffix.lower()]} files are not written", hint=hint)
     with writing(path):
-        if os.path.exists(path) and not overwrite:
+        if path.exists() and not overwrite:
             raise OutputError(f"the output `{path}` exists", hint="--overwrite replaces it")
         folder = target(path).parent
         while not folder.exists():
@@ -53,9 +53,7 @@ def check_writable(path: str | Path, overwrite: bool = False) -> None:
         try:
             try_to_write(folder)
         except PermissionError:
-            raise OutputError(
-                f"the output `{path}` cannot be written: no permission to write in `{folder}`"
-            ) from None
+            raise OutputError(f"the output `{path}` cannot be written: no permission to write in `{folder}`") from None
 
 
 def demand_file(path: Path) -> None:
@@ -66,12 +64,12 @@ def demand_file(path: Path) -> None:
     """
     kind = None
     with writing(path), suppress(FileNotFoundError):
-        kind = stat.S_IFMT(os.stat(path).st_mode)
+        kind = stat.S_IFMT(path.stat().st_mode)
     if kind == stat.S_IFDIR:
         raise OutputError(f"the output `{path}` is a folder", hint="name a file in it")
     if kind in KINDS:
         raise OutputError(f"the output `{path}` is {KINDS[kind]}, and would be replaced by a file", hint="name a file")
-    places = (target(path), Path(os.path.abspath(path)), target(path.parent) / path.name)
+    places = (target(path), Path.cwd() / path, target(path.parent) / path.name)
     system = any(place.parent == DEVICES or place.is_relative_to(top) for place in places for top in OPEN_FILES)
     if system or str(path) == STANDARD_OUTPUT:
         raise OutputError(f"the output `{path}` is no name for a file on a disk", hint="name a file")
@@ -110,7 +108,8 @@ def writing(path: Path) -> Iterator[None]:
 def atomic(path: str | Path, overwrite: bool = False) -> Iterator[io.BufferedIOBase]:
     """Yield a binary file that takes its name when all is written and on disk; a failure leaves nothing behind.
 
-    Where the name is a link, what it leads to is replaced, and the link stays. Packed as the suffix says (`.gz`, `.zst`), with the same bytes for the same content.
+    Where the name is a link, what it leads to is replaced, and the link stays. Packed as the suffix says (`.gz`,
+    `.zst`), with the same bytes for the same content.
 
     Raises:
         OutputError: see `check_writable`, or the disk is full.

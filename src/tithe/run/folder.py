@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -72,11 +71,11 @@ def check_places(
     for other in (Path(name).expanduser() for name in inputs):
         if (output.exists() and other.exists() and output.samefile(other)) or place.parent == target(other):
             raise OutputError(f"the output `{output}` would change `{other}`, which is read", hint="name another file")
-    if place.exists() and place.name in (SCORES, TOKENS, DROPPED, RECORD, *LEARNED) and is_run(place.parent):
-        if folder is None or place.parent != target(folder):
-            raise OutputError(
-                f"the output `{output}` belongs to the run in `{output.parent}`", hint="name another file with `-o`"
-            )
+    another = is_run(place.parent) and (folder is None or place.parent != target(folder))
+    if another and place.exists() and place.name in (SCORES, TOKENS, DROPPED, RECORD, *LEARNED):
+        raise OutputError(
+            f"the output `{output}` belongs to the run in `{output.parent}`", hint="name another file with `-o`"
+        )
     check_writable(output, overwrite)
 
 

@@ -72,6 +72,10 @@ class Court:
     replies: int = field(default=0, init=False)
     work: dict[str, int] = field(default_factory=dict, init=False)
 
+    def as_dict(self) -> dict[str, Any]:
+        """For the run record."""
+        return self.judge.describe() | {"replies": self.replies, "reused": self.reused} | self.work
+
     def hear(self, pairs: Sequence[Pair]) -> dict[str, dict[str, Heard]]:
         """Item -> order -> what the judge said.
 

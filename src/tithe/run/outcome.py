@@ -20,7 +20,7 @@ from tithe.run.table import COUNTS, FIXED, Table, joined, take
 from tithe.selectors.budget import Budget
 from tithe.selectors.rank import Top
 
-OF_THE_RUN = ("settings", "versions", "dataset")  # the same in every stage
+OF_THE_RUN = ("settings", "versions", "dataset", "outcome")  # the same in every stage
 OF_SCORING = ("scorers", "template", "model", "counts", "work", "trace", "engine")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from tithe.run.heads import HeadResult
 from tithe.run.results import PlanResult, ScoreResult, SelectResult
 from tithe.run.select import shown_columns
 from tithe.run.talk import Talk
+from tithe.stderr import SteadyStream
 
 EVERY = 10.0  # seconds between two lines of progress
 BELOW = ("about", "settings")  # of a listing's row, what is too long for a column
@@ -48,6 +50,11 @@ class Screen(Talk):
         self.examples = 0.0
         self.began = self.spoke = time.monotonic()
         self.reading = self.before = 0.0
+
+    @property
+    def trouble(self) -> str | None:  # type: ignore[override]
+        stream = sys.stderr
+        return stream.trouble if isinstance(stream, SteadyStream) else None
 
     def say(self, sentence: str) -> None:
         self.console.print(sentence, markup=False, soft_wrap=True)

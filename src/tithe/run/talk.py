@@ -6,6 +6,8 @@ from __future__ import annotations
 class Talk:
     """Listener of a run; this one hears nothing."""
 
+    trouble: str | None = None  # why nobody can hear it any more
+
     def say(self, sentence: str) -> None:
         """A line for the user."""
 

@@ -63,6 +63,10 @@ class TextStore:
         if parts:
             self.next_part = int(parts[-1].stem.removeprefix("part-")) + 1
 
+    def __len__(self) -> int:
+        """Count the texts that are on disk."""
+        return len(self.known) - len(self.unwritten)
+
     def __contains__(self, key: str) -> bool:
         return key in self.known
 

@@ -15,6 +15,7 @@ from tithe.data.prompts import prompts
 from tithe.data.sniff import container_suffix
 from tithe.errors import DataError, SettingsError
 from tithe.records import BadRow, Example
+from tithe.run.account import account
 from tithe.run.answering import Answers, Writer, make_writers
 from tithe.run.describe import versions
 from tithe.run.folder import DROPPED, RECORD, check_places, default_folder, run_folder, sweep, write_json
@@ -76,18 +77,22 @@ def build(
     writers = make_writers(settings)
     for writer in writers:
         writer.check()
-    with run_folder(folder) as open_folder:
+    base = describe(settings, watches) | {"counts": counts(asked, strong, matched, chosen, settings)}
+    with run_folder(folder) as open_folder, account(folder, talk, lambda: base) as told:
+        told.record = lambda: base | {"weak_models": {w.name: w.describe() for w in writers}}
+        told.stored = lambda: sum(writer.stored for writer in writers)
         found = answer(writers, {key: asked.examples[key] for key in chosen}, open_folder, talk)
         for watch in watches:
             watch.check()
         rows = [*in_order(chosen, asked, matched, writers, found, settings.strong_model)]
         demand_answers(found, len(rows) > len(chosen))
-        record = describe(settings, watches) | {
-            "counts": counts(asked, strong, matched, chosen, settings),
+        record = base | {
             "weak_models": {w.name: model_record(w, found[w.name]) for w in writers},
             "look": look_at(rows),
             "seconds": round(time.monotonic() - began, 2),
+            **told.finished(),
         }
+        told.record = lambda: record
         dropped = [*asked.left_out(), *(strong.left_out() if strong is not asked else ())]
         dropped += [*unmatched(asked, matched), *unanswered(found)]
         write(rows, record, dropped, output, folder)
