@@ -27,6 +27,56 @@ def test_lines_now_and_then_where_there_is_no_terminal(
     ]
 
 
+def told(monkeypatch: pytest.MonkeyPatch, steps: list[tuple[float, float, int]], total: int, talk: Screen) -> None:
+    """Let a screen hear (second, examples, tokens so far)."""
+    talk.expect(total)
+    for second, examples, tokens in steps:
+        monkeypatch.setattr(screen.time, "monotonic", lambda now=100.0 + second: now)
+        talk.progress(examples, tokens)
+
+
+def test_phases_have_names_and_speeds_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An encoder that is loaded for a minute says nothing of how fast it is, and a fast phase nothing of a slow one."""
+    monkeypatch.setattr(screen.time, "monotonic", lambda: 100.0)
+    talk = Screen()
+    talk.phase("embedding prompts")
+    told(monkeypatch, [(0, 0, 0), (60, 16, 0), (61, 16, 0), (70.5, 96, 0)], 1000, talk)
+    talk.done()
+    monkeypatch.setattr(screen.time, "monotonic", lambda: 200.0)
+    talk.phase("scoring")
+    told(monkeypatch, [(100, 0, 0), (101, 10, 500), (111, 100, 1500), (122, 100, 2500)], 1000, talk)
+    talk.done()
+    assert capsys.readouterr().err.splitlines() == [
+        "embedding prompts: 16 of 1,000 records",
+        "embedding prompts: 128 of 1,000 records, about 82 s left",
+        "scoring: 110 of 1,000 records, 150 tokens/s, about 89 s left",
+        "scoring: 210 of 1,000 records, 119 tokens/s, about 83 s left",
+    ]
+
+
+def test_no_estimate_before_a_fair_share(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(screen.time, "monotonic", lambda: 100.0)
+    talk = Screen()
+    told(monkeypatch, [(1, 1, 10), (31, 5, 20), (61, 30, 30)], 1000, talk)
+    lines = capsys.readouterr().err.splitlines()
+    assert ["left" in line for line in lines] == [False, True]
+
+
+def test_a_long_phase_of_unknown_size_is_told_when_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    talk = Screen()
+    for lasts in (2.0, 45.0):
+        talk.phase("miwv: searching")
+        now[0] += lasts
+        talk.done()
+    assert capsys.readouterr().err == "miwv: searching: 45 s\n"
+
+
 def test_a_short_run_says_nothing_on_the_way(capsys: pytest.CaptureFixture[str]) -> None:
     talk = Screen()
     talk.expect(None)

@@ -70,6 +70,7 @@ def answer(
     with run_folder(folder) as place, account(folder, talk, lambda: base) as told:
         told.record = lambda: base | {"counts": {"prompts": len(asked)}, "model": writer.describe()}
         told.stored = lambda: writer.stored
+        talk.phase("answering")
         talk.expect(len(asked))
         try:
             said = writer.answers(asked.examples, place, talk)

@@ -107,6 +107,7 @@ class Court:
             message = Message("user", pair.question(order, attempt))
             name = name_of(pair, order, attempt)
             asked[name] = Example(name, pair.a.row, 1, (message,), Message("assistant", STAND_IN), where=pair.a.where)
+        self.talk.phase("judging")
         self.talk.expect(len(asked))
         try:
             said = self.judge.answers(asked, self.place, self.talk)

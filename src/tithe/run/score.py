@@ -60,7 +60,7 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
         talk.say("note: the model's training by `warmup` is not in these numbers")
     for note in parts.notes:
         talk.say(note)
-    expect(parts, talk)
+    expect(parts, talk, "counting")
     try:
         for chunk in runner.chunks(parts.dataset):
             window = runner.plan(chunk)
@@ -175,7 +175,7 @@ def score_in(
         tokens = stack.enter_context(TokenFile(place / TOKENS)) if settings.per_token else None
         if parts.learns:  # else no scorer knows any example but the one it is asked about
             read_together(parts, runner, talk)
-        expect(parts, talk)
+        expect(parts, talk, "scoring")
         try:
             with closing(runner.run(parts.dataset)) as windows:
                 for scored in windows:
@@ -206,9 +206,14 @@ def flush(runner: LocalRunner) -> None:
 def read_together(parts: Parts, runner: LocalRunner, talk: Talk) -> None:
     """Read examples that show each other first, where they are too many for one window."""
     try:
-        runner.read_together(parts.examples, lambda: talk.expect(len(parts.examples)))
+        runner.read_together(parts.examples, lambda: begin_together(parts, talk))
     finally:
         talk.done()
+
+
+def begin_together(parts: Parts, talk: Talk) -> None:
+    talk.phase("reading what shows each other")
+    talk.expect(len(parts.examples))
 
 
 def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
@@ -229,8 +234,9 @@ def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
     return runner
 
 
-def expect(parts: Parts, talk: Talk) -> None:
+def expect(parts: Parts, talk: Talk, what: str) -> None:
     """Count the records for the progress bar, where that costs no download."""
+    talk.phase(what)
     local = Path(parts.dataset.source).exists()
     talk.expect(sum(1 for _ in parts.dataset.rows()) if local else None)
 

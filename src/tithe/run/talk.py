@@ -11,6 +11,9 @@ class Talk:
     def say(self, sentence: str) -> None:
         """A line for the user."""
 
+    def phase(self, name: str) -> None:
+        """Begin what has this name and ends with `done`; how much it is, `expect` may say."""
+
     def expect(self, examples: int | None) -> None:
         """How many examples are to come; None where that is not known."""
 

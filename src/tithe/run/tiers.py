@@ -123,6 +123,7 @@ def answer(
     """Each weak model's answers, one model after the other."""
     found = {}
     for writer in writers:
+        talk.phase(f"{writer.name} answers")
         talk.expect(len(asked))
         try:
             found[writer.name] = writer.answers(asked, open_folder, talk)

@@ -135,6 +135,7 @@ def nothing_left(place: Path) -> Iterator[None]:
 def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: Talk) -> dict[str, Any]:
     """Train and save; the record of it."""
     before = checkpoint.step if checkpoint else 0
+    talk.phase("training")
     talk.expect(sum(len(parts.order.taken(step)) for step in range(before + 1, parts.steps + 1)))
     job = Job(
         model=parts.model(),
