@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from tithe.errors import SettingsError, did_you_mean
+from tithe.errors import SettingsError, brief, did_you_mean
 from tithe.plugins import split_specs
 
 FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # where results go is no part of what they are
+SHOWN = 60  # characters of a setting
 ONE_BY_ONE = "a pipeline is `tithe select`'s; its scorers can be planned and scored one by one with `--scorer`"
 Keyed = TypeVar("Keyed", bound="Settings")
 Chosen = TypeVar("Chosen", bound="ScoreSettings")
@@ -21,6 +22,13 @@ class Settings(BaseModel):
     """Base of all settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """Yield what is not the default, each on one line."""
+        for name, one in type(self).model_fields.items():
+            value = getattr(self, name)
+            if one.is_required() or value != one.get_default(call_default_factory=True):
+                yield name, value if len(repr(value)) <= SHOWN else brief(value, SHOWN)
 
     @classmethod
     def of(cls: type[Keyed], values: Mapping[str, Any]) -> Keyed:
@@ -43,10 +51,10 @@ class Settings(BaseModel):
                 allowed = get_args(cls.model_fields[name].annotation)
                 choices = [str(one) for part in allowed for one in (get_args(part) or (part,)) if isinstance(one, str)]
                 raise SettingsError(
-                    f"`{name}` cannot be `{first['input']}`", hint=did_you_mean(first["input"], choices)
+                    f"`{name}` cannot be `{brief(first['input'])}`", hint=did_you_mean(first["input"], choices)
                 ) from None
             message = first["msg"].removeprefix("Value error, ")
-            raise SettingsError(f"`{name}` cannot be `{first.get('input')}`: {message}") from error
+            raise SettingsError(f"`{name}` cannot be `{brief(first.get('input'))}`: {message}") from error
 
 
 class ScoreSettings(Settings):

@@ -40,8 +40,8 @@ class ContaminationResult:
         examples: id -> reason, of every example that shares something.
     """
 
-    record: Mapping[str, Any]
-    examples: Mapping[str, str]
+    record: Mapping[str, Any] = field(repr=False)
+    examples: Mapping[str, str] = field(repr=False)
 
     @property
     def told(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ class JudgeResult:
     """
 
     tally: Tally
-    measured: Measured
-    record: Mapping[str, Any]
-    reviews: Sequence[Review]
+    measured: Measured = field(repr=False)
+    record: Mapping[str, Any] = field(repr=False)
+    reviews: Sequence[Review] = field(repr=False)
 
 
 def compare(

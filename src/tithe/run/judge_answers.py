@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class AnswerResult:
     """What came of a prompt set; `record` has the counts."""
 
     output: Path
-    record: Mapping[str, Any]
+    record: Mapping[str, Any] = field(repr=False)
 
 
 def answer(

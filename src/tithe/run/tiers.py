@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,8 +40,8 @@ class TierResult:
         record: the run record, with `look` in it.
     """
 
-    rows: Sequence[TierRow]
-    record: Mapping[str, Any]
+    rows: Sequence[TierRow] = field(repr=False)
+    record: Mapping[str, Any] = field(repr=False)
 
     @property
     def look(self) -> Mapping[str, Any]:

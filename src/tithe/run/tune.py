@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class TuneResult:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: dict[str, Any] = field(repr=False)
 
 
 def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk: Talk | None = None) -> TuneResult:
