@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tithe.run import screen
-from tithe.run.screen import Screen, show_list, size
+from tithe.run.screen import Screen, length_line, show_list, size
 
 
 def test_lines_now_and_then_where_there_is_no_terminal(
@@ -91,6 +93,33 @@ def test_a_listing_wraps_what_it_is_about(monkeypatch: pytest.MonkeyPatch, capsy
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "name  unit" and lines[1] == "a     x" and lines[-1] == "bcd"
     assert all(line.startswith("    word") and len(line) <= 60 for line in lines[2:-1]) and len(lines) == 5
+
+
+def selection(by: str, rho: float | None, pool: int, kept: int) -> dict[str, Any]:
+    lengths = {"pool": [1, 2, pool, 3, 4], "kept": [1, 2, kept, 3, 4]}
+    return {"by": by, "rank_correlation_with_length": rho, "quantiles": {"response_tokens": lengths}}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (selection("miwv", 0.73, 100, 450), ["4.5 times", "rises", "0.73", "--residualise length"]),
+        (selection("ifd", -0.6, 100, 90), ["0.9 times", "falls", "-0.60"]),
+        (selection("random", None, 100, 10), ["0.1 times"]),
+        (selection("ifd_residual", 0.1, 100, 300), ["3 times"]),
+    ],
+)
+def test_what_a_score_has_to_do_with_length(chosen: dict[str, Any], words: list[str]) -> None:
+    line = length_line(chosen)
+    assert line is not None and all(word in line for word in words)
+    assert ("--residualise" in line) == (not chosen["by"].endswith("_residual"))
+
+
+@pytest.mark.parametrize(
+    "chosen", [selection("ifd", 0.3, 100, 120), selection("length", 1.0, 100, 400), selection("ifd", None, 0, 0)]
+)
+def test_a_score_that_has_little_to_do_with_length(chosen: dict[str, Any]) -> None:
+    assert length_line(chosen) is None
 
 
 @pytest.mark.parametrize(("n", "text"), [(5, "5 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (3e12, "3 TB")])

@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 
 from tithe.run.outcome import PipelineResult, share
 from tithe.run.results import SelectResult
-from tithe.run.screen import QUANTILES, console, five, pairs, say, show_counts, show_selection
+from tithe.run.screen import QUANTILES, console, five, length_line, pairs, say, show_counts, show_selection
 
 
 def show_selected(result: SelectResult, output: Path | None, folder: Path) -> None:
@@ -38,6 +38,8 @@ def show_pipeline(result: PipelineResult, output: Path | None, folder: Path) -> 
     rows = [(what, chosen["kept"]), *((f"dropped: {reason}", n) for reason, n in chosen["dropped"].items())]
     out.print(pairs([*rows, ("= examples", chosen["examples"])]))
     out.print(spreads(result))
+    if line := length_line(chosen):
+        say(out, line)
     if result.note:
         say(out, f"note: {result.note}")
     say(out, f"kept: {output}; " if output else "", f"run folder {folder} (scores.parquet, dropped.jsonl, run.json)")

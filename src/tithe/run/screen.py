@@ -27,6 +27,8 @@ from tithe.stderr import SteadyStream
 EVERY = 10.0  # seconds between two lines of progress
 FAIR_SECONDS, FAIR_SHARE = 5.0, 0.02  # of a phase: less of it done says nothing of how long the rest takes
 BELOW = ("about", "settings")  # of a listing's row, what is too long for a column
+NOTABLE = 0.5  # rank correlation with length
+MUCH_LONGER = 2.0  # times, kept responses against the pool's
 QUANTILES = ("min", "25 %", "median", "75 %", "max")
 
 
@@ -198,9 +200,27 @@ def show_selection(result: SelectResult, output: Path | None, folder: Path) -> N
         grid.add_row(f"{words}, pool", *five(values))
         grid.add_row(f"{words}, kept", *five(values[mask]))
     out.print(grid)
+    if line := length_line(chosen):
+        say(out, line)
     if result.note:
         say(out, f"note: {result.note}")
     say(out, f"kept: {output}; " if output else "", f"run folder {folder} (scores.parquet, dropped.jsonl, run.json)")
+
+
+def length_line(selection: Mapping[str, Any]) -> str | None:
+    """Return what the score has to do with the length of responses, where that is worth a word."""
+    by, rho, spread = selection["by"], selection["rank_correlation_with_length"], selection["quantiles"]
+    pool, kept = (spread["response_tokens"][side] for side in ("pool", "kept"))
+    times = kept[2] / pool[2] if pool and kept and pool[2] else 1.0
+    notable = rho is not None and abs(rho) >= NOTABLE
+    if by == "length" or not (notable or times >= MUCH_LONGER or times <= 1 / MUCH_LONGER):
+        return None
+    parts = [f"kept responses have {times:.2g} times the pool's median length"]
+    if rho is not None:
+        how = "rises" if rho > 0 else "falls"
+        parts.append(f"{by} {how} with response length (rank correlation {rho:.2f})")
+    way = "" if by.endswith("_residual") else "; `--residualise length` ranks by what length does not explain"
+    return f"note: {', '.join(parts)}{way}"
 
 
 def show_head(result: HeadResult) -> None:
