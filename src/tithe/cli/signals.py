@@ -69,5 +69,6 @@ def ended_by_signals() -> Iterator[Ending]:
     try:
         yield ending
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if ending.received is None:  # else the process is about to end, and may have to wait for threads
+            for number, handler in before.items():
+                signal.signal(number, handler)
