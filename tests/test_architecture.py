@@ -34,8 +34,8 @@ FLOORS = (
     {"pocket"},
     {"typed", "settings_file"},
     {"records", "specs"},
-    {"foreign"},
-    {"errors"},
+    {"foreign", "extras"},
+    {"errors", "stderr"},
     {"printable"},
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.

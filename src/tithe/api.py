@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,7 +33,9 @@ def load(
 
     Raises:
         DataError: nothing there that can be read.
+        SettingsError: no path and no hub id.
     """
+    demand_name(source)
     name = named_dataset(str(source))
     return open_dataset(name, format=format, turns=turns, split=split, strict=strict, limit=limit)
 
@@ -106,16 +109,27 @@ def made(kind: type[S], data: Dataset | str | Path, scorer: Specs, settings: dic
         for name in opened.keys() & values.keys():
             raise SettingsError(f"`{name}` is settled when a data set is opened", hint=f"`tithe.load(..., {name}=...)`")
         values |= {"dataset": data.source, **opened}
-    elif isinstance(data, str | Path):
-        values["dataset"] = str(data)
     else:
-        raise SettingsError(
-            f"a data set is a path, a hub id or what `tithe.load` gives, not a {type(data).__name__}",
-            hint="write the records to a JSON-lines file",
-        )
+        demand_name(data, "a path, a hub id or what `tithe.load` gives")
+        values["dataset"] = str(data)
     if scorer is not None:
         values["scorer"] = scorer if isinstance(scorer, str) else tuple(scorer)
     return with_preset(kind, values)
+
+
+def demand_name(data: object, accepted: str = "a path or a hub id") -> None:
+    """Refuse records that are given where their place is wanted.
+
+    Raises:
+        SettingsError: naming the type; the records themselves may be many.
+    """
+    if not isinstance(data, str | PathLike):
+        kind = type(data).__name__
+        article = "an" if kind[:1].lower() in "aeiou" else "a"
+        raise SettingsError(
+            f"a data set is {accepted}, not {article} {kind}",
+            hint="write the records to a JSON-lines file, and give its path",
+        )
 
 
 def folder(path: str | Path | None) -> Path | None:

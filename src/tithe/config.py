@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError, field_validator
 
-from tithe.errors import SettingsError, did_you_mean
+from tithe.errors import SettingsError, brief, did_you_mean
 from tithe.foreign import shown
 from tithe.plugins import split_specs
 from tithe.powers import check_powers
 from tithe.typed import Count, Seed, Typed, wrong_value
 
 FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # where results go is no part of what they are
+SHOWN = 60  # characters of a setting
 ONE_BY_ONE = "a pipeline is `tithe select`'s; its scorers can be planned and scored one by one with `--scorer`"
 Keyed = TypeVar("Keyed", bound="Settings")
 Chosen = TypeVar("Chosen", bound="ScoreSettings")
@@ -22,6 +23,13 @@ Chosen = TypeVar("Chosen", bound="ScoreSettings")
 
 class Settings(Typed):
     """Base of all settings."""
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """Yield what is not the default, each on one line."""
+        for name, one in type(self).model_fields.items():
+            value = getattr(self, name)
+            if one.is_required() or value != one.get_default(call_default_factory=True):
+                yield name, value if len(repr(value)) <= SHOWN else brief(value, SHOWN)
 
     @classmethod
     def of(cls: type[Keyed], values: Mapping[str, Any]) -> Keyed:

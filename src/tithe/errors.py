@@ -54,6 +54,12 @@ class OutputError(TitheError): ...
 class MissingExtraError(TitheError): ...
 
 
+def brief(value: object, longest: int = 80) -> str:
+    """Return a value as text on one line, cut where it is longer than a line of the screen."""
+    text = " ".join(str(value)[: 2 * longest].split())
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The hint for a mistyped name: the nearest known one, or all of them."""
     names = sorted(known)

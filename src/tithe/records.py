@@ -14,6 +14,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tithe.errors import brief
+
+SHOWN = 50  # characters of a text
 PassKind: TypeAlias = Literal["given", "alone", "shown", "rated"]
 IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
@@ -38,6 +41,10 @@ class Message:
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     name: str | None = None
     tool_call_id: str | None = None
+
+    def __repr__(self) -> str:
+        more = [name for name in ("reasoning", "tool_calls") if getattr(self, name)]
+        return f"Message({self.role}: {brief(self.content, SHOWN)!r}{''.join(f', with {name}' for name in more)})"
 
     def as_dict(self) -> dict[str, Any]:
         """As chat templates read it; keys that do not apply are left out."""
@@ -88,6 +95,11 @@ class Example:
     columns: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        last = self.prompt[-1].content if self.prompt else ""
+        texts = f"{brief(last, SHOWN)!r} -> {brief(self.response.content, SHOWN)!r}"
+        return f"<Example {self.id}: {texts}, {len(self.prompt)} prompt message{'s' * (len(self.prompt) != 1)}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +315,11 @@ class Scores:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        there = self.values[~np.isnan(self.values)]
+        span = f", {there.min():.4g} to {there.max():.4g}, median {np.median(there):.4g}" if len(there) else ""
+        return f"<Scores: {self.by} of {len(self):,} examples{span}, {len(self.problems):,} without>"
+
     def __iter__(self) -> Iterator[tuple[str, float]]:
         return zip(self.ids, self.values.tolist(), strict=True)
 
@@ -325,6 +342,10 @@ class Selection:
         both = set(self.kept) & set(self.dropped)
         if both:
             raise ValueError(f"{len(both)} examples both kept and dropped, e.g. `{next(iter(both))}`")
+
+    def __repr__(self) -> str:
+        by = f" by {brief(self.by, SHOWN)}" if self.by else ""
+        return f"<Selection: {len(self.kept):,} kept, {len(self.dropped):,} dropped{by}>"
 
     def reasons(self) -> dict[str, int]:
         """How many were dropped for which reason, most frequent first."""

@@ -7,12 +7,13 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from tests.e2e.command import child, records, write_jsonl
+from tests.e2e.command import alive, child, records, write_jsonl
 from tests.endpoint.server import reply, serve
 from tithe.experiment.conduct import experiment
 from tithe.experiment.settings import read_experiment
@@ -170,6 +171,25 @@ def test_killed_it_goes_on_and_ends_the_same(tmp_path, model_dir):
     for one, other in zip(comparisons(tmp_path / "straight"), comparisons(tmp_path / "killed"), strict=True):
         assert one["verdict"] == other["verdict"]
         assert np.isclose(float(one["effect"]), float(other["effect"]), atol=1e-5)
+
+
+def test_a_worker_ends_with_a_killed_experiment(tmp_path, model_dir):
+    """Killed alone, in the middle of a cell that would go on for a minute."""
+    long = {"train_batch_size": 4, "learning_rate": 1e-3, "num_train_epochs": 500, "save_steps": 0}
+    process = child(RUN, "experiment", write(tmp_path, model_dir, training=long), "-o", tmp_path / "out")
+    log, deadline = tmp_path / "out" / "logs" / "worker0.log", time.monotonic() + 120
+    while not (log.exists() and "training all weights" in log.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    lists = Path(f"/proc/{process.pid}/task").glob("*/children")
+    (worker,) = (int(pid) for one in lists for pid in one.read_text().split())
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 5
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(worker)
+    process.communicate()
 
 
 def test_a_cell_that_fails_is_named_and_the_rest_is_kept(tmp_path, model_dir, tithe):

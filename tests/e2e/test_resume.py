@@ -140,6 +140,7 @@ def test_interrupted_keeps_what_was_scored(tithe: Command, many: Path, model_dir
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and out == "", err
+    assert "answers are stored in" in err.splitlines()[-3]
     assert err.splitlines()[-2:] == [
         "error: interrupted",
         "hint: what was scored or answered by then is kept: the same command goes on from there",
@@ -251,7 +252,8 @@ def test_a_data_set_that_changes_meanwhile_is_noticed(
     monkeypatch.setattr(Engine, "batch", replaced)
     failed = tithe.fails("select", small, "--model", model_dir, "-o", tmp_path / "k.jsonl")
     assert "has changed since this run began to read it" in failed.err
-    assert not (tmp_path / "k.jsonl").exists() and not (tmp_path / "k.tithe" / "run.json").exists()
+    assert not (tmp_path / "k.jsonl").exists() and not (tmp_path / "k.tithe" / "scores.parquet").exists()
+    assert json.loads((tmp_path / "k.tithe" / "run.json").read_text())["outcome"]["status"] == "failed"
     assert list((tmp_path / "k.tithe").rglob("part-*.parquet"))
 
 

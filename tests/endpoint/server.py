@@ -54,20 +54,25 @@ class Handler(BaseHTTPRequestHandler):
             played.under_way += 1
             played.most = max(played.most, played.under_way)
         try:
-            if played.key is not None and self.headers.get("Authorization") != f"Bearer {played.key}":
-                given = self.headers.get("Authorization", "none")
-                return self.send(401, {"error": {"message": f"Incorrect API key provided: {given}"}})
-            said = played.say(number, body)
-            if said in ("half", "cut"):
-                return self.close_early(body, said)
-            if said == "slow":
-                time.sleep(1.0)
-                said = played.ok(body)
-            status, content, headers = said if isinstance(said, tuple) else (200, said, {})
-            self.send(status, content, headers)
-        finally:
+            said = self.answer(number, body)
+        finally:  # before the reply goes out: who has it may ask again at once
             with played.lock:
                 played.under_way -= 1
+        if said in ("half", "cut"):
+            return self.close_early(body, said)
+        status, content, headers = said if isinstance(said, tuple) else (200, said, {})
+        self.send(status, content, headers)
+
+    def answer(self, number: int, body: dict[str, Any]) -> Any:
+        played = self.played
+        if played.key is not None and self.headers.get("Authorization") != f"Bearer {played.key}":
+            given = self.headers.get("Authorization", "none")
+            return 401, {"error": {"message": f"Incorrect API key provided: {given}"}}, {}
+        said = played.say(number, body)
+        if said == "slow":
+            time.sleep(1.0)
+            said = played.ok(body)
+        return said
 
     def send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()

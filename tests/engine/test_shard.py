@@ -25,6 +25,7 @@ from tithe.engine.shard import device_map, placed, size_text, spread_over
 from tithe.engine.sources import ModelSource, find_model
 from tithe.engine.weighted import Weighted
 from tithe.errors import MissingExtraError, ModelError, SettingsError
+from tithe.extras import install_hint
 
 Family = Callable[[str], Path]
 GPUS = (torch.device("cuda", 0), torch.device("cuda", 1))
@@ -139,7 +140,7 @@ def test_without_accelerate(source: ModelSource, monkeypatch: pytest.MonkeyPatch
     )
     with pytest.raises(MissingExtraError) as caught:
         device_map(source, torch.float32, {0: 10**9}, False)
-    assert caught.value.hint == "pip install 'tithe[large]'"
+    assert caught.value.hint == install_hint("large")
 
 
 def test_an_adapter_is_not_merged_into_parts(source: ModelSource, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from tithe.engine.engine import Engine
 from tithe.engine.model import load_model
 from tithe.engine.sources import find_model, fingerprint, load_tokenizer
 from tithe.errors import DataError, MissingExtraError, ModelError, SettingsError
+from tithe.extras import install_hint
 from tithe.neighbours.encoders import TextEncoder, make_encoder, prompt_text
 from tithe.neighbours.vectors import embed
 from tithe.records import Example, Message
@@ -293,7 +294,7 @@ def test_a_missing_package_names_its_extra(
     monkeypatch.setattr("tithe.neighbours.sources.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=f"needs the package `{package}`") as caught:
         make_encoder(str(make(tmp_path / "m")))
-    assert caught.value.hint == "pip install 'tithe[encoders]'"
+    assert caught.value.hint == install_hint("encoders")
 
 
 # Static models

@@ -80,6 +80,48 @@ def test_what_a_run_writes_itself_is_no_place_for_the_output(tmp_path: Path, nam
         check_places(tmp_path / name, True, "data.jsonl", tmp_path)
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system that takes no files")
+def test_a_folder_that_takes_no_files_is_not_busy() -> None:
+    with pytest.raises(OutputError, match="its file system takes no files"), run_folder(Path("/proc")):
+        pass
+
+
+def test_files_that_are_read_are_not_written(tmp_path: Path) -> None:
+    model, pool = tmp_path / "model", tmp_path / "pool.jsonl"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    pool.write_text("{}\n")
+    (tmp_path / "hard.jsonl").hardlink_to(pool)
+    for output in (model / "config.json", model / "new.jsonl", pool, tmp_path / "hard.jsonl"):
+        with pytest.raises(OutputError, match="which is read"):
+            check_places(output, True, "data.jsonl", None, ["pocket", str(model), str(pool)])
+    check_places(tmp_path / "out.jsonl", True, "data.jsonl", None, ["pocket", str(model), str(pool)])
+
+
+def test_results_of_another_run_are_not_replaced(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with run_folder(tmp_path / name) as place:
+            write_table(place / "scores.parquet", pa.table({"x": [1]}))
+    with pytest.raises(OutputError, match="belongs to the run in"):
+        check_places(tmp_path / "one" / "scores.parquet", True, "data.jsonl", tmp_path / "two")
+    check_places(tmp_path / "one" / "scores.parquet", True, "data.jsonl", tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "tokens.parquet", "dropped.jsonl", "run.json"])
+def test_files_of_somebody_else_are_not_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"{name}` is of no run"), run_folder(tmp_path):
+        pass
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_run_folder_that_was_copied_without_its_lock_is_one(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"versions": {"tithe": "0.1"}}')
+    (tmp_path / "scores.parquet").write_text("")
+    with run_folder(tmp_path) as place:
+        assert place == tmp_path
+
+
 def test_parts_of_a_table_make_one_file(tmp_path: Path) -> None:
     table = pa.table({"id": pa.array(["a", None, "c"]), "x": pa.array([1.5, None, float("nan")])})
     for name in ("once", "again"):

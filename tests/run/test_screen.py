@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tithe.run import screen
-from tithe.run.screen import Screen, show_list, size
+from tithe.run.screen import Screen, length_line, show_list, size
 
 
 def test_lines_now_and_then_where_there_is_no_terminal(
@@ -27,6 +29,56 @@ def test_lines_now_and_then_where_there_is_no_terminal(
     ]
 
 
+def told(monkeypatch: pytest.MonkeyPatch, steps: list[tuple[float, float, int]], total: int, talk: Screen) -> None:
+    """Let a screen hear (second, examples, tokens so far)."""
+    talk.expect(total)
+    for second, examples, tokens in steps:
+        monkeypatch.setattr(screen.time, "monotonic", lambda now=100.0 + second: now)
+        talk.progress(examples, tokens)
+
+
+def test_phases_have_names_and_speeds_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An encoder that is loaded for a minute says nothing of how fast it is, and a fast phase nothing of a slow one."""
+    monkeypatch.setattr(screen.time, "monotonic", lambda: 100.0)
+    talk = Screen()
+    talk.phase("embedding prompts")
+    told(monkeypatch, [(0, 0, 0), (60, 16, 0), (61, 16, 0), (70.5, 96, 0)], 1000, talk)
+    talk.done()
+    monkeypatch.setattr(screen.time, "monotonic", lambda: 200.0)
+    talk.phase("scoring")
+    told(monkeypatch, [(100, 0, 0), (101, 10, 500), (111, 100, 1500), (122, 100, 2500)], 1000, talk)
+    talk.done()
+    assert capsys.readouterr().err.splitlines() == [
+        "embedding prompts: 16 of 1,000 records",
+        "embedding prompts: 128 of 1,000 records, about 82 s left",
+        "scoring: 110 of 1,000 records, 150 tokens/s, about 89 s left",
+        "scoring: 210 of 1,000 records, 119 tokens/s, about 83 s left",
+    ]
+
+
+def test_no_estimate_before_a_fair_share(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(screen.time, "monotonic", lambda: 100.0)
+    talk = Screen()
+    told(monkeypatch, [(1, 1, 10), (31, 5, 20), (61, 30, 30)], 1000, talk)
+    lines = capsys.readouterr().err.splitlines()
+    assert ["left" in line for line in lines] == [False, True]
+
+
+def test_a_long_phase_of_unknown_size_is_told_when_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    talk = Screen()
+    for lasts in (2.0, 45.0):
+        talk.phase("miwv: searching")
+        now[0] += lasts
+        talk.done()
+    assert capsys.readouterr().err == "miwv: searching: 45 s\n"
+
+
 def test_a_short_run_says_nothing_on_the_way(capsys: pytest.CaptureFixture[str]) -> None:
     talk = Screen()
     talk.expect(None)
@@ -41,6 +93,33 @@ def test_a_listing_wraps_what_it_is_about(monkeypatch: pytest.MonkeyPatch, capsy
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "name  unit" and lines[1] == "a     x" and lines[-1] == "bcd"
     assert all(line.startswith("    word") and len(line) <= 60 for line in lines[2:-1]) and len(lines) == 5
+
+
+def selection(by: str, rho: float | None, pool: int, kept: int) -> dict[str, Any]:
+    lengths = {"pool": [1, 2, pool, 3, 4], "kept": [1, 2, kept, 3, 4]}
+    return {"by": by, "rank_correlation_with_length": rho, "quantiles": {"response_tokens": lengths}}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (selection("miwv", 0.73, 100, 450), ["4.5 times", "rises", "0.73", "--residualise length"]),
+        (selection("ifd", -0.6, 100, 90), ["0.9 times", "falls", "-0.60"]),
+        (selection("random", None, 100, 10), ["0.1 times"]),
+        (selection("ifd_residual", 0.1, 100, 300), ["3 times"]),
+    ],
+)
+def test_what_a_score_has_to_do_with_length(chosen: dict[str, Any], words: list[str]) -> None:
+    line = length_line(chosen)
+    assert line is not None and all(word in line for word in words)
+    assert ("--residualise" in line) == (not chosen["by"].endswith("_residual"))
+
+
+@pytest.mark.parametrize(
+    "chosen", [selection("ifd", 0.3, 100, 120), selection("length", 1.0, 100, 400), selection("ifd", None, 0, 0)]
+)
+def test_a_score_that_has_little_to_do_with_length(chosen: dict[str, Any]) -> None:
+    assert length_line(chosen) is None
 
 
 @pytest.mark.parametrize(("n", "text"), [(5, "5 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (3e12, "3 TB")])

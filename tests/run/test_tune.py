@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from tests.small_model import change_config
 from tithe.errors import MissingExtraError, ModelError, OutputError, SettingsError, TitheError
+from tithe.extras import install_hint
 from tithe.run.talk import Talk
 from tithe.run.tune import tune
 from tithe.run.tune_settings import TuneSettings
@@ -373,7 +374,7 @@ def test_a_missing_package_is_named(data, model_dir, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trl", None)
     with pytest.raises(MissingExtraError, match="`trl`") as caught:
         tune(settings(data, model_dir), tmp_path / "a")
-    assert caught.value.hint == "pip install 'tithe[tune]'"
+    assert caught.value.hint == install_hint("tune")
 
 
 def test_packing_keeps_examples_apart(data, model_dir, tmp_path):

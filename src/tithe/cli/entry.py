@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -11,10 +12,12 @@ from typing import Any, NoReturn
 import typer
 
 from tithe.cli.app import Usage, app
+from tithe.cli.signals import Ending, ended_by_signals
 from tithe.errors import SettingsError, TitheError
 from tithe.printable import hint_line, one_line, printable
+from tithe.stderr import steady_stderr
 
-INTERRUPTED = 130  # as shells say for Ctrl-C
+PARSER_INTERRUPTED = 130  # what Typer makes of any `KeyboardInterrupt`
 ParserError: type[Exception] = typer.BadParameter.__mro__[2]  # `ClickException`: Typer may bring its own Click
 
 
@@ -48,7 +51,13 @@ def dashed(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: 0 done, 1 an error of ours or of the input, 2 wrong usage, 130 interrupted."""
+    """Entry point: 0 done, 1 an error of ours or of the input, 2 wrong usage, 128 and the number of a signal."""
+    with steady_stderr(), ended_by_signals() as ending:
+        run(ending)
+
+
+def run(ending: Ending) -> NoReturn:
+    """Carry out the command line, and leave with its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -60,7 +69,7 @@ def main() -> None:
         code = app(arguments, prog_name="tithe", standalone_mode=False) or 0
         print(end="", flush=True)
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+        code = PARSER_INTERRUPTED
     except TitheError as error:
         if os.environ.get("TITHE_DEBUG"):
             traceback.print_exception(error)
@@ -78,12 +87,8 @@ def main() -> None:
         if os.environ.get("TITHE_DEBUG"):
             raise
         fail(f"unexpected {type(error).__name__}: {error}", "this is a fault in tithe; TITHE_DEBUG=1 shows where")
-    if code == INTERRUPTED:
-        training = sys.argv[1:3] == ["head", "train"]
-        steps = sys.argv[1:2] in (["tune"], ["warmup"])
-        kept = "what was scored or answered by then is kept: the same command goes on from there"
-        kept = "the same command goes on from the last checkpoint, if there was one" if steps else kept
-        fail("interrupted", "of a training that did not end nothing is kept" if training else kept, code=INTERRUPTED)
+    if code == PARSER_INTERRUPTED:
+        interrupted(ending)
     sys.exit(code)
 
 
@@ -99,6 +104,17 @@ def output_error() -> OSError | None:
 def discard_output() -> None:
     """Let what is left for standard output go nowhere: nothing fails again at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def interrupted(ending: Ending) -> NoReturn:
+    """Say what is kept of what a signal has ended."""
+    training = sys.argv[1:3] == ["head", "train"]
+    steps = sys.argv[1:2] in (["tune"], ["warmup"])
+    kept = "what was scored or answered by then is kept: the same command goes on from there"
+    kept = "the same command goes on from the last checkpoint, if there was one" if steps else kept
+    by = ending.received
+    said = "interrupted" if by in (None, signal.SIGINT) else f"interrupted by {by.name}"
+    fail(said, "of a training that did not end nothing is kept" if training else kept, code=ending.code)
 
 
 def wrong_usage(error: Any) -> NoReturn:

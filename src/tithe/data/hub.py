@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingExtraError
+from ..extras import install_hint
 from .arrow_values import RENDERED, null_note, without_nulls
 from .containers import Row
 
@@ -22,7 +23,7 @@ def _load() -> Any:
         return importlib.import_module("datasets")
     except ImportError:
         raise MissingExtraError(
-            "reading a data set from the hub needs the package `datasets`", hint="pip install 'tithe[hub]'"
+            "reading a data set from the hub needs the package `datasets`", hint=install_hint("hub")
         ) from None
 
 

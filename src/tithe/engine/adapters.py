@@ -11,6 +11,7 @@ from typing import Any
 from tithe.engine.model_files import demand_regular, read_object, reading_folder
 from tithe.engine.sources import BUNDLED, ModelSource, content_hash, find_model
 from tithe.errors import MissingExtraError, ModelError
+from tithe.extras import install_hint
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PLACES = ("base_model_name_or_path", "revision", "auto_mapping", "peft_version", "inference_mode")
@@ -75,7 +76,7 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
 def demand_weights(name: str, folder: Path) -> None:
     if importlib.util.find_spec("peft") is None:
         raise MissingExtraError(
-            f"`{name}` is an adapter, and merging it needs the package `peft`", hint="pip install 'tithe[tune]'"
+            f"`{name}` is an adapter, and merging it needs the package `peft`", hint=install_hint("tune")
         )
     if not (folder / WEIGHTS).is_file():
         old = (folder / "adapter_model.bin").exists()

@@ -21,13 +21,12 @@ from tithe.engine.cores import cpu_cores
 from tithe.engine.engine import Engine, Results
 from tithe.engine.messages import Done, Failed, Learn, Load, Loaded, Work
 from tithe.engine.model import load_model
+from tithe.engine.orphan import end_with_parent
 from tithe.engine.readouts import Readout
 from tithe.engine.room import MOST, SHARED
 from tithe.engine.sources import first_line
 from tithe.engine.states import StateReadout
 from tithe.errors import TitheError
-
-LOOK = 1.0  # seconds between two looks whether the process that started this one is still there
 
 
 class Child:
@@ -54,12 +53,8 @@ class Child:
 
     def listen(self) -> None:
         """Always read, so that nobody who writes has to wait, and leave when there will be nothing more to read."""
-        parent = os.getppid()
         try:
             while True:
-                while not self.channel.poll(LOOK):
-                    if os.getppid() != parent:  # a process that it forked may hold on to its end
-                        os._exit(0)
                 self.coming.put(self.channel.recv())
         except (EOFError, OSError):
             os._exit(0)
@@ -141,4 +136,5 @@ def failure(error: BaseException) -> Failed:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     Child(Connection(int(sys.argv[1]))).run()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tithe.engine.messages import Done, Failed, Learn, Load, Loaded, Work
+from tithe.engine.orphan import child_variables
 from tithe.engine.readouts import Readout
 from tithe.errors import ModelError
 
@@ -46,7 +47,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 process_group=0,
                 # The same modules, found in the same order; and nothing that lies in the present folder by chance.
-                env={**os.environ, "PYTHONPATH": search_path(), "PYTHONSAFEPATH": "1"},
+                env={**os.environ, **child_variables(), "PYTHONPATH": search_path(), "PYTHONSAFEPATH": "1"},
             )
         self.send(load)
 

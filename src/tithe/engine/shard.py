@@ -12,6 +12,7 @@ from tithe.engine.model_files import reading_folder
 from tithe.engine.shape import model_shape
 from tithe.engine.sources import ModelSource
 from tithe.errors import MissingExtraError, ModelError, SettingsError
+from tithe.extras import install_hint
 
 if TYPE_CHECKING:
     from tithe.engine.model import LoadedModel
@@ -85,7 +86,7 @@ def device_map(source: ModelSource, dtype: torch.dtype, room: Limits, trust_remo
     if find_spec("accelerate") is None:
         raise MissingExtraError(
             f"model `{source.name}` is to be spread over several devices, for which the package `accelerate` is needed",
-            hint="pip install 'tithe[large]'",
+            hint=install_hint("large"),
         )
     if source.adapter is not None:
         raise ModelError(

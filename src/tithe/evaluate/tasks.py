@@ -12,6 +12,7 @@ from tithe.errors import MissingExtraError, SettingsError
 from tithe.evaluate.index import leaves
 from tithe.evaluate.local import LocalData, find
 from tithe.evaluate.sandbox import Limits
+from tithe.extras import install_hint
 
 GRADED = {  # data sets whose programs we run ourselves -> within which limits
     "openai/openai_humaneval": Limits(),
@@ -68,7 +69,7 @@ def demand_lm_eval() -> None:
         MissingExtraError: it is not.
     """
     if importlib.util.find_spec("lm_eval") is None:
-        raise MissingExtraError("tasks are lm-eval's, and it is not installed", hint="pip install 'tithe[eval]'")
+        raise MissingExtraError("tasks are lm-eval's, and it is not installed", hint=install_hint("eval"))
 
 
 def resolve(specs: Sequence[str], *, allow_code: bool) -> list[Asked]:

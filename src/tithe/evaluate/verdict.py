@@ -13,6 +13,7 @@ from tithe.evaluate.itemtests import ItemTest, item_test
 from tithe.evaluate.measured import Measured
 from tithe.evaluate.paired import MeanDifference, mean_difference, pooled
 from tithe.evaluate.power import detectable, items_needed, seeds_needed
+from tithe.extras import install_hint
 from tithe.records import FloatArray
 
 Verdict = Literal["better", "worse", "not distinguishable", "no verdict"]
@@ -226,6 +227,6 @@ def holm(values: Sequence[float]) -> list[float]:
         from statsmodels.stats.multitest import multipletests
     except ImportError:
         raise MissingExtraError(
-            "an experiment's statistics need statsmodels", hint="pip install 'tithe[experiment]'"
+            "an experiment's statistics need statsmodels", hint=install_hint("experiment")
         ) from None
     return [float(p) for p in multipletests(values, method="holm")[1]]

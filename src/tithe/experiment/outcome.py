@@ -24,6 +24,6 @@ class ExperimentResult:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: dict[str, Any] = field(repr=False)
     results: Results | None = field(default=None, repr=False)
     outcomes: tuple[Outcome, ...] = field(default=(), repr=False)

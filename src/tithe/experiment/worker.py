@@ -1,4 +1,5 @@
-"""A process that does cells: `python -m tithe.experiment.worker`. It reads folders from stdin, and ends with it.
+"""A process that does cells: `python -m tithe.experiment.worker`. It reads folders from stdin, and ends with it,
+in the middle of a cell where the process that started it is gone.
 
 A process of its own keeps the memory of one training from the next, and lets several GPUs work at once. What it says
 goes to stderr; stdout has one JSON object per line: `{"done": ...}` or `{"error": ..., "hint": ...}`.
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from tithe.engine.orphan import end_with_parent
 from tithe.errors import TitheError
 from tithe.evaluate.measured import as_records
 from tithe.experiment.cells import read_spec, restored, spec_digest, write_done
@@ -108,6 +110,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
 
 def main() -> None:
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print does not mix with the answers
     serve(sys.stdin, answers)

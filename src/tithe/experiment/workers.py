@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tithe.engine.orphan import child_variables
 from tithe.errors import SettingsError, TitheError
 
 Done = Callable[[str, Mapping[str, Any]], None]
@@ -118,7 +119,7 @@ class Worker:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    env=os.environ | QUIET | dict(self.place.variables),
+                    env=os.environ | QUIET | dict(self.place.variables) | dict(child_variables()),
                 )
         return self.process
 

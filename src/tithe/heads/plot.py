@@ -10,6 +10,7 @@ from typing import Any
 
 from tithe.data.outfile import atomic
 from tithe.errors import MissingExtraError, SettingsError
+from tithe.extras import install_hint
 
 SIZE = {"width": 560, "height": 260}
 
@@ -63,4 +64,4 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise MissingExtraError(f"a plot needs the package `{name}`", hint="pip install 'tithe[report]'") from None
+        raise MissingExtraError(f"a plot needs the package `{name}`", hint=install_hint("report")) from None

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MissingExtraError, SettingsError
+from ..extras import install_hint
 from .cosine import cosines_of, paired, squares
 from .exact import Tops, tops
 from .rows import Index, Rows, first_in_rows, spans
@@ -92,7 +93,7 @@ def faiss() -> Any:
         return importlib.import_module("faiss")
     except ImportError:
         raise MissingExtraError(
-            "an approximate search needs the package `faiss`", hint="pip install 'tithe[ann]', or `method='exact'`"
+            "an approximate search needs the package `faiss`", hint=f"{install_hint('ann')}, or `method='exact'`"
         ) from None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from tithe.engine.model_files import demand_regular
 from tithe.engine.sources import BUNDLED, HUB_ID, TEXT_FILES, ModelSource, content_hash, first_line
 from tithe.errors import MissingExtraError, ModelError
+from tithe.extras import install_hint
 
 NAMES = ("self", "tfidf")
 ENDINGS = (".json", ".txt", ".model", ".safetensors")  # what a vector may depend on
@@ -100,9 +101,7 @@ def demand_package(module: str, package: str, source: ModelSource) -> None:
         MissingExtraError: the package is not installed.
     """
     if find_spec(module) is None:
-        raise MissingExtraError(
-            f"encoder `{source.name}` needs the package `{package}`", hint="pip install 'tithe[encoders]'"
-        )
+        raise MissingExtraError(f"encoder `{source.name}` needs the package `{package}`", hint=install_hint("encoders"))
 
 
 def fingerprint(source: ModelSource) -> str:

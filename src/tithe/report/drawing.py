@@ -9,6 +9,7 @@ from typing import Any
 
 from tithe.data.outfile import atomic
 from tithe.errors import MissingExtraError
+from tithe.extras import install_hint
 
 
 def library(name: str) -> Any:
@@ -20,7 +21,7 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise MissingExtraError(f"a plot needs the package `{name}`", hint="pip install 'tithe[report]'") from None
+        raise MissingExtraError(f"a plot needs the package `{name}`", hint=install_hint("report")) from None
 
 
 def svg(chart: Any) -> str:

@@ -36,10 +36,18 @@ Answers = dict[str, Mapping[str, Any] | Problem]
 
 
 class Writer(Protocol):
-    """A weak model: prompt id -> `{"text", "tokens", "finished"}`, or why there is none."""
+    """A weak model: prompt id -> `{"text", "tokens", "finished"}`, or why there is none.
+
+    Args:
+        name: of the model.
+        reused: answers that were there before.
+        stored: answers that are there.
+        work: what was done for the others.
+    """
 
     name: str
     reused: int
+    stored: int
     work: dict[str, Any]
 
     def check(self) -> None:
@@ -84,6 +92,7 @@ class LocalWriter:
     name: str
     settings: WritingSettings
     reused: int = field(default=0, init=False)
+    stored: int = field(default=0, init=False)
     work: dict[str, Any] = field(default_factory=dict, init=False)
 
     def check(self) -> None:
@@ -171,7 +180,7 @@ class LocalWriter:
         found |= {key: one for key, one in wanted.items() if isinstance(one, Problem)}
         asked = {key: one for key, one in wanted.items() if not isinstance(one, Problem)}
         names = {key: key_of(one.ids.tobytes(), str(one.seed)) for key, one in asked.items()}
-        self.reused = sum(name in store for name in names.values())
+        self.reused = self.stored = sum(name in store for name in names.values())
         talk.progress(self.reused + len(found), 0)
         if self.reused < len(asked):
             found |= self.write([*asked], [*asked.values()], [*names.values()], store, talk)
@@ -195,6 +204,7 @@ class LocalWriter:
                 store.put(names[i], {"text": got.text, "tokens": got.tokens, "finished": got.finished})
                 tokens += got.tokens
             store.flush()  # a batch is there whole or not at all, so that none is ever taken up in the middle
+            self.stored = len(store)
             talk.progress(len(todo), tokens)
         self.work = {"tokens_generated": tokens, "batches_halved": generator.halved, "pads": generator.pads}
         del generator
@@ -241,6 +251,7 @@ class EndpointWriter:
     endpoint: str
     hold: float | None = None
     reused: int = field(default=0, init=False)
+    stored: int = field(default=0, init=False)
     work: dict[str, Any] = field(default_factory=dict, init=False)
 
     def check(self) -> None:
@@ -268,7 +279,7 @@ class EndpointWriter:
         bodies = {key: self.body(key, example) for key, example in prompts.items()}
         names = {key: key_of(json.dumps(body, sort_keys=True)) for key, body in bodies.items()}
         store = TextStore(place, store_name(self.name, {"endpoint": self.address.page("")}))
-        self.reused = sum(name in store for name in names.values())
+        self.reused = self.stored = sum(name in store for name in names.values())
         talk.progress(self.reused, 0)
         problems: Answers = {}
         s, tokens = self.settings, 0
@@ -288,6 +299,7 @@ class EndpointWriter:
                     talk.progress(1, tokens)
             finally:
                 store.flush()
+                self.stored = len(store)
         self.work = {"tokens_generated": tokens, "requests_tried_again": client.tried_again}
         return problems | {key: store[name] for key, name in names.items() if name in store}
 

@@ -47,13 +47,18 @@ class Bench:
     facts: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, pa.Table] = field(default_factory=dict)
     who: str = ""
+    comparing: bool = field(default=False, init=False)
 
     def prepare(self, scorers: Mapping[str, Scorer]) -> dict[str, Scorer]:
         """All scorers with what they have to learn."""
         ready = {}
-        for name, scorer in scorers.items():
-            self.who = name
-            ready[name] = scorer.prepare(self) if learns(scorer) else scorer
+        try:
+            for name, scorer in scorers.items():
+                self.who = name
+                ready[name] = scorer.prepare(self) if learns(scorer) else scorer
+                self.stop_comparing()
+        finally:
+            self.stop_comparing()
         self.tidy()
         return ready
 
@@ -72,11 +77,13 @@ class Bench:
     def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
         from tithe.neighbours.vectors import embed
 
+        self.stop_comparing()
         made, talk, before = self.parts.encoder(encoder), self.parts.talk, -1
 
         def progress(done: int, total: int) -> None:
             nonlocal before
             if before < 0:
+                talk.phase(f"embedding prompts with {encoder}")
                 talk.expect(total)
             talk.progress(done - max(before, 0), 0)
             before = done
@@ -92,10 +99,21 @@ class Bench:
             words = {"cut": "cut to its maximal length", "empty": "without text", "unknown": "it knows nothing of"}
             listed = ", ".join(f"{n:,} {words[name]}" for name, n in odd.items())
             self.say(f"note: prompts for encoder {encoder}: {listed}")
+        if self.who:  # a scorer has asked, and goes on with them on its own
+            talk.phase(f"{self.who}: searching among {len(found.vectors):,} prompts")
+            self.comparing = True
         return found.vectors
 
+    def stop_comparing(self) -> None:
+        """End the phase in which a scorer works on vectors."""
+        if self.comparing:
+            self.comparing = False
+            self.parts.talk.done()
+
     def answers(self, asks: Sequence[Mapping[str, Ask]]) -> Sequence[Mapping[str, Answer | Problem]]:
+        self.stop_comparing()
         found: list[Mapping[str, Answer | Problem]] = []
+        self.parts.talk.phase(f"{self.who}: reading what it compares")
         self.parts.talk.expect(len(asks))
         try:
             for window, read in self.runner.read(asks):

@@ -127,6 +127,7 @@ class Eyes:
         """
         passes = [self.prompt(one, got) for one, got in zip(examples, self.encoded(examples), strict=True)]
         found = np.full(len(passes), np.nan)
+        self.talk.phase("warm-up, choosing records")
         self.talk.expect(len(passes))
         tokens = 0
         try:

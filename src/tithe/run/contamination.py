@@ -40,8 +40,8 @@ class ContaminationResult:
         examples: id -> reason, of every example that shares something.
     """
 
-    record: Mapping[str, Any]
-    examples: Mapping[str, str]
+    record: Mapping[str, Any] = field(repr=False)
+    examples: Mapping[str, str] = field(repr=False)
 
     @property
     def told(self) -> dict[str, Any]:
@@ -177,6 +177,7 @@ def find(dataset: Dataset, against: Sequence[Path], *, n: int = NGRAM, talk: Tal
     began, talk, watch = time.monotonic(), talk or Talk(), Watch(dataset)
     index, files = eval_files(against, n)
     examples, counts = dict[str, str](), {"examples": 0, "bad_rows": 0}
+    talk.phase("looking for evaluation items")
     talk.expect(None)
     try:
         for batch in batches(dataset, counts):

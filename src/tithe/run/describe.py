@@ -82,6 +82,13 @@ def weights_dtype(model: LoadedModel) -> str:
     return "float8_e4m3fn" if model.awaits_fp8 or model.fp8 is not None else str(model.dtype).removeprefix("torch.")
 
 
+def torch_name(dtype: str) -> str:
+    """Return torch's name for ours: `float32` for `fp32`."""
+    from tithe.engine.model import WEIGHTS
+
+    return str(WEIGHTS[dtype]).removeprefix("torch.")
+
+
 def kernels(route: Fp32Route) -> str:
     """Who multiplies fp32 on a CPU, where that is not torch as it comes, or not true."""
     by = f" by oneDNN ({route.why})" if route.name == "onednn" else ""

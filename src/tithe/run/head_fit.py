@@ -97,6 +97,7 @@ class Fit:
         model = parts.engine.model
         count, width = model.layers.count, parts.shape[1]
         layers = chosen_layers(s.layers or "all", count)
+        parts.talk.phase("training the head")
         parts.talk.expect(len(self.sides["train"]) * s.num_train_epochs)
         try:
             fit = fit_cnn(

@@ -49,7 +49,7 @@ class HeadResult:
     """
 
     folder: Path | None
-    record: dict[str, Any]
+    record: dict[str, Any] = field(repr=False)
     report: HeadReport | None = field(default=None, repr=False)
 
     def __str__(self) -> str:

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tithe.evaluate.judge.tally import tally as count
 from tithe.evaluate.judge.wording import told
 from tithe.evaluate.measured import Measured
 from tithe.records import Problem
+from tithe.run.account import account
 from tithe.run.answering import make_writer
 from tithe.run.describe import versions
 from tithe.run.folder import DROPPED, RECORD, check_places, default_folder, run_folder, sweep, write_json
@@ -43,9 +44,9 @@ class JudgeResult:
     """
 
     tally: Tally
-    measured: Measured
-    record: Mapping[str, Any]
-    reviews: Sequence[Review]
+    measured: Measured = field(repr=False)
+    record: Mapping[str, Any] = field(repr=False)
+    reviews: Sequence[Review] = field(repr=False)
 
 
 def compare(
@@ -79,17 +80,16 @@ def compare(
     pairs = [Pair(item, sides[0].examples[item], sides[1].examples[item]) for item in both(*sides)]
     judge = make_writer(settings.who, settings, settings.endpoint, hold=0)
     judge.check()
-    with run_folder(folder) as place:
+    base = describe(settings, sides, digests) | {"counts": counts(sides, pairs)}
+    with run_folder(folder) as place, account(folder, talk, lambda: base) as told_so_far:
         court = Court(judge, settings.attempts, place, talk)
+        told_so_far.record = lambda: base | {"judge": court.as_dict(), "seconds": round(time.monotonic() - began, 2)}
+        told_so_far.stored = lambda: judge.stored
         heard = court.hear([pair for pair in pairs if not pair.same])
         reviews = reviews_of(pairs, heard)
         found = count(reviews, settings.level)
-        record = describe(settings, sides, digests) | {
-            "counts": counts(sides, pairs),
-            "judge": judge.describe() | {"replies": court.replies, "reused": court.reused} | court.work,
-            "tally": found.as_dict(),
-            "seconds": round(time.monotonic() - began, 2),
-        }
+        record = told_so_far.record() | {"tally": found.as_dict()} | told_so_far.finished()
+        told_so_far.record = lambda: record
         write_left_out([*left_out(sides), *without_verdict(pairs, reviews)], folder)
         write_json(folder / RECORD, record)
         demand_verdict(settings, reviews, heard, folder)

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tithe.errors import DataError
 from tithe.evaluate.judge.pairs import Answers
 from tithe.planner import without_numbers
 from tithe.records import Example, Problem
+from tithe.run.account import account
 from tithe.run.answering import make_writer
 from tithe.run.describe import versions
 from tithe.run.folder import RECORD, default_folder, run_folder, sweep, write_json
@@ -31,7 +32,7 @@ class AnswerResult:
     """What came of a prompt set; `record` has the counts."""
 
     output: Path
-    record: Mapping[str, Any]
+    record: Mapping[str, Any] = field(repr=False)
 
 
 def answer(
@@ -61,7 +62,15 @@ def answer(
     digest = sniff(source).digest()
     writer = make_writer(settings.model, settings, settings.endpoint)
     writer.check()
-    with run_folder(folder) as place:
+    base = {
+        "settings": settings.model_dump(mode="json"),
+        "versions": versions(),
+        "prompts": {"source": settings.prompts, "digest": digest},
+    }
+    with run_folder(folder) as place, account(folder, talk, lambda: base) as told:
+        told.record = lambda: base | {"counts": {"prompts": len(asked)}, "model": writer.describe()}
+        told.stored = lambda: writer.stored
+        talk.phase("answering")
         talk.expect(len(asked))
         try:
             said = writer.answers(asked.examples, place, talk)
@@ -69,14 +78,13 @@ def answer(
             talk.done()
         problems = {item: one.reason for item, one in said.items() if isinstance(one, Problem)}
         there = {item: one for item, one in said.items() if not isinstance(one, Problem)}
-        record = {
-            "settings": settings.model_dump(mode="json"),
-            "versions": versions(),
-            "prompts": {"source": settings.prompts, "digest": digest},
+        record = base | {
             "counts": counts(asked, [*there.values()], problems),
             "model": writer.describe() | {"reused": writer.reused},
             "seconds": round(time.monotonic() - began, 2),
+            **told.finished(),
         }
+        told.record = lambda: record
         bad = [{"where": row.where, "reason": row.reason} for row in asked.bad]
         none = [{"where": asked.examples[item].where, "item": item, "reason": why} for item, why in problems.items()]
         write_left_out(bad + none, folder)

@@ -72,6 +72,10 @@ class Court:
     replies: int = field(default=0, init=False)
     work: dict[str, int] = field(default_factory=dict, init=False)
 
+    def as_dict(self) -> dict[str, Any]:
+        """For the run record."""
+        return self.judge.describe() | {"replies": self.replies, "reused": self.reused} | self.work
+
     def hear(self, pairs: Sequence[Pair]) -> dict[str, dict[str, Heard]]:
         """Item -> order -> what the judge said.
 
@@ -103,6 +107,7 @@ class Court:
             message = Message("user", pair.question(order, attempt))
             name = name_of(pair, order, attempt)
             asked[name] = Example(name, pair.a.row, 1, (message,), Message("assistant", STAND_IN), where=pair.a.where)
+        self.talk.phase("judging")
         self.talk.expect(len(asked))
         try:
             said = self.judge.answers(asked, self.place, self.talk)

@@ -20,8 +20,8 @@ from tithe.run.table import COUNTS, FIXED, Table, joined, take
 from tithe.selectors.budget import Budget
 from tithe.selectors.rank import Top
 
-OF_THE_RUN = ("settings", "versions", "dataset")  # the same in every stage
 POOL = ("records", "examples", "bad_rows", "notes", "duplicates")  # counts of the whole input
+OF_THE_RUN = ("settings", "versions", "dataset", "outcome")  # the same in every stage
 OF_SCORING = ("scorers", "template", "model", "counts", "work", "trace", "engine")
 
 

@@ -13,6 +13,7 @@ from tithe.run.screen import (
     QUANTILES,
     console,
     five,
+    length_line,
     pairs,
     say,
     show_counts,
@@ -48,6 +49,8 @@ def show_pipeline(result: PipelineResult, output: Path | None, folder: Path) -> 
     out.print(pairs([*rows, ("= examples", chosen["examples"])]))
     show_kept_duplicates(out, chosen["duplicates"])
     out.print(spreads(result))
+    if line := length_line(chosen):
+        say(out, line)
     if result.note:
         say(out, f"note: {result.note}")
     say(out, f"kept: {output}; " if output else "", f"run folder {folder} (scores.parquet, dropped.jsonl, run.json)")

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tithe.config import SelectSettings
 from tithe.errors import DataError
 from tithe.planner import Cost
+from tithe.run.account import Account, account
 from tithe.run.bench import Bench
 from tithe.run.folder import DROPPED, RECORD, SCORES, TOKENS, run_folder, sweep, write_json, write_table
 from tithe.run.jobs import Garage, Job, StageParts, check_job, check_settings, columns_read, make_jobs
@@ -59,16 +61,17 @@ def select_in_stages(
         with naming(job.stage):
             check_job(job, whole, folder)
     found = contaminated(whole.dataset, settings, talk)
-    with run_folder(folder) as place:
+    with run_folder(folder) as place, account(folder, talk, whole.basics) as told:
         clear(place)
-        cascade = Cascade(whole, place, folder, talk, waiting, found.examples)
+        cascade = Cascade(whole, place, folder, talk, waiting, found.examples, told)
         for job in jobs:
             with naming(job.stage):
                 cascade.step(job)
         for text in cascade.waiting:
             talk.say(f"note: the filter `{text}` did nothing: no stage reads its column")
         result = outcome(cascade.done, settings, whole, folder)
-        result = replace(result, record=result.record | found.told)
+        result = replace(result, record=result.record | found.told | told.finished())
+        told.record = lambda: result.record
         if folder is not None:
             write_table(folder / SCORES, with_reasons(result))
             write_dropped(result, folder)
@@ -98,6 +101,7 @@ class Cascade:
         talk: who listens.
         waiting: filters whose column no stage had yet.
         contaminated: id -> reason, of examples that the first stage drops.
+        told: learns how to tell what was done so far.
         done: the stages so far.
     """
 
@@ -107,6 +111,7 @@ class Cascade:
     talk: Talk
     waiting: list[str]
     contaminated: Mapping[str, str]
+    told: Account
     done: list[StageResult] = field(default_factory=list)
     garage: Garage = field(default_factory=Garage)
 
@@ -149,8 +154,14 @@ class Cascade:
             bench = Bench(parts, here, make_runner(parts, here, self.talk), Cost())
             bench.tidy()
             return replace(narrowed(self.done[-1].chosen, parts.dataset, bench.facts), vectors=bench.vectors)
-        folder = None if self.folder is None else here
-        return score_in(here, parts, self.talk, folder=folder, extra=columns_read(job, parts, job.readers))
+        folder, own = None if self.folder is None else here, Account(None, self.talk, dict)
+        self.told.record, self.told.stored = lambda: self.so_far(job, own), lambda: own.stored()
+        return score_in(here, parts, self.talk, folder=folder, extra=columns_read(job, parts, job.readers), told=own)
+
+    def so_far(self, job: Job, own: Account) -> dict[str, Any]:
+        """Return the record of the stages that are done, and of the one under way."""
+        now = {"stage": job.stage.number, "text": job.stage.text, **own.record()}
+        return self.whole.basics() | {"stages": [*(done.record for done in self.done), now]}
 
     def recipe(self, job: Job, parts: StageParts, scored: ScoreResult, total: int) -> Recipe:
         """How this stage chooses; takes the filters that have waited for its columns."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tithe.data.files import Dataset
 from tithe.data.writers import OutShape
-from tithe.errors import SettingsError, did_you_mean
+from tithe.errors import SettingsError, brief, did_you_mean
 from tithe.records import Scores, Selection
 from tithe.run.folder import check_places, check_scores_file, write_table
 from tithe.run.table import Table
@@ -23,11 +23,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@dataclass(frozen=True)
+MOST_REASONS = 10  # shown
+
+
+@dataclass(frozen=True, repr=False)
 class PlanResult:
     """What a run would read; `record` has the numbers."""
 
     record: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<PlanResult: {self}>"
 
     def __str__(self) -> str:
         counts = self.record["counts"]
@@ -142,7 +148,10 @@ class SelectResult:
 
     def __str__(self) -> str:
         lines = [f"kept {len(self):,} of {len(self.scores):,} by {self.selection.by} on {self.scores.by}"]
-        lines += [f"dropped {n:,}: {reason}" for reason, n in self.selection.reasons().items()]
+        reasons = list(self.selection.reasons().items())
+        lines += [f"dropped {n:,}: {brief(reason)}" for reason, n in reasons[:MOST_REASONS]]
+        if rest := reasons[MOST_REASONS:]:
+            lines.append(f"dropped {sum(n for _, n in rest):,}: {len(rest):,} other reasons")
         return "\n".join(lines + ([self.note] if self.note else []))
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from tithe.config import ScoreSettings
 from tithe.planner import Cost, Window, window_size, windows, without_numbers
 from tithe.records import Ask
+from tithe.run.account import Account, account
 from tithe.run.bench import Bench
-from tithe.run.describe import engine_record
+from tithe.run.describe import engine_record, torch_name
 from tithe.run.experience import experience
 from tithe.run.folder import (
     DROPPED,
@@ -22,6 +23,7 @@ from tithe.run.folder import (
     TOKENS,
     check_places,
     check_scores_file,
+    inputs_of,
     run_folder,
     sweep,
     write_json,
@@ -58,7 +60,7 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
         talk.say("note: the model's training by `warmup` is not in these numbers")
     for note in parts.notes:
         talk.say(note)
-    expect(parts, talk)
+    expect(parts, talk, "counting")
     try:
         for chunk in runner.chunks(parts.dataset):
             window = runner.plan(chunk)
@@ -116,13 +118,15 @@ def score(
     """
     if output is not None:
         check_scores_file(output)
-    check_places(output, overwrite, settings.dataset, folder)
+    check_places(output, overwrite, settings.dataset, folder, inputs_of(settings))
     parts = Parts(settings)
     check_passed_on(settings, list(parts.scorers.values()))
     parts.check(folder)
     experience(parts, folder, talk := talk or Talk())
-    with closing(parts), run_folder(folder) as place:
-        result = score_in(place, parts, talk, folder=folder)
+    with closing(parts), run_folder(folder) as place, account(folder, talk, parts.basics) as told:
+        result = score_in(place, parts, talk, folder=folder, told=told)
+        result.record.update(told.finished())
+        told.record = lambda: result.record
         if folder is not None:
             (folder / DROPPED).unlink(missing_ok=True)  # of a selection that was here before
             write_table(folder / SCORES, result.grown.parts())
@@ -134,7 +138,13 @@ def score(
 
 
 def score_in(
-    place: Path, parts: Parts, talk: Talk, *, folder: Path | None = None, extra: Sequence[str] = ()
+    place: Path,
+    parts: Parts,
+    talk: Talk,
+    *,
+    folder: Path | None = None,
+    extra: Sequence[str] = (),
+    told: Account | None = None,
 ) -> ScoreResult:
     """Score in a folder that is open; writes answers there and nothing else.
 
@@ -144,6 +154,7 @@ def score_in(
         talk: who listens.
         folder: the run folder to name in the result, None for a scratch one.
         extra: columns of the input to carry along for a selector.
+        told: learns how to tell what was done so far.
     """
     began, settings = time.monotonic(), parts.settings
     watch, parts.talk = parts.watch, talk
@@ -152,15 +163,19 @@ def score_in(
         talk.say(note)
     with ExitStack() as stack:
         runner = make_runner(parts, place, talk)
+        stack.callback(flush, runner)  # what was read is kept, whatever ends the reading
         if runner.tokenisers is not None:
             stack.callback(runner.tokenisers.stop)
         table, cost = Table(list(parts.scorers), extra, parts.score_columns[len(parts.scorers) :]), Cost()
+        if told is not None:
+            told.record = lambda: record_so_far(parts, runner, cost, time.monotonic() - began)
+            told.stored = lambda: sum(map(len, runner.stores.values()))
         bench = Bench(parts, place, runner, cost)
         runner.scorers = bench.prepare(parts.scorers)
         tokens = stack.enter_context(TokenFile(place / TOKENS)) if settings.per_token else None
         if parts.learns:  # else no scorer knows any example but the one it is asked about
             read_together(parts, runner, talk)
-        expect(parts, talk)
+        expect(parts, talk, "scoring")
         try:
             with closing(runner.run(parts.dataset)) as windows:
                 for scored in windows:
@@ -170,8 +185,7 @@ def score_in(
                         tokens.add(scored)
         finally:
             talk.done()
-            for store in runner.stores.values():
-                store.flush()
+        flush(runner)
         watch.check()
         for name in parts.residualised:
             table.residualise(name, residual(name))
@@ -183,12 +197,23 @@ def score_in(
     return ScoreResult(parts.dataset, record, folder, table, watch, bench.tables, bench.vectors)
 
 
+def flush(runner: LocalRunner) -> None:
+    """Write answers that are not yet on disk."""
+    for store in runner.stores.values():
+        store.flush()
+
+
 def read_together(parts: Parts, runner: LocalRunner, talk: Talk) -> None:
     """Read examples that show each other first, where they are too many for one window."""
     try:
-        runner.read_together(parts.examples, lambda: talk.expect(len(parts.examples)))
+        runner.read_together(parts.examples, lambda: begin_together(parts, talk))
     finally:
         talk.done()
+
+
+def begin_together(parts: Parts, talk: Talk) -> None:
+    talk.phase("reading what shows each other")
+    talk.expect(len(parts.examples))
 
 
 def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
@@ -209,8 +234,9 @@ def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
     return runner
 
 
-def expect(parts: Parts, talk: Talk) -> None:
+def expect(parts: Parts, talk: Talk, what: str) -> None:
     """Count the records for the progress bar, where that costs no download."""
+    talk.phase(what)
     local = Path(parts.dataset.source).exists()
     talk.expect(sum(1 for _ in parts.dataset.rows()) if local else None)
 
@@ -226,13 +252,19 @@ def all_problems(cost: Cost, table: Table) -> dict[str, int]:
 
 
 def make_record(parts: Parts, runner: LocalRunner, cost: Cost, table: Table, seconds: float) -> dict[str, Any]:
-    work = runner.work
-    record = parts.describe()
-    record["counts"] = cost.as_dict() | {
+    record = record_so_far(parts, runner, cost, seconds)
+    record["counts"] |= {
         "scored": {name: table.columns[name].mask.there for name in parts.scorers},
         "without_score": {name: table.without_score(name) for name in parts.scorers},
         "problems": all_problems(cost, table),
     }
+    return record
+
+
+def record_so_far(parts: Parts, runner: LocalRunner, cost: Cost, seconds: float) -> dict[str, Any]:
+    """Return the record of a run at any moment: what it is made of, and what it has done."""
+    work, record = runner.work, parts.describe()
+    record["counts"] = cost.as_dict()
     record["work"] = {
         "passes_computed": work.passes,
         "passes_reused": work.reused,
@@ -248,6 +280,9 @@ def make_record(parts: Parts, runner: LocalRunner, cost: Cost, table: Table, sec
         record["trace"] = runner.trace.as_dict()
     if runner.tokenisers is not None and runner.tokenisers.count:
         record["tokenising"] = runner.tokenisers.as_dict()
-    if "engine" in parts.__dict__:
-        record["engine"] = engine_record(parts.engine)
+    record["engine"] = {"loaded": "engine" in parts.__dict__}
+    if record["engine"]["loaded"]:
+        record["engine"] |= engine_record(parts.engine)
+    elif parts.needs_model:  # everything was found: what would have read it
+        record["engine"] |= {"devices": [str(one) for one in parts.devices], "dtype": torch_name(parts.dtype)}
     return record

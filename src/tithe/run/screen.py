@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.segment import Segment
 from rich.table import Table as Grid
 from rich.text import Text
@@ -22,9 +24,13 @@ from tithe.run.heads import HeadResult
 from tithe.run.results import PlanResult, ScoreResult, SelectResult
 from tithe.run.select import shown_columns
 from tithe.run.talk import Talk
+from tithe.stderr import SteadyStream
 
 EVERY = 10.0  # seconds between two lines of progress
+FAIR_SECONDS, FAIR_SHARE = 5.0, 0.02  # of a phase: less of it done says nothing of how long the rest takes
 BELOW = ("about", "settings")  # of a listing's row, what is too long for a column
+NOTABLE = 0.5  # rank correlation with length
+MUCH_LONGER = 2.0  # times, kept responses against the pool's
 QUANTILES = ("min", "25 %", "median", "75 %", "max")
 
 
@@ -55,6 +61,18 @@ class TokenRate(ProgressColumn):
         return Text(f"{rate:,.0f} tokens/s" if rate else "")
 
 
+class TimeLeft(ProgressColumn):
+    """What is left of the phase, once enough of it is done."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields.get("left")
+        return Text("" if left is None else f"about {time_text(left)} left")
+
+
+def time_text(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
 class Screen(Talk):
     """Progress with tokens per second and time left; a plain line now and then where stderr is no terminal."""
 
@@ -62,48 +80,83 @@ class Screen(Talk):
         self.console = console()
         self.bar: Progress | None = None
         self.total: int | None = None
-        self.examples = 0.0
+        self.name, self.examples = "", 0.0
         self.began = self.spoke = time.monotonic()
-        self.reading = self.before = 0.0
+        self.since: tuple[float, float] | None = None  # when the work itself began, and what was done by then
+        self.reading, self.tokens, self.tokens_before = 0.0, 0, 0
+
+    @property
+    def trouble(self) -> str | None:  # type: ignore[override]
+        stream = sys.stderr
+        return stream.trouble if isinstance(stream, SteadyStream) else None
 
     def say(self, sentence: str) -> None:
         self.console.print(sentence, markup=False, soft_wrap=True)
 
+    def phase(self, name: str) -> None:
+        self.name = name
+        self.expect(None)
+
     def expect(self, examples: int | None) -> None:
-        self.total, self.examples, self.reading, self.before = examples, 0.0, 0.0, 0.0
+        self.total, self.examples, self.since, self.reading = examples, 0.0, None, 0.0
+        self.tokens_before = self.tokens  # a rate is that of its own phase
         self.began = self.spoke = time.monotonic()
+        if self.bar is not None:  # the phase was named before its size was known
+            self.bar.stop()
+            self.bar = None
         if self.console.is_terminal:
-            columns = (TextColumn("records"), BarColumn(), MofNCompleteColumn(), TokenRate(), TimeRemainingColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TokenRate(), TimeLeft())
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.bar.start()
-            self.bar.add_task("records", total=examples)
+            self.bar.add_task(escape(self.name or "records"), total=examples)
 
     def progress(self, examples: float, tokens: int) -> None:
         now = time.monotonic()
         self.examples += examples
-        if tokens and not self.reading:  # what came before was loading the model, which says nothing of the rest
-            self.reading, self.before = now, self.examples
-        rate = tokens / (now - self.reading) if self.reading and now - self.reading > 0.5 else None
+        # What came before the first words of progress was loading, which says nothing of the rest; so do, where tokens
+        # are read, records whose answers were there already.
+        if (examples and self.since is None) or (tokens and not self.reading):
+            self.since = (now, self.examples)
+        if tokens and not self.reading:
+            self.reading = now
+        self.tokens = tokens
+        self.tokens_before = self.tokens_before if self.tokens_before <= tokens else 0  # counted anew
+        lasted = now - self.reading
+        rate = (tokens - self.tokens_before) / lasted if self.reading and lasted > 0.5 else None
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=round(self.examples), rate=rate)
+            self.bar.update(self.bar.task_ids[0], completed=round(self.examples), rate=rate, left=self.left(now))
         elif now - self.spoke >= EVERY:
             self.spoke = now
             self.say(self.line(now, rate))
 
+    def left(self, now: float) -> float | None:
+        """Return the seconds that the phase will still take; None before enough of it is done to tell."""
+        if self.total is None or self.since is None or self.examples >= self.total:
+            return None
+        began, before = self.since
+        done = self.examples - before
+        if now - began < FAIR_SECONDS or done < FAIR_SHARE * self.total:
+            return None
+        return (now - began) * (self.total - self.examples) / done
+
     def line(self, now: float, rate: float | None) -> str:
-        """Progress in words."""
+        """Return progress in words."""
         parts = [f"{self.examples:,.0f}{f' of {self.total:,}' if self.total else ''} records"]
         if rate:
             parts.append(f"{rate:,.0f} tokens/s")
-        if self.total and self.before < self.examples < self.total:
-            left = (now - (self.reading or self.began)) * (self.total - self.examples) / (self.examples - self.before)
-            parts.append(f"about {f'{left / 60:.0f} min' if left >= 90 else f'{left:.0f} s'} left")
-        return ", ".join(parts)
+        left = self.left(now)
+        if left is not None:
+            parts.append(f"about {time_text(left)} left")
+        return f"{self.name}: " * bool(self.name) + ", ".join(parts)
 
     def done(self) -> None:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+        lasted = time.monotonic() - self.began
+        if self.name and self.total is None and not self.examples and lasted >= EVERY:
+            self.say(f"{self.name}: {time_text(lasted)}")
+        self.name = ""
 
 
 def show_plan(result: PlanResult) -> None:
@@ -168,9 +221,27 @@ def show_selection(result: SelectResult, output: Path | None, folder: Path) -> N
         grid.add_row(f"{words}, pool", *five(values))
         grid.add_row(f"{words}, kept", *five(values[mask]))
     out.print(grid)
+    if line := length_line(chosen):
+        say(out, line)
     if result.note:
         say(out, f"note: {result.note}")
     say(out, f"kept: {output}; " if output else "", f"run folder {folder} (scores.parquet, dropped.jsonl, run.json)")
+
+
+def length_line(selection: Mapping[str, Any]) -> str | None:
+    """Return what the score has to do with the length of responses, where that is worth a word."""
+    by, rho, spread = selection["by"], selection["rank_correlation_with_length"], selection["quantiles"]
+    pool, kept = (spread["response_tokens"][side] for side in ("pool", "kept"))
+    times = kept[2] / pool[2] if pool and kept and pool[2] else 1.0
+    notable = rho is not None and abs(rho) >= NOTABLE
+    if by == "length" or not (notable or times >= MUCH_LONGER or times <= 1 / MUCH_LONGER):
+        return None
+    parts = [f"kept responses have {times:.2g} times the pool's median length"]
+    if rho is not None:
+        how = "rises" if rho > 0 else "falls"
+        parts.append(f"{by} {how} with response length (rank correlation {rho:.2f})")
+    way = "" if by.endswith("_residual") else "; `--residualise length` ranks by what length does not explain"
+    return f"note: {', '.join(parts)}{way}"
 
 
 def show_head(result: HeadResult) -> None:

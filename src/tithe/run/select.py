@@ -18,9 +18,20 @@ from tithe.data.ids import content_of
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.planner import without_numbers
 from tithe.records import FloatArray, Scores, Selection
+from tithe.run.account import account
 from tithe.run.contamination import ContaminationResult, find
 from tithe.run.experience import experience
-from tithe.run.folder import DROPPED, RECORD, SCORES, check_places, run_folder, sweep, write_json, write_table
+from tithe.run.folder import (
+    DROPPED,
+    RECORD,
+    SCORES,
+    check_places,
+    inputs_of,
+    run_folder,
+    sweep,
+    write_json,
+    write_table,
+)
 from tithe.run.passed_on import check_passed_on
 from tithe.run.residual import rank_correlation
 from tithe.run.results import ScoreResult, SelectResult
@@ -78,7 +89,7 @@ def select(
         TitheError: whatever stops the run; what was scored before is in the run folder.
     """
     talk = talk or Talk()
-    check_places(output, overwrite, settings.dataset, folder)
+    check_places(output, overwrite, settings.dataset, folder, inputs_of(settings))
     if settings.pipeline is not None:
         from tithe.run.pipeline import select_in_stages  # which is made of this module's pieces
 
@@ -99,9 +110,10 @@ def select(
     found = contaminated(parts.dataset, settings, talk)
     recipe = Recipe(ranking, selector, budget, filters, settings.drop_duplicates, found.examples)
     experience(parts, folder, talk)
-    with closing(parts), run_folder(folder) as place:
-        chosen = choose(score_in(place, parts, talk, folder=folder, extra=extra), recipe)
-        chosen = replace(chosen, record=chosen.record | found.told)
+    with closing(parts), run_folder(folder) as place, account(folder, talk, parts.basics) as told:
+        chosen = choose(score_in(place, parts, talk, folder=folder, extra=extra, told=told), recipe)
+        chosen = replace(chosen, record=chosen.record | found.told | told.finished())
+        told.record = lambda: chosen.record
         if folder is not None:
             write_table(folder / SCORES, with_reasons(chosen))
             write_dropped(chosen, folder)

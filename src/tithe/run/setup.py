@@ -360,9 +360,13 @@ class Parts:
         if engine is not None:
             engine.close()
 
+    def basics(self) -> dict[str, Any]:
+        """Return what is known before anything is read, for the run record."""
+        return {"settings": self.settings.model_dump(mode="json"), "versions": versions()}
+
     def describe(self) -> dict[str, Any]:
         """What the numbers depend on, for the run record."""
-        out: dict[str, Any] = {"settings": self.settings.model_dump(mode="json"), "versions": versions()}
+        out = self.basics()
         out["dataset"] = {"source": self.dataset.source, "format": self.dataset.format, "digest": self.watch.digest}
         if Path(self.dataset.source).exists():
             out["dataset"]["path"] = str(Path(self.dataset.source).resolve())

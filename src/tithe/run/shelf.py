@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tithe import plugins
+from tithe.extras import install_hint
 from tithe.run.describe import versions
 from tithe.scorers.base import settings_of
 
@@ -80,7 +81,7 @@ def doctor_rows() -> list[dict[str, Any]]:
     rows += [("dtype taken", dtype_name(choose_dtype("auto", devices[0])))]
     for extra, module in EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
-        rows.append((f"extra `tithe[{extra}]`", "installed" if there else f"pip install 'tithe[{extra}]'"))
+        rows.append((f"extra `tithe[{extra}]`", "installed" if there else install_hint(extra)))
     rows += [
         (f"bundled model `{name}`", "there" if Path(path).is_dir() else "missing") for name, path in BUNDLED.items()
     ]

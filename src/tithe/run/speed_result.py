@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ FEW = 4  # batches a worker, below which their ends count
 class BenchResult:
     """A bench; `record` has the numbers."""
 
-    record: dict[str, Any]
+    record: dict[str, Any] = field(repr=False)
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
         """The record as JSON."""

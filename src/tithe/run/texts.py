@@ -62,6 +62,10 @@ class TextStore:
                 self.known[line.pop("key")] = line
             self.next_part = part.number + 1
 
+    def __len__(self) -> int:
+        """Count the texts that are on disk."""
+        return len(self.known) - len(self.unwritten)
+
     def __contains__(self, key: str) -> bool:
         return key in self.known
 

@@ -131,6 +131,7 @@ class TierStates:
         talk = self.parts.talk
         found: list[Read | Problem] = []
         if not quiet:
+            talk.phase("reading hidden states")
             talk.expect(len(places))
         tokens = 0
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from tithe.data.prompts import prompts
 from tithe.data.sniff import container_suffix
 from tithe.errors import DataError, SettingsError
 from tithe.records import BadRow, Example
+from tithe.run.account import account
 from tithe.run.answering import Answers, Writer, make_writers
 from tithe.run.describe import versions
 from tithe.run.folder import DROPPED, RECORD, check_places, default_folder, run_folder, sweep, write_json
@@ -39,8 +40,8 @@ class TierResult:
         record: the run record, with `look` in it.
     """
 
-    rows: Sequence[TierRow]
-    record: Mapping[str, Any]
+    rows: Sequence[TierRow] = field(repr=False)
+    record: Mapping[str, Any] = field(repr=False)
 
     @property
     def look(self) -> Mapping[str, Any]:
@@ -76,18 +77,22 @@ def build(
     writers = make_writers(settings)
     for writer in writers:
         writer.check()
-    with run_folder(folder) as open_folder:
+    base = describe(settings, watches) | {"counts": counts(asked, strong, matched, chosen, settings)}
+    with run_folder(folder) as open_folder, account(folder, talk, lambda: base) as told:
+        told.record = lambda: base | {"weak_models": {w.name: w.describe() for w in writers}}
+        told.stored = lambda: sum(writer.stored for writer in writers)
         found = answer(writers, {key: asked.examples[key] for key in chosen}, open_folder, talk)
         for watch in watches:
             watch.check()
         rows = [*in_order(chosen, asked, matched, writers, found, settings.strong_model)]
         demand_answers(found, len(rows) > len(chosen))
-        record = describe(settings, watches) | {
-            "counts": counts(asked, strong, matched, chosen, settings),
+        record = base | {
             "weak_models": {w.name: model_record(w, found[w.name]) for w in writers},
             "look": look_at(rows),
             "seconds": round(time.monotonic() - began, 2),
+            **told.finished(),
         }
+        told.record = lambda: record
         dropped = [*asked.left_out(), *(strong.left_out() if strong is not asked else ())]
         dropped += [*unmatched(asked, matched), *unanswered(found)]
         write(rows, record, dropped, output, folder)
@@ -118,6 +123,7 @@ def answer(
     """Each weak model's answers, one model after the other."""
     found = {}
     for writer in writers:
+        talk.phase(f"{writer.name} answers")
         talk.expect(len(asked))
         try:
             found[writer.name] = writer.answers(asked, open_folder, talk)

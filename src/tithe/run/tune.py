@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class TuneResult:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: dict[str, Any] = field(repr=False)
 
 
 def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk: Talk | None = None) -> TuneResult:
@@ -135,6 +135,7 @@ def nothing_left(place: Path) -> Iterator[None]:
 def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: Talk) -> dict[str, Any]:
     """Train and save; the record of it."""
     before = checkpoint.step if checkpoint else 0
+    talk.phase("training")
     talk.expect(sum(len(parts.order.taken(step)) for step in range(before + 1, parts.steps + 1)))
     job = Job(
         model=parts.model(),

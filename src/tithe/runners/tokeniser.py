@@ -25,6 +25,7 @@ from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.dialogue import CpqsRenderer
 from tithe.data.render import Encoded, Renderer, RenderSettings, TemplateRenderer
 from tithe.data.rendered import NOTHING_ODD, Remarks, Rendered
+from tithe.engine.orphan import end_with_parent
 from tithe.errors import TitheError
 from tithe.records import Example, Message, Problem
 
@@ -126,6 +127,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 def main() -> None:
+    end_with_parent()
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)  # what libraries print does not mix with the answers
         try:

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from tithe.data.render import Encoded, Renderer
+from tithe.engine.orphan import child_variables
 from tithe.engine.process import last_line, search_path
 from tithe.errors import TitheError
 from tithe.records import Example, Problem
@@ -63,8 +64,8 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self.words,
             # The same modules, found in the same order; and nothing that lies in the present folder by chance.
-            env={**os.environ, **QUIET, "PYTHONPATH": search_path(), "PYTHONSAFEPATH": "1"},
-            start_new_session=True,  # Ctrl-C is for us; it ends when we do, for then its input does
+            env={**os.environ, **QUIET, **child_variables(), "PYTHONPATH": search_path(), "PYTHONSAFEPATH": "1"},
+            start_new_session=True,  # Ctrl-C is for us; it ends when we do
         )
 
     def ask(self, request: Any) -> tuple[dict[str, Any], bytes]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.errors import MissingExtraError
+from tithe.extras import install_hint
 from tithe.tune.batches import Batches, StepOrder
 from tithe.tune.checkpoints import Checkpoint
 from tithe.tune.lora import adapter
@@ -85,7 +86,7 @@ def demand_packages() -> None:
     """
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:
-            raise MissingExtraError(f"training needs the package `{name}`", hint="pip install 'tithe[tune]'")
+            raise MissingExtraError(f"training needs the package `{name}`", hint=install_hint("tune"))
 
 
 def train(job: Job) -> Trained:

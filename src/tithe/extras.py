@@ -1,0 +1,35 @@
+"""How an optional extra is installed beside the tithe that is running."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+NAME, RECORD = "tithe", "direct_url.json"  # the record is PEP 610's: where a package came from, if from no index
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that adds an extra to this installation, wherever it came from."""
+    try:
+        return f"pip install {requirement(distribution(NAME), extra)}"
+    except PackageNotFoundError:  # not installed: run from its source
+        return f"pip install -e '{Path(__file__).parents[2]}[{extra}]'"
+
+
+def requirement(installed: Distribution, extra: str) -> str:
+    """Return what pip has to be given: a folder, an address, or the name in an index."""
+    origin: dict[str, Any] = json.loads(installed.read_text(RECORD) or "{}")
+    url = origin.get("url", "")
+    place = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
+    if "dir_info" in origin and place is not None and place.is_dir():
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f"{editable}'{place}[{extra}]'"
+    if "vcs_info" in origin:
+        vcs = origin["vcs_info"]
+        return f"'{NAME}[{extra}] @ {vcs['vcs']}+{url}@{vcs['commit_id']}'"
+    if "archive_info" in origin and (place is None or place.is_file()):
+        return f"'{NAME}[{extra}] @ {url}'"
+    return f"'{NAME}[{extra}]'"
