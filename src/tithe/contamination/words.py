@@ -7,13 +7,9 @@ import unicodedata
 
 import regex
 
+_SCRIPTS = "Han Hiragana Katakana Thai Lao Khmer Myanmar Javanese Balinese Tai_Le New_Tai_Lue Tai_Tham Tai_Viet"
 # Written without spaces between words. Of these every character is a word, with the marks on it.
-_UNSPACED = "".join(
-    rf"\p{{Script_Extensions={script}}}"
-    for script in (
-        "Han Hiragana Katakana Thai Lao Khmer Myanmar Javanese Balinese Tai_Le New_Tai_Lue Tai_Tham Tai_Viet".split()
-    )
-)
+_UNSPACED = "".join(rf"\p{{Script_Extensions={script}}}" for script in _SCRIPTS.split())
 # Letters that are written as apostrophes: punctuation separates, whichever way it is typed.
 _APOSTROPHES = "\u02bb\u02bc"
 _LETTER = rf"[\p{{L}}\p{{N}}]--[{_APOSTROPHES}]"
@@ -23,7 +19,9 @@ _CHARACTER = rf"[{_LETTER}&&[{_UNSPACED}]][{_MARK}]*"
 _RUN = rf"[{_LETTER}--[{_UNSPACED}]][[{_LETTER}--[{_UNSPACED}]]{_MARK}]*"
 _WORD = regex.compile(f"{_CHARACTER}|{_RUN}", regex.V1)
 # Latin letters, symbols and emoji need none of this: there the standard library finds the same in a third of the time.
-_OTHER = re.compile("[^\0-\u02ff\u1e00-\u206f\u20a0-\u20bf\u2100-\u218b\u2190-\u2426\u2500-\u2b73\U0001f300-\U0001f9ff]")
+_OTHER = re.compile(
+    "[^\0-\u02ff\u1e00-\u206f\u20a0-\u20bf\u2100-\u218b\u2190-\u2426\u2500-\u2b73\U0001f300-\U0001f9ff]"
+)
 _PLAIN_RUN = re.compile(rf"[^\W_{_APOSTROPHES}]+")
 # Joiners, soft hyphens, variation selectors, marks of direction; and the stroke that lengthens an Arabic word.
 _UNSEEN = regex.compile("[\\p{Default_Ignorable_Code_Point}\u0640]+")
