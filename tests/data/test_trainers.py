@@ -217,6 +217,7 @@ def test_llamafactory_reads_columns_of_later_records(tmp_path: Path) -> None:
     assert entry["formatting"] == "sharegpt"
     assert llamafactory_reads(entry, SHAREGPT[0]) == ["Be kind.", None, "Hi", "Hello"]
     read = llamafactory_reads(entry, SHAREGPT[1])
+    call = SHAREGPT[1]["conversations"][1]["value"]  # type: ignore[index]
     assert read is not None and read[1:] == [
         SHAREGPT[1]["tools"],
         "Is it late?",
