@@ -102,8 +102,7 @@ def test_the_same_results_give_the_same_bytes(page):
 def test_one_budget_is_drawn_as_points_by_arm():
     rows = [{"arm": arm, "examples": 9, "mean": 1.0, "low": 0.9, "high": 1.2} for arm in ("a", "random")]
     chart = arm_chart(rows, {"base": 2.0}, "nats").to_dict()
-    (data,) = {json.dumps(values) for values in chart.get("datasets", {0: chart["layer"][0].get("data")}).values()}
-    assert [data.count(f'"arm": "{arm}"') for arm in ("a", "random", "base")] == [1, 1, 1]
+    assert [row["arm"] for row in chart["data"]["values"]] == ["a", "random", "base"]
     assert {layer["mark"]["type"] for layer in chart["layer"]} == {"rule", "point"}
 
 
