@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tithe.contamination import index as module
+from tithe.contamination import words as word_rules
 from tithe.contamination.index import Index
 from tithe.contamination.items import Item, read_items
 from tithe.contamination.words import words
@@ -30,6 +33,17 @@ from tithe.errors import DataError
         ("snake_case(x,y)\n\t# no", ["snake", "case", "x", "y", "no"]),
         ("日本語 ok", ["日", "本", "語", "ok"]),
         ("GROẞE Straße", ["große", "straße"]),
+        ("हिन्दी में लिखा, है।", ["हिन्दी", "में", "लिखा", "है"]),  # vowel signs and viramas: Mc and Mn
+        ("বাংলা தமிழ் ಕನ್ನಡ", ["বাংলা", "தமிழ்", "ಕನ್ನಡ"]),
+        ("كِتَابٌ שָׁלוֹם", ["كِتَابٌ", "שָׁלוֹם"]),  # points
+        ("كتـــاب", ["كتاب"]),  # lengthened
+        ("ชื่อ ខ្មែរ", ["ชื่", "อ", "ខ្", "មែ", "រ"]),  # a character with its marks
+        ("カード、々 ﾊﾟ", ["カ", "ー", "ド", "々", "パ"]),
+        ("한국어 \u1112\u1161\u11ab", ["한국어", "한"]),
+        ("J\u030c \u01f0 q\u0307\u0323 q\u0323\u0307", ["\u01f0", "\u01f0", "q\u0323\u0307", "q\u0323\u0307"]),
+        ("می\u200cخواهم doc\u00adument\u2060s", ["میخواهم", "documents"]),  # what nobody sees
+        ("don't don\u2019t don\u02bct well\u2010read", ["don", "t"] * 3 + ["well", "read"]),
+        ("1\ufe0f\u20e3 \u2764\ufe0f \U0001f469\u200d\U0001f469 \u0301", ["1"]),  # emoji, and an accent on nothing
         ("... --- !!!", []),
         ("", []),
     ],
@@ -43,6 +57,36 @@ def test_plain_text_is_read_like_any_other(text: str) -> None:
     """Character by character; the second text goes the other way, by one letter that is not ASCII."""
     kept = "".join(char if char.isalnum() else " " for char in text.lower())
     assert words(text) == kept.split() == words(f"{text} \u00e9")[:-1]
+
+
+def test_the_short_way_finds_the_same() -> None:
+    """Of every character that does not call for the long one."""
+    short = [char for char in map(chr, range(0x30000)) if not word_rules._OTHER.search(char)]
+    assert len(short) > 3000
+    differ = [char for char in short if word_rules._WORD.findall(char) != word_rules._PLAIN_RUN.findall(char)]
+    assert differ == []
+
+
+@pytest.mark.parametrize(
+    ("text", "signs"),
+    [
+        ("राम ने सीता को वन में फल और जल दिया तथा मीरा ने गीता को नया घर दिखाया", "\u093e-\u094c"),
+        ("রাম সীতাকে বনে ফল দিল এবং মীরা গীতাকে নতুন বাড়ি দেখাল আর সবাই বাড়ি ফিরে গেল", "\u09be-\u09cc"),
+        ("كَتَبَ مَثَلَ جَلَسَ ذَهَبَ عَمَلَ نَظَرَ سَمَعَ فَتَحَ خَرَجَ دَخَلَ شَرَبَ أَكَلَ لَعَبَ", "\u064e-\u0650"),
+    ],
+)
+def test_another_vowel_is_another_word(text: str, signs: str) -> None:
+    index = made(13, text)
+    assert [how for _, how, _ in found(index, unicodedata.normalize("NFD", text))] == ["run"]
+    kept = sorted(set(re.findall(f"[{signs}]", text)))
+    assert found(index, re.sub(f"[{signs}]", lambda sign: kept[0] if sign[0] != kept[0] else "\u0301", text)) == []
+
+
+def test_words_with_vowel_signs_are_counted_once() -> None:
+    """Five words are a short item, however many signs they have."""
+    index = made(13, "हिन्दी में कितने शब्द हैं")
+    assert found(index, "हिन्दी में कितने शब्द हैं") == [(0, "item", 0)]
+    assert found(index, "देखो: हिन्दी में कितने शब्द हैं") == []
 
 
 def made(n: int, *texts: str, question: str | None = None) -> Index:

@@ -7,22 +7,18 @@ import errno
 import gzip
 import json
 import os
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from tithe.data.export import check_writable, write_records
 from tithe.data.files import Dataset, open_dataset
 from tithe.data.outfile import atomic
 from tithe.data.packed import packing, reading, unpacked
-from tithe.data.trainers import axolotl_snippet, llamafactory_entry, trl_snippet, write_llamafactory
-from tithe.errors import DataError, OutputError, SettingsError
+from tithe.errors import DataError, OutputError
 from tithe.records import Example
 
 RECORDS: list[dict[str, Any]] = [
@@ -302,121 +298,6 @@ def test_unwritable_folder(tmp_path: Path) -> None:
         pytest.skip("this user may write everywhere")
     with pytest.raises(OutputError, match="no permission to write"):
         check_writable(folder / "out.jsonl")
-
-
-def test_llamafactory_entries_name_only_what_is_there() -> None:
-    assert llamafactory_entry("k.json", "alpaca", {"instruction": "", "response": "", "system": "", "n": 1}) == {
-        "file_name": "k.json",
-        "formatting": "alpaca",
-        "columns": {"prompt": "instruction", "response": "response", "system": "system"},
-    }
-    assert llamafactory_entry("k.json", "alpaca")["columns"] == {
-        "prompt": "instruction",
-        "query": "input",
-        "response": "output",
-    }
-    sharegpt = llamafactory_entry("k.json", "sharegpt", {"conversations": [], "tools": ""})
-    assert sharegpt["columns"] == {"messages": "conversations", "tools": "tools"}
-    assert sharegpt["tags"]["role_tag"] == "from" and sharegpt["formatting"] == "sharegpt"
-    messages = llamafactory_entry("k.json", "messages")
-    assert messages["tags"]["user_tag"] == "user" and messages["formatting"] == "sharegpt"
-    assert llamafactory_entry("k.json", "messages", {"messages": [], "tools": []})["formatting"] == "openai"
-    for path in ("k.jsonl.gz", "k.tsv"):
-        with pytest.raises(SettingsError, match="does not read"):
-            llamafactory_entry(path, "alpaca")
-
-
-def test_llamafactory_info_is_merged(tmp_path: Path) -> None:
-    info = tmp_path / "dataset_info.json"
-    info.write_text('{"theirs": {"file_name": "é"}}', encoding="utf-8")
-    assert write_llamafactory("kept", tmp_path / "kept.jsonl", "alpaca") == info
-    write_llamafactory("kept", tmp_path / "kept.jsonl", "alpaca")  # the same again is no clash
-    both = json.loads(info.read_text(encoding="utf-8"))
-    assert list(both) == ["theirs", "kept"] and both["kept"]["file_name"] == "kept.jsonl"
-    with pytest.raises(OutputError, match="has another entry `theirs`"):
-        write_llamafactory("theirs", tmp_path / "kept.jsonl", "alpaca")
-    info.write_text("{", encoding="utf-8")
-    with pytest.raises(OutputError, match="is not JSON and was left as it is"):
-        write_llamafactory("kept", tmp_path / "kept.jsonl", "alpaca")
-    assert info.read_text(encoding="utf-8") == "{"
-
-
-def test_axolotl_snippets() -> None:
-    def first(*args: Any) -> dict[str, Any]:
-        (entry,) = yaml.safe_load(axolotl_snippet(*args))["datasets"]
-        return dict(entry)
-
-    assert first("k.jsonl", "alpaca") == {"path": "k.jsonl", "ds_type": "json", "type": "alpaca"}
-    dolly = first("k.parquet", "alpaca", {"instruction": "", "context": "", "response": ""})
-    assert dolly["ds_type"] == "parquet" and dolly["type"]["field_input"] == "context"
-    sharegpt = first("k.jsonl", "sharegpt", {"conversations": [], "tools": ""})
-    assert sharegpt["type"] == "chat_template" and sharegpt["field_messages"] == "conversations"
-    assert sharegpt["message_property_mappings"] == {"role": "from", "content": "value"}
-    assert sharegpt["field_tools"] == "tools"
-    assert first("k.jsonl", "messages")["message_property_mappings"] == {"role": "role", "content": "content"}
-    assert first("k.jsonl", "prompt-completion")["type"]["field_output"] == "completion"
-    with pytest.raises(SettingsError, match="lists of messages"):
-        axolotl_snippet("k.jsonl", "prompt-completion", {"prompt": [], "completion": []})
-
-
-@pytest.mark.parametrize(
-    ("record", "shape", "wanted"),
-    [
-        (
-            {"instruction": "a", "input": "b", "output": "c"},
-            "alpaca",
-            {"prompt": [{"role": "user", "content": "a\nb"}], "completion": [{"role": "assistant", "content": "c"}]},
-        ),
-        (
-            DIALOGUE,
-            "sharegpt",
-            {
-                "messages": [
-                    {"role": "user", "content": "1"},
-                    {"role": "assistant", "content": "2"},
-                    {"role": "user", "content": "3"},
-                    {"role": "assistant", "content": "4"},
-                ]
-            },
-        ),
-        ({"prompt": "a", "response": "b"}, "prompt-completion", {"prompt": "a", "completion": "b"}),
-        (
-            {"messages": [{"role": "user", "content": "a"}]},
-            "messages",
-            {"messages": [{"role": "user", "content": "a"}]},
-        ),
-    ],
-)
-def test_trl_snippets_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Any, shape: Any, wanted: dict[str, Any]
-) -> None:
-    """The program is run with stand-ins for both packages that do what it asks of them."""
-
-    class Rows(list[Any]):
-        column_names = tuple(record)
-
-        def map(self, change: Any, remove_columns: list[str]) -> Rows:
-            return Rows({k: v for k, v in row.items() if k not in remove_columns} | change(row) for row in self)
-
-        def rename_column(self, old: str, new: str) -> Rows:
-            return Rows({new if k == old else k: v for k, v in row.items()} for row in self)
-
-    def load_dataset(kind: str, data_files: str, split: str) -> Rows:
-        assert (kind, split) == ("json", "train")
-        return Rows(json.loads(line) for line in Path(data_files).read_text(encoding="utf-8").splitlines())
-
-    seen: list[Any] = []
-    trl = types.ModuleType("trl")
-    trl.SFTConfig = lambda output_dir: output_dir  # type: ignore[attr-defined]
-    trl.SFTTrainer = lambda model, train_dataset, args: types.SimpleNamespace(train=lambda: seen.extend(train_dataset))  # type: ignore[attr-defined]
-    datasets = types.ModuleType("datasets")
-    datasets.load_dataset = load_dataset  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "trl", trl)
-    monkeypatch.setitem(sys.modules, "datasets", datasets)
-    path = tmp_path / 'k "1".jsonl'
-    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    exec(trl_snippet(path, shape, record), {})
-    assert seen == [wanted]
 
 
 @pytest.mark.parametrize("suffix", ["zst", "gz"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.experiment.fabricated import fabricate, settings_of
 from tithe.experiment.outcome import ExperimentResult
 from tithe.experiment.report import write_report
 from tithe.experiment.results import results
+from tithe.report.charts import BETTER, COLOURS, SAME, WORSE, arm_chart
 
 EVIL = "<script>alert(1)</script>"
 
@@ -47,6 +49,13 @@ def page(tmp_path_factory):
         "data": {**data, "contamination": {"ngram": 13, "against": against}},
         "arms": arms,
     }
+    for outcome in outcomes:
+        place = folder / "cells" / outcome.trained
+        if outcome.record["training"]:
+            place.mkdir(parents=True)
+            line = json.dumps({"instruction": f"Asked of {outcome.cell.arm}", "input": None, "output": EVIL})
+            (place / "train.jsonl").write_text(f"{line}\n" * 5)
+    (folder / "record.json").write_text(json.dumps(record))
     found = results(outcomes, settings)
     write_report(ExperimentResult(folder, record, found, tuple(outcomes)), settings)
     return folder
@@ -67,6 +76,38 @@ def test_what_it_says(page):
     assert "a at 5%: better than random on holdout_nll by" in text
     assert "13-grams shared with held.jsonl: 2 examples of the pool" in text and "holdout_nll by group" in text
     assert text.count("<svg") == 3 and "Against the full set" in text
+
+
+@pytest.mark.slow
+def test_caveats_losses_and_records_are_on_the_page(page):
+    text = (page / "report.html").read_text()
+    assert "9 optimiser steps are few: warm-up and decay are over" in text
+    assert "These verdicts are of 3 seeds and 100 held-out items" in text
+    assert "was not measured" not in text and "<td>base</td>" in text  # there is an arm of the untrained model
+    assert text.count("<td>3.0000</td><td>2.0000</td>") == 3 * 6 + 3  # first and last loss of every training
+    assert text.count("<td>a, 5%</td>") == 3
+    assert "Asked of a | &lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+@pytest.mark.slow
+def test_the_same_results_give_the_same_bytes(page):
+    before = (page / "report.html").read_bytes()
+    settings = settings_of(["a", "b", "random", "full", "base"], ["5%", "20%"], 3)
+    outcomes = fabricate({"a": 0.5, "full": 0.6, "base": -0.4}, settings, np.random.default_rng(0), groups=["x", EVIL])
+    record = json.loads((page / "record.json").read_text())
+    write_report(ExperimentResult(page, record, results(outcomes, settings), tuple(outcomes)), settings)
+    assert (page / "report.html").read_bytes() == before
+
+
+def test_one_budget_is_drawn_as_points_by_arm():
+    rows = [{"arm": arm, "examples": 9, "mean": 1.0, "low": 0.9, "high": 1.2} for arm in ("a", "random")]
+    chart = arm_chart(rows, {"base": 2.0}, "nats").to_dict()
+    assert [row["arm"] for row in chart["data"]["values"]] == ["a", "random", "base"]
+    assert {layer["mark"]["type"] for layer in chart["layer"]} == {"rule", "point"}
+
+
+def test_colours_have_one_meaning():
+    assert not {*COLOURS} & {BETTER, WORSE, SAME} and len({*COLOURS}) == len(COLOURS)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from tithe.data.render import RenderSettings, make_renderer
 from tithe.engine.model import load_model
 from tithe.engine.sources import find_model, load_tokenizer
 from tithe.records import BadRow, Example, Message
-from tithe.tune.rows import read_rows
+from tithe.tune.rows import Ending, read_rows
 
 
 def example(prompt, response, id_="a"):
@@ -63,6 +63,46 @@ def test_everything_is_counted(model_dir):
     assert counts["truncated_responses"] == 1 and counts["response_tokens_cut"] > 0
     cut = got.rows[1]
     assert len(cut.ids) == 64 and cut.ids[-1] != 1, "a response that was cut must not teach to stop there"
+
+
+BARE = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if not loop.last %}\n{% endif %}{% endfor %}"
+BARE += "{% if add_generation_prompt %}\nassistant: {% endif %}"
+
+
+def bare_rows(model_dir, tmp_path, examples, eos="own", **settings):
+    """Rows of a template that writes nothing after a response."""
+    (tmp_path / "bare.jinja").write_text(BARE)
+    settings = {"template": str(tmp_path / "bare.jinja"), "max_length": 64, **settings}
+    tokenizer, made = renderer(model_dir, **settings)
+    ending = Ending(renderer(model_dir, **settings, eos=False)[1], 1 if eos == "own" else eos, settings["max_length"])
+    assert tokenizer.eos_token_id == 1
+    return tokenizer, read_rows(examples, made, ending)
+
+
+def test_a_template_without_an_end_gets_eos(model_dir, tmp_path):
+    tokenizer, found = bare_rows(
+        model_dir, tmp_path, [example("Name a colour.", "Red."), example("Hi", "w " * 90, "b")]
+    )
+    whole, cut = found.rows
+    learnt = [label for label in whole.labels if label != -100]
+    assert tokenizer.decode(learnt).strip() == "Red.<|end|>" and learnt[-1] == 1
+    assert cut.ids[-1] != 1 and len(cut.ids) == 64
+    assert (found.ends_added, found.ends_missing) == (1, 0) == (found.counts()["ends_added"], 0)
+    _, found = bare_rows(model_dir, tmp_path, [example("Name a colour.", "Red.")], max_length=len(whole.ids) - 1)
+    assert (found.ends_added, found.ends_missing) == (0, 1) and found.rows[0].ids == whole.ids[:-1]
+    _, found = bare_rows(model_dir, tmp_path, [example("Name a colour.", "Red.")], eos=None)
+    assert (found.ends_added, found.ends_missing) == (0, 1) and found.rows[0].ids == whole.ids[:-1]
+    _, found = bare_rows(model_dir, tmp_path, [example("Name a colour.", "Red.<|end|>")])
+    assert (found.ends_added, found.ends_missing) == (0, 0) and found.rows[0].ids == whole.ids
+
+
+@pytest.mark.parametrize("template", ["chat", "alpaca"])
+def test_a_template_with_an_end_gets_no_other(model_dir, template):
+    _, made = renderer(model_dir, template=template)
+    _, plain = renderer(model_dir, template=template, eos=False)
+    examples = [example("Name a colour.", "Red."), example("Hi", "w " * 90, "b")]
+    with_end, without = read_rows(examples, made, Ending(plain, 1, 64)), read_rows(examples, made)
+    assert with_end.rows == without.rows and (with_end.ends_added, with_end.ends_missing) == (0, 0)
 
 
 def test_a_first_token_has_nothing_to_be_predicted_from(model_dir):

@@ -231,12 +231,15 @@ def export(
     output: Output = None,
     overwrite: Overwrite = False,
     format: Format = None,
+    turns: Turns = None,
 ) -> None:
     """Rewrite records in another shape, or print what a trainer needs to read the file."""
     from tithe.run.exports import export as carry_out
     from tithe.run.screen import Screen
 
-    text = carry_out(data, to, output=output, overwrite=overwrite, format=format or "auto", talk=Screen())
+    text = carry_out(
+        data, to, output=output, overwrite=overwrite, format=format or "auto", turns=turns or "last", talk=Screen()
+    )
     if text is not None:
         print(printable(text.rstrip("\n"), keep="\n"))
 

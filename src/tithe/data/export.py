@@ -43,6 +43,7 @@ def write_records(
     shape: OutShape = "same",
     overwrite: bool = False,
     reasons: Mapping[int, Reason] | None = None,
+    rewrite: bool = False,
 ) -> Written:
     """Write the chosen records: every column kept, in input order, whole or not at all.
 
@@ -58,6 +59,7 @@ def write_records(
         shape: `same` as the input, or another.
         overwrite: replace a file that is there.
         reasons: row -> why it was dropped, written as the column `tithe_reason`.
+        rewrite: write records that have the shape already in its plain spelling, instead of as they stand.
 
     Raises:
         OutputError: the file exists, cannot be written, or cannot hold these records.
@@ -67,7 +69,7 @@ def write_records(
         raise SettingsError(f"no shape `{shape}`", hint=did_you_mean(shape, get_args(OutShape)))
     path = Path(path)
     chosen = rows if isinstance(rows, (Mapping, set, frozenset)) else frozenset(rows)
-    job = Job(dataset, chosen, shape, reasons or {}, container_of(path, dataset))
+    job = Job(dataset, chosen, shape, reasons or {}, container_of(path, dataset), rewrite)
     try:
         with atomic(path, overwrite) as stream:
             records = _WRITERS[job.container](job, stream, path)

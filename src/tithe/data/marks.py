@@ -31,6 +31,7 @@ LEARNT = frozenset(
         "learn",
     ]
 )  # 0 or false: not to be learnt
+WEIGHTS = tuple(sorted(LEARNT))
 MASKED = frozenset(["masked", "is_masked", "mask_loss", "ignore_loss", "no_loss"])  # 1 or true: not to be learnt
 PIECES = frozenset(["train_detail", "training_detail"])  # axolotl: the verdict on pieces of the text
 LISTS = frozenset(f"{name}s" for name in LEARNT) | LEARNT  # of a record: an entry for each turn

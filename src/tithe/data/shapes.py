@@ -19,8 +19,8 @@ def reshape(record: Any, own: Shape, to: str, turns: Collection[int] | None, whe
         own: its shape.
         to: `messages`, `alpaca` or `prompt-completion`.
         turns: the responses that were chosen, None for the last. `messages` keeps the dialogue up to the
-            last of them in one record, `prompt-completion` gives a record for each, `alpaca` puts what
-            came before the last into `system` and `history`.
+            last of them in one record, where turns that are not to be learnt have weight 0; `prompt-completion`
+            gives a record for each, `alpaca` puts what came before the last into `system` and `history`.
         where: for the error.
 
     Raises:
@@ -36,6 +36,9 @@ def reshape(record: Any, own: Shape, to: str, turns: Collection[int] | None, whe
             yield _alpaca(dialogue, turn, where) | dict(dialogue.columns)
             continue
         said = [message.as_dict() for message in dialogue.messages[: turn + 1]]
+        if to == "messages":  # a trainer must not learn what the record says is not to be learnt
+            for index, message in enumerate(said):
+                message |= {"weight": 0} if message["role"] == "assistant" and index not in dialogue.learnt else {}
         body = {"messages": said} if to == "messages" else {"prompt": said[:-1], "completion": said[-1:]}
         tools = {"tools": list(dialogue.tools)} if dialogue.tools else {}
         yield body | tools | dict(dialogue.columns)

@@ -3,86 +3,88 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..errors import OutputError, SettingsError
-from .formats import CONVERSATIONS, INPUTS, OUTPUTS, Shape
+from .formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS
+from .marks import WEIGHTS
 from .outfile import atomic, writing
 from .sniff import PACKED, container_suffix
+from .survey import CONTENT_KEYS, REASONING, ROLE_KEYS, Survey
+from .turns import ROLES
 
-_PLAIN: Mapping[Shape, Mapping[str, Any]] = {
-    "alpaca": {"instruction": "", "input": "", "output": ""},
-    "prompt-completion": {"prompt": "", "completion": ""},
-    "messages": {"messages": []},
-    "sharegpt": {"conversations": []},
-}
-_OPENAI_TAGS = {
-    "role_tag": "role",
-    "content_tag": "content",
-    "user_tag": "user",
-    "assistant_tag": "assistant",
-    "observation_tag": "tool",
-    "function_tag": "function_call",
-    "system_tag": "system",
-}
-_SHAREGPT_TAGS = {
-    "role_tag": "from",
-    "content_tag": "value",
-    "user_tag": "human",
-    "assistant_tag": "gpt",
-    "observation_tag": "observation",
-    "function_tag": "function_call",
-    "system_tag": "system",
+MEDIA = ("images", "videos", "audios")
+TOOLS = ("tools", "functions")
+LENGTH = 2048  # tokens; as scoring cuts by default
+# LLaMA-Factory's own names, of roles that do not occur.
+_TAGS = {
+    "messages": {"user": "user", "assistant": "assistant", "tool": "tool", "function_call": "function_call"},
+    "sharegpt": {"user": "human", "assistant": "gpt", "tool": "observation", "function_call": "function_call"},
 }
 _ALPACA_FORMAT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 _ALPACA_SHORT = "### Instruction:\n{instruction}\n\n### Response:\n"
 
 
-def llamafactory_entry(path: str | Path, shape: Shape, sample: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The file's entry for LLaMA-Factory's `dataset_info.json`.
+def llamafactory_entry(path: str | Path, found: Survey) -> dict[str, Any]:
+    """Return the file's entry for LLaMA-Factory's `dataset_info.json`.
 
     Args:
         path: the file; the entry holds its name as given.
-        shape: its records' shape.
-        sample: a record of the file. Only columns that it has are named: LLaMA-Factory fails on a named column
-            that is not there, and reads nothing from one that is not named.
+        found: what its records have. Only columns that some record has are named: LLaMA-Factory fails on a named
+            column that is not there, and reads nothing from one that is not named.
 
     Raises:
         SettingsError: a file or shape that LLaMA-Factory does not read.
     """
-    record = sample or _PLAIN[shape]
     if container_suffix(Path(path)) == ".tsv" or Path(path).suffix.lower() in PACKED:
         raise SettingsError(f"LLaMA-Factory does not read `{path}`", hint="write .jsonl, .json, .csv or .parquet")
-    extra = {name: name for name in ("system", "tools") if name in record}
+    extra = {name: name for name in ("system", *MEDIA) if found.columns[name]}
+    if any(found.columns[name] for name in TOOLS):
+        extra["tools"] = found.field(TOOLS)
     entry: dict[str, Any] = {"file_name": str(path)}
-    if shape in ("messages", "sharegpt"):
-        field = _field(record, ("messages",) if shape == "messages" else CONVERSATIONS)
-        # Its `sharegpt` reader does not see `tool_calls`; its `openai` reader does.
-        entry["formatting"] = "openai" if shape == "messages" and "tools" in record else "sharegpt"
-        entry["columns"] = {"messages": field, **extra}
-        entry["tags"] = dict(_OPENAI_TAGS if shape == "messages" else _SHAREGPT_TAGS)
+    if found.shape in ("messages", "sharegpt"):
+        entry["formatting"] = "openai" if reads_as_openai(found) else "sharegpt"
+        entry["columns"] = {"messages": _messages_field(found), **extra}
+        entry["tags"] = llamafactory_tags(found)
         return entry
-    if shape == "prompt-completion":
-        _strings_only(record, "LLaMA-Factory")
-        names = {"prompt": "prompt", "response": _field(record, ("completion", "response"))}
+    if found.shape == "prompt-completion":
+        _strings_only(found, "LLaMA-Factory")
+        names = {"prompt": "prompt", "response": found.field(COMPLETIONS)}
     else:
-        names = {"prompt": "instruction", "response": _field(record, OUTPUTS)}
-        names |= {"query": _field(record, INPUTS)} if any(name in record for name in INPUTS) else {}
-        names |= {"history": "history"} if "history" in record else {}
+        names = {"prompt": "instruction", "response": found.field(OUTPUTS)}
+        names |= {"query": found.field(INPUTS)} if any(found.columns[name] for name in INPUTS) else {}
+        names |= {"history": "history"} if found.traits["history"] else {}
     return entry | {"formatting": "alpaca", "columns": names | extra}
+
+
+def reads_as_openai(found: Survey) -> bool:
+    """Whether LLaMA-Factory's `openai` reader is needed: its `sharegpt` reader sees no `tool_calls` or tool objects."""
+    return bool(found.traits["calls"] or found.traits["tools as objects"])
+
+
+def llamafactory_tags(found: Survey) -> dict[str, str]:
+    """Return the names of fields and roles as they are written most often; LLaMA-Factory takes one name of each."""
+    roles = {role: (found.names_of(role) or [name])[0] for role, name in _TAGS[found.shape].items()}
+    return {
+        "role_tag": found.key(ROLE_KEYS),
+        "content_tag": found.key(CONTENT_KEYS),
+        "user_tag": roles["user"],
+        "assistant_tag": roles["assistant"],
+        "observation_tag": roles["tool"],
+        "function_tag": roles["function_call"],
+        "system_tag": (found.names_of("system") or ["system"])[0],
+    }
 
 
 def write_llamafactory(
     name: str,
     path: str | Path,
-    shape: Shape,
+    found: Survey,
     *,
     info: str | Path | None = None,
-    sample: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Add the file to a `dataset_info.json`, which is made if it is not there; other entries stay.
@@ -90,9 +92,8 @@ def write_llamafactory(
     Args:
         name: what the data set is called there.
         path: the file.
-        shape: its records' shape.
+        found: what its records have.
         info: the `dataset_info.json`; beside the file by default.
-        sample: see `llamafactory_entry`.
         overwrite: replace another entry of that name.
 
     Raises:
@@ -101,7 +102,7 @@ def write_llamafactory(
     path = Path(path)
     info = Path(info) if info is not None else path.with_name("dataset_info.json")
     near = path.name if path.resolve().parent == info.resolve().parent else str(path.resolve())
-    entry = llamafactory_entry(near, shape, sample)
+    entry = llamafactory_entry(near, found)
     known = _read_info(info)
     if known.get(name, entry) != entry and not overwrite:
         hint = "--overwrite replaces it, or choose another name"
@@ -123,115 +124,107 @@ def _read_info(info: Path) -> dict[str, Any]:
     return known
 
 
-def axolotl_snippet(path: str | Path, shape: Shape, sample: Mapping[str, Any] | None = None) -> str:
-    """The `datasets:` part of an axolotl configuration, as YAML.
+def axolotl_snippet(path: str | Path, found: Survey) -> str:
+    """Return the `datasets:` part of an axolotl configuration, as YAML.
 
     Args:
         path: the file.
-        shape: its records' shape.
-        sample: a record of the file, for the names of its columns.
+        found: what its records have.
 
     Raises:
-        SettingsError: a shape that axolotl does not read.
+        SettingsError: a file or shape that axolotl does not read.
     """
-    record = sample or _PLAIN[shape]
     data: dict[str, Any] = {"path": str(path), "ds_type": _loader(Path(path), "axolotl")}
-    if shape in ("messages", "sharegpt"):
-        own = shape == "messages"
-        data["type"] = "chat_template"
-        data["field_messages"] = _field(record, ("messages",) if own else CONVERSATIONS)
-        role, content = ("role", "content") if own else ("from", "value")
-        data["message_property_mappings"] = {"role": role, "content": content}
-        if not own:
-            data["roles"] = {
-                "user": ["human", "user"],
-                "assistant": ["gpt", "assistant", "function_call"],
-                "system": ["system"],
-                "tool": ["tool", "observation"],
-            }
-        if "tools" in record:
-            data["field_tools"] = "tools"
-    elif shape == "alpaca" and "output" in record and "context" not in record:
-        data["type"] = "alpaca"
+    if found.shape in ("messages", "sharegpt"):
+        data |= _axolotl_chat(found)
     else:
-        data["type"] = _axolotl_fields(record, shape)
-    note = "# axolotl does not read `history`: write `messages` instead\n" if record.get("history") else ""
-    return note + str(yaml.safe_dump({"datasets": [data]}, sort_keys=False, allow_unicode=True))
+        data["type"] = "alpaca" if _plain_alpaca(found) else _axolotl_fields(found)
+    return str(yaml.safe_dump({"datasets": [data]}, sort_keys=False, allow_unicode=True))
 
 
-def _axolotl_fields(record: Mapping[str, Any], shape: Shape) -> dict[str, str]:
-    if shape == "alpaca":
+def _plain_alpaca(found: Survey) -> bool:
+    """Whether axolotl's own `alpaca` reads the columns; it knows no system message."""
+    others = ("response", "context", "system")
+    return found.shape == "alpaca" and not any(found.columns[name] for name in others)
+
+
+def _axolotl_chat(found: Survey) -> dict[str, Any]:
+    data: dict[str, Any] = {"type": "chat_template", "field_messages": _messages_field(found)}
+    mappings = {"role": found.key(ROLE_KEYS), "content": found.key(CONTENT_KEYS)}
+    if found.traits["reasoning"]:
+        mappings["reasoning_content"] = found.key(REASONING)
+    data["message_property_mappings"] = mappings
+    roles: dict[str, list[str]] = {role: [] for role in ("user", "assistant", "system", "tool")}
+    for written in found.roles:
+        role = ROLES[written.strip().lower()]
+        roles["assistant" if role == "function_call" else role].append(written)
+    if any(names not in ([], [role]) for role, names in roles.items()):
+        data["roles"] = {role: names or [role] for role, names in roles.items()}
+    if found.traits["weight 0"]:
+        data["message_field_training"] = found.key(WEIGHTS)
+    if any(found.columns[name] for name in TOOLS):
+        data["field_tools"] = found.field(TOOLS)
+    return data
+
+
+def _axolotl_fields(found: Survey) -> dict[str, str]:
+    if found.shape == "alpaca":
+        system = {"field_system": "system", "system_format": "{system}\n\n"} if found.columns["system"] else {}
         return {
             "field_instruction": "instruction",
-            "field_input": _field(record, INPUTS),
-            "field_output": _field(record, OUTPUTS),
+            "field_input": found.field(INPUTS),
+            "field_output": found.field(OUTPUTS),
+            **system,
             "format": _ALPACA_FORMAT,
             "no_input_format": _ALPACA_SHORT,
         }
-    _strings_only(record, "axolotl")
-    answer = _field(record, ("completion", "response"))
+    _strings_only(found, "axolotl")
     both = {"format": "{instruction}", "no_input_format": "{instruction}"}
-    return {"field_instruction": "prompt", "field_output": answer, **both}
+    return {"field_instruction": "prompt", "field_output": found.field(COMPLETIONS), **both}
 
 
-def trl_snippet(path: str | Path, shape: Shape, sample: Mapping[str, Any] | None = None) -> str:
-    """A Python program that fine-tunes on the file with TRL's `SFTTrainer`; the model's name is left to fill in.
+def trl_snippet(path: str | Path, found: Survey) -> str:
+    """Return a Python program that fine-tunes on the file with TRL's `SFTTrainer`; the model's name is left to fill in.
+
+    The program reads the records with tithe, so that the prompts and responses are those that were scored, whatever
+    spelling the file has; the loss is taken of the responses alone.
 
     Args:
-        path: the file.
-        shape: its records' shape.
-        sample: a record of the file, for the names of its columns.
+        path: the file, or a data set on the hub.
+        found: what its records have.
     """
-    record = sample or _PLAIN[shape]
-    loader = _loader(Path(path), "TRL")
-    lines = [
-        "from datasets import load_dataset",
-        "from trl import SFTConfig, SFTTrainer",
-        "",
-        f'data = load_dataset("{loader}", data_files={json.dumps(str(path))}, split="train")',
-        *_trl_mapping(record, shape),
-        "",
-        'args = SFTConfig(output_dir="out")' + _TRL_LOSS[shape],
-        'trainer = SFTTrainer(model="MODEL", train_dataset=data, args=args)',
-        "trainer.train()",
-    ]
-    return "\n".join(lines) + "\n"
+    which = "each response" if found.turns == "all" else "the last response"
+    tools = (
+        '        "tools": json.dumps(one.tools) if one.tools else None,\n'
+        if any(found.columns[name] for name in TOOLS)
+        else ""
+    )
+    return (
+        f"# Trains on {which} of a record, as tithe scores it. The model's tokenizer needs a chat template.\n"
+        + ("import json\n\n" if tools else "")
+        + "import tithe\n"
+        "from datasets import Dataset\n"
+        "from tithe.records import Example\n"
+        "from trl import SFTConfig, SFTTrainer\n\n"
+        f'read = tithe.load({json.dumps(str(path))}, format="{found.shape}", turns="{found.turns}")\n'
+        "rows = [\n"
+        "    {\n"
+        '        "prompt": [message.as_dict() for message in one.prompt],\n'
+        '        "completion": [one.response.as_dict()],\n'
+        f"{tools}"
+        "    }\n"
+        "    for one in read\n"
+        "    if isinstance(one, Example)\n"
+        "]\n"
+        'data = Dataset.from_list(rows, on_mixed_types="use_json")\n\n'
+        f'args = SFTConfig(output_dir="out", completion_only_loss=True, max_length={LENGTH})\n'
+        'trainer = SFTTrainer(model="MODEL", train_dataset=data, args=args)\n'
+        "trainer.train()\n"
+    )
 
 
-_ALL_TOKENS = "  # loss on all tokens; assistant_only_loss=True where the chat template marks the responses"
-_TRL_LOSS = {"alpaca": "", "prompt-completion": "", "messages": _ALL_TOKENS, "sharegpt": _ALL_TOKENS}
-
-
-def _trl_mapping(record: Mapping[str, Any], shape: Shape) -> list[str]:
-    if shape == "alpaca":
-        part = next((name for name in INPUTS if name in record), None)
-        asked = 'r["instruction"]' + (f' + ("\\n" + r["{part}"] if r["{part}"] else "")' if part else "")
-        return [
-            "data = data.map(",
-            "    lambda r: {",
-            f'        "prompt": [{{"role": "user", "content": {asked}}}],',
-            f'        "completion": [{{"role": "assistant", "content": r["{_field(record, OUTPUTS)}"]}}],',
-            "    },",
-            "    remove_columns=data.column_names,",
-            ")",
-        ]
-    if shape == "sharegpt":
-        roles = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
-        turns = f't["value"]}} for t in r["{_field(record, CONVERSATIONS)}"]'
-        return [
-            f"roles = {json.dumps(roles)}",
-            "data = data.map(",
-            f'    lambda r: {{"messages": [{{"role": roles.get(t["from"], t["from"]), "content": {turns}]}},',
-            "    remove_columns=data.column_names,",
-            ")",
-        ]
-    if shape == "prompt-completion" and "completion" not in record:
-        return ['data = data.rename_column("response", "completion")']
-    return []
-
-
-def _field(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    return next((name for name in names if name in record), names[0])
+def _messages_field(found: Survey) -> str:
+    return "messages" if found.shape == "messages" else found.field(CONVERSATIONS)
 
 
 def _loader(path: Path, who: str) -> str:
@@ -241,6 +234,6 @@ def _loader(path: Path, who: str) -> str:
     return suffix[1:] if suffix in (".csv", ".parquet") else "json"
 
 
-def _strings_only(record: Mapping[str, Any], who: str) -> None:
-    if not isinstance(record.get("prompt"), str):
+def _strings_only(found: Survey, who: str) -> None:
+    if found.traits["message lists"]:
         raise SettingsError(f"{who} does not read prompts that are lists of messages", hint="write `messages`")

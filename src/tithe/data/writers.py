@@ -30,10 +30,11 @@ class Job:
     shape: OutShape
     reasons: Mapping[int, Reason]
     container: Container
+    rewrite: bool = False
 
     @property
     def as_is(self) -> bool:
-        return self.shape in ("same", self.dataset.format)
+        return self.shape == "same" or (self.shape == self.dataset.format and not self.rewrite)
 
     def chosen(self) -> Iterator[tuple[int, Row]]:
         return ((number, row) for number, row in self.dataset.rows() if number in self.rows)

@@ -20,7 +20,7 @@ from tithe.experiment.pool import Pool
 from tithe.foreign import foreign, read_json
 from tithe.run.folder import write_json
 
-CELLS, SPEC, DONE = "cells", "cell-settings.json", "cell.json"
+CELLS, SPEC, DONE, TRAIN = "cells", "cell-settings.json", "cell.json", "train.jsonl"
 UNTRAINED = "base"
 AGAIN = "delete the file: the cell is then done again"
 
@@ -141,7 +141,7 @@ def prepare(
         say: is told of a cell that was there with other examples or settings, and is removed.
     """
     own = folder / CELLS / cell.name
-    data = own / "train.jsonl"
+    data = own / TRAIN
     spec: dict[str, Any] = {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, "examples": cell.key, **common}
     spec["tune"] = {**common["tune"], "dataset": str(data), "seed": cell.seed} if cell.choice else None
     forget(own, spec, say)

@@ -14,11 +14,12 @@ import yaml
 from tithe.data.outfile import atomic
 from tithe.evaluate.verdict import Comparison, matched
 from tithe.experiment.outcome import PAGE, PLOTS, TABLE, ExperimentResult
+from tithe.experiment.page_parts import caveats, chosen, training
 from tithe.experiment.results import Runs, runs_of
 from tithe.experiment.screen import data_lines, mean_rows
 from tithe.experiment.sentences import p_value, sentence
 from tithe.experiment.settings import ExperimentSettings
-from tithe.report.charts import budget_chart, effect_chart, outcome_chart
+from tithe.report.charts import arm_chart, budget_chart, effect_chart, outcome_chart
 from tithe.report.drawing import svg, write_png
 from tithe.report.page import Part, write_page
 
@@ -27,6 +28,10 @@ HOW = (
     "count (two-way random effects); p is corrected for all arms and budgets of "
     "a metric after Holm. Intervals are of 95 %, not corrected."
 )
+READ = (
+    "Points are means over the seeds, lines go from the lowest seed to the highest; what has no budget is drawn beside."
+)
+COLOURS = "Green is better and orange worse than the arm compared with, in all charts; other colours only name arms."
 ITEMS = "These models alone: tests that know of the items' chance only and say nothing about other seeds."
 
 
@@ -40,7 +45,7 @@ def write_report(result: ExperimentResult, settings: ExperimentSettings) -> Path
     plots = result.folder / PLOTS
     plots.mkdir(exist_ok=True)
     metrics = list(dict.fromkeys(one.metric for one in result.results.means))
-    parts = [summary(result, metrics[0])]
+    parts = [summary(result, metrics[0]), caveats(result)]
     for metric in metrics:
         parts += metric_parts(metric, result, settings, plots)
     parts += closing(result)
@@ -70,14 +75,16 @@ def metric_parts(metric: str, result: ExperimentResult, settings: ExperimentSett
     first = next(iter(runs.values()))[0]
     direction = "higher is better" if first.higher_is_better else "lower is better"
     rows, levels = curve(runs, result.record["arms"])
-    charts = {"budget": budget_chart(rows, levels, f"{metric}, {first.unit}, {direction}")}
+    draw = budget_chart if len({row["examples"] for row in rows}) > 1 else arm_chart
+    charts = {"budget": draw(rows, levels, f"{metric}, {first.unit}, {direction}")}
     if own:
         effects = [effect_row(one) for one in own]
         charts["effects"] = effect_chart(effects, f"better than {own[0].against} by, {first.unit}")
         charts["outcomes"] = outcome_chart(outcomes(own, runs), f"items won, tied and lost against {own[0].against}")
     for name, chart in charts.items():
         write_png(chart, plots / f"{file_name(metric)}-{name}.png")
-    parts = [Part(f"{metric} ({direction})", drawings=[svg(chart) for chart in charts.values()])]
+    told = [f"{READ} {COLOURS if own else ''}".strip()]
+    parts = [Part(f"{metric} ({direction})", told, "note", drawings=[svg(chart) for chart in charts.values()])]
     parts.append(Part(rows=mean_rows(means), lines=[HOW], kind="note"))
     parts.append(Part(rows=comparison_rows(own)))
     parts.append(Part(rows=item_rows(own), lines=[ITEMS], kind="note"))
@@ -173,6 +180,7 @@ def closing(result: ExperimentResult) -> list[Part]:
     for title, family in (("Against the full set", result.results.full), ("References", result.results.references)):
         if family:
             parts.append(Part(title, verdicts=[(one.verdict.replace(" ", "-"), sentence(one)) for one in family]))
+    parts += [training(result.outcomes), *chosen(result)]
     parts.append(Part("Data", lines=list(data_lines(result.record))))
     parts.append(Part(rows=arm_rows(result.record["arms"])))
     settings = {name: result.record[name] for name in ("settings", "recipe", "model", "versions")}

@@ -57,20 +57,31 @@ def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
             )
         )
     yield from columns(rows)
+    yield from (f"note: {line}" for line in cautions(record))
+
+
+def cautions(record: Mapping[str, Any]) -> Iterator[str]:
+    """What limits the verdicts, before any is known; the page says the same."""
     fewest = min((one["steps"] for one in record["arms"]), default=FEW)
     if fewest < FEW:
         yield (
-            f"note: {fewest} optimiser steps are few: warm-up and decay are over before the model has moved much; a "
+            f"{fewest} optimiser steps are few: warm-up and decay are over before the model has moved much; a "
             "smaller `train_batch_size`, more epochs or larger budgets give more"
         )
     for one in record["arms"]:
         if one["same_as"] is not None:
-            yield f"note: {one['arm']} at {one['budget']} is trained on the same as {one['same_as']}, and tested again"
+            yield f"{one['arm']} at {one['budget']} is trained on the same as {one['same_as']}, and tested again"
         if one.get("shared_with_it", 0) > MUCH:
             yield (
-                f"note: {one['arm']} at {one['budget']} shares {100 * one['shared_with_it']:.0f} % with "
+                f"{one['arm']} at {one['budget']} shares {100 * one['shared_with_it']:.0f} % with "
                 f"{one['repeats']}: there are few others of these lengths, and the two arms are nearly one"
             )
+    looks = record.get("earlier_looks")
+    if looks:
+        yield (
+            f"verdicts were drawn here from {', '.join(map(str, looks))} seeds before; adding some after a look makes "
+            "`better` likelier by chance alone"
+        )
 
 
 def contamination_lines(found: Mapping[str, Any]) -> Iterator[str]:

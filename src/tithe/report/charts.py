@@ -8,7 +8,8 @@ from typing import Any
 from tithe.report.drawing import library
 
 WIDTH = 560
-COLOURS = ("#1f5fa8", "#c8501e", "#2a8a5c", "#8a4fb0", "#b08a1e", "#c03a6a", "#4a9ab8", "#6a6a6a")
+# Of arms: none of them green, orange or grey, which say better, worse and neither.
+COLOURS = ("#1f5fa8", "#8a4fb0", "#b0901e", "#c03a8a", "#3aa0c0", "#5a4632", "#3b3b8f", "#8fa8d8")
 WORSE, SAME, BETTER = "#c8501e", "#c9c9c9", "#2a8a5c"
 
 
@@ -38,6 +39,27 @@ def budget_chart(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float],
             y="value:Q", text="what:N", x=alt.value(0)
         )
     return chart.properties(width=WIDTH, height=300)
+
+
+def arm_chart(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float], title: str) -> Any:
+    """Arms of one budget below each other: the mean, and a line from the lowest to the highest seed.
+
+    Args:
+        rows: `arm, examples, mean, low, high` each.
+        levels: name -> value of models that have no budget, in lines of their own.
+        title: of the axis.
+    """
+    alt = library("altair")
+    others = [{"arm": name, "mean": value, "low": value, "high": value} for name, value in levels.items()]
+    base = alt.Chart(alt.Data(values=[*map(dict, rows), *others]))
+    y = alt.Y("arm:N", title=None, sort=None, axis=alt.Axis(labelLimit=240, grid=True))
+    scale = alt.Scale(zero=False, padding=12)
+    colour = alt.value(COLOURS[0])
+    reach = base.mark_rule(strokeWidth=2).encode(
+        y=y, x=alt.X("low:Q", title=title, scale=scale), x2="high:Q", color=colour
+    )
+    point = base.mark_point(filled=True, size=70, opacity=1).encode(y=y, x=alt.X("mean:Q", scale=scale), color=colour)
+    return (reach + point).properties(width=WIDTH, height=max(60, 26 * (len(rows) + len(others))))
 
 
 def effect_chart(rows: Sequence[Mapping[str, Any]], title: str) -> Any:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from tithe.data.export import write_records
 from tithe.data.files import Dataset, open_dataset
+from tithe.data.formats import Turns
 from tithe.data.outfile import atomic
+from tithe.data.survey import survey
+from tithe.data.trainer_notes import notes, rewriting_helps
 from tithe.data.trainers import axolotl_snippet, trl_snippet, write_llamafactory
 from tithe.data.writers import OutShape
 from tithe.errors import SettingsError, did_you_mean
+from tithe.records import Example
 from tithe.run.folder import check_places
 from tithe.run.pool import named_dataset
 from tithe.run.talk import Talk
@@ -21,9 +24,25 @@ SHAPES = [shape for shape in get_args(OutShape) if shape != "same"]
 
 
 def export(
-    data: str, to: str, *, output: Path | None, overwrite: bool = False, format: str = "auto", talk: Talk | None = None
+    data: str,
+    to: str,
+    *,
+    output: Path | None,
+    overwrite: bool = False,
+    format: str = "auto",
+    turns: str = "last",
+    talk: Talk | None = None,
 ) -> str | None:
     """Rewrite records, or give the text that a trainer needs to read them.
+
+    Args:
+        data: a data set.
+        to: a shape, or a trainer.
+        output: where the result goes.
+        overwrite: replace a file that is there.
+        format: the records' shape.
+        turns: which responses of a record are learnt.
+        talk: who listens.
 
     Returns:
         A snippet to print, or None where a file was written, which `talk` says.
@@ -37,30 +56,47 @@ def export(
     talk, data = talk or Talk(), named_dataset(data)
     if to != "llamafactory":  # that one adds to a file which may be there
         check_places(output, overwrite, data, None)
-    dataset = open_dataset(data, format=format)
-    if to in SNIPPETS:
-        snippet = SNIPPETS[to](data, dataset.format, first_record(dataset))
-        if output is None:
-            return snippet
-        with atomic(output, overwrite) as stream:
-            stream.write(snippet.encode(errors="backslashreplace"))
-        talk.say(f"written: {output}")
+    dataset = open_dataset(data, format=format, turns=cast(Turns, turns))
+    if to in SHAPES:
+        rewrite(dataset, to, output, overwrite, talk)
         return None
+    found = survey(dataset)
+    told = [f"note: {line}" for line in notes(to, found)]
+    if rewriting_helps(to, found):
+        told.append(f"hint: `tithe export {data} --to messages -o FILE` writes these records in one plain spelling")
     if to == "llamafactory":
         stem = Path(data).name.partition(".")[0]
-        info = output or Path(data).with_name("dataset_info.json")
         path = write_llamafactory(
-            stem, data, dataset.format, info=info, sample=first_record(dataset), overwrite=overwrite
+            stem, data, found, info=output or Path(data).with_name("dataset_info.json"), overwrite=overwrite
         )
+        for line in told:
+            talk.say(line)
         talk.say(f"written: {path}, with an entry for `{stem}`")
         return None
+    snippet = "".join(f"# {line}\n" for line in told) + SNIPPETS[to](data, found)
     if output is None:
-        raise SettingsError(f"`--to {to}` writes a file", hint="name it with `-o`")
-    rows = {row for row, _ in dataset.records()}
-    written = write_records(dataset, rows, output, shape=cast(OutShape, to), overwrite=overwrite)
-    talk.say(f"written: {output}, {written.records:,} records")
+        return snippet
+    with atomic(output, overwrite) as stream:
+        stream.write(snippet.encode(errors="backslashreplace"))
+    talk.say(f"written: {output}")
     return None
 
 
-def first_record(dataset: Dataset) -> Mapping[str, Any] | None:
-    return next((record for _, record in dataset.records() if isinstance(record, dict)), None)
+def rewrite(dataset: Dataset, to: str, output: Path | None, overwrite: bool, talk: Talk) -> None:
+    """Write all records in another shape, or in the plain spelling of their own."""
+    if output is None:
+        raise SettingsError(f"`--to {to}` writes a file", hint="name it with `-o`")
+    rows: dict[int, list[int]] = {row: [] for row, _ in dataset.rows()}
+    bad = 0
+    for item in dataset:
+        if isinstance(item, Example):
+            rows[item.row].append(item.turn)
+        else:
+            bad += 1
+    written = write_records(
+        dataset, rows, output, shape=cast(OutShape, to), overwrite=overwrite, rewrite=to == dataset.format
+    )
+    if bad:
+        lost = f"; {written.unreadable:,} of them have no place in such a file" if written.unreadable else ""
+        talk.say(f"note: {bad:,} cannot be read as examples and are written as they stand{lost}")
+    talk.say(f"written: {output}, {written.records:,} records")

@@ -27,7 +27,7 @@ from tithe.run.watch import Watch
 from tithe.tune.batches import Batches, StepOrder, lay_out, steps_in_all
 from tithe.tune.processes import devices
 from tithe.tune.recipe import LAYOUT, Recipe
-from tithe.tune.rows import TrainRow, TrainRows, read_rows
+from tithe.tune.rows import Ending, TrainRow, TrainRows, read_rows
 
 if TYPE_CHECKING:
     import torch
@@ -119,11 +119,21 @@ class TuneParts:
 
     @cached_property
     def renderer(self) -> Renderer:
+        return self.rendering(self.settings.eos)
+
+    def rendering(self, eos: bool) -> Renderer:
         s = self.settings
         rendering = RenderSettings(
-            template=s.template, max_length=self.asked.max_length, bos=s.bos, eos=s.eos, truncation=s.truncation
+            template=s.template, max_length=self.asked.max_length, bos=s.bos, eos=eos, truncation=s.truncation
         )
         return make_renderer(self.tokenizer, rendering, context_window=context_window(self.source, self.tokenizer))
+
+    @cached_property
+    def ending(self) -> Ending | None:
+        """For responses after which the template writes nothing; None where no end is to be trained."""
+        if not self.settings.eos:
+            return None
+        return Ending(self.rendering(False), self.tokenizer.eos_token_id, self.asked.max_length)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -141,7 +151,7 @@ class TuneParts:
             DataError: none can be trained on.
             ModelError: the tokenizer gives ids that the model does not embed.
         """
-        found = read_rows(self.dataset, self.renderer)
+        found = read_rows(self.dataset, self.renderer, self.ending)
         if not found.rows:
             reason, n = found.left_out.most_common(1)[0]
             raise DataError(

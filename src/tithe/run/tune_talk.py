@@ -21,6 +21,18 @@ def announce(parts: TuneParts, checkpoint: Checkpoint | None, talk: Talk) -> Non
             f"cut at max length {recipe.max_length}: {found.truncated_responses:,} responses "
             f"({found.response_tokens_cut:,} tokens), {found.truncated_prompts:,} prompts"
         )
+    name = parts.renderer.describe()["template"]
+    if found.ends_added:
+        talk.say(
+            f"note: template `{name}` writes nothing after {found.ends_added:,} of {len(found.rows):,} responses: EOS "
+            "is trained there, so that the model learns to stop"
+        )
+    if found.ends_missing:
+        why = "there is no room for one" if parts.tokenizer.eos_token_id is not None else "the tokenizer has no EOS"
+        talk.say(
+            f"note: no end of the turn is trained after {found.ends_missing:,} of {len(found.rows):,} responses: "
+            f"template `{name}` writes none and {why}, so the model does not learn there to stop"
+        )
     what = f"a LoRA adapter of {parts.source.name}" if recipe.use_peft else f"all weights of {parts.source.name}"
     dtype = recipe.dtype + (", multiplied in bf16" if recipe.bf16 and recipe.dtype != "bf16" else "")
     talk.say(f"training {what} in {dtype} on {parts.device}, recipe `{recipe.name}`, on {len(found.rows):,} examples")

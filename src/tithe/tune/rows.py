@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
 from tithe.data.remarks import RemarkCounts
-from tithe.data.render import Renderer
+from tithe.data.render import Encoded, Renderer
 from tithe.planner import without_numbers
 from tithe.records import BadRow, Example, Pass, Problem
 
@@ -46,6 +46,38 @@ class TrainRow:
         return list(self.marked) if self.parts else [UNREAD] * self.first + self.ids[self.first :]
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What makes up for a template that writes nothing after a response.
+
+    Args:
+        plain: the renderer without the end of a turn: a response that is as long there has none.
+        eos: what is trained in its place; None where the tokenizer has no EOS.
+        max_length: of a row.
+    """
+
+    plain: Renderer
+    eos: int | None
+    max_length: int
+
+    def lacks(self, encoded: Sequence[Encoded | Problem], examples: Sequence[Example]) -> list[bool]:
+        """Whether each response is without an end."""
+        plain = self.plain.encode(examples)
+        return [
+            isinstance(one, Encoded)
+            and isinstance(other, Encoded)
+            and len(one.response) == len(other.response)
+            and not (len(one.response) and one.response[-1] == self.eos)
+            for one, other in zip(encoded, plain, strict=True)
+        ]
+
+    def complete(self, row: TrainRow) -> TrainRow:
+        """The row with EOS behind its response, where there is one and room for it."""
+        if self.eos is None or row.cut_response or len(row.ids) >= self.max_length:
+            return row
+        return replace(row, ids=[*row.ids, self.eos])
+
+
 @dataclass
 class TrainRows:
     """The rows of a data set, and what became of the other examples."""
@@ -57,11 +89,26 @@ class TrainRows:
     truncated_responses: int = 0
     response_tokens_cut: int = 0
     remarks: RemarkCounts = field(default_factory=RemarkCounts)
+    ends_added: int = 0
+    ends_missing: int = 0
 
-    def add(self, example: Example, got: Pass | Problem) -> None:
+    def add(self, example: Example, got: Pass | Problem, ending: Ending | None = None) -> None:
+        """Take an example.
+
+        Args:
+            example: it.
+            got: its pass, or why there is none.
+            ending: for a response after which the template writes nothing.
+        """
         first = max(got.start, 1) if isinstance(got, Pass) else 0  # a first token has nothing it is predicted from
         if isinstance(got, Pass) and first < len(got.ids):
-            self.take(TrainRow(example.id, got.ids.tolist(), first, got.cut_prompt, got.cut_response))
+            row = TrainRow(example.id, got.ids.tolist(), first, got.cut_prompt, got.cut_response)
+            if ending is not None:
+                ended = ending.complete(row)
+                self.ends_added += ended is not row
+                self.ends_missing += ended is row and not row.cut_response
+                row = ended
+            self.take(row)
         else:
             reason = got.reason if isinstance(got, Problem) else "nothing stands before its only token"
             self.leave(without_numbers(reason))
@@ -97,15 +144,18 @@ class TrainRows:
             "truncated_responses": self.truncated_responses,
             "response_tokens_cut": self.response_tokens_cut,
             **self.remarks.as_dict(),
+            "ends_added": self.ends_added,
+            "ends_missing": self.ends_missing,
         }
 
 
-def read_rows(items: Iterable[Example | BadRow], renderer: Renderer) -> TrainRows:
+def read_rows(items: Iterable[Example | BadRow], renderer: Renderer, ending: Ending | None = None) -> TrainRows:
     """Render examples as scoring does.
 
     Args:
         items: of a data set; bad rows are left out with their reasons.
         renderer: it decides what the response is and where it is cut.
+        ending: what is trained where the template writes nothing after a response; None where no end is wanted.
     """
     found = TrainRows()
     for window in chunks(items, WINDOW):
@@ -113,12 +163,13 @@ def read_rows(items: Iterable[Example | BadRow], renderer: Renderer) -> TrainRow
         for item in window:
             if isinstance(item, BadRow):
                 found.leave(item.reason)
-        for example, encoded in zip(good, renderer.encode(good), strict=True):
-            if isinstance(encoded, Problem):
-                found.add(example, encoded)
-                continue
-            found.remarks.add(encoded.remarks)
-            found.add(example, renderer.build("given", encoded))
+        encoded = renderer.encode(good)
+        lacking = ending.lacks(encoded, good) if ending is not None else [False] * len(good)
+        for example, one, lacks in zip(good, encoded, lacking, strict=True):
+            if isinstance(one, Encoded):
+                found.remarks.add(one.remarks)
+            got = one if isinstance(one, Problem) else renderer.build("given", one)
+            found.add(example, got, ending if lacks else None)
     return found
 
 
