@@ -97,7 +97,9 @@ class Grader:
 
     def run(self, doc: Mapping[str, Any], text: str) -> Outcome:
         text = text.partition("```")[0] if self.fenced else text
-        return run_program(doc["prompt"] + text, f"{doc['test']}\ncheck({doc['entry_point']})", self.limits)
+        prompt, name = doc["prompt"], doc["entry_point"]
+        tests = f"{doc['test']}\ncheck({name})"
+        return run_program(prompt + text, tests, self.limits, given=prompt, entry_point=name)
 
     @property
     def stopped(self) -> int:
