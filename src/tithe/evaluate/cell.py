@@ -8,6 +8,8 @@ Messages are a letter, the length in four bytes, and a text. What the solution's
 values are rebuilt from JSON as plain Python values, and the worst that they can do is to end this one program.
 """
 
+from __future__ import annotations
+
 import builtins
 import contextlib
 import json
@@ -17,7 +19,9 @@ import struct
 import sys
 import types
 from collections import abc, deque
+from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 HEAD = struct.Struct(">cI")
 JOB, READY, LOADED, CALL, REPLY, PASSED, FAILED = (bytes([letter]) for letter in b"jrlcaPF")
@@ -29,18 +33,18 @@ MOST_ITEMS = 1 << 20  # that are taken from an iterator
 class Channel:
     """Messages to and from the process that started this one."""
 
-    def __init__(self, reads, writes):
+    def __init__(self, reads: int, writes: int) -> None:
         self.reads, self.writes = os.fdopen(reads, "rb"), os.fdopen(writes, "wb")
 
-    def send(self, kind, body=b""):
+    def send(self, kind: bytes, body: bytes = b"") -> None:
         self.writes.write(HEAD.pack(kind, len(body)) + body)
         self.writes.flush()
 
-    def receive(self):
+    def receive(self) -> tuple[bytes, bytes]:
         kind, size = HEAD.unpack(self.reads.read(HEAD.size))
         return kind, self.reads.read(size)
 
-    def ask(self, question):
+    def ask(self, question: dict[str, Any]) -> Any:
         """Put a question to the solution's half and return its answer."""
         self.send(CALL, json.dumps(question).encode())
         return json.loads(self.receive()[1])
@@ -49,15 +53,15 @@ class Channel:
 class Opaque:
     """Stand for a value that is no plain one; it equals nothing else."""
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self.name = name
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{self.name}>"
 
 
-# Name in a message -> type -> its parts -> the value made of them again. A subclass becomes its first base in this list.
-KINDS = {
+# Name in a message: its type, the parts of a value, the value made of them. A subclass becomes its first base here.
+KINDS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
     "int": (int, hex, lambda text: int(text, 16)),
     "float": (float, lambda value: float.__float__(value), float),
     "text": (str, lambda value: str.__str__(value), str),
@@ -78,7 +82,7 @@ KINDS = {
 }
 
 
-def packed(value):
+def packed(value: Any) -> Any:
     """Return a value as JSON has it: plain ones as they are, others as an object of one name."""
     kind = type(value)
     if value is None or kind in (bool, float, str) or (kind is int and -SMALL < value < SMALL):
@@ -96,7 +100,7 @@ def packed(value):
     return {"opaque": kind.__name__}
 
 
-def unpacked(value):
+def unpacked(value: Any) -> Any:
     """Rebuild what `packed` made."""
     if isinstance(value, list):
         return [unpacked(one) for one in value]
@@ -127,10 +131,10 @@ class SolutionError(Exception):
 class Candidate:
     """A function of the solution, called in the other sandbox."""
 
-    def __init__(self, channel, name):
+    def __init__(self, channel: Channel, name: str) -> None:
         self.channel, self.__name__ = channel, name
 
-    def __call__(self, *args, **named):
+    def __call__(self, *args: Any, **named: Any) -> Any:
         answer = self.channel.ask({"call": self.__name__, "args": packed(args), "named": packed(named)})
         if "raised" not in answer:
             return unpacked(answer["value"])
@@ -144,14 +148,14 @@ class Candidate:
         raise SolutionError(f"{name}: {text}")
 
 
-class Names(dict):
+class Names(dict[str, Any]):
     """The names that the tests see: their own, Python's, and only then the solution's."""
 
-    def __init__(self, channel):
+    def __init__(self, channel: Channel) -> None:
         super().__init__(__name__="tests")
         self.channel = channel
 
-    def __missing__(self, name):
+    def __missing__(self, name: str) -> Any:
         if hasattr(builtins, name):
             raise KeyError(name)
         answer = self.channel.ask({"name": name})
@@ -164,14 +168,14 @@ class Names(dict):
         return self[name]
 
 
-def judge(channel, job):
+def judge(channel: Channel, job: dict[str, Any]) -> None:
     """Run the tests; say that they passed after their last line, and at no other place."""
     names = Names(channel)
-    with contextlib.suppress(SyntaxError):  # a beginning that is no program by itself is the solution's alone
-        given = compile(job["given"], "given.py", "exec")
-        exec(given, names)
-        names.pop(job["entry_point"], None)
     try:
+        with contextlib.suppress(SyntaxError):  # a beginning that is no program by itself is the solution's alone
+            given = compile(job["given"], "given.py", "exec")
+            exec(given, names)
+            names.pop(job["entry_point"], None)
         exec(compile(job["code"], "tests.py", "exec"), names)
     except BaseException as error:
         channel.send(FAILED, told(error))
@@ -179,7 +183,7 @@ def judge(channel, job):
         channel.send(PASSED)
 
 
-def serve(channel, job):
+def serve(channel: Channel, job: dict[str, Any]) -> None:
     """Load the solution and answer the tests' questions, one after the other."""
     module = types.ModuleType("program")
     sys.modules["program"] = module
@@ -194,7 +198,7 @@ def serve(channel, job):
         channel.send(REPLY, json.dumps(answered(module, question)).encode())
 
 
-def answered(module, question):
+def answered(module: types.ModuleType, question: dict[str, Any]) -> dict[str, Any]:
     if "name" in question:
         if not hasattr(module, question["name"]):
             return {}
@@ -208,7 +212,7 @@ def answered(module, question):
         return {"raised": [name, text, isinstance(error, Exception)]}
 
 
-def told(error):
+def told(error: BaseException) -> bytes:
     """Return an error in a few words; asked for its text, a program's own error may raise another."""
     try:
         text = str(error)
@@ -218,7 +222,7 @@ def told(error):
     return name[:WORDS].encode("utf-8", "replace")
 
 
-def limit(limits):
+def limit(limits: dict[str, Any]) -> None:
     """Set this process's limits for good: nobody here has the right to raise them."""
     seconds = limits["cpu_seconds"]
     wanted = {
@@ -235,7 +239,7 @@ def limit(limits):
         resource.setrlimit(getattr(resource, name), values)
 
 
-def main():
+def main() -> None:
     channel = Channel(os.dup(0), os.dup(1))
     for place in (0, 1):
         os.dup2(2, place)  # /dev/null: nothing to read, and what is printed is gone

@@ -29,6 +29,7 @@ SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 OF_PYTHON = ("bin", "lib", "lib64", "pyvenv.cfg")
 IMAGE = "tithe-sandbox"
+PROXIES = tuple(name for one in ("http", "https", "ftp", "no") for name in (f"{one}_proxy", f"{one}_PROXY".upper()))
 PATIENCE = 60.0  # seconds that a sandbox may take to start
 PYTHON_FLAGS = ("-I", "-B", "-X", "utf8")
 
@@ -203,12 +204,15 @@ class Container:
         return Started(process, end)
 
     def options(self, name: str, folder_bytes: int) -> list[str]:
-        environment = [part for key, value in ENVIRONMENT.items() for part in ("--env", f"{key}={value}")]
+        known = {**ENVIRONMENT, **dict.fromkeys(PROXIES, "")}  # a client puts its own proxies in, keys and all
+        environment = [part for key, value in known.items() for part in ("--env", f"{key}={value}")]
+        podmans = ["--read-only-tmpfs=false"] if Path(self.engine).name == "podman" else []
         return [
             *("--rm", "--interactive", "--name", name, "--pull", "never", "--log-driver", "none", *environment),
             *("--network", "none", "--ipc", "none", "--read-only", "--cap-drop", "ALL", "--user", f"{NOBODY}:{NOBODY}"),
             *("--security-opt", "no-new-privileges", "--pids-limit", "80", "--memory", "2g", "--memory-swap", "2g"),
-            *("--tmpfs", f"/tmp:rw,nosuid,nodev,size={folder_bytes},nr_inodes=65536", "--workdir", "/tmp"),
+            *("--ulimit", "nofile=256:256", "--ulimit", "nproc=256:256", *podmans),
+            *("--tmpfs", f"/tmp:rw,nosuid,nodev,size={folder_bytes}", "--workdir", "/tmp"),
         ]
 
 
@@ -280,7 +284,9 @@ def look() -> Found:
     with_image = [path for path in engines if has_image(path)]
     found.ways += [Container(path) for path in with_image]
     if not with_image:
-        found.missing.append(f"no container image `{IMAGE}` is there" if engines else "neither podman nor docker is there")
+        found.missing.append(
+            f"no container image `{IMAGE}` is there" if engines else "neither podman nor docker is there"
+        )
     return found
 
 
@@ -296,7 +302,11 @@ def has_image(engine: str) -> bool:
 def how_to_get() -> str:
     """Say how this system gets what is missing."""
     container = f"a container image `{IMAGE}`, as docs/evaluating.md shows"
-    installers = {"apt-get": "apt install bubblewrap", "dnf": "dnf install bubblewrap", "pacman": "pacman -S bubblewrap"}
+    installers = {
+        "apt-get": "apt install bubblewrap",
+        "dnf": "dnf install bubblewrap",
+        "pacman": "pacman -S bubblewrap",
+    }
     named = next((how for program, how in installers.items() if shutil.which(program)), None)
     if sys.platform != "linux":
         return f"build {container}"

@@ -24,6 +24,7 @@ from typing import Any
 from tithe.evaluate.confinement import (
     PATIENCE,
     PYTHON_FLAGS,
+    Bubblewrap,
     Confinement,
     SandboxError,
     how_to_get,
@@ -78,7 +79,7 @@ class Outcome:
     confined: Mapping[str, str] = field(default_factory=dict)
 
 
-class Stop(Exception):  # noqa: N818  (it is how a program ends, not an error)
+class Stop(Exception):
     """Why a half of a program says nothing more."""
 
 
@@ -311,7 +312,7 @@ def tried(way: Confinement) -> str:
         if started.process.returncode:
             lines = said.decode("utf-8", "replace").strip().splitlines() or [f"exit code {started.process.returncode}"]
             return f"{name} does not work: {words(lines[-1].encode())}"
-        own = "PLUS = (os.fork, kill)\n" if name == "bubblewrap" else "PLUS = ()\n"
+        own = "PLUS = (os.fork, kill)\n" if isinstance(way, Bubblewrap) else "PLUS = ()\n"
         outcome = run_in(way, PROBE + own, "assert open_to() == [], open_to()", Limits())
     except subprocess.TimeoutExpired:
         return f"{name} does not work: it has not started after {PATIENCE:g} s"
