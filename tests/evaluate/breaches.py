@@ -30,7 +30,7 @@ def called(name, *args):
 ATTEMPTS = {
     "make a block device": "os.mknod('disk', stat.S_IFBLK | 0o600, os.makedev(7, 0))",
     "make a character device": "os.mknod('mem', stat.S_IFCHR | 0o600, os.makedev(1, 1))",
-    "open a disk": "[os.open(p, 0) for p in glob.glob('/dev/vd*') + glob.glob('/dev/sd*') + glob.glob('/dev/loop*')][0]",
+    "open a disk": "[os.open(p, 0) for p in glob.glob('/dev/*') if p[5:7] in ('vd', 'sd', 'lo')][0]",
     "read a file of the user": "open({victim!r}).read()",
     "write a file of the user": "open({victim!r}, 'a').write('x')",
     "make a file beside it": "open({victim!r} + '.new', 'w')",
@@ -109,7 +109,7 @@ ATTEMPTS = {
     "watch the machine's performance": "called('syscall', {perf}, bytes(128), 0, -1, -1, 0)",
     "load a program into the kernel": "called('syscall', {bpf}, 0, bytes(64), 64)",
     "pipes that are left open": (
-        "import os\nopen_ones = []\nfor n in range(3, 64):\n    try:\n        os.fstat(n)\n        open_ones.append(n)\n"
+        "open_ones = []\nfor n in range(3, 64):\n    try:\n        os.fstat(n)\n        open_ones.append(n)\n"
         "    except OSError:\n        pass\nreturn len(open_ones) > 2"  # its own two: questions and answers
     ),
     "know the machine's name": "return socket.gethostname() == {machine!r}",
@@ -162,7 +162,12 @@ def found_in(folder):
         "machine": socket.gethostname(),
         **{"keyctl": keyctl, "add_key": add_key, "perf": perf, "bpf": bpf},
     }
-    before = state(victim), os.getpriority(os.PRIO_PROCESS, 0), os.stat("/dev/null").st_mode, sorted(folder.iterdir())
+    before = (
+        state(victim),
+        os.getpriority(os.PRIO_PROCESS, 0),
+        Path("/dev/null").stat().st_mode,
+        sorted(folder.iterdir()),
+    )
     found = {}
     for name, body in ATTEMPTS.items():
         outcome = run_program(program(body.format(**known)), "assert breach() is False", LIMITS)
@@ -170,7 +175,7 @@ def found_in(folder):
         after = (
             state(victim),
             os.getpriority(os.PRIO_PROCESS, 0),
-            os.stat("/dev/null").st_mode,
+            Path("/dev/null").stat().st_mode,
             sorted(folder.iterdir()),
         )
         if after != before:

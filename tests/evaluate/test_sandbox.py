@@ -95,7 +95,7 @@ def test_no_message_of_a_program_is_a_verdict(what):
 def test_a_program_knows_neither_its_tests_nor_their_values():
     """It looks through all objects and the whole stack for what only the tests hold."""
     search = (
-        "import gc, sys\ndef f(x):\n    texts = [repr(o)[:1000] for o in gc.get_objects() if isinstance(o, (str, dict))]\n"
+        "import gc, sys\ndef f(x):\n    texts = [repr(o)[:1000] for o in gc.get_objects() if isinstance(o, dict)]\n"
         "    frame, names = sys._getframe(), []\n    while frame:\n        names += map(repr, frame.f_locals.items())\n"
         "        frame = frame.f_back\n    return not any('se' 'cret-7' in text for text in texts + names)\n"
     )
@@ -126,13 +126,19 @@ def test_the_tests_own_names_go_before_the_solutions():
 @pytest.mark.parametrize(
     "value",
     [
-        *(None, True, 0, -(1 << 80), 10**5000, 1.5, float("inf"), -0.0, "ä\ud800\n", b"\xff", 1j, range(3), {1, 2}),
+        *(None, True, 0, -(1 << 80), 1 << 20000, 1.5, float("inf"), -0.0, "ä\ud800\n", b"\xff", 1j, range(3), {1, 2}),
         *((1, (2,)), [[], [1]], {"a": {1: (2,)}}, {(1, 2): "x"}, frozenset({1}), bytearray(b"x"), Fraction(1, 3)),
     ],
+    ids=lambda value: type(value).__name__,
 )
 def test_plain_values_come_back_as_they_were(value):
     back = cell.unpacked(json.loads(json.dumps(cell.packed(value))))
-    assert type(back) is type(value) and repr(back) == repr(value)
+    assert type(back) is type(value) and ascii_of(back) == ascii_of(value)
+
+
+def ascii_of(value):
+    """Tell -0.0 from 0.0; whole numbers may be longer than Python likes to print."""
+    return hex(value) if type(value) is int else repr(value)
 
 
 def test_other_values_come_back_as_what_they_equal():
@@ -188,9 +194,11 @@ def test_memory_is_limited():
 
 def test_ordinary_libraries_work():
     got = outcome(
-        "import asyncio, collections, dataclasses, datetime, decimal, hashlib, itertools, math, random, re, threading\n"
+        "import asyncio, collections, dataclasses, datetime, decimal, hashlib, itertools, math, random, re\n"
+        "import threading\n"
         "import numpy as np\nt = threading.Thread(target=print)\nt.start()\nt.join()\n"
-        "@dataclasses.dataclass\nclass D:\n    x: 'int' = 1\nopen('mine', 'w').write('x')\nopen('/dev/null', 'w').write('x')\n"
+        "@dataclasses.dataclass\nclass D:\n    x: 'int' = 1\n"
+        "for name in ('mine', '/dev/null'):\n    open(name, 'w').write('x')\n"
         "async def g():\n    return 1\nassert asyncio.run(g()) == 1\nassert np.zeros(3).sum() == 0\n"
         "assert open('mine').read() == 'x'\n" + GOOD,
         limits=Limits(),
@@ -386,7 +394,7 @@ def found(monkeypatch, tmp_path):
 
 
 def test_without_a_sandbox_nothing_is_run(found):
-    with pytest.raises(SandboxError, match=r"`bwrap`\) is not installed; there is no podman or docker") as caught:
+    with pytest.raises(SandboxError, match=r"`bwrap`\) is not installed; neither podman nor docker is there") as caught:
         run_program("raise SystemExit", "")
     assert "bubblewrap" in caught.value.hint and "container" in caught.value.hint
     with pytest.raises(SandboxError, match="generated code cannot be confined here"):
