@@ -16,6 +16,7 @@ if (runners := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:  # th
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // runners)))
 
+from tests.sandboxed import demand_sandbox
 from tests.shared import SHARED  # torch looks at the variables as it is imported
 from tests.small_model import make_model
 
@@ -80,3 +81,9 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no reference data at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> None:
+    """A machine that can confine generated code."""
+    demand_sandbox()

@@ -44,6 +44,7 @@ TERMINAL = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "run", "experime
 HEAVY = ("torch", "transformers", "pandas", "datasets")
 HEAVY_ROOMS = {"engine", "heads", "neighbours", "tune", "evaluate", "runners"}
 VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
+CELL = "evaluate/cell.py"  # runs generated code: it is never imported to do so, but started inside the sandbox
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
@@ -126,6 +127,8 @@ def unsafe(root):
     """Code that would run what a file says."""
     found = []
     for path, tree in trees(root):
+        if path.relative_to(root).as_posix() == CELL:
+            continue
         lines = [line for line, name, _ in imports(tree, path, root) if name.split(".")[0] in UNPICKLERS]
         lines += [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call) and runs_text(node)]
         found += [f"{path.relative_to(root)}:{line}: evaluates or unpickles" for line in sorted(lines)]

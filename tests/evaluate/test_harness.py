@@ -160,7 +160,7 @@ def test_items_are_those_of_lm_eval_itself(shared, model_dir, tmp_path, name, mo
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["humaneval", "humaneval_instruct", "humaneval_plus"])
-def test_humaneval_asks_and_stops_as_lm_eval_does(shared, model_dir, monkeypatch, name):
+def test_humaneval_asks_and_stops_as_lm_eval_does(sandbox, shared, model_dir, monkeypatch, name):
     """lm-eval's own file cannot be loaded without the hub; its prompts and stops are compared with ours as they run."""
     heard = {}
 
@@ -184,7 +184,7 @@ def test_humaneval_asks_and_stops_as_lm_eval_does(shared, model_dir, monkeypatch
     assert built.grader.fenced == (name == "humaneval_instruct")
 
 
-def test_repeated_responses_give_pass_at_several_k(model_dir, tmp_path, monkeypatch):
+def test_repeated_responses_give_pass_at_several_k(sandbox, model_dir, tmp_path, monkeypatch):
     path = tmp_path / "h.jsonl"
     write(path, [{"task_id": "t", "prompt": "def f(x):\n", "test": "def check(c):\n    pass\n", "entry_point": "f"}])
     monkeypatch.setattr(building.Grader, "grade", lambda self, rs, docs: [[i < 16 for i in range(len(r))] for r in rs])
@@ -307,7 +307,7 @@ def test_a_missing_lm_eval_is_named_with_its_extra(monkeypatch):
     assert "tithe[eval]" in error.value.hint
 
 
-def test_quick_names_are_those_of_the_whole_index():
+def test_quick_names_are_those_of_the_whole_index(sandbox):
     """Families are read alone only where that gives the same tasks; tags may reach further."""
     (arc,) = resolve(["arc_easy"], allow_code=False)
     assert arc.leaves[0].config["dataset_path"] == "allenai/ai2_arc" and np.isfinite(arc.leaves[0].shots(3))

@@ -161,7 +161,7 @@ def test_pass_at_k_is_the_share_of_draws_with_a_pass():
     assert passed_at(["-"], [[True, False]], [1, 2, 5]) == {"pass@1": 0.5, "pass@2": 1.0}
 
 
-def test_responses_are_graded_in_order_and_reasons_are_kept():
+def test_responses_are_graded_in_order_and_reasons_are_kept(sandbox):
     grader = Grader()
     assert grader.grade([["    return x + 1", "    return x"], ["    return 2"]], [PROGRAM, PROGRAM]) == [
         [True, False],
@@ -185,13 +185,13 @@ def test_responses_are_graded_in_order_and_reasons_are_kept():
         ("    return None", False),
     ],
 )
-def test_plus_tests_compare_with_the_reference(body, passed):
+def test_plus_tests_compare_with_the_reference(sandbox, body, passed):
     tests = plus_tests("def f(x):\n    return [v / 3 for v in x]\n", "f", [[[1.0, 2.0]], [[5.0, 0.1]]], 0)
     doc = {**PROGRAM, "test": tests}
     assert Grader().grade([[body]], [doc]) == [[passed]]
 
 
-def test_of_find_zero_the_value_at_the_zero_counts():
+def test_of_find_zero_the_value_at_the_zero_counts(sandbox):
     reference = (
         "def poly(xs, x):\n    return sum(c * x**i for i, c in enumerate(xs))\ndef find_zero(xs):\n    return 1\n"
     )
@@ -206,7 +206,7 @@ def test_of_find_zero_the_value_at_the_zero_counts():
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(("hub", "name"), [(HUMANEVAL, "humaneval.jsonl"), (PLUS, "humaneval_plus.jsonl.gz")])
-def test_the_authors_own_solutions_pass_and_empty_ones_do_not(shared, hub, name):
+def test_the_authors_own_solutions_pass_and_empty_ones_do_not(sandbox, shared, hub, name):
     place = shared / "data" / "eval" / name
     text = gzip.decompress(place.read_bytes()) if name.endswith(".gz") else place.read_bytes()
     solutions = [json.loads(line)["canonical_solution"] for line in text.splitlines()][:139:3]
@@ -224,7 +224,7 @@ def test_names_of_the_shared_files(shared):
             assert data.files and all(len(value) == 32 for value in data.digest().values())
 
 
-def test_programs_without_time_are_counted():
+def test_programs_without_time_are_counted(sandbox):
     grader = Grader(limits=Limits(cpu_seconds=1, wall_seconds=9))
     assert grader.grade([["    while True:\n        pass", "    return x + 1"]], [PROGRAM]) == [[False, True]]
     assert grader.stopped == 1

@@ -146,7 +146,7 @@ def test_nothing_is_measured_before_all_is_checked(model_dir, files, tmp_path, m
         evaluate(settings(model_dir, files, tasks="humaneval"), tmp_path / "out")
 
 
-def test_shots_that_a_task_never_shows_are_told(model_dir, files, tmp_path):
+def test_shots_that_a_task_never_shows_are_told(sandbox, model_dir, files, tmp_path):
     heard = Heard()
     row = {"task_id": "t", "prompt": "def f(x):\n", "test": "def check(c):\n    pass\n", "entry_point": "f"}
     write(files / "humaneval.jsonl", [row])

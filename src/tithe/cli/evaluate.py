@@ -43,7 +43,7 @@ def evaluate(
     ] = None,
     allow_code_execution: Annotated[
         bool | None,
-        typer.Option("--allow-code-execution", help="Run the code that the model writes, in a process with limits."),
+        typer.Option("--allow-code-execution", help="Run the code that the model writes, in a sandbox."),
     ] = None,
     template: Annotated[
         str | None, typer.Option(help="Of the held-out file: a name from `tithe templates`, or a Jinja file.")

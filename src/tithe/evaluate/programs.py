@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tithe.engine.cores import cpu_cores
 from tithe.errors import DataError
 from tithe.evaluate.sandbox import OUT_OF_TIME, Limits, Outcome, run_program
 
@@ -87,17 +87,19 @@ class Grader:
     def grade(self, responses: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[bool]]:
         """For each document, whether each of its responses passes; in lm-eval's terms a filter."""
         jobs = [(doc, text) for texts, doc in zip(responses, docs, strict=True) for text in texts]
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # the work is in other processes
+        with ThreadPoolExecutor(cpu_cores()) as pool:  # the work is in other processes
             outcomes = iter([*pool.map(lambda job: self.run(*job), jobs)])
         graded = [[next(outcomes) for _ in texts] for texts in responses]
         for one in (one for row in graded for one in row):
             self.confined |= one.confined
-            self.reasons[one.reason.partition(":")[0] or "passed"] += 1
+            self.reasons["passed" if one.passed else one.reason.partition(":")[0] or "failed"] += 1
         return [[one.passed for one in row] for row in graded]
 
     def run(self, doc: Mapping[str, Any], text: str) -> Outcome:
         text = text.partition("```")[0] if self.fenced else text
-        return run_program(doc["prompt"] + text, f"{doc['test']}\ncheck({doc['entry_point']})", self.limits)
+        prompt, name = doc["prompt"], doc["entry_point"]
+        tests = f"{doc['test']}\ncheck({name})"
+        return run_program(prompt + text, tests, self.limits, given=prompt, entry_point=name)
 
     @property
     def stopped(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from tithe.errors import MissingExtraError, SettingsError
 from tithe.evaluate.index import leaves
 from tithe.evaluate.local import LocalData, find
-from tithe.evaluate.sandbox import Limits
+from tithe.evaluate.sandbox import Limits, confinement
 from tithe.extras import install_hint
 
 GRADED = {  # data sets whose programs we run ourselves -> within which limits
@@ -77,6 +77,7 @@ def resolve(specs: Sequence[str], *, allow_code: bool) -> list[Asked]:
 
     Raises:
         SettingsError: no such task, one twice, a file that cannot be, or generated code that may not run.
+        SandboxError: generated code may run, and nothing on this machine can confine it.
         MissingExtraError: lm-eval is not installed.
     """
     demand_lm_eval()
@@ -100,20 +101,26 @@ def leaf_of(name: str, config: Mapping[str, Any], path: Path | None) -> Leaf:
 
 
 def check_code(asked: Asked, allow_code: bool) -> None:
-    """Generated code runs if that is allowed, and in no place but our sandbox."""
+    """Check that generated code is allowed, and that there is a sandbox for it: it runs in no other place.
+
+    Raises:
+        SettingsError: it is not allowed, or lm-eval would run it in this process.
+        SandboxError: nothing on this machine can confine it.
+    """
     for leaf in asked.leaves:
         if not leaf.runs_code:
             continue
         if not allow_code:
             raise SettingsError(
                 f"task `{leaf.name}` runs the code that the model writes, and that is not allowed",
-                hint="`--allow-code-execution` runs it, in a process with limits",
+                hint="`--allow-code-execution` runs it, in a sandbox",
             )
         if leaf.config.get("dataset_path") not in GRADED or filter_of(leaf.config) not in FILTERS:
             raise SettingsError(
                 f"task `{leaf.name}` would run generated code inside this very process",
                 hint=f"in the sandbox: the tasks of {', '.join(GRADED)}",
             )
+        confinement()
 
 
 def filter_of(config: Mapping[str, Any]) -> str | None:

@@ -29,9 +29,9 @@ def show_evaluation(result: EvaluateResult) -> None:
         for reason, n in Counter(one.problems.values()).most_common():
             say(out, f"`{one.metric}`, without a value, {n:,}: {reason}")
         confined = (one.about.get("execution") or {}).get("confined", {})
-        if confined:
-            means = ", ".join(f"{what} by {how}" for what, how in confined.items())
-            say(out, f"`{one.metric}`: generated code was kept from: {means}")
+        for how in dict.fromkeys(confined.values()):
+            kept_from = ", ".join(what for what, means in confined.items() if means == how)
+            say(out, f"`{one.metric}`: generated code was confined by {how}: {kept_from}")
     for note in result.notes:
         say(out, f"note: {note}")
     work = result.record["work"]

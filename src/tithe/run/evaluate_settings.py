@@ -35,7 +35,7 @@ class EvaluateSettings(Settings):
         truncation: of the held-out file: what gives way to `max_length`: the `response`'s end, the `prompt`'s
             beginning, or `problem`; None takes `response`.
         apply_chat_template: put the tasks' prompts to the model by its chat template.
-        allow_code_execution: run the code that the model writes, in a process with limits.
+        allow_code_execution: run the code that the model writes, in a sandbox.
         trust_remote_code: run code that comes with the model.
     """
 

@@ -69,6 +69,7 @@ def doctor_rows() -> list[dict[str, Any]]:
     from tithe.engine.devices import choose_devices
     from tithe.engine.model import choose_dtype, dtype_name
     from tithe.engine.sources import BUNDLED
+    from tithe.evaluate.sandbox import sandbox_row
 
     devices = choose_devices("auto")
     rows = [(name, number) for name, number in versions().items()]
@@ -82,6 +83,7 @@ def doctor_rows() -> list[dict[str, Any]]:
     for extra, module in EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
         rows.append((f"extra `tithe[{extra}]`", "installed" if there else install_hint(extra)))
+    rows += [("sandbox for generated code", sandbox_row())]
     rows += [
         (f"bundled model `{name}`", "there" if Path(path).is_dir() else "missing") for name, path in BUNDLED.items()
     ]
