@@ -18,7 +18,7 @@ with `eos`. Every cut is made here and counted in the pass.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -164,7 +164,7 @@ class TemplateRenderer(Renderer):
         wholes = [text.prompt + self._scored(text) for text in good]
         ends = [len(text.prompt) + len(text.response) for text in good]
         cuts = self._tokens.encode_cut(wholes, [len(text.prompt) for text in good], ends)
-        encoded = map(self._encoded, good, cuts)
+        encoded = map(self._encoded, good, cuts, self._cut_apart(good, cuts))
         return [text if isinstance(text, Problem) else next(encoded) for text in texts]
 
     def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
@@ -212,12 +212,19 @@ class TemplateRenderer(Renderer):
         """The response's text, with what ends it where that is scored."""
         return text.response + text.tail.rstrip() if self.settings.eos else text.response
 
-    def _encoded(self, text: Rendered, cut: TextCut) -> Encoded | Problem:
-        if cut.start is None:
-            prompt = self._tokens.encode([text.prompt])[0]
-            response = self._tokens.encode_after([text.anchor], [self._scored(text)])[0]
-        else:
-            prompt, response = cut.ids[: cut.start], cut.ids[cut.start :]
+    def _cut_apart(self, texts: Sequence[Rendered], cuts: Sequence[TextCut]) -> Iterator[tuple[IntArray, IntArray]]:
+        """Yield each prompt and response in ids; tokenised apart where a token reaches over both."""
+        whole = [text for text, cut in zip(texts, cuts, strict=True) if cut.start is None]
+        prompts = iter(self._tokens.encode([text.prompt for text in whole]))
+        responses = iter(
+            self._tokens.encode_after([text.anchor for text in whole], [self._scored(text) for text in whole])
+        )
+        for cut in cuts:
+            apart = cut.start is None
+            yield (next(prompts), next(responses)) if apart else (cut.ids[: cut.start], cut.ids[cut.start :])
+
+    def _encoded(self, text: Rendered, cut: TextCut, ids: tuple[IntArray, IntArray]) -> Encoded | Problem:
+        prompt, response = ids
         if not len(response) or (cut.start is not None and cut.mark <= cut.start < len(cut.ids)):
             return Problem("empty response: the tokenizer makes no token of it")
         own_end = self._frame.ends(text)
