@@ -22,6 +22,7 @@ from tithe.data.files import Dataset, open_dataset
 from tithe.data.hub import HubData
 from tithe.data.jsonstream import JsonFault, JsonStream
 from tithe.errors import DataError, MissingExtraError, SettingsError, TitheError
+from tithe.extras import install_hint
 from tithe.records import BadRow, Example
 
 RECORDS = [{"instruction": f"q{i}\n\"é\"", "input": "", "output": f"a{i}, 🧑‍🚀\r\n"} for i in range(5)]  # fmt: skip
@@ -381,7 +382,7 @@ def test_the_hub_needs_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError) as error:
         open_dataset("owner/alpaca")
-    assert "tithe[hub]" in (error.value.hint or "")
+    assert install_hint("hub") in (error.value.hint or "")
 
 
 class Drip:

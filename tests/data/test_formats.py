@@ -143,7 +143,7 @@ def test_openai_tool_calls_without_content() -> None:
     assert isinstance(first, Example) and isinstance(last, Example)
     assert first.response.tool_calls[0]["function"]["arguments"] == {"a": [1]}
     assert first.response.tool_calls[0]["id"] == "c1"
-    assert last.prompt[2] == Message("tool", "r")
+    assert last.prompt[2] == Message("tool", "r", tool_call_id="c1")
 
 
 def test_sharegpt_calls_become_one_message_with_calls_and_tool_messages() -> None:

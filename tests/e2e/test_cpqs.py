@@ -310,7 +310,8 @@ def test_no_head_and_heads_that_are_none(tithe: Command, pool: Path, model_dir: 
     failed = tithe.fails(*fixed)
     assert "`cpqs` needs a head" in failed.err and "tithe head train" in failed.err
     assert f"there is no folder `{tmp_path / 'nowhere'}`" in tithe.fails(*fixed, "--head", tmp_path / "nowhere").err
-    assert "has no `head.json`" in tithe.fails(*fixed, "--head", tmp_path).err
+    (tmp_path / "empty").mkdir()
+    assert "has no `head.json`" in tithe.fails(*fixed, "--head", tmp_path / "empty").err
     assert not (tmp_path / "k.tithe").exists()
     failed = tithe.fails("select", pool, "--scorer", "ifd", "--head", tmp_path, "--model", model_dir, "-o",
                          tmp_path / "k.jsonl")  # fmt: skip

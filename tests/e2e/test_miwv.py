@@ -385,7 +385,7 @@ def test_settings_that_nothing_reads(tithe: Command, small: Path, model_dir: Pat
     [
         (["--shots", 0], "`shots` cannot be `0`: it must be at least 1"),
         (["--scorer", "miwv(shots=0)"], "`shots` must be at least 1, not 0"),
-        (["--exclude-similarity", 1.5], "`exclude_similarity` is a cosine above -1 and at most 1, not 1.5"),
+        (["--exclude-similarity", 1.5], "`exclude_similarity` cannot be `1.5`: a cosine is between -1 and 1"),
         (["--shots", 60], "60 worked examples are to be shown, and besides a record itself there are 59"),
         (["--encoder", "tfdif"], "there is no encoder `tfdif`"),
         (["--encoder", "no/such/folder"], "no/such/folder"),

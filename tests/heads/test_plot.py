@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from tithe.errors import MissingExtraError, OutputError, SettingsError
+from tithe.extras import install_hint
 from tithe.heads.plot import chart, plot_layers
 
 AUCS = {0: 0.55, 1: 0.7, 2: 0.68}
@@ -37,4 +38,4 @@ def test_a_missing_library(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=f"a plot needs the package `{name}`") as caught:
         plot_layers(AUCS, tmp_path / "layers.svg")
-    assert "tithe[report]" in caught.value.hint
+    assert install_hint("report") in caught.value.hint

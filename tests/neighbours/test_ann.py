@@ -10,6 +10,7 @@ import pytest
 
 from tests.neighbours.test_search import naive, random_unit, unit
 from tithe.errors import MissingExtraError, SettingsError
+from tithe.extras import install_hint
 from tithe.neighbours import ann as module
 from tithe.neighbours import nearest, search
 from tithe.neighbours.ann import Ann
@@ -99,7 +100,7 @@ def test_without_faiss_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtraError, match="needs the package `faiss`") as caught:
         nearest(random_unit(50, 4), method="ann")
-    assert "tithe[ann]" in str(caught.value.hint)
+    assert install_hint("ann") in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("given", [{"kind": "tree"}, {"effort": 0}, {"sample": 0}, {"most": -1}])

@@ -79,8 +79,6 @@ def find_stars(passes: Sequence[Pass], alone_above: int | None = None) -> tuple[
             shown[pass_.ids[: pass_.shots].tobytes() if group else b"%d" % i].append(i)
         elif together:
             plain[pass_.ids.tobytes()] = i
-            cut = pass_.ids[:-1].tobytes()  # some tokenizers join a text's last character with the blank line behind it
-            plain.setdefault(cut, i)
     stars = [star(passes, members, plain.get(shots)) for shots, members in shown.items()]
     taken = {i for one in stars for i in one.members}
     return sorted(stars, key=lambda one: one.members[0]), [i for i in range(len(passes)) if i not in taken]
@@ -88,7 +86,7 @@ def find_stars(passes: Sequence[Pass], alone_above: int | None = None) -> tuple[
 
 def star(passes: Sequence[Pass], members: Sequence[int], centre: int | None) -> Star:
     if centre is not None:
-        return Star((centre, *members), min(len(passes[centre].ids), passes[members[0]].shots))
+        return Star((centre, *members), len(passes[centre].ids))
     return Star(tuple(members), common_length([passes[i] for i in members]) if len(members) > 1 else 0)
 
 
