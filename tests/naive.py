@@ -49,12 +49,11 @@ class Naive:
         return self.nll(tuple(self.bos), tuple(self.parts(record)[1]))
 
     def shown(self, record: dict[str, str], *shots: dict[str, str]) -> tuple[float, int]:
-        context = list(self.bos)
-        for shot in shots:
-            before, answer = self.parts(shot)
-            context += [*before, *answer, *self.plain("\n\n")]
-        prompt, response = self.parts(record)
-        return self.nll((*context, *prompt), tuple(response))
+        """Dialogue after dialogue in one text, blank lines between."""
+        whole = self.plain("\n\n".join(alpaca(one) + one["output"] for one in (*shots, record)))
+        response = self.parts(record)[1]
+        assert whole[len(whole) - len(response) :] == response
+        return self.nll((*self.bos, *whole[: len(whole) - len(response)]), tuple(response))
 
     def _nll(self, context: tuple[int, ...], response: tuple[int, ...]) -> tuple[float, int]:
         """-log p of a response in nats, summed, and its number of tokens; a forward pass per token."""
