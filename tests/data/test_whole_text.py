@@ -13,7 +13,10 @@ from tests.data.small import CHATML, dialogue, example, tokenizer
 from tests.data.test_render import NAMES, encoded, needs_tokenizers, passes, real, renderer, response
 from tests.data.test_templates import CALL, DIALOGUES, REAL, TOOL, WEATHER
 from tests.shared import SHARED
+from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.chat import ChatTemplate
+from tithe.data.dialogue import CpqsRenderer
+from tithe.data.render import Encoded, RenderSettings
 from tithe.data.rendered import Rendered
 from tithe.errors import TemplateError
 from tithe.records import Example, Message, Pass, Problem
@@ -355,3 +358,62 @@ def test_passes_agree_in_the_response_whatever_is_shown() -> None:
         assert response(got["given"]) == response(got["alone"]) == response(got["shown"])
         shown = made.build("shown", encoded(made, example()), [encoded(made, example("a", "b"))] * 3)
         assert isinstance(shown, Pass) and not np.array_equal(shown.ids, got["shown"].ids)
+
+
+# Thinking in the text, in every place
+
+
+SPLITS = "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }};{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("content", "lost"),
+    [
+        ("<think>a</think>b<think>c</think>d", ("reasoning", "response text")),
+        ("Before. <think>a</think>b", ("reasoning", "response text")),
+        ("a</think>b", ("reasoning",)),
+        ("<think>\n\n</think>b", ()),
+        ("<think>never closed", ()),
+        ("<think>a</think>b" * 500, ("reasoning", "response text")),
+    ],
+)
+def test_each_piece_between_the_tags_of_thinking_is_looked_for(content: str, lost: tuple[str, ...]) -> None:
+    assert left_out(SPLITS, dialogue(("user", "Hi"), ("assistant", content))) == lost
+    everything = SPLITS.replace(".split('</think>')[-1]", "")
+    assert left_out(everything, dialogue(("user", "Hi"), ("assistant", content))) == ()
+
+
+def test_tags_of_thinking_in_a_question_are_no_thinking() -> None:
+    one = dialogue(("user", "<think>a</think>b"), ("assistant", "c"))
+    assert left_out(SPLITS, one) == ("user message",)
+
+
+# The presets name what they leave out, too
+
+
+FULL = Example(
+    "x", 0, 1, (Message("system", "Be brief."), Message("user", "Weather?\n\nOslo")),
+    Message("assistant", "It is cold.", "They want it.", (CALL,)), "Weather?", "Oslo", (TOOL,),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("made", "lost"),
+    [
+        (CherryRenderer, ("reasoning", "system message", "tool call", "tool schema")),
+        (SuperfilteringRenderer, ("reasoning", "system message", "tool call", "tool schema")),
+        (CpqsRenderer, ("reasoning", "system message", "tool call", "tool schema")),
+    ],
+)
+def test_presets_name_what_they_leave_out(made: Any, lost: tuple[str, ...]) -> None:
+    (out,) = made(tokenizer(chat=CHATML), RenderSettings(template="chat" if made is CpqsRenderer else "auto")).encode(
+        [FULL]
+    )
+    assert isinstance(out, Encoded)
+    assert out.remarks.left_out == lost
+    bare = Example("y", 0, 1, (Message("user", "Weather?\n\nOslo"),), Message("assistant", "Cold."), "Weather?", "Oslo")
+    (out,) = made(tokenizer(chat=CHATML), RenderSettings(template="chat" if made is CpqsRenderer else "auto")).encode(
+        [bare]
+    )
+    assert isinstance(out, Encoded)
+    assert out.remarks.left_out == ()
