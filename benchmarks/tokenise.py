@@ -22,8 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def measure(data: str, count: int, tokenizer: str, template: str) -> float:
-    """Return the seconds of CPU time of one tree: the one that Python imports."""
+def measure(data: str, count: int, tokenizers: list[str], templates: list[str]) -> list[float]:
+    """Return the seconds of CPU time of each pair, for the source tree that Python imports."""
     from transformers import AutoTokenizer
 
     from tithe.data.render import RenderSettings, make_renderer
@@ -37,12 +37,15 @@ def measure(data: str, count: int, tokenizer: str, template: str) -> float:
             asked, given = read["instruction"], read.get("input", "")
             said = Message("user", f"{asked}\n\n{given}" if given else asked)
             examples.append(Example(str(row), row, 1, (said,), Message("assistant", read["output"]), asked, given))
-    renderer = make_renderer(AutoTokenizer.from_pretrained(tokenizer), RenderSettings(template=template))
-    renderer.encode(examples[:50])
-    start = time.process_time()
-    for window in windows(iter(examples)):
-        renderer.encode(window)
-    return time.process_time() - start
+    seconds = []
+    for tokenizer, template in product(tokenizers, templates):
+        renderer = make_renderer(AutoTokenizer.from_pretrained(tokenizer), RenderSettings(template=template))
+        renderer.encode(examples[:50])
+        start = time.process_time()
+        for window in windows(iter(examples)):
+            renderer.encode(window)
+        seconds.append(time.process_time() - start)
+    return seconds
 
 
 def main() -> None:
@@ -50,26 +53,26 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="JSON lines with instruction, input, output")
     parser.add_argument("--tokenizers", required=True, help="folders, commas between")
     parser.add_argument("--templates", default="plain,alpaca")
-    parser.add_argument("--sources", default=str(ROOT / "src"), help="source trees, the first is what others are told by")
+    parser.add_argument("--sources", default=str(ROOT / "src"), help="source trees, commas between")
     parser.add_argument("--records", type=int, default=4000)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    tokenizers, templates = args.tokenizers.split(","), args.templates.split(",")
     if args.one:
-        print(measure(args.data, args.records, args.tokenizers, args.templates))
+        print(json.dumps(measure(args.data, args.records, tokenizers, templates)))
         return
     sources = args.sources.split(",")
-    print("| tokenizer | template |" + "".join(f" {source} |" for source in sources) + " times the first |")
-    for tokenizer, template in product(args.tokenizers.split(","), args.templates.split(",")):
-        seconds: dict[str, list[float]] = {source: [] for source in sources}
-        for _, source in product(range(args.turns), sources):
-            command = [sys.executable, __file__, "--one", "--data", args.data, "--records", str(args.records)]
-            command += ["--tokenizers", tokenizer, "--templates", template]
-            done = subprocess.run(command, env={**os.environ, "PYTHONPATH": source}, capture_output=True, check=True)
-            seconds[source].append(float(done.stdout))
-        medians = [statistics.median(each) for each in seconds.values()]
+    turns: dict[str, list[list[float]]] = {source: [] for source in sources}
+    for _, source in product(range(args.turns), sources):
+        command = [sys.executable, __file__, *sys.argv[1:], "--one"]
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": source}, stdout=subprocess.PIPE, check=True)
+        turns[source].append(json.loads(done.stdout))
+    print("| tokenizer | template |" + "".join(f" {source} |" for source in sources) + " last by first |")
+    for i, (tokenizer, template) in enumerate(product(tokenizers, templates)):
+        medians = [statistics.median(turn[i] for turn in each) for each in turns.values()]
         cells = [Path(tokenizer).name, Path(template).stem, *(f"{one:.2f} s" for one in medians)]
-        print("| " + " | ".join([*cells, f"{medians[-1] / medians[0]:.2f}"]) + " |", flush=True)
+        print("| " + " | ".join([*cells, f"{medians[-1] / medians[0]:.2f}"]) + " |")
 
 
 if __name__ == "__main__":

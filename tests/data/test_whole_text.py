@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import normalizers
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from tests.data.small import CHATML, dialogue, example, tokenizer
@@ -153,6 +154,19 @@ def test_a_token_over_the_boundary_is_counted(name: str, asked: str, answer: str
     assert out.remarks.apart
     assert out.ids.tolist() != tok(text.prompt + text.response)["input_ids"]
     assert tok.decode(out.prompt.tolist()).endswith("### Response:")  # nothing of the response is in the prompt
+
+
+@pytest.mark.parametrize("answer", ["\x00red", "\u200bred", "\u0301red"])
+def test_what_a_normalizer_leaves_out_is_not_counted_as_tokenised_apart(answer: str) -> None:
+    """Such a character has no place among the offsets, but the ids are those of the whole text."""
+    tok = tokenizer("spaces")
+    tok.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made = renderer(tok, template="plain")
+    one = example("Name a colour.", answer)
+    text, out = made.render(one), encoded(made, one)
+    assert isinstance(text, Rendered)
+    assert out.ids.tolist() == tok(text.prompt + text.response)["input_ids"]
+    assert not out.remarks.apart
 
 
 def test_white_space_before_a_word_belongs_to_the_response() -> None:

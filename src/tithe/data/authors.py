@@ -111,7 +111,7 @@ class _AuthorsRenderer(Renderer):
 
 
 def _remarks(example: Example) -> Remarks:
-    """Return what the scripts do not read: all of a response but its text, schemas, what stands before an instruction."""
+    """Return what the scripts do not read: schemas, what precedes an instruction, of a response all but its text."""
     before = () if example.instruction is None else example.prompt[:-1]
     unread = replace(example, prompt=before, response=replace(example.response, content=""))
     return remarks(parts_of(example), parts_of(unread))

@@ -64,7 +64,9 @@ class CpqsRenderer(Renderer):
         prompts = self._tokens.encode([prompt for prompt, _ in good], special=True)
         wholes = self._tokens.encode([whole for _, whole in good], special=True)
         none = prompts[0][:0] if prompts else None
-        said = [self._remarks(one, text[1]) for one, text in zip(examples, texts, strict=True) if isinstance(text, tuple)]
+        said = [
+            self._remarks(one, text[1]) for one, text in zip(examples, texts, strict=True) if isinstance(text, tuple)
+        ]
         encoded = (
             Encoded(none, whole[: len(prompt)], whole[len(prompt) :], none, remarks=remarks)  # type: ignore[arg-type]
             for prompt, whole, remarks in zip(prompts, wholes, said, strict=True)
