@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import normalizers
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from tests.data.small import CHATML, dialogue, example, tokenizer
 from tests.data.test_render import NAMES, encoded, needs_tokenizers, passes, real, renderer, response
 from tests.data.test_templates import CALL, DIALOGUES, REAL, TOOL, WEATHER
 from tests.shared import SHARED
+from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.chat import ChatTemplate
+from tithe.data.dialogue import CpqsRenderer
+from tithe.data.render import Encoded, RenderSettings
 from tithe.data.rendered import Rendered
 from tithe.errors import TemplateError
 from tithe.records import Example, Message, Pass, Problem
@@ -150,6 +154,19 @@ def test_a_token_over_the_boundary_is_counted(name: str, asked: str, answer: str
     assert out.remarks.apart
     assert out.ids.tolist() != tok(text.prompt + text.response)["input_ids"]
     assert tok.decode(out.prompt.tolist()).endswith("### Response:")  # nothing of the response is in the prompt
+
+
+@pytest.mark.parametrize("answer", ["\x00red", "\u200bred", "\u0301red"])
+def test_what_a_normalizer_leaves_out_is_not_counted_as_tokenised_apart(answer: str) -> None:
+    """Such a character has no place among the offsets, but the ids are those of the whole text."""
+    tok = tokenizer("spaces")
+    tok.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made = renderer(tok, template="plain")
+    one = example("Name a colour.", answer)
+    text, out = made.render(one), encoded(made, one)
+    assert isinstance(text, Rendered)
+    assert out.ids.tolist() == tok(text.prompt + text.response)["input_ids"]
+    assert not out.remarks.apart
 
 
 def test_white_space_before_a_word_belongs_to_the_response() -> None:
@@ -355,3 +372,62 @@ def test_passes_agree_in_the_response_whatever_is_shown() -> None:
         assert response(got["given"]) == response(got["alone"]) == response(got["shown"])
         shown = made.build("shown", encoded(made, example()), [encoded(made, example("a", "b"))] * 3)
         assert isinstance(shown, Pass) and not np.array_equal(shown.ids, got["shown"].ids)
+
+
+# Thinking in the text, in every place
+
+
+SPLITS = "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }};{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("content", "lost"),
+    [
+        ("<think>a</think>b<think>c</think>d", ("reasoning", "response text")),
+        ("Before. <think>a</think>b", ("reasoning", "response text")),
+        ("a</think>b", ("reasoning",)),
+        ("<think>\n\n</think>b", ()),
+        ("<think>never closed", ()),
+        ("<think>a</think>b" * 500, ("reasoning", "response text")),
+    ],
+)
+def test_each_piece_between_the_tags_of_thinking_is_looked_for(content: str, lost: tuple[str, ...]) -> None:
+    assert left_out(SPLITS, dialogue(("user", "Hi"), ("assistant", content))) == lost
+    everything = SPLITS.replace(".split('</think>')[-1]", "")
+    assert left_out(everything, dialogue(("user", "Hi"), ("assistant", content))) == ()
+
+
+def test_tags_of_thinking_in_a_question_are_no_thinking() -> None:
+    one = dialogue(("user", "<think>a</think>b"), ("assistant", "c"))
+    assert left_out(SPLITS, one) == ("user message",)
+
+
+# The presets name what they leave out, too
+
+
+FULL = Example(
+    "x", 0, 1, (Message("system", "Be brief."), Message("user", "Weather?\n\nOslo")),
+    Message("assistant", "It is cold.", "They want it.", (CALL,)), "Weather?", "Oslo", (TOOL,),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("made", "lost"),
+    [
+        (CherryRenderer, ("reasoning", "system message", "tool call", "tool schema")),
+        (SuperfilteringRenderer, ("reasoning", "system message", "tool call", "tool schema")),
+        (CpqsRenderer, ("reasoning", "system message", "tool call", "tool schema")),
+    ],
+)
+def test_presets_name_what_they_leave_out(made: Any, lost: tuple[str, ...]) -> None:
+    (out,) = made(tokenizer(chat=CHATML), RenderSettings(template="chat" if made is CpqsRenderer else "auto")).encode(
+        [FULL]
+    )
+    assert isinstance(out, Encoded)
+    assert out.remarks.left_out == lost
+    bare = Example("y", 0, 1, (Message("user", "Weather?\n\nOslo"),), Message("assistant", "Cold."), "Weather?", "Oslo")
+    (out,) = made(tokenizer(chat=CHATML), RenderSettings(template="chat" if made is CpqsRenderer else "auto")).encode(
+        [bare]
+    )
+    assert isinstance(out, Encoded)
+    assert out.remarks.left_out == ()

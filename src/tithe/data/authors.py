@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tithe.data.chat import remarks
+from tithe.data.omissions import parts_of
 from tithe.data.render import Encoded, Renderer, RenderSettings, check_settings
+from tithe.data.rendered import Remarks
 from tithe.data.templates import TEXT_TEMPLATES
 from tithe.data.tokens import Tokens, bad_unicode
 from tithe.errors import SettingsError, did_you_mean
@@ -79,7 +82,8 @@ class _AuthorsRenderer(Renderer):
         asked = self._tokens.encode([prompt for prompt, _ in good], special=True)
         given = self._tokens.encode([prompt + response for prompt, response in good], special=True)
         alone = self._tokens.encode([self.header + response for _, response in good], special=True)
-        encoded = map(self._encoded, asked, given, alone)
+        said = (_remarks(example) for example, why in zip(examples, whys, strict=True) if why is None)
+        encoded = map(self._encoded, asked, given, alone, said)
         return [next(encoded) if why is None else Problem(why) for why in whys]
 
     def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
@@ -98,12 +102,19 @@ class _AuthorsRenderer(Renderer):
             return self.template.dialogue(example)
         return self.template.prompt(example.instruction, example.input)
 
-    def _encoded(self, asked: IntArray, given: IntArray, alone: IntArray) -> Encoded:
+    def _encoded(self, asked: IntArray, given: IntArray, alone: IntArray, said: Remarks) -> Encoded:
         start, none = len(asked), given[:0]
-        return TwoTexts(none, given[:start], given[start:], none, alone, self._alone_start())
+        return TwoTexts(none, given[:start], given[start:], none, alone, self._alone_start(), remarks=said)
 
     def _alone_start(self) -> int:
         return len(self._header)
+
+
+def _remarks(example: Example) -> Remarks:
+    """Return what the scripts do not read: schemas, what precedes an instruction, of a response all but its text."""
+    before = () if example.instruction is None else example.prompt[:-1]
+    unread = replace(example, prompt=before, response=replace(example.response, content=""))
+    return remarks(parts_of(example), parts_of(unread))
 
 
 class CherryRenderer(_AuthorsRenderer):

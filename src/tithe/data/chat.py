@@ -117,9 +117,9 @@ class ChatTemplate:
             blank = not (response.content.strip() or response.reasoning or response.tool_calls)
             return Problem("empty response" if blank else "the template leaves the response out")
         cut = self._cut(full, start, stop)
-        return replace(cut, remarks=self._find_remarks(example, full, json_arguments))
+        return replace(cut, remarks=self.find_remarks(example, full, json_arguments))
 
-    def _find_remarks(self, example: Example, full: str, json_arguments: bool) -> Remarks:
+    def find_remarks(self, example: Example, full: str, json_arguments: bool = False) -> Remarks:
         """Return what the template leaves out of the dialogue; found once for all dialogues of a shape."""
         key = (json_arguments, shape(example))
         if key not in self._remarks:

@@ -8,15 +8,17 @@ template writes after a response.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from tithe.data.chat import ChatTemplate, Refusal
+from tithe.data.chat import ChatTemplate, Refusal, remarks
+from tithe.data.omissions import parts_of
 from tithe.data.render import Encoded, Renderer, RenderSettings, check_settings
+from tithe.data.rendered import Remarks
 from tithe.data.templates import resolve_template
 from tithe.data.tokens import Tokens, bad_unicode
 from tithe.errors import SettingsError
-from tithe.records import Example, Pass, PassKind, Problem
+from tithe.records import Example, Message, Pass, PassKind, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,9 +64,12 @@ class CpqsRenderer(Renderer):
         prompts = self._tokens.encode([prompt for prompt, _ in good], special=True)
         wholes = self._tokens.encode([whole for _, whole in good], special=True)
         none = prompts[0][:0] if prompts else None
+        said = [
+            self._remarks(one, text[1]) for one, text in zip(examples, texts, strict=True) if isinstance(text, tuple)
+        ]
         encoded = (
-            Encoded(none, whole[: len(prompt)], whole[len(prompt) :], none)  # type: ignore[arg-type]
-            for prompt, whole in zip(prompts, wholes, strict=True)
+            Encoded(none, whole[: len(prompt)], whole[len(prompt) :], none, remarks=remarks)  # type: ignore[arg-type]
+            for prompt, whole, remarks in zip(prompts, wholes, said, strict=True)
         )
         return [text if isinstance(text, Problem) else next(encoded) for text in texts]
 
@@ -90,6 +95,13 @@ class CpqsRenderer(Renderer):
             return Problem(f"the template refuses the dialogue: {refusal}")
         why = bad_unicode(whole)
         return (prompt, whole) if why is None else Problem(why)
+
+    def _remarks(self, example: Example, whole: str) -> Remarks:
+        """Return what the template leaves out, and what the authors' code never gives it."""
+        written = example if example.instruction is None else replace(example, prompt=example.prompt[-1:])
+        found = self.template.find_remarks(written, whole)
+        unwritten = parts_of(Example("", 0, 0, example.prompt[: -len(written.prompt)], Message("assistant", "")))
+        return remarks(parts_of(example), frozenset(found.left_out) | unwritten)
 
     def _prompt(self, example: Example) -> list[Mapping[str, Any]]:
         """As messages; an instruction always has its input after it, be it empty."""

@@ -6,8 +6,10 @@ part's text in the rendering would miss a dropped "yes" that stands elsewhere, t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from tithe.records import Example, Message
@@ -15,7 +17,10 @@ from tithe.records import Example, Message
 USUAL = frozenset({"user message", "earlier response", "response text"})  # not worth a word where they are written
 CALL_ID = "abcdefgh1"  # nine letters and digits, as Mistral's templates want them
 THINK_END = "</think>"
+_THINK = re.compile(r"(</?think>)")
+_MOST_PIECES = 16  # of a text with thinking in it, cut at its tags; what lies between the first and the last is alike
 _WRAPPED = ("<tool_response>", "</tool_response>")  # Qwen's templates tell tools' results by these
+_TAGS = ("<think>", THINK_END, *_WRAPPED)
 _CONTENT = {"system": "system message", "user": "user message", "tool": "tool result", "assistant": "earlier response"}
 
 
@@ -70,16 +75,29 @@ def missing_by_text(example: Example, text: str) -> frozenset[str]:
 
 
 def parts_of(example: Example) -> frozenset[str]:
+    """Return the kinds of parts that an example has."""
     return frozenset(kind for kind, _ in _pieces(example))
 
 
-def _texture(content: str) -> int:
-    """0 blank, 1 text, 2 thinking before text, 3 thinking alone, 4 a wrapped result of a tool."""
-    if not content.strip():
-        return 0
-    if THINK_END in content:
-        return 2 if content.rpartition(THINK_END)[2].strip() else 3
-    return 4 if content.startswith(_WRAPPED[0]) and content.endswith(_WRAPPED[1]) else 1
+def _texture(content: str) -> tuple[str, ...]:
+    """A text's thinking tags, and `text` where there is something before, between or after them."""
+    if content.startswith(_WRAPPED[0]) and content.endswith(_WRAPPED[1]):
+        return (_WRAPPED[0], "text", _WRAPPED[1])
+    pieces = [piece if _THINK.fullmatch(piece) else "text" for piece in _cut_at_tags(content)]
+    half = _MOST_PIECES // 2
+    return tuple(pieces if len(pieces) <= _MOST_PIECES else pieces[:half] + pieces[-half:])
+
+
+def _cut_at_tags(content: str) -> list[str]:
+    return [piece for piece in _THINK.split(content) if piece.strip()]
+
+
+def _kinds(role: str, pieces: Sequence[str], earlier: str) -> Iterator[tuple[str, str]]:
+    """Yield each piece of a text with its kind, "" for a tag: an assistant thinks where an end of thinking follows."""
+    kind = _CONTENT.get(role, "user message") if earlier else "response text"
+    for piece, after in zip_longest(pieces, pieces[1:]):
+        thought = role == "assistant" and after == THINK_END
+        yield piece, "" if piece in _TAGS else f"{earlier}reasoning" if thought else kind
 
 
 def _shape(message: Message) -> Hashable:
@@ -91,13 +109,8 @@ def _shape(message: Message) -> Hashable:
 
 
 def _outlined(made: Outline, message: Message, earlier: str) -> Message:
-    kind = "response text" if not earlier else _CONTENT.get(message.role, "user message")
-    texture = _texture(message.content)
-    content = made.mark(kind) if texture in (1, 2, 4) else ""
-    if texture in (2, 3):
-        content = f"<think>\n{made.mark(f'{earlier}reasoning')}\n{THINK_END}\n\n{content}"
-    if texture == 4:
-        content = f"{_WRAPPED[0]}\n{content}\n{_WRAPPED[1]}"
+    pieces = _kinds(message.role, _texture(message.content), earlier)
+    content = "\n".join(made.mark(kind) if kind else piece for piece, kind in pieces)
     reasoning = made.mark(f"{earlier}reasoning") if message.reasoning else None
     calls = tuple(_call(made, "id" in call, f"{earlier}tool call") for call in message.tool_calls)
     name = message.name and "tool"
@@ -124,8 +137,7 @@ def _pieces(example: Example) -> Iterator[tuple[str, str]]:
 
 
 def _texts(message: Message, earlier: str) -> Iterator[tuple[str, str]]:
-    if message.content.strip():
-        yield ("response text" if not earlier else _CONTENT.get(message.role, "user message")), message.content
+    yield from ((kind, piece) for piece, kind in _kinds(message.role, _cut_at_tags(message.content), earlier) if kind)
     if message.reasoning:
         yield f"{earlier}reasoning", message.reasoning
     for call in message.tool_calls:

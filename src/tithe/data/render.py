@@ -227,13 +227,15 @@ class TemplateRenderer(Renderer):
         prompt, response = ids
         if not len(response) or (cut.start is not None and cut.mark <= cut.start < len(cut.ids)):
             return Problem("empty response: the tokenizer makes no token of it")
+        # what a normalizer leaves out has no place in the text, but the ids are the same
+        apart = cut.start is None and not np.array_equal(np.concatenate(ids), cut.ids)
         own_end = self._frame.ends(text)
         if not own_end:
             response = np.concatenate([response, self._frame.end])
         lead, prompt = self._frame.split(prompt)
         remarks = text.remarks
-        if own_end or cut.start is None:
-            remarks = replace(remarks, own_end=own_end, apart=cut.start is None)
+        if own_end or apart:
+            remarks = replace(remarks, own_end=own_end, apart=apart)
         kept = text if self._frame.joint is None else None
         return Encoded(lead, prompt, response, self._frame.after(text.tail), text=kept, remarks=remarks)
 
