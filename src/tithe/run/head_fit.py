@@ -43,7 +43,9 @@ class HeadParts(Parts):
         if self.settings.warmup:
             raise SettingsError("a head takes no `warmup`: it reads the model without a warm-up", hint="leave it out")
         if self.settings.model is None:
-            raise SettingsError("no model given", hint="`--model` takes a folder or a hub id: its hidden states are read")
+            raise SettingsError(
+                "no model given", hint="`--model` takes a folder or a hub id: its hidden states are read"
+            )
         return super().source
 
     @property
