@@ -125,7 +125,9 @@ def narrow(text: str) -> list[str]:
     return [re.sub(r"(?<=\S) {2,}", "  ", line.rstrip()) for line in text.rstrip().splitlines()]
 
 
-PROGRESS = re.compile(r"^[\d,]+( of [\d,]+)? records(, [\d,]+ tokens/s)?(, about [\d,]+ (s|min) left)?\n", re.MULTILINE)
+PROGRESS = re.compile(
+    r"^(?:[a-z ]+: )?[\d,]+( of [\d,]+)? records(, [\d,]+ tokens/s)?(, about [\d,]+ (s|min) left)?\n", re.MULTILINE
+)
 
 
 def run_console(text: str, more: dict[str, str], where: str) -> None:

@@ -23,7 +23,7 @@ def run(monkeypatch, capsys, *arguments):
         (["tune"], 2, "no data set is given"),
         (["tune", "a.jsonl"], 2, "no place for the trained model is given"),
         (["tune", "a.jsonl", "--dataset", "b.jsonl", "-o", "x"], 2, "two data sets: `a.jsonl` and `--dataset b.jsonl`"),
-        (["tune", "starter", "-o", "x"], 1, "which model is to be trained is not said"),
+        (["tune", "starter", "-o", "x"], 1, "no model given"),
         (["tune", "starter", "-m", "pocket", "-r", "alpaga", "-o", "x"], 1, "no recipe `alpaga`"),
         (["tune", "starter", "-m", "pocket", "--learning-rate", "-1", "-o", "x"], 1, "`learning_rate` of the recipe"),
         (["tune", "starter", "-m", "nowhere/at/all", "-o", "x"], 1, "nowhere/at/all"),

@@ -83,7 +83,7 @@ def test_caveats_losses_and_records_are_on_the_page(page):
     text = (page / "report.html").read_text()
     assert "9 optimiser steps are few: warm-up and decay are over" in text
     assert "These verdicts are of 3 seeds and 100 held-out items" in text
-    assert "was not measured" not in text and "<td>base</td>" in text  # there is an arm of the untrained model
+    assert "<td>base</td>" in text  # the untrained model
     assert text.count("<td>3.0000</td><td>2.0000</td>") == 3 * 6 + 3  # first and last loss of every training
     assert text.count("<td>a, 5%</td>") == 3
     assert "Asked of a | &lt;script&gt;alert(1)&lt;/script&gt;" in text

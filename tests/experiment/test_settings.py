@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from tithe.errors import SettingsError
+from tithe.experiment.conduct import base_arm
 from tithe.experiment.settings import ExperimentSettings, read_experiment
 
 BASE = {"dataset": "d.jsonl", "model": "m", "arms": {"ifd": None, "random": None}}
@@ -39,6 +40,18 @@ def test_arms_in_all_their_forms():
     assert found["random-like"].like == "cherry" and found["mine"].file == "kept-{budget}.jsonl"
     assert [name for name, arm in found.items() if arm.drawn] == ["random", "random-like"]
     assert [name for name, arm in found.items() if not arm.budgeted] == ["full", "base"]
+
+
+@pytest.mark.parametrize(
+    ("arms", "name"),
+    [
+        ({"ifd": None}, "base"),  # measured where it is not asked for
+        ({"ifd": None, "base": None}, "base"),
+        ({"base": {"scorer": "length"}, "base-2": "ifd"}, "base-3"),  # the names are taken by trained arms
+    ],
+)
+def test_the_untrained_model_has_an_arm(arms, name):
+    assert base_arm(of(arms={"random": None, **arms}).arms) == name
 
 
 def test_random_like_takes_the_first_scored_arm(tmp_path):

@@ -387,6 +387,30 @@ def test_tfidf_of_a_script_without_spaces() -> None:
     assert got[0] @ got[1] > 0.3 > got[0] @ got[2]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u0928\u0926"),  # Devanagari with and without its signs
+        ("\u0b95\u0bbe", "\u0b95\u0bbf"),  # Tamil, another vowel each
+        ("e\u0301t", "e t"),  # a combining accent
+        ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc \u062e"),  # Persian: a joiner is inside a word
+    ],
+)
+def test_tfidf_does_not_cut_words_at_their_marks(one: str, other: str) -> None:
+    got = vectors("tfidf", [one, other])
+    assert abs(got[0] @ got[1]) < 1e-6  # no term in common
+
+
+def test_tfidf_knows_no_term_that_is_a_mark_alone() -> None:
+    got = vectors("tfidf", ["a \u2764\ufe0f", "b \u2764\ufe0f"])
+    assert abs(got[0] @ got[1]) < 1e-6
+
+
+def test_tfidf_names_the_rule_of_its_terms() -> None:
+    """Vectors of terms that were cut otherwise have another identity, so that a store does not mix them."""
+    assert make_encoder("tfidf", corpus=[DIALOGUE]).identity()["terms"] == 2
+
+
 def test_tfidf_is_fitted_on_the_data_set_and_used_on_others() -> None:
     corpus, pool = asks(random_texts(30)), asks(["the rainbow", "unheard words"])
     encoder = make_encoder("tfidf(dims=8)", corpus=corpus)

@@ -104,8 +104,8 @@ def selection(by: str, rho: float | None, pool: int, kept: int) -> dict[str, Any
     ("chosen", "words"),
     [
         (selection("miwv", 0.73, 100, 450), ["4.5 times", "rises", "0.73", "--residualise length"]),
-        (selection("ifd", -0.6, 100, 90), ["0.9 times", "falls", "-0.60"]),
-        (selection("random", None, 100, 10), ["0.1 times"]),
+        (selection("ifd", -0.6, 100, 90), ["90 % of", "falls", "-0.60"]),
+        (selection("random", None, 100, 10), ["10 % of"]),
         (selection("ifd_residual", 0.1, 100, 300), ["3 times"]),
     ],
 )

@@ -154,7 +154,7 @@ class Typo(Scorer):
 
 
 def test_an_unknown_readout_is_named(make: Make) -> None:
-    with pytest.raises(SettingsError, match="scorer `typo` asks for the readout `nl`, which there is not") as caught:
+    with pytest.raises(SettingsError, match="scorer `typo`: unknown readout `nl`") as caught:
         list(make(Typo()).run(examples(2)))
     assert caught.value.hint == "did you mean `nll`?"
 

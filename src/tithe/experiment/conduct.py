@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from tithe.experiment.outcome import ExperimentResult
 from tithe.experiment.report import write_report
 from tithe.experiment.results import results
 from tithe.experiment.screen import plan_lines
-from tithe.experiment.settings import ExperimentSettings
+from tithe.experiment.settings import ArmSettings, ExperimentSettings
 from tithe.experiment.workers import Clock, do_all, places
 from tithe.foreign import read_json
 from tithe.report.drawing import library
@@ -144,8 +145,7 @@ class Conduct:
         self.say_plan(record)
         if plan:
             return ExperimentResult(self.folder, record)
-        base = next((arm.name for arm in self.settings.arms if arm.kind == "base"), None)
-        cells = make_cells(choices, self.settings.seeds, base)
+        cells = make_cells(choices, self.settings.seeds, base_arm(self.settings.arms))
         self.train(cells, data, where)
         own = {key: outcome(cell, self.folder) for key, cell in distinct(cells).items()}
         outcomes = [replace(one, cell=cell) for cell in cells if (one := own[cell.key])]
@@ -258,6 +258,13 @@ class Conduct:
             "eos": True,
             **s.evaluation,
         }
+
+
+def base_arm(arms: Sequence[ArmSettings]) -> str:
+    """Return the name of the untrained model's arm, which every experiment measures, asked for or not."""
+    asked = next((arm.name for arm in arms if arm.kind == "base"), None)
+    taken = {arm.name for arm in arms}
+    return asked or next(name for name in ("base", *(f"base-{i}" for i in count(2))) if name not in taken)
 
 
 class SettingsSaid(Said):

@@ -24,8 +24,6 @@ def caveats(result: ExperimentResult) -> Part:
     lines.append(
         f"These verdicts are of {seeds} seeds and {held_out:,} held-out items, of this model, data and recipe."
     )
-    if not any(one.cell.seed is None for one in result.outcomes):
-        lines.append("The untrained model was not measured: an arm `base` shows what training itself did.")
     return Part("Before you believe it", lines=lines)
 
 

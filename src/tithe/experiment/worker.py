@@ -55,7 +55,7 @@ def do_cell(own: Path) -> dict[str, Any]:
         model, training = str(own / MODEL), brief(result.record)
     settings = EvaluateSettings.of(restored({**spec["evaluation"], "model": model}))
     found = evaluate(settings, own / EVALUATION, talk=talk)
-    if spec.get("judge") is not None:
+    if spec.get("judge") is not None and training is not None:  # no judge reads an untrained model's answers
         write_answers(own, model, spec["judge"], talk)
     record = {
         "arm": spec["arm"],

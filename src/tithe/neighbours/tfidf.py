@@ -15,6 +15,10 @@ from tithe.neighbours.encoders import Encoded, Encoder, TextEncoder, TextSetting
 from tithe.records import Example
 from tithe.specs import read_settings
 
+# Of `regex` and not of the standard library, whose `\w` matches no mark: it would cut words at vowel signs. A lone
+# character is a word, too (`C`, `5`); a lone mark, such as an emoji's variation selector, is none.
+WORD = r"(?![\p{M}\u200c\u200d])\w+"
+TERMS = 2  # version of the rule above: vectors of another one are not taken from a store
 MOST_TERMS = 100_000
 MOST_TEXTS = 200_000  # fitted on at most as many, drawn by the seed: its memory is then bounded
 BLOCK = 4096
@@ -58,6 +62,7 @@ class Tfidf(TextEncoder):
             "kind": "tfidf",
             "dims": self.settings.dims,
             "analyzer": self.settings.analyzer,
+            "terms": TERMS,
             "seed": self.seed,
             "fitted_on": self.digest,
             "fitted_texts": min(len(self.texts), MOST_TEXTS),
@@ -67,6 +72,7 @@ class Tfidf(TextEncoder):
     @cached_property
     def fitted(self) -> tuple[Any, Vectors]:
         """The vectoriser, and the directions that its rows are projected on: (terms, dims)."""
+        import regex
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.utils.extmath import randomized_svd
 
@@ -77,7 +83,8 @@ class Tfidf(TextEncoder):
             max_features=MOST_TERMS,
             analyzer="word" if words else "char_wb",
             ngram_range=(1, 1) if words else (2, 4),
-            token_pattern=r"(?u)\b\w+\b" if words else None,  # a lone character is a word, too: `C`, `5`
+            tokenizer=regex.compile(WORD).findall if words else None,
+            token_pattern=None,
         )
         try:
             table = vectorizer.fit_transform(self.sample())

@@ -20,6 +20,7 @@ from tithe.run.pool import named_dataset
 from tithe.run.talk import Talk
 
 SNIPPETS = {"axolotl": axolotl_snippet, "trl": trl_snippet}
+KINDS = {"axolotl": "YAML settings", "trl": "a Python program"}
 SHAPES = [shape for shape in get_args(OutShape) if shape != "same"]
 
 
@@ -78,7 +79,7 @@ def export(
         return snippet
     with atomic(output, overwrite) as stream:
         stream.write(snippet.encode(errors="backslashreplace"))
-    talk.say(f"written: {output}")
+    talk.say(f"written: {output} ({KINDS[to]}; the records stay in {data})")
     return None
 
 

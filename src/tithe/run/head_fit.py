@@ -41,9 +41,11 @@ class HeadParts(Parts):
     @cached_property
     def source(self) -> ModelSource:
         if self.settings.warmup:
-            raise SettingsError("`warmup` is given, and a head reads the model as it is", hint="leave it out")
+            raise SettingsError("a head takes no `warmup`: it reads the model without a warm-up", hint="leave it out")
         if self.settings.model is None:
-            raise SettingsError("whose hidden states are read is not said", hint="give the model: `--model`")
+            raise SettingsError(
+                "no model given", hint="`--model` takes a folder or a hub id: its hidden states are read"
+            )
         return super().source
 
     @property

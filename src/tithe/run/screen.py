@@ -236,12 +236,13 @@ def length_line(selection: Mapping[str, Any]) -> str | None:
     notable = rho is not None and abs(rho) >= NOTABLE
     if by == "length" or not (notable or times >= MUCH_LONGER or times <= 1 / MUCH_LONGER):
         return None
-    parts = [f"kept responses have {times:.2g} times the pool's median length"]
+    ratio = f"{times:.2g} times" if times >= 1 else f"{100 * times:.2g} % of"
+    parts = [f"kept responses have {ratio} the pool's median length"]
     if rho is not None:
         how = "rises" if rho > 0 else "falls"
         parts.append(f"{by} {how} with response length (rank correlation {rho:.2f})")
     way = "" if by.endswith("_residual") else "; `--residualise length` ranks by what length does not explain"
-    return f"note: {', '.join(parts)}{way}"
+    return f"note: {', and '.join(parts)}{way}"
 
 
 def show_head(result: HeadResult) -> None:

@@ -76,8 +76,8 @@ class TuneParts:
         device = choose_device(self.settings.device)
         if device.type == "cuda" and device.index:
             raise SettingsError(
-                f"a training cannot be put on `{device}` by its number",
-                hint=f"CUDA_VISIBLE_DEVICES={device.index} shows it that one alone",
+                f"training takes no device index, and `{device}` has one",
+                hint=f"set CUDA_VISIBLE_DEVICES={device.index} and give `--device cuda`",
             )
         return device
 
@@ -102,13 +102,13 @@ class TuneParts:
     def source(self) -> ModelSource:
         if self.settings.model is None:
             raise SettingsError(
-                "which model is to be trained is not said",
+                "no model given",
                 hint="`--model` takes a folder or a hub id; `--model pocket` is bundled, for trying out",
             )
         source = find_model(self.settings.model)
         if source.adapter is not None and self.asked.use_peft:
             raise SettingsError(
-                f"`{source.name}` is an adapter: another one on top of it would belong to no model on this disk",
+                f"`{source.name}` is an adapter, and an adapter cannot be trained on top of another one",
                 hint="train all weights, `--no-use-peft`, or give a whole model",
             )
         return source

@@ -217,7 +217,7 @@ class LocalRunner:
         for ask in asks.values():
             if ask.readout not in self.readouts:
                 raise SettingsError(
-                    f"{who} asks for the readout `{ask.readout}`, which there is not",
+                    f"{who}: unknown readout `{ask.readout}`",
                     hint=did_you_mean(ask.readout, self.readouts),
                 )
         if not self.per_token:

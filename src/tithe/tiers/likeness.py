@@ -7,19 +7,19 @@ is then compared exactly on the 32-bit hashes of its runs.
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import regex
 
 WORDS, LEAST = 3, 0.8
 BANDS, ROWS = 16, 4
 NEIGHBOURS = 20  # of a bucket that are compared with each new one: a crowd of equals costs no square of it
 METHOD = f"Jaccard of {WORDS}-word runs >= {LEAST}, candidates by MinHash ({BANDS} bands of {ROWS})"
-_WORD = re.compile(r"\w+|[^\w\s]")
+_WORD = regex.compile(r"\w+|[^\w\s]")  # its `\w` matches vowel signs, where the standard library's cuts words
 Runs = npt.NDArray[np.uint64]
 
 
