@@ -47,7 +47,8 @@ def test_a_signal_ends_a_run_as_ctrl_c_does(
     told = record(tmp_path)
     stored = told["outcome"]["answers_stored"]
     assert told["outcome"] == {"status": "interrupted", "by": name, "answers_stored": stored} and stored
-    assert told.keys() >= ALWAYS and told["engine"]["loaded"] and told["work"]["passes_computed"] == stored
+    assert told.keys() >= ALWAYS and told["engine"]["loaded"]
+    assert 0 < stored <= told["work"]["passes_computed"]  # the signal may come before the last ones are written
     assert err.splitlines()[-3:-1] == [
         f"{stored:,} answers are stored in `{run}`: run the same command again to go on",
         f"error: interrupted by {name}",
