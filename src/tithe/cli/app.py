@@ -30,7 +30,7 @@ class Command(TyperCommand):
         Raises:
             Usage: an option that takes one value has two, or is switched on and off.
         """
-        _, _, given = self.make_parser(ctx).parse_args(args=[*args])
+        given: list[Any] = [*self.make_parser(ctx).parse_args(args=[*args])[2]]
         for option, times in Counter(given).items():
             repeatable = getattr(option, "multiple", False) or option.param_type_name != "option"
             if times > 1 and not repeatable and (not option.is_flag or option.secondary_opts):
