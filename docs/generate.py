@@ -40,7 +40,8 @@ The command line, YAML files and Python take the same settings under the same na
 dashes and underscores mean the same. An unknown name is an error with a suggestion.
 
 A value is what it says. `true` is no number, `5.0` and `"5"` are no whole number, an empty text is no name, and a key
-that is given twice is refused. A YAML file is read as YAML 1.2: `no`, `1:30`, `010` and a date are text; a setting
+that is given twice is refused, as is an option of one value given twice. A YAML file is read as YAML 1.2: `no`, `1:30`,
+`010` and a date are text; a setting
 that is `true` or `false` takes `yes`, `no`, `on` and `off`, too. Tags such as `!!timestamp` are refused. A file of
 settings has at most 256 kB, its aliases written out at most a million characters.
 

@@ -127,16 +127,18 @@ def unsafe(root):
     """Code that would run what a file says."""
     found = []
     for path, tree in trees(root):
-        if path.relative_to(root).as_posix() == CELL:
-            continue
+        runs = path.relative_to(root).as_posix() == CELL
         lines = [line for line, name, _ in imports(tree, path, root) if name.split(".")[0] in UNPICKLERS]
-        lines += [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call) and runs_text(node)]
+        lines += [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call) and runs_text(node, runs)]
         found += [f"{path.relative_to(root)}:{line}: evaluates or unpickles" for line in sorted(lines)]
     return found
 
 
-def runs_text(call):
+def runs_text(call, may_execute=False):
+    """Whether a call runs or unpickles what a file says; `exec` is the one deed of the cell."""
     name = ast.unparse(call.func)
+    if may_execute and name == "exec":
+        return False
     given = {word.arg: ast.unparse(word.value) for word in call.keywords}
     if name in {"eval", "exec", "builtins.eval", "builtins.exec"}:
         return True
@@ -192,6 +194,9 @@ def test_there_is_something_to_check():
         (unsafe, "config.py", "yaml.load('x')"),
         (unsafe, "cli.py", "eval('1')"),
         (unsafe, "cli.py", "exec('1')"),
+        (unsafe, "evaluate/cell.py", "import marshal"),
+        (unsafe, "evaluate/cell.py", "exec('1')\nnp.load('x', allow_pickle=True)"),
+        (unsafe, "evaluate/cell.py", "eval('1')"),
         (vague, "engine/utils.py", ""),
         (vague, "helpers.py", ""),
     ],
@@ -216,6 +221,7 @@ def test_a_planted_fault_is_noticed(tmp_path, check, file, text):
         ("engine/model.py", "import torch\ntorch.load('x', weights_only=True)\nmodel.eval()\nyaml.safe_load('x')"),
         ("data/render.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import transformers"),
         ("__init__.py", "from tithe.cli import main"),
+        ("evaluate/cell.py", "exec(compile('1', 'x', 'exec'))"),
     ],
 )
 def test_what_is_allowed_is_not_noticed(tmp_path, file, text):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tithe.cli.app import Usage, app
 from tithe.cli.entry import demand_values
 from tithe.errors import SettingsError
 
@@ -29,6 +30,19 @@ def test_an_empty_value_is_refused(arguments: list[str], said: str) -> None:
 
 def test_a_header_may_be_empty() -> None:
     demand_values(["select", "d", "--alone-header", "", "--alone-header=", "-k", "5"])
+
+
+@pytest.mark.parametrize("twice", [["--seed", "1", "--seed=2"], ["-k", "5", "--keep", "5"], ["--eos", "--no-eos"]])
+def test_an_option_is_taken_once(twice: list[str]) -> None:
+    option = max(twice[:3:2], key=len).partition("=")[0]
+    with pytest.raises(Usage, match=f"`{option}` is given 2 times"):
+        app(["select", "starter", *twice], standalone_mode=False)
+
+
+def test_what_may_be_repeated_is_repeated() -> None:
+    given = ["--drop", "ifd > 1", "--drop", "ifd < 0", "-s", "ifd", "-s", "length", "--overwrite", "--overwrite"]
+    with pytest.raises(Usage, match="no data set is given"):
+        app(["select", *given], standalone_mode=False)
 
 
 @pytest.mark.slow

@@ -53,8 +53,8 @@ scorer: [ifd, 'length']
 limit: 20
 exclude_similarity: 0.5
 strict: yes
-base: &base {keep: 5%}
-<<: *base
+drop_contaminated: &none []
+<<: &base {keep: 5%}
 drop: |
   ifd > 1
 """
@@ -166,9 +166,9 @@ READERS = (
     Reader("settings.yaml", SETTINGS, lambda path: from_flags(SelectSettings, {}, path), 2_000),
     Reader("experiment.yaml", EXPERIMENT, lambda path: read_experiment(path, {}), 2_000),
     Reader("recipe.yaml", RECIPE, lambda path: read_recipe(str(path)), 2_000),
-    Reader("data.jsonl", LINES, data, 6_000),
-    Reader("data.json", json.dumps({"v": 1, "data": RECORDS}).encode(), data, 6_000),
-    Reader("data.csv", CELLS, data, 6_000),
+    Reader("data.jsonl", LINES, data, 1_500),
+    Reader("data.json", json.dumps({"v": 1, "data": RECORDS}).encode(), data, 3_000),
+    Reader("data.csv", CELLS, data, 2_000),
     Reader("data.parquet", parquet({"instruction": ["q"] * 3, "output": ["a", "b", "c"]}), data, 4_000),
     Reader("data.jsonl.gz", gzip.compress(LINES), data, 6_000),
     Reader("data.jsonl.zst", zstandard.ZstdCompressor(write_checksum=True).compress(LINES), data, 6_000),
@@ -251,6 +251,7 @@ def test_damaged_files(tmp_path: Path, reader: Reader) -> None:
     path.parent.mkdir(exist_ok=True)
     lot = random.Random(f"{reader.name} {TIMES}")
     times = reader.times * TIMES
+    path.write_bytes(reader.good)
+    reader.read(path)  # the first imports libraries, for as long as that takes
     read = sum(check(path, damaged(reader.good, lot), reader.read) for _ in range(times))
-    assert check(path, reader.good, reader.read)
     assert 0 < read < times

@@ -40,6 +40,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("dataset", "", "`dataset` is empty"),
     ("scorer", ["ifd", ""], "`scorer` is empty"),
     ("scorer", 5, "list"),
+    ("scorer", [], "empty list"),
     ("turns", True, "'last' or 'all'"),
     ("keep", True, "text or a whole number or a number"),
     ("drop_contaminated", [""], "`drop_contaminated` is empty"),
@@ -57,6 +58,7 @@ def test_what_is_meant_is_taken() -> None:
     taken = SelectSettings.of({"dataset": "d", "strict": "yes", "eos": "Off", "drop": ["a > 1"], "keep": 0.05})
     assert (taken.strict, taken.eos, taken.drop, taken.keep) == (True, False, ("a > 1",), 0.05)
     assert ScoreSettings.of({"dataset": "d", "alone_header": "", "exclude_similarity": 1}).exclude_similarity == 1.0
+    assert SelectSettings.of({"dataset": "d", "drop": [], "drop_contaminated": []}).drop == ()
     numbers = ScoreSettings.of({"dataset": "d", "limit": np.int64(5), "exclude_similarity": np.float32(0.5)})
     assert (numbers.limit, numbers.exclude_similarity) == (5, 0.5) and type(numbers.limit) is int
     assert HeadSettings.of({"dataset": "d", "high_tier": [1, True, "a,b"]}).high_tier == ("1", "true", "a", "b")

@@ -53,6 +53,8 @@ def read_value(name: str, value: Any, field: FieldInfo) -> Any:
     if isinstance(value, str) and bool in kinds and str not in kinds:
         return WORDS.get(value.strip().lower(), value)
     value = tuple(value) if isinstance(value, list) else value
+    if isinstance(value, tuple) and not value and isinstance(field.default, tuple) and field.default:
+        raise SettingsError(f"`{name}` is an empty list", hint="leave it out, or give an entry")
     for one in value if isinstance(value, tuple) else (value,):
         if isinstance(one, str) and not one.strip() and field.default != "":
             raise SettingsError(f"`{name}` is empty", hint="an unset variable? leave it out, or give a value")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from tithe import __version__
 from tithe.errors import SettingsError
@@ -17,7 +19,33 @@ class Usage(SettingsError):
 
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-app = typer.Typer(
+
+
+class Command(TyperCommand):
+    """Takes each option once: of two values one would be passed over without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line.
+
+        Raises:
+            Usage: an option that takes one value has two, or is switched on and off.
+        """
+        given: list[Any] = [*self.make_parser(ctx).parse_args(args=[*args])[2]]
+        for option, times in Counter(given).items():
+            repeatable = getattr(option, "multiple", False) or option.param_type_name != "option"
+            if times > 1 and not repeatable and (not option.is_flag or option.secondary_opts):
+                raise Usage(f"`{max(option.opts, key=len)}` is given {times} times", hint="give it once")
+        return super().parse_args(ctx, args)
+
+
+class Commands(typer.Typer):
+    """Commands that take each option once."""
+
+    def command(self, name: str | None = None, **how: Any) -> Callable[[Any], Any]:
+        return super().command(name, **{"cls": Command} | how)
+
+
+app = Commands(
     help="Pick the few percent of an instruction-tuning set that teach a given language model most.",
     no_args_is_help=True,
     add_completion=False,
@@ -27,9 +55,9 @@ app = typer.Typer(
 )
 
 
-def group(name: str, about: str) -> typer.Typer:
+def group(name: str, about: str) -> Commands:
     """Commands under a common word, such as `tithe head train`."""
-    made = typer.Typer(
+    made = Commands(
         help=about,
         no_args_is_help=True,
         rich_markup_mode=None,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tithe.errors import StoreError
+from tithe.foreign import demand_regular
 
 NAME = re.compile(r"part-(\d+)(?:-([0-9a-f]{8}))?")
 CHUNK = 1 << 20  # bytes read at once
@@ -68,6 +69,7 @@ class Part:
             StoreError: see `verify`.
         """
         try:
+            demand_regular(self.path, StoreError, hint)
             data = self.path.read_bytes()
         except OSError as error:
             raise StoreError(f"`{self.path}` cannot be read: {error.strerror or error}", hint=hint) from error
@@ -82,6 +84,7 @@ def checksum(data: bytes) -> str:
 
 def file_checksum(path: Path) -> str:
     """Return the checksum of a file's bytes."""
+    demand_regular(path, StoreError)
     value = 0
     with path.open("rb") as stream:
         while data := stream.read(CHUNK):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 from tithe.data.chat import ChatTemplate
 from tithe.data.rendered import NOTHING_ODD, Remarks, Rendered, Turns
 from tithe.errors import TemplateError, did_you_mean
+from tithe.foreign import foreign, read_small
 from tithe.records import Example, Message, Problem
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ NAMES = {
 }
 NO_SCHEMAS = Remarks(("tool schema",), ("tool schema",))  # the templates without roles write no function schemas
 JINJA_ENDINGS = (".jinja", ".jinja2", ".j2")
+MOST_TEMPLATE = 1 << 20  # bytes; the longest of models have tens of thousands
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,8 @@ def _file_source(name: str) -> str:
         raise TemplateError(
             f"there is no template `{name}`", hint=f"{did_you_mean(name, NAMES)} (or the path of a .jinja file)"
         )
-    try:
-        return Path(name).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise TemplateError(f"there is no template file `{name}`", hint="check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TemplateError(f"template file `{name}` cannot be read: {error}") from error
+    if not Path(name).exists():
+        raise TemplateError(f"there is no template file `{name}`", hint="check the path")
+    raw = read_small(Path(name), TemplateError, MOST_TEMPLATE)
+    with foreign(TemplateError, f"template file `{name}` cannot be read"):
+        return raw.decode("utf-8-sig")

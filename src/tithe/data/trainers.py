@@ -11,7 +11,7 @@ import yaml
 from ..errors import OutputError, SettingsError
 from .formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS
 from .marks import WEIGHTS
-from .outfile import atomic, writing
+from .outfile import atomic, demand_file, writing
 from .sniff import PACKED, container_suffix
 from .survey import CONTENT_KEYS, REASONING, ROLE_KEYS, Survey
 from .turns import ROLES
@@ -114,6 +114,7 @@ def write_llamafactory(
 
 
 def _read_info(info: Path) -> dict[str, Any]:
+    demand_file(info)
     try:
         with writing(info):
             known = json.loads(info.read_text(encoding="utf-8")) if info.exists() else {}

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from tithe.data.checksum import Part, write_part
 from tithe.engine import flat_parquet
 from tithe.engine.key_index import Keys, as_keys
-from tithe.engine.model_files import first_line
 from tithe.engine.readouts import Readout
 from tithe.errors import StoreError
+from tithe.foreign import foreign
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,12 +120,10 @@ def read_table(part: Part, hint: str, columns: Sequence[str] | None = None) -> p
     import pyarrow.parquet as pq
 
     data = part.read(hint)
-    try:
+    with foreign(StoreError, f"`{part.path}` is damaged or not ours", hint):
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             table = file.read(columns=columns)
         table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
-        raise StoreError(f"`{part.path}` is damaged or not ours: {first_line(error)}", hint=hint) from error
     if any(column.null_count for column in table.columns):
         raise StoreError(f"`{part.path}` is damaged or not ours: it has rows without values", hint=hint)
     return table

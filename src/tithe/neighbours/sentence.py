@@ -12,6 +12,7 @@ import numpy as np
 
 from tithe.engine.sources import ModelSource, first_line
 from tithe.errors import ModelError, SettingsError
+from tithe.foreign import foreign, read_json
 from tithe.neighbours.encoders import Encoded, Encoder, TextEncoder, TextSettings, Vectors
 from tithe.neighbours.sources import config_of, demand_package, fingerprint
 from tithe.specs import read_settings
@@ -71,14 +72,10 @@ class Sentence(TextEncoder):
 
         device = choose_device(self.device)
         weights = {"dtype": DTYPES[self.settings.dtype], "use_safetensors": True}
-        try:
+        with foreign(ModelError, f"cannot load encoder `{self.name}`", f"looked in `{self.source.folder}`"):
             model = SentenceTransformer(
                 str(self.source.folder), device=str(device), trust_remote_code=False, model_kwargs=weights
             )
-        except Exception as error:  # the readers raise whatever they like
-            raise ModelError(
-                f"cannot load encoder `{self.name}`: {first_line(error)}", hint=f"looked in `{self.source.folder}`"
-            ) from error
         if self.settings.pooling != "model":
             replace_pooling(model, MODES[self.settings.pooling], self.name)
         if self.settings.max_length is not None:
@@ -155,13 +152,9 @@ def parts_of(source: ModelSource) -> list[dict[str, Any]] | None:
     path = source.folder / "modules.json"
     if not path.is_file():
         return None
-    try:
+    again = f"download or copy `{source.folder}` again"
+    with foreign(ModelError, f"cannot read `modules.json` of encoder `{source.name}`", again):
         parts = [{"type": str(part["type"]), "path": str(part["path"])} for part in json.loads(path.read_text("utf-8"))]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(
-            f"cannot read `modules.json` of encoder `{source.name}`: {first_line(error)}",
-            hint=f"download or copy `{source.folder}` again",
-        ) from error
     for part in parts:
         if not part["type"].startswith("sentence_transformers."):
             raise ModelError(
@@ -178,7 +171,7 @@ def pooling_of(source: ModelSource, settings: SentenceSettings) -> str:
     for part in parts_of(source) or []:
         path = source.folder / part["path"] / "config.json"
         if part["type"].endswith(".Pooling") and path.is_file():
-            config = json.loads(path.read_text("utf-8"))
+            config = read_json(path, ModelError, f"download or copy `{source.folder}` again")
             old = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
             return str(config.get("pooling_mode") or "+".join(key.removeprefix("pooling_mode_") for key in old))
     return "none"

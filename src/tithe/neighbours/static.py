@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tithe.engine.sources import ModelSource, first_line
+from tithe.engine.sources import ModelSource
 from tithe.errors import ModelError
+from tithe.foreign import foreign
 from tithe.neighbours.encoders import Encoded, Encoder, TextEncoder, TextSettings
 from tithe.neighbours.sources import demand_package, fingerprint
 from tithe.specs import read_settings
@@ -48,12 +49,8 @@ class Static(TextEncoder):
     def model(self) -> Any:
         from model2vec import StaticModel
 
-        try:
+        with foreign(ModelError, f"cannot load encoder `{self.name}`", f"looked in `{self.source.folder}`"):
             model = StaticModel.from_pretrained(self.source.folder)
-        except Exception as error:  # the reader raises whatever it likes
-            raise ModelError(
-                f"cannot load encoder `{self.name}`: {first_line(error)}", hint=f"looked in `{self.source.folder}`"
-            ) from error
         model.embedding = model.embedding.astype(np.float32)  # means of a smaller type would be rounded to it
         return model
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tithe.errors import TitheError
+from tithe.errors import StoreError, TitheError
+from tithe.foreign import read_json
 from tithe.run.folder import RECORD, write_json
 from tithe.run.talk import Talk
 
@@ -85,10 +85,8 @@ def account(folder: Path | None, talk: Talk, record: Callable[[], dict[str, Any]
 def last_finished(path: Path) -> dict[str, Any] | None:
     """Return the record of the last run that came to its end, or None."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # none, or what a foreign hand made of it: it is written anew
-        return None
-    if not isinstance(found, dict):
+        found: Any = read_json(path, StoreError, "it is written anew")
+    except StoreError:  # none, or what a foreign hand made of it
         return None
     outcome = found.get(OUTCOME)
     if isinstance(outcome, dict) and outcome.get("status") != FINISHED:

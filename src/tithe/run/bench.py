@@ -160,6 +160,8 @@ def is_ours(path: Path) -> bool:
     """Whether `keep` wrote it."""
     import pyarrow.parquet as pq
 
+    if not path.is_file():  # opening a pipe would wait for ever
+        return False
     with suppress(Exception):  # whatever a damaged file makes of the reader, it is not ours
         metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
         return metadata.items() >= MARK.items()

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from tithe.data.outfile import atomic, check_writable, demand_file, part_stem, target, try_to_write
 from tithe.data.sniff import container_suffix
 from tithe.errors import OutputError, SettingsError, StoreError
+from tithe.foreign import read_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -118,10 +119,10 @@ def demand_unused(path: Path, flag: str) -> None:
 def says_tithe(record: Path) -> bool:
     """Whether a run of ours has written this record."""
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(record, StoreError, "")
+    except StoreError:
         return False
-    return isinstance(found, dict) and isinstance(found.get("versions"), dict) and "tithe" in found["versions"]
+    return isinstance(found.get("versions"), dict) and "tithe" in found["versions"]
 
 
 @contextmanager

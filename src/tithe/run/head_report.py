@@ -10,7 +10,7 @@ import numpy as np
 
 from tithe.config import HeadSettings
 from tithe.errors import DataError, MissingExtraError, ModelError
-from tithe.foreign import foreign
+from tithe.foreign import demand_regular, foreign
 from tithe.run.head_fit import Rows
 from tithe.run.talk import Talk
 from tithe.run.tier_data import Tiers
@@ -39,11 +39,11 @@ def unseen(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
     if "imported" in readout.card.training:
         return tiers  # what it has seen is not known here
     said = f"`{head / PROMPTS}` cannot be read, so it is not known which prompts the head was trained on"
-    with (
-        foreign(ModelError, said, "copy the whole folder of the head, or train anew"),
-        pq.ParquetFile(head / PROMPTS) as file,
-    ):
-        table = file.read()
+    hint = "copy the whole folder of the head, or train anew"
+    with foreign(ModelError, said, hint):
+        demand_regular(head / PROMPTS, ModelError, hint)
+        with pq.ParquetFile(head / PROMPTS) as file:
+            table = file.read()
         seen_as = dict(zip(table["prompt"].to_pylist(), table["side"].to_pylist(), strict=True))
     seen = {prompt for prompt, side in seen_as.items() if side != "test"}
     there = [i for i, prompt in enumerate(tiers.prompts.tolist()) if prompt not in seen]

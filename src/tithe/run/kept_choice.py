@@ -6,12 +6,12 @@ One JSON file holds the choices of a run by name.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.data.checksum import sealed, unsealed
 from tithe.errors import StoreError
+from tithe.foreign import read_json
 from tithe.run.folder import write_json
 
 if TYPE_CHECKING:
@@ -63,11 +63,8 @@ def read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        choices = json.loads(path.read_bytes())
-        if not isinstance(choices, dict):
-            raise ValueError("no JSON object")
-        return unsealed(choices)
-    except (OSError, ValueError, RecursionError) as error:
+        return unsealed(read_json(path, StoreError, ""))
+    except (StoreError, ValueError) as error:
         raise StoreError(f"`{path}` is damaged", hint="delete it: what it held is then chosen again") from error
 
 

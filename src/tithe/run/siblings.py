@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from tithe.engine.store import Store
-from tithe.errors import SettingsError
+from tithe.errors import SettingsError, StoreError
+from tithe.foreign import read_json
 from tithe.run.folder import RECORD, SUFFIX
 
 
@@ -50,6 +50,6 @@ def has_answers(folder: Path, model: str) -> bool:
 def data_of(folder: Path) -> Path | None:
     """The data set that a run folder's record names; None where there is no record that says so."""
     try:
-        return Path(json.loads((folder / RECORD).read_bytes())["dataset"]["path"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # it is not ours to complain of
+        return Path(read_json(folder / RECORD, StoreError, "")["dataset"]["path"])
+    except (StoreError, KeyError, TypeError):  # it is not ours to complain of
         return None

@@ -269,6 +269,7 @@ class LocalRunner:
         # All that is asked, answered or not: what is read of a batch, too, is then the same as in a straight run.
         asked = [[self.readouts[r] for r in sorted(window.readouts[i] & self.model_readouts)] for i in model_passes]
         for batch, results in engine.read(passes, batches, asked):
+            self.work.passes += len(batch.index)  # before they are stored: a signal may come in between
             rows: dict[str, list[tuple[bytes, dict[str, Any]]]] = defaultdict(list)
             for place, result in zip(batch.index, results, strict=True):
                 i = model_passes[place]
@@ -278,7 +279,6 @@ class LocalRunner:
                 self.stores[readout].put(answered)
             tokens = sum(len(passes[i].ids) for i in batch.index)
             self.work.tokens += batch.tokens(passes)
-            self.work.passes += len(batch.index)
             now = time.monotonic()
             self.work.seconds, began = self.work.seconds + now - began, now
             self.progress(len(window.items) * tokens / total)

@@ -1,0 +1,45 @@
+"""A pipe in the place of a file of ours is refused, or written over nothing: reading it would wait for ever."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.test_foreign_fuzz import alarm
+from tithe.data.checksum import Part
+from tithe.data.templates import _file_source
+from tithe.data.trainers import _read_info
+from tithe.errors import OutputError, StoreError, TemplateError, TitheError
+from tithe.run import account, bench, folder, kept_choice, siblings
+from tithe.run.folder import RECORD
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
+
+
+@pytest.mark.parametrize(
+    ("read", "error"),
+    [
+        (kept_choice.read, StoreError),
+        (_read_info, OutputError),
+        (lambda path: _file_source(str(path)), TemplateError),
+        (lambda path: Part(1, path, "0" * 8).verify("h"), StoreError),
+        (lambda path: Part(1, path, "0" * 8).read("h"), StoreError),
+    ],
+)
+def test_it_is_refused(tmp_path: Path, read: Callable[[Path], object], error: type[TitheError]) -> None:
+    path = tmp_path / "x.jinja"
+    os.mkfifo(path)
+    with alarm(20), pytest.raises(error, match=r"x\.jinja"):
+        read(path)
+
+
+def test_it_is_nothing_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / RECORD
+    os.mkfifo(path)
+    with alarm(20):
+        assert account.last_finished(path) is None
+        assert not bench.is_ours(path) and not folder.says_tithe(path)
+        assert siblings.data_of(tmp_path) is None
