@@ -216,9 +216,8 @@ class TemplateRenderer(Renderer):
         """Yield each prompt and response in ids; tokenised apart where a token reaches over both."""
         whole = [text for text, cut in zip(texts, cuts, strict=True) if cut.start is None]
         prompts = iter(self._tokens.encode([text.prompt for text in whole]))
-        responses = iter(
-            self._tokens.encode_after([text.anchor for text in whole], [self._scored(text) for text in whole])
-        )
+        # Not behind the prompt's own end, which is known to share a token with the response.
+        responses = iter(self._tokens.encode_after(["\n"] * len(whole), [self._scored(text) for text in whole]))
         for cut in cuts:
             apart = cut.start is None
             yield (next(prompts), next(responses)) if apart else (cut.ids[: cut.start], cut.ids[cut.start :])
