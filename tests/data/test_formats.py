@@ -110,7 +110,10 @@ def test_turns_of_weight_zero_are_context() -> None:
     assert [item.response.content for item in read(record, "messages", "all")] == ["2"]  # type: ignore[union-attr]
     assert one(record, "messages").response.content == "2"
     record["messages"][1]["train"] = False
-    assert reason(record, "messages") == "every assistant turn is marked as not to be learnt"
+    assert (
+        reason(record, "messages")
+        == "every assistant turn has weight 0 or another mark that keeps it from being learnt"
+    )
 
 
 def test_parts_text_reasoning_and_calls() -> None:

@@ -141,7 +141,10 @@ def test_all_turns_marked_is_a_bad_row_and_all_turns_leaves_marked_ones_out() ->
     assert [item.turn for item in read(record, "all") if isinstance(item, Example)] == [1]
     record["messages"][1]["masked"] = True
     (bad,) = read(record)
-    assert isinstance(bad, BadRow) and bad.reason == "every assistant turn is marked as not to be learnt"
+    assert (
+        isinstance(bad, BadRow)
+        and bad.reason == "every assistant turn has weight 0 or another mark that keeps it from being learnt"
+    )
 
 
 def test_marks_of_function_calls_in_a_cell_of_text() -> None:

@@ -361,7 +361,8 @@ def test_a_stage_that_keeps_nothing_is_named_and_nothing_is_lost(
         in failed.err
     )
     folder = tmp_path / "k.tithe"
-    assert not (tmp_path / "k.jsonl").exists() and not (folder / "run.json").exists()
+    assert not (tmp_path / "k.jsonl").exists()
+    assert json.loads((folder / "run.json").read_text())["outcome"]["status"] == "failed"
     assert len(table(folder / "stage-1")) == 60 and len(table(folder / "stage-2")) == 24
     again = tithe.ok(*arguments, "--pipeline", "ifd:40% -> length:50% -> top:1", "--json").json
     assert again["work"]["passes_computed"] == 0 and again["selection"]["kept"] == 1
@@ -446,7 +447,8 @@ def test_a_data_set_that_changes_between_two_stages_is_noticed(
     arguments = ("select", small, "--pipeline", "length:50% -> ifd:50%", "--model", model_dir)
     failed = tithe.fails(*arguments, "-o", tmp_path / "k.jsonl")
     assert "stage 2, ifd: " in failed.err and "has changed since this run began to read it" in failed.err
-    assert not (tmp_path / "k.jsonl").exists() and not (tmp_path / "k.tithe" / "run.json").exists()
+    assert not (tmp_path / "k.jsonl").exists()
+    assert json.loads((tmp_path / "k.tithe" / "run.json").read_text())["outcome"]["status"] == "failed"
 
 
 def test_results_of_earlier_stages_do_not_stay(tithe: Command, small: Path, model_dir: Path) -> None:

@@ -150,7 +150,11 @@ def examples(
         chosen = dialogue.learnt if turns == "all" else dialogue.learnt[-1:]
         if not chosen:
             spoken = any(message.role == "assistant" for message in dialogue.messages)
-            raise RecordError("every assistant turn is marked as not to be learnt" if spoken else "no assistant turn")
+            raise RecordError(
+                "every assistant turn has weight 0 or another mark that keeps it from being learnt"
+                if spoken
+                else "no assistant turn"
+            )
     except RecordError as error:
         yield BadRow(row, where, str(error))
         return
