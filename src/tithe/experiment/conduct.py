@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +264,7 @@ def base_arm(arms: Sequence[ArmSettings]) -> str:
     """Return the name of the untrained model's arm, which every experiment measures, asked for or not."""
     asked = next((arm.name for arm in arms if arm.kind == "base"), None)
     taken = {arm.name for arm in arms}
-    return asked or next(name for name in ("base", *(f"base-{i}" for i in count(2))) if name not in taken)
+    return asked or next(name for name in chain(["base"], (f"base-{i}" for i in count(2))) if name not in taken)
 
 
 class SettingsSaid(Said):
