@@ -313,8 +313,8 @@ def test_no_head_and_heads_that_are_none(tithe: Command, pool: Path, model_dir: 
     (tmp_path / "empty").mkdir()
     assert "has no `head.json`" in tithe.fails(*fixed, "--head", tmp_path / "empty").err
     assert not (tmp_path / "k.tithe").exists()
-    failed = tithe.fails("select", pool, "--scorer", "ifd", "--head", tmp_path, "--model", model_dir, "-o",
-                         tmp_path / "k.jsonl")  # fmt: skip
+    failed = tithe.fails("select", pool, "--scorer", "ifd", "--head", tmp_path / "empty", "--model", model_dir,
+                         "-o", tmp_path / "k.jsonl")  # fmt: skip
     assert "`head` is given, and nothing reads it" in failed.err
 
 

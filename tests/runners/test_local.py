@@ -415,7 +415,7 @@ def test_reading_before_the_scores(make: Make) -> None:
     for answers, row in zip(read, straight, strict=True):
         assert np.exp(answers["given"].mean) == pytest.approx(row["perplexity"])
     assert list(runner.read([])) == []
-    with pytest.raises(SettingsError, match="a scorer asks for the readout `nil`"):
+    with pytest.raises(SettingsError, match="a scorer: unknown readout `nil`"):
         list(runner.read([{"x": Ask(given(items[0]), "nil")}]))
 
 
