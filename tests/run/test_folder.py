@@ -110,7 +110,7 @@ def test_results_of_another_run_are_not_replaced(tmp_path: Path) -> None:
             write_table(place / "scores.parquet", pa.table({"x": [1]}))
     with pytest.raises(OutputError, match="belongs to the run in"):
         check_places(tmp_path / "one" / "scores.parquet", True, "data.jsonl", tmp_path / "two")
-    check_places(tmp_path / "one" / "scores.parquet", True, "data.jsonl", tmp_path / "one")
+    check_places(tmp_path / "one" / "scores.parquet", True, "data.jsonl", tmp_path / "one", scores=True)
 
 
 @pytest.mark.parametrize("name", ["scores.parquet", "tokens.parquet", "dropped.jsonl", "run.json"])
