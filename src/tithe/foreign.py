@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import reprlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,24 +34,31 @@ _short.maxlevel = 3
 
 
 @contextmanager
-def foreign(kind: type[TitheError], said: str, hint: str | None = None) -> Iterator[None]:
+def foreign(
+    kind: type[TitheError],
+    said: str,
+    hint: str | None = None,
+    *,
+    told: Callable[[BaseException], str] | None = None,
+    passes: Callable[[BaseException], bool] = lambda error: False,
+) -> Iterator[None]:
     """Turn whatever a parser of foreign bytes raises into one error of ours.
 
     Args:
         kind: which error.
         said: what is wrong and where, e.g. "`a.npy` is no array"; the parser's own words follow.
         hint: the way out.
+        told: makes these words of what was raised; `words` by default.
+        passes: says of what was raised that somebody further up knows better what to do.
     """
     try:
         yield
     except TitheError:
         raise
-    except Exception as error:
-        raise kind(f"{said}: {words(error)}", hint=hint) from error
     except BaseException as error:
-        if type(error).__name__ != PANIC:
+        if passes(error) or not (isinstance(error, Exception) or type(error).__name__ == PANIC):
             raise
-        raise kind(f"{said}: {words(error)}", hint=hint) from error
+        raise kind(f"{said}: {(told or words)(error)}", hint=hint) from error
 
 
 def words(error: BaseException) -> str:
@@ -94,11 +101,20 @@ def demand_regular(path: Path, kind: type[TitheError], hint: str | None = None, 
         TitheError: of that kind.
         OSError: there is nothing.
     """
-    mode = path.stat().st_mode
-    what = next((name for is_kind, name in SPECIAL if is_kind(mode)), None)
+    what = special_kind(path)
     if what is None or (piped and what == "a pipe" and path.parts[:2] == ("/", "dev")):
         return
     raise kind(f"`{path}` is {what} and not a file", hint=hint)
+
+
+def special_kind(path: Path) -> str | None:
+    """Return what is there if it is a device, a pipe or a socket.
+
+    Raises:
+        OSError: there is nothing.
+    """
+    mode = path.stat().st_mode
+    return next((name for is_kind, name in SPECIAL if is_kind(mode)), None)
 
 
 def read_small(path: Path, kind: type[TitheError], most: int, hint: str | None = None, *, piped: bool = False) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tithe.endpoint.secrets import KEY_ENV
+from tithe.endpoint.secrets import KEY_ENV, is_name
 from tithe.errors import SettingsError
 
 CODE = ("trust_remote_code", "allow_code_execution")
@@ -38,9 +38,10 @@ def check_powers(values: Mapping[str, Any], flags: Mapping[str, Any], path: Path
                 hint=f"add `{flag}` to the command, {TRUST}",
             )
         if name == "api_key_env" and value not in (None, KEY_ENV):
+            variable = f" {value}" if is_name(str(value)) else ""  # it may be the key itself, which is not repeated
             raise SettingsError(
-                f"`{path}` sets `{where}` to `{value}`, and a file cannot choose alone which key is sent",
-                hint=f"add `{flag} {value}` to the command, {TRUST}",
+                f"`{path}` sets `{where}`, and a file cannot choose alone which key is sent",
+                hint=f"add `{flag}{variable}` to the command, {TRUST}",
             )
         sends = name in ADDRESSES and "://" in str(value) and os.environ.get(KEY_ENV, "").strip()
         if sends and flags.get("api_key_env") is None:

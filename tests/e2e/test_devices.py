@@ -108,6 +108,35 @@ def test_devices_that_there_are_not(
     assert not (tmp_path / "k.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        (",", "`,` is no list of devices"),
+        ("cuda:99", "there is no device `cuda:99`"),
+        ("cpu,cuda:0", "names devices of 2 kinds"),
+        ("meta", "device `meta` is not available here"),
+    ],
+)
+def test_a_device_is_refused_where_no_model_is_loaded(
+    tithe: Command, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, message: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    data = write_jsonl(tmp_path / "few.jsonl", records(4))
+    options = ("--model", model_dir, "--device", device)
+    done = tithe.fails("select", data, *options, "--scorer", "length", "--keep", 2, "-o", tmp_path / "k.jsonl")
+    assert message in done.err
+    done = tithe.fails("score", data, *options, "--scorer", "random", "-o", tmp_path / "s.parquet")
+    assert message in done.err
+
+
+def test_a_device_is_refused_where_all_was_measured_before(tithe: Command, model_dir: Path, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "few.jsonl", records(4))
+    measure = ("evaluate", model_dir, "--holdout", data, "--template", "plain", "-o", tmp_path / "e")
+    tithe.ok(*measure, "--device", "cpu")
+    assert "no device `grape`" in tithe.fails(*measure, "--device", "grape").err
+
+
 def test_a_model_is_not_spread_over_processors(tithe: Command, model_dir: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "few.jsonl", records(4))
     done = tithe.fails(*command(data, model_dir, tmp_path, "cpu,cpu"), "--shard")

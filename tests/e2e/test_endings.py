@@ -101,6 +101,21 @@ def test_a_log_that_cannot_be_written_ends_nothing(small: Path, model_dir: Path,
     assert (tmp_path / "k.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "lost"),
+    [(["scorers"], True), (["--version"], True), (["export", "starter", "--to", "messages", "-o"], False)],
+)
+def test_a_closed_stdout_is_said_where_something_is_printed(tmp_path: Path, arguments: list[str], lost: bool) -> None:
+    """And no file that is opened gets its number, and with it what libraries print."""
+    output = [] if lost else [str(tmp_path / "k.jsonl")]
+    line = [sys.executable, "-c", RUN, *arguments, *output]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&-', "sh", *line], stderr=subprocess.PIPE, check=False, timeout=300, text=True
+    )
+    assert (done.returncode, "cannot write to standard output: it is closed" in done.stderr) == (int(lost), lost)
+    assert lost or (tmp_path / "k.jsonl").read_text().count("\n") == 600
+
+
 def test_a_run_that_fails_is_told_with_the_last_one_that_did_not(
     tithe: Command, small: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,9 +204,23 @@ def test_addresses_that_cannot_be(url, said):
     assert "pass@" not in str(caught.value) and "key=pass" not in str(caught.value)
 
 
+@pytest.mark.parametrize("written", ["sk-01/23+456789abcdef", "sk-01%2F23%2B456789abcdef"])
+def test_an_address_that_holds_the_key_is_refused(monkeypatch, written):
+    """It would stand in the run's record, in messages and in the server's log."""
+    monkeypatch.setenv("TITHE_API_KEY", "sk-01/23+456789abcdef")
+    with pytest.raises(SettingsError, match="holds the key in `TITHE_API_KEY`") as caught:
+        Address(f"http://localhost/{written}/v1")
+    assert "456789" not in f"{caught.value} {caught.value.hint}"
+    monkeypatch.setenv("TITHE_API_KEY", "v1")  # a word, as many servers want one
+    assert Address("http://localhost/v1").key == "v1"
+
+
 def test_keys_that_cannot_be(monkeypatch):
     with pytest.raises(SettingsError, match="`NO_SUCH_KEY` is not set"):
         Address("http://localhost/v1", "NO_SUCH_KEY")
+    with pytest.raises(SettingsError, match="variable of that name is not set") as caught:
+        Address("http://localhost/v1", "sk-0123456789abcdef")  # the key in the place of its variable's name
+    assert "0123456789" not in f"{caught.value} {caught.value.hint}"
     monkeypatch.setenv("TITHE_API_KEY", "abc\ndef")
     with pytest.raises(SettingsError, match="no HTTP header can hold") as caught:
         Address("http://localhost/v1")

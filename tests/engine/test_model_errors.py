@@ -453,6 +453,46 @@ def test_a_file_of_a_tokenizer_that_is_no_json_is_named(model_dir: Path, tmp_pat
     assert f"`{name}` holds no JSON object" in refused(lambda: load_tokenizer(find_model(str(folder))))[0]
 
 
+def twice(text: str, key: str, value: Any) -> str:
+    """A JSON object's text with one more field before its end."""
+    return f"{text.rstrip()[:-1]}, {json.dumps(key)}: {json.dumps(value)}}}"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("config.json", "vocab_size", 5),
+        ("generation_config.json", "eos_token_id", 5),
+        ("tokenizer_config.json", "eos_token", "x"),
+    ],
+)
+def test_a_field_that_stands_twice_is_not_the_last_of_both(
+    folder: Path, model_dir: Path, name: str, key: str, value: Any
+) -> None:
+    for file in model_dir.glob("tokenizer*"):
+        shutil.copy(file, folder / file.name)
+    (folder / name).write_text(twice(json.dumps({key: None} | json.loads((folder / name).read_text())), key, value))
+
+    def read() -> None:
+        source = find_model(str(folder))
+        generation_config(source)
+        load_tokenizer(source)
+
+    assert f"`{name}` of model `{folder}`: the field `{key}` stands twice" in refused(read)[0]
+
+
+def test_a_tensor_that_stands_twice_is_refused(folder: Path) -> None:
+    """The last one would be read: other scores, and no word."""
+    path = folder / "model.safetensors"
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    name = next(key for key in header if key != "__metadata__")
+    text = twice(json.dumps(header), name, header[name]).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + size :])
+    assert f"the field `{name[:40]}` stands twice" in refused(lambda: load(folder))[0]
+
+
 def test_a_panic_of_a_library_is_one_sentence(tmp_path: Path) -> None:
     """Rust's is no `Exception`; Ctrl-C is none either, and goes on."""
     panic = type("PanicException", (BaseException,), {})

@@ -43,7 +43,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def name_of(number: int, path: Path) -> str:
-    return f"part-{number:06d}-{zlib.crc32(path.read_bytes()):08x}.parquet"
+    return f"part-{number:06d}-{zlib.crc32(path.parent.name.encode() + path.read_bytes()):08x}.parquet"
 
 
 def parts(folder: Path) -> list[Path]:
@@ -187,6 +187,19 @@ def test_nobody_meets_anothers_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_part_of_anothers_folder_is_refused(tmp_path: Path) -> None:
+    """Keys are token ids: copied here by hand, the other model's answers would be found under them."""
+    other = answers_name("other", "fp32", 1)
+    for name, value in ((NAME, 1.0), (other, 2.0)):
+        store = Store(tmp_path, NLL, name)
+        store.put([(key(1), row(value))])
+        store.flush()
+    (theirs,) = (part for part in parts(tmp_path) if part.parent.name == other)
+    theirs.rename(next(part for part in parts(tmp_path) if part.parent.name == NAME).with_name(theirs.name))
+    with pytest.raises(StoreError, match="not those that were written here"):
+        Store(tmp_path, NLL, NAME)
+
+
 def test_a_hundred_thousand_keys_are_found_quickly(tmp_path: Path) -> None:
     store = Store(tmp_path, NLL, NAME)
     keys = [key(i) for i in range(100_000)]

@@ -80,6 +80,12 @@ def test_what_a_run_writes_itself_is_no_place_for_the_output(tmp_path: Path, nam
         check_places(tmp_path / name, True, "data.jsonl", tmp_path)
 
 
+def test_the_kept_records_do_not_take_the_place_of_the_scores(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"the run folder has its own `scores\.parquet`"):
+        check_places(tmp_path / "scores.parquet", True, "data.jsonl", tmp_path)
+    check_places(tmp_path / "scores.parquet", True, "data.jsonl", tmp_path, scores=True)
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system that takes no files")
 def test_a_folder_that_takes_no_files_is_not_busy() -> None:
     with pytest.raises(OutputError, match="its file system takes no files"), run_folder(Path("/proc")):
@@ -104,7 +110,7 @@ def test_results_of_another_run_are_not_replaced(tmp_path: Path) -> None:
             write_table(place / "scores.parquet", pa.table({"x": [1]}))
     with pytest.raises(OutputError, match="belongs to the run in"):
         check_places(tmp_path / "one" / "scores.parquet", True, "data.jsonl", tmp_path / "two")
-    check_places(tmp_path / "one" / "scores.parquet", True, "data.jsonl", tmp_path / "one")
+    check_places(tmp_path / "one" / "scores.parquet", True, "data.jsonl", tmp_path / "one", scores=True)
 
 
 @pytest.mark.parametrize("name", ["scores.parquet", "tokens.parquet", "dropped.jsonl", "run.json"])

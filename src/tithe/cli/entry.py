@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -52,8 +53,26 @@ def dashed(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point: 0 done, 1 an error of ours or of the input, 2 wrong usage, 128 and the number of a signal."""
+    take_closed_streams()
     with steady_stderr(), ended_by_signals() as ending:
         run(ending)
+
+
+def take_closed_streams() -> None:
+    """Take the descriptors of a closed stdin and stdout: the next file opened would have them, and get what is printed.
+
+    Writing there fails, and so says that something was lost.
+    """
+    for place in (0, 1):
+        try:
+            os.fstat(place)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDONLY)
+            if nowhere != place:
+                os.dup2(nowhere, place)
+                os.close(nowhere)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # as long as the process lives
 
 
 def run(ending: Ending) -> NoReturn:
@@ -83,7 +102,8 @@ def run(ending: Ending) -> NoReturn:
         lost = output_error()
         if lost is not None:
             discard_output()
-            fail(f"cannot write to standard output: {lost.strerror or lost}", "what went to files is there")
+            why = "it is closed" if lost.errno == errno.EBADF else lost.strerror or lost
+            fail(f"cannot write to standard output: {why}", "what went to files is there")
         if os.environ.get("TITHE_DEBUG"):
             raise
         fail(f"unexpected {type(error).__name__}: {error}", "this is a fault in tithe; TITHE_DEBUG=1 shows where")

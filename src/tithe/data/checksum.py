@@ -2,8 +2,9 @@
 
     part-000001-9f3a2c1d.parquet
 
-A part's name says the CRC-32 of its bytes, so damage to the bytes cannot change what they have to be, nor make a part
-with a checksum look like one of earlier versions, which have none.
+A part's name says the CRC-32 of its folder's name and of its bytes, so damage to the bytes cannot change what they have
+to be, nor make a part with a checksum look like one of earlier versions, which have none. The folder's name says whose
+answers these are: a part that was copied here from another model's folder is not one of this folder's.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Part:
             StoreError: they are not those that were written.
         """
         if self.checksum not in (None, found):
-            raise StoreError(f"`{self.path}` is damaged: its bytes are not those that were written", hint=hint)
+            raise StoreError(f"`{self.path}` is damaged: its bytes are not those that were written here", hint=hint)
 
     def verify(self, hint: str) -> None:
         """Read the file and compare its checksum.
@@ -73,19 +74,24 @@ class Part:
             data = self.path.read_bytes()
         except OSError as error:
             raise StoreError(f"`{self.path}` cannot be read: {error.strerror or error}", hint=hint) from error
-        self.check(checksum(data), hint)
+        self.check(checksum(data, folder_sum(self.path)), hint)
         return data
 
 
-def checksum(data: bytes) -> str:
-    """Return 8 hex digits of some bytes."""
-    return f"{zlib.crc32(data):08x}"
+def checksum(data: bytes, before: int = 0) -> str:
+    """Return 8 hex digits of some bytes, and of what stands before them."""
+    return f"{zlib.crc32(data, before):08x}"
+
+
+def folder_sum(path: Path) -> int:
+    """Return the checksum of the name of a file's folder."""
+    return zlib.crc32(os.fsencode(path.absolute().parent.name))
 
 
 def file_checksum(path: Path) -> str:
-    """Return the checksum of a file's bytes."""
+    """Return the checksum of the folder's name and of a file's bytes."""
     demand_regular(path, StoreError)
-    value = 0
+    value = folder_sum(path)
     with path.open("rb") as stream:
         while data := stream.read(CHUNK):
             value = zlib.crc32(data, value)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 
-from tithe.endpoint.secrets import KEY_ENV, hide, scrub, secrets
+from tithe.endpoint.secrets import KEY_ENV, hide, is_name, scrub, secrets
 from tithe.errors import SettingsError
 from tithe.printable import printable
 
@@ -32,8 +32,10 @@ class Address:
     def __post_init__(self) -> None:
         check_url(self.url, self.key_env)
         if self.key_env != KEY_ENV and not self.key:
+            named = f"`{self.key_env}`" if is_name(self.key_env) else "of that name"  # may be the key: not repeated
             raise SettingsError(
-                f"the environment variable `{self.key_env}` is not set", hint="it is to hold the endpoint's key"
+                f"the environment variable {named} is not set",
+                hint="`api_key_env` is the name of a variable that holds the endpoint's key, not the key",
             )
         if self.key and not (self.key.isascii() and self.key.isprintable()):
             raise SettingsError(
@@ -76,6 +78,11 @@ def check_url(url: str, key_env: str = KEY_ENV) -> None:
         raise SettingsError(
             "the endpoint's URL holds a name, a password or a query, which would be written to the run record",
             hint=f"give the bare address, and the key in the environment variable `{key_env}`",
+        )
+    if scrub(unquote(url), secrets(key_env)) != unquote(url):
+        raise SettingsError(
+            f"the endpoint's URL holds the key in `{key_env}`, which would be written to the run record",
+            hint="give the bare address: the key is sent in a header",
         )
     if not usable:
         guess = f"`http://{url}`?" if "://" not in url else "it begins with `http://` or `https://`"

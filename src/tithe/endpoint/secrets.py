@@ -14,6 +14,7 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 KEY_ENV = "TITHE_API_KEY"
 HUB = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+NAME = re.compile(r"[A-Z_][A-Z0-9_]*")  # of a variable, as people write them
 PIECE = 8  # characters in a row that give a part of a secret away; a secret that is shorter is an everyday word
 HIDDEN = "***"
 LOGGERS = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
@@ -36,6 +37,11 @@ def passwords() -> Iterator[str]:
             continue
         if password:
             yield from (password, unquote(password))
+
+
+def is_name(text: str) -> bool:
+    """Whether it is written as people write names of variables; what is not may be the key itself."""
+    return NAME.fullmatch(text) is not None
 
 
 def hide(text: str, values: Sequence[str]) -> str:

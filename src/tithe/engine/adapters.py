@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tithe.engine.model_files import demand_regular, read_object, reading_folder
+from tithe.engine.model_files import demand_model_files, read_object, reading_folder
 from tithe.engine.sources import BUNDLED, ModelSource, content_hash, find_model
 from tithe.errors import MissingExtraError, ModelError
 from tithe.extras import install_hint
@@ -34,7 +34,7 @@ def base_of(name: str, folder: Path, *, weights: bool) -> ModelSource:
         ModelError: it is no LoRA adapter, has no safetensors, or its base model is not there.
         MissingExtraError: PEFT is not installed, and the weights are needed.
     """
-    demand_regular(name, folder)
+    demand_model_files(name, folder)
     config = read_config(name, folder)
     if config.get("peft_type") != "LORA":
         raise ModelError(

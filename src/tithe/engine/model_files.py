@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import stat
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tithe.errors import ModelError, TitheError
+from tithe.data.uniquejson import loads
+from tithe.errors import ModelError
+from tithe.foreign import foreign, special_kind
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -33,9 +34,8 @@ KINDS: Mapping[str, tuple[type, str]] = {
 Tensors: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype as safetensors calls it, shape
 
 
-@contextmanager
-def reading_folder(what: str, where: Path) -> Iterator[None]:
-    """Turn whatever the readers of foreign folders raise into one sentence.
+def reading_folder(what: str, where: Path) -> AbstractContextManager[None]:
+    """Turn whatever the readers of foreign folders raise into one sentence; too little memory is another matter.
 
     Args:
         what: what cannot be done.
@@ -44,19 +44,17 @@ def reading_folder(what: str, where: Path) -> Iterator[None]:
     Raises:
         ModelError: with the file that is to blame, where one of the folder's JSON files is.
     """
-    try:
-        yield
-    except (TitheError, MemoryError):
-        raise
-    except BaseException as error:
-        # Rust's panics are no `Exception`; Ctrl-C and the like are neither, and go on.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        if "out of memory" in str(error).lower():  # torch's own errors
-            raise
+
+    def told(error: BaseException) -> str:
         culprit = broken_json(where)
-        why = f"`{culprit}` holds no JSON object" if culprit else first_line(error)
-        raise ModelError(f"{what}: {why}", hint=f"looked in `{where}`") from error
+        return f"`{culprit}` holds no JSON object" if culprit else first_line(error)
+
+    return foreign(ModelError, what, f"looked in `{where}`", told=told, passes=lacks_memory)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether the machine is to blame and not the file; torch's own errors say so in words alone."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def first_line(error: BaseException) -> str:
@@ -80,7 +78,7 @@ def broken_json(folder: Path) -> str | None:
     return None
 
 
-def demand_regular(name: str, folder: Path) -> None:
+def demand_model_files(name: str, folder: Path) -> None:
     """Refuse what would be opened as a file and is none: a folder, a pipe, a device, a link to nowhere.
 
     Raises:
@@ -89,19 +87,14 @@ def demand_regular(name: str, folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.suffix not in READ:
             continue
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            raise ModelError(
-                f"`{path.name}` of `{name}` cannot be read: {error.strerror or error}", hint=f"looked in `{folder}`"
-            ) from error
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-            raise ModelError(f"`{path.name}` of `{name}` is {kind}, not a file", hint=f"remove it from `{folder}`")
+        with foreign(ModelError, f"`{path.name}` of `{name}` cannot be read", f"looked in `{folder}`"):
+            what = "a folder" if path.is_dir() else special_kind(path)
+        if what:
+            raise ModelError(f"`{path.name}` of `{name}` is {what}, not a file", hint=f"remove it from `{folder}`")
 
 
 def read_object(path: Path, whose: str) -> dict[str, Any]:
-    """The JSON object in a file.
+    """The JSON object in a file, no field of which stands there twice.
 
     Args:
         path: the file.
@@ -110,12 +103,8 @@ def read_object(path: Path, whose: str) -> dict[str, Any]:
     Raises:
         ModelError: it cannot be read, or holds something else.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ModelError(f"cannot read `{path.name}` of {whose}: it is nested too deep", hint=AGAIN) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read `{path.name}` of {whose}: {error}", hint=AGAIN) from error
+    with foreign(ModelError, f"cannot read `{path.name}` of {whose}", AGAIN):
+        found = loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise ModelError(f"`{path.name}` of {whose} holds no JSON object", hint=AGAIN)
     return found
@@ -148,15 +137,13 @@ def tensors_of(file: Path) -> Tensors:
     Raises:
         ModelError: it is no safetensors file.
     """
-    try:
+    with foreign(ModelError, f"`{file}` is not a safetensors file", AGAIN, told=first_line):
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, MOST_HEADER)))
+            header = loads(stream.read(min(length, MOST_HEADER)).decode())
         found = {key: (str(one["dtype"]), tuple(one["shape"])) for key, one in header.items() if key != "__metadata__"}
         if not all(isinstance(size, int) for _, shape in found.values() for size in shape):
             raise ValueError("a shape that is no list of numbers")
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"`{file}` is not a safetensors file: {first_line(error)}", hint=AGAIN) from error
     return found
 
 

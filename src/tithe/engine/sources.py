@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.engine.model_files import PICKLED, demand_regular, read_config, reading_folder, tensors_in
+from tithe.engine.model_files import PICKLED, demand_model_files, read_config, read_object, reading_folder, tensors_in
 from tithe.engine.model_files import first_line as first_line
 from tithe.errors import ModelError
 
@@ -24,6 +24,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 NOT_GGUF = "give the folder with `config.json` and the `.safetensors` files that it was made of"
 HASHED_AT_ONCE = 4  # files
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 UNBOUNDED = 10**9  # tokenizers without a limit carry a huge number
 
 
@@ -112,7 +113,7 @@ def suggestion(path: Path) -> str:
 
 def demand_layout(source: ModelSource, *, weights: bool) -> None:
     """Refuse folders that cannot be a causal language model, before anything heavy is loaded."""
-    demand_regular(source.name, source.folder)
+    demand_model_files(source.name, source.folder)
     here = {entry.name for entry in source.folder.iterdir()}
     if (gguf := sorted(name for name in here if name.endswith(".gguf"))) and not source.weights:
         raise ModelError(f"`{source.name}` holds `{gguf[0]}`, and GGUF files are not read", hint=NOT_GGUF)
@@ -168,13 +169,16 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
     from transformers import AutoTokenizer
 
     folder = source.folder
-    if source.adapter is not None and (source.adapter / "tokenizer_config.json").is_file():
+    if source.adapter is not None and (source.adapter / TOKENIZER_SETTINGS[0]).is_file():
         folder = source.adapter  # saved with it, as it was trained
-    demand_regular(source.name, folder)
+    demand_model_files(source.name, folder)
     with reading_folder(f"cannot load the tokenizer of `{source.name}`", folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise ModelError(f"the tokenizer of `{source.name}` has no vocabulary", hint=f"looked in `{folder}`")
+    for name in TOKENIZER_SETTINGS:  # transformers takes the last of two fields of one name
+        if (folder / name).is_file():
+            read_object(folder / name, f"model `{source.name}`")
     return tokenizer
 
 

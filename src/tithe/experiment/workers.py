@@ -48,8 +48,7 @@ def places(parallel: int | None, device: str) -> list[Place]:
 
     from tithe.engine.model import choose_device
 
-    if "," in device or device == "cuda:all":
-        choose_device(device)  # it says that a training has one
+    choose_device(device)  # it refuses what is not there, and several: a training has one
     gpus = visible_gpus() if device in ("auto", "cuda") and torch.cuda.is_available() else []
     if gpus:
         if parallel is not None and parallel > len(gpus):

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tithe.engine.model_files import demand_regular
+from tithe.engine.model_files import demand_model_files
 from tithe.engine.sources import BUNDLED, HUB_ID, TEXT_FILES, ModelSource, content_hash, first_line
 from tithe.errors import MissingExtraError, ModelError
 from tithe.extras import install_hint
@@ -77,7 +77,7 @@ def fetch(name: str, path: Path) -> ModelSource:
 
 def demand_files(source: ModelSource) -> ModelSource:
     """Refuse folders that hold no encoder."""
-    demand_regular(source.name, source.folder)
+    demand_model_files(source.name, source.folder)
     here = sorted(entry.name for entry in source.folder.iterdir())
     if not {"config.json", "modules.json"} & set(here):
         held = f"it holds: {', '.join(here[:8])}" if here else "it is empty"

@@ -49,7 +49,11 @@ def evaluate(settings: EvaluateSettings, folder: Path, *, talk: Talk | None = No
     Raises:
         TitheError: whatever stops it; metrics that were done before are in the folder.
     """
+    from tithe.engine.model import choose_device
+
     talk, began = talk or Talk(), time.monotonic()
+    if settings.device != "auto":
+        choose_device(settings.device)  # what is not there is refused before anything is looked up
     source = find_model(settings.model)
     pieces = pieces_of(settings, source, talk)
     model = {"name": source.name, "folder": str(source.folder), "revision": source.revision}

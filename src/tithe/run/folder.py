@@ -38,7 +38,13 @@ def default_folder(output: Path) -> Path:
 
 
 def check_places(
-    output: Path | None, overwrite: bool, dataset: str, folder: Path | None, inputs: Iterable[str] = ()
+    output: Path | None,
+    overwrite: bool,
+    dataset: str,
+    folder: Path | None,
+    inputs: Iterable[str] = (),
+    *,
+    scores: bool = False,
 ) -> None:
     """Check that the results may go there; called before anything is read.
 
@@ -48,6 +54,7 @@ def check_places(
         dataset: what is read.
         folder: the run folder.
         inputs: files and folders that are read besides; names of other things may be among them.
+        scores: whether the output is the table of scores, which the run folder may hold.
 
     Raises:
         OutputError: the output exists, cannot be written, or would replace or join what is read.
@@ -67,7 +74,8 @@ def check_places(
         raise OutputError(
             f"the output `{output}` lies in the data set's folder", hint="it would be read as data the next time"
         )
-    if folder is not None and place.parent == folder.resolve() and output.name in (TOKENS, DROPPED, RECORD, *LEARNED):
+    own = (TOKENS, DROPPED, RECORD, *LEARNED, *(() if scores else (SCORES,)))
+    if folder is not None and place.parent == folder.resolve() and output.name in own:
         raise OutputError(f"the run folder has its own `{output.name}`", hint="name another file with `-o`")
     for other in (Path(name).expanduser() for name in inputs):
         if (output.exists() and other.exists() and output.samefile(other)) or place.parent == target(other):

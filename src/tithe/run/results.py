@@ -80,7 +80,7 @@ class ScoreResult:
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
         """The table as parquet."""
         check_scores_file(Path(path))
-        check_places(Path(path), overwrite, self.dataset.source, self.folder)
+        check_places(Path(path), overwrite, self.dataset.source, self.folder, scores=True)
         write_table(Path(path), self.grown.parts())
 
     def __len__(self) -> int:

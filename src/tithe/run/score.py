@@ -118,7 +118,7 @@ def score(
     """
     if output is not None:
         check_scores_file(output)
-    check_places(output, overwrite, settings.dataset, folder, inputs_of(settings))
+    check_places(output, overwrite, settings.dataset, folder, inputs_of(settings), scores=True)
     parts = Parts(settings)
     check_passed_on(settings, list(parts.scorers.values()))
     parts.check(folder)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from tithe.engine.engine import Engine
 
+ALWAYS_THERE = ("auto", "cpu")
 AUTHORS: Mapping[str, Callable[..., Renderer]] = {
     "cherry": CherryRenderer,
     "superfiltering": SuperfilteringRenderer,
@@ -103,6 +104,8 @@ class Parts:
                 f"`per_token` keeps likelihoods, and {', '.join(self.scorers)} reads none",
                 hint="leave it out, or score with `ifd` as well",
             )
+        if self.weights and self.settings.device not in ALWAYS_THERE:  # also where no model is loaded
+            assert self.devices
         if self.needs_model:
             assert self.dtype
         assert self.renderer and self.readouts
