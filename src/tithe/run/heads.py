@@ -15,6 +15,7 @@ from tithe.errors import SettingsError
 from tithe.heads.base import chosen_layers
 from tithe.heads.card import CARD
 from tithe.heads.files import import_cnn, save_head
+from tithe.run.account import account
 from tithe.run.describe import versions
 from tithe.run.folder import run_folder, write_json, write_table
 from tithe.run.head_fit import Fit, HeadParts, check_settings, sides_of
@@ -83,16 +84,22 @@ def train_head(
     twins = in_both(tiers)
     if twins:
         parts.talk.say(f"note: {twins:,} of {len(tiers):,} responses stand in both tiers, to the same prompt")
-    with run_folder(folder, "-o") as place:
+    base = {
+        "kind": settings.kind,
+        "settings": settings.model_dump(mode="json"),
+        "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
+        "dataset": {"source": settings.dataset, "digest": parts.watch.digest},
+    }
+    with (
+        run_folder(folder, "-o") as place,
+        account(folder, parts.talk, lambda: base, name=REPORT, stores=None) as told,
+    ):
         states = TierStates.of(parts, tiers)
         fit = Fit(settings, parts, states)
         head, facts = fit.probe() if settings.kind == "probe" else fit.cnn()
         report, held_out = judged(states, head, fit.sides["test"], settings)
         training = {
-            "kind": settings.kind,
-            "settings": settings.model_dump(mode="json"),
-            "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
-            "dataset": {"source": settings.dataset, "digest": parts.watch.digest},
+            **base,
             "counts": counts_of(states, fit.sides) | {"in_both_tiers": twins},
             "fit": facts,
             "layer_aucs": {str(layer): auc for layer, auc in fit.layer_aucs.items()},
@@ -105,6 +112,7 @@ def train_head(
         draw(place, fit.layer_aucs, report, parts.talk)
         card = save_head(place, head, parts.card(head, training), overwrite=overwrite)
         record = {"head": str(folder), "fingerprint": card.fingerprint, "layers": list(head.layers), **training}
+        record |= told.finished()
         write_json(place / REPORT, record)
     return HeadResult(folder, record, report)
 

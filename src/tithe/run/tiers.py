@@ -150,21 +150,22 @@ def import_tiers(
         talk: who listens.
 
     Raises:
-        TitheError: with one sentence; nothing is written then.
+        TitheError: with one sentence; no tier file is written then.
     """
-    folder = folder or default_folder(output)
+    folder, talk = folder or default_folder(output), talk or Talk()
     sides: list[tuple[str, Tier | None]] = [(name, None) for name in settings.files]
     sides += [(name, "high") for name in settings.high_file] + [(name, "low") for name in settings.low_file]
     check_output(output, overwrite, [name for name, _ in sides], folder)
     rows, bad, watches = list[TierRow](), list[BadRow](), list[Watch]()
-    for name, tier in sides:
-        dataset = opened(name, settings)
-        watches.append(Watch(dataset))
-        for item in items_of(dataset, tier, settings):
-            (bad if isinstance(item, BadRow) else rows).append(item)  # type: ignore[arg-type]
-    demand_both(rows, bad, ", ".join(name for name, _ in sides))
-    record = describe(settings, watches) | {"look": look_at(rows, bad)}
-    with run_folder(folder):
+    with run_folder(folder), account(folder, talk, lambda: describe(settings, watches), stores=None) as told:
+        for name, tier in sides:
+            dataset = opened(name, settings)
+            watches.append(Watch(dataset))
+            for item in items_of(dataset, tier, settings):
+                (bad if isinstance(item, BadRow) else rows).append(item)  # type: ignore[arg-type]
+        demand_both(rows, bad, ", ".join(name for name, _ in sides))
+        record = describe(settings, watches) | {"look": look_at(rows, bad)} | told.finished()
+        told.record = lambda: record
         write(rows, record, [{"where": row.where, "reason": row.reason} for row in bad], output, folder)
     return TierResult(rows, record)
 
