@@ -72,8 +72,8 @@ def note_sentences(counts: Mapping[str, Any], source: str | None = None) -> Iter
 
     Args:
         counts: `RecordCounts.as_dict()`, or with that in it.
-        source: the data set, where a command reads several.
+        source: the data set as a sentence names it, where a command reads several.
     """
-    where = "" if source is None else f" of `{source}`"
+    where = "" if source is None else f" of {source}"
     for text, n in counts.get("notes", {}).items():
         yield f"note: {n:,} of {counts['records']:,} records{where}: {text}"

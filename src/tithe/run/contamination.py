@@ -24,6 +24,7 @@ from tithe.run.account import account, is_broken_off
 from tithe.run.describe import versions
 from tithe.run.folder import RECORD, check_places, write_json
 from tithe.run.pool import named_dataset
+from tithe.run.record_notes import say_notes
 from tithe.run.talk import Talk
 from tithe.run.watch import Watch
 
@@ -173,6 +174,7 @@ def report(
     place, name = (None, RECORD) if output is None else (output.parent, output.name)
     with account(place, talk, search.so_far, name=name, stores=None) as told:
         result = search.result(talk)
+        say_notes(talk, search.dataset, result.record["counts"])
         result.record.update(told.finished())
         if output is not None:
             write_json(output, {**result.record, "examples": dict(result.examples)})
@@ -202,7 +204,7 @@ class Search:
     files: Sequence[EvalFile]
     watch: Watch
     examples: dict[str, str] = field(default_factory=dict)
-    counts: RecordCounts = field(default_factory=RecordCounts)
+    counts: RecordCounts = field(default_factory=lambda: RecordCounts(deed="looked at", learning=False))
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -236,12 +238,15 @@ class Search:
 
     def so_far(self) -> dict[str, Any]:
         """Return the record of what was found by now."""
-        shares = self.index.covered_shares()
+        shares, counts = self.index.covered_shares(), self.counts.as_dict()
+        del counts["duplicates"]  # which share what the first of them shares
+        data = {"examples": self.counts.examples, "bad_rows": self.counts.bad.total()}
         return {
             "ngram": self.index.n,
             "words": RULE,
             "versions": versions(()),
-            "dataset": {"source": self.dataset.source, "digest": self.watch.digest, **self.counts.as_dict()},
+            "dataset": self.watch.describe() | data,
+            "counts": counts,
             "examples_hit": len(self.examples),
             "against": {file.name: file.record(self.index, shares) for file in self.files},
             "seconds": round(time.monotonic() - self.began, 2),

@@ -29,6 +29,7 @@ from tithe.run.head_report import (
     prompts_of,
     unseen,
 )
+from tithe.run.record_notes import say_notes
 from tithe.run.talk import Talk
 from tithe.run.tier_data import read_tiers
 from tithe.run.tier_states import TierStates
@@ -88,13 +89,16 @@ def train_head(
         "kind": settings.kind,
         "settings": settings.model_dump(mode="json"),
         "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
-        "dataset": {"source": settings.dataset, "digest": parts.watch.digest},
+        "dataset": parts.watch.describe(),
     }
     with (
         run_folder(folder, "-o") as place,
         account(folder, parts.talk, lambda: base, name=REPORT, stores=None) as told,
     ):
         states = TierStates.of(parts, tiers)
+        counts = counts_of(states, {})
+        say_notes(parts.talk, parts.dataset, counts)
+        told.record = lambda: base | {"counts": counts}
         fit = Fit(settings, parts, states)
         head, facts = fit.probe() if settings.kind == "probe" else fit.cnn()
         report, held_out = judged(states, head, fit.sides["test"], settings)
@@ -135,8 +139,10 @@ def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = Non
     tiers = unseen(read_tiers(parts.dataset, settings), readout, settings)
     demand_judgeable(tiers, np.arange(len(tiers)))
     for note in parts.notes:
-        parts.talk.say(note)
+        if note not in parts.dataset.notes:  # which are said with those of the records
+            parts.talk.say(note)
     states = TierStates.of(parts, tiers)
+    say_notes(parts.talk, parts.dataset, counts_of(states, {}))
     states.likelihoods()
     report, _ = judged(states, readout.head(), np.arange(len(states.tiers)), settings)
     assert report is not None
@@ -147,7 +153,7 @@ def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = Non
         "model": {"name": parts.source.name, "fingerprint": parts.fingerprint, "dtype": parts.dtype},
         "settings": settings.model_dump(mode="json"),
         "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
-        "dataset": {"source": settings.dataset, "digest": parts.watch.digest},
+        "dataset": parts.watch.describe(),
         "counts": counts_of(states, {}),
         "report": report.as_dict(),
     }
