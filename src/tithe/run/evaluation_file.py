@@ -86,7 +86,8 @@ def read_kept(folder: Path) -> list[Kept]:
         return []
     record = read_json(folder / RECORD, StoreError, AGAIN)
     with foreign(StoreError, f"`{folder / RECORD}` is no evaluation that can be read", AGAIN):
-        by = {one.metric: one for one in from_files(folder / ITEMS, record["metrics"])}
+        # A run that was stopped before its first metric may have left no items.
+        by = {one.metric: one for one in from_files(folder / ITEMS, record["metrics"])} if record["metrics"] else {}
         for one in record["metrics"]:
             if len(by[one["metric"]].items) != one["items"]:
                 raise ValueError(f"`{ITEMS}` has {len(by[one['metric']].items)} items of `{one['metric']}`")
