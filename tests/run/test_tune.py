@@ -355,7 +355,9 @@ def test_what_cannot_be_gets_one_sentence_and_leaves_nothing(data, model_dir, tm
         tune(TuneSettings.of(base | values), tmp_path / "a")
     assert message in str(caught.value)
     assert hint is None or hint in str(caught.value.hint)
-    assert not list((tmp_path / "a").glob("[!.]*"))
+    left = list((tmp_path / "a").glob("[!.]*"))  # the account, of what only the training itself has shown
+    assert [file.name for file in left] in ([], ["tune.json"])
+    assert all(json.loads(file.read_text())["outcome"]["status"] == "failed" for file in left)
 
 
 def test_foreign_folders_are_not_touched(data, model_dir, tmp_path):
