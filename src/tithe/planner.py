@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
-from tithe.data.ids import is_repeated
+from tithe.data.record_counts import RecordCounts
 from tithe.data.remarks import RemarkCounts
 from tithe.data.render import Encoded, Renderer
 from tithe.data.rendered import Remarks
@@ -168,12 +168,10 @@ class _Builder:
 
 
 @dataclass
-class Cost:
+class Cost(RecordCounts):
     """Running totals of a plan, in 12 to 24 bytes a distinct pass.
 
     Args:
-        records: records seen, bad rows included.
-        examples: records (or turns) that became examples.
         asked: asks, before equal passes were joined.
         passes: distinct passes with a model readout, by kind.
         tokens: tokens the model reads for them.
@@ -183,14 +181,9 @@ class Cost:
         cut_shots: tokens cut of worked examples, over all passes with shots.
         longest: tokens of the longest pass.
         problems: reason -> how many examples.
-        bad: reason -> how many rows.
         remarks: what was odd in rendering.
-        notes: what records hold that is not read, or not as it may be meant -> how many records.
-        duplicates: examples with the same prompt and response as an earlier one.
     """
 
-    records: int = 0
-    examples: int = 0
     asked: int = 0
     passes: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
@@ -200,27 +193,13 @@ class Cost:
     cut_shots: int = 0
     longest: int = 0
     problems: Counter[str] = field(default_factory=Counter)
-    bad: Counter[str] = field(default_factory=Counter)
     remarks: RemarkCounts = field(default_factory=RemarkCounts)
-    notes: Counter[str] = field(default_factory=Counter)
-    duplicates: int = 0
-    _noted: int = -1  # the row whose notes are counted: its other turns have them, too
     _seen: Seen = field(default_factory=Seen, repr=False)
-    _last_row: int = -1
 
     def add(self, window: Window, model_readouts: frozenset[str]) -> None:
         """Count a window; a pass that an earlier window had is not counted again."""
         for item in window.items:
-            self.records += item.row != self._last_row
-            self._last_row = item.row
-            if isinstance(item, BadRow):
-                self.bad[item.reason] += 1
-                continue
-            self.duplicates += is_repeated(item.id)
-            if item.notes and item.row != self._noted:
-                self._noted = item.row
-                self.notes.update(item.notes)
-        self.examples += len(window.given)
+            self.add_item(item)
         for remarks in () if window.rated else window.remarks:
             self.remarks.add(remarks)
         for made, slots in zip(window.given, window.slots, strict=True):
@@ -253,11 +232,7 @@ class Cost:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "records": self.records,
-            "examples": self.examples,
-            "bad_rows": dict(self.bad),
-            "notes": dict(self.notes.most_common()),
-            "duplicates": self.duplicates,
+            **super().as_dict(),
             "problems": dict(self.problems),
             "passes_asked": self.asked,
             "passes": dict(self.passes),

@@ -102,6 +102,10 @@ class Example:
         return f"<Example {self.id}: {texts}, {len(self.prompt)} prompt message{'s' * (len(self.prompt) != 1)}>"
 
 
+class OfLearning(str):
+    """A note on a record that matters only where its responses are learnt or scored."""
+
+
 @dataclass(frozen=True, slots=True)
 class BadRow:
     """A record that could not become an example: quarantined with its reason, never silently gone."""

@@ -197,6 +197,45 @@ def test_a_cell_that_fails_is_named_and_the_rest_is_kept(tmp_path, model_dir, ti
     failed = tithe.fails("experiment", path, "-o", tmp_path / "out")
     assert "longest-25%-seed0: the " in failed.err and "at step" in failed.err
     assert (tmp_path / "out" / "cells" / "base" / "cell.json").exists()
+    told = json.loads((tmp_path / "out" / "experiment.json").read_text())
+    assert told["outcome"]["status"] == "failed" and told["outcome"]["error"].startswith("longest-25%-seed0: the ")
+    cell = json.loads((tmp_path / "out" / "cells" / "longest-25%-seed0" / "cell.json").read_text())
+    assert cell["outcome"]["status"] == "failed" and "at step" in cell["outcome"]["error"]
+    assert [one["outcome"]["status"] for one in told["cells"]] == ["finished", "failed"]
+
+
+def test_stopped_it_says_so_of_itself_and_of_the_cell_under_way(tmp_path, model_dir, tithe):
+    """By a signal to the command alone, as a scheduler sends it; then the same command comes to the end."""
+    training = {"train_batch_size": 4, "learning_rate": 1e-3, "num_train_epochs": 40, "save_steps": 0}
+    path, out = write(tmp_path, model_dir, training=training), tmp_path / "out"
+    process = child(RUN, "experiment", path, "-o", out)
+    deadline = time.monotonic() + 240
+    while not list(out.glob("cells/*-seed0/model/begun.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    told = json.loads((out / "experiment.json").read_text())
+    assert told["outcome"] == {"status": "interrupted", "by": "SIGTERM", "cells_stored": 1}
+    assert f"1 cell is stored in `{out}`: run the same command again to go on" in err
+    assert told.keys() >= {"settings", "versions", "model", "recipe", "data", "arms"} and "results" not in told
+    base, under_way = told["cells"]
+    assert base["outcome"] == {"status": "finished"} and base["evaluation"]
+    assert under_way["outcome"] == {"status": "interrupted", "by": "SIGTERM"} and under_way["seed"] == 0
+    (own,) = (file.parent for file in out.glob("cells/*-seed0/cell.json"))
+    assert json.loads((own / "cell.json").read_text())["outcome"] == under_way["outcome"]
+    tuned = json.loads((own / "model" / "tune.json").read_text())
+    assert tuned["outcome"] == {"status": "interrupted", "by": "SIGTERM", "steps_stored": 0}
+
+    path.write_text(path.read_text().replace("num_train_epochs: 40", "num_train_epochs: 1"))
+    assert "another `recipe`" in tithe.fails("experiment", path, "-o", out).err
+    assert json.loads((out / "experiment.json").read_text()) == told  # of a refused command nothing is told
+    done = tithe.ok("experiment", path, "-o", out, "--overwrite", "--json").json
+    assert done["outcome"] == {"status": "finished"} and done == json.loads((out / "experiment.json").read_text())
+    assert done["earlier_looks"] == [] and len(done["cells"]) == 7
+    cells = [json.loads(file.read_text())["outcome"] for file in out.glob("cells/*/cell.json")]
+    assert cells == [{"status": "finished"}] * 7
 
 
 @pytest.mark.parametrize(

@@ -60,3 +60,78 @@ def test_what_a_folder_holds_besides_is_named(tithe: Command, model_dir: Path, t
     assert "1 file is read; passed over are 1 other kind of file: `notes.txt`" in done.err
     record = json.loads((run / "run.json").read_text())
     assert record["dataset"]["passed_over"] == ["1 other kind of file: `notes.txt`"]
+
+
+ODD = [
+    dialogue(("user", "Name a river."), ("assistant", "The Rhine."), ("user", "thanks"), tier="high"),
+    dialogue(("user", "Name a lake."), ("assistant", "Lake one."), system_prompt="Be brief.", tier="low"),
+    dialogue(("user", "Name a hill."), ("assistant", "Hill one."), label=False, tier="low"),
+    dialogue(("user", "Name a town."), ("assistant", ""), tier="low"),
+]
+BESIDE = "`system_prompt` is not read: it is no part of the dialogue"
+ENDED = "the dialogue ends with a turn of the user after the last response: an earlier turn is "
+LABEL = "`label` is false, which marks an undesirable response in preference data (KTO): it is "
+
+
+def notes_of(found: Any) -> dict[str, int]:
+    """The first `notes` in a record, wherever they are."""
+    if isinstance(found, dict):
+        if isinstance(found.get("notes"), dict):
+            return dict(found["notes"])
+        found = [*found.values()]
+    return next((notes for one in found if (notes := notes_of(one))), {}) if isinstance(found, list) else {}
+
+
+@pytest.mark.parametrize(
+    ("command", "deed", "account", "learns"),
+    [
+        (["contamination", "IN", "--against", "EVAL", "-o", "OUT/r.json"], "looked at", "r.json", False),
+        (["tiers", "import", "IN", "-o", "OUT/t.jsonl"], "taken", "t.tithe/run.json", True),
+        (["tiers", "import", "--high-file", "IN", "--low-file", "EVAL", "-o", "OUT/t.jsonl"], "taken", None, True),
+        (["export", "IN", "--to", "alpaca", "-o", "OUT/e.jsonl"], "taken", None, True),
+        (["tune", "IN", "-m", "MODEL", "--max-steps", "2", "-o", "OUT/m"], "trained on", "m/tune.json", True),
+        (["evaluate", "MODEL", "--holdout", "IN", "-o", "OUT/ev"], "scored", "ev/evaluation.json", True),
+        (
+            ["judge", "answer", "IN", "-m", "MODEL", "--max-new-tokens", "2", "-o", "OUT/a.jsonl"],
+            None,
+            "a.tithe/run.json",
+            False,
+        ),
+    ],
+)
+def test_every_command_counts_what_concerns_it_and_says_so_once(
+    tithe: Command,
+    model_dir: Path,
+    tmp_path: Path,
+    command: list[str],
+    deed: str | None,
+    account: str | None,
+    learns: bool,
+) -> None:
+    names = {"IN": write_jsonl(tmp_path / "in.jsonl", ODD), "MODEL": model_dir, "OUT": tmp_path}
+    names["EVAL"] = write_jsonl(tmp_path / "eval.jsonl", [dialogue(("user", "Who?"), ("assistant", "Nobody."))])
+    done = tithe.ok(*(names.get(part, part.replace("OUT", str(tmp_path))) for part in command))
+    named = f" of `{names['IN']}`" if "--high-file" in command else ""
+    expected = {BESIDE: 1}
+    expected |= {f"{ENDED}{deed}": 1} if deed else {}
+    expected |= {f"{LABEL}{deed} all the same; `select --drop 'label == 0'` leaves it out": 1} if learns else {}
+    for text in expected:
+        assert done.err.count(f"note: 1 of 4 records{named}: {text}\n") == 1, done.err
+    assert done.err.count("of 4 records") == len(expected)
+    if account is not None:
+        assert notes_of(json.loads((tmp_path / account).read_text())) == expected
+
+
+def test_an_experiment_counts_both_sides(tithe: Command, model_dir: Path, tmp_path: Path) -> None:
+    from tests.e2e.test_experiment import rows, write
+
+    path = write(tmp_path, model_dir)
+    odd = [row | ({"system_prompt": "Be brief."} if i % 2 else {}) for i, row in enumerate(rows())]
+    write_jsonl(tmp_path / "data.jsonl", [*odd, {"instruction": "x", "output": ""}])
+    done = tithe.ok("experiment", path, "-o", tmp_path / "out", "--plan", "--json")
+    counts = done.json["data"]["counts"]
+    pool, held = (counts[side]["notes"][BESIDE] for side in ("pool", "held_out"))
+    assert pool + held == 30 and counts["pool"]["bad_rows"] == {"the response is empty": 1}
+    assert f"note: {pool} of 41 records of the pool: {BESIDE}" in done.err
+    assert f"note: {held} of 20 records of the held-out set: {BESIDE}" in done.err
+    assert "bad rows set aside, 1: the response is empty" in done.err

@@ -78,6 +78,8 @@ def test_a_failure_names_the_cell_and_lets_the_others_end(fake):
 def test_a_process_that_dies_is_an_error_with_its_log(fake):
     with pytest.raises(CellError, match="x: the process that trained it ended with exit code 9"):
         do_all([("x", fake / "dies")], [Place("w0", {})], fake / "logs", lambda *_: None)
+    told = json.loads((fake / "dies" / "cell.json").read_text())["outcome"]
+    assert told["status"] == "failed" and told["error"] == "the process that trained it ended with exit code 9"
 
 
 def test_one_place_each(monkeypatch):

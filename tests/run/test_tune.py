@@ -227,8 +227,8 @@ def test_a_killed_training_goes_on_and_ends_the_same(straight, data, model_dir, 
     process.send_signal(blow)
     process.wait(timeout=60)
     process.stdout.close()
-    assert not (place / "tune.json").exists() and not (place / "config.json").exists()
-    assert not list(place.rglob("training_args.bin"))
+    assert not (place / "config.json").exists() and not list(place.rglob("training_args.bin"))
+    assert (place / "tune.json").exists() == (blow == signal.SIGINT)  # nobody can tell of a kill
     with pytest.raises(OutputError, match=r"was begun with seed `0`, not `1`"):
         tune(settings(data, model_dir, save_steps=3, seed=1), place)
     (place / "checkpoints" / "checkpoint-7").mkdir()  # half written
@@ -239,6 +239,8 @@ def test_a_killed_training_goes_on_and_ends_the_same(straight, data, model_dir, 
     assert got.record["losses"] == pytest.approx(straight.record["losses"], abs=1e-6)
     assert distance(got.folder, straight.folder) < 1e-6
     assert not (place / "checkpoints").exists()
+    assert got.record["resumed_after_step"] == 3 and got.record["outcome"] == {"status": "finished"}
+    assert json.loads((place / "tune.json").read_text()) == got.record
 
 
 def test_by_the_clock_a_checkpoint_is_made(data, model_dir, tmp_path, monkeypatch):
@@ -273,7 +275,9 @@ def broken(model_dir, folder):
 def test_a_loss_that_is_no_number_stops_at_its_step(data, model_dir, tmp_path):
     with pytest.raises(ModelError, match="the loss is nan at step 1"):
         tune(settings(data, broken(model_dir, tmp_path / "m")), tmp_path / "a")
-    assert not (tmp_path / "a" / "tune.json").exists()
+    told = json.loads((tmp_path / "a" / "tune.json").read_text())
+    assert told["outcome"]["status"] == "failed" and told["outcome"]["error"].startswith("the loss is nan at step 1")
+    assert told["outcome"]["steps_stored"] == 0 and told["counts"]["trained_on"] and "losses" not in told
 
 
 def test_the_last_good_checkpoint_stays(data, model_dir, tmp_path, monkeypatch):
@@ -351,7 +355,9 @@ def test_what_cannot_be_gets_one_sentence_and_leaves_nothing(data, model_dir, tm
         tune(TuneSettings.of(base | values), tmp_path / "a")
     assert message in str(caught.value)
     assert hint is None or hint in str(caught.value.hint)
-    assert not list((tmp_path / "a").glob("[!.]*"))
+    left = list((tmp_path / "a").glob("[!.]*"))  # the account, of what only the training itself has shown
+    assert [file.name for file in left] in ([], ["tune.json"])
+    assert all(json.loads(file.read_text())["outcome"]["status"] == "failed" for file in left)
 
 
 def test_foreign_folders_are_not_touched(data, model_dir, tmp_path):
@@ -366,6 +372,9 @@ def test_foreign_folders_are_not_touched(data, model_dir, tmp_path):
 
 def test_overwrite_trains_anew(data, model_dir, tmp_path):
     tune(settings(data, model_dir, **LORA, max_steps=2), tmp_path / "a")
+    with pytest.raises(SettingsError, match="warm-up begins"):  # which leaves the model that is there, and its record
+        tune(settings(data, model_dir, max_steps=1), tmp_path / "a", overwrite=True)
+    assert json.loads((tmp_path / "a" / "tune.json").read_text())["outcome"] == {"status": "finished"}
     got = tune(settings(data, model_dir, max_steps=2), tmp_path / "a", overwrite=True)
     assert got.record["steps"] == 2 and not list(got.folder.glob("adapter*"))
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import typer
 
 from tithe.cli.app import Usage, app
-from tithe.cli.signals import Ending, ended_by_signals
+from tithe.engine.signals import Ending, ended_by_signals
 from tithe.errors import SettingsError, TitheError
 from tithe.printable import hint_line, one_line, printable
 from tithe.stderr import steady_stderr
@@ -22,6 +22,15 @@ PARSER_INTERRUPTED = 130  # what Typer makes of any `KeyboardInterrupt`
 ParserError: type[Exception] = typer.BadParameter.__mro__[2]  # `ClickException`: Typer may bring its own Click
 
 
+GOES_ON = "the same command goes on from there"
+KEPT = {
+    ("score", "select", "tiers build", "judge"): f"what was scored or answered by then is kept: {GOES_ON}",
+    ("evaluate",): f"what was measured by then is kept: {GOES_ON}",
+    ("experiment",): f"the cells that are done are kept: {GOES_ON}",
+    ("tune", "warmup"): "the same command goes on from the last checkpoint, if there was one",
+    ("head train",): "of a training that did not end nothing is kept",
+}  # what is said of a command that a signal has ended
+AGAIN = "nothing is kept: the same command begins anew"
 MAY_BE_EMPTY = {"--alone-header"}  # options of a text that may be none
 
 
@@ -128,13 +137,11 @@ def discard_output() -> None:
 
 def interrupted(ending: Ending) -> NoReturn:
     """Say what is kept of what a signal has ended."""
-    training = sys.argv[1:3] == ["head", "train"]
-    steps = sys.argv[1:2] in (["tune"], ["warmup"])
-    kept = "what was scored or answered by then is kept: the same command goes on from there"
-    kept = "the same command goes on from the last checkpoint, if there was one" if steps else kept
+    words = [*sys.argv[1:3], "", ""][:2]
+    kept = next((hint for commands, hint in KEPT.items() if words[0] in commands or " ".join(words) in commands), AGAIN)
     by = ending.received
     said = "interrupted" if by in (None, signal.SIGINT) else f"interrupted by {by.name}"
-    fail(said, "of a training that did not end nothing is kept" if training else kept, code=ending.code)
+    fail(said, kept, code=ending.code)
 
 
 def wrong_usage(error: Any) -> NoReturn:

@@ -135,11 +135,12 @@ def import_(
     if output is None:
         raise Usage(NO_PLACE, hint="`-o tiers.jsonl`")
     from tithe.run import tiers as run
+    from tithe.run.screen import Screen
     from tithe.run.tier_settings import TierImportSettings, settings_of
     from tithe.run.tiers_screen import show_imported
 
     settings = settings_of(TierImportSettings, given, config)
-    result = run.import_tiers(settings, output=output, folder=run_dir, overwrite=overwrite)
+    result = run.import_tiers(settings, output=output, folder=run_dir, overwrite=overwrite, talk=Screen())
     show_imported(result, output)
     print_json(result.record, as_json)
 

@@ -56,7 +56,7 @@ def read(path: Path, response: Callable[[Any], str]) -> Iterator[Example | BadRo
             yield BadRow(number, row.where, str(error))
             continue
         # An empty answer is none to learn from, but one to be judged: it takes its place afterwards.
-        for item in examples(with_response(shaped, shape, STAND_IN), shape, "last", number, row.where, seen):
+        for item in examples(with_response(shaped, shape, STAND_IN), shape, "last", number, row.where, seen, row.notes):
             yield item if isinstance(item, BadRow) else replace(item, response=said)
 
 

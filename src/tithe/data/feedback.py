@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..records import OfLearning
 from .turns import listing
 
 PAIRS = (
@@ -85,12 +86,11 @@ def note_feedback(record: Mapping[str, Any], notes: list[str]) -> None:
         if name in LABELS:
             if value is False or (isinstance(value, str) and value.strip().lower() in _FALSE):
                 shown = f'"{value}"' if isinstance(value, str) else "0"
-                notes.append(
-                    f"`{name}` is false, which marks an undesirable response in preference data (KTO): it is scored "
-                    f"all the same; `select --drop '{name} == {shown}'` leaves it out"
-                )
+                said = f"`{name}` is false, which marks an undesirable response in preference data (KTO): it is scored "
+                notes.append(OfLearning(f"{said}all the same; `select --drop '{name} == {shown}'` leaves it out"))
         elif name in SCORES:
-            notes.append(f"`{name}` is feedback on the response and is not looked at; `select --drop` can use numbers")
+            said = f"`{name}` is feedback on the response and is not looked at; `select --drop` can use numbers"
+            notes.append(OfLearning(said))
         elif value and (name in OTHERS or alternatives(record)):
             notes.append(f"`{name}` is another response, of preference data, and is not read")
 

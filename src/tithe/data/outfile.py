@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
+from safetensors import SafetensorError
 
 from ..errors import OutputError
 from .sniff import PACKED
 
 STANDARD_OUTPUT = "-"
 DEVICES, OPEN_FILES = Path("/dev"), ("/dev/fd", "/proc")  # names there stand for devices, and for what is open
+MAKE_ROOM = "make room (`df -h`, `df -i`, `quota`), or name a place on another disk"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 KINDS = {
     stat.S_IFCHR: "a device",
@@ -93,14 +95,15 @@ def try_to_write(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system may say into an `OutputError`."""
+    """Turn what the operating system may say, by itself or through safetensors, into an `OutputError`."""
     try:
         yield
+    except SafetensorError as error:
+        raise OutputError(f"the output `{path}` cannot be written: {error}", hint=MAKE_ROOM) from None
     except OSError as error:
-        hint = "make room (`df -h`, `df -i`, `quota`), or name a place on another disk"
         raise OutputError(
             f"the output `{path}` cannot be written: {error.strerror or error}",
-            hint=hint if error.errno in NO_ROOM else None,
+            hint=MAKE_ROOM if error.errno in NO_ROOM else None,
         ) from None
 
 

@@ -27,7 +27,7 @@ def prompts(dataset: Dataset) -> Iterator[Example | BadRow]:
             found: list[Example | BadRow] = [BadRow(number, row.where, row.fault)]
         else:
             record = with_response(row.record, dataset.format, STAND_IN)
-            found = list(examples(record, dataset.format, "last", number, row.where, seen))
+            found = list(examples(record, dataset.format, "last", number, row.where, seen, row.notes))
         for item in found:
             if isinstance(item, BadRow) and dataset.strict:
                 raise DataError(f"{item.where}: {item.reason}", hint="without `--strict` such rows are set aside")

@@ -17,8 +17,10 @@ from tithe.errors import StoreError
 from tithe.evaluate.measured import Measured, from_files
 from tithe.experiment.choosing import Choice, by_seed
 from tithe.experiment.pool import Pool
-from tithe.foreign import foreign, read_json
+from tithe.foreign import demand_shape, foreign, read_json
+from tithe.run.account import Account, has_finished
 from tithe.run.folder import write_json
+from tithe.run.talk import Talk
 
 CELLS, SPEC, DONE, TRAIN = "cells", "cell-settings.json", "cell.json", "train.jsonl"
 UNTRAINED = "base"
@@ -178,7 +180,20 @@ def read_done(own: Path) -> dict[str, Any] | None:
     Raises:
         StoreError: the file is damaged.
     """
-    return read_json(own / DONE, StoreError, AGAIN, DoneSaid) if (own / DONE).exists() else None
+    found = read_ended(own)
+    if found is None or not has_finished(found):
+        return None
+    demand_shape(found, DoneSaid, own / DONE, StoreError, AGAIN)
+    return found
+
+
+def read_ended(own: Path) -> dict[str, Any] | None:
+    """Return the record of a cell however it ended; None where it was not begun, or the process was killed.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    return read_json(own / DONE, StoreError, AGAIN) if (own / DONE).exists() else None
 
 
 @dataclass(frozen=True)
@@ -225,6 +240,18 @@ def spec_digest(spec: Mapping[str, Any]) -> str:
     rest = {"tune": tune and {**tune, "dataset": None}, "evaluation": {**evaluation, "holdout": None}}
     text = json.dumps({**spec, **rest}, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def write_broken_off(own: Path, error: BaseException) -> None:
+    """Write how a cell ended that was begun and is not done."""
+    if read_done(own) is None:
+        Account(own, Talk(), lambda: brief_spec(own), DONE, stores=None).write_broken_off(error)
+
+
+def brief_spec(own: Path) -> dict[str, Any]:
+    """Return which cell this is."""
+    spec = read_spec(own)
+    return {name: spec[name] for name in ("arm", "budget", "seed")} | {"spec_digest": spec_digest(spec)}
 
 
 def write_done(own: Path, record: Mapping[str, Any]) -> None:

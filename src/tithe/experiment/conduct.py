@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
@@ -30,6 +30,7 @@ from tithe.experiment.cells import (
     make_cells,
     outcome,
     prepare,
+    read_ended,
     read_spec,
     restored,
 )
@@ -43,8 +44,9 @@ from tithe.experiment.results import results
 from tithe.experiment.screen import plan_lines
 from tithe.experiment.settings import ArmSettings, ExperimentSettings
 from tithe.experiment.workers import Clock, do_all, places
-from tithe.foreign import read_json
+from tithe.foreign import demand_shape, read_json
 from tithe.report.drawing import library
+from tithe.run.account import BEFORE, OUTCOME, Account, account, has_finished
 from tithe.run.describe import versions
 from tithe.run.evaluate_pieces import pieces_of
 from tithe.run.evaluate_settings import EvaluateSettings
@@ -83,8 +85,10 @@ def experiment(
     Raises:
         TitheError: whatever stops it; what was done is found again by the same call.
     """
-    with run_folder(folder, "-o"):
-        return Conduct(settings, folder, talk or Talk()).all(overwrite=overwrite, plan=plan)
+    conduct = Conduct(settings, folder, talk := talk or Talk())
+    with run_folder(folder, "-o"), account(None, talk, conduct.so_far, name=RECORD, stores="cells") as told:
+        told.stored = lambda: sum("evaluation" in one for one in conduct.cells_so_far())
+        return conduct.all(told, overwrite=overwrite, plan=plan)
 
 
 @dataclass
@@ -94,6 +98,8 @@ class Conduct:
     given: ExperimentSettings
     folder: Path
     talk: Talk
+    known: dict[str, Any] = field(default_factory=dict, init=False)  # of the record, so far
+    cells: list[Cell] = field(default_factory=list, init=False)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -131,21 +137,23 @@ class Conduct:
             )
         )
 
-    def all(self, *, overwrite: bool, plan: bool) -> ExperimentResult:
+    def all(self, told: Account, *, overwrite: bool, plan: bool) -> ExperimentResult:
         demand_extras()
         if self.settings.judge is not None:
             check_judge(self.settings.judge, self.settings.model)
         where = places(self.settings.parallel, self.settings.device)
         looks = earlier_looks(self.folder / RECORD, len(self.settings.seeds))
         self.keep_design(overwrite)
+        if not plan:  # which writes no record
+            told.begin(self.folder)
         data = make_data(self.settings, lambda: self.parts.renderer, self.folder / "data", self.talk)
         self.check_evaluation(data)
         choices = choose_all(self.settings, data, self.folder, self.talk)
-        record = self.record(data, choices)
+        record = self.known = self.record(data, choices)
         self.say_plan(record)
         if plan:
             return ExperimentResult(self.folder, record)
-        cells = make_cells(choices, self.settings.seeds, base_arm(self.settings.arms))
+        cells = self.cells = make_cells(choices, self.settings.seeds, base_arm(self.settings.arms))
         self.train(cells, data, where)
         own = {key: outcome(cell, self.folder) for key, cell in distinct(cells).items()}
         outcomes = [replace(one, cell=cell) for cell in cells if (one := own[cell.key])]
@@ -161,9 +169,10 @@ class Conduct:
                 f"note: verdicts were drawn here from {', '.join(map(str, looks))} seeds before; adding some after a "
                 "look makes `better` likelier by chance alone"
             )
-        write_json(self.folder / RECORD, record)
         result = ExperimentResult(self.folder, record, found, tuple(outcomes))
         write_report(result, self.settings)
+        record |= told.finished()
+        write_json(self.folder / RECORD, record)  # last: where it says that all is done, all is there
         return result
 
     def check_evaluation(self, data: Data) -> None:
@@ -209,13 +218,29 @@ class Conduct:
 
     def record(self, data: Data, choices: Mapping[tuple[str, str], Sequence[Choice]]) -> dict[str, Any]:
         return {
-            "settings": self.settings.model_dump(mode="json"),
-            "versions": versions(VERSIONS),
+            **self.basics(),
             "model": {"name": self.settings.model, "fingerprint": self.parts.fingerprint},
             "recipe": {"digest": self.recipe.digest(), **self.recipe.model_dump(mode="json")},
             "data": data.record,
             "arms": table(choices, data.pool, self.settings, self.recipe),
         }
+
+    def basics(self) -> dict[str, Any]:
+        return {"settings": self.settings.model_dump(mode="json"), "versions": versions(VERSIONS)}
+
+    def so_far(self) -> dict[str, Any]:
+        """Return the record of what was done by now."""
+        return {**self.basics(), **self.known, "cells": self.cells_so_far()}
+
+    def cells_so_far(self) -> list[dict[str, Any]]:
+        """Return how each cell ended that was begun."""
+        found = []
+        for cell in distinct(self.cells).values():
+            record = read_ended(self.folder / CELLS / cell.name)
+            if record is not None:
+                told = {name: record[name] for name in ("training", "evaluation", "seconds", OUTCOME) if name in record}
+                found.append({"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, **told})
+        return found
 
     def say_plan(self, record: Mapping[str, Any]) -> None:
         for line in plan_lines(record):
@@ -285,7 +310,11 @@ def earlier_looks(path: Path, seeds: int) -> list[int]:
     if not path.exists():
         return []
     hint = "delete the file: it is written again, but no longer says from how many seeds verdicts were drawn before"
-    before = read_json(path, StoreError, hint, RecordSaid)
+    found = read_json(path, StoreError, hint)
+    before = found if has_finished(found) else found.get(BEFORE)  # a run that did not come to its end drew none
+    if before is None:
+        return []
+    demand_shape(before, RecordSaid, path, StoreError, hint)
     looks = {*before.get("earlier_looks", []), len(before["settings"]["seeds"])}
     return sorted(look for look in looks if look < seeds)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tithe.data.export import write_records
 from tithe.data.files import Dataset, open_dataset
+from tithe.data.record_counts import RecordCounts
 from tithe.data.render import Renderer
 from tithe.errors import DataError
 from tithe.experiment.pool import Pool, make_pool
@@ -18,6 +19,7 @@ from tithe.records import Example
 from tithe.run.contamination import contamination
 from tithe.run.pool import named_dataset
 from tithe.run.talk import Talk
+from tithe.run.watch import Watch
 from tithe.tiers.records import prompt_id
 
 POOL, HOLDOUT, BEFORE = "pool.jsonl", "holdout.jsonl", "before.jsonl"
@@ -69,13 +71,17 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
                 hint="a number under `holdout` splits the data set by prompt",
             )
         write_records(dataset, frozenset(rows), folder / BEFORE, overwrite=True)
-    held_out = frozenset(item.id for item in open_dataset(str(holdout)) if isinstance(item, Example))
+    held, read = open_dataset(str(holdout)), RecordCounts()
+    held_out = frozenset(item.id for item in read.counting(held) if isinstance(item, Example))
     against = [holdout, *map(Path, s.contamination)]
     found = contamination(folder / BEFORE, against, talk=talk)
     unwanted = dict(found.examples) if s.drop_contaminated else {}
     pool = make_pool(dataset, rows, renderer(), folder / POOL, unwanted)
     (folder / BEFORE).unlink()
+    for note in dict.fromkeys((*dataset.notes, *held.notes)):
+        talk.say(note)
     record = {**counts, "pool": len(pool), "left_out": dict(pool.left_out), "contamination": found.record}
+    record |= {"dataset": Watch(dataset).describe(), "counts": {"pool": pool.counts, "held_out": read.as_dict()}}
     return Data(pool, holdout, held_out, record)
 
 

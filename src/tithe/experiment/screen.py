@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tithe.data.record_counts import note_sentences
+from tithe.data.remarks import remark_sentences
 from tithe.evaluate.verdict import Comparison
 from tithe.experiment.outcome import PAGE, ExperimentResult
 from tithe.experiment.results import Mean
@@ -33,7 +35,22 @@ def data_lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"held-out responses to one prompt count as their mean: {data['prompts']:,} items"
     for reason, n in data["left_out"].items():
         yield f"left out of the pool: {n:,} ({reason})"
+    if "counts" in data:  # of before there were any
+        yield from count_lines(data["counts"])
     yield from contamination_lines(data["contamination"])
+
+
+def count_lines(counts: Mapping[str, Any]) -> Iterator[str]:
+    """What is noted of the records of both sides; how the held-out ones are rendered, each evaluation says."""
+    pool = counts["pool"]
+    for reason, n in pool["bad_rows"].items():
+        yield f"bad rows set aside, {n:,}: {reason}"
+    yield from note_sentences(pool, "the pool")
+    yield from (f"the pool: {line}" for line in remark_sentences(pool))
+    if pool["truncated_prompts"] or pool["truncated_responses"]:
+        cut = f"{pool['truncated_responses']:,} responses, {pool['truncated_prompts']:,} prompts"
+        yield f"the pool: cut at max length: {cut}"
+    yield from note_sentences(counts["held_out"], "the held-out set")
 
 
 def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:

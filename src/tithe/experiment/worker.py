@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tithe.engine.orphan import end_with_parent
+from tithe.engine.signals import ended_by_signals
 from tithe.errors import TitheError
 from tithe.evaluate.measured import as_records
 from tithe.experiment.cells import read_spec, restored, spec_digest, write_done
 from tithe.experiment.judging import write_answers
 from tithe.printable import one_line
+from tithe.run.account import FINISHED, OUTCOME
 from tithe.run.evaluate import evaluate
 from tithe.run.evaluate_settings import EvaluateSettings
 from tithe.run.talk import Talk
@@ -66,6 +68,7 @@ def do_cell(own: Path) -> dict[str, Any]:
         "items": f"{EVALUATION}/{ITEMS}",
         "seconds": round(time.monotonic() - began, 1),
         "spec_digest": spec_digest(spec),
+        OUTCOME: {"status": FINISHED},
     }
     write_done(own, record)
     if training is not None and not spec["keep_models"]:
@@ -113,7 +116,11 @@ def main() -> None:
     end_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print does not mix with the answers
-    serve(sys.stdin, answers)
+    with ended_by_signals() as ending:
+        try:
+            serve(sys.stdin, answers)
+        except KeyboardInterrupt:  # by now the training says in its record that it was interrupted
+            sys.exit(ending.code)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ from typing import Any
 
 from tithe.engine.orphan import child_variables
 from tithe.errors import SettingsError, TitheError
+from tithe.experiment.cells import write_broken_off
 
 Done = Callable[[str, Mapping[str, Any]], None]
+PATIENCE = 20.0  # seconds in which a worker writes how far it came
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -131,7 +133,11 @@ class Worker:
         if self.process is None:
             return
         self.process.terminate()
-        self.process.communicate()
+        try:
+            self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:  # in a call that no signal breaks into
+            self.process.kill()
+            self.process.communicate()
         self.process = None
 
 
@@ -152,29 +158,40 @@ def do_all(folders: Sequence[tuple[str, Path]], where: Sequence[Place], logs: Pa
     workers = [Worker(place, logs) for place in where]
     failed: list[tuple[str, CellError]] = []
     pool = ThreadPoolExecutor(len(workers))
-    busy: dict[Future[dict[str, Any]], tuple[str, Worker]] = {}
+    busy: dict[Future[dict[str, Any]], tuple[str, Path, Worker]] = {}
     try:
         free = list(workers)
         while busy or (waiting and not failed):
             while free and waiting and not failed:
                 (name, own), worker = waiting.popleft(), free.pop()
-                busy[pool.submit(worker.do, own)] = (name, worker)
+                busy[pool.submit(worker.do, own)] = (name, own, worker)
             ended, _ = wait(busy, timeout=1, return_when=FIRST_COMPLETED)
             for future in ended:
-                name, worker = busy.pop(future)
+                name, own, worker = busy[future]
                 free.append(worker)
                 try:
                     done(name, future.result())
                 except CellError as error:
                     failed.append((name, error))
+                    write_broken_off(own, error)
+                del busy[future]
+    except BaseException as error:
+        stop(workers, pool)
+        for _, own, _ in busy.values():
+            write_broken_off(own, error)
+        raise
     finally:
-        for worker in workers:
-            worker.stop()
-        pool.shutdown(wait=True)
+        stop(workers, pool)
     if failed:
         name, first = failed[0]
         again = "the same command goes on from there"
         raise CellError(f"{name}: {first}", hint=f"{first.hint}; {again}" if first.hint else again)
+
+
+def stop(workers: Sequence[Worker], pool: ThreadPoolExecutor) -> None:
+    for worker in workers:
+        worker.stop()
+    pool.shutdown(wait=True)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tithe.data.prompts import STAND_IN
+from tithe.data.remarks import RemarkCounts, remark_sentences
 from tithe.data.render import RenderSettings, TemplateRenderer, make_renderer
 from tithe.endpoint.address import Address
 from tithe.endpoint.chat import Reply, chat, chat_body
@@ -94,9 +95,17 @@ class LocalWriter:
     reused: int = field(default=0, init=False)
     stored: int = field(default=0, init=False)
     work: dict[str, Any] = field(default_factory=dict, init=False)
+    remarks: RemarkCounts = field(default_factory=RemarkCounts, init=False)
 
     def check(self) -> None:
         assert self.renderer and self.dtype
+
+    @property
+    def left_out(self) -> dict[str, Any]:
+        """Return what the template leaves out of the prompts; of the response nothing is known yet."""
+        name = "left_out_by_template"
+        found = self.remarks.as_dict()[name]
+        return {name: found} if found else {}
 
     @cached_property
     def source(self) -> ModelSource:
@@ -157,11 +166,13 @@ class LocalWriter:
         from tithe.engine.generate import Wanted
 
         found: dict[str, Wanted | Problem] = {}
+        self.remarks = RemarkCounts()
         asked = [replace(example, response=Message("assistant", STAND_IN)) for example in prompts.values()]
         for key, made in zip(prompts, self.renderer.encode(asked), strict=True):
             if isinstance(made, Problem):
                 found[key] = made
                 continue
+            self.remarks.add(made.remarks)
             ids = np.concatenate([made.lead, made.prompt])
             found[key] = (
                 Wanted(ids, seed_of(self.settings.seed, key)) if len(ids) else Problem("the prompt has no token")
@@ -177,6 +188,8 @@ class LocalWriter:
         store = TextStore(place, store_name(self.name, who | self.sampling | {"stops": sorted(self.stops)}))
         found: Answers = {}
         wanted = self.wanted(prompts)
+        for sentence in remark_sentences(self.left_out):
+            talk.say(f"{self.name}: {sentence}")
         found |= {key: one for key, one in wanted.items() if isinstance(one, Problem)}
         asked = {key: one for key, one in wanted.items() if not isinstance(one, Problem)}
         names = {key: key_of(one.ids.tobytes(), str(one.seed)) for key, one in asked.items()}

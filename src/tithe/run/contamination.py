@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,15 @@ from tithe.contamination.index import Hit, Index
 from tithe.contamination.items import file_digest, read_items
 from tithe.contamination.words import words
 from tithe.data.files import Dataset, open_dataset
+from tithe.data.record_counts import RecordCounts
 from tithe.errors import DataError, SettingsError
-from tithe.records import BadRow, Example
+from tithe.planner import windows
+from tithe.records import Example
+from tithe.run.account import account, is_broken_off
 from tithe.run.describe import versions
-from tithe.run.folder import check_places, write_json
+from tithe.run.folder import RECORD, check_places, write_json
 from tithe.run.pool import named_dataset
+from tithe.run.record_notes import say_notes
 from tithe.run.talk import Talk
 from tithe.run.watch import Watch
 
@@ -40,7 +43,7 @@ class ContaminationResult:
         examples: id -> reason, of every example that shares something.
     """
 
-    record: Mapping[str, Any] = field(repr=False)
+    record: dict[str, Any] = field(repr=False)
     examples: Mapping[str, str] = field(repr=False)
 
     @property
@@ -139,8 +142,7 @@ def contamination(
     Raises:
         TitheError: a file cannot be read, or nothing is given.
     """
-    source = open_dataset(named_dataset(str(dataset)), format=format)
-    return find(source, against, n=n, talk=talk)
+    return find(open_dataset(named_dataset(str(dataset)), format=format), against, n=n, talk=talk)
 
 
 def report(
@@ -153,7 +155,7 @@ def report(
     overwrite: bool = False,
     talk: Talk | None = None,
 ) -> ContaminationResult:
-    """The same, written as JSON: the record, and every example hit with its reason.
+    """Find what a data set and evaluation files have in common, and write it as JSON with every example hit.
 
     Args:
         dataset: file, folder or hub id.
@@ -164,42 +166,91 @@ def report(
         overwrite: replace `output` if it is there.
         talk: who listens.
     """
+    talk = talk or Talk()
+    again = overwrite or (output is not None and is_broken_off(output))  # of which nothing is lost
     for source in (str(dataset), *map(str, against)):
-        check_places(output, overwrite, source, None)
-    result = contamination(dataset, against, n=n, format=format, talk=talk)
-    if output is not None:
-        write_json(output, {**result.record, "examples": dict(result.examples)})
+        check_places(output, again, source, None)
+    search = Search.of(open_dataset(named_dataset(str(dataset)), format=format), against, n)
+    place, name = (None, RECORD) if output is None else (output.parent, output.name)
+    with account(place, talk, search.so_far, name=name, stores=None) as told:
+        result = search.result(talk)
+        say_notes(talk, search.dataset, result.record["counts"])
+        result.record.update(told.finished())
+        if output is not None:
+            write_json(output, {**result.record, "examples": dict(result.examples)})
     return result
 
 
 def find(dataset: Dataset, against: Sequence[Path], *, n: int = NGRAM, talk: Talk | None = None) -> ContaminationResult:
-    """The same of a data set that is open; its examples have the ids that they have elsewhere."""
-    began, talk, watch = time.monotonic(), talk or Talk(), Watch(dataset)
-    index, files = eval_files(against, n)
-    examples, counts = dict[str, str](), {"examples": 0, "bad_rows": 0}
-    talk.phase("looking for evaluation items")
-    talk.expect(None)
-    try:
-        for batch in batches(dataset, counts):
-            hits = index.find([[*map(words, texts(one))] for one in batch])
-            for example, found in zip(batch, hits, strict=True):
-                for file, own in by_file(files, found):
-                    examples.setdefault(example.id, file.take(example, own, index))
-            talk.progress(len(batch), 0)
-    finally:
-        talk.done()
-    watch.check()
-    shares = index.covered_shares()
-    record = {
-        "ngram": n,
-        "words": RULE,
-        "versions": versions(()),
-        "dataset": {"source": dataset.source, "digest": watch.digest, **counts},
-        "examples_hit": len(examples),
-        "against": {file.name: file.record(index, shares) for file in files},
-        "seconds": round(time.monotonic() - began, 2),
-    }
-    return ContaminationResult(record, examples)
+    """Find what an open data set shares with evaluation files; its examples have the ids that they have elsewhere."""
+    return Search.of(dataset, against, n).result(talk or Talk())
+
+
+@dataclass
+class Search:
+    """Looks for evaluation items in a data set.
+
+    Args:
+        dataset: where.
+        index: of all items.
+        files: whose items.
+        watch: what the data set was when this began.
+        examples: id -> reason, of every example found so far that shares something.
+        counts: what was read of the data set so far.
+    """
+
+    dataset: Dataset
+    index: Index
+    files: Sequence[EvalFile]
+    watch: Watch
+    examples: dict[str, str] = field(default_factory=dict)
+    counts: RecordCounts = field(default_factory=lambda: RecordCounts(deed="looked at", learning=False))
+    began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, dataset: Dataset, against: Sequence[Path], n: int) -> Search:
+        """Read the evaluation files.
+
+        Raises:
+            TitheError: see `eval_files`.
+        """
+        began = time.monotonic()
+        return cls(dataset, *eval_files(against, n), Watch(dataset), began=began)
+
+    def result(self, talk: Talk) -> ContaminationResult:
+        """Read the data set through."""
+        talk.phase("looking for evaluation items")
+        talk.expect(None)
+        try:
+            for batch in windows(self.counts.counting(self.dataset), BATCH):
+                self.look([item for item in batch if isinstance(item, Example)])
+                talk.progress(len(batch), 0)
+        finally:
+            talk.done()
+        self.watch.check()
+        return ContaminationResult(self.so_far(), self.examples)
+
+    def look(self, batch: Sequence[Example]) -> None:
+        hits = self.index.find([[*map(words, texts(one))] for one in batch])
+        for example, found in zip(batch, hits, strict=True):
+            for file, own in by_file(self.files, found):
+                self.examples.setdefault(example.id, file.take(example, own, self.index))
+
+    def so_far(self) -> dict[str, Any]:
+        """Return the record of what was found by now."""
+        shares, counts = self.index.covered_shares(), self.counts.as_dict()
+        del counts["duplicates"]  # which share what the first of them shares
+        data = {"examples": self.counts.examples, "bad_rows": self.counts.bad.total()}
+        return {
+            "ngram": self.index.n,
+            "words": RULE,
+            "versions": versions(()),
+            "dataset": self.watch.describe() | data,
+            "counts": counts,
+            "examples_hit": len(self.examples),
+            "against": {file.name: file.record(self.index, shares) for file in self.files},
+            "seconds": round(time.monotonic() - self.began, 2),
+        }
 
 
 def eval_files(against: Sequence[Path], n: int) -> tuple[Index, list[EvalFile]]:
@@ -234,16 +285,6 @@ def by_file(files: Sequence[EvalFile], hits: Sequence[Hit]) -> Iterator[tuple[Ev
     for file in files if hits else ():
         if own := [hit for hit in hits if hit.item in file.items]:
             yield file, own
-
-
-def batches(dataset: Iterable[Example | BadRow], counts: dict[str, int]) -> Iterator[list[Example]]:
-    """Examples in bounded numbers; bad rows are counted."""
-    items = iter(dataset)
-    while some := list(islice(items, BATCH)):
-        good = [item for item in some if isinstance(item, Example)]
-        counts["examples"] += len(good)
-        counts["bad_rows"] += len(some) - len(good)
-        yield good
 
 
 def texts(example: Example) -> Iterator[str]:

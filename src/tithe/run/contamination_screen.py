@@ -30,6 +30,8 @@ def show_contamination(result: ContaminationResult) -> None:
     data, short = record["dataset"], sum(one["items_shorter_than_ngram"] for one in record["against"].values())
     if data["bad_rows"]:
         say(out, f"note: {data['bad_rows']:,} bad rows of {data['source']} were not looked at")
+        for reason, n in record["counts"]["bad_rows"].items():
+            say(out, f"bad rows, {n:,}: {reason}")
     if short:
         have = "1 item has" if short == 1 else f"{short:,} items have"
         say(out, f"note: {have} fewer than {record['ngram']} words: only the same text as a whole counts")

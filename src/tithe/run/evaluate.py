@@ -10,10 +10,11 @@ from typing import Any
 
 from tithe.engine.sources import find_model
 from tithe.evaluate.measured import Measured
+from tithe.run.account import account
 from tithe.run.describe import versions
 from tithe.run.evaluate_pieces import Piece, pieces_of
 from tithe.run.evaluate_settings import EvaluateSettings
-from tithe.run.evaluation_file import Kept, read_kept, write_kept
+from tithe.run.evaluation_file import RECORD, Kept, read_kept, record_of, write_kept
 from tithe.run.folder import run_folder
 from tithe.run.talk import Talk
 
@@ -59,29 +60,37 @@ def evaluate(settings: EvaluateSettings, folder: Path, *, talk: Talk | None = No
     model = {"name": source.name, "folder": str(source.folder), "revision": source.revision}
     base = {"settings": settings.model_dump(mode="json"), "model": model, "versions": versions()}
     with run_folder(folder, "-o") as place:
-        kept = still_true(place, pieces, talk)
-        missing = [one for one in pieces if one.name not in kept]
-        for piece in missing:
-            piece.check()
-        if missing:
-            write_kept(place, base, kept.values(), fewer=True)
-        for piece in missing:
-            talk.say(f"measuring `{piece.name}`")
-            found, notes = piece.measure()
-            kept[piece.name] = Kept(piece.name, piece.key, dict(piece.depends), found, notes)
-            write_kept(place, base, kept.values())
-        now = [one.name for one in missing]
-        work = {"computed": now, "reused": [one.name for one in pieces if one.name not in now]}
-        record = {**base, "work": {**work, "seconds": round(time.monotonic() - began, 2)}}
-        record = write_kept(place, record, kept.values())
+        there = read_kept(place)
+        kept = still_true(place, there, pieces, talk)
+        on_disk = list(kept.values())
+        # What was measured otherwise stays, with its record, until what replaces it can be measured.
+        ours = place if len(kept) == len(there) else None
+        with account(ours, talk, lambda: record_of(base, on_disk), name=RECORD, stores="metrics") as told:
+            told.stored = lambda: sum(len(one.measured) for one in on_disk)
+            missing = [one for one in pieces if one.name not in kept]
+            for piece in missing:
+                piece.check()
+            told.folder = place
+            if missing:
+                write_kept(place, base | told.running(), on_disk, fewer=True)
+            for piece in missing:
+                talk.say(f"measuring `{piece.name}`")
+                found, notes = piece.measure()
+                kept[piece.name] = Kept(piece.name, piece.key, dict(piece.depends), found, notes)
+                write_kept(place, base | told.running(), kept.values())
+                on_disk.append(kept[piece.name])
+            now = [one.name for one in missing]
+            work = {"computed": now, "reused": [one.name for one in pieces if one.name not in now]}
+            record = {**base, "work": {**work, "seconds": round(time.monotonic() - began, 2)}, **told.finished()}
+            record = write_kept(place, record, kept.values())
     own = [kept[one.name] for one in pieces]
     measured = [one for piece in own for one in piece.measured]
     return EvaluateResult(measured, record, folder, [note for piece in own for note in piece.notes])
 
 
-def still_true(place: Path, pieces: Sequence[Piece], talk: Talk) -> dict[str, Kept]:
+def still_true(place: Path, there: Sequence[Kept], pieces: Sequence[Piece], talk: Talk) -> dict[str, Kept]:
     """What the folder holds of this model, less what would now come out otherwise."""
-    kept = {one.name: one for one in read_kept(place)}
+    kept = {one.name: one for one in there}
     keys = {one.name: one.key for one in pieces}
     for name, one in list(kept.items()):
         if one.depends.get("model") != pieces[0].depends["model"]:

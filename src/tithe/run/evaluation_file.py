@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,24 @@ def write_kept(folder: Path, base: Mapping[str, Any], kept: Iterable[Kept], *, f
         fewer: something is to be gone, so the record is first.
     """
     parts = list(kept)
+    record = record_of(base, parts)
     measured = [one for part in parts for one in part.measured]
+    sweep(folder / ITEMS)
+    sweep(folder / RECORD)
+    if fewer:
+        write_json(folder / RECORD, record)
+    write_table(folder / ITEMS, as_table(measured))
+    write_json(folder / RECORD, record)
+    return record
+
+
+def record_of(base: Mapping[str, Any], kept: Sequence[Kept]) -> dict[str, Any]:
+    """Return the record of what was measured.
+
+    Args:
+        base: the rest of it.
+        kept: all that is in the file of the items.
+    """
     pieces = [
         {
             "name": part.name,
@@ -54,16 +71,9 @@ def write_kept(folder: Path, base: Mapping[str, Any], kept: Iterable[Kept], *, f
             "notes": part.notes,
             "depends": part.depends,
         }
-        for part in parts
+        for part in kept
     ]
-    record = {**base, "metrics": as_records(measured), "pieces": pieces}
-    sweep(folder / ITEMS)
-    sweep(folder / RECORD)
-    if fewer:
-        write_json(folder / RECORD, record)
-    write_table(folder / ITEMS, as_table(measured))
-    write_json(folder / RECORD, record)
-    return record
+    return {**base, "metrics": as_records([one for part in kept for one in part.measured]), "pieces": pieces}
 
 
 def read_kept(folder: Path) -> list[Kept]:
@@ -76,7 +86,8 @@ def read_kept(folder: Path) -> list[Kept]:
         return []
     record = read_json(folder / RECORD, StoreError, AGAIN)
     with foreign(StoreError, f"`{folder / RECORD}` is no evaluation that can be read", AGAIN):
-        by = {one.metric: one for one in from_files(folder / ITEMS, record["metrics"])}
+        # A run that was stopped before its first metric may have left no items.
+        by = {one.metric: one for one in from_files(folder / ITEMS, record["metrics"])} if record["metrics"] else {}
         for one in record["metrics"]:
             if len(by[one["metric"]].items) != one["items"]:
                 raise ValueError(f"`{ITEMS}` has {len(by[one['metric']].items)} items of `{one['metric']}`")

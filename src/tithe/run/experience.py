@@ -28,11 +28,10 @@ def experience(parts: Parts, folder: Path | None, talk: Talk) -> None:
     another one.
 
     Raises:
-        SettingsError: no scorer reads a model, there is no run folder, or the model has had its experience already.
+        SettingsError: the model has had its experience already.
     """
     if not parts.settings.warmup:
         return
-    check(parts, folder)
     assert folder is not None
     from tithe.run.warmup import WarmupParts, warm_up
 
@@ -46,7 +45,14 @@ def experience(parts: Parts, folder: Path | None, talk: Talk) -> None:
     talk.say(f"scoring with the experienced model in `{made.folder}`")
 
 
-def check(parts: Parts, folder: Path | None) -> None:
+def check_experience(parts: Parts, folder: Path | None) -> None:
+    """Raise what can be known to be wrong with a warm-up before the run folder is made.
+
+    Raises:
+        SettingsError: no scorer reads a model, or there is no run folder.
+    """
+    if not parts.settings.warmup:
+        return
     if not parts.needs_model:
         raise SettingsError(
             f"`warmup` is given, and no model is read: not by {', '.join(parts.scorers)}", hint="leave it out"

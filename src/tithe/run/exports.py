@@ -9,6 +9,7 @@ from tithe.data.export import write_records
 from tithe.data.files import Dataset, open_dataset
 from tithe.data.formats import Turns
 from tithe.data.outfile import atomic
+from tithe.data.record_counts import RecordCounts
 from tithe.data.survey import survey
 from tithe.data.trainer_notes import notes, rewriting_helps
 from tithe.data.trainers import axolotl_snippet, trl_snippet, write_llamafactory
@@ -17,6 +18,7 @@ from tithe.errors import SettingsError, did_you_mean
 from tithe.records import Example
 from tithe.run.folder import check_places
 from tithe.run.pool import named_dataset
+from tithe.run.record_notes import say_notes
 from tithe.run.talk import Talk
 
 SNIPPETS = {"axolotl": axolotl_snippet, "trl": trl_snippet}
@@ -61,6 +63,8 @@ def export(
     if to in SHAPES:
         rewrite(dataset, to, output, overwrite, talk)
         return None
+    for note in dataset.notes:
+        talk.say(note)
     found = survey(dataset)
     told = [f"note: {line}" for line in notes(to, found)]
     if rewriting_helps(to, found):
@@ -88,16 +92,17 @@ def rewrite(dataset: Dataset, to: str, output: Path | None, overwrite: bool, tal
     if output is None:
         raise SettingsError(f"`--to {to}` writes a file", hint="name it with `-o`")
     rows: dict[int, list[int]] = {row: [] for row, _ in dataset.rows()}
-    bad = 0
-    for item in dataset:
+    read = RecordCounts(deed="taken")
+    for item in read.counting(dataset):
         if isinstance(item, Example):
             rows[item.row].append(item.turn)
-        else:
-            bad += 1
     written = write_records(
         dataset, rows, output, shape=cast(OutShape, to), overwrite=overwrite, rewrite=to == dataset.format
     )
-    if bad:
+    say_notes(talk, dataset, read.as_dict())
+    if bad := read.bad.total():
         lost = f"; {written.unreadable:,} of them have no place in such a file" if written.unreadable else ""
         talk.say(f"note: {bad:,} cannot be read as examples and are written as they stand{lost}")
+        for reason, n in read.bad.items():
+            talk.say(f"bad rows, {n:,}: {reason}")
     talk.say(f"written: {output}, {written.records:,} records")

@@ -124,6 +124,9 @@ def counts_of(states: TierStates, sides: Mapping[str, Rows]) -> dict[str, Any]:
         "left_out": dict(tiers.left_out),
         "truncated_responses": sum(pass_.cut_response > 0 for pass_ in states.passes),
         "truncated_prompts": sum(pass_.cut_prompt > 0 for pass_ in states.passes),
+        "records": tiers.read.records,
+        "notes": tiers.read.as_dict()["notes"],
+        **states.remarks.as_dict(),
     }
     return out | {f"{name}_responses": len(rows) for name, rows in sides.items()}
 

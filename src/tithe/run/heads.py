@@ -15,6 +15,7 @@ from tithe.errors import SettingsError
 from tithe.heads.base import chosen_layers
 from tithe.heads.card import CARD
 from tithe.heads.files import import_cnn, save_head
+from tithe.run.account import account
 from tithe.run.describe import versions
 from tithe.run.folder import run_folder, write_json, write_table
 from tithe.run.head_fit import Fit, HeadParts, check_settings, sides_of
@@ -28,6 +29,7 @@ from tithe.run.head_report import (
     prompts_of,
     unseen,
 )
+from tithe.run.record_notes import say_notes
 from tithe.run.talk import Talk
 from tithe.run.tier_data import read_tiers
 from tithe.run.tier_states import TierStates
@@ -83,16 +85,25 @@ def train_head(
     twins = in_both(tiers)
     if twins:
         parts.talk.say(f"note: {twins:,} of {len(tiers):,} responses stand in both tiers, to the same prompt")
-    with run_folder(folder, "-o") as place:
+    base = {
+        "kind": settings.kind,
+        "settings": settings.model_dump(mode="json"),
+        "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
+        "dataset": parts.watch.describe(),
+    }
+    with (
+        run_folder(folder, "-o") as place,
+        account(folder, parts.talk, lambda: base, name=REPORT, stores=None) as told,
+    ):
         states = TierStates.of(parts, tiers)
+        counts = counts_of(states, {})
+        say_notes(parts.talk, parts.dataset, counts)
+        told.record = lambda: base | {"counts": counts}
         fit = Fit(settings, parts, states)
         head, facts = fit.probe() if settings.kind == "probe" else fit.cnn()
         report, held_out = judged(states, head, fit.sides["test"], settings)
         training = {
-            "kind": settings.kind,
-            "settings": settings.model_dump(mode="json"),
-            "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
-            "dataset": {"source": settings.dataset, "digest": parts.watch.digest},
+            **base,
             "counts": counts_of(states, fit.sides) | {"in_both_tiers": twins},
             "fit": facts,
             "layer_aucs": {str(layer): auc for layer, auc in fit.layer_aucs.items()},
@@ -105,6 +116,7 @@ def train_head(
         draw(place, fit.layer_aucs, report, parts.talk)
         card = save_head(place, head, parts.card(head, training), overwrite=overwrite)
         record = {"head": str(folder), "fingerprint": card.fingerprint, "layers": list(head.layers), **training}
+        record |= told.finished()
         write_json(place / REPORT, record)
     return HeadResult(folder, record, report)
 
@@ -127,8 +139,10 @@ def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = Non
     tiers = unseen(read_tiers(parts.dataset, settings), readout, settings)
     demand_judgeable(tiers, np.arange(len(tiers)))
     for note in parts.notes:
-        parts.talk.say(note)
+        if note not in parts.dataset.notes:  # which are said with those of the records
+            parts.talk.say(note)
     states = TierStates.of(parts, tiers)
+    say_notes(parts.talk, parts.dataset, counts_of(states, {}))
     states.likelihoods()
     report, _ = judged(states, readout.head(), np.arange(len(states.tiers)), settings)
     assert report is not None
@@ -139,7 +153,7 @@ def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = Non
         "model": {"name": parts.source.name, "fingerprint": parts.fingerprint, "dtype": parts.dtype},
         "settings": settings.model_dump(mode="json"),
         "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
-        "dataset": {"source": settings.dataset, "digest": parts.watch.digest},
+        "dataset": parts.watch.describe(),
         "counts": counts_of(states, {}),
         "report": report.as_dict(),
     }

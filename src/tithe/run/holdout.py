@@ -10,6 +10,8 @@ import numpy as np
 
 from tithe.config import ScoreSettings
 from tithe.data.files import Dataset
+from tithe.data.record_counts import note_sentences
+from tithe.data.remarks import RemarkCounts, remark_sentences
 from tithe.errors import DataError, did_you_mean
 from tithe.evaluate.measured import Measured
 from tithe.records import Example
@@ -20,6 +22,10 @@ from tithe.run.setup import Parts
 from tithe.run.talk import Talk
 from tithe.tiers.records import prompt_id
 
+COUNTED = (
+    *("records", "examples", "bad_rows", "notes", "duplicates", "truncated_prompts", "truncated_responses"),
+    *RemarkCounts().as_dict(),
+)
 METRIC, UNIT = "holdout_nll", "nats/token"
 
 
@@ -105,6 +111,9 @@ def measured(result: ScoreResult, group: str | None, talk: Talk) -> Measured:
         talk.say(
             f"note: {n:,} examples of `{result.dataset.source}` do not fit max length {limit}: {cut:,} tokens are cut"
         )
+    counts = {name: result.record["counts"][name] for name in COUNTED}
+    for sentence in (*note_sentences(counts), *remark_sentences(counts)):
+        talk.say(sentence)
     return Measured(
         metric=METRIC,
         kind="number",
@@ -115,7 +124,7 @@ def measured(result: ScoreResult, group: str | None, talk: Talk) -> Measured:
         groups=tuple(groups[id_] for id_ in values) if group is not None else (),
         clusters=clusters_of(values, result.dataset),
         problems=problems,
-        about=about(result.record, group, cut),
+        about=about(result.record, group, cut) | {"counts": counts},
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tithe.data.asked import answers_of
 from tithe.data.outfile import atomic
+from tithe.data.record_counts import note_sentences
 from tithe.data.sniff import container_suffix, sniff
 from tithe.errors import DataError, SettingsError
 from tithe.evaluate.judge.pairs import Answers, both
@@ -78,6 +79,9 @@ def compare(
     sides = [Answers.of(str(path), answers_of(path)) for path in (a, b)]
     digests = [sniff(path).digest() for path in (a, b)]
     pairs = [Pair(item, sides[0].examples[item], sides[1].examples[item]) for item in both(*sides)]
+    for side in sides:
+        for sentence in note_sentences(side.counts, f"`{side.name}`"):
+            talk.say(sentence)
     judge = make_writer(settings.who, settings, settings.endpoint, hold=0)
     judge.check()
     base = describe(settings, sides, digests) | {"counts": counts(sides, pairs)}
@@ -131,8 +135,8 @@ def counts(sides: Sequence[Answers], pairs: Sequence[Pair]) -> dict[str, Any]:
     """Where every answer went."""
     a, b = sides
     return {
-        "a": {"answers": len(a), "bad_rows": len(a.bad), "unmatched": sum(1 for _ in a.without(b))},
-        "b": {"answers": len(b), "bad_rows": len(b.bad), "unmatched": sum(1 for _ in b.without(a))},
+        "a": {"answers": len(a), "bad_rows": len(a.bad), "unmatched": sum(1 for _ in a.without(b)), **a.counts},
+        "b": {"answers": len(b), "bad_rows": len(b.bad), "unmatched": sum(1 for _ in b.without(a)), **b.counts},
         "pairs": len(pairs),
         "same_answer": sum(pair.same for pair in pairs),
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 from tithe.data.asked import prompts_of
 from tithe.data.outfile import atomic
+from tithe.data.record_counts import note_sentences
 from tithe.data.sniff import sniff
 from tithe.errors import DataError
 from tithe.evaluate.judge.pairs import Answers
@@ -59,6 +60,8 @@ def answer(
     source = Path(settings.prompts).expanduser()
     check_reviews_file(output, overwrite, [source], folder)
     asked = Answers.of(settings.prompts, islice(prompts_of(source), settings.limit))
+    for sentence in note_sentences(asked.counts):
+        talk.say(sentence)
     digest = sniff(source).digest()
     writer = make_writer(settings.model, settings, settings.endpoint)
     writer.check()
@@ -68,7 +71,7 @@ def answer(
         "prompts": {"source": settings.prompts, "digest": digest},
     }
     with run_folder(folder) as place, account(folder, talk, lambda: base) as told:
-        told.record = lambda: base | {"counts": {"prompts": len(asked)}, "model": writer.describe()}
+        told.record = lambda: base | {"counts": {"prompts": len(asked), **asked.counts}, "model": writer.describe()}
         told.stored = lambda: writer.stored
         talk.phase("answering")
         talk.expect(len(asked))
@@ -107,6 +110,7 @@ def counts(asked: Answers, there: Sequence[Mapping[str, Any]], problems: Mapping
         "unfinished": sum(not one["finished"] for one in there),
         "problems": dict(Counter(map(without_numbers, problems.values())).most_common()),
         "bad_rows": dict(Counter(row.reason for row in asked.bad).most_common()),
+        **asked.counts,
     }
 
 

@@ -15,7 +15,7 @@ from tithe.records import Ask
 from tithe.run.account import Account, account
 from tithe.run.bench import Bench
 from tithe.run.describe import engine_record, torch_name
-from tithe.run.experience import experience
+from tithe.run.experience import check_experience, experience
 from tithe.run.folder import (
     DROPPED,
     RECORD,
@@ -122,8 +122,10 @@ def score(
     parts = Parts(settings)
     check_passed_on(settings, list(parts.scorers.values()))
     parts.check(folder)
-    experience(parts, folder, talk := talk or Talk())
+    check_experience(parts, folder)
+    talk = talk or Talk()
     with closing(parts), run_folder(folder) as place, account(folder, talk, parts.basics) as told:
+        experience(parts, folder, talk)
         result = score_in(place, parts, talk, folder=folder, told=told)
         result.record.update(told.finished())
         told.record = lambda: result.record

@@ -18,6 +18,7 @@ from rich.segment import Segment
 from rich.table import Table as Grid
 from rich.text import Text
 
+from tithe.data.record_counts import note_sentences
 from tithe.data.remarks import remark_sentences
 from tithe.printable import MOST, json_text, printable, shorten
 from tithe.run.heads import HeadResult
@@ -298,8 +299,8 @@ def show_counts(out: Console, record: Mapping[str, Any]) -> None:
 
 def show_notes(out: Console, counts: Mapping[str, Any]) -> None:
     """Print what records hold that is not read as it may be meant, and how many examples are there twice."""
-    for text, n in counts["notes"].items():
-        say(out, f"note: {n:,} of {counts['records']:,} records: {text}")
+    for sentence in note_sentences(counts):
+        say(out, sentence)
     if counts["duplicates"]:
         say(
             out,

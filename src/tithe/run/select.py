@@ -20,7 +20,7 @@ from tithe.planner import without_numbers
 from tithe.records import FloatArray, Scores, Selection
 from tithe.run.account import account
 from tithe.run.contamination import ContaminationResult, find
-from tithe.run.experience import experience
+from tithe.run.experience import check_experience, experience
 from tithe.run.folder import (
     DROPPED,
     RECORD,
@@ -107,10 +107,11 @@ def select(
         )
     ranking = residual(by) if by in parts.residualised else by
     parts.check(folder)
+    check_experience(parts, folder)
     found = contaminated(parts.dataset, settings, talk)
     recipe = Recipe(ranking, selector, budget, filters, settings.drop_duplicates, found.examples)
-    experience(parts, folder, talk)
     with closing(parts), run_folder(folder) as place, account(folder, talk, parts.basics) as told:
+        experience(parts, folder, talk)
         chosen = choose(score_in(place, parts, talk, folder=folder, extra=extra, told=told), recipe)
         chosen = replace(chosen, record=chosen.record | found.told | told.finished())
         told.record = lambda: chosen.record

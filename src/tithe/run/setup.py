@@ -13,7 +13,7 @@ from tithe import plugins
 from tithe.config import ScoreSettings
 from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.dialogue import CpqsRenderer
-from tithe.data.files import LOOK, Dataset, Folder, open_dataset
+from tithe.data.files import LOOK, Dataset, open_dataset
 from tithe.data.render import Renderer, RenderSettings, Truncation, make_renderer
 from tithe.engine.readouts import READOUTS, Readout
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
@@ -370,11 +370,7 @@ class Parts:
     def describe(self) -> dict[str, Any]:
         """What the numbers depend on, for the run record."""
         out = self.basics()
-        out["dataset"] = {"source": self.dataset.source, "format": self.dataset.format, "digest": self.watch.digest}
-        if Path(self.dataset.source).exists():
-            out["dataset"]["path"] = str(Path(self.dataset.source).resolve())
-        if isinstance(self.dataset.origin, Folder) and self.dataset.origin.passed_over:
-            out["dataset"]["passed_over"] = list(self.dataset.origin.passed_over)
+        out["dataset"] = self.watch.describe()
         out["scorers"] = {name: scorer_record(scorer) for name, scorer in self.scorers.items()}
         out["template"] = self.renderer.describe()
         out["model"] = {"name": self.source.name, "revision": self.source.revision, "folder": str(self.source.folder)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tithe.config import HeadSettings
 from tithe.data.files import Dataset
+from tithe.data.record_counts import RecordCounts
 from tithe.errors import DataError, did_you_mean
 from tithe.planner import without_numbers
 from tithe.records import BadRow, Example
@@ -39,6 +40,7 @@ class Tiers:
         prompts: (examples,) the same text for the same prompt.
         sides: (examples,) `train`, `validation` or `test`, where a column says so.
         left_out: reason -> how many records were.
+        read: counts of what was read.
     """
 
     examples: Sequence[Example]
@@ -46,6 +48,7 @@ class Tiers:
     prompts: npt.NDArray[np.str_]
     sides: npt.NDArray[np.str_] | None
     left_out: Mapping[str, int]
+    read: RecordCounts = field(default_factory=RecordCounts)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -59,6 +62,7 @@ class Tiers:
             self.prompts[at],
             None if self.sides is None else self.sides[at],
             Counter(self.left_out) + Counter(reasons),
+            self.read,
         )
 
 
@@ -68,12 +72,14 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
     Raises:
         DataError: no column of tiers, a tier of another name, one tier alone, or too few responses.
     """
-    examples, bad = list[Example](), Counter[str]()
-    for item in dataset:
+    examples, bad, read = list[Example](), Counter[str](), RecordCounts(deed="read")
+    for item in read.counting(dataset):
         if isinstance(item, BadRow):
             bad[without_numbers(item.reason)] += 1
         else:
             examples.append(item)
+    for note in [note for note in read.notes if note.startswith(f"`{settings.tier_column}` ")]:
+        del read.notes[note]  # the column is looked at: it names the tiers
     if not examples:
         raise DataError(
             f"no record of `{dataset.source}` can be read: {sum(bad.values()):,} bad rows, {', '.join(bad)}",
@@ -93,6 +99,7 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
         np.array([prompt_key(example) for example in examples]),
         None if column is None else np.array([side_of(example, column) for example in examples]),
         +bad,
+        read,
     )
 
 

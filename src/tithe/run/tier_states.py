@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tithe.data.remarks import RemarkCounts
 from tithe.engine.readouts import READOUTS, Readout
 from tithe.errors import DataError
 from tithe.planner import plan_window, windows
@@ -35,20 +36,25 @@ class TierStates:
         parts: of the run: model, engine, renderer.
         tiers: those that have a pass; the others are counted in `tiers.left_out`.
         passes: their `given` passes.
+        remarks: what was odd in rendering them.
     """
 
     parts: Parts
     tiers: Tiers
     passes: Sequence[Pass]
+    remarks: RemarkCounts = field(default_factory=RemarkCounts)
     nlls: npt.NDArray[np.float64] = field(init=False)
 
     @classmethod
     def of(cls, parts: Parts, tiers: Tiers) -> TierStates:
         """Tokenise; what has no pass is left out with its reason."""
-        made: list[Pass | Problem] = []
+        made, remarks = list[Pass | Problem](), RemarkCounts()
         for chunk in windows(tiers.examples):
             asks = [[{"given": Ask(given(example), "nll")}] for example in chunk]
-            made += plan_window(chunk, asks, parts.renderer).given
+            window = plan_window(chunk, asks, parts.renderer)
+            made += window.given
+            for one in window.remarks:
+                remarks.add(one)
         there = [i for i, one in enumerate(made) if isinstance(one, Pass)]
         why = counted(one.reason for one in made if isinstance(one, Problem))
         if not there:
@@ -56,7 +62,7 @@ class TierStates:
                 f"none of {len(made):,} responses can be read at max length {parts.max_length}: {min(why)}",
                 hint="`--max-length` and `--template` decide what fits",
             )
-        return cls(parts, tiers.only(there, why), [one for one in made if isinstance(one, Pass)])
+        return cls(parts, tiers.only(there, why), [one for one in made if isinstance(one, Pass)], remarks)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:

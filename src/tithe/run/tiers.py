@@ -12,6 +12,7 @@ from typing import Any, cast
 from tithe.data.files import Dataset, open_dataset
 from tithe.data.outfile import atomic
 from tithe.data.prompts import prompts
+from tithe.data.record_counts import RecordCounts
 from tithe.data.sniff import container_suffix
 from tithe.errors import DataError, SettingsError
 from tithe.records import BadRow, Example
@@ -20,6 +21,7 @@ from tithe.run.answering import Answers, Writer, make_writers
 from tithe.run.describe import versions
 from tithe.run.folder import DROPPED, RECORD, check_places, default_folder, run_folder, sweep, write_json
 from tithe.run.pool import named_dataset
+from tithe.run.record_notes import say_notes
 from tithe.run.talk import Talk
 from tithe.run.tier_account import counts, demand_answers, in_order, model_record, unanswered, unmatched
 from tithe.run.tier_settings import TierImportSettings, TierSettings
@@ -78,6 +80,8 @@ def build(
     for writer in writers:
         writer.check()
     base = describe(settings, watches) | {"counts": counts(asked, strong, matched, chosen, settings)}
+    for watch, pool in zip(watches, (asked, strong), strict=False):
+        say_notes(talk, watch.dataset, pool.counts, several=len(watches) > 1)
     with run_folder(folder) as open_folder, account(folder, talk, lambda: base) as told:
         told.record = lambda: base | {"weak_models": {w.name: w.describe() for w in writers}}
         told.stored = lambda: sum(writer.stored for writer in writers)
@@ -150,21 +154,27 @@ def import_tiers(
         talk: who listens.
 
     Raises:
-        TitheError: with one sentence; nothing is written then.
+        TitheError: with one sentence; no tier file is written then.
     """
-    folder = folder or default_folder(output)
+    folder, talk = folder or default_folder(output), talk or Talk()
     sides: list[tuple[str, Tier | None]] = [(name, None) for name in settings.files]
     sides += [(name, "high") for name in settings.high_file] + [(name, "low") for name in settings.low_file]
     check_output(output, overwrite, [name for name, _ in sides], folder)
     rows, bad, watches = list[TierRow](), list[BadRow](), list[Watch]()
-    for name, tier in sides:
-        dataset = opened(name, settings)
-        watches.append(Watch(dataset))
-        for item in items_of(dataset, tier, settings):
-            (bad if isinstance(item, BadRow) else rows).append(item)  # type: ignore[arg-type]
-    demand_both(rows, bad, ", ".join(name for name, _ in sides))
-    record = describe(settings, watches) | {"look": look_at(rows, bad)}
-    with run_folder(folder):
+    with run_folder(folder), account(folder, talk, lambda: describe(settings, watches), stores=None) as told:
+        counts: dict[str, Any] = {}
+        told.record = lambda: describe(settings, watches) | {"counts": counts}
+        for name, tier in sides:
+            dataset = opened(name, settings)
+            watches.append(Watch(dataset))
+            read = RecordCounts(deed="taken")
+            for item in items_of(dataset, tier, settings, read):
+                (bad if isinstance(item, BadRow) else rows).append(item)  # type: ignore[arg-type]
+            counts[name] = read.as_dict()
+            say_notes(talk, dataset, counts[name], several=len(sides) > 1)
+        demand_both(rows, bad, ", ".join(name for name, _ in sides))
+        record = told.record() | {"look": look_at(rows, bad)} | told.finished()
+        told.record = lambda: record
         write(rows, record, [{"where": row.where, "reason": row.reason} for row in bad], output, folder)
     return TierResult(rows, record)
 
@@ -176,13 +186,15 @@ def opened(name: str, settings: TierImportSettings) -> Dataset:
     )
 
 
-def items_of(dataset: Dataset, tier: Tier | None, settings: TierImportSettings) -> Iterator[TierRow | BadRow]:
-    """The rows of one file."""
+def items_of(
+    dataset: Dataset, tier: Tier | None, settings: TierImportSettings, counts: RecordCounts
+) -> Iterator[TierRow | BadRow]:
+    """The rows of one file, whose records are counted on the way."""
     if tier is not None:
-        return by_file(dataset, tier, settings.high_model if tier == "high" else settings.low_model)
+        return by_file(dataset, tier, settings.high_model if tier == "high" else settings.low_model, counts)
     if layout(dataset) == "pairs":
-        return by_pairs(dataset)
-    return by_labels(dataset, Labels(settings.high_tier, settings.low_tier))
+        return by_pairs(dataset, counts)
+    return by_labels(dataset, Labels(settings.high_tier, settings.low_tier), counts)
 
 
 def look(source: str | Path, *, model: str | None = None) -> TierResult:
@@ -231,9 +243,7 @@ def check_output(output: Path, overwrite: bool, sources: Sequence[str], folder: 
 
 def describe(settings: TierSettings | TierImportSettings, watches: Sequence[Watch]) -> dict[str, Any]:
     """What the rows depend on, for the run record."""
-    read_from = [
-        {"source": watch.dataset.source, "format": watch.dataset.format, "digest": watch.digest} for watch in watches
-    ]
+    read_from = [watch.describe() for watch in watches]
     return {"settings": settings.model_dump(mode="json"), "versions": versions(), "datasets": read_from}
 
 

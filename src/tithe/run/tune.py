@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tithe.errors import ModelError
+from tithe.run.account import Account, account
 from tithe.run.describe import versions
 from tithe.run.folder import run_folder, write_json
 from tithe.run.talk import Talk
@@ -71,28 +72,57 @@ def carry_out(parts: TuneParts, output: Path, *, overwrite: bool, talk: Talk) ->
     identity = parts.identity()
     with locked(output) as place:
         demand_ours(place)
-        there = None if overwrite else finished(place)
-        if there is not None:
+        there = finished(place)
+        if there is not None and not overwrite:
             demand_same(there["identity"], identity, place)
             talk.say(f"`{output}` holds this training already: nothing to do")
             return TuneResult(output, there)
         checkpoint = None if overwrite else begun_before(place, parts, identity)
-        parts.foresee()
-        meet(parts.device.type)
-        wait()  # all have looked; from here on the folder changes
-        if is_main():
-            clear(place, keep=checkpoint)
-            write_json(place / BEGUN, identity | {"devices": parts.batches.devices})
-        with nothing_left(place):
-            parts.prepare(place, talk, overwrite=overwrite)
-            announce(parts, checkpoint, talk)
-            record = trained(parts, place, checkpoint, talk) | {"identity": identity}
-        if is_main():
-            write_json(place / DONE, record)
-            shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
-            (place / BEGUN).unlink()
-        wait()
+        with told_of(place, parts, there is None, talk) as told:
+            parts.foresee()
+            meet(parts.device.type)
+            wait()  # all have looked; from here on the folder changes
+            if is_main():
+                clear(place, keep=checkpoint)
+                told.folder = place
+                write_json(place / BEGUN, identity | {"devices": parts.batches.devices})
+            with nothing_left(place):
+                parts.prepare(place, talk, overwrite=overwrite)
+                announce(parts, checkpoint, talk)
+                record = trained(parts, place, checkpoint, talk) | {"identity": identity, **told.finished()}
+            if is_main():
+                write_json(place / DONE, record)
+                shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+                (place / BEGUN).unlink()
+            wait()
     return TuneResult(output, record)
+
+
+@contextmanager
+def told_of(place: Path, parts: TuneParts, ours: bool, talk: Talk) -> Iterator[Account]:
+    """Keep the account of a training in `tune.json`.
+
+    Args:
+        place: its folder.
+        parts: of it.
+        ours: whether no finished model lies there, whose record stays as long as the model does.
+        talk: who listens.
+    """
+
+    def stored() -> int:
+        checkpoint = last_checkpoint(place / CHECKPOINTS)
+        return checkpoint.step if checkpoint else 0
+
+    with account(None, talk, lambda: basics(parts), name=DONE, stores="steps") as told:
+        told.stored = stored
+        try:
+            yield told
+        except KeyboardInterrupt:
+            if is_main() and ours:  # while the data was read; settings that cannot be leave nothing in the folder
+                told.folder = place
+            if not stored():
+                talk.say("no checkpoint was made: the same command begins anew")
+            raise
 
 
 @contextmanager
@@ -156,7 +186,7 @@ def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: 
     finally:
         talk.done()
     parts.watch.check()
-    record = describe(parts, done)
+    record = describe(parts, done, checkpoint)
     if is_main():
         save(place, parts, done, talk)
     return record
@@ -169,14 +199,19 @@ def way_out(place: Path) -> str:
     return f"{kept}; a lower `--learning-rate` or fp32 may help, in another folder or with `--overwrite`"
 
 
-def describe(parts: TuneParts, done: Trained) -> dict[str, Any]:
+def basics(parts: TuneParts) -> dict[str, Any]:
+    """Return what the model depends on, and what was counted as far as it was read."""
+    counts = {"counts": parts.rows.counts()} if "rows" in vars(parts) else {}
+    return {**parts.describe(), "versions": dict(versions(LIBRARIES)), **counts}
+
+
+def describe(parts: TuneParts, done: Trained, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """What the model depends on, and how the training went."""
     tokens = sum(int(parts.order.lengths[parts.order.taken(step)].sum()) for step in range(1, parts.steps + 1))
     return {
-        **parts.describe(),
-        "versions": dict(versions(LIBRARIES)),
-        "counts": parts.rows.counts(),
+        **basics(parts),
         "steps": parts.steps,
+        "resumed_after_step": checkpoint.step if checkpoint else None,
         "losses": done.losses,
         "learning_rates": done.learning_rates,
         "seconds": round(done.seconds, 2),

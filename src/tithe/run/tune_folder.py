@@ -11,6 +11,7 @@ from typing import Any
 from tithe.data.outfile import atomic, writing
 from tithe.errors import MissingExtraError, OutputError, StoreError
 from tithe.foreign import read_json
+from tithe.run.account import has_finished
 from tithe.run.talk import Talk
 from tithe.run.tune_parts import TuneParts
 from tithe.tune.checkpoints import Checkpoint, sweep_checkpoints
@@ -37,8 +38,10 @@ def demand_ours(place: Path) -> None:
 
 
 def finished(place: Path) -> dict[str, Any] | None:
-    """The record of a training that ended here; None where none did."""
+    """Return the record of a training that came to its end here; None where none did."""
     record = read(place / DONE)
+    if record is not None and not has_finished(record):
+        return None
     if record is not None and not isinstance(record.get("identity"), dict):
         raise StoreError(f"`{place / DONE}` is not the record of a training", hint=FOREIGN)
     return record

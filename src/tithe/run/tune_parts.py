@@ -206,16 +206,13 @@ class TuneParts:
 
     def describe(self) -> dict[str, Any]:
         """For the record."""
-        data = {"source": self.dataset.source, "format": self.dataset.format, "digest": self.watch.digest}
-        if Path(self.dataset.source).exists():
-            data["path"] = str(Path(self.dataset.source).resolve())
         return {
             "settings": self.settings.model_dump(mode="json"),
             "recipe": self.recipe.model_dump(mode="json"),
             "recipe_digest": self.recipe.digest(),
             "batches": {**asdict(self.batches), "passes": self.batches.passes},
             "device": str(self.device),
-            "dataset": data,
+            "dataset": self.watch.describe(),
             "template": self.renderer.describe(),
             "model": {"name": self.source.name, "folder": str(self.source.folder), "fingerprint": self.fingerprint},
         }

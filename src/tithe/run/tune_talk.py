@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tithe.data.record_counts import note_sentences
 from tithe.data.remarks import remark_sentences
 from tithe.run.talk import Talk
 from tithe.run.tune_parts import TuneParts
@@ -14,6 +15,8 @@ def announce(parts: TuneParts, checkpoint: Checkpoint | None, talk: Talk) -> Non
     found, recipe, batches = parts.rows, parts.recipe, parts.batches
     for reason, n in found.left_out.items():
         talk.say(f"left out, {n:,}: {reason}")
+    for sentence in (*parts.dataset.notes, *note_sentences(found.counts())):
+        talk.say(sentence)
     for sentence in remark_sentences(found.remarks.as_dict()):
         talk.say(sentence)
     if found.truncated_responses or found.truncated_prompts:

@@ -9,11 +9,12 @@ from typing import Any
 
 from tithe.data.export import write_records
 from tithe.errors import SettingsError
+from tithe.run.account import has_finished
 from tithe.run.choice import Choice, choose
 from tithe.run.folder import write_json
 from tithe.run.talk import Talk
 from tithe.run.tune import TuneResult, carry_out
-from tithe.run.tune_folder import CHOSEN, read
+from tithe.run.tune_folder import CHOSEN, DONE, read
 from tithe.run.tune_parts import TuneParts
 from tithe.run.warmup_settings import WarmupSettings
 from tithe.tune.processes import is_main, wait
@@ -91,11 +92,12 @@ class WarmupParts(TuneParts):
         return self.everything.only(names)
 
     def describe(self) -> dict[str, Any]:
-        assert self.choice is not None
+        if self.choice is None:  # of a training that did not come so far
+            return super().describe()
         return {**super().describe(), "warmup": {**self.choice.facts, "chosen": list(self.choice.chosen)}}
 
 
 def experienced(folder: Path) -> bool:
     """Whether a folder holds what `warm_up` made."""
-    record = read(folder / "tune.json")
-    return record is not None and "warmup" in record
+    record = read(folder / DONE)
+    return record is not None and has_finished(record) and "warmup" in record

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from tithe.data.files import Dataset
+from tithe.data.files import Dataset, Folder
 from tithe.data.writers import files_of
 from tithe.errors import DataError
 
@@ -27,6 +29,19 @@ class Watch:
     def __post_init__(self) -> None:
         self.stamps = self.look()
         self.digest = self.dataset.digest()
+
+    def describe(self) -> dict[str, Any]:
+        """Return which data set it is, for the record of a run."""
+        found: dict[str, Any] = {
+            "source": self.dataset.source,
+            "format": self.dataset.format,
+            "digest": self.digest,
+        }
+        if Path(self.dataset.source).exists():
+            found["path"] = str(Path(self.dataset.source).resolve())
+        if isinstance(self.dataset.origin, Folder) and self.dataset.origin.passed_over:
+            found["passed_over"] = list(self.dataset.origin.passed_over)
+        return found
 
     def look(self) -> list[Stamp]:
         """Size, time and place of every file; hashing them all again is for when these differ."""

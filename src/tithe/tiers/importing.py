@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
+from tithe.data.containers import Row
 from tithe.data.files import Dataset
 from tithe.data.formats import examples
 from tithe.data.ids import Occurrences
 from tithe.data.prompts import with_response
+from tithe.data.record_counts import RecordCounts
 from tithe.data.turns import kind, listing
 from tithe.errors import DataError, SettingsError
 from tithe.records import BadRow, Example
@@ -77,14 +79,14 @@ def layout(dataset: Dataset) -> Layout:
     )
 
 
-def by_labels(dataset: Dataset, labels: Labels) -> Iterator[TierRow | BadRow]:
+def by_labels(dataset: Dataset, labels: Labels, counts: RecordCounts | None = None) -> Iterator[TierRow | BadRow]:
     """Rows of a file with a `tier` column.
 
     Raises:
         DataError: there are labels that no tier has, or only those of one tier.
     """
     check_labels(dataset, labels)
-    for item in dataset:
+    for item in dataset if counts is None else counts.counting(dataset):
         if isinstance(item, BadRow):
             yield item
             continue
@@ -114,37 +116,41 @@ def shown(labels: Collection[str]) -> str:
     return ", ".join(parts) + (f" and {len(labels) - 6:,} more" if len(labels) > 6 else "")
 
 
-def by_pairs(dataset: Dataset) -> Iterator[TierRow | BadRow]:
+def by_pairs(dataset: Dataset, counts: RecordCounts | None = None) -> Iterator[TierRow | BadRow]:
     """Rows of a file in which a record holds two responses to one prompt: the high one, then the low one."""
-    seen = Occurrences()
+    seen, counts = Occurrences(), counts or RecordCounts()
     for number, row in dataset.rows():
         if row.fault is not None or not isinstance(row.record, Mapping):
-            yield BadRow(number, row.where, row.fault or f"the record is {kind(row.record)}, it must be an object")
+            reason = row.fault or f"the record is {kind(row.record)}, it must be an object"
+            yield from counts.counting([BadRow(number, row.where, reason)])
             continue
         for tier in TIERS:
-            yield side(dataset, row.record, tier, number, row.where, seen)
+            item = side(dataset, row, tier, number, seen)
+            counts.add_item(item)
+            named = item.columns.get(f"{tier}_model") if isinstance(item, Example) else None
+            model = named if isinstance(named, str) and named else None
+            yield item if isinstance(item, BadRow) else of_example(item, tier, model)
 
 
-def side(
-    dataset: Dataset, record: Mapping[str, Any], tier: Tier, number: int, where: str, seen: Occurrences
-) -> TierRow | BadRow:
-    """One of the two responses of a pair."""
+def side(dataset: Dataset, row: Row, tier: Tier, number: int, seen: Occurrences) -> Example | BadRow:
+    """Return one of the two responses of a pair."""
+    record, where = row.record, row.where
     text = record.get(tier)
     if not isinstance(text, str):
         return BadRow(
             number, where, f"`{tier}` is {kind(text)}, it must be a string" if tier in record else f"no `{tier}`"
         )
     prompt = {name: value for name, value in record.items() if name not in TIERS}
-    (item,) = examples(with_response(prompt, dataset.format, text), dataset.format, "last", number, where, seen)
-    if isinstance(item, BadRow):
-        return replace(item, reason=f"`{tier}`: {item.reason}")
-    named = item.columns.get(f"{tier}_model")
-    return of_example(item, tier, named if isinstance(named, str) and named else None)
+    made = with_response(prompt, dataset.format, text)
+    (item,) = examples(made, dataset.format, "last", number, where, seen, row.notes)
+    return replace(item, reason=f"`{tier}`: {item.reason}") if isinstance(item, BadRow) else item
 
 
-def by_file(dataset: Dataset, tier: Tier, model: str | None) -> Iterator[TierRow | BadRow]:
+def by_file(
+    dataset: Dataset, tier: Tier, model: str | None, counts: RecordCounts | None = None
+) -> Iterator[TierRow | BadRow]:
     """Rows of a file whose records are all of one tier."""
-    for item in dataset:
+    for item in dataset if counts is None else counts.counting(dataset):
         yield item if isinstance(item, BadRow) else of_example(item, tier, model)
 
 

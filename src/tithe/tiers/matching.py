@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from tithe.data.record_counts import RecordCounts
 from tithe.errors import DataError
 from tithe.records import BadRow, Example
 from tithe.tiers.records import prompt_id
@@ -23,12 +24,14 @@ class Pool:
         examples: prompt id -> example, in input order.
         repeated: records whose prompt was there before.
         bad: records that could not be read.
+        read: counts of what was read.
     """
 
     name: str
     examples: Mapping[str, Example]
     repeated: Sequence[Example] = ()
     bad: Sequence[BadRow] = ()
+    read: RecordCounts = field(default_factory=RecordCounts)
 
     @classmethod
     def of(cls, name: str, items: Iterable[Example | BadRow]) -> Pool:
@@ -38,8 +41,8 @@ class Pool:
             DataError: no record can be read; names the first and its reason.
         """
         found: dict[str, Example] = {}
-        repeated, bad = list[Example](), list[BadRow]()
-        for item in items:
+        repeated, bad, read = list[Example](), list[BadRow](), RecordCounts(deed="taken")
+        for item in read.counting(items):
             if isinstance(item, BadRow):
                 bad.append(item)
             elif found.setdefault(prompt_id(item.prompt, item.tools), item) is not item:
@@ -47,7 +50,7 @@ class Pool:
         if not found:
             why = f": {len(bad):,} bad rows, the first at {bad[0].where}: {bad[0].reason}" if bad else ""
             raise DataError(f"no record of `{name}` can be read{why}", hint="`--format` names the shape, if need be")
-        return cls(name, found, repeated, bad)
+        return cls(name, found, repeated, bad, read)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -56,7 +59,13 @@ class Pool:
     def counts(self) -> dict[str, object]:
         """How many records became how many prompts."""
         bad = Counter(row.reason for row in self.bad)
-        return {"prompts": len(self), "repeated_prompts": len(self.repeated), "bad_rows": dict(bad.most_common())}
+        return {
+            "records": self.read.records,
+            "prompts": len(self),
+            "repeated_prompts": len(self.repeated),
+            "bad_rows": dict(bad.most_common()),
+            "notes": self.read.as_dict()["notes"],
+        }
 
     def left_out(self) -> Iterator[dict[str, str]]:
         """Every record that is no prompt of its own, with its reason."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
+from tithe.data.record_counts import RecordCounts
 from tithe.data.remarks import RemarkCounts
 from tithe.data.render import Encoded, Renderer
 from tithe.planner import without_numbers
@@ -89,6 +90,7 @@ class TrainRows:
     truncated_responses: int = 0
     response_tokens_cut: int = 0
     remarks: RemarkCounts = field(default_factory=RemarkCounts)
+    records: RecordCounts = field(default_factory=lambda: RecordCounts(deed="trained on"))
     ends_added: int = 0
     ends_missing: int = 0
 
@@ -125,8 +127,8 @@ class TrainRows:
         self.left_out[reason] += 1
 
     def only(self, names: Collection[str]) -> TrainRows:
-        """The rows of these examples; what was cut is counted anew, and nothing is left out of them."""
-        found = TrainRows()
+        """Return the rows of these examples; what was cut is counted anew, what was odd stays that of all examples."""
+        found = TrainRows(remarks=self.remarks, records=self.records)
         for row in self.rows:
             if row.id in names:
                 found.take(row)
@@ -144,6 +146,8 @@ class TrainRows:
             "truncated_responses": self.truncated_responses,
             "response_tokens_cut": self.response_tokens_cut,
             **self.remarks.as_dict(),
+            "records": self.records.records,
+            "notes": self.records.as_dict()["notes"],
             "ends_added": self.ends_added,
             "ends_missing": self.ends_missing,
         }
@@ -158,7 +162,7 @@ def read_rows(items: Iterable[Example | BadRow], renderer: Renderer, ending: End
         ending: what is trained where the template writes nothing after a response; None where no end is wanted.
     """
     found = TrainRows()
-    for window in chunks(items, WINDOW):
+    for window in chunks(found.records.counting(items), WINDOW):
         good = [item for item in window if isinstance(item, Example)]
         for item in window:
             if isinstance(item, BadRow):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from tithe.data.record_counts import RecordCounts
 from tithe.errors import DataError
 from tithe.records import BadRow, Example
 from tithe.tiers.records import prompt_id
@@ -22,11 +24,13 @@ class Answers:
         examples: item -> example, in the file's order. A prompt that stands there again is an item of its own, with
             `-1`, `-2`, ... behind its id: WizardLM's prompt set has one twice, and the papers count it twice.
         bad: records that could not be read.
+        read: counts of what was read.
     """
 
     name: str
     examples: Mapping[str, Example]
     bad: Sequence[BadRow] = ()
+    read: RecordCounts = field(default_factory=RecordCounts)
 
     @classmethod
     def of(cls, name: str, items: Iterable[Example | BadRow]) -> Answers:
@@ -36,7 +40,8 @@ class Answers:
             DataError: no record can be read; names the first and its reason.
         """
         found, bad, seen = dict[str, Example](), list[BadRow](), Counter[str]()
-        for item in items:
+        read = RecordCounts(deed="read", learning=False)
+        for item in read.counting(items):
             if isinstance(item, BadRow):
                 bad.append(item)
                 continue
@@ -46,7 +51,13 @@ class Answers:
         if not found:
             why = f": {len(bad):,} bad rows, the first at {bad[0].where}: {bad[0].reason}" if bad else ""
             raise DataError(f"no record of `{name}` can be read{why}")
-        return cls(name, found, bad)
+        return cls(name, found, bad, read)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """How many records there are, and what is noted of them."""
+        read = self.read.as_dict()
+        return {"records": read["records"], "notes": read["notes"]}
 
     def __len__(self) -> int:
         return len(self.examples)
