@@ -115,10 +115,11 @@ class Screen(Talk):
         self.examples += examples
         # What came before the first words of progress was loading, which says nothing of the rest; so do, where tokens
         # are read, records whose answers were there already.
-        if (examples and self.since is None) or (tokens and not self.reading):
+        first = not self.reading and tokens not in (0, self.tokens_before)
+        if (examples and self.since is None) or first:
             self.since = (now, self.examples)
-        if tokens and not self.reading:
-            self.reading = now
+        if first:  # what was read by now was read before this clock began
+            self.reading, self.tokens_before = now, tokens
         self.tokens = tokens
         self.tokens_before = self.tokens_before if self.tokens_before <= tokens else 0  # counted anew
         lasted = now - self.reading
