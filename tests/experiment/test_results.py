@@ -32,7 +32,9 @@ def test_families():
     assert verdicts["a", "5%"] == verdicts["a", "20%"] == "better"
     assert {one.verdict for one in found.references if one.arm == "base"} == {"worse"}
     said = {(one.arm, one.budget): sentence(one) for one in found.references}
-    assert said["base", "untrained against 20%"].startswith("base (untrained): worse than random at 20% on holdout_nll by")
+    assert said["base", "untrained against 20%"].startswith(
+        "base (untrained): worse than random at 20% on holdout_nll by"
+    )
     assert said["full", "100% against 5%"].startswith("full at 100%: better than random at 5% on holdout_nll by")
     assert len(found.means) == 8 and {len(one.by_seed) for one in found.means} == {3}
 

@@ -25,9 +25,9 @@ from tithe.report.page import Part, write_page
 
 HOW = (
     "Differences are paired: the same items, the same seeds; an effect above 0 says that the arm is better. Held-out "
-    "responses to one prompt are one item of a comparison, and their values are single ones in the means. Chance in the items and chance from seed to seed both "
-    "count (two-way random effects); p is corrected for all arms and budgets of "
-    "a metric after Holm. Intervals are of 95 %, not corrected."
+    "responses to one prompt are one item of a comparison, and their values are single ones in the means. Chance in "
+    "the items and chance from seed to seed both count (two-way random effects); p is corrected for all arms and "
+    "budgets of a metric after Holm. Intervals are of 95 %, not corrected."
 )
 READ = (
     "Points are means over the seeds; lines and bands go from the lowest seed to the highest. A model without a budget "

@@ -9,6 +9,7 @@ from tithe.evaluate.verdict import Comparison
 from tithe.experiment.outcome import PAGE, ExperimentResult
 from tithe.experiment.results import Mean
 from tithe.experiment.sentences import sentence
+from tithe.printable import counted
 from tithe.run.screen import console, say
 from tithe.tune.batches import FEW
 
@@ -72,18 +73,20 @@ def cautions(record: Mapping[str, Any]) -> Iterator[str]:
     steps = min(record["arms"], key=lambda one: one["steps"], default=None)
     if steps is not None and steps["steps"] < FEW:
         yield (
-            f"{amount(steps['steps'], 'optimiser step')} ({steps['arm']} at {steps['budget']}): warm-up and decay are "
-            "over before the model has moved much; a smaller `train_batch_size`, more epochs or larger budgets give more"
+            f"only {counted(steps['steps'], 'optimiser step')} ({steps['arm']} at {steps['budget']}): warm-up and "
+            "decay are over before the model has moved much; a smaller `train_batch_size`, more epochs or larger "
+            "budgets give more"
         )
     examples = min(record["arms"], key=lambda one: one["examples"], default=None)
     if examples is not None and examples["examples"] < FEW_EXAMPLES:
         yield (
-            f"{amount(examples['examples'], 'example')} to train on ({examples['arm']} at {examples['budget']}): single "
-            "examples decide much then; larger budgets, or a larger pool, say more about the way of choosing"
+            f"only {counted(examples['examples'], 'example')} to train on ({examples['arm']} at "
+            f"{examples['budget']}): single examples decide much then; larger budgets, or a larger pool, say more about "
+            "the way of choosing"
         )
     if record["data"]["prompts"] < FEW_ITEMS:
         yield (
-            f"{amount(record['data']['prompts'], 'held-out prompt')}: only large differences can be told from chance; "
+            f"only {counted(record['data']['prompts'], 'held-out prompt')}: no small difference can be told from chance; "
             "a larger `holdout` shows smaller ones"
         )
     for one in record["arms"]:
@@ -100,10 +103,6 @@ def cautions(record: Mapping[str, Any]) -> Iterator[str]:
             f"verdicts were drawn here from {', '.join(map(str, looks))} seeds before; adding some after a look makes "
             "`better` likelier by chance alone"
         )
-
-
-def amount(n: int, thing: str) -> str:
-    return f"only {n:,} {thing}{'s' * (n != 1)}"
 
 
 def contamination_lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -28,7 +28,8 @@ th { font-weight: 600 } .note { color: #555 } svg { max-width: 100%; height: aut
 <h1>{{ title }}</h1>
 {% for part in parts %}{% if part.title %}<h2>{{ part.title }}</h2>{% endif %}
 {% for line in part.lines %}<p{% if part.kind %} class="{{ part.kind }}"{% endif %}>{{ line | words }}</p>
-{% endfor %}{% if part.verdicts %}<ul>{% for kind, line in part.verdicts %}<li class="{{ kind }}">{{ line | words }}</li>
+{% endfor %}{% if part.verdicts %}<ul>
+{% for kind, line in part.verdicts %}<li class="{{ kind }}">{{ line | words }}</li>
 {% endfor %}</ul>{% endif %}{% for drawing in part.drawings %}<div class="scroll">{{ drawing | safe }}</div>
 {% endfor %}{% if part.rows %}<div class="scroll"><table><tr>{% for cell in part.rows[0] %}<th>{{ cell }}</th>
 {% endfor %}</tr>{% for row in part.rows[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
