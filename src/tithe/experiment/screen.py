@@ -81,13 +81,13 @@ def cautions(record: Mapping[str, Any]) -> Iterator[str]:
     if examples is not None and examples["examples"] < FEW_EXAMPLES:
         yield (
             f"only {counted(examples['examples'], 'example')} to train on ({examples['arm']} at "
-            f"{examples['budget']}): single examples decide much then; larger budgets, or a larger pool, say more about "
-            "the way of choosing"
+            f"{examples['budget']}): single examples decide much then; larger budgets, or a larger pool, say more "
+            "about the way of choosing"
         )
     if record["data"]["prompts"] < FEW_ITEMS:
         yield (
-            f"only {counted(record['data']['prompts'], 'held-out prompt')}: no small difference can be told from chance; "
-            "a larger `holdout` shows smaller ones"
+            f"only {counted(record['data']['prompts'], 'held-out prompt')}: no small difference can be told from "
+            "chance; a larger `holdout` shows smaller ones"
         )
     for one in record["arms"]:
         if one["same_as"] is not None:
