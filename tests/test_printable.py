@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tithe.cli.entry import fail
 from tithe.errors import DataError
-from tithe.printable import MOST, QUOTED, hint_line, json_text, one_line, printable, shorten
+from tithe.printable import MOST, QUOTED, counted, hint_line, json_text, one_line, printable, shorten
 from tithe.run.screen import Screen, console, pairs, show_list
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egpj.exe\u2066\u200b\r\b\x7f\ud800"
@@ -91,3 +91,14 @@ def test_listings_and_errors_are_safe(capsys: pytest.CaptureFixture[str]):
         fail(f"unexpected ValueError: {HOSTILE} {'x' * 70_000}", HOSTILE)
     said = capsys.readouterr()
     assert harmless(said.out) and harmless(said.err) and len(said.err) < 2 * MOST
+
+
+def test_counts_as_a_person_writes_them():
+    things = [(1, "pass"), (0, "pass"), (1200, "pass"), (1, "response"), (2, "response")]
+    assert [counted(n, thing) for n, thing in things] == [
+        "1 pass",
+        "0 passes",
+        "1,200 passes",
+        "1 response",
+        "2 responses",
+    ]

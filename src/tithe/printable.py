@@ -57,6 +57,11 @@ def hint_line(hint: str) -> str:
     return shorten(printable(_USER.sub("***@", " ".join(hint.split()))), MOST)
 
 
+def counted(n: int, thing: str) -> str:
+    """Return how many things there are, as a person writes it: `1 pass`, `1,200 passes`."""
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}{'es' if thing.endswith('s') else 's'}"
+
+
 def json_text(value: Mapping[str, Any] | list[Any], indent: int | None = 2) -> str:
     """JSON for a screen or a pipe: the same data, with what a terminal acts upon as JSON's own escapes."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)

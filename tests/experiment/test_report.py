@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from tests.experiment.fabricated import fabricate, settings_of
+from tithe.evaluate.verdict import Comparison
 from tithe.experiment.outcome import ExperimentResult
+from tithe.experiment.page_parts import unmeasured
 from tithe.experiment.report import write_report
 from tithe.experiment.results import results
 from tithe.report.charts import BETTER, COLOURS, SAME, WORSE, arm_chart
@@ -81,8 +83,9 @@ def test_what_it_says(page):
 @pytest.mark.slow
 def test_caveats_losses_and_records_are_on_the_page(page):
     text = (page / "report.html").read_text()
-    assert "9 optimiser steps are few: warm-up and decay are over" in text
-    assert "These verdicts are of 3 seeds and 100 held-out items" in text
+    assert "only 9 optimiser steps (a at 5%): warm-up and decay are over" in text
+    assert "only 50 examples to train on (a at 5%)" in text and "<code>train_batch_size</code>" in text
+    assert "these verdicts are of 3 seeds" in text and "holdout_nll is compared on 100 items" in text
     assert "<td>base</td>" in text  # the untrained model
     assert text.count("<td>3.0000</td><td>2.0000</td>") == 3 * 6 + 3  # first and last loss of every training
     assert text.count("<td>a, 5%</td>") == 3
@@ -97,6 +100,13 @@ def test_the_same_results_give_the_same_bytes(page):
     record = json.loads((page / "record.json").read_text())
     write_report(ExperimentResult(page, record, results(outcomes, settings), tuple(outcomes)), settings)
     assert (page / "report.html").read_bytes() == before
+
+
+def test_items_without_a_value_are_said():
+    one = Comparison("m", None, "a", "random", "5%", "x", (1.0, 1.0), 8, 6, (0.0,), None, None)
+    assert list(unmeasured([one])) == [
+        "m is compared on 8 items; 6 of those measured have no value in some run, and are in no comparison"
+    ]
 
 
 def test_one_budget_is_drawn_as_points_by_arm():

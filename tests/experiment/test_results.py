@@ -24,14 +24,29 @@ def test_families():
     assert {one.arm for one in found.full} == {"a", "b", "random"} and {one.against for one in found.full} == {"full"}
     assert [(one.arm, one.budget) for one in found.references] == [
         ("full", "100% against 5%"),
-        ("base", "no training, against 5%"),
+        ("base", "untrained against 5%"),
         ("full", "100% against 20%"),
-        ("base", "no training, against 20%"),
+        ("base", "untrained against 20%"),
     ]
     verdicts = {(one.arm, one.budget): one.verdict for one in found.against}
     assert verdicts["a", "5%"] == verdicts["a", "20%"] == "better"
     assert {one.verdict for one in found.references if one.arm == "base"} == {"worse"}
+    said = {(one.arm, one.budget): sentence(one) for one in found.references}
+    assert said["base", "untrained against 20%"].startswith(
+        "base (untrained): worse than random at 20% on holdout_nll by"
+    )
+    assert said["full", "100% against 5%"].startswith("full at 100%: better than random at 5% on holdout_nll by")
     assert len(found.means) == 8 and {len(one.by_seed) for one in found.means} == {3}
+
+
+def test_budgets_stand_in_the_order_in_which_they_were_named():
+    """Cells are trained the largest first; nobody reads them so."""
+    settings = settings_of(["a", "random", "base"], ["5%", "20%"], 3)
+    outcomes = fabricate({}, settings, np.random.default_rng(0))
+    outcomes.sort(key=lambda one: str(one.cell.budget), reverse=True)
+    found = results(outcomes, settings)
+    assert [one.budget for one in found.means] == ["-", "5%", "5%", "20%", "20%"]
+    assert [one.budget for one in found.against] == ["5%", "20%"]
 
 
 def test_another_recipe_is_refused_by_name():
@@ -67,5 +82,8 @@ def test_sentences():
     assert said["bad"].startswith("bad at 5%: worse than random on holdout_nll by 0.")
     low, high = re.search(r"interval ([\d.]+) to ([\d.]+),", said["bad"]).groups()
     assert float(low) < 0.6 < float(high)  # how much worse, and no sign beside the word
-    assert "not distinguishable from random" in said["same"]
+    same = next(one for one in results(outcomes, settings).against if one.arm == "same")
+    way = "better" if same.effect > 0 else "worse"
+    words = f"not distinguishable from random on holdout_nll: the mean is {way} by {abs(same.effect):.4g} nats/token"
+    assert words in said["same"] and "interval of the gain -" in said["same"]
     assert "would have been seen with a power of 80 %" in said["same"] and "needed" in said["same"]

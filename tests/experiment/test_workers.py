@@ -122,7 +122,9 @@ def test_a_worker_answers_line_by_line_and_survives_a_failure(monkeypatch, tmp_p
 def test_time_left(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    clock = Clock({"a": 1.0, "b": 3.0}, began=0.0)
+    clock = Clock({"base": 1.0, "a": 3.0, "b": 4.0}, began=0.0)
     now[0] = 60.0
-    assert clock.done("a") == "1 of 2 done, about 3 min left" and clock.done("b") == "2 of 2 done"
+    assert clock.done("base") == "1 of 3 done"  # untrained, with a process that was started: no measure of the others
+    now[0] = 180.0
+    assert clock.done("a") == "2 of 3 done, about 3 min left" and clock.done("b") == "3 of 3 done"
     assert [duration(s) for s in (30, 300, 7200)] == ["30 s", "5 min", "2.0 h"]

@@ -23,9 +23,9 @@ def test_lines_now_and_then_where_there_is_no_terminal(
     talk.done()
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "100 of 1,000 records, 1,111 tokens/s, about 90 s left".replace("about 90 s", "about 2 min"),
-        "200 of 1,000 records, 1,053 tokens/s, about 80 s left",
-        "300 of 1,000 records, 1,034 tokens/s, about 70 s left",
+        "100 of 1,000 records, 1,000 tokens/s, about 90 s left".replace("about 90 s", "about 2 min"),
+        "200 of 1,000 records, 1,000 tokens/s, about 80 s left",
+        "300 of 1,000 records, 1,000 tokens/s, about 70 s left",
     ]
 
 
@@ -48,13 +48,13 @@ def test_phases_have_names_and_speeds_of_their_own(
     talk.done()
     monkeypatch.setattr(screen.time, "monotonic", lambda: 200.0)
     talk.phase("scoring")
-    told(monkeypatch, [(100, 0, 0), (101, 10, 500), (111, 100, 1500), (122, 100, 2500)], 1000, talk)
+    told(monkeypatch, [(100, 0, 0), (101, 10, 500), (111, 100, 1500), (121, 100, 2500)], 1000, talk)
     talk.done()
     assert capsys.readouterr().err.splitlines() == [
         "embedding prompts: 16 of 1,000 records",
         "embedding prompts: 128 of 1,000 records, about 82 s left",
-        "scoring: 110 of 1,000 records, 150 tokens/s, about 89 s left",
-        "scoring: 210 of 1,000 records, 119 tokens/s, about 83 s left",
+        "scoring: 110 of 1,000 records, 100 tokens/s, about 89 s left",
+        "scoring: 210 of 1,000 records, 100 tokens/s, about 79 s left",
     ]
 
 

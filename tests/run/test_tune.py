@@ -185,7 +185,7 @@ def test_progress_adds_up_and_stdout_stays_empty(data, model_dir, tmp_path, capf
     got = tune(settings(data, model_dir, num_train_epochs=1), tmp_path / "a", talk=heard)
     assert sum(n for n, _ in heard.steps) == heard.total == 30
     assert heard.steps[-1][1] == got.record["tokens"]
-    assert any("so few optimiser steps" in one for one in heard.said)
+    assert any("so few optimiser steps" in one and "a batch of" in one for one in heard.said)
     assert capfd.readouterr().out == ""
 
 

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tithe.evaluate.verdict import Comparison
 from tithe.experiment.cells import CELLS, TRAIN, Outcome
 from tithe.experiment.outcome import ExperimentResult
 from tithe.experiment.screen import cautions
@@ -20,11 +21,20 @@ LONGEST = 300  # characters of a record
 def caveats(result: ExperimentResult) -> Part:
     """What limits the verdicts, all that the screen says too."""
     lines = list(cautions(result.record))
-    seeds, held_out = len(result.record["settings"]["seeds"]), result.record["data"]["prompts"]
-    lines.append(
-        f"These verdicts are of {seeds} seeds and {held_out:,} held-out items, of this model, data and recipe."
-    )
-    return Part("Before you believe it", lines=lines)
+    seeds = len(result.record["settings"]["seeds"])
+    lines += [] if result.results is None else unmeasured(result.results.against)
+    lines.append(f"these verdicts are of {seeds} seeds, of this model, data and recipe.")
+    return Part("Before you believe it", verdicts=[("", line) for line in lines])
+
+
+def unmeasured(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Say of how many items the verdicts are, metric by metric, and how many have no value."""
+    for metric in dict.fromkeys(one.metric for one in comparisons):
+        own = [one for one in comparisons if one.metric == metric]
+        items, left_out = min(one.items for one in own), max(one.left_out for one in own)
+        yield f"{metric} is compared on {items:,} items" + (
+            f"; {left_out:,} of those measured have no value in some run, and are in no comparison" if left_out else ""
+        )
 
 
 def training(outcomes: Sequence[Outcome]) -> Part:
@@ -39,21 +49,24 @@ def training(outcomes: Sequence[Outcome]) -> Part:
         rows.append(
             [cell.arm, str(cell.budget), str(cell.seed), f"{done['steps']:,}", *losses, f"{one.record['seconds']:.1f}"]
         )
-    note = "Mean NLL of the response tokens of a step's batch, in nats per token: of other examples in each arm."
+    note = (
+        "The loss is the mean NLL of the response tokens in a step's batch, in nats per token. Arms are trained on "
+        "different examples: compare the losses within an arm only."
+    )
     return Part("Training", lines=[note], kind="note", rows=rows)
 
 
-def chosen(result: ExperimentResult) -> Iterator[Part]:
-    """The first records that each arm was trained on, of its first seed, at its smallest budget."""
+def chosen(folder: Path, outcomes: Sequence[Outcome]) -> Iterator[Part]:
+    """Yield the first records that each arm was trained on: of its first seed, at its first budget."""
     rows, seen = [["arm", "record"]], set[str]()
-    for one in result.outcomes:
+    for one in outcomes:
         if one.record["training"] is None or one.cell.arm in seen:
             continue
         seen.add(one.cell.arm)
-        for text in first_records(result.folder / CELLS / one.trained / TRAIN):
+        for text in first_records(folder / CELLS / one.trained / TRAIN):
             rows.append([f"{one.cell.arm}, {one.cell.budget}", text])
     if len(rows) > 1:
-        note = f"The first {SHOWN} records, in the order of the data, that each arm was trained on, and not the best."
+        note = f"The first {SHOWN} records of each arm in the order of the data: a sample, and not the best ones."
         yield Part("What the arms chose", lines=[note], kind="note", rows=rows)
 
 

@@ -15,8 +15,8 @@ from tithe.data.outfile import atomic
 from tithe.evaluate.verdict import Comparison, matched
 from tithe.experiment.outcome import PAGE, PLOTS, TABLE, ExperimentResult
 from tithe.experiment.page_parts import caveats, chosen, training
-from tithe.experiment.results import Runs, runs_of
-from tithe.experiment.screen import data_lines, mean_rows
+from tithe.experiment.results import Runs, ordered, runs_of
+from tithe.experiment.screen import arm_rows, data_lines, mean_rows
 from tithe.experiment.sentences import p_value, sentence
 from tithe.experiment.settings import ExperimentSettings
 from tithe.report.charts import arm_chart, budget_chart, effect_chart, outcome_chart
@@ -24,15 +24,17 @@ from tithe.report.drawing import svg, write_png
 from tithe.report.page import Part, write_page
 
 HOW = (
-    "Differences are paired: the same items, the same seeds. Chance in the items and chance from seed to seed both "
-    "count (two-way random effects); p is corrected for all arms and budgets of "
-    "a metric after Holm. Intervals are of 95 %, not corrected."
+    "Differences are paired: the same items, the same seeds; an effect above 0 says that the arm is better. Held-out "
+    "responses to one prompt are one item of a comparison, and their values are single ones in the means. Chance in "
+    "the items and chance from seed to seed both count (two-way random effects); p is corrected for all arms and "
+    "budgets of a metric after Holm. Intervals are of 95 %, not corrected."
 )
 READ = (
-    "Points are means over the seeds, lines go from the lowest seed to the highest; what has no budget is drawn beside."
+    "Points are means over the seeds; lines and bands go from the lowest seed to the highest. A model without a budget "
+    "has a line or a row of its own."
 )
 COLOURS = "Green is better and orange worse than the arm compared with, in all charts; other colours only name arms."
-ITEMS = "These models alone: tests that know of the items' chance only and say nothing about other seeds."
+ITEMS = "These very models: tests that take the items as drawn by chance, and say nothing about other seeds."
 
 
 def write_report(result: ExperimentResult, settings: ExperimentSettings) -> Path:
@@ -48,7 +50,7 @@ def write_report(result: ExperimentResult, settings: ExperimentSettings) -> Path
     parts = [summary(result, metrics[0]), caveats(result)]
     for metric in metrics:
         parts += metric_parts(metric, result, settings, plots)
-    parts += closing(result)
+    parts += closing(result, settings)
     write_page(result.folder / PAGE, "Does the selection beat random?", parts)
     write_table(result, result.folder / TABLE)
     return result.folder / PAGE
@@ -69,7 +71,7 @@ def summary(result: ExperimentResult, metric: str) -> Part:
 def metric_parts(metric: str, result: ExperimentResult, settings: ExperimentSettings, plots: Path) -> list[Part]:
     """Curve, effects, wins and losses, and the numbers of one metric."""
     assert result.results is not None
-    runs = runs_of(metric, result.outcomes, settings)
+    runs = runs_of(metric, ordered(result.outcomes, settings), settings)
     own = [one for one in result.results.against if one.metric == metric]
     means = [one for one in result.results.means if one.metric == metric]
     first = next(iter(runs.values()))[0]
@@ -173,29 +175,20 @@ def item_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
     return rows
 
 
-def closing(result: ExperimentResult) -> list[Part]:
+def closing(result: ExperimentResult, settings: ExperimentSettings) -> list[Part]:
     """Other families, the data, and all settings."""
     assert result.results is not None
     parts = []
     for title, family in (("Against the full set", result.results.full), ("References", result.results.references)):
         if family:
             parts.append(Part(title, verdicts=[(one.verdict.replace(" ", "-"), sentence(one)) for one in family]))
-    parts += [training(result.outcomes), *chosen(result)]
+    outcomes = ordered(result.outcomes, settings)
+    parts += [training(outcomes), *chosen(result.folder, outcomes)]
     parts.append(Part("Data", lines=list(data_lines(result.record))))
-    parts.append(Part(rows=arm_rows(result.record["arms"])))
-    settings = {name: result.record[name] for name in ("settings", "recipe", "model", "versions")}
-    parts.append(Part("Settings", text=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)))
+    parts.append(Part(rows=arm_rows(result.record)))
+    all_settings = {name: result.record[name] for name in ("settings", "recipe", "model", "versions")}
+    parts.append(Part("Settings", text=yaml.safe_dump(all_settings, sort_keys=False, allow_unicode=True)))
     return parts
-
-
-def arm_rows(arms: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    head = list(dict.fromkeys(name for row in arms for name in row))
-    shown = [[cell(row.get(name)) for name in head] for row in arms]
-    return [[name.replace("_", " ") for name in head], *shown]
-
-
-def cell(value: object) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def write_table(result: ExperimentResult, path: Path) -> None:

@@ -12,6 +12,7 @@ from tithe.errors import StoreError
 from tithe.evaluate.measured import Measured
 from tithe.evaluate.verdict import Comparison, compare, corrected
 from tithe.experiment.cells import Outcome
+from tithe.experiment.sentences import AGAINST, UNTRAINED
 from tithe.experiment.settings import ALL, ExperimentSettings
 
 UNBUDGETED = "-"  # the untrained model's
@@ -83,6 +84,7 @@ def results(outcomes: Sequence[Outcome], settings: ExperimentSettings) -> Result
         StoreError: the cells were not trained by one recipe.
     """
     demand_one_recipe(outcomes)
+    outcomes = ordered(outcomes, settings)
     metrics = list(dict.fromkeys(one.metric for outcome in outcomes for one in outcome.measured))
     parts = [of_metric(metric, runs_of(metric, outcomes, settings), settings) for metric in metrics]
     return Results(
@@ -119,6 +121,12 @@ def runs_of(metric: str, outcomes: Sequence[Outcome], settings: ExperimentSettin
     return found
 
 
+def ordered(outcomes: Sequence[Outcome], settings: ExperimentSettings) -> list[Outcome]:
+    """Return the outcomes in the order in which a person named the budgets; what has none comes first."""
+    places = {budget: place for place, budget in enumerate(settings.budgets)}
+    return sorted(outcomes, key=lambda one: places.get(str(one.cell.budget), -1))
+
+
 def of_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Results:
     """One metric's part; `budgets` are those that the reference arm has."""
     first = next(iter(runs.values()))[0]
@@ -152,7 +160,7 @@ def versus(
 
 def shown(budget: str, other: str) -> str:
     """Two budgets that are compared."""
-    return f"no training, against {other}" if budget == UNBUDGETED else f"{budget} against {other}"
+    return f"{UNTRAINED if budget == UNBUDGETED else budget}{AGAINST}{other}"
 
 
 def mean_of(metric: str, key: tuple[str, str], found: Sequence[Measured], unit: str) -> Mean:

@@ -11,9 +11,12 @@ from tithe.evaluate.verdict import Comparison
 from tithe.experiment.outcome import PAGE, ExperimentResult
 from tithe.experiment.results import Mean
 from tithe.experiment.sentences import sentence
+from tithe.printable import counted
 from tithe.run.screen import console, say
 from tithe.tune.batches import FEW
 
+FEW_EXAMPLES = 100  # of an arm
+FEW_ITEMS = 50  # held-out prompts: with fewer, a difference has to be near half a standard deviation to be seen
 MUCH = 0.5  # of an arm, that it shares with the one whose lengths it repeats
 
 
@@ -56,6 +59,12 @@ def count_lines(counts: Mapping[str, Any]) -> Iterator[str]:
 def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
     """Data, contamination and what each arm is trained on."""
     yield from data_lines(record)
+    yield from columns(arm_rows(record))
+    yield from (f"note: {line}" for line in cautions(record))
+
+
+def arm_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return what each arm is trained on as rows of a table, the first one its head."""
     against = record["settings"]["against"]
     rows: list[tuple[str, ...]] = [
         ("arm", "budget", "examples", "steps", "response tokens", "median length", f"shared with {against}")
@@ -73,17 +82,29 @@ def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
                 "" if shared is None else f"{100 * shared:.1f} %",
             )
         )
-    yield from columns(rows)
-    yield from (f"note: {line}" for line in cautions(record))
+    return rows
 
 
 def cautions(record: Mapping[str, Any]) -> Iterator[str]:
     """What limits the verdicts, before any is known; the page says the same."""
-    fewest = min((one["steps"] for one in record["arms"]), default=FEW)
-    if fewest < FEW:
+    steps = min(record["arms"], key=lambda one: one["steps"], default=None)
+    if steps is not None and steps["steps"] < FEW:
         yield (
-            f"{fewest} optimiser steps are few: warm-up and decay are over before the model has moved much; a "
-            "smaller `train_batch_size`, more epochs or larger budgets give more"
+            f"only {counted(steps['steps'], 'optimiser step')} ({steps['arm']} at {steps['budget']}): warm-up and "
+            "decay are over before the model has moved much; a smaller `train_batch_size`, more epochs or larger "
+            "budgets give more"
+        )
+    examples = min(record["arms"], key=lambda one: one["examples"], default=None)
+    if examples is not None and examples["examples"] < FEW_EXAMPLES:
+        yield (
+            f"only {counted(examples['examples'], 'example')} to train on ({examples['arm']} at "
+            f"{examples['budget']}): single examples decide much then; larger budgets, or a larger pool, say more "
+            "about the way of choosing"
+        )
+    if record["data"]["prompts"] < FEW_ITEMS:
+        yield (
+            f"only {counted(record['data']['prompts'], 'held-out prompt')}: no small difference can be told from "
+            "chance; a larger `holdout` shows smaller ones"
         )
     for one in record["arms"]:
         if one["same_as"] is not None:

@@ -4,31 +4,45 @@ from __future__ import annotations
 
 from tithe.evaluate.verdict import Comparison
 
+UNTRAINED, AGAINST = "untrained", " against "  # how the budgets of two sides are written where they differ
+
 
 def sentence(one: Comparison) -> str:
     """What may be said of an arm at a budget, with what it rests on."""
-    head = f"{one.arm} at {one.budget}" if one.group is None else f"{one.arm} at {one.budget}, {one.group}"
+    head, against = sides(one)
     if one.verdict == "no verdict":
         return f"{head}: no verdict on {one.metric}, {one.why}"
     assert one.difference is not None and one.detectable is not None
-    how = f"{amount(one)} (95 % interval {interval(one)}, p {p_value(one.p_holm)} after Holm over {one.family})"
-    if one.verdict in ("better", "worse"):
-        return f"{head}: {one.verdict} than {one.against} on {one.metric} by {how}"
-    return f"{head}: not distinguishable from {one.against} on {one.metric}, {how}; {seen(one)}; {needed(one)}"
+    clear = one.verdict in ("better", "worse")
+    what = "interval" if clear else "interval of the gain"
+    how = f"{amount(one)} (95 % {what} {interval(one)}, p {p_value(one.p_holm)} after Holm over {one.family})".lstrip()
+    if clear:
+        return f"{head}: {one.verdict} than {against} on {one.metric} by {how}"
+    way = "the means are equal" if one.effect == 0 else f"the mean is {'better' if one.effect > 0 else 'worse'} by"
+    return f"{head}: not distinguishable from {against} on {one.metric}: {way} {how}; {seen(one)}; {needed(one)}"
+
+
+def sides(one: Comparison) -> tuple[str, str]:
+    """Name the arm and what it is compared with; the budgets stand beside them where they differ."""
+    own, _, other = one.budget.partition(AGAINST)
+    head = f"{one.arm} ({own})" if own == UNTRAINED else f"{one.arm} at {own}"
+    against = f"{one.against} at {other}" if other else one.against
+    return head if one.group is None else f"{head}, {one.group}", against
 
 
 def amount(one: Comparison) -> str:
-    """The effect's size with its unit, without a sign where the words say the direction."""
-    size = abs(one.effect) if one.verdict in ("better", "worse") else one.effect
-    sign = "" if one.verdict in ("better", "worse") else "+" if one.effect > 0 else ""
+    """Return the effect's size with its unit; the words before it say the direction."""
+    if one.effect == 0:
+        return ""
+    size = abs(one.effect)
     if one.unit == "right":
-        return f"{sign}{100 * size:.2f} points"
+        return f"{100 * size:.2f} points"
     share = "" if one.relative is None else f", {abs(100 * one.relative):.2f} %"
-    return f"{sign}{size:.4g} {one.unit}{share}"
+    return f"{size:.4g} {one.unit}{share}"
 
 
 def interval(one: Comparison) -> str:
-    """Of the amount: how much worse, where it is worse."""
+    """Return the interval of what the sentence says: how much worse where it is worse, else how much better."""
     assert one.difference is not None
     scale, digits = (100, 2) if one.unit == "right" else (1, 4)
     low, high = scale * one.difference.low, scale * one.difference.high
@@ -42,7 +56,7 @@ def seen(one: Comparison) -> str:
     """Which effects this much data would have shown."""
     assert one.detectable is not None
     size = f"{100 * one.detectable:.1f} points" if one.unit == "right" else f"{one.detectable:.3g} {one.unit}"
-    return f"an effect of {size} would have been seen with a power of 80 %"
+    return f"a difference of {size} would have been seen with a power of 80 %"
 
 
 def needed(one: Comparison) -> str:
@@ -55,8 +69,8 @@ def needed(one: Comparison) -> str:
     if one.effect == 0:
         return "no difference was found"
     if not ways:
-        return "to show one as small as this, more seeds and more items would be needed together"
-    return f"to show one as small as this, {' or '.join(ways)} would be needed"
+        return "to show one as small as the one found, more seeds and more items would be needed together"
+    return f"to show one as small as the one found, {' or '.join(ways)} would be needed"
 
 
 def p_value(p: float | None) -> str:

@@ -18,6 +18,7 @@ from tithe.engine.orphan import child_variables
 from tithe.errors import SettingsError, TitheError
 from tithe.experiment.cells import write_broken_off
 
+LEAST = 2  # cells done: the first is the untrained model's, and starts the process; it says nothing of the others
 Done = Callable[[str, Mapping[str, Any]], None]
 PATIENCE = 20.0  # seconds in which a worker writes how far it came
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -212,7 +213,7 @@ class Clock:
         self.finished += self.weights[name]
         self.count += 1
         left = sum(self.weights.values()) - self.finished
-        if self.count == len(self.weights):
+        if self.count == len(self.weights) or self.count < LEAST:
             return f"{self.count} of {len(self.weights)} done"
         seconds = (time.monotonic() - self.began) / self.finished * left
         return f"{self.count} of {len(self.weights)} done, about {duration(seconds)} left"

@@ -27,7 +27,7 @@ def budget_chart(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float],
     y = alt.Scale(zero=False)
     names = list(dict.fromkeys(row["arm"] for row in rows))
     scale = alt.Scale(domain=names, range=wheel(len(names)))
-    colour = alt.Color("arm:N", title=None, scale=scale, legend=alt.Legend(symbolOpacity=1))
+    colour = alt.Color("arm:N", title=None, scale=scale, legend=alt.Legend(symbolOpacity=1, orient="top"))
     band = base.mark_area(opacity=0.15).encode(x=x, y=alt.Y("low:Q", scale=y), y2="high:Q", color=colour)
     bars = base.mark_rule(opacity=0.5).encode(x=x, y=alt.Y("low:Q", scale=y), y2="high:Q", color=colour)
     line = base.mark_line(point=True).encode(x=x, y=alt.Y("mean:Q", scale=y, title=title), color=colour)
@@ -35,8 +35,8 @@ def budget_chart(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float],
     if levels:
         marks = alt.Chart(alt.Data(values=[{"value": value, "what": what} for what, value in levels.items()]))
         chart += marks.mark_rule(strokeDash=[5, 4], color="#888888").encode(y=alt.Y("value:Q", scale=y))
-        chart += marks.mark_text(align="left", baseline="bottom", dx=3, dy=-2, color="#555555").encode(
-            y="value:Q", text="what:N", x=alt.value(0)
+        chart += marks.mark_text(align="left", baseline="middle", dx=4, color="#555555").encode(
+            y="value:Q", text="what:N", x=alt.value(WIDTH)
         )
     return chart.properties(width=WIDTH, height=300)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 from tithe.data.outfile import atomic
 
@@ -25,8 +27,9 @@ th { font-weight: 600 } .note { color: #555 } svg { max-width: 100%; height: aut
 </style></head><body>
 <h1>{{ title }}</h1>
 {% for part in parts %}{% if part.title %}<h2>{{ part.title }}</h2>{% endif %}
-{% for line in part.lines %}<p{% if part.kind %} class="{{ part.kind }}"{% endif %}>{{ line }}</p>
-{% endfor %}{% if part.verdicts %}<ul>{% for kind, line in part.verdicts %}<li class="{{ kind }}">{{ line }}</li>
+{% for line in part.lines %}<p{% if part.kind %} class="{{ part.kind }}"{% endif %}>{{ line | words }}</p>
+{% endfor %}{% if part.verdicts %}<ul>
+{% for kind, line in part.verdicts %}<li class="{{ kind }}">{{ line | words }}</li>
 {% endfor %}</ul>{% endif %}{% for drawing in part.drawings %}<div class="scroll">{{ drawing | safe }}</div>
 {% endfor %}{% if part.rows %}<div class="scroll"><table><tr>{% for cell in part.rows[0] %}<th>{{ cell }}</th>
 {% endfor %}</tr>{% for row in part.rows[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
@@ -58,9 +61,15 @@ class Part:
     text: str = ""
 
 
+def words(line: str) -> Markup:
+    """Return the sentence escaped, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(line))))  # a Markup would escape the tags
+
+
 def write_page(path: Path, title: str, parts: Sequence[Part]) -> None:
     """Write the page, replacing one that is there."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters["words"] = words
     text = environment.from_string(PAGE).render(title=title, parts=parts)
     with atomic(path, overwrite=True) as stream:
         stream.write(text.encode("utf-8", "replace"))

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from tithe.data.record_counts import note_sentences
 from tithe.data.remarks import remark_sentences
-from tithe.printable import MOST, json_text, printable, shorten
+from tithe.printable import MOST, counted, json_text, printable, shorten
 from tithe.run.heads import HeadResult
 from tithe.run.results import PlanResult, ScoreResult, SelectResult
 from tithe.run.select import shown_columns
@@ -116,10 +116,11 @@ class Screen(Talk):
         self.examples += examples
         # What came before the first words of progress was loading, which says nothing of the rest; so do, where tokens
         # are read, records whose answers were there already.
-        if (examples and self.since is None) or (tokens and not self.reading):
+        first = not self.reading and tokens not in (0, self.tokens_before)
+        if (examples and self.since is None) or first:
             self.since = (now, self.examples)
-        if tokens and not self.reading:
-            self.reading = now
+        if first:  # what was read by now was read before this clock began
+            self.reading, self.tokens_before = now, tokens
         self.tokens = tokens
         self.tokens_before = self.tokens_before if self.tokens_before <= tokens else 0  # counted anew
         lasted = now - self.reading
@@ -254,11 +255,12 @@ def show_head(result: HeadResult) -> None:
     if counts.get("truncated_responses") or counts.get("truncated_prompts"):
         say(
             out,
-            f"cut at max length: {counts['truncated_responses']:,} responses, {counts['truncated_prompts']:,} prompts",
+            f"cut at max length: {counted(counts['truncated_responses'], 'response')}, "
+            f"{counted(counts['truncated_prompts'], 'prompt')}",
         )
     if "train_responses" in counts:
         sides = ", ".join(f"{counts[f'{name}_responses']:,} {name}" for name in ("train", "validation", "test"))
-        say(out, f"{counts['responses']:,} responses to {counts['prompts']:,} prompts: {sides}")
+        say(out, f"{counted(counts['responses'], 'response')} to {counted(counts['prompts'], 'prompt')}: {sides}")
     for line in str(result).splitlines():
         say(out, line)
 
@@ -266,7 +268,7 @@ def show_head(result: HeadResult) -> None:
 def show_counts(out: Console, record: Mapping[str, Any]) -> None:
     """Bad rows, problems, truncation and speed, where there are any."""
     counts, work = record["counts"], record["work"]
-    say(out, f"{counts['records']:,} records, {counts['examples']:,} examples")
+    say(out, f"{counted(counts['records'], 'record')}, {counted(counts['examples'], 'example')}")
     for reason, n in counts["bad_rows"].items():
         say(out, f"bad rows set aside, {n:,}: {reason}")
     show_notes(out, counts)
@@ -278,22 +280,22 @@ def show_counts(out: Console, record: Mapping[str, Any]) -> None:
         limit = record["template"]["max_length"]
         say(
             out,
-            f"cut at max length {limit}: {counts['truncated_responses']:,} responses "
-            f"({counts['response_tokens_cut']:,} tokens), {counts['truncated_prompts']:,} prompts",
+            f"cut at max length {limit}: {counted(counts['truncated_responses'], 'response')} "
+            f"({counted(counts['response_tokens_cut'], 'token')}), {counted(counts['truncated_prompts'], 'prompt')}",
         )
     if counts["truncated_shots"]:
         say(
             out,
-            f"worked examples cut to fit: {counts['shot_tokens_cut']:,} tokens before "
-            f"{counts['truncated_shots']:,} examples",
+            f"worked examples cut to fit: {counted(counts['shot_tokens_cut'], 'token')} before "
+            f"{counted(counts['truncated_shots'], 'example')}",
         )
     if work["passes_out_of_memory"]:
-        say(out, f"out of memory alone, tried again on the next run: {work['passes_out_of_memory']:,} passes")
+        say(out, f"out of memory alone, tried again on the next run: {counted(work['passes_out_of_memory'], 'pass')}")
     if work["passes_computed"] or work["passes_reused"]:
         say(
             out,
-            f"{work['passes_computed']:,} passes computed, {work['passes_reused']:,} found in the run folder, "
-            f"{work['tokens_read']:,} tokens in {work['seconds']:.1f} s",
+            f"{counted(work['passes_computed'], 'pass')} computed, {work['passes_reused']:,} found in the run folder, "
+            f"{counted(work['tokens_read'], 'token')} in {work['seconds']:.1f} s",
         )
 
 

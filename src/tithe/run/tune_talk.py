@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from tithe.data.record_counts import note_sentences
 from tithe.data.remarks import remark_sentences
+from tithe.printable import counted
 from tithe.run.talk import Talk
 from tithe.run.tune_parts import TuneParts
-from tithe.tune.batches import FEW
+from tithe.tune.batches import FEW, steps_by_epochs
 from tithe.tune.checkpoints import Checkpoint
+from tithe.tune.recipe import Recipe
 
 
 def announce(parts: TuneParts, checkpoint: Checkpoint | None, talk: Talk) -> None:
@@ -21,8 +23,8 @@ def announce(parts: TuneParts, checkpoint: Checkpoint | None, talk: Talk) -> Non
         talk.say(sentence)
     if found.truncated_responses or found.truncated_prompts:
         talk.say(
-            f"cut at max length {recipe.max_length}: {found.truncated_responses:,} responses "
-            f"({found.response_tokens_cut:,} tokens), {found.truncated_prompts:,} prompts"
+            f"cut at max length {recipe.max_length}: {counted(found.truncated_responses, 'response')} "
+            f"({counted(found.response_tokens_cut, 'token')}), {counted(found.truncated_prompts, 'prompt')}"
         )
     name = parts.renderer.describe()["template"]
     if found.ends_added:
@@ -38,16 +40,31 @@ def announce(parts: TuneParts, checkpoint: Checkpoint | None, talk: Talk) -> Non
         )
     what = f"a LoRA adapter of {parts.source.name}" if recipe.use_peft else f"all weights of {parts.source.name}"
     dtype = recipe.dtype + (", multiplied in bf16" if recipe.bf16 and recipe.dtype != "bf16" else "")
-    talk.say(f"training {what} in {dtype} on {parts.device}, recipe `{recipe.name}`, on {len(found.rows):,} examples")
+    examples = counted(len(found.rows), "example")
+    talk.say(f"training {what} in {dtype} on {parts.device}, recipe `{recipe.name}`, on {examples}")
     packed = f" rows of {len(parts.sequences):,}" if recipe.packing else ""
     layout = f"{batches.devices} device{'s' * (batches.devices > 1)} x {batches.each} x {batches.passes} passes"
     talk.say(f"{parts.steps:,} optimiser step{'s' * (parts.steps > 1)}, each of {batches.step}{packed} ({layout})")
     if parts.steps < FEW:
         talk.say(
-            f"note: so few optimiser steps, warm-up and decay included, may hardly move the model: a batch "
-            f"of {max(1, batches.step // 4)} makes about {parts.steps * 4}"
+            "note: so few optimiser steps, warm-up and decay included, may hardly move the model: "
+            + more_steps(recipe, len(parts.sequences), parts.steps)
         )
     if recipe.bf16 and parts.device.type == "cpu" and not parts.multiplies_bf16:
         talk.say("note: this CPU does not multiply in bf16, fp32 is faster here: `--no-bf16`")
     if checkpoint is not None:
         talk.say(f"goes on from the checkpoint after step {checkpoint.step}")
+
+
+def more_steps(recipe: Recipe, rows: int, steps: int) -> str:
+    """Say what would give more optimiser steps: a smaller batch as far as it goes, else more epochs or examples."""
+    if recipe.max_steps > 0:
+        return f"`max_steps` is {recipe.max_steps:,}"
+    batch = recipe.train_batch_size
+    while batch > 1 and steps_by_epochs(rows, batch, recipe.num_train_epochs) < FEW:
+        batch //= 2
+    made = steps_by_epochs(rows, batch, recipe.num_train_epochs)
+    if made >= FEW:
+        return f"a batch of {batch} makes {made:,}"
+    smaller = f"a batch of {batch} makes {made:,}, and " if made > steps else ""
+    return f"{smaller}more epochs or examples make more"

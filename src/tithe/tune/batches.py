@@ -80,7 +80,7 @@ def steps_in_all(rows: int, recipe: Recipe) -> int:
     """
     if not rows:
         raise SettingsError("no optimiser step: there is no example to train on")
-    steps = math.ceil(recipe.num_train_epochs * math.ceil(rows / recipe.train_batch_size))
+    steps = steps_by_epochs(rows, recipe.train_batch_size, recipe.num_train_epochs)
     if recipe.max_steps > 0:
         steps = recipe.max_steps
     if steps < 1 or recipe.max_steps == 0:
@@ -93,6 +93,11 @@ def steps_in_all(rows: int, recipe: Recipe) -> int:
             hint=f"a `train_batch_size` below {rows}, or `warmup_ratio: 0`",
         )
     return steps
+
+
+def steps_by_epochs(rows: int, batch: int, epochs: float) -> int:
+    """Return how many optimiser steps so many epochs have; the last step of an epoch takes what is left."""
+    return math.ceil(epochs * math.ceil(rows / batch))
 
 
 class StepOrder:
