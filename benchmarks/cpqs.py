@@ -35,11 +35,11 @@ def make_heads(folder: Path, model: str, dtype: str) -> None:
     import torch
 
     from tithe.config import HeadSettings
-    from tithe.heads.cnn import CnnHead
-    from tithe.heads.files import save_head
-    from tithe.heads.network import ResponseCnn
-    from tithe.heads.probe import ProbeHead
-    from tithe.run.heads import HeadParts
+    from tithe.engine.heads.cnn import CnnHead
+    from tithe.engine.heads.files import save_head
+    from tithe.engine.heads.network import ResponseCnn
+    from tithe.engine.heads.probe import ProbeHead
+    from tithe.lab.heads.heads import HeadParts
 
     parts = HeadParts(HeadSettings.of({"dataset": "", "model": model, "dtype": dtype}))
     count, width = parts.shape

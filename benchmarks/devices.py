@@ -27,7 +27,7 @@ def read(data: Path, records: int, device: str, model: str) -> dict[str, Any]:
     from itertools import islice
 
     from tithe.config import ScoreSettings
-    from tithe.engine.readouts import READOUTS
+    from tithe.engine.readouts.base import READOUTS
     from tithe.run.setup import Parts
     from tithe.runners.local import LocalRunner
 

@@ -1,7 +1,7 @@
 """Record what the commands print and write, and compare it after a change that should change nothing.
 
-    python benchmarks/frozen.py record before.json        # on the tree as it is
-    python benchmarks/frozen.py compare before.json       # on the changed one: says what differs, exit 1 if anything does
+    python benchmarks/frozen.py record before.json     # on the tree as it is
+    python benchmarks/frozen.py compare before.json    # on the changed one: says what differs; exit 1 if anything does
 
 Everything runs with the bundled model and data set, in fp32 on the CPU. What a run cannot repeat is left out: times,
 speeds, versions and the folder it ran in. `--answers FOLDER` at `record` keeps a run folder; at `compare` the same

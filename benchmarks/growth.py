@@ -21,8 +21,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from tithe.data.ids import Occurrences
-from tithe.engine.readouts import READOUTS
-from tithe.engine.store import Store
+from tithe.engine.readouts.base import READOUTS
+from tithe.engine.store.store import Store
 from tithe.planner import Cost
 from tithe.run.folder import SCORES, write_table
 from tithe.run.table import Table

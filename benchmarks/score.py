@@ -172,9 +172,9 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
     import torch
 
     from tithe.config import ScoreSettings
-    from tithe.engine.meter import metered
-    from tithe.engine.shape import model_shape
-    from tithe.engine.work import attention_flops
+    from tithe.engine.measure.meter import metered
+    from tithe.engine.measure.shape import model_shape
+    from tithe.engine.measure.work import attention_flops
     from tithe.planner import Cost
     from tithe.run.setup import Parts
     from tithe.runners.local import LocalRunner
@@ -213,8 +213,8 @@ def peaks(cores: int, dtypes: Sequence[str]) -> dict[str, float]:
     """GFLOP/s of a large product on all these cores by dtype, fp32 by the better route that is true to it."""
     import torch
 
-    from tithe.engine.fp32_route import precision, probe_fp32
-    from tithe.engine.matmul import Product, affordable, measure
+    from tithe.engine.measure.fp32_route import precision, probe_fp32
+    from tithe.engine.measure.matmul import Product, affordable, measure
 
     route, device, found = probe_fp32(), torch.device("cpu"), {}
     true = [setting for name, setting in SETTINGS.items() if route.relative_error.get(name, 1.0) <= 1e-6]

@@ -42,8 +42,8 @@ def child(args: argparse.Namespace) -> None:
 
     share_one_heap()
     from tithe.config import ScoreSettings
-    from tithe.engine import batching
-    from tithe.engine.sharing import Star
+    from tithe.engine.batches import batching
+    from tithe.engine.batches.sharing import Star
     from tithe.planner import Cost
     from tithe.run.bench import Bench
     from tithe.run.score import make_runner

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from tithe.config import PRESETS, HeadSettings, ScoreSettings, SelectSettings, Settings
-from tithe.experiment.settings import ArmSettings, ExperimentSettings
-from tithe.run.evaluate_settings import EvaluateSettings
-from tithe.run.judge_settings import AnswerSettings, JudgeSettings
-from tithe.run.speed_settings import BenchSettings
-from tithe.run.tier_settings import TierImportSettings, TierSettings
-from tithe.run.tune_settings import TuneSettings
-from tithe.run.warmup_settings import WarmupSettings
-from tithe.run.writing_settings import WritingSettings
+from tithe.lab.evaluate.settings import EvaluateSettings
+from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings
+from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
+from tithe.lab.speed.settings import BenchSettings
+from tithe.lab.tiers.settings import TierImportSettings, TierSettings
+from tithe.lab.tune.settings import TuneSettings
+from tithe.lab.tune.warmup_settings import WarmupSettings
+from tithe.lab.writing.settings import WritingSettings
 
 HERE = Path(__file__).parent
 COMMANDS = (

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tithe.evaluate.sandbox import SandboxError, confinement
+from tithe.lab.evaluate.sandbox import SandboxError, confinement
 
 
 def demand_sandbox() -> None:

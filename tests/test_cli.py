@@ -43,7 +43,7 @@ def test_what_becomes_of_an_exception(
     def broken() -> list[object]:
         raise raised
 
-    monkeypatch.setattr("tithe.run.shelf.scorer_rows", broken)
+    monkeypatch.setattr("tithe.cli.listings.scorer_rows", broken)
     monkeypatch.setattr(sys, "argv", ["tithe", "scorers"])
     monkeypatch.delenv("TITHE_DEBUG", raising=False)
     with pytest.raises(SystemExit) as stop:
@@ -57,7 +57,7 @@ def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> list[object]:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("tithe.run.shelf.scorer_rows", broken)
+    monkeypatch.setattr("tithe.cli.listings.scorer_rows", broken)
     monkeypatch.setattr(sys, "argv", ["tithe", "scorers"])
     monkeypatch.setenv("TITHE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):

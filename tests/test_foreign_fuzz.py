@@ -27,19 +27,19 @@ import zstandard
 from tithe.config import SelectSettings, from_flags
 from tithe.contamination.items import read_items
 from tithe.data.files import open_dataset
+from tithe.engine.heads.card import parse_card
+from tithe.engine.heads.files import read_tensors
 from tithe.errors import StoreError, TitheError
-from tithe.evaluate.measured import from_files
-from tithe.evaluate.tables import mmlu_tables
-from tithe.experiment.cells import read_done, read_spec
-from tithe.experiment.conduct import earlier_looks
-from tithe.experiment.settings import read_experiment
 from tithe.foreign import read_json
-from tithe.heads.card import parse_card
-from tithe.heads.files import read_tensors
+from tithe.lab.evaluate.measured import from_files
+from tithe.lab.evaluate.tables import mmlu_tables
+from tithe.lab.experiment.cells import read_done, read_spec
+from tithe.lab.experiment.conduct import earlier_looks
+from tithe.lab.experiment.settings import read_experiment
+from tithe.lab.tune.checkpoints import last_checkpoint
+from tithe.lab.tune.settings import read_recipe
 from tithe.neighbours.files import read_npy, read_parquet
 from tithe.run.pool import read_kept
-from tithe.run.tune_settings import read_recipe
-from tithe.tune.checkpoints import last_checkpoint
 
 TIMES = int(os.environ.get("TITHE_FUZZ_TIMES", "1"))
 SECONDS = 20  # one file at most, on a busy machine

@@ -6,11 +6,11 @@ import pytest
 
 from tithe.config import ScoreSettings, from_flags
 from tithe.errors import SettingsError
-from tithe.experiment.settings import read_experiment
+from tithe.lab.evaluate.settings import EvaluateSettings
+from tithe.lab.experiment.settings import read_experiment
+from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
+from tithe.lab.tiers.settings import TierSettings, settings_of
 from tithe.powers import check_powers, settings_within
-from tithe.run.evaluate_settings import EvaluateSettings
-from tithe.run.judge_settings import AnswerSettings, JudgeSettings
-from tithe.run.tier_settings import TierSettings, settings_of
 
 TIERS = "dataset: d.jsonl\nweak-model: m\nendpoint: http://localhost:1/v1\n"
 

@@ -11,10 +11,10 @@ import pytest
 import tithe
 from tithe.config import SelectSettings
 from tithe.errors import SettingsError, brief
+from tithe.lab.judge.answers import AnswerResult
+from tithe.lab.tiers.tiers import TierResult
+from tithe.lab.tune.tune import TuneResult
 from tithe.records import Example, Message, Scores, Selection
-from tithe.run.judge_answers import AnswerResult
-from tithe.run.tiers import TierResult
-from tithe.run.tune import TuneResult
 
 LINE = 250  # characters: a screen line, and names in it
 LONG = "word " * 50_000

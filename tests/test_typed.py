@@ -9,11 +9,11 @@ import pytest
 
 from tithe.config import HeadSettings, ScoreSettings, SelectSettings, Settings
 from tithe.errors import SettingsError
-from tithe.experiment.judging import check_judge
-from tithe.experiment.settings import ExperimentSettings
-from tithe.run.evaluate_settings import EvaluateSettings
-from tithe.run.tune_settings import TuneSettings
-from tithe.tune.recipe import Recipe
+from tithe.lab.evaluate.settings import EvaluateSettings
+from tithe.lab.experiment.judging import check_judge
+from tithe.lab.experiment.settings import ExperimentSettings
+from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.settings import TuneSettings
 from tithe.typed import LARGEST
 
 WRONG: list[tuple[str, Any, str]] = [

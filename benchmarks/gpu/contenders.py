@@ -17,10 +17,10 @@ from job import Job, work_of
 from plain import batched, loop
 from road import compiled_parts, packed, padded, run_engine
 
-from tithe.engine.fp8 import multiplies_fp8
+from tithe.engine.forward.output_head import Head
+from tithe.engine.forward.varlen import Varlen
+from tithe.engine.measure.fp8 import multiplies_fp8
 from tithe.engine.model import LoadedModel
-from tithe.engine.output_head import Head
-from tithe.engine.varlen import Varlen
 from tithe.records import Pass
 
 # Token NLLs by pass, tokens of each pass that were read in another one, notes.

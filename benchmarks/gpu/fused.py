@@ -11,8 +11,8 @@ import torch
 from clock import forget_peak, peak_gb, timed
 from torch.nn.functional import linear
 
-from tithe.engine.loss_kernels import CANDIDATES, OWN, log_sum_exp
-from tithe.engine.output_head import Head
+from tithe.engine.forward.output_head import Head
+from tithe.engine.measure.loss_kernels import CANDIDATES, OWN, log_sum_exp
 
 ROWS = {"cuda": 8192, "cpu": 96}
 TILE = {"cuda": 8192, "cpu": 64}  # columns of the vocabulary

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from tithe.engine import attention
-from tithe.engine.batching import Batch
+from tithe.engine.batches.batching import Batch
 from tithe.engine.engine import Engine
-from tithe.engine.fused import Fused
+from tithe.engine.forward import attention
+from tithe.engine.forward.output_head import Head
+from tithe.engine.forward.probe import probe
+from tithe.engine.forward.varlen import Varlen
+from tithe.engine.measure.fused import Fused
 from tithe.engine.model import LoadedModel
-from tithe.engine.output_head import Head
-from tithe.engine.probe import probe
 from tithe.engine.sources import ModelSource
-from tithe.engine.varlen import Varlen
 from tithe.records import Pass, Problem
 
 

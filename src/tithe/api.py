@@ -11,10 +11,10 @@ from tithe import run
 from tithe.config import ScoreSettings, SelectSettings, with_preset
 from tithe.data.files import Dataset, open_dataset
 from tithe.errors import SettingsError
+from tithe.lab.speed.result import BenchResult
+from tithe.lab.speed.settings import BenchSettings
+from tithe.lab.speed.speed import bench as measure
 from tithe.run.pool import named_dataset
-from tithe.run.speed import bench as measure
-from tithe.run.speed_result import BenchResult
-from tithe.run.speed_settings import BenchSettings
 
 S = TypeVar("S", bound=ScoreSettings)
 Specs = str | Sequence[str] | None

@@ -5,7 +5,7 @@ A spec is a name with settings, as on the command line: `superfiltering`, `band(
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SCORERS: Final = "tithe.scorers"
 SELECTORS: Final = "tithe.selectors"
+STEPS: Final = "tithe.steps"  # what a run does before it scores, and what stands above the run
 NONE: Final[Mapping[str, Any]] = {}
 
 
@@ -40,6 +41,17 @@ def selector(name: str) -> type[Selector]:
     from tithe.selectors.base import Selector
 
     return _load(SELECTORS, name, Selector)  # type: ignore[type-abstract]
+
+
+def step(name: str) -> Callable[..., Any]:
+    """Return the function of a step that a run takes before it scores; the core names it and does not import it.
+
+    Raises:
+        SettingsError: no installed package has it.
+    """
+    for point in entry_points(group=STEPS, name=name):
+        return cast("Callable[..., Any]", _import(point))
+    raise SettingsError(f"the step `{name}` is not installed", hint="install tithe again")
 
 
 def build_scorer(spec: str, defaults: Mapping[str, Any] = NONE) -> Scorer:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tithe.endpoint.secrets import KEY_ENV, is_name
 from tithe.errors import SettingsError
 
+KEY_ENV = "TITHE_API_KEY"  # holds the key of an endpoint where no other name is given
+NAME = re.compile(r"[A-Z_][A-Z0-9_]*")  # of a variable, as people write them
 CODE = ("trust_remote_code", "allow_code_execution")
 ADDRESSES = ("endpoint", "judge")
 OFF = ("", "0", "f", "false", "n", "no", "none", "null", "off")
 TRUST = "or take it out of the file: whoever wrote that may not be you"
+
+
+def is_name(text: str) -> bool:
+    """Whether it is written as people write names of variables; what is not may be the key itself."""
+    return NAME.fullmatch(text) is not None
 
 
 def check_powers(values: Mapping[str, Any], flags: Mapping[str, Any], path: Path) -> None:

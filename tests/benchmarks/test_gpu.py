@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.engine.models import load
 from tithe.engine.engine import Engine
-from tithe.engine.varlen import Varlen
+from tithe.engine.forward.varlen import Varlen
 from tithe.records import Pass
 
 GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
@@ -279,7 +279,7 @@ def test_shared_tokens_are_read_once(gpu: Any) -> None:
 
 def test_another_head_can_be_asked_while_it_is_made(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU a head tries kernels against itself as soon as it has its matrix."""
-    from tithe.engine.output_head import Head
+    from tithe.engine.forward.output_head import Head
 
     sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     config = LlamaConfig(**sizes, num_attention_heads=2)

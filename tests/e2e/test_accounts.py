@@ -35,7 +35,7 @@ main()
 # The command with pauses after every optimiser step.
 SLOW_STEPS = """
 import sys, time
-from tithe.tune import listener
+from tithe.lab.tune import listener
 pause = float(sys.argv.pop(1))
 real = listener.Listener.on_step_end
 def on_step_end(self, *given, **named):
@@ -132,7 +132,7 @@ def test_an_evaluation_that_fails_keeps_what_was_measured(
     first = tithe.ok(*given, "--json").json
     write_jsonl(held, records(24))
     with monkeypatch.context() as patch:
-        patch.setattr("tithe.run.evaluate_pieces.measure_holdout", broken)
+        patch.setattr("tithe.lab.evaluate.pieces.measure_holdout", broken)
         tithe(*given)
     told = read(out / "evaluation.json")
     assert told["outcome"]["status"] == "failed" and told["outcome"]["unexpected"] == "ZeroDivisionError"

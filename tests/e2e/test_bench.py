@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.command import Command
-from tithe.engine import machine, matmul
+from tithe.engine.measure import machine, matmul
 
 
 @pytest.fixture(autouse=True)

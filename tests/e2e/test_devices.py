@@ -19,7 +19,7 @@ from tests.e2e.test_resume import count_parts, files, keys_of_parts, nothing_twi
 # Answers are written after every batch, and each takes its time.
 HASTY = """
 import sys, time
-import tithe.engine.store as store
+import tithe.engine.store.store as store
 store.FLUSH_SECONDS = 0.0
 pause = float(sys.argv.pop(1))
 real = store.Store.put

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from tests.e2e.command import alive, child, records, write_jsonl
-from tests.endpoint.server import reply, serve
-from tithe.experiment.conduct import experiment
-from tithe.experiment.settings import read_experiment
+from tests.lab.endpoint.server import reply, serve
+from tithe.lab.experiment.conduct import experiment
+from tithe.lab.experiment.settings import read_experiment
 
 pytestmark = pytest.mark.slow
 
@@ -137,7 +137,7 @@ def test_the_judge_was_heard(done):
 def test_nothing_is_done_twice(done, tithe, monkeypatch):
     place, path, _ = done
     before = comparisons(place / "out")
-    monkeypatch.setattr("tithe.experiment.workers.Worker.do", lambda *_: pytest.fail("a cell was done again"))
+    monkeypatch.setattr("tithe.lab.experiment.workers.Worker.do", lambda *_: pytest.fail("a cell was done again"))
     ended = tithe.ok("experiment", path, "-o", place / "out", "--json")
     assert "13 of 13 cells are done" in ended.err and ended.json["results"]["against"]
     assert comparisons(place / "out") == before
@@ -261,7 +261,7 @@ def test_stopped_it_says_so_of_itself_and_of_the_cell_under_way(tmp_path, model_
     ],
 )
 def test_said_before_anything_is_trained(tmp_path, model_dir, tithe, monkeypatch, more, said):
-    monkeypatch.setattr("tithe.experiment.workers.Worker.do", lambda *_: pytest.fail("a cell was begun"))
+    monkeypatch.setattr("tithe.lab.experiment.workers.Worker.do", lambda *_: pytest.fail("a cell was begun"))
     monkeypatch.chdir(tmp_path)
     assert said in tithe.fails("experiment", write(tmp_path, model_dir, **more), "-o", tmp_path / "out").err
 

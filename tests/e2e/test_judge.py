@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import Command, read_jsonl, write_jsonl
-from tests.endpoint.server import reply, serve
+from tests.lab.endpoint.server import reply, serve
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from tithe.selectors.rank import Top
 HASTIER = HASTY.replace(
     "engine.Engine.batch = batch",
     """engine.Engine.batch = batch
-import tithe.engine.hidden as hidden
+import tithe.engine.forward.hidden as hidden
 import tithe.neighbours.vectors as vectors
 vectors.FLUSH_SECONDS = 0.0
 states = hidden.hidden

@@ -23,7 +23,7 @@ from tests.small_model import make_model
 # The command with answers written after every batch, and slowed down so that there is time to interrupt it.
 HASTY = """
 import sys, time
-import tithe.engine.store as store
+import tithe.engine.store.store as store
 import tithe.engine.engine as engine
 store.FLUSH_SECONDS = 0.0
 pause = float(sys.argv.pop(1))

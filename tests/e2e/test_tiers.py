@@ -14,9 +14,9 @@ import pytest
 
 import tithe as library
 from tests.e2e.command import Command, child, read_jsonl, records, write_jsonl
-from tests.endpoint.server import KEY, reply, serve
+from tests.lab.endpoint.server import KEY, reply, serve
 from tests.small_model import make_model
-from tithe.run.texts import TextStore, key_of, store_name
+from tithe.lab.writing.texts import TextStore, key_of, store_name
 
 # The command, with time to interrupt it between two batches.
 HASTY = """
@@ -498,7 +498,7 @@ def test_a_batch_is_stored_whole_however_long_it_took(
     tithe: Command, few: Path, model_dir: Path, monkeypatch: Any
 ) -> None:
     """Half a batch on disk would be gone on with in another batch, and bf16 rounds by the batch."""
-    monkeypatch.setattr("tithe.run.texts.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("tithe.lab.writing.texts.FLUSH_SECONDS", 0.0)
     tithe.ok(*build(few, model_dir, few.with_name("t.jsonl")))
     assert [len(read_jsonl(part)) for part in parts(few.parent)] == [12]
     with serve() as played:

@@ -7,8 +7,8 @@ import torch
 import transformers
 
 from tests.engine.models import CONFIGS
-from tithe.engine import output_head
-from tithe.engine.output_head import TILE_VOCABULARY, Head, tiled_nll, token_nll
+from tithe.engine.forward import output_head
+from tithe.engine.forward.output_head import TILE_VOCABULARY, Head, tiled_nll, token_nll
 
 
 def llama():

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests.engine.models import load, make_pass, plain, random_passes, run, twin, worst
-from tithe.engine import output_head
 from tithe.engine.engine import OUT_OF_MEMORY, Engine, is_out_of_memory
+from tithe.engine.forward import output_head
+from tithe.engine.forward.output_head import EVEN, HEAD_ROWS, TILE_ROWS, Head
 from tithe.engine.model import LoadedModel
-from tithe.engine.output_head import EVEN, HEAD_ROWS, TILE_ROWS, Head
 from tithe.errors import ModelError
 from tithe.records import Problem
 

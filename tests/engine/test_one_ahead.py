@@ -14,18 +14,19 @@ import pytest
 import torch
 
 from tests.engine.models import load, random_passes
-from tithe.engine import collect, forward, head_readout, states, weighted
-from tithe.engine.collect import Means
-from tithe.engine.cuts import Cuts
 from tithe.engine.engine import Engine, Read
-from tithe.engine.forward import counted, runs
-from tithe.engine.head_readout import MarginReadout
-from tithe.engine.options import OptionsReadout, Replies
-from tithe.engine.readouts import READOUTS
-from tithe.engine.weighted import Weighted
-from tithe.heads.cnn import CnnHead
-from tithe.heads.network import expected_shapes
-from tithe.heads.probe import ProbeHead
+from tithe.engine.forward import forward, states
+from tithe.engine.forward.cuts import Cuts
+from tithe.engine.forward.forward import counted, runs
+from tithe.engine.heads.cnn import CnnHead
+from tithe.engine.heads.network import expected_shapes
+from tithe.engine.heads.probe import ProbeHead
+from tithe.engine.readouts import collect, head_readout, weighted
+from tithe.engine.readouts.base import READOUTS
+from tithe.engine.readouts.collect import Means
+from tithe.engine.readouts.head_readout import MarginReadout
+from tithe.engine.readouts.options import OptionsReadout, Replies
+from tithe.engine.readouts.weighted import Weighted
 from tithe.records import Pass
 
 Family = Callable[[str], Path]

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.engine.models import load, plain, random_passes, run, twin, worst
-from tithe.engine import probe
-from tithe.engine.cuts import Cuts
 from tithe.engine.engine import Engine
-from tithe.engine.varlen import Varlen, probes, whole_rows
-from tithe.engine.ways import BY_SEGMENT, WHOLE_ROW, Ask
+from tithe.engine.forward import probe
+from tithe.engine.forward.cuts import Cuts
+from tithe.engine.forward.varlen import Varlen, probes, whole_rows
+from tithe.engine.forward.ways import BY_SEGMENT, WHOLE_ROW, Ask
 from tithe.run.describe import engine_record, engine_sentence
 
 Family = Callable[[str], Path]
@@ -162,7 +162,7 @@ def test_what_each_device_tries() -> None:
 
 
 def test_hidden_states_come_on_the_same_road(ways: Any, family: Family) -> None:
-    from tests.engine import test_hidden as states
+    from tests.engine.forward import test_hidden as states
 
     ways(dense=dense)
     loaded, rows = load(family("llama")), states.random_rows()

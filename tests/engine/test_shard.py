@@ -12,18 +12,18 @@ import pytest
 import torch
 import transformers
 
+from tests.engine.forward.test_states import read
 from tests.engine.models import load, random_passes
-from tests.engine.test_states import read
 from tithe.engine import shard
-from tithe.engine.collect import Means
 from tithe.engine.engine import Engine
+from tithe.engine.forward.probe import probe
+from tithe.engine.measure.shape import model_shape
 from tithe.engine.model import LoadedModel
-from tithe.engine.probe import probe
-from tithe.engine.readouts import READOUTS
-from tithe.engine.shape import model_shape
+from tithe.engine.readouts.base import READOUTS
+from tithe.engine.readouts.collect import Means
+from tithe.engine.readouts.weighted import Weighted
 from tithe.engine.shard import device_map, placed, size_text, spread_over
 from tithe.engine.sources import ModelSource, find_model
-from tithe.engine.weighted import Weighted
 from tithe.errors import MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint
 

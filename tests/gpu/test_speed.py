@@ -9,8 +9,8 @@ import torch
 
 import tithe
 from tests.e2e.command import records, write_jsonl
-from tithe.engine.machine import measure_machine
-from tithe.engine.matmul import Product
+from tithe.engine.measure.machine import measure_machine
+from tithe.engine.measure.matmul import Product
 
 pytestmark = [
     pytest.mark.gpu,

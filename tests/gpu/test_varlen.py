@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch._dynamo
 
-from tithe.engine.cuts import Cuts
-from tithe.engine.varlen import TOLERANCE, Varlen
-from tithe.engine.ways import BY_SEGMENT, Ask, by_segment, compiled_flex
+from tithe.engine.forward.cuts import Cuts
+from tithe.engine.forward.varlen import TOLERANCE, Varlen
+from tithe.engine.forward.ways import BY_SEGMENT, Ask, by_segment, compiled_flex
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,9 +13,10 @@ import torch
 
 from tests.e2e.command import records, write_jsonl
 from tithe.config import ScoreSettings
-from tithe.engine import engine, layout, model
-from tithe.engine.room import Room
-from tithe.engine.several import SeveralEngine
+from tithe.engine import engine, model
+from tithe.engine.measure import layout
+from tithe.engine.measure.room import Room
+from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.run.describe import engine_record, engine_sentence
 from tithe.run.kept_choice import keep, kept, kept_number, kept_word, read

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tithe.run.tune_talk import more_steps
-from tithe.tune.recipe import Recipe
+from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.talk import more_steps
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from tithe import runners
 from tithe.data.render import RenderSettings, make_renderer
 from tithe.engine.engine import Engine
 from tithe.engine.model import LoadedModel, load_model
-from tithe.engine.readouts import READOUTS
+from tithe.engine.readouts.base import READOUTS
 from tithe.engine.sources import find_model, load_tokenizer
-from tithe.engine.store import Store, answers_name
+from tithe.engine.store.store import Store, answers_name
 from tithe.errors import SettingsError
 from tithe.records import Answer, Ask, BadRow, Example, Message, Nll, Problem
 from tithe.runners.local import LocalRunner, Scored, ahead
@@ -193,7 +193,7 @@ def test_bad_rows_and_problems_pass_through(make: Make) -> None:
 def test_out_of_memory_is_tried_again_next_time(
     make: Make, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tithe.engine.forward.PACK_EVEN", 1)
+    monkeypatch.setattr("tithe.engine.forward.forward.PACK_EVEN", 1)
     monkeypatch.setattr("tithe.engine.engine.gc.collect", lambda: 0)  # slow where pytest and transformers are loaded
     items = examples(12)
     straight = values(list(make(IFD(), folder=tmp_path / "a").run(items)))

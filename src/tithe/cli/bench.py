@@ -87,10 +87,10 @@ def bench(
 ) -> None:
     """Measure how fast a run would be here, what limits it, and which options help."""
     given = dict(locals())
+    from tithe.lab.speed.settings import BenchSettings
+    from tithe.lab.speed.speed import bench as measure
     from tithe.run.folder import check_places
     from tithe.run.screen import Screen
-    from tithe.run.speed import bench as measure
-    from tithe.run.speed_settings import BenchSettings
 
     settings, screen = settings_from(BenchSettings, given), Screen()
     check_places(output, overwrite, settings.dataset, None)

@@ -72,11 +72,11 @@ def evaluate(
         raise Usage("nothing is given to evaluate by", hint="`--holdout FILE`, `--tasks NAMES`, or both")
     if output is None:
         raise Usage("no place for the results is given", hint="`-o results`")
-    from tithe.run.evaluate import evaluate as run
-    from tithe.run.evaluate_screen import show_evaluation
-    from tithe.run.evaluate_settings import EvaluateSettings
+    from tithe.lab.evaluate.evaluate import evaluate as run
+    from tithe.lab.evaluate.screen import show_evaluation
+    from tithe.lab.evaluate.settings import EvaluateSettings
+    from tithe.lab.tiers.settings import settings_of
     from tithe.run.screen import Screen
-    from tithe.run.tier_settings import settings_of
 
     result = run(settings_of(EvaluateSettings, given, config), output, talk=Screen())
     show_evaluation(result)

@@ -56,9 +56,9 @@ def experiment(
     }
     if output is None:
         raise Usage("no folder for the experiment is given", hint="`-o my-experiment`")
-    from tithe.experiment.conduct import experiment as conduct
-    from tithe.experiment.screen import show_experiment
-    from tithe.experiment.settings import read_experiment
+    from tithe.lab.experiment.conduct import experiment as conduct
+    from tithe.lab.experiment.screen import show_experiment
+    from tithe.lab.experiment.settings import read_experiment
     from tithe.run.screen import Screen
 
     result = conduct(read_experiment(recipe, flags), output, overwrite=overwrite, plan=plan, talk=Screen())

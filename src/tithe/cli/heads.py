@@ -94,8 +94,9 @@ def train(
     """Train a head on tiers, and judge it on prompts that it never saw."""
     given = dict(locals())
     from tithe.config import HeadSettings
-    from tithe.run.heads import train_head
-    from tithe.run.screen import Screen, show_head
+    from tithe.lab.heads.heads import train_head
+    from tithe.lab.heads.screen import show_head
+    from tithe.run.screen import Screen
 
     result = train_head(settings_from(HeadSettings, given), output, overwrite=overwrite, talk=Screen())
     show_head(result)
@@ -137,8 +138,9 @@ def evaluate(
     """Judge a head on tiers of another source."""
     given = dict(locals())
     from tithe.config import HeadSettings
-    from tithe.run.heads import evaluate_head
-    from tithe.run.screen import Screen, show_head
+    from tithe.lab.heads.heads import evaluate_head
+    from tithe.lab.heads.screen import show_head
+    from tithe.run.screen import Screen
 
     result = evaluate_head(folder, settings_from(HeadSettings, given), talk=Screen())
     show_head(result)
@@ -165,8 +167,9 @@ def import_weights(
     """Make a head of a network that was trained with the CPQS authors' scripts."""
     given = {**locals(), "dataset": str(weights)}
     from tithe.config import HeadSettings
-    from tithe.run.heads import import_head
-    from tithe.run.screen import Screen, show_head
+    from tithe.lab.heads.heads import import_head
+    from tithe.lab.heads.screen import show_head
+    from tithe.run.screen import Screen
 
     result = import_head(weights, settings_from(HeadSettings, given), output, overwrite=overwrite, talk=Screen())
     show_head(result)

@@ -78,12 +78,12 @@ def answer(
         raise Usage("no model is given", hint="`--model`, a folder or hub id")
     if output is None:
         raise Usage("no place for the answers is given", hint="`-o answers.jsonl`")
+    from tithe.lab.judge.answers import answer as carry_out
+    from tithe.lab.judge.screen import show_answered
+    from tithe.lab.judge.settings import AnswerSettings
+    from tithe.lab.tiers.settings import settings_of
     from tithe.run.folder import default_folder
-    from tithe.run.judge_answers import answer as carry_out
-    from tithe.run.judge_screen import show_answered
-    from tithe.run.judge_settings import AnswerSettings
     from tithe.run.screen import Screen
-    from tithe.run.tier_settings import settings_of
 
     settings, folder = settings_of(AnswerSettings, given, config), run_dir or default_folder(output)
     result = carry_out(settings, output, folder=folder, overwrite=overwrite, talk=Screen())
@@ -127,12 +127,12 @@ def compare(
         raise Usage("no judge is given", hint="`--judge`, a folder or hub id, or a URL with `--judge-model NAME`")
     if output is None:
         raise Usage("no place for the reviews is given", hint="`-o reviews.jsonl`")
+    from tithe.lab.judge.judge import compare as carry_out
+    from tithe.lab.judge.screen import show_compared
+    from tithe.lab.judge.settings import JudgeSettings
+    from tithe.lab.tiers.settings import settings_of
     from tithe.run.folder import default_folder
-    from tithe.run.judge import compare as carry_out
-    from tithe.run.judge_screen import show_compared
-    from tithe.run.judge_settings import JudgeSettings
     from tithe.run.screen import Screen
-    from tithe.run.tier_settings import settings_of
 
     settings, folder = settings_of(JudgeSettings, given, config), run_dir or default_folder(output)
     result = carry_out(settings, a, b, output, folder=folder, overwrite=overwrite, talk=Screen())
@@ -149,9 +149,9 @@ def tally(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers to stdout.")] = False,
 ) -> None:
     """Count wins, ties and losses."""
-    from tithe.evaluate.judge.tally import LEVEL
-    from tithe.run.judge import tally as count
-    from tithe.run.judge_screen import show_tally
+    from tithe.lab.judge.judge import tally as count
+    from tithe.lab.judge.screen import show_tally
+    from tithe.lab.judge.tally import LEVEL
 
     found = count(reviews, level=LEVEL if level is None else level)
     show_tally(found)

@@ -9,8 +9,8 @@ from tithe.cli.options import Listing
 @app.command()
 def scorers(as_json: Listing = False) -> None:
     """List the scorers: what a high value says, unit, what is read."""
+    from tithe.cli.listings import scorer_rows
     from tithe.run.screen import show_list
-    from tithe.run.shelf import scorer_rows
 
     show_list(scorer_rows(), as_json)
 
@@ -18,8 +18,8 @@ def scorers(as_json: Listing = False) -> None:
 @app.command()
 def selectors(as_json: Listing = False) -> None:
     """List the selectors and their settings."""
+    from tithe.cli.listings import selector_rows
     from tithe.run.screen import show_list
-    from tithe.run.shelf import selector_rows
 
     show_list(selector_rows(), as_json)
 
@@ -27,8 +27,8 @@ def selectors(as_json: Listing = False) -> None:
 @app.command()
 def templates(as_json: Listing = False) -> None:
     """List the templates by name."""
+    from tithe.cli.listings import template_rows
     from tithe.run.screen import show_list
-    from tithe.run.shelf import template_rows
 
     show_list(template_rows(), as_json)
 
@@ -36,7 +36,7 @@ def templates(as_json: Listing = False) -> None:
 @app.command()
 def doctor(as_json: Listing = False) -> None:
     """Say what this machine and installation can do."""
+    from tithe.cli.listings import doctor_rows
     from tithe.run.screen import show_list
-    from tithe.run.shelf import doctor_rows
 
     show_list(doctor_rows(), as_json)

@@ -91,11 +91,11 @@ def build(
         raise Usage("no weak model is given", hint="`--weak-model NAME`, more than once for several")
     if output is None:
         raise Usage(NO_PLACE, hint="`-o tiers.jsonl`")
-    from tithe.run import tiers as run
+    from tithe.lab.tiers import tiers as run
+    from tithe.lab.tiers.screen import show_built
+    from tithe.lab.tiers.settings import TierSettings, settings_of
     from tithe.run.folder import default_folder
     from tithe.run.screen import Screen
-    from tithe.run.tier_settings import TierSettings, settings_of
-    from tithe.run.tiers_screen import show_built
 
     settings, folder = settings_of(TierSettings, given, config), run_dir or default_folder(output)
     result = run.build(settings, output=output, folder=folder, overwrite=overwrite, talk=Screen())
@@ -134,10 +134,10 @@ def import_(
         raise Usage("no file is given", hint="`tithe tiers import FILE`, or `--high-file FILE --low-file FILE`")
     if output is None:
         raise Usage(NO_PLACE, hint="`-o tiers.jsonl`")
-    from tithe.run import tiers as run
+    from tithe.lab.tiers import tiers as run
+    from tithe.lab.tiers.screen import show_imported
+    from tithe.lab.tiers.settings import TierImportSettings, settings_of
     from tithe.run.screen import Screen
-    from tithe.run.tier_settings import TierImportSettings, settings_of
-    from tithe.run.tiers_screen import show_imported
 
     settings = settings_of(TierImportSettings, given, config)
     result = run.import_tiers(settings, output=output, folder=run_dir, overwrite=overwrite, talk=Screen())
@@ -154,8 +154,8 @@ def look(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers to stdout.")] = False,
 ) -> None:
     """Say what is in a tier file: counts, lengths, duplicates, refusals."""
-    from tithe.run import tiers as run
-    from tithe.run.tiers_screen import show_look
+    from tithe.lab.tiers import tiers as run
+    from tithe.lab.tiers.screen import show_look
 
     result = run.look(file, model=model)
     show_look(result)

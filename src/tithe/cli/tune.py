@@ -112,8 +112,8 @@ def tune(
 ) -> None:
     """Fine-tune a model on the responses of a data set, all weights or a LoRA adapter."""
     given = dict(locals())
-    from tithe.run.tune import tune as carry_out
-    from tithe.run.tune_settings import TuneSettings
+    from tithe.lab.tune.settings import TuneSettings
+    from tithe.lab.tune.tune import tune as carry_out
 
     train(TuneSettings, carry_out, given)
 
@@ -157,17 +157,17 @@ def warmup(
 ) -> None:
     """Give a model IFD's brief experience: one epoch on some of the data that it will score."""
     given = dict(locals())
-    from tithe.run.warmup import warm_up
-    from tithe.run.warmup_settings import WarmupSettings
+    from tithe.lab.tune.warming import warm_up
+    from tithe.lab.tune.warmup_settings import WarmupSettings
 
     train(WarmupSettings, warm_up, given)
 
 
 def train(settings: type[Any], carry_out: Callable[..., Any], given: dict[str, Any]) -> None:
     """The one call, and what is printed of it."""
-    from tithe.run.tier_settings import settings_of
-    from tithe.run.tune_screen import listener, show_tuned
-    from tithe.tune.processes import is_main
+    from tithe.lab.tiers.settings import settings_of
+    from tithe.lab.tune.processes import is_main
+    from tithe.lab.tune.screen import listener, show_tuned
 
     output, config = given["output"], given["config"]
     given["dataset"] = one_dataset(given["data"], given["dataset"], config is not None)
@@ -183,7 +183,7 @@ def train(settings: type[Any], carry_out: Callable[..., Any], given: dict[str, A
 @contextmanager
 def one_voice() -> Iterator[None]:
     """Of several processes that find the same fault, the main one names it."""
-    from tithe.tune.processes import is_main
+    from tithe.lab.tune.processes import is_main
 
     try:
         yield

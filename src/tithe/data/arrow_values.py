@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from ..errors import DataError
+from tithe.errors import DataError
 
 Convert: TypeAlias = Callable[[Any], Any]
 RENDERED = ("arguments", "parameters", "tools", "functions")  # what is in them is rendered as it stands

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from ..records import BadRow, Example, Message
-from .formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS, Record, Shape, examples
-from .ids import Occurrences
-from .packed import reading
-from .prompts import STAND_IN, with_response
-from .sniff import sniff
-from .turns import RecordError, kind, listing
+from tithe.data.formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS, Record, Shape, examples
+from tithe.data.ids import Occurrences
+from tithe.data.packed import reading
+from tithe.data.prompts import STAND_IN, with_response
+from tithe.data.sniff import sniff
+from tithe.data.turns import RecordError, kind, listing
+from tithe.errors import DataError
+from tithe.records import BadRow, Example, Message
 
 # Vicuna's set has `text`, Koala's `prompt`, WizardLM's `Instruction`, Self-Instruct's `instruction` with `instances`,
 # LIMA's `conversations` with a mere text in it.

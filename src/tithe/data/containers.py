@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
-from ..errors import DataError
-from ..foreign import foreign, words
-from .arrow_values import Plain
-from .jsonstream import JsonFault, JsonStream
-from .packed import MOST_LINE, bounded_lines, reading, skip_blank_lines, unpacked
-from .uniquejson import FieldTwiceError, loads
+from tithe.data.arrow_values import Plain
+from tithe.data.jsonstream import JsonFault, JsonStream
+from tithe.data.packed import MOST_LINE, bounded_lines, reading, skip_blank_lines, unpacked
+from tithe.data.uniquejson import FieldTwiceError, loads
+from tithe.errors import DataError
+from tithe.foreign import foreign, words
 
 Container: TypeAlias = Literal["jsonl", "json", "csv", "parquet"]
 

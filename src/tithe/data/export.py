@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from ..errors import OutputError, SettingsError, did_you_mean
-from .containers import Container
-from .files import Dataset
-from .outfile import atomic, check_writable
-from .parquet_out import write_parquet
-from .sniff import SUFFIXES, container_suffix
-from .writers import Job, OutShape, Reason, files_of, write_csv, write_json, write_jsonl
+from tithe.data.containers import Container
+from tithe.data.files import Dataset
+from tithe.data.outfile import atomic, check_writable
+from tithe.data.parquet_out import write_parquet
+from tithe.data.sniff import SUFFIXES, container_suffix
+from tithe.data.writers import Job, OutShape, Reason, files_of, write_csv, write_json, write_jsonl
+from tithe.errors import OutputError, SettingsError, did_you_mean
 
 __all__ = ["OutShape", "Written", "check_writable", "container_of", "write_records"]
 

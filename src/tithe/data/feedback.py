@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..records import OfLearning
-from .turns import listing
+from tithe.data.turns import listing
+from tithe.records import OfLearning
 
 PAIRS = (
     ("chosen", "rejected"),

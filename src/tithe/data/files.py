@@ -12,17 +12,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
 
-from ..errors import DataError, SettingsError, did_you_mean
-from ..records import BadRow, Example
-from .containers import DataFile, Row
-from .feedback import refusal
-from .folders import data_files
-from .formats import Record, Shape, Turns, detect, examples, looks_like
-from .hub import open_hub
-from .ids import Occurrences
-from .packed import reading
-from .sniff import container_suffix, sniff
-from .turns import listing
+from tithe.data.containers import DataFile, Row
+from tithe.data.feedback import refusal
+from tithe.data.folders import data_files
+from tithe.data.formats import Record, Shape, Turns, detect, examples, looks_like
+from tithe.data.hub import open_hub
+from tithe.data.ids import Occurrences
+from tithe.data.packed import reading
+from tithe.data.sniff import container_suffix, sniff
+from tithe.data.turns import listing
+from tithe.errors import DataError, SettingsError, did_you_mean
+from tithe.records import BadRow, Example
 
 LOOK = 100  # records by which the shape of a file is told
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import DataError
-from .packed import reading
-from .sniff import SUFFIXES, container_suffix
+from tithe.data.packed import reading
+from tithe.data.sniff import SUFFIXES, container_suffix
+from tithe.errors import DataError
 
 BESIDE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # talk about data, hold none
 UNREAD = {

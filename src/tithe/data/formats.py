@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
-from ..records import BadRow, Example, Message
-from .feedback import KNOWN, note_feedback, refusal
-from .ids import Occurrences, content_hash
-from .marks import LISTS, is_like_mark, note_record
-from .turns import RecordError, TurnsRead, kind, listing, read_tools, read_turns
+from tithe.data.feedback import KNOWN, note_feedback, refusal
+from tithe.data.ids import Occurrences, content_hash
+from tithe.data.marks import LISTS, is_like_mark, note_record
+from tithe.data.turns import RecordError, TurnsRead, kind, listing, read_tools, read_turns
+from tithe.records import BadRow, Example, Message
 
 Shape: TypeAlias = Literal["alpaca", "prompt-completion", "messages", "sharegpt"]
 Turns: TypeAlias = Literal["last", "all"]

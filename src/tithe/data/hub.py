@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, MissingExtraError
-from ..extras import install_hint
-from .arrow_values import RENDERED, null_note, without_nulls
-from .containers import Row
+from tithe.data.arrow_values import RENDERED, null_note, without_nulls
+from tithe.data.containers import Row
+from tithe.errors import DataError, MissingExtraError
+from tithe.extras import install_hint
 
 DATA = (".parquet", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".zst", ".arrow")
 

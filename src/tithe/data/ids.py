@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring
 from typing import Any
 
-from ..records import Message
-from .seen import Seen
+from tithe.data.seen import Seen
+from tithe.records import Message
 
 _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str).encode
 
@@ -65,3 +65,10 @@ class Occurrences:
         before = self._again.get(content, 1)
         self._again[content] = before + 1
         return f"{content:016x}-{before}"
+
+
+def prompt_id(prompt: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """16 hex digits of what is asked; white space around a message, and where an input begins, make no other prompt."""
+    said = [message.as_dict() | {"content": message.content.strip()} for message in prompt]
+    text = json.dumps([said, [dict(tool) for tool in tools]], sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -7,9 +7,9 @@ import re
 from collections.abc import Collection, Iterator
 from typing import IO, Any
 
-from ..foreign import words
-from .packed import MOST_LINE
-from .uniquejson import FieldTwiceError, unique
+from tithe.data.packed import MOST_LINE
+from tithe.data.uniquejson import FieldTwiceError, unique
+from tithe.foreign import words
 
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ..records import OfLearning
+from tithe.records import OfLearning
 
 LEARNT = frozenset(
     [

@@ -17,8 +17,8 @@ from typing import Any
 import zstandard
 from safetensors import SafetensorError
 
-from ..errors import OutputError
-from .sniff import PACKED
+from tithe.data.sniff import PACKED
+from tithe.errors import OutputError
 
 STANDARD_OUTPUT = "-"
 DEVICES, OPEN_FILES = Path("/dev"), ("/dev/fd", "/proc")  # names there stand for devices, and for what is open

@@ -12,8 +12,8 @@ from typing import IO, Any, Literal, TypeAlias
 
 import zstandard
 
-from ..errors import DataError
-from ..foreign import demand_regular, foreign
+from tithe.errors import DataError
+from tithe.foreign import demand_regular, foreign
 
 Packing: TypeAlias = Literal["", "gz", "zst"]
 

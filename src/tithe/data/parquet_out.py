@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
-from .containers import parquet_batches
-from .writers import Job, files_of
+from tithe.data.containers import parquet_batches
+from tithe.data.writers import Job, files_of
+from tithe.errors import OutputError
 
 _CHUNK = 2048  # records encoded at once
 

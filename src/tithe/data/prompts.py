@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..errors import DataError
-from ..records import BadRow, Example
-from .files import Dataset
-from .formats import COMPLETIONS, CONVERSATIONS, OUTPUTS, Record, Shape, examples
-from .ids import Occurrences
-from .turns import ROLES, RecordError, loads
+from tithe.data.files import Dataset
+from tithe.data.formats import COMPLETIONS, CONVERSATIONS, OUTPUTS, Record, Shape, examples
+from tithe.data.ids import Occurrences
+from tithe.data.turns import ROLES, RecordError, loads
+from tithe.errors import DataError
+from tithe.records import BadRow, Example
 
 STAND_IN = "."  # where a response will be; never seen outside
 

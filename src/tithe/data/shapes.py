@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from ..errors import OutputError
-from ..records import Message
-from .formats import Dialogue, Shape, read_dialogue
-from .turns import RecordError
+from tithe.data.formats import Dialogue, Shape, read_dialogue
+from tithe.data.turns import RecordError
+from tithe.errors import OutputError
+from tithe.records import Message
 
 
 def reshape(record: Any, own: Shape, to: str, turns: Collection[int] | None, where: str) -> Iterator[dict[str, Any]]:

@@ -9,11 +9,11 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import DataError
-from .containers import Container, DataFile
-from .formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS
-from .jsonstream import JsonFault, JsonStream
-from .packed import MOST_LINE, reading, skip_space, unpacked
+from tithe.data.containers import Container, DataFile
+from tithe.data.formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS
+from tithe.data.jsonstream import JsonFault, JsonStream
+from tithe.data.packed import MOST_LINE, reading, skip_space, unpacked
+from tithe.errors import DataError
 
 SUFFIXES: dict[str, Container] = {
     ".jsonl": "jsonl",

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Self
 
-from ..records import BadRow, Example
-from .containers import Row
-from .files import Dataset
+from tithe.data.containers import Row
+from tithe.data.files import Dataset
+from tithe.records import BadRow, Example
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from ..records import BadRow
-from .files import Dataset
-from .formats import COMPLETIONS, CONVERSATIONS, Shape, Turns, examples, read_dialogue
-from .ids import Occurrences
-from .marks import judge_turn
-from .turns import ROLES, RecordError
+from tithe.data.files import Dataset
+from tithe.data.formats import COMPLETIONS, CONVERSATIONS, Shape, Turns, examples, read_dialogue
+from tithe.data.ids import Occurrences
+from tithe.data.marks import judge_turn
+from tithe.data.turns import ROLES, RecordError
+from tithe.records import BadRow
 
 Trait: TypeAlias = Literal[
     "parts",  # content that is a list of parts

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from .formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS
-from .marks import WEIGHTS
-from .survey import CONTENT_KEYS, REASONING, ROLE_KEYS, Survey, Trait
-from .trainers import TOOLS, reads_as_openai
+from tithe.data.formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS
+from tithe.data.marks import WEIGHTS
+from tithe.data.survey import CONTENT_KEYS, REASONING, ROLE_KEYS, Survey, Trait
+from tithe.data.trainers import TOOLS, reads_as_openai
 
 _HAVE: Mapping[Trait, str] = {
     "parts": "content in parts",

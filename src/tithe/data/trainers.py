@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from ..errors import OutputError, SettingsError
-from .formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS
-from .marks import WEIGHTS
-from .outfile import atomic, demand_file, writing
-from .sniff import PACKED, container_suffix
-from .survey import CONTENT_KEYS, REASONING, ROLE_KEYS, Survey
-from .turns import ROLES
+from tithe.data.formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS
+from tithe.data.marks import WEIGHTS
+from tithe.data.outfile import atomic, demand_file, writing
+from tithe.data.sniff import PACKED, container_suffix
+from tithe.data.survey import CONTENT_KEYS, REASONING, ROLE_KEYS, Survey
+from tithe.data.turns import ROLES
+from tithe.errors import OutputError, SettingsError
 
 MEDIA = ("images", "videos", "audios")
 TOOLS = ("tools", "functions")

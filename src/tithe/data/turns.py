@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..records import Message
-from .marks import USUAL, judge_record, judge_turn
-from .uniquejson import FieldTwiceError
-from .uniquejson import loads as unique_loads
+from tithe.data.marks import USUAL, judge_record, judge_turn
+from tithe.data.uniquejson import FieldTwiceError
+from tithe.data.uniquejson import loads as unique_loads
+from tithe.records import Message
 
 ROLES = {
     "system": "system",

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from .containers import Container, DataFile, Row
-from .files import Dataset, Folder
-from .shapes import reshape
-from .sniff import container_suffix
+from tithe.data.containers import Container, DataFile, Row
+from tithe.data.files import Dataset, Folder
+from tithe.data.shapes import reshape
+from tithe.data.sniff import container_suffix
 
 OutShape: TypeAlias = Literal["same", "messages", "alpaca", "prompt-completion"]
 Reason: TypeAlias = str | list[str]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.current import on
+from tithe.engine.workers.current import on
 
 Fetched: TypeAlias = Callable[[], npt.NDArray[Any]]  # called, it is waited for
 

@@ -12,18 +12,18 @@ from typing import Any, TypeAlias
 
 import torch
 
-from tithe.engine.batching import After, Batch, make_batches
+from tithe.engine.batches.batching import After, Batch, make_batches
 from tithe.engine.cores import cpu_cores, threads_allowed
-from tithe.engine.forward import TokenNlls, Wanted
-from tithe.engine.fused import fuse
+from tithe.engine.forward.forward import TokenNlls, Wanted
+from tithe.engine.forward.states import StateReadout, make_taps
 from tithe.engine.heap import give_back
-from tithe.engine.layout import Choice, choose_layout, gated_product
+from tithe.engine.measure.fused import fuse
+from tithe.engine.measure.layout import Choice, choose_layout, gated_product
+from tithe.engine.measure.room import MOST, Room, find_room
 from tithe.engine.model import LoadedModel, dtype_name
-from tithe.engine.readouts import READOUTS, Readout
-from tithe.engine.room import MOST, Room, find_room
+from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.engine.shard import placed
 from tithe.engine.sources import demand_embedded
-from tithe.engine.states import StateReadout, make_taps
 from tithe.records import Pass, Problem
 
 NUMERICS = 1  # raise it when a change moves answers by more than rounding: stored ones are then not met again
@@ -241,7 +241,7 @@ class Engine:
         """Before the first passes are read: put a model that awaits it into fp8, its error stated on some of them."""
         if not self.model.awaits_fp8 or not batches:
             return
-        from tithe.engine.fp8_error import take_fp8
+        from tithe.engine.measure.fp8_error import take_fp8
 
         self.model.fp8 = take_fp8(self.model, passes, batches, budget=self.budget or 1, compiled=self.compiled)
         self.model.awaits_fp8 = False

@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tithe.engine import forward
-from tithe.engine.batching import After
-from tithe.engine.current import on
-from tithe.engine.forward import Coming, TokenNlls, Wanted
-from tithe.engine.fp8 import E4M3, demand_fp8
-from tithe.engine.fp32_route import Fp32Route, RouteName, take_fastest_fp32
-from tithe.engine.half_speed import probe_half
-from tithe.engine.keeping import what_is_kept
+from tithe.engine.batches.batching import After
+from tithe.engine.forward import forward
+from tithe.engine.forward.forward import Coming, TokenNlls, Wanted
+from tithe.engine.forward.keeping import what_is_kept
+from tithe.engine.forward.output_head import Head
+from tithe.engine.forward.probe import ROADS, Road, probe
+from tithe.engine.forward.states import Reading
+from tithe.engine.measure.fp8 import E4M3, demand_fp8
+from tithe.engine.measure.fp32_route import Fp32Route, RouteName, take_fastest_fp32
+from tithe.engine.measure.half_speed import probe_half
 from tithe.engine.model_files import FLOATS, Tensors, reading_folder, tensors_in
-from tithe.engine.output_head import Head
-from tithe.engine.probe import ROADS, Road, probe
 from tithe.engine.shard import DeviceMap, device_map, limits
 from tithe.engine.sources import ModelSource, fingerprint
-from tithe.engine.states import Reading
+from tithe.engine.workers.current import on
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Pass
 
 if TYPE_CHECKING:
-    from tithe.engine.fp8_error import Fp8
-    from tithe.engine.fused import Fused
-    from tithe.engine.layers import Layers
-    from tithe.engine.varlen import Varlen
+    from tithe.engine.forward.layers import Layers
+    from tithe.engine.forward.varlen import Varlen
+    from tithe.engine.measure.fp8_error import Fp8
+    from tithe.engine.measure.fused import Fused
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WEIGHTS = {**DTYPES, "fp8": E4M3}  # fp8 holds weights; all else is bf16 then
@@ -173,7 +173,7 @@ class LoadedModel:
     @cached_property
     def layers(self) -> Layers:
         """The way to its hidden states; to be asked for before several threads read."""
-        from tithe.engine.layers import Layers
+        from tithe.engine.forward.layers import Layers
 
         return Layers(self)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from tithe.engine.measure.shape import model_shape
 from tithe.engine.model_files import reading_folder
-from tithe.engine.shape import model_shape
 from tithe.engine.sources import ModelSource
 from tithe.errors import MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MissingExtraError, SettingsError
-from ..extras import install_hint
-from .cosine import cosines_of, paired, squares
-from .exact import Tops, tops
-from .rows import Index, Rows, first_in_rows, spans
-from .search import Neighbours, Search
+from tithe.errors import MissingExtraError, SettingsError
+from tithe.extras import install_hint
+from tithe.neighbours.cosine import cosines_of, paired, squares
+from tithe.neighbours.exact import Tops, tops
+from tithe.neighbours.rows import Index, Rows, first_in_rows, spans
+from tithe.neighbours.search import Neighbours, Search
 
 SPARE = 8  # candidates beyond those wanted: their order is that of rounded products
 TRAIN = 64  # vectors for each list of an inverted file to be learned from

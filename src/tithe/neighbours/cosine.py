@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .rows import Rows, spans
+from tithe.neighbours.rows import Rows, spans
 
 if TYPE_CHECKING:
     import torch

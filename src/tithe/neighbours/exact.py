@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .cosine import cosines_of, dots, paired, squares
-from .products import CHUNK, Product, full_precision, height, roads, width
-from .rows import Index, Rows, first_in_rows, spans
-from .sieve import Sieve
+from tithe.neighbours.cosine import cosines_of, dots, paired, squares
+from tithe.neighbours.products import CHUNK, Product, full_precision, height, roads, width
+from tithe.neighbours.rows import Index, Rows, first_in_rows, spans
+from tithe.neighbours.sieve import Sieve
 
 Cosines = npt.NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, SettingsError
-from .rows import Index, Rows, Vectors, distinct, spans
+from tithe.errors import DataError, SettingsError
+from tithe.neighbours.rows import Index, Rows, Vectors, distinct, spans
 
 
 @dataclass(frozen=True)

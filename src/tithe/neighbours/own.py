@@ -66,7 +66,7 @@ class Own(TextEncoder):
         return wanted
 
     def identity(self) -> dict[str, Any]:
-        from tithe.engine.hidden import NUMERICS
+        from tithe.engine.forward.hidden import NUMERICS
 
         return {
             "kind": "self",
@@ -80,7 +80,7 @@ class Own(TextEncoder):
         }
 
     def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[Encoded]:
-        from tithe.engine.hidden import hidden
+        from tithe.engine.forward.hidden import hidden
 
         whole = Tokens(self.own.tokenizer).encode([self.settings.prefix + text for text in texts], special=True)
         cut = [max(0, len(ids) - self.limit) for ids in whole]

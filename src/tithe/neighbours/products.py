@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .rows import Rows
+from tithe.neighbours.rows import Rows
 
 CHUNK = 64  # columns of which the greatest alone is looked at first
 COLUMNS = 4096  # of a block of products

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, SettingsError
+from tithe.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     import torch

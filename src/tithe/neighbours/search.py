@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, SettingsError
-from .rows import Distinct, Index, Rows, Vectors, distinct, first_in_rows, spans
+from tithe.errors import DataError, SettingsError
+from tithe.neighbours.rows import Distinct, Index, Rows, Vectors, distinct, first_in_rows, spans
 
 if TYPE_CHECKING:
-    from .ann import Ann, Measured
-    from .exact import Tops
+    from tithe.neighbours.ann import Ann, Measured
+    from tithe.neighbours.exact import Tops
 
 EXACT_UP_TO = 1_000_000  # rows of the pool
 RECORDS = 65_536  # of which lists are made at once
@@ -84,7 +84,7 @@ def nearest(
     ask = Search(queries, asked, targets, groups, k, pool is None, exclude_above)
     if method == "exact" or (method == "auto" and len(targets) <= EXACT_UP_TO):
         return ask.exact()
-    from .ann import Ann, approximate
+    from tithe.neighbours.ann import Ann, approximate
 
     return approximate(ask, method if isinstance(method, Ann) else Ann())
 
@@ -137,7 +137,7 @@ class Search:
         return self.targets.only(self.groups.first)
 
     def exact(self) -> Neighbours:
-        from .exact import tops
+        from tithe.neighbours.exact import tops
 
         pool = self.distinct_targets
         return self.records(tops(pool if self.own else self.distinct_queries, pool, self.wanted, self.below))

@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from tithe.data.checksum import Part, parts_in
 from tithe.data.outfile import atomic
-from tithe.engine.parts import SUFFIX, read_table, write_table
-from tithe.engine.store import FLUSH_SECONDS
+from tithe.engine.store.parts import SUFFIX, read_table, write_table
+from tithe.engine.store.store import FLUSH_SECONDS
 from tithe.errors import OutputError, StoreError
 from tithe.neighbours.encoders import TextEncoder, Vectors
 

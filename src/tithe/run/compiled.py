@@ -33,7 +33,7 @@ def check_compile(settings: ScoreSettings, device: torch.device) -> None:
     """
     if settings.compile != "on":
         return
-    from tithe.engine.fused import cannot
+    from tithe.engine.measure.fused import cannot
 
     reason = cannot(device)
     if reason is not None:
@@ -58,7 +58,7 @@ def wants_compiled(
         place: the run folder.
         name: by which the choice is kept there.
     """
-    from tithe.engine.fused import worth
+    from tithe.engine.measure.fused import worth
 
     wanted = str(settings.compile)
     if wanted == "auto":

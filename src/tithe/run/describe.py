@@ -12,7 +12,7 @@ from tithe.scorers.base import Scorer, settings_of
 
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine
-    from tithe.engine.fp32_route import Fp32Route
+    from tithe.engine.measure.fp32_route import Fp32Route
     from tithe.engine.model import LoadedModel
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tithe.engine.store import answers_name
+from tithe.engine.store.store import answers_name
 from tithe.errors import SettingsError
 from tithe.run.compiled import check_compile, may_be_large, wants_compiled
 from tithe.run.describe import engine_sentence
@@ -26,10 +26,10 @@ def make_engine(parts: Parts) -> Engine:
         TitheError: the model cannot be loaded, or not as it is asked for.
     """
     from tithe.engine.engine import NUMERICS, Engine
-    from tithe.engine.half_speed import probe_half
-    from tithe.engine.loss_kernels import CANDIDATES, OWN
+    from tithe.engine.measure.half_speed import probe_half
+    from tithe.engine.measure.loss_kernels import CANDIDATES, OWN
+    from tithe.engine.measure.shape import model_shape
     from tithe.engine.model import WEIGHTS, load_model
-    from tithe.engine.shape import model_shape
     from tithe.engine.shard import spread_over
 
     s, place, devices = parts.settings, parts.answers_place, parts.devices
@@ -52,7 +52,7 @@ def make_engine(parts: Parts) -> Engine:
     budget = s.batch_tokens or kept_number(place, f"batch_tokens_{own}")
     spread = spread_over(parts.source, parts.dtype, devices, s.shard)
     if len(devices) > 1 and not spread and together(parts, devices):
-        from tithe.engine.several import SeveralEngine
+        from tithe.engine.workers.several import SeveralEngine
 
         engine: Engine = SeveralEngine(parts.source, devices, how, budget=budget, workers=s.workers, compiled=compiled)
     else:

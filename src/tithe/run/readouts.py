@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.data.dialogue import PRESET
-from tithe.engine.readouts import Readout
+from tithe.engine.readouts.base import Readout
 from tithe.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
-    from tithe.engine.head_readout import HeadReadout
+    from tithe.engine.readouts.head_readout import HeadReadout
     from tithe.run.setup import Parts
 
 
@@ -40,7 +40,7 @@ def head_readout(folder: str, parts: Parts) -> Readout:
         raise SettingsError(
             "`cpqs` needs a head", hint="`--head my-head`; `tithe head train` makes one from tiers of responses"
         )
-    from tithe.engine.head_readout import HeadReadout
+    from tithe.engine.readouts.head_readout import HeadReadout
 
     readout = HeadReadout(Path(folder))
     if parts.weights:
@@ -94,14 +94,14 @@ def verdict(readout: HeadReadout) -> str:
 
 
 def weighted_readout(argument: str, parts: Parts) -> Readout:
-    from tithe.engine.weighted import Weighted
+    from tithe.engine.readouts.weighted import Weighted
 
     return Weighted()
 
 
 def options_readout(texts: str, parts: Parts) -> Readout:
     """How likely these replies are, by the run's tokenizer and template."""
-    from tithe.engine.options import OptionsReadout, find_replies
+    from tithe.engine.readouts.options import OptionsReadout, find_replies
 
     return OptionsReadout(find_replies(parts.renderer, parts.tokenizer, texts.split(",")))
 

@@ -15,7 +15,6 @@ from tithe.records import Ask
 from tithe.run.account import Account, account
 from tithe.run.bench import Bench
 from tithe.run.describe import engine_record, torch_name
-from tithe.run.experience import check_experience, experience
 from tithe.run.folder import (
     DROPPED,
     RECORD,
@@ -36,6 +35,7 @@ from tithe.run.setup import Parts, residual
 from tithe.run.table import Table
 from tithe.run.talk import Talk
 from tithe.run.tokens import TokenFile
+from tithe.run.warmup import check_warmup, warm_up_first
 from tithe.runners.local import LocalRunner
 from tithe.runners.tokenising import Tokenisers
 
@@ -48,7 +48,7 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
     Raises:
         TitheError: what would stop the run, as far as it can be known without the model.
     """
-    from tithe.engine.shape import BYTES, model_shape
+    from tithe.engine.measure.shape import BYTES, model_shape
 
     talk = talk or Talk()
     parts = Parts(settings, weights=False)
@@ -84,7 +84,7 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
 
 def common_tokens(window: Window, model_readouts: frozenset[str], budget: int | None) -> int:
     """Tokens of a window's passes that an engine which packs them does not read again: common beginnings."""
-    from tithe.engine.batching import make_batches
+    from tithe.engine.batches.batching import make_batches
 
     passes = [one for one, readouts in zip(window.passes, window.readouts, strict=True) if readouts & model_readouts]
     return sum(batch.saved for batch in make_batches(passes, budget=budget or PLANNED_BUDGET, share=True))
@@ -122,10 +122,10 @@ def score(
     parts = Parts(settings)
     check_passed_on(settings, list(parts.scorers.values()))
     parts.check(folder)
-    check_experience(parts, folder)
+    check_warmup(parts, folder)
     talk = talk or Talk()
     with closing(parts), run_folder(folder) as place, account(folder, talk, parts.basics) as told:
-        experience(parts, folder, talk)
+        warm_up_first(parts, folder, talk)
         result = score_in(place, parts, talk, folder=folder, told=told)
         result.record.update(told.finished())
         told.record = lambda: result.record

@@ -21,7 +21,6 @@ from rich.text import Text
 from tithe.data.record_counts import note_sentences
 from tithe.data.remarks import remark_sentences
 from tithe.printable import MOST, counted, json_text, printable, shorten
-from tithe.run.heads import HeadResult
 from tithe.run.results import PlanResult, ScoreResult, SelectResult
 from tithe.run.select import shown_columns
 from tithe.run.talk import Talk
@@ -245,24 +244,6 @@ def length_line(selection: Mapping[str, Any]) -> str | None:
         parts.append(f"{by} {how} with response length (rank correlation {rho:.2f})")
     way = "" if by.endswith("_residual") else "; `--residualise length` ranks by what length does not explain"
     return f"note: {', and '.join(parts)}{way}"
-
-
-def show_head(result: HeadResult) -> None:
-    """What a head is worth, the verdict first, and where it lies."""
-    out, counts = console(), result.record.get("counts", {})
-    for reason, n in counts.get("left_out", {}).items():
-        say(out, f"responses left out, {n:,}: {reason}")
-    if counts.get("truncated_responses") or counts.get("truncated_prompts"):
-        say(
-            out,
-            f"cut at max length: {counted(counts['truncated_responses'], 'response')}, "
-            f"{counted(counts['truncated_prompts'], 'prompt')}",
-        )
-    if "train_responses" in counts:
-        sides = ", ".join(f"{counts[f'{name}_responses']:,} {name}" for name in ("train", "validation", "test"))
-        say(out, f"{counted(counts['responses'], 'response')} to {counted(counts['prompts'], 'prompt')}: {sides}")
-    for line in str(result).splitlines():
-        say(out, line)
 
 
 def show_counts(out: Console, record: Mapping[str, Any]) -> None:

@@ -20,7 +20,6 @@ from tithe.planner import without_numbers
 from tithe.records import FloatArray, Scores, Selection
 from tithe.run.account import account
 from tithe.run.contamination import ContaminationResult, find
-from tithe.run.experience import check_experience, experience
 from tithe.run.folder import (
     DROPPED,
     RECORD,
@@ -39,6 +38,7 @@ from tithe.run.score import score_in
 from tithe.run.setup import Parts, residual
 from tithe.run.table import COMPUTED, COUNTS
 from tithe.run.talk import Talk
+from tithe.run.warmup import check_warmup, warm_up_first
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter, apply_filters, drop_duplicates, without
@@ -107,11 +107,11 @@ def select(
         )
     ranking = residual(by) if by in parts.residualised else by
     parts.check(folder)
-    check_experience(parts, folder)
+    check_warmup(parts, folder)
     found = contaminated(parts.dataset, settings, talk)
     recipe = Recipe(ranking, selector, budget, filters, settings.drop_duplicates, found.examples)
     with closing(parts), run_folder(folder) as place, account(folder, talk, parts.basics) as told:
-        experience(parts, folder, talk)
+        warm_up_first(parts, folder, talk)
         chosen = choose(score_in(place, parts, talk, folder=folder, extra=extra, told=told), recipe)
         chosen = replace(chosen, record=chosen.record | found.told | told.finished())
         told.record = lambda: chosen.record

@@ -15,9 +15,9 @@ from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.dialogue import CpqsRenderer
 from tithe.data.files import LOOK, Dataset, open_dataset
 from tithe.data.render import Renderer, RenderSettings, Truncation, make_renderer
-from tithe.engine.readouts import READOUTS, Readout
+from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
-from tithe.engine.store import Store, answers_name
+from tithe.engine.store.store import Store, answers_name
 from tithe.errors import DataError, SettingsError
 from tithe.neighbours.encoders import FILE, Encoder, make_encoder
 from tithe.records import Ask, BadRow, Example
@@ -317,7 +317,7 @@ class Parts:
     @cached_property
     def devices(self) -> tuple[torch.device, ...]:
         """Where the model may be."""
-        from tithe.engine.devices import choose_devices
+        from tithe.engine.workers.devices import choose_devices
 
         return choose_devices(self.settings.device)
 

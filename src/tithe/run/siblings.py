@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tithe.engine.store import Store
+from tithe.engine.store.store import Store
 from tithe.errors import SettingsError, StoreError
 from tithe.foreign import read_json
 from tithe.run.folder import RECORD, SUFFIX

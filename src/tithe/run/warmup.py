@@ -1,103 +1,41 @@
-"""Give a model its brief experience: choose examples, train one epoch on them."""
+"""`--warmup`: the run checks it and calls it by name; what trains the model stands above the run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from tithe.data.export import write_records
+from tithe import plugins
 from tithe.errors import SettingsError
-from tithe.run.account import has_finished
-from tithe.run.choice import Choice, choose
-from tithe.run.folder import write_json
 from tithe.run.talk import Talk
-from tithe.run.tune import TuneResult, carry_out
-from tithe.run.tune_folder import CHOSEN, DONE, read
-from tithe.run.tune_parts import TuneParts
-from tithe.run.warmup_settings import WarmupSettings
-from tithe.tune.processes import is_main, wait
-from tithe.tune.rows import TrainRows
-from tithe.tune.train import demand_packages
 
-RECORDS = "chosen.jsonl"
+if TYPE_CHECKING:
+    from tithe.run.setup import Parts
 
 
-def warm_up(settings: WarmupSettings, output: Path, *, overwrite: bool = False, talk: Talk | None = None) -> TuneResult:
-    """Train a model for one epoch on a few examples of the data set that it will score.
-
-    Args:
-        settings: which examples, and how.
-        output: folder of the model, with `chosen.jsonl`: the records it was trained on. Goes on, or is found finished,
-            as that of `tune`.
-        overwrite: choose and train anew.
-        talk: who listens.
+def check_warmup(parts: Parts, folder: Path | None) -> None:
+    """Raise what can be known to be wrong with a warm-up before the run folder is made.
 
     Raises:
-        TitheError: whatever stops it.
+        SettingsError: no scorer reads a model, or there is no run folder.
     """
-    demand_packages()
-    return carry_out(WarmupParts(settings), output, overwrite=overwrite, talk=talk or Talk())
+    if not parts.settings.warmup:
+        return
+    if not parts.needs_model:
+        raise SettingsError(
+            f"`warmup` is given, and no model is read: not by {', '.join(parts.scorers)}", hint="leave it out"
+        )
+    if folder is None:
+        raise SettingsError(
+            "`warmup` trains a model, which is kept in the run folder, and there is none", hint="give `run_dir`"
+        )
 
 
-@dataclass
-class WarmupParts(TuneParts):
-    """The parts of a training on chosen examples."""
+def warm_up_first(parts: Parts, folder: Path | None, talk: Talk) -> None:
+    """Put the trained model in the place of the one given, where that is wanted.
 
-    settings: WarmupSettings
-    choice: Choice | None = field(default=None, init=False)
-
-    def check(self, output: Path) -> None:
-        if experienced(self.source.adapter or self.source.folder):
-            raise SettingsError(
-                f"the model `{self.source.name}` has had its brief experience already",
-                hint="score with it as it is, or give the model it was made of",
-            )
-        super().check(output)
-
-    def identity(self) -> dict[str, Any]:
-        s = self.settings
-        return super().identity() | {name: getattr(s, name) for name in ("records", "choose", "clusters", "encoder")}
-
-    def prepare(self, place: Path, talk: Talk, *, overwrite: bool) -> None:
-        """Choose the examples, or find the choice that an interrupted run has made."""
-        file, identity = place / CHOSEN, self.identity()
-        if is_main():
-            there = None if overwrite else read(file)
-            if there is None or there.get("identity") != identity:
-                choice = choose(self, self.everything, talk)
-                write_records(self.dataset, choice.places(), place / RECORDS, overwrite=True)
-                write_json(file, {"identity": identity, **choice.as_dict()})
-        wait()
-        told = read(file)
-        assert told is not None
-        self.choice = Choice(told["chosen"], told["facts"])
-        facts = self.choice.facts
-        talk.say(f"{len(self.choice.chosen):,} of {facts['candidates']:,} examples for the experience: {facts['how']}")
-
-    def foresee(self) -> None:
-        assert self.everything.rows
-
-    @cached_property
-    def everything(self) -> TrainRows:
-        """The rows of the whole data set."""
-        return self.read()
-
-    @cached_property
-    def rows(self) -> TrainRows:
-        """Those of the chosen examples."""
-        assert self.choice is not None, "prepare comes first"
-        names = {one["id"] for one in self.choice.chosen}
-        return self.everything.only(names)
-
-    def describe(self) -> dict[str, Any]:
-        if self.choice is None:  # of a training that did not come so far
-            return super().describe()
-        return {**super().describe(), "warmup": {**self.choice.facts, "chosen": list(self.choice.chosen)}}
-
-
-def experienced(folder: Path) -> bool:
-    """Whether a folder holds what `warm_up` made."""
-    record = read(folder / DONE)
-    return record is not None and has_finished(record) and "warmup" in record
+    Raises:
+        SettingsError: the model has had its experience already.
+    """
+    if parts.settings.warmup:
+        plugins.step("warmup")(parts, folder, talk)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from tithe.data.render import Renderer
 from tithe.data.seen import Seen, first_half
-from tithe.engine.readouts import READOUTS, CountReadout, Readout, View
-from tithe.engine.store import Store
+from tithe.engine.readouts.base import READOUTS, CountReadout, Readout, View
+from tithe.engine.store.store import Store
 from tithe.errors import SettingsError, did_you_mean
 from tithe.planner import NOTHING, Slot, Window, plan_window, window_size, windows
 from tithe.records import Answer, Ask, BadRow, Example, Problem

@@ -25,7 +25,7 @@ from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.dialogue import CpqsRenderer
 from tithe.data.render import Encoded, Renderer, RenderSettings, TemplateRenderer
 from tithe.data.rendered import NOTHING_ODD, Remarks, Rendered
-from tithe.engine.orphan import end_with_parent
+from tithe.engine.workers.orphan import end_with_parent
 from tithe.errors import TitheError
 from tithe.records import Example, Message, Problem
 

@@ -15,8 +15,8 @@ from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from tithe.data.render import Encoded, Renderer
-from tithe.engine.orphan import child_variables
-from tithe.engine.process import last_line, search_path
+from tithe.engine.workers.orphan import child_variables
+from tithe.engine.workers.process import last_line, search_path
 from tithe.errors import TitheError
 from tithe.records import Example, Problem
 from tithe.runners.tokeniser import RENDERERS, can_send, sent, unpacked

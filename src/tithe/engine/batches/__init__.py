@@ -1,0 +1,1 @@
+"""Which passes are read together, and which beginnings they share."""

@@ -1,0 +1,1 @@
+"""One way through a model: packed, padded or single."""

@@ -1,0 +1,1 @@
+"""Heads on hidden states: what they are, their files, and how one is applied."""

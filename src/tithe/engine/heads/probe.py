@@ -1,0 +1,87 @@
+"""The linear head: the mean state of a response in each layer, weighed.
+
+margin = sum over layers of (w_l . mean over response tokens of h_l) + b
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tithe.engine.heads.base import Progression, StateHead
+from tithe.engine.heads.shapes import demand_weights
+
+Means: TypeAlias = npt.NDArray[np.float32]
+
+
+class MeansReader:
+    """The mean state of each response, layer by layer; what a probe is trained on and reads.
+
+    Args:
+        layers: which will come, ascending.
+        width: of one state.
+        lengths: tokens of each response.
+    """
+
+    def __init__(self, layers: Sequence[int], width: int, lengths: Sequence[int]) -> None:
+        self.progress = Progression(layers, width, lengths)
+        self.lengths = list(lengths)
+        self.parts: list[torch.Tensor] = []
+
+    @torch.inference_mode()
+    def take(self, layer: int, rows: torch.Tensor) -> None:
+        self.progress.step(layer, rows)
+        # Response by response: the order in which a mean is summed then depends on that response alone.
+        means = [part.mean(0, dtype=torch.float32) for part in torch.split(rows, self.lengths)]
+        self.parts.append(torch.stack(means))  # (responses, width)
+
+    @torch.inference_mode()
+    def found(self) -> torch.Tensor:
+        """(responses, layers, width) float32, where the states are."""
+        self.progress.end()
+        return torch.stack(self.parts, dim=1)
+
+
+class ProbeHead(StateHead):
+    """One weight for every number of the mean state, and a bias.
+
+    Args:
+        weight: (layers, width).
+        bias: a scalar.
+    """
+
+    kind: ClassVar[str] = "probe"
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, layers: Sequence[int], count: int, width: int) -> None:
+        super().__init__(layers, count, width)
+        found = {"weight": weight.detach(), "bias": bias.detach()}
+        demand_weights(found, {"weight": (len(self.layers), width), "bias": ()}, self.kind)
+        self.weight, self.bias = (one.to("cpu", torch.float32).contiguous() for one in found.values())
+
+    def to(self, device: torch.device | str) -> ProbeHead:
+        """Itself: it reads means where the states are, and weighs them on the CPU."""
+        return self
+
+    def reader(self, lengths: Sequence[int]) -> MeansReader:
+        return MeansReader(self.layers, self.width, lengths)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {"weight": self.weight, "bias": self.bias}
+
+    @classmethod
+    def of(cls, weights: Mapping[str, torch.Tensor], layers: Sequence[int], count: int, width: int) -> Self:
+        demand_weights(weights, {"weight": (len(layers), width), "bias": ()}, cls.kind)
+        return cls(weights["weight"], weights["bias"], layers, count, width)
+
+    def margins(self, found: Means) -> npt.NDArray[np.float32]:
+        """Of mean states, (responses, layers, width).
+
+        Summed in float64: a few numbers of a state may be thousands of times larger than the rest.
+        """
+        weight = self.weight.numpy().astype(np.float64)
+        margins = [np.vdot(one.astype(np.float64), weight) + self.bias.item() for one in found]
+        return np.array(margins, dtype=np.float32)

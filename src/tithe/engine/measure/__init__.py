@@ -1,0 +1,1 @@
+"""What is timed, tuned, or chosen for this machine and model."""

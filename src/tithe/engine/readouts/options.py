@@ -1,0 +1,144 @@
+"""How likely each of some replies is, from the one hidden state that predicts the token in which they differ."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from tithe.data.render import Encoded, Renderer
+from tithe.engine.copies import fetched, to
+from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
+from tithe.engine.readouts.base import View
+from tithe.errors import ModelError, SettingsError
+from tithe.records import Answer, Example, IntArray, Message, Options, Pass, PassSpec, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tithe.engine.forward.output_head import Head
+
+ROWS = 64  # of logits at a time
+QUESTION = "How many?"  # the replies' tokens are the same after every question
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Reply texts as the run's tokenizer and template write them: alike but for one token.
+
+    Args:
+        first: the first reply, as it stands in a pass.
+        at: which of its tokens is the one.
+        ids: that token of each reply, in order.
+    """
+
+    first: IntArray
+    at: int
+    ids: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """A name for a folder; another tokenizer or template gives another one."""
+        text = f"{self.first[: self.at].tolist()} {list(self.ids)}"
+        return f"options-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+def find_replies(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Replies:
+    """The replies in ids.
+
+    Raises:
+        SettingsError: they are not to be told apart by one token, or a template or preset cannot ask questions.
+    """
+    if len(texts) < 2 or len(set(texts)) < len(texts):
+        raise SettingsError(f"replies to choose from must be two or more, and all different, not {quoted(texts)}")
+    encoded = [encode(renderer, text) for text in texts]
+    ids = [one.response for one in encoded]
+    same_length = len({len(one) for one in ids}) == 1
+    differing = np.flatnonzero(np.ptp(np.stack(ids), axis=0)).tolist() if same_length else []
+    if len(differing) != 1 or len({int(one[differing[0]]) for one in ids}) < len(ids):
+        pieces = [" ".join(f"`{piece}`" for piece in tokenizer.convert_ids_to_tokens(one.tolist())) for one in ids]
+        raise SettingsError(
+            f"the replies {quoted(texts)} must differ in one token, and this tokenizer makes of them: "
+            f"{'; '.join(pieces)}",
+            hint="another model or `--template`; the scorer cannot read its replies with this one",
+        )
+    (at,) = differing
+    return Replies(ids[0], at, tuple(int(one[at]) for one in ids))
+
+
+def encode(renderer: Renderer, text: str) -> Encoded:
+    """One reply, after a question that stands for all."""
+    about = Example("", 0, 1, (), Message("assistant", text))
+    (encoded,) = renderer.encode([PassSpec("rated", about, question=QUESTION, options=(text,)).dialogue])
+    if isinstance(encoded, Problem):
+        raise SettingsError(f"the reply `{text}` cannot be written in this template: {encoded.reason}")
+    renderer.build("rated", encoded)  # a preset that has no such passes says so
+    return encoded
+
+
+def quoted(texts: Sequence[str]) -> str:
+    return ", ".join(f"`{text}`" for text in texts)
+
+
+class OptionsReadout(StateReadout):
+    """Log-probabilities of the replies, of all that the vocabulary holds.
+
+    Args:
+        replies: in ids.
+    """
+
+    version = 1
+    fields: ClassVar[Mapping[str, Any]] = {"log_probs": "list<float32>"}
+
+    def __init__(self, replies: Replies) -> None:
+        self.replies = replies
+        self.name = replies.name
+
+    def layers(self, count: int) -> Sequence[int]:
+        return (count - 1,)
+
+    def span(self, pass_: Pass) -> range:
+        """The token before the one that differs: its state predicts that."""
+        first = self.replies.first
+        assert np.array_equal(pass_.ids[pass_.start : pass_.start + len(first)], first), "not a pass with these replies"
+        differs = pass_.start + self.replies.at
+        return range(differs - 1, differs)
+
+    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+        if model.head is None:
+            raise ModelError(
+                "the likelihood of single replies cannot be read from this model: "
+                "its way from hidden states to logits cannot be run apart",
+                hint="take another model, or a scorer that reads likelihoods of responses, such as `ifd`",
+            )
+        return OptionsReader(model.head, to(np.array(self.replies.ids), model.device))
+
+    def read(self, view: View) -> dict[str, Any] | Problem:
+        return view.found if isinstance(view.found, Problem) else {"log_probs": view.found}
+
+    def answer(self, row: Mapping[str, Any]) -> Answer:
+        return Options(np.asarray(row["log_probs"], dtype=np.float32))
+
+
+class OptionsReader:
+    def __init__(self, head: Head, ids: torch.Tensor) -> None:
+        self.head = head
+        self.ids = ids
+
+    def take(self, layer: int, rows: torch.Tensor) -> None:
+        # (passes, dim): one state each
+        self.found = torch.cat([self.log_probs(some) for some in torch.split(rows, ROWS)])
+
+    def log_probs(self, states: torch.Tensor) -> torch.Tensor:
+        """(rows, dim) -> (rows, options), in float32."""
+        # Always as many rows: a matrix product of another shape sums in another order.
+        logits = self.head.logits(torch.nn.functional.pad(states, (0, 0, 0, ROWS - len(states))))
+        return logits[: len(states)].float().log_softmax(dim=1).index_select(1, self.ids.to(logits.device))
+
+    def results(self) -> Results:
+        values = fetched(self.found)
+        return lambda: list(values())

@@ -1,0 +1,65 @@
+"""One direction for a whole sequence: the weighted mean of its last hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from tithe.engine.copies import fetched
+from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
+from tithe.engine.readouts.base import View
+from tithe.records import Answer, Pass, Problem, Vector
+
+NO_DIRECTION = Problem("its hidden states have no direction: their weighted mean is zero")
+
+
+class Weighted(StateReadout):
+    """sum_t w_t H_last[t] over all tokens of a pass, w_t = t / sum(t), t from 1; of length 1, in float32.
+
+    With causal attention a late token has seen more of the sequence, and counts for more.
+    """
+
+    name = "weighted"
+    version = 1
+    fields: ClassVar[Mapping[str, Any]] = {"values": "list<float32>"}
+
+    def layers(self, count: int) -> Sequence[int]:
+        return (count - 1,)
+
+    def span(self, pass_: Pass) -> range:
+        return range(len(pass_.ids))
+
+    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+        return WeightedReader(lengths)
+
+    def read(self, view: View) -> dict[str, Any] | Problem:
+        if isinstance(view.found, Problem):
+            return view.found
+        length = float(np.linalg.norm(view.found))
+        return {"values": view.found / np.float32(length)} if length > 0 else NO_DIRECTION
+
+    def answer(self, row: Mapping[str, Any]) -> Answer:
+        return Vector(np.asarray(row["values"], dtype=np.float32))
+
+
+class WeightedReader:
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+        self.found: list[torch.Tensor] = []
+
+    def take(self, layer: int, rows: torch.Tensor) -> None:
+        # Sequence by sequence: no order of summing, and no float32 copy, of the whole batch.
+        self.found = [weighted_mean(part) for part in torch.split(rows, self.lengths)]
+
+    def results(self) -> Results:
+        values = fetched(torch.stack(self.found))
+        return lambda: list(values())
+
+
+def weighted_mean(states: torch.Tensor) -> torch.Tensor:
+    """(tokens, dim) in any dtype -> (dim,) float32."""
+    places = torch.arange(1, len(states) + 1, device=states.device, dtype=torch.float32)
+    return (places / places.sum()) @ states.float()

@@ -1,0 +1,155 @@
+"""Parts of a store: parquet files of answers, read back a few rows at a time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tithe.data.checksum import Part, write_part
+from tithe.engine.readouts.base import Readout
+from tithe.engine.store import flat_parquet
+from tithe.engine.store.key_index import Keys, as_keys
+from tithe.errors import StoreError
+from tithe.foreign import foreign
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIX = ".parquet"
+HINT = "delete that file: its answers are computed again"
+HELD_BYTES = 64 << 20  # of parts that have to be read whole, so that the next window finds them open
+
+
+@dataclass
+class Parts:
+    """The parts that there are, in their order; rows are numbered through.
+
+    Plain numbers stand in their file one after the other: rows are picked out of it. Other parts, and those that
+    another program has written, are read whole, and the last ones are kept for a while.
+
+    Args:
+        readout: whose answers.
+    """
+
+    readout: Readout
+    parts: list[Part] = field(default_factory=list, init=False)
+    begins: list[int] = field(default_factory=lambda: [0], init=False)  # first row of each, and of the next
+    flat: list[bool] = field(default_factory=list, init=False)
+    _held: OrderedDict[int, pa.Table] = field(default_factory=OrderedDict, init=False, repr=False)
+
+    def add(self, part: Part, rows: int, flat: bool) -> None:
+        """Name a part that was written."""
+        self.parts.append(part)
+        self.begins.append(self.begins[-1] + rows)
+        self.flat.append(flat)
+
+    def open(self, part: Part) -> Keys:
+        """Name a part that was there, and give its keys.
+
+        Raises:
+            StoreError: it is damaged, or something else.
+        """
+        fields = self.readout.fields
+        part.verify(HINT)
+        count = flat_parquet.rows_in(part.path, fields) if flat_parquet.can_write(fields) else None
+        if count is not None:
+            self.add(part, count, True)
+            return flat_parquet.keys(part.path, fields, count)
+        table = read_part(part, self.readout.schema())
+        self.add(part, len(table), False)
+        self._hold(len(self.parts) - 1, table)
+        return as_keys(table["key"].to_pylist())
+
+    def rows(self, places: npt.NDArray[np.int32]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """(index in `places`, row) of every place, part by part."""
+        order = np.argsort(places, kind="stable")
+        ends = np.searchsorted(places[order], self.begins[1:])
+        for part, (start, end) in enumerate(zip([0, *ends.tolist()], ends.tolist(), strict=False)):
+            if start < end:
+                which = order[start:end]
+                yield from zip(which.tolist(), self._rows(part, places[which] - self.begins[part]), strict=True)
+
+    def _rows(self, part: int, rows: npt.NDArray[np.int32]) -> Iterator[Mapping[str, Any]]:
+        if self.flat[part]:
+            count = self.begins[part + 1] - self.begins[part]
+            columns = flat_parquet.read(self.parts[part].path, self.readout.fields, count, rows)
+            return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        import pyarrow as pa
+
+        from tithe.engine.store import arrow
+
+        return arrow.rows(self._table(part).take(arrow.numbers(rows, pa.int32())))
+
+    def _table(self, part: int) -> pa.Table:
+        if part not in self._held:
+            self._hold(part, read_part(self.parts[part], self.readout.schema()))
+        self._held.move_to_end(part)
+        return self._held[part]
+
+    def _hold(self, part: int, table: pa.Table) -> None:
+        self._held[part] = table
+        while len(self._held) > 1 and sum(each.nbytes for each in self._held.values()) > HELD_BYTES:
+            self._held.popitem(last=False)
+
+
+def read_part(part: Part, schema: pa.Schema) -> pa.Table:
+    """A part as a whole.
+
+    Raises:
+        StoreError: it is damaged, or something else.
+    """
+    table = read_table(part, HINT)
+    if not table.schema.equals(schema):
+        raise StoreError(f"`{part.path}` is not ours: it holds {', '.join(table.schema.names)}", hint=HINT)
+    return table
+
+
+def read_table(part: Part, hint: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Some columns of a part, or all, its bytes verified; no value is missing.
+
+    Raises:
+        StoreError: it is damaged, or no parquet.
+    """
+    import pyarrow as pa  # not before: it takes its memory beside the passes under way
+    import pyarrow.parquet as pq
+
+    data = part.read(hint)
+    with foreign(StoreError, f"`{part.path}` is damaged or not ours", hint):
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            table = file.read(columns=columns)
+        table.validate(full=True)
+    if any(column.null_count for column in table.columns):
+        raise StoreError(f"`{part.path}` is damaged or not ours: it has rows without values", hint=hint)
+    return table
+
+
+def write_rows(folder: Path, number: int, readout: Readout, rows: Sequence[Mapping[str, Any]]) -> tuple[Part, bool]:
+    """Write plain numbers without pyarrow, all else with it; both are parquet of the same schema.
+
+    Returns:
+        The part, and whether it holds plain numbers.
+    """
+    fields = readout.fields
+    if flat_parquet.can_write(fields):
+        return write_part(
+            folder,
+            number,
+            SUFFIX,
+            lambda stream: flat_parquet.write(stream, fields, rows),
+        ), True
+    from tithe.engine.store.arrow import table
+
+    return write_table(folder, number, table(readout.schema(), rows)), False
+
+
+def write_table(folder: Path, number: int, table: pa.Table) -> Part:
+    """Write a table as a part."""
+    import pyarrow.parquet as pq
+
+    return write_part(folder, number, SUFFIX, lambda stream: pq.write_table(table, stream, compression="zstd"))

@@ -1,0 +1,1 @@
+"""Processes and devices that read for one run."""

@@ -1,0 +1,126 @@
+"""A process that reads on a device of its own, as the one that started it sees it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import IO, Any
+
+from tithe.engine.readouts.base import Readout
+from tithe.engine.workers.messages import Done, Failed, Learn, Load, Loaded, Work
+from tithe.engine.workers.orphan import child_variables
+from tithe.errors import ModelError
+
+SECONDS = 10.0  # in which a process whose end of the line is closed has ended
+KEPT = "what was answered is kept: the same command goes on from there"
+
+
+class Process:
+    """One process, from its start on.
+
+    It is in a group of its own: Ctrl-C reaches the one that started it alone, and that one ends it.
+
+    Args:
+        name: of its device, for messages.
+        load: what it reads with.
+    """
+
+    def __init__(self, name: str, load: Load) -> None:
+        self.name = name
+        self.loaded: Loaded | None = None
+        self.under_way: set[int] = set()  # numbers of batches
+        self.halved = 0
+        self._learnt = 0
+        self.channel, theirs = Pipe()
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - what it says; open as long as it lives
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tithe.engine.workers.child", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._words,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+                # The same modules, found in the same order; and nothing that lies in the present folder by chance.
+                env={**os.environ, **child_variables(), "PYTHONPATH": search_path(), "PYTHONSAFEPATH": "1"},
+            )
+        self.send(load)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: Any) -> None:
+        try:
+            self.channel.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            while self.channel.poll():  # it may have said why
+                self.receive()
+            raise self.last_words() from None
+
+    def receive(self) -> Done | Loaded:
+        """The next thing it says.
+
+        Raises:
+            ModelError: it could not do what it was asked, or has ended.
+        """
+        try:
+            message = self.channel.recv()
+        except (EOFError, ConnectionResetError):
+            raise self.last_words() from None
+        if isinstance(message, Failed):
+            if message.expected:
+                raise ModelError(message.message, hint=message.hint)
+            raise ModelError(f"the process on `{self.name}` failed: {message.message}", hint=KEPT)
+        if isinstance(message, Loaded):
+            self.loaded = message
+        else:
+            self.under_way.remove(message.number)
+            self.halved = message.halved
+        return message  # type: ignore[no-any-return]
+
+    def teach(self, readouts: list[Readout]) -> None:
+        """Tell it of the readouts that it does not know yet."""
+        for readout in readouts[self._learnt :]:
+            self.send(Learn(readout))
+        self._learnt = len(readouts)
+
+    def give(self, work: Work) -> None:
+        self.under_way.add(work.number)
+        self.send(work)
+
+    def last_words(self) -> ModelError:
+        """The error of a process that has ended, though nobody told it to."""
+        try:
+            code = self._process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            return ModelError(f"the process on `{self.name}` says nothing any more, and has not ended", hint=KEPT)
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        line = last_line(self._words)
+        said = f", and its last words were: {line}" if line else ""
+        memory = "a system kills what takes more memory than there is; " if code == -signal.SIGKILL else ""
+        return ModelError(f"the process on `{self.name}` ended with {how}{said}", hint=memory + KEPT)
+
+    def close(self) -> None:
+        """End it, and wait until it has ended; it holds nothing that could be lost."""
+        self.channel.close()
+        self._process.kill()
+        self._process.wait()
+        self._words.close()
+
+
+def last_line(words: IO[bytes]) -> str:
+    """The last one with anything in it, or nothing."""
+    words.seek(0)
+    lines = [line.strip() for line in words.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def search_path() -> str:
+    """Where this process finds its modules, for `PYTHONPATH`."""
+    return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)

@@ -1,1 +1,0 @@
-"""What a selection is worth: judged, measured, compared."""

@@ -1,1 +1,0 @@
-"""Arms x budgets x seeds under one recipe, compared item by item, with a verdict."""

@@ -1,0 +1,1 @@
+"""A server that answers in the manner of OpenAI."""

@@ -1,0 +1,1 @@
+"""Measure a model: held-out responses, benchmarks, generated programs; and compare two of them."""

@@ -1,0 +1,164 @@
+"""How unlikely a model finds the responses of a held-out file: one number per example."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from tithe.config import ScoreSettings
+from tithe.data.files import Dataset
+from tithe.data.ids import prompt_id
+from tithe.data.record_counts import note_sentences
+from tithe.data.remarks import RemarkCounts, remark_sentences
+from tithe.errors import DataError, did_you_mean
+from tithe.lab.evaluate.measured import Measured
+from tithe.records import Example
+from tithe.run.folder import run_folder
+from tithe.run.results import ScoreResult
+from tithe.run.score import score_in
+from tithe.run.setup import Parts
+from tithe.run.talk import Talk
+
+COUNTED = (
+    *("records", "examples", "bad_rows", "notes", "duplicates", "truncated_prompts", "truncated_responses"),
+    *RemarkCounts().as_dict(),
+)
+METRIC, UNIT = "holdout_nll", "nats/token"
+
+
+class Reading(Protocol):
+    """What says how a held-out file is read: the settings of a scoring, a training or an evaluation."""
+
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def template(self) -> str: ...
+    @property
+    def max_length(self) -> int | None: ...
+    @property
+    def truncation(self) -> Literal["response", "prompt", "problem"] | None: ...
+    @property
+    def bos(self) -> Literal["auto", "always", "never"]: ...
+    @property
+    def eos(self) -> bool: ...
+    @property
+    def dtype(self) -> Literal["auto", "fp32", "bf16", "fp16"]: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
+
+
+READ = ("model", "template", "max_length", "truncation", "bos", "eos", "dtype", "device", "trust_remote_code")
+
+
+def measure_holdout(
+    settings: Reading, path: str | Path, *, group: str | None = None, talk: Talk | None = None
+) -> Measured:
+    """Mean negative log-likelihood of each response after its prompt, in nats per token; lower is better.
+
+    Args:
+        settings: which model, and how an example becomes tokens.
+        path: held-out data set: file, folder or hub id.
+        group: column whose values are the groups, such as `category`.
+        talk: who listens.
+
+    Raises:
+        TitheError: the file or the model cannot be read, or a record has nothing in the column of the groups.
+    """
+    talk, parts = talk or Talk(), holdout_parts(settings, path, group)
+    with run_folder(None) as place:
+        return measured(score_in(place, parts, talk, extra=[] if group is None else [group]), group, talk)
+
+
+def holdout_parts(settings: Reading, path: str | Path, group: str | None) -> Parts:
+    """What the reading is made of, checked before any weights are loaded.
+
+    Raises:
+        TitheError: the file or the model cannot be, or no record has the column.
+    """
+    parts = Parts(reading(settings, path))
+    if group is not None and group not in parts.columns:
+        raise DataError(f"no record of `{path}` has a column `{group}`", hint=did_you_mean(group, parts.columns))
+    parts.check(None)
+    return parts
+
+
+def reading(settings: Reading, path: str | Path) -> ScoreSettings:
+    """The settings of the scoring that reads the file."""
+    given = {name: getattr(settings, name) for name in READ}
+    return ScoreSettings.of({"dataset": str(path), "scorer": ("perplexity",), **given})
+
+
+def measured(result: ScoreResult, group: str | None, talk: Talk) -> Measured:
+    """From a score table: the NLLs, and the examples and bad rows that have none."""
+    columns = result.grown.columns
+    ids = [f"row {row}" if id_ is None else id_ for id_, row in zip(columns["id"], columns["row"], strict=True)]
+    values, problems = dict[str, float](), dict[str, str]()
+    for id_, nll, problem in zip(ids, columns["nll_given"], columns["problem"], strict=True):
+        if nll is not None and np.isfinite(nll):
+            values[id_] = nll
+        else:
+            problems[id_] = problem or f"its likelihood is {nll}"
+    groups = {} if group is None else groups_of(ids, result, group)
+    cut = sum(n or 0 for n in columns["truncated"])
+    if cut:
+        limit = result.record["template"]["max_length"]
+        n = sum(bool(n) for n in columns["truncated"])
+        talk.say(
+            f"note: {n:,} examples of `{result.dataset.source}` do not fit max length {limit}: {cut:,} tokens are cut"
+        )
+    counts = {name: result.record["counts"][name] for name in COUNTED}
+    for sentence in (*note_sentences(counts), *remark_sentences(counts)):
+        talk.say(sentence)
+    return Measured(
+        metric=METRIC,
+        kind="number",
+        unit=UNIT,
+        higher_is_better=False,
+        items=tuple(values),
+        values=np.array(list(values.values()), dtype=np.float64),
+        groups=tuple(groups[id_] for id_ in values) if group is not None else (),
+        clusters=clusters_of(values, result.dataset),
+        problems=problems,
+        about=about(result.record, group, cut) | {"counts": counts},
+    )
+
+
+def clusters_of(ids: Collection[str], dataset: Dataset) -> tuple[str, ...]:
+    """The prompt of each example, where some have the same; nothing where each has its own."""
+    prompts = {one.id: prompt_id(one.prompt, one.tools) for one in dataset if isinstance(one, Example)}
+    found = tuple(prompts[id_] for id_ in ids)
+    return found if len(set(found)) < len(found) else ()
+
+
+def groups_of(ids: list[str], result: ScoreResult, group: str) -> dict[str, str]:
+    """Id -> the group of its record; every example has one."""
+    grown = result.grown
+    found = {}
+    for id_, known, row, value in zip(ids, grown.columns["id"], grown.columns["row"], grown.extra[group], strict=True):
+        if known is None:
+            continue
+        if value is None or value == "":
+            raise DataError(
+                f"record {row + 1} of `{result.dataset.source}` has nothing in its column `{group}`",
+                hint="every record needs a group, or none is asked for",
+            )
+        found[id_] = str(value)
+    return found
+
+
+def about(record: Mapping[str, Any], group: str | None, cut: int) -> dict[str, Any]:
+    """What the values depend on."""
+    return {
+        "dataset": record["dataset"],
+        "group": group,
+        "template": record["template"],
+        "truncated_tokens": cut,
+        "model": record["model"],
+        "engine": record.get("engine"),
+        "versions": record["versions"],
+    }

@@ -1,0 +1,154 @@
+"""What is measured in one go: the held-out file, and each task. What else a model is measured by joins them here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from tithe.engine.sources import TEXT_FILES, ModelSource, content_hash, fingerprint
+from tithe.lab.evaluate.holdout import READ, holdout_parts, measure_holdout
+from tithe.lab.evaluate.measured import Measured
+from tithe.lab.evaluate.settings import EvaluateSettings
+from tithe.run.describe import versions
+from tithe.run.talk import Talk
+
+if TYPE_CHECKING:
+    from tithe.lab.evaluate.build import Built
+    from tithe.lab.evaluate.harness import Harness
+    from tithe.lab.evaluate.tasks import Asked
+
+HOLDOUT = "holdout"
+Values = tuple[list[Measured], list[str]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Something that is measured in one go.
+
+    Args:
+        name: `holdout`, or a task's name.
+        depends: all that its values depend on; where that is the same, they are.
+        check: raises what can be known to be wrong before any weights are loaded.
+        measure: its metrics, and what a person should know of them.
+    """
+
+    name: str
+    depends: Mapping[str, Any]
+    check: Callable[[], None]
+    measure: Callable[[], Values]
+
+    @property
+    def key(self) -> str:
+        text = json.dumps(self.depends, sort_keys=True, default=str)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def pieces_of(settings: EvaluateSettings, source: ModelSource, talk: Talk) -> list[Piece]:
+    """All that is to be measured; loads no model and no task's data.
+
+    Raises:
+        TitheError: a task that is not there or not allowed, a file or model that cannot be read.
+    """
+    asked = tasks_of(settings)
+    both = {"model": identity(source), "versions": versions()}
+    found = [] if settings.holdout is None else [holdout_piece(settings, settings.holdout, both, talk)]
+    return found + task_pieces(asked, settings, source, both, talk)
+
+
+def tasks_of(settings: EvaluateSettings) -> list[Asked]:
+    """What the names of the tasks stand for."""
+    if not settings.tasks:
+        return []
+    from tithe.lab.evaluate.tasks import resolve
+
+    return resolve(settings.tasks, allow_code=settings.allow_code_execution)
+
+
+def identity(source: ModelSource) -> dict[str, str]:
+    """The weights, and the tokenizer and other text files beside them."""
+    state = hashlib.blake2b(digest_size=8)
+    for file in sorted({file for pattern in TEXT_FILES for file in source.folder.glob(pattern)}):
+        state.update(file.name.encode(errors="surrogateescape") + content_hash(file))
+    return {"fingerprint": fingerprint(source), "files": state.hexdigest()}
+
+
+def holdout_piece(settings: EvaluateSettings, path: str, both: Mapping[str, Any], talk: Talk) -> Piece:
+    """The likelihood of held-out responses."""
+    from tithe.engine.engine import NUMERICS
+    from tithe.engine.model import choose_device
+
+    parts = holdout_parts(settings, path, settings.holdout_group)
+    depends = {
+        **both,
+        "dataset": parts.watch.digest,
+        "format": parts.dataset.format,
+        "template": parts.renderer.describe(),
+        "group": settings.holdout_group,
+        "device": str(choose_device(settings.device)),
+        "dtype": parts.dtype,
+        "numerics": NUMERICS,
+        "settings": {name: getattr(settings, name) for name in READ if name not in ("model", "device", "dtype")},
+    }
+
+    def measure() -> Values:
+        return [measure_holdout(settings, path, group=settings.holdout_group, talk=talk)], []
+
+    return Piece(HOLDOUT, depends, lambda: None, measure)
+
+
+def task_pieces(
+    asked: list[Asked], settings: EvaluateSettings, source: ModelSource, both: Mapping[str, Any], talk: Talk
+) -> list[Piece]:
+    """lm-eval's tasks, one piece a name; they share the model."""
+    if not asked:
+        return []
+    from tithe.lab.evaluate.harness import Harness, Recipe
+
+    recipe = Recipe(settings.limit, settings.batch_size, settings.seed, settings.apply_chat_template)
+    harness = Harness(source, settings.device, settings.dtype, recipe, settings.trust_remote_code)
+    return [TaskPiece(one, harness, settings, both, talk).piece() for one in asked]
+
+
+@dataclass
+class TaskPiece:
+    """One name of `tasks`, its data read when it is checked and let go when it is done."""
+
+    asked: Asked
+    harness: Harness
+    settings: EvaluateSettings
+    both: Mapping[str, Any]
+    talk: Talk
+    built: list[Built] = field(default_factory=list)
+
+    def piece(self) -> Piece:
+        depends = {
+            **self.both,
+            "task": self.asked.name,
+            "lm_eval": version("lm-eval"),
+            "files": self.asked.digests(),
+            "where": self.harness.where,
+            "settings": {
+                name: getattr(self.settings, name)
+                for name in ("num_fewshot", "limit", "batch_size", "max_new_tokens", "seed", "apply_chat_template")
+            },
+        }
+        return Piece(self.asked.name, depends, self.check, self.measure)
+
+    def check(self) -> None:
+        from tithe.lab.evaluate.build import build
+
+        s = self.settings
+        for leaf in self.asked.leaves:
+            if s.num_fewshot is not None and leaf.shots(s.num_fewshot) != s.num_fewshot:
+                self.talk.say(f"note: `{leaf.name}` never has worked examples; `num_fewshot` does not apply to it")
+            self.built.append(build(leaf, shots=s.num_fewshot, seed=s.seed, max_new_tokens=s.max_new_tokens))
+        self.harness.check(self.built)
+
+    def measure(self) -> Values:
+        done = self.harness.run(self.asked, self.built)
+        self.built.clear()
+        return done.measured, done.notes

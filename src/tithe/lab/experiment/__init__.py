@@ -1,0 +1,1 @@
+"""Train and evaluate by several selections, and say which beat a random one."""

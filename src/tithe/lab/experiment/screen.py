@@ -1,0 +1,167 @@
+"""What an experiment prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tithe.data.record_counts import note_sentences
+from tithe.data.remarks import remark_sentences
+from tithe.lab.evaluate.verdict import Comparison
+from tithe.lab.experiment.outcome import PAGE, ExperimentResult
+from tithe.lab.experiment.results import Mean
+from tithe.lab.experiment.sentences import sentence
+from tithe.lab.tune.batches import FEW
+from tithe.printable import counted
+from tithe.run.screen import console, say
+
+FEW_EXAMPLES = 100  # of an arm
+FEW_ITEMS = 50  # held-out prompts: with fewer, a difference has to be near half a standard deviation to be seen
+MUCH = 0.5  # of an arm, that it shares with the one whose lengths it repeats
+
+
+def show_experiment(result: ExperimentResult) -> None:
+    """Means and verdicts, and where the report lies."""
+    out = console()
+    for line in result_lines(result):
+        say(out, line)
+    if result.results is not None:
+        say(out, f"report: {result.folder / PAGE}")
+
+
+def data_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Both sides of the data, and what they share."""
+    data = record["data"]
+    prompts = f"{data['prompts']:,} prompt{'s' * (data['prompts'] != 1)}"
+    yield f"pool {data['pool']:,} examples, held out {data['held_out']:,} ({prompts})"
+    if data["held_out"] > data["prompts"]:
+        yield f"held-out responses to one prompt count as their mean: {data['prompts']:,} items"
+    for reason, n in data["left_out"].items():
+        yield f"left out of the pool: {n:,} ({reason})"
+    if "counts" in data:  # of before there were any
+        yield from count_lines(data["counts"])
+    yield from contamination_lines(data["contamination"])
+
+
+def count_lines(counts: Mapping[str, Any]) -> Iterator[str]:
+    """What is noted of the records of both sides; how the held-out ones are rendered, each evaluation says."""
+    pool = counts["pool"]
+    for reason, n in pool["bad_rows"].items():
+        yield f"bad rows set aside, {n:,}: {reason}"
+    yield from note_sentences(pool, "the pool")
+    yield from (f"the pool: {line}" for line in remark_sentences(pool))
+    if pool["truncated_prompts"] or pool["truncated_responses"]:
+        cut = f"{pool['truncated_responses']:,} responses, {pool['truncated_prompts']:,} prompts"
+        yield f"the pool: cut at max length: {cut}"
+    yield from note_sentences(counts["held_out"], "the held-out set")
+
+
+def plan_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Data, contamination and what each arm is trained on."""
+    yield from data_lines(record)
+    yield from columns(arm_rows(record))
+    yield from (f"note: {line}" for line in cautions(record))
+
+
+def arm_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return what each arm is trained on as rows of a table, the first one its head."""
+    against = record["settings"]["against"]
+    rows: list[tuple[str, ...]] = [
+        ("arm", "budget", "examples", "steps", "response tokens", "median length", f"shared with {against}")
+    ]
+    for one in record["arms"]:
+        shared = one[f"shared_with_{against}"]
+        rows.append(
+            (
+                one["arm"] if one["draws"] == 1 else f"{one['arm']} (drawn for each seed)",
+                one["budget"],
+                f"{one['examples']:,}",
+                f"{one['steps']:,}",
+                f"{one['response_tokens']:,}",
+                f"{one['median_length']:g}",
+                "" if shared is None else f"{100 * shared:.1f} %",
+            )
+        )
+    return rows
+
+
+def cautions(record: Mapping[str, Any]) -> Iterator[str]:
+    """What limits the verdicts, before any is known; the page says the same."""
+    steps = min(record["arms"], key=lambda one: one["steps"], default=None)
+    if steps is not None and steps["steps"] < FEW:
+        yield (
+            f"only {counted(steps['steps'], 'optimiser step')} ({steps['arm']} at {steps['budget']}): warm-up and "
+            "decay are over before the model has moved much; a smaller `train_batch_size`, more epochs or larger "
+            "budgets give more"
+        )
+    examples = min(record["arms"], key=lambda one: one["examples"], default=None)
+    if examples is not None and examples["examples"] < FEW_EXAMPLES:
+        yield (
+            f"only {counted(examples['examples'], 'example')} to train on ({examples['arm']} at "
+            f"{examples['budget']}): single examples decide much then; larger budgets, or a larger pool, say more "
+            "about the way of choosing"
+        )
+    if record["data"]["prompts"] < FEW_ITEMS:
+        yield (
+            f"only {counted(record['data']['prompts'], 'held-out prompt')}: no small difference can be told from "
+            "chance; a larger `holdout` shows smaller ones"
+        )
+    for one in record["arms"]:
+        if one["same_as"] is not None:
+            yield f"{one['arm']} at {one['budget']} is trained on the same as {one['same_as']}, and tested again"
+        if one.get("shared_with_it", 0) > MUCH:
+            yield (
+                f"{one['arm']} at {one['budget']} shares {100 * one['shared_with_it']:.0f} % with "
+                f"{one['repeats']}: there are few others of these lengths, and the two arms are nearly one"
+            )
+    looks = record.get("earlier_looks")
+    if looks:
+        yield (
+            f"verdicts were drawn here from {', '.join(map(str, looks))} seeds before; adding some after a look makes "
+            "`better` likelier by chance alone"
+        )
+
+
+def contamination_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    for name, one in found["against"].items():
+        yield (
+            f"{found['ngram']}-grams shared with {name}: {one['examples_hit']:,} examples of the pool, "
+            f"{one['items_hit']:,} of its {one['items']:,} items"
+        )
+
+
+def result_lines(result: ExperimentResult) -> Iterator[str]:
+    """Tables of means and the verdicts, metric by metric."""
+    if result.results is None:
+        return
+    for metric in dict.fromkeys(one.metric for one in result.results.means):
+        yield ""
+        yield from columns(mean_rows([one for one in result.results.means if one.metric == metric]))
+        for one in result.results.against:
+            if one.metric == metric:
+                yield sentence(one)
+    yield from other_lines(result.results.full, "Against the full set:")
+    yield from other_lines(result.results.references, "For orientation:")
+
+
+def other_lines(comparisons: tuple[Comparison, ...], title: str) -> Iterator[str]:
+    if comparisons:
+        yield ""
+        yield title
+        yield from map(sentence, comparisons)
+
+
+def mean_rows(means: list[Mean]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("arm", "budget", means[0].metric, "by seed", "items")]
+    for one in means:
+        seeds = " ".join(f"{value:.4f}" for value in one.by_seed) if len(set(one.by_seed)) > 1 else ""
+        rows.append((one.arm, one.budget, f"{one.mean:.4f}", seeds, f"{one.items:,}"))
+    return rows
+
+
+def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Aligned, two spaces apart; numbers to the right of the first column."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.ljust(w) for cell, w in zip(row, widths, strict=True)]
+        yield "  ".join(cells).rstrip()

@@ -1,0 +1,1 @@
+"""Train and test heads on tiers of responses."""

@@ -1,0 +1,209 @@
+"""Train the convolutional head as its authors did: cross-entropy, Adam, batches of 16, one pass.
+
+More passes stop early on the AUC of the validation side, and the best state is kept. All random numbers come from
+generators of our own: nothing else in the process is disturbed, and nothing else disturbs the training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.metrics import roc_auc_score
+from torch.nn.functional import cross_entropy
+
+from tithe.engine.heads.base import demand_layers
+from tithe.engine.heads.cnn import CnnHead
+from tithe.engine.heads.network import ResponseCnn
+from tithe.errors import DataError, ModelError
+
+Read: TypeAlias = Callable[[Sequence[int]], Sequence[torch.Tensor]]
+Progress: TypeAlias = Callable[[int, int, float], None]
+Rows: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass: the mean training loss, and the AUC on the validation side (None without one)."""
+
+    loss: float
+    auc: float | None
+
+
+@dataclass(frozen=True)
+class CnnFit:
+    """A convolutional head, and how it came about.
+
+    Args:
+        head: the state after the best epoch.
+        epochs: what happened in each.
+        best: the place of the best one in `epochs`.
+        steps: batches in all.
+    """
+
+    head: CnnHead
+    epochs: tuple[Epoch, ...]
+    best: int
+    steps: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Facts for the card."""
+        return {"epochs": [asdict(one) for one in self.epochs], "best": self.best, "steps": self.steps}
+
+
+@dataclass
+class Training:
+    """The network while it learns."""
+
+    network: ResponseCnn
+    adam: torch.optim.Adam
+    read: Read
+    labels: Rows
+    shape: tuple[int, int]  # layers, width
+    batch: int
+    dropout: torch.Generator
+    steps: int = 0
+    kept: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def fit_cnn(
+    read: Read,
+    labels: npt.ArrayLike,
+    train: Sequence[int] | Rows,
+    validation: Sequence[int] | Rows,
+    *,
+    count: int,
+    width: int,
+    layers: Sequence[int],
+    epochs: int = 1,
+    seed: int,
+    device: torch.device | str,
+    learning_rate: float = 1e-4,
+    batch: int = 16,
+    patience: int = 2,
+    progress: Progress | None = None,
+) -> CnnFit:
+    """Train on hidden states that are read batch by batch and not kept.
+
+    Args:
+        read: row numbers -> (layers, tokens, width) of each, on any device, in any float dtype.
+        labels: 1 for the high tier, 0 for the low one, of all rows.
+        train: row numbers.
+        validation: row numbers of other prompts; may be empty, and then the last state is kept.
+        count: hidden states of the model.
+        width: of one state.
+        layers: which are read, ascending.
+        epochs: passes, at most.
+        seed: of first weights, order and dropout.
+        device: where the network is.
+        learning_rate: of Adam.
+        batch: rows a step.
+        patience: epochs without a better AUC before it stops.
+        progress: called after each step with steps done, steps at most, and the loss.
+
+    Raises:
+        DataError: a side has one tier alone, or states of another shape were read.
+        ModelError: the loss is no finite number.
+    """
+    demand_layers(layers, count)
+    tiers = np.asarray(labels, dtype=np.int64)
+    learn, check = np.asarray(train, dtype=np.int64), np.asarray(validation, dtype=np.int64)
+    demand_tiers(tiers, learn, check)
+    training = begin(read, tiers, (len(layers), width), seed, torch.device(device), learning_rate, batch)
+    steps = epochs * math.ceil(len(learn) / batch)
+    done: list[Epoch] = []
+    best = 0
+    for epoch in range(epochs):
+        order = learn[np.random.default_rng([seed, epoch]).permutation(len(learn))]
+        loss = one_pass(training, order, epoch, steps, progress)
+        done.append(Epoch(loss, validation_auc(training, check)))
+        if epoch == 0 or better(done[epoch], done[best]):
+            best = epoch
+            training.kept = {name: one.cpu().clone() for name, one in training.network.state_dict().items()}
+        if epoch - best >= patience:
+            break
+    return CnnFit(CnnHead.of(training.kept, layers, count, width), tuple(done), best, training.steps)
+
+
+def begin(
+    read: Read, labels: Rows, shape: tuple[int, int], seed: int, device: torch.device, rate: float, batch: int
+) -> Training:
+    first, dropout = (torch.Generator(device).manual_seed(number) for number in seeds(seed))
+    network = ResponseCnn(*shape, first)
+    adam = torch.optim.Adam(network.parameters(), lr=rate)
+    return Training(network, adam, read, labels, shape, batch, dropout)
+
+
+def seeds(seed: int) -> list[int]:
+    """Two that have nothing to do with each other."""
+    return [int(one) for one in np.random.SeedSequence(seed).generate_state(2)]
+
+
+def one_pass(training: Training, order: Rows, epoch: int, steps: int, progress: Progress | None) -> float:
+    """One step a batch; the mean loss of an example."""
+    total = 0.0
+    for rows in batches(order, training.batch):
+        states = states_of(training, rows)
+        logits = training.network(states, training.dropout)
+        loss = cross_entropy(logits, torch.from_numpy(training.labels[rows]).to(logits.device))
+        training.adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = loss.item()
+        training.steps += 1
+        if not math.isfinite(value):
+            raise ModelError(
+                f"the loss is {value} at step {training.steps}, in epoch {epoch + 1}",
+                hint="read the states in bf16 or fp32, half precision overflows in some models; or learn more slowly",
+            )
+        training.adam.step()
+        total += value * len(rows)
+        if progress is not None:
+            progress(training.steps, steps, value)
+    return total / len(order)
+
+
+@torch.no_grad()
+def validation_auc(training: Training, check: Rows) -> float | None:
+    """Of the margins, without dropout."""
+    if not len(check):
+        return None
+    parts = [training.network(states_of(training, rows)) for rows in batches(check, training.batch)]
+    logits = torch.cat(parts).cpu().numpy()
+    return float(roc_auc_score(training.labels[check], logits[:, 1] - logits[:, 0]))
+
+
+def better(new: Epoch, old: Epoch) -> bool:
+    """Without a validation side the last one is the best there is."""
+    return new.auc is None or old.auc is None or new.auc > old.auc
+
+
+def batches(rows: Rows, size: int) -> list[Rows]:
+    return [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+
+
+def states_of(training: Training, rows: Rows) -> list[torch.Tensor]:
+    """What was read, on the network's device."""
+    states = list(training.read(rows.tolist()))
+    if len(states) != len(rows):
+        raise DataError(f"the states of {len(rows)} responses were asked for, and {len(states)} were read")
+    layers, width = training.shape
+    for row, one in zip(rows.tolist(), states, strict=True):
+        if one.ndim != 3 or one.shape[0] != layers or one.shape[2] != width or one.shape[1] == 0:
+            raise DataError(
+                f"row {row} has states {tuple(one.shape)}, they must be ({layers}, 1 token or more, {width})"
+            )
+    return [one.detach().to(training.dropout.device) for one in states]
+
+
+def demand_tiers(labels: Rows, train: Rows, validation: Rows) -> None:
+    if not np.isin(labels, (0, 1)).all():
+        raise DataError("a label is 1 for the high tier or 0 for the low one, and nothing else")
+    for side, rows in (("training", train), ("validation", validation)):
+        there = len(np.unique(labels[rows]))
+        if there < 2 and (len(rows) or side == "training"):
+            raise DataError(f"the {side} side has {len(rows)} responses of {there} tiers, it needs both")

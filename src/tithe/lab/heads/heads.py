@@ -1,0 +1,180 @@
+"""Heads: trained on tiers, read in from the paper's own network, and judged on tiers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tithe.config import HeadSettings
+from tithe.data.outfile import check_writable
+from tithe.engine.heads.base import chosen_layers
+from tithe.engine.heads.card import CARD
+from tithe.engine.heads.files import import_cnn, save_head
+from tithe.errors import SettingsError
+from tithe.lab.heads.fit import Fit, HeadParts, check_settings, sides_of
+from tithe.lab.heads.head_report import (
+    PROMPTS,
+    counts_of,
+    demand_judgeable,
+    draw,
+    in_both,
+    judged,
+    prompts_of,
+    unseen,
+)
+from tithe.lab.heads.tier_data import read_tiers
+from tithe.lab.heads.tier_states import TierStates
+from tithe.run.account import account
+from tithe.run.describe import versions
+from tithe.run.folder import run_folder, write_json, write_table
+from tithe.run.record_notes import say_notes
+from tithe.run.talk import Talk
+
+if TYPE_CHECKING:
+    from tithe.lab.heads.report import HeadReport
+
+REPORT, HELD_OUT = "report.json", "held_out.parquet"
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """A head, and what is known of it.
+
+    Args:
+        folder: where it lies; None where it was only judged.
+        record: settings, counts, training facts, and the report where one was made.
+        report: on prompts that the head never saw.
+    """
+
+    folder: Path | None
+    record: dict[str, Any] = field(repr=False)
+    report: HeadReport | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        unknown = "nothing is known of how well it tells tiers apart: `tithe head evaluate` judges it on some"
+        lines = self.report.lines() if self.report else [unknown]
+        return "\n".join([*lines, *([f"head: {self.folder}"] if self.folder else [])])
+
+
+def train_head(
+    settings: HeadSettings, folder: Path, *, overwrite: bool = False, talk: Talk | None = None
+) -> HeadResult:
+    """Train a head on tiers, and judge it on prompts that it never saw.
+
+    Args:
+        settings: the tiers, the model, and how to train.
+        folder: where the head goes: its card and weights, `report.json`, `held_out.parquet` (margin and tier of every
+            response it was judged on), `prompts.parquet` (which prompts it was trained on), `layers.svg` and `.png`.
+        overwrite: replace a head that is there.
+        talk: who listens.
+
+    Raises:
+        TitheError: whatever stops it; an old head in the folder stays as it was.
+    """
+    check_writable(folder / CARD, overwrite)
+    began, parts = time.monotonic(), HeadParts(settings, several=False)
+    parts.talk = talk or Talk()
+    check_settings(settings)
+    assert parts.dtype and parts.renderer and parts.watch
+    tiers = read_tiers(parts.dataset, settings)
+    demand_judgeable(tiers, sides_of(tiers, settings)["test"])  # said before the model is loaded
+    twins = in_both(tiers)
+    if twins:
+        parts.talk.say(f"note: {twins:,} of {len(tiers):,} responses stand in both tiers, to the same prompt")
+    base = {
+        "kind": settings.kind,
+        "settings": settings.model_dump(mode="json"),
+        "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
+        "dataset": parts.watch.describe(),
+    }
+    with (
+        run_folder(folder, "-o") as place,
+        account(folder, parts.talk, lambda: base, name=REPORT, stores=None) as told,
+    ):
+        states = TierStates.of(parts, tiers)
+        counts = counts_of(states, {})
+        say_notes(parts.talk, parts.dataset, counts)
+        told.record = lambda: base | {"counts": counts}
+        fit = Fit(settings, parts, states)
+        head, facts = fit.probe() if settings.kind == "probe" else fit.cnn()
+        report, held_out = judged(states, head, fit.sides["test"], settings)
+        training = {
+            **base,
+            "counts": counts_of(states, fit.sides) | {"in_both_tiers": twins},
+            "fit": facts,
+            "layer_aucs": {str(layer): auc for layer, auc in fit.layer_aucs.items()},
+            "report": report.as_dict() if report else None,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        parts.watch.check()
+        write_table(place / PROMPTS, prompts_of(states.tiers, fit.sides))
+        write_table(place / HELD_OUT, held_out)
+        draw(place, fit.layer_aucs, report, parts.talk)
+        card = save_head(place, head, parts.card(head, training), overwrite=overwrite)
+        record = {"head": str(folder), "fingerprint": card.fingerprint, "layers": list(head.layers), **training}
+        record |= told.finished()
+        write_json(place / REPORT, record)
+    return HeadResult(folder, record, report)
+
+
+def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = None) -> HeadResult:
+    """Judge a head on tiers of another source.
+
+    Raises:
+        DataError: it was trained on some of these prompts, unless they are to be left out.
+        ModelError: it belongs to another model.
+    """
+    from tithe.engine.readouts.head_readout import HeadReadout
+    from tithe.run.readouts import check_head
+
+    parts = HeadParts(settings, several=False)
+    parts.talk = talk or Talk()
+    readout = HeadReadout(head)
+    check_head(readout, str(head), parts)
+    assert parts.watch
+    tiers = unseen(read_tiers(parts.dataset, settings), readout, settings)
+    demand_judgeable(tiers, np.arange(len(tiers)))
+    for note in parts.notes:
+        if note not in parts.dataset.notes:  # which are said with those of the records
+            parts.talk.say(note)
+    states = TierStates.of(parts, tiers)
+    say_notes(parts.talk, parts.dataset, counts_of(states, {}))
+    states.likelihoods()
+    report, _ = judged(states, readout.head(), np.arange(len(states.tiers)), settings)
+    assert report is not None
+    parts.watch.check()
+    record = {
+        "head": str(head),
+        "fingerprint": readout.card.fingerprint,
+        "model": {"name": parts.source.name, "fingerprint": parts.fingerprint, "dtype": parts.dtype},
+        "settings": settings.model_dump(mode="json"),
+        "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
+        "dataset": parts.watch.describe(),
+        "counts": counts_of(states, {}),
+        "report": report.as_dict(),
+    }
+    return HeadResult(None, record, report)
+
+
+def import_head(
+    weights: Path, settings: HeadSettings, folder: Path, *, overwrite: bool = False, talk: Talk | None = None
+) -> HeadResult:
+    """A head from a network that was trained with the CPQS authors' scripts.
+
+    Nothing is known of how well it tells tiers apart, until `evaluate_head` is asked.
+    """
+    if settings.kind != "cnn":
+        raise SettingsError(f"a `{settings.kind}` cannot be imported", hint="`--kind cnn` is the authors' network")
+    check_writable(folder / CARD, overwrite)
+    parts = HeadParts(settings, several=False)
+    count, width = parts.shape
+    head = import_cnn(weights, count=count, width=width, layers=chosen_layers(settings.layers or "all", count))
+    training = {"kind": "cnn", "imported": str(weights), "versions": versions(("torch",)), "report": None}
+    with run_folder(folder, "-o") as place:
+        card = save_head(place, head, parts.card(head, training), overwrite=overwrite)
+    record = {"head": str(folder), "fingerprint": card.fingerprint, "layers": list(head.layers), **training}
+    return HeadResult(folder, record)

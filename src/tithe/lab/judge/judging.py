@@ -1,0 +1,145 @@
+"""A judge is asked about every pair, in both orders, until its reply holds two numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tithe.data.prompts import STAND_IN
+from tithe.lab.judge.tally import Review, Scored
+from tithe.lab.judge.verdict import scores_of
+from tithe.lab.judge.wording import question
+from tithe.lab.writing.answering import Writer
+from tithe.records import Example, Message, Problem
+from tithe.run.talk import Talk
+
+ORDERS = ("given", "swapped")  # A shown first, B shown first
+NOBODY = Scored(0.0, 0.0)  # of two equal texts: neither is better
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt."""
+
+    item: str
+    a: Example
+    b: Example
+
+    @property
+    def same(self) -> bool:
+        return self.a.response.content.strip() == self.b.response.content.strip()
+
+    def question(self, order: str, attempt: int) -> str:
+        first, second = (self.a, self.b) if order == "given" else (self.b, self.a)
+        return question(self.a.prompt, first.response.content, second.response.content, attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of one review.
+
+    Args:
+        scores: of both sides, or why there are none.
+        reply: the judge's words, the last ones where it was asked again; None where none came.
+        attempts: replies that were read.
+    """
+
+    scores: Scored | Problem
+    reply: str | None
+    attempts: int
+
+
+@dataclass
+class Court:
+    """Asks a judge about pairs.
+
+    Args:
+        judge: a model that writes.
+        attempts: how often it is asked about the same order of the same pair.
+        place: run folder that keeps replies.
+        talk: who listens.
+        reused: replies that were there already.
+        work: what the judge did.
+    """
+
+    judge: Writer
+    attempts: int
+    place: Path
+    talk: Talk
+    reused: int = field(default=0, init=False)
+    replies: int = field(default=0, init=False)
+    work: dict[str, int] = field(default_factory=dict, init=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run record."""
+        return self.judge.describe() | {"replies": self.replies, "reused": self.reused} | self.work
+
+    def hear(self, pairs: Sequence[Pair]) -> dict[str, dict[str, Heard]]:
+        """Item -> order -> what the judge said.
+
+        At temperature 0 the same request has the same reply, so a second attempt reminds the judge of the form.
+        """
+        found: dict[str, dict[str, Heard]] = {pair.item: {} for pair in pairs}
+        todo = [(pair, order) for pair in pairs for order in ORDERS]
+        for attempt in range(self.attempts):
+            if not todo:
+                break
+            if attempt:
+                self.talk.say(f"{len(todo):,} replies hold no verdict: asked again, attempt {attempt + 1}")
+            said = self.ask(todo, attempt)
+            left = []
+            for pair, order in todo:
+                heard = read(said[name_of(pair, order, attempt)], order, attempt)
+                if isinstance(heard.scores, Problem) and heard.reply is None and attempt:
+                    continue  # what failed on the way leaves the reply that came before
+                found[pair.item][order] = heard
+                if isinstance(heard.scores, Problem) and heard.reply is not None:
+                    left.append((pair, order))
+            todo = left
+        return found
+
+    def ask(self, todo: Sequence[tuple[Pair, str]], attempt: int) -> Mapping[str, Mapping[str, Any] | Problem]:
+        """One reply, or why there is none, for each."""
+        asked = {}
+        for pair, order in todo:
+            message = Message("user", pair.question(order, attempt))
+            name = name_of(pair, order, attempt)
+            asked[name] = Example(name, pair.a.row, 1, (message,), Message("assistant", STAND_IN), where=pair.a.where)
+        self.talk.phase("judging")
+        self.talk.expect(len(asked))
+        try:
+            said = self.judge.answers(asked, self.place, self.talk)
+        finally:
+            self.talk.done()
+        self.reused += self.judge.reused
+        self.replies += sum(not isinstance(one, Problem) for one in said.values())
+        for name, n in self.judge.work.items():
+            self.work[name] = self.work.get(name, 0) + int(n)
+        return said
+
+
+def name_of(pair: Pair, order: str, attempt: int) -> str:
+    return f"{pair.item}/{order}/{attempt}"
+
+
+def read(said: Mapping[str, Any] | Problem, order: str, attempt: int) -> Heard:
+    """The scores of one reply, each on its own side."""
+    if isinstance(said, Problem):
+        return Heard(said, None, attempt)
+    found = scores_of(said["text"])
+    if isinstance(found, Problem):
+        return Heard(found, said["text"], attempt + 1)
+    first, second = found
+    scored = Scored(first, second) if order == "given" else Scored(second, first)
+    return Heard(scored, said["text"], attempt + 1)
+
+
+def reviews_of(pairs: Sequence[Pair], heard: Mapping[str, Mapping[str, Heard]]) -> list[Review]:
+    """In the pairs' order; of equal answers neither wins, and no judge is asked."""
+    found = []
+    for pair in pairs:
+        given, swapped = (NOBODY if pair.same else heard[pair.item][order].scores for order in ORDERS)
+        found.append(Review(pair.item, given, swapped, pair.same))
+    return found

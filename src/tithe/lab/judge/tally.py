@@ -1,0 +1,145 @@
+"""Two reviews a prompt, one in each order -> win, tie, loss or no verdict -> one number with its interval."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tithe.lab.evaluate.measured import Measured
+from tithe.lab.evaluate.winrate import win_rate
+from tithe.lab.judge.interval import METHOD, score_interval
+from tithe.records import Problem
+
+LEVEL = 0.95
+WORDS = {1: "win", 0: "tie", -1: "loss"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What one review gives to each side, wherever it was shown."""
+
+    a: float
+    b: float
+
+    @property
+    def sign(self) -> int:
+        return (self.a > self.b) - (self.a < self.b)
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """Both reviews of one prompt.
+
+    Args:
+        item: the prompt's name, the same in every comparison.
+        given: A shown first.
+        swapped: B shown first.
+        same: both answers are the same text; nobody was asked.
+    """
+
+    item: str
+    given: Scored | Problem
+    swapped: Scored | Problem
+    same: bool = False
+
+    @property
+    def value(self) -> int | Problem:
+        """+1 A wins, -1 it loses, 0 neither: the sign of the sum of both signs, so that orders in conflict are a tie.
+
+        Li et al. 2024, arXiv 2308.12032, section 4; a review that is missing makes no tie.
+        """
+        for one in (self.given, self.swapped):
+            if isinstance(one, Problem):
+                return one
+        assert isinstance(self.given, Scored) and isinstance(self.swapped, Scored)
+        total = self.given.sign + self.swapped.sign
+        return (total > 0) - (total < 0)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often A wins.
+
+    Args:
+        win: prompts.
+        tie: prompts.
+        loss: prompts.
+        no_verdict: prompts that a review is missing of, in none of the numbers.
+        why: reason -> prompts without a verdict.
+        orders: how the two orders go together: `agree`, `first` (twice for the one shown first), `second`, `else`.
+        level: of the interval.
+    """
+
+    win: int
+    tie: int
+    loss: int
+    no_verdict: int = 0
+    why: Mapping[str, int] = field(default_factory=dict)
+    orders: Mapping[str, int] = field(default_factory=dict)
+    level: float = LEVEL
+
+    @property
+    def n(self) -> int:
+        return self.win + self.tie + self.loss
+
+    @property
+    def win_rate(self) -> float | None:
+        """Between 0 and 2, 1 is as good as the other; None where nothing was judged."""
+        return win_rate(self.win, self.tie, self.loss) if self.n else None
+
+    @property
+    def interval(self) -> dict[str, Any] | None:
+        """Of the win rate."""
+        if not self.n:
+            return None
+        low, high = score_interval(self.win, self.tie, self.loss, self.level)
+        return {"low": 1 + low, "high": 1 + high, "level": self.level, "method": METHOD}
+
+    def as_dict(self) -> dict[str, Any]:
+        numbers = {"win": self.win, "tie": self.tie, "loss": self.loss, "no_verdict": self.no_verdict, "n": self.n}
+        more = {"no_verdict_reasons": dict(self.why), "orders": dict(self.orders)}
+        return numbers | {"win_rate": self.win_rate, "interval": self.interval} | more
+
+
+def tally(reviews: Sequence[Review], level: float = LEVEL) -> Tally:
+    """Count."""
+    values = [review.value for review in reviews]
+    counts = Counter(value for value in values if not isinstance(value, Problem))
+    why = Counter(value.reason for value in values if isinstance(value, Problem))
+    orders = Counter(order_of(review) for review in reviews if not isinstance(review.value, Problem))
+    return Tally(counts[1], counts[0], counts[-1], why.total(), dict(why.most_common()), dict(orders), level)
+
+
+def order_of(review: Review) -> str:
+    """How the two orders go together."""
+    assert isinstance(review.given, Scored) and isinstance(review.swapped, Scored)
+    signs = (review.given.sign, review.swapped.sign)
+    if signs[0] == signs[1]:
+        return "agree"
+    return {(1, -1): "first", (-1, 1): "second"}.get(signs, "else")
+
+
+def judge_measured(reviews: Sequence[Review], name: str, about: Mapping[str, Any] | None = None) -> Measured:
+    """Per prompt +1, 0 or -1 for A, or why there is no verdict.
+
+    Args:
+        reviews: each prompt once.
+        name: of the prompt set: the metric is `judge <name>`.
+        about: what the values depend on.
+    """
+    values = {review.item: review.value for review in reviews}
+    there = {item: value for item, value in values.items() if not isinstance(value, Problem)}
+    return Measured(
+        metric=f"judge {name}",
+        kind="number",
+        unit="win - loss",
+        higher_is_better=True,
+        items=tuple(there),
+        values=np.array([*there.values()], dtype=np.float64),
+        problems={item: value.reason for item, value in values.items() if isinstance(value, Problem)},
+        about=dict(about or {}),
+    )

@@ -1,0 +1,1 @@
+"""Several responses to one prompt, of models or people of different strength."""

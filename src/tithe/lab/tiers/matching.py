@@ -1,0 +1,119 @@
+"""Prompts that are asked again, and the strong responses that belong to them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tithe.data.ids import prompt_id
+from tithe.data.record_counts import RecordCounts
+from tithe.errors import DataError
+from tithe.records import BadRow, Example
+
+SHOWN = 60  # characters of a prompt in a message
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The distinct prompts of a data set, each with the first record that has it.
+
+    Args:
+        name: the data set, for messages.
+        examples: prompt id -> example, in input order.
+        repeated: records whose prompt was there before.
+        bad: records that could not be read.
+        read: counts of what was read.
+    """
+
+    name: str
+    examples: Mapping[str, Example]
+    repeated: Sequence[Example] = ()
+    bad: Sequence[BadRow] = ()
+    read: RecordCounts = field(default_factory=RecordCounts)
+
+    @classmethod
+    def of(cls, name: str, items: Iterable[Example | BadRow]) -> Pool:
+        """Read a data set through.
+
+        Raises:
+            DataError: no record can be read; names the first and its reason.
+        """
+        found: dict[str, Example] = {}
+        repeated, bad, read = list[Example](), list[BadRow](), RecordCounts(deed="taken")
+        for item in read.counting(items):
+            if isinstance(item, BadRow):
+                bad.append(item)
+            elif found.setdefault(prompt_id(item.prompt, item.tools), item) is not item:
+                repeated.append(item)
+        if not found:
+            why = f": {len(bad):,} bad rows, the first at {bad[0].where}: {bad[0].reason}" if bad else ""
+            raise DataError(f"no record of `{name}` can be read{why}", hint="`--format` names the shape, if need be")
+        return cls(name, found, repeated, bad, read)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def counts(self) -> dict[str, object]:
+        """How many records became how many prompts."""
+        bad = Counter(row.reason for row in self.bad)
+        return {
+            "records": self.read.records,
+            "prompts": len(self),
+            "repeated_prompts": len(self.repeated),
+            "bad_rows": dict(bad.most_common()),
+            "notes": self.read.as_dict()["notes"],
+        }
+
+    def left_out(self) -> Iterator[dict[str, str]]:
+        """Every record that is no prompt of its own, with its reason."""
+        yield from ({"where": row.where, "reason": row.reason} for row in self.bad)
+        yield from ({"where": example.where, "reason": "the same prompt again"} for example in self.repeated)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Prompts that have a strong response.
+
+    Args:
+        strong: prompt id -> the example with the strong response, in the order of the prompts.
+        unmatched: prompts without a strong response.
+        unused: strong responses to prompts that were not asked for.
+    """
+
+    strong: Mapping[str, Example]
+    unmatched: int
+    unused: int
+
+
+def match(asked: Pool, strong: Pool) -> Matched:
+    """Bring both sides together by what the prompts say.
+
+    Raises:
+        DataError: they have no prompt in common; shows the first of either.
+    """
+    pairs = {key: strong.examples[key] for key in asked.examples if key in strong.examples}
+    if not pairs:
+        raise DataError(
+            f"none of the {len(asked):,} prompts of `{asked.name}` is among the {len(strong):,} of `{strong.name}`",
+            hint=f"they begin with `{beginning(asked)}` and `{beginning(strong)}`: prompts are matched by their words",
+        )
+    return Matched(pairs, len(asked) - len(pairs), len(strong) - len(pairs))
+
+
+def beginning(pool: Pool) -> str:
+    """The first prompt's first words."""
+    text = " ".join(next(iter(pool.examples.values())).prompt[-1].content.split())
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def draw(keys: Iterable[str], n: int | None, seed: int) -> list[str]:
+    """`n` prompts by chance, in their own order; a smaller draw is part of a larger one."""
+    there = list(keys)
+    if n is None or n >= len(there):
+        return there
+    lots = {key: hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest() for key in there}
+    chosen = set(sorted(there, key=lambda key: lots[key])[:n])
+    return [key for key in there if key in chosen]

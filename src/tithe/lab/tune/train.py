@@ -1,0 +1,235 @@
+"""One training, from rows to a trained model."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tithe.errors import MissingExtraError
+from tithe.extras import install_hint
+from tithe.lab.tune.batches import Batches, StepOrder
+from tithe.lab.tune.checkpoints import Checkpoint
+from tithe.lab.tune.lora import adapter
+from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.rows import UNREAD, TrainRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PACKAGES = ("trl", "peft", "accelerate", "datasets")
+
+
+@dataclass
+class Job:
+    """What is trained, on what, and who listens.
+
+    Args:
+        model: a causal language model, in the recipe's dtype.
+        tokenizer: its own.
+        rows: the sequences.
+        recipe: the settings; `bf16` and `dtype` decided.
+        batches: their layout.
+        seed: of the order, the adapter's first weights and dropout.
+        device: `cpu`, `cuda` or `mps`.
+        place: folder for checkpoints.
+        progress: is told after every step how many sequences it took, and the tokens read so far.
+        resume: the checkpoint to go on from.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[TrainRow]
+    recipe: Recipe
+    batches: Batches
+    seed: int
+    device: str
+    place: Path
+    progress: Callable[[int, int], None] = lambda sequences, tokens: None
+    resume: Checkpoint | None = None
+
+    @property
+    def order(self) -> StepOrder:
+        blank = len(self.rows) if self.batches.devices > 1 else None
+        return StepOrder([len(row.ids) for row in self.rows], self.batches, self.seed, blank)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, and how the training went.
+
+    Args:
+        model: the model, or its adapter's wrapping.
+        losses: mean NLL of the response tokens of every optimiser step, before that step; nats per token.
+        learning_rates: of every step.
+        seconds: of the training alone, over all processes that went on with it.
+        narrow: whether logits were computed for response tokens alone.
+    """
+
+    model: Any
+    losses: list[float]
+    learning_rates: list[float]
+    seconds: float
+    narrow: bool
+
+
+def demand_packages() -> None:
+    """Whether the extra is installed; looked at before anything is read.
+
+    Raises:
+        MissingExtraError: a package of it is not there.
+    """
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(f"training needs the package `{name}`", hint=install_hint("tune"))
+
+
+def train(job: Job) -> Trained:
+    """Train a model.
+
+    Raises:
+        ModelError: the loss or the gradient of a step is not a number.
+        SettingsError: what PEFT, TRL or the model's attention do not allow.
+    """
+    from tithe.lab.tune.head import agrees
+    from tithe.lab.tune.listener import Listener
+    from tithe.lab.tune.trainer import ResponseTrainer
+
+    config, generation = copy.deepcopy(job.model.config), copy.deepcopy(job.model.generation_config)
+    base = job.model
+    with quiet():
+        trainer: Any = ResponseTrainer(
+            model=job.model,
+            args=arguments(job),
+            train_dataset=dataset_of(job),
+            processing_class=copy.deepcopy(job.tokenizer),  # which a trainer changes
+            data_collator=None if job.recipe.packing else collator(job),
+            peft_config=adapter(job.model, job.recipe),
+            order=job.order,
+        )
+        first = batch_of(trainer, [0])
+        trainer.model.eval()
+        trainer.narrow = trainer.narrow and agrees(trainer.model, first)
+        if job.recipe.packing:
+            demand_boundaries(trainer, job.rows)
+        listener = Listener(
+            trainer.order, job.recipe.save_steps, job.resume.seconds if job.resume else 0.0, job.progress
+        )
+        silence(trainer)
+        trainer.add_callback(listener)
+        trainer.train(resume_from_checkpoint=str(job.resume.folder) if job.resume else None)
+    base.config, base.generation_config = config, generation  # a trainer writes its tokens into them
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    losses, rates = [float(one["loss"]) for one in steps], [float(one["learning_rate"]) for one in steps]
+    return Trained(trainer.accelerator.unwrap_model(trainer.model), losses, rates, listener.seconds, trainer.narrow)
+
+
+def dataset_of(job: Job) -> Any:
+    """The rows as `datasets` holds them; with a blank one last where devices need it to have equal shares."""
+    from datasets import Dataset
+
+    columns = {"input_ids": [row.ids for row in job.rows], "labels": [row.labels for row in job.rows]}
+    if job.recipe.packing:
+        columns["seq_lengths"] = [list(row.parts) for row in job.rows]
+    if job.batches.devices > 1:
+        columns["input_ids"].append(job.rows[0].ids[:2])
+        columns["labels"].append([UNREAD] * 2)
+        if job.recipe.packing:
+            columns["seq_lengths"].append([2])
+    return Dataset.from_dict(columns)
+
+
+def batch_of(trainer: Any, places: Sequence[int]) -> dict[str, Any]:
+    """Some rows as the model will get them."""
+    batch = trainer.data_collator([trainer.train_dataset[place] for place in places])
+    return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
+
+
+def collator(job: Job) -> Any:
+    """TRL's own; what pads is never read, so that any id will do that the model embeds."""
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    rows = job.model.get_input_embeddings().weight.shape[0]
+    said = (job.tokenizer.pad_token_id, job.tokenizer.eos_token_id)
+    return DataCollatorForLanguageModeling(pad_token_id=next((one for one in said if one in range(rows)), 0))
+
+
+def arguments(job: Job) -> Any:
+    """The recipe in TRL's words."""
+    from trl.trainer.sft_config import SFTConfig
+
+    recipe, batches = job.recipe, job.batches
+    return SFTConfig(
+        output_dir=str(job.place),
+        per_device_train_batch_size=batches.each,
+        gradient_accumulation_steps=batches.passes,
+        learning_rate=recipe.learning_rate,
+        num_train_epochs=recipe.num_train_epochs,
+        max_steps=recipe.max_steps,
+        warmup_steps=recipe.warmup_ratio,  # below 1 it is a share
+        lr_scheduler_type=recipe.lr_scheduler_type,
+        weight_decay=recipe.weight_decay,
+        adam_beta1=recipe.adam_beta1,
+        adam_beta2=recipe.adam_beta2,
+        adam_epsilon=recipe.adam_epsilon,
+        max_grad_norm=recipe.max_grad_norm,
+        max_length=recipe.max_length,
+        packing=recipe.packing,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        bf16=bool(recipe.bf16),
+        use_cpu=job.device == "cpu",
+        seed=job.seed,
+        data_seed=job.seed,
+        save_strategy="no",  # ours says when
+        save_total_limit=2,  # the one before is there until the new one is whole
+        eval_strategy="no",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        push_to_hub=False,
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=job.device == "cuda",
+        ddp_find_unused_parameters=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+def silence(trainer: Any) -> None:
+    """Take away what prints to stdout."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+
+
+def demand_boundaries(trainer: Any, rows: Sequence[TrainRow]) -> None:
+    """Refuse packing where one example would be read with another before it."""
+    from tithe.lab.tune.packing import demand_boundaries as check
+
+    check(trainer, rows)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The libraries' own talk kept from the terminal; ours says what matters."""
+    import datasets
+    import transformers
+
+    logs: Any = transformers.logging
+    level = logs.get_verbosity()
+    logs.set_verbosity_error()
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        logs.set_verbosity(level)
+        datasets.enable_progress_bars()

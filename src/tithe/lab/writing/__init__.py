@@ -1,0 +1,1 @@
+"""Let a model, here or on a server, write responses."""

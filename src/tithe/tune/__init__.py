@@ -1,1 +1,0 @@
-"""Fine-tuning through TRL, PEFT and accelerate: recipes, rows, batches, the training itself."""
