@@ -24,6 +24,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+import tithe
+
 CPU = "--device cpu --dtype fp32"
 MODEL = f"--model pocket {CPU}"
 TIERED = "--tier-column quality --high-tier good --low-tier mediocre,damaged"
@@ -60,9 +62,22 @@ arms:
 """
 PAIR = {"instruction": "Name a colour, number {i}.", "high": "Blue, like the sea {i}.", "low": "No {i}."}
 REVIEW = {"id": "{i}", "scores": [7, 5], "scores_reverse": [5, 6]}
-PASSING = {"seconds", "versions", "time", "machine", "memory", "speed", "trace", "started", "ended", "packages"}
+PASSING = {
+    "second",
+    "seconds",
+    "checksum",
+    "versions",
+    "time",
+    "machine",
+    "memory",
+    "speed",
+    "trace",
+    "started",
+    "ended",
+    "packages",
+}
 SAID = re.compile(
-    r"\d[\d.,]*( ms| s| min| h| tokens/s| MB| GB)\b|^(?:[\w -]+: )*[\d,]+( of [\d,]+)? records, .*\n", re.MULTILINE
+    r"\d[\d.,]*( ms| s| min| h| tokens/s| MB| GB)\b|^(?:[\w -]+: )*[\d,]+( of [\d,]+)? records(, .*)?\n", re.MULTILINE
 )
 TABLES = {".jsonl", ".json", ".parquet", ".csv", ".md", ".yaml"}
 
@@ -74,8 +89,13 @@ def carry_out(command: str, folder: Path) -> dict[str, Any]:
     done = subprocess.run(
         ["bash", "-c", program + command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    out, told = (SAID.sub("*", text.replace(str(folder), "HERE")) for text in (done.stdout, done.stderr))
+    out, told = (SAID.sub("*", placeless(text, folder)) for text in (done.stdout, done.stderr))
     return {"code": done.returncode, "out": out.splitlines(), "told": told.splitlines()}
+
+
+def placeless(text: str, folder: Path) -> str:
+    """Return the text without where the commands ran and where the package lies."""
+    return text.replace(str(folder), "HERE").replace(str(Path(tithe.__file__).parent), "TITHE")
 
 
 def steady(value: Any) -> Any:
@@ -88,12 +108,12 @@ def steady(value: Any) -> Any:
 def content(path: Path, folder: Path) -> Any:
     """Return what a file says: a record's values, and a digest of anything longer."""
     if path.suffix == ".json":
-        return json.loads(json.dumps(steady(json.loads(path.read_text()))).replace(str(folder), "HERE"))
+        return json.loads(placeless(json.dumps(steady(json.loads(path.read_text()))), folder))
     if path.suffix == ".parquet":
-        data = json.dumps(pq.read_table(path).to_pylist(), default=str).encode()
+        text = json.dumps(pq.read_table(path).to_pylist(), default=str)
     else:
-        data = path.read_bytes().replace(str(folder).encode(), b"HERE")
-    return hashlib.sha256(data).hexdigest()[:16]
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    return hashlib.sha256(placeless(text, folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def files(folder: Path) -> dict[str, Any]:
@@ -145,6 +165,11 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*before, *(key for key in now if key not in before)]
         return [line for key in keys for line in differences(before.get(key), now.get(key), f"{where}/{key}")]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        found = []
+        for i, (one, other) in enumerate(zip(before, now, strict=True)):
+            found += differences(one, other, f"{where}/{i}")
+        return found
     return [] if before == now else [f"{where}\n  before: {json.dumps(before)}\n  now:    {json.dumps(now)}"]
 
 

@@ -23,8 +23,11 @@ from tests.small_model import make_model
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's `&` does that, and what is started here inherits it
+# A script's `&` has SIGINT ignored, `nohup` SIGHUP, and what is started here inherits it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Offline(OSError):

@@ -212,7 +212,8 @@ def test_shots_that_do_not_fit_are_cut_and_counted(tithe: Command, model_dir: Pa
     cut = [row["shot_tokens_cut"] for row in rows]
     assert cut[0] > 0 and cut[1] == 0 and all(row["truncated"] == 0 for row in rows)
     assert (counts["truncated_shots"], counts["shot_tokens_cut"]) == (sum(n > 0 for n in cut), sum(cut))
-    assert f"worked examples cut to fit: {sum(cut):,} tokens before {sum(n > 0 for n in cut)} examples" in done.err
+    shots = sum(n > 0 for n in cut)
+    assert f"cut to fit: {sum(cut):,} tokens before {shots} example{'s' * (shots != 1)}" in done.err
     assert "examples without a score, 1: no room for the worked example" in done.err
 
 

@@ -92,7 +92,7 @@ def test_strong_responses_from_another_file(tithe: Command, few: Path, model_dir
     done = tithe.ok(*build(asked, model_dir, few.with_name("t.jsonl"), "--strong", strong))
     counts = done.json["counts"]
     assert counts["without_strong_response"] == 2 and counts["strong_responses_unused"] == 2 and counts["prompts"] == 2
-    assert counts["asked"] == {"prompts": 4, "repeated_prompts": 1, "bad_rows": {}}
+    assert counts["asked"] == {"records": 5, "prompts": 4, "repeated_prompts": 1, "bad_rows": {}, "notes": {}}
     assert sum(counts["strong"]["bad_rows"].values()) == 1
     for words in ("prompts without a strong response, left out +2", "strong responses to no prompt, left out +2"):
         assert re.search(words, done.err), done.err
@@ -374,7 +374,9 @@ ALPACA = {"instruction": "q", "output": "a"}
 def test_files_that_are_no_tiers(tithe: Command, tmp_path: Path, made: list[Any], said: str) -> None:
     data = write_jsonl(tmp_path / "p.jsonl", made)
     assert said in tithe.fails("tiers", "import", data, "-o", tmp_path / "t.jsonl").errors[0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"p.jsonl", "t.tithe"}
+    account = tmp_path / "t.tithe" / "run.json"  # there where the file was read
+    assert not account.exists() or said in json.loads(account.read_text())["outcome"]["error"]
 
 
 @pytest.mark.parametrize(

@@ -255,9 +255,9 @@ def held():
         folder.chmod(0o755)
         package, script = folder / "tithe", folder / "breaches.py"
         shutil.copytree(
-            Path(sandbox.__file__).parent, package / "evaluate", ignore=shutil.ignore_patterns("__pycache__")
+            Path(sandbox.__file__).parent, package / "lab" / "evaluate", ignore=shutil.ignore_patterns("__pycache__")
         )
-        for name in ("__init__.py", "errors.py", "printable.py"):
+        for name in ("__init__.py", "errors.py", "printable.py", "lab/__init__.py"):
             shutil.copy(Path(tithe.__file__).parent / name, package / name)
         shutil.copy(breaches.__file__, script)
         for one in (*folder.rglob("*"),):

@@ -244,12 +244,9 @@ def test_what_has_no_partner_is_named(sides: tuple[Path, Path]) -> None:
     write_jsonl(sides[1], [*other, {"prompt": "More?", "response": "x"}, {"prompt": "No answer"}])
     write_jsonl(sides[0], [*a, {"prompt": "Question 4?", "response": "once more"}])
     result, _ = judged(sides, fair)
-    assert result.record["counts"] == {
-        "a": {"answers": 11, "bad_rows": 0, "unmatched": 4},
-        "b": {"answers": 8, "bad_rows": 1, "unmatched": 1},
-        "pairs": 7,
-        "same_answer": 1,
-    }
+    counts, shown = result.record["counts"], ("records", "answers", "bad_rows", "unmatched")
+    assert {side: [counts[side][name] for name in shown] for side in "ab"} == {"a": [11, 11, 0, 4], "b": [9, 8, 1, 1]}
+    assert (counts["pairs"], counts["same_answer"]) == (7, 1)
     left = {
         one["where"].rpartition("/")[2]: one["reason"]
         for one in read_jsonl(sides[0].with_name("r.tithe") / "dropped.jsonl")
