@@ -174,19 +174,12 @@ HIDDEN = {
     ("tithe.engine.shard", "tithe.engine.model"),
     ("tithe.engine.sources", "tithe.engine.adapters"),
     ("tithe.lab.tune.choice", "tithe.lab.tune.warming"),
-    ("tithe.neighbours.encoders", "tithe.neighbours.files"),
-    ("tithe.neighbours.encoders", "tithe.neighbours.own"),
-    ("tithe.neighbours.encoders", "tithe.neighbours.sentence"),
-    ("tithe.neighbours.encoders", "tithe.neighbours.static"),
-    ("tithe.neighbours.encoders", "tithe.neighbours.tfidf"),
-    ("tithe.neighbours.search", "tithe.neighbours.ann"),
     ("tithe.run.reader", "tithe.run.setup"),
     ("tithe.run.readouts", "tithe.engine.readouts.head_readout"),
     ("tithe.run.readouts", "tithe.run.setup"),
     ("tithe.run.select", "tithe.run.pipeline"),
     ("tithe.run.setup", "tithe.run.reader"),
     ("tithe.run.warmup", "tithe.run.setup"),
-    ("tithe.runners.tokenising", "tithe.runners.local"),
 }
 
 

@@ -34,7 +34,8 @@ from tithe.engine.model import load_model
 from tithe.engine.sources import find_model, fingerprint, load_tokenizer
 from tithe.errors import DataError, MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint
-from tithe.neighbours.encoders import TextEncoder, make_encoder, prompt_text
+from tithe.neighbours.encoder import TextEncoder, prompt_text
+from tithe.neighbours.encoders import make_encoder
 from tithe.neighbours.vectors import embed
 from tithe.records import Example, Message
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from tests.neighbours.small_encoders import ask, asks, make_sentence, random_texts
 from tithe.errors import ModelError, OutputError, StoreError
 from tithe.neighbours import vector_store, vectors
-from tithe.neighbours.encoders import Encoded, TextEncoder, TextSettings, make_encoder
+from tithe.neighbours.encoder import Encoded, TextEncoder, TextSettings
+from tithe.neighbours.encoders import make_encoder
 from tithe.neighbours.vectors import embed, unit
 
 DIM = 5

@@ -14,8 +14,8 @@ from tithe.errors import MissingExtraError, SettingsError
 from tithe.extras import install_hint
 from tithe.neighbours.cosine import cosines_of, paired, squares
 from tithe.neighbours.exact import Tops, tops
+from tithe.neighbours.found import Measured, Neighbours, Search
 from tithe.neighbours.rows import Index, Rows, first_in_rows, spans
-from tithe.neighbours.search import Neighbours, Search
 
 SPARE = 8  # candidates beyond those wanted: their order is that of rounded products
 TRAIN = 64  # vectors for each list of an inverted file to be learned from
@@ -44,29 +44,6 @@ class Ann:
             raise SettingsError(f"there is no approximate search `{self.kind}`", hint="there is: hnsw, ivf")
         if min(1 if self.effort is None else self.effort, self.most, self.sample) < 1:
             raise SettingsError("effort, candidates and sample of an approximate search must be at least 1")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What an approximate search found.
-
-    Args:
-        kind: `ivf` or `hnsw`.
-        effort: lists looked into, or the breadth of the search.
-        recall: share of the true k nearest, over the sample, that were found.
-        sample: queries in the sample.
-        short: queries with fewer than k neighbours, because the search looked no further.
-    """
-
-    kind: str
-    effort: int
-    recall: float
-    sample: int
-    short: int
-
-    def __str__(self) -> str:
-        share = f"{self.recall:.1%} of the true neighbours of {self.sample:,} sampled queries"
-        return f"{self.kind} (effort {self.effort}) found {share}" + (f"; {self.short:,} came short" * (self.short > 0))
 
 
 def approximate(ask: Search, ann: Ann) -> Neighbours:

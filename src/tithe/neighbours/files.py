@@ -13,7 +13,7 @@ import numpy as np
 from tithe.engine.sources import content_hash
 from tithe.errors import DataError, SettingsError
 from tithe.foreign import demand_regular, foreign
-from tithe.neighbours.encoders import FILE, Encoder, PlacedEncoder, Vectors
+from tithe.neighbours.encoder import FILE, Encoder, PlacedEncoder, Vectors
 from tithe.records import Example
 
 HINT = "parquet with the columns `id` or `row`, and `vector`; or .npy of shape (records, width)"

@@ -12,7 +12,7 @@ import numpy as np
 
 from tithe.data.tokens import Tokens
 from tithe.errors import ModelError, SettingsError
-from tithe.neighbours.encoders import Encoded, Encoder, OwnModel, TextEncoder, TextSettings
+from tithe.neighbours.encoder import Encoded, Encoder, OwnModel, TextEncoder, TextSettings
 from tithe.specs import read_settings
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 from tithe.engine.sources import ModelSource, first_line
 from tithe.errors import ModelError, SettingsError
 from tithe.foreign import foreign, read_json
-from tithe.neighbours.encoders import Encoded, Encoder, TextEncoder, TextSettings, Vectors
+from tithe.neighbours.encoder import Encoded, Encoder, TextEncoder, TextSettings, Vectors
 from tithe.neighbours.sources import config_of, demand_package, fingerprint
 from tithe.specs import read_settings
 

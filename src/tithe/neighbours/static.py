@@ -12,7 +12,7 @@ import numpy as np
 from tithe.engine.sources import ModelSource
 from tithe.errors import ModelError
 from tithe.foreign import foreign
-from tithe.neighbours.encoders import Encoded, Encoder, TextEncoder, TextSettings
+from tithe.neighbours.encoder import Encoded, Encoder, TextEncoder, TextSettings
 from tithe.neighbours.sources import demand_package, fingerprint
 from tithe.specs import read_settings
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tithe.errors import DataError, SettingsError
-from tithe.neighbours.encoders import Encoded, Encoder, TextEncoder, TextSettings, Vectors
+from tithe.neighbours.encoder import Encoded, Encoder, TextEncoder, TextSettings, Vectors
 from tithe.records import Example
 from tithe.specs import read_settings
 

@@ -24,7 +24,7 @@ from tithe.data.outfile import atomic
 from tithe.engine.store.parts import SUFFIX, read_table, write_table
 from tithe.engine.store.store import FLUSH_SECONDS
 from tithe.errors import OutputError, StoreError
-from tithe.neighbours.encoders import TextEncoder, Vectors
+from tithe.neighbours.encoder import TextEncoder, Vectors
 
 PART = 64 << 20  # bytes of vectors that are held back, at most
 KEY = 16  # bytes

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from tithe.errors import DataError, ModelError
-from tithe.neighbours.encoders import Encoded, Encoder, PlacedEncoder, TextEncoder, Vectors
+from tithe.neighbours.encoder import Encoded, Encoder, PlacedEncoder, TextEncoder, Vectors
 from tithe.neighbours.vector_store import VectorStore, text_keys
 from tithe.records import Example
 

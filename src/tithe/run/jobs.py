@@ -14,7 +14,7 @@ from tithe.config import SelectSettings
 from tithe.data.files import LOOK, Dataset
 from tithe.data.subset import Subset
 from tithe.errors import SettingsError
-from tithe.neighbours.encoders import FILE, Encoder
+from tithe.neighbours.encoder import FILE, Encoder
 from tithe.records import Example
 from tithe.run.passed_on import check_passed_on
 from tithe.run.select import own_columns

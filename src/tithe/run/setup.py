@@ -19,7 +19,8 @@ from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.engine.store.store import Store, answers_name
 from tithe.errors import DataError, SettingsError
-from tithe.neighbours.encoders import FILE, Encoder, make_encoder
+from tithe.neighbours.encoder import FILE, Encoder
+from tithe.neighbours.encoders import make_encoder
 from tithe.records import Ask, BadRow, Example
 from tithe.run.describe import scorer_record, versions
 from tithe.run.kept_choice import DTYPE, began_with, keep

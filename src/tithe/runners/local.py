@@ -22,7 +22,7 @@ from tithe.planner import NOTHING, Slot, Window, plan_window, window_size, windo
 from tithe.records import Answer, Ask, BadRow, Example, Problem
 from tithe.runners.order import together
 from tithe.runners.tokenising import Encodings, Tokenisers
-from tithe.runners.trace import Span, Trace
+from tithe.runners.trace import Span, Trace, Work
 from tithe.scorers.base import Scorer
 
 if TYPE_CHECKING:
@@ -31,30 +31,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Answers: TypeAlias = dict[tuple[int, str], Answer | Problem]  # (pass of the window, readout)
 MODEL_READOUTS = frozenset(name for name, readout in READOUTS.items() if readout.needs_model)
-
-
-@dataclass
-class Work:
-    """What was done so far, for the progress bar and the run record.
-
-    Args:
-        passes: forward passes computed now.
-        reused: passes whose answers were in the store.
-        tokens: tokens the model read now.
-        failed: passes that ran out of memory alone.
-        seconds: spent in reading, without loading the model.
-        waited: seconds in which there was nothing to read, as the next window was not yet tokenised; the first window,
-            for which everybody has to wait, is left out.
-        planned: processor seconds for which a thread planned and tokenised what has been read.
-    """
-
-    passes: int = 0
-    reused: int = 0
-    tokens: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    planned: float = 0.0
 
 
 @dataclass

@@ -23,7 +23,7 @@ from tithe.runners.tokeniser import RENDERERS, can_send, sent, unpacked
 
 if TYPE_CHECKING:
     from tithe.engine.sources import ModelSource
-    from tithe.runners.local import Work
+    from tithe.runners.trace import Work
 
 MOST = 4  # processes: each tokenises about 2,000 short records a second, and what is left to this one is less
 PATIENCE = 2.0  # seconds that the model may wait in all before they are started, which takes about as long

@@ -76,3 +76,27 @@ class Trace:
         return {"start": round(self.start, 3)} | {
             name: [round(row[i], 3) for row in rows] for i, name in enumerate(names)
         }
+
+
+@dataclass
+class Work:
+    """What was done so far, for the progress bar and the run record.
+
+    Args:
+        passes: forward passes computed now.
+        reused: passes whose answers were in the store.
+        tokens: tokens the model read now.
+        failed: passes that ran out of memory alone.
+        seconds: spent in reading, without loading the model.
+        waited: seconds in which there was nothing to read, as the next window was not yet tokenised; the first window,
+            for which everybody has to wait, is left out.
+        planned: processor seconds for which a thread planned and tokenised what has been read.
+    """
+
+    passes: int = 0
+    reused: int = 0
+    tokens: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    planned: float = 0.0
