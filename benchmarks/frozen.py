@@ -76,9 +76,8 @@ PASSING = {
     "ended",
     "packages",
 }
-SAID = re.compile(
-    r"\d[\d.,]*( ms| s| min| h| tokens/s| MB| GB)\b|^(?:[\w -]+: )*[\d,]+( of [\d,]+)? records(, .*)?\n", re.MULTILINE
-)
+SPEED = re.compile(r"\d[\d.,]*( ms| s| min| h| tokens/s| MB| GB)\b")
+PROGRESS = re.compile(r"^(?:[\w -]+: )*[\d,]+( of [\d,]+)? records(, .*tokens/s.*|, about .*)?\n", re.MULTILINE)
 TABLES = {".jsonl", ".json", ".parquet", ".csv", ".md", ".yaml"}
 
 
@@ -89,7 +88,7 @@ def carry_out(command: str, folder: Path) -> dict[str, Any]:
     done = subprocess.run(
         ["bash", "-c", program + command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    out, told = (SAID.sub("*", placeless(text, folder)) for text in (done.stdout, done.stderr))
+    out, told = (SPEED.sub("*", PROGRESS.sub("", placeless(text, folder))) for text in (done.stdout, done.stderr))
     return {"code": done.returncode, "out": out.splitlines(), "told": told.splitlines()}
 
 
