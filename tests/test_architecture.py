@@ -37,7 +37,7 @@ FLOORS = (
     {"typed", "settings_file"},
     {"records", "specs"},
     {"foreign", "extras"},
-    {"errors", "stderr"},
+    {"errors", "stderr", "signals"},
     {"printable"},
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.

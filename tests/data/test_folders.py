@@ -34,6 +34,18 @@ def test_what_is_passed_over_is_named_and_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_the_folder_of_a_run_is_no_data_set(tmp_path: Path) -> None:
+    run = tmp_path / "best.tithe"
+    run.mkdir()
+    (run / "dropped.jsonl").write_text('{"instruction": "q", "output": "a"}\n')
+    assert len(list(open_dataset(str(run)))) == 1
+    for name in ("run.json", "scores.parquet"):
+        (run / name).write_text("{}")
+    with pytest.raises(DataError, match=r"best\.tithe` is the folder of a run and no data set") as caught:
+        open_dataset(str(run))
+    assert "dropped.jsonl" in str(caught.value.hint)
+
+
 def test_many_names_are_counted_and_some_are_shown(tmp_path: Path) -> None:
     put(tmp_path / "a.jsonl", lines(RECORDS))
     for number in range(7):

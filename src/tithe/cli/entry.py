@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import typer
 
 from tithe.cli.app import Usage, app
-from tithe.engine.signals import Ending, ended_by_signals
 from tithe.errors import SettingsError, TitheError
 from tithe.printable import hint_line, one_line, printable
+from tithe.signals import Ending, ended_by_signals
 from tithe.stderr import steady_stderr
 
 PARSER_INTERRUPTED = 130  # what Typer makes of any `KeyboardInterrupt`

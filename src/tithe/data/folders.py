@@ -29,6 +29,7 @@ UNREAD = {
     ".xlsx": "an Excel sheet",
     ".xls": "an Excel sheet",
 }  # by suffix; a single file is told by what is in it
+RUN = {"run.json", "scores.parquet"}  # a folder with both is a run's own; its tables are no records to choose from
 _SHOWN = 5
 
 
@@ -36,10 +37,13 @@ def data_files(folder: Path) -> tuple[list[Path], list[str]]:
     """Return the files of a folder that are read, by name, and words about what is passed over.
 
     Raises:
-        DataError: no data file, a link that leads nowhere, or data of a kind that cannot be read.
+        DataError: no data file, a link that leads nowhere, data of a kind that cannot be read, or a run folder.
     """
     with reading(folder):
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    if {entry.name for entry in entries} >= RUN:
+        hint = f"what was kept lies beside it; what was dropped is in `{folder / 'dropped.jsonl'}`"
+        raise DataError(f"`{folder}` is the folder of a run and no data set", hint=hint)
     files: list[Path] = []
     passed: dict[str, list[str]] = {}
     for entry in entries:

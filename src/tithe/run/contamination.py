@@ -170,7 +170,7 @@ def report(
     again = overwrite or (output is not None and is_broken_off(output))  # of which nothing is lost
     for source in (str(dataset), *map(str, against)):
         check_places(output, again, source, None)
-    search = Search.of(open_dataset(named_dataset(str(dataset)), format=format), against, n)
+    search = ItemSearch.of(open_dataset(named_dataset(str(dataset)), format=format), against, n)
     place, name = (None, RECORD) if output is None else (output.parent, output.name)
     with account(place, talk, search.so_far, name=name, stores=None) as told:
         result = search.result(talk)
@@ -183,11 +183,11 @@ def report(
 
 def find(dataset: Dataset, against: Sequence[Path], *, n: int = NGRAM, talk: Talk | None = None) -> ContaminationResult:
     """Find what an open data set shares with evaluation files; its examples have the ids that they have elsewhere."""
-    return Search.of(dataset, against, n).result(talk or Talk())
+    return ItemSearch.of(dataset, against, n).result(talk or Talk())
 
 
 @dataclass
-class Search:
+class ItemSearch:
     """Looks for evaluation items in a data set.
 
     Args:
@@ -208,7 +208,7 @@ class Search:
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, dataset: Dataset, against: Sequence[Path], n: int) -> Search:
+    def of(cls, dataset: Dataset, against: Sequence[Path], n: int) -> ItemSearch:
         """Read the evaluation files.
 
         Raises:

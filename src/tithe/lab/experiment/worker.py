@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from tithe.engine.signals import ended_by_signals
 from tithe.engine.workers.orphan import end_with_parent
 from tithe.errors import TitheError
 from tithe.lab.evaluate.evaluate import evaluate
@@ -29,6 +28,7 @@ from tithe.lab.tune.tune import tune
 from tithe.printable import one_line
 from tithe.run.account import FINISHED, OUTCOME
 from tithe.run.talk import Talk
+from tithe.signals import ended_by_signals
 
 MODEL, EVALUATION, ITEMS = "model", "evaluation", "items.parquet"
 KEPT = ("tune.json", "loss.csv", "loss.png", "loss.svg")  # of a model that is removed
