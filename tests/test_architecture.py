@@ -216,7 +216,23 @@ def vague(root):
     return [str(path.relative_to(root)) for path in root.rglob("*.py") if path.stem in VAGUE]
 
 
-CHECKS = (upward, foreign, unsafe, vague)
+def unmade(root):
+    """Asserts that look at an attribute for what its making raises: `python -O` would leave them out."""
+    found = []
+    for path, tree in trees(root):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert) and makes(node.test):
+                found.append(f"{path.relative_to(root)}:{node.lineno}: `demand` makes it under `python -O`, too")
+    return found
+
+
+def makes(test):
+    if isinstance(test, ast.BoolOp):
+        return all(map(makes, test.values))
+    return isinstance(test, ast.Attribute)
+
+
+CHECKS = (upward, foreign, unsafe, vague, unmade)
 
 
 @pytest.mark.slow
@@ -285,6 +301,8 @@ def test_there_is_something_to_check():
         (unsafe, "lab/evaluate/cell.py", "exec('1')\nnp.load('x', allow_pickle=True)"),
         (unsafe, "lab/evaluate/cell.py", "eval('1')"),
         (vague, "engine/utils.py", ""),
+        (unmade, "run/setup.py", "assert self.renderer"),
+        (unmade, "run/setup.py", "def f(parts):\n    assert parts.dtype and parts.watch, 'why'"),
         (vague, "helpers.py", ""),
     ],
 )
@@ -308,6 +326,7 @@ def test_a_planted_fault_is_noticed(tmp_path, check, file, text):
         ("engine/model.py", "import torch\ntorch.load('x', weights_only=True)\nmodel.eval()\nyaml.safe_load('x')"),
         ("data/render.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import transformers"),
         ("__init__.py", "from tithe.cli import main"),
+        ("run/setup.py", "assert self.choice is not None\nassert len(a) == 1\nassert a.b > 1 and isinstance(a, int)"),
         ("lab/evaluate/cell.py", "exec(compile('1', 'x', 'exec'))"),
     ],
 )

@@ -65,3 +65,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean `{near[0]}`?" if near else f"there is: {', '.join(names) or 'nothing'}"
+
+
+def demand(*parts: object) -> None:
+    """Take parts for what is raised while they are made; an `assert` would not make them under `python -O`."""

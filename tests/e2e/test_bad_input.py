@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -407,3 +409,17 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
         assert not kept.exists() and not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("*.tmp"))
     assert tithe.ok(*arguments, "--json").json["work"]["passes_computed"] == 0
     assert kept.read_bytes() == small.read_bytes()
+
+
+@pytest.mark.slow
+def test_settings_that_cannot_be_are_refused_without_asserts_too(model_dir: Path, tmp_path: Path) -> None:
+    """`python -O` leaves asserts out; what a user can cause is raised all the same, before a run folder is made."""
+    data = write_jsonl(tmp_path / "data.jsonl", records(4))
+    command = ["score", data, "--scorer", "ifd", "--model", model_dir, "--max-length", "999999"]
+    done = subprocess.run(
+        [sys.executable, "-O", "-m", "tithe.cli", *command, "--run-dir", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "max" in done.stderr and not (tmp_path / "run").exists(), done.stderr

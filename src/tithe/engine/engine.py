@@ -24,6 +24,7 @@ from tithe.engine.model import LoadedModel, dtype_name
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.engine.shard import placed
 from tithe.engine.sources import demand_embedded
+from tithe.errors import demand
 from tithe.records import Pass, Problem
 
 NUMERICS = 1  # raise it when a change moves answers by more than rounding: stored ones are then not met again
@@ -175,7 +176,7 @@ class Engine:
         self.demand_vocabulary(passes, batches)
         self.settle(passes, batches)
         if any(isinstance(readout, StateReadout) for each in asked for readout in each):
-            assert self.model.layers  # found here, before threads read
+            demand(self.model.layers)  # found here, before threads read
         with self.own_threads():
             yield from (self.one_ahead if self.workers == 1 else self.side_by_side)(passes, batches, asked)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tithe.data.tokens import Tokens
-from tithe.errors import ModelError, SettingsError
+from tithe.errors import ModelError, SettingsError, demand
 from tithe.neighbours.encoder import Encoded, Encoder, OwnModel, TextEncoder, TextSettings
 from tithe.specs import read_settings
 
@@ -122,5 +122,5 @@ def make_own(spec: str, settings: Mapping[str, str], own: OwnModel | None) -> En
             hint="`--model` takes a folder or a hub id; `tfidf` needs no model",
         )
     encoder = Own(spec, chosen, own)
-    assert encoder.limit  # says now what is wrong with it
+    demand(encoder.limit)  # says now what is wrong with it
     return encoder

@@ -18,7 +18,7 @@ from tithe.data.render import Renderer, RenderSettings, Truncation, make_rendere
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.engine.store.store import Store, answers_name
-from tithe.errors import DataError, SettingsError
+from tithe.errors import DataError, SettingsError, demand
 from tithe.neighbours.encoder import FILE, Encoder
 from tithe.neighbours.encoders import make_encoder
 from tithe.records import Ask, BadRow, Example
@@ -106,10 +106,10 @@ class Parts:
                 hint="leave it out, or score with `ifd` as well",
             )
         if self.weights and self.settings.device not in ALWAYS_THERE:  # also where no model is loaded
-            assert self.devices
+            demand(self.devices)
         if self.needs_model:
-            assert self.dtype
-        assert self.renderer and self.readouts
+            demand(self.dtype)
+        demand(self.renderer, self.readouts)
         for spec in self.encoder_specs:
             if spec.startswith(FILE):  # its rows belong to these examples
                 self.encoder(spec)

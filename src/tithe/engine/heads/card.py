@@ -63,7 +63,7 @@ class HeadCard:
     @property
     def fingerprint(self) -> str:
         """16 hex digits of all that changes a score: the weights' bytes, the states read, and the rendering."""
-        assert self.weights, "not written yet"
+        assert self.weights != "", "not written yet"
         model = {name: self.model[name] for name in ("fingerprint", "dtype")}
         parts = [self.kind, self.layers, self.count, self.width, model, self.rendering, self.weights, MEANING]
         text = json.dumps(parts, sort_keys=True, ensure_ascii=True)

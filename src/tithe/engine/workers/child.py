@@ -26,7 +26,7 @@ from tithe.engine.readouts.base import Readout
 from tithe.engine.sources import first_line
 from tithe.engine.workers.messages import Done, Failed, Learn, Load, Loaded, Work
 from tithe.engine.workers.orphan import end_with_parent
-from tithe.errors import TitheError
+from tithe.errors import TitheError, demand
 
 
 class Child:
@@ -107,7 +107,7 @@ class Child:
             return
         self.readouts.append(message.readout)
         if isinstance(message.readout, StateReadout):
-            assert self.engine.model.layers  # found here, before threads read
+            demand(self.engine.model.layers)  # found here, before threads read
 
     def answer(self, work: Work, readouts: list[Readout]) -> None:
         try:

@@ -16,7 +16,7 @@ from pydantic import Field
 from tithe.config import ScoreSettings
 from tithe.data.asked import prompts_of
 from tithe.engine.sources import find_model
-from tithe.errors import StoreError
+from tithe.errors import StoreError, demand
 from tithe.foreign import demand_shape, read_json
 from tithe.lab.evaluate.pieces import pieces_of
 from tithe.lab.evaluate.settings import EvaluateSettings
@@ -325,7 +325,7 @@ def demand_extras() -> None:
     Raises:
         MissingExtraError: a package is not installed.
     """
-    assert holm([1.0]) and library("altair") and library("vl_convert")
+    demand(holm([1.0]), library("altair"), library("vl_convert"))
     demand_packages()
 
 

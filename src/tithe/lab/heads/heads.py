@@ -14,7 +14,7 @@ from tithe.data.outfile import check_writable
 from tithe.engine.heads.base import chosen_layers
 from tithe.engine.heads.card import CARD
 from tithe.engine.heads.files import import_cnn, save_head
-from tithe.errors import SettingsError
+from tithe.errors import SettingsError, demand
 from tithe.lab.heads.fit import Fit, HeadParts, check_settings, sides_of
 from tithe.lab.heads.head_report import (
     PROMPTS,
@@ -79,7 +79,7 @@ def train_head(
     began, parts = time.monotonic(), HeadParts(settings, several=False)
     parts.talk = talk or Talk()
     check_settings(settings)
-    assert parts.dtype and parts.renderer and parts.watch
+    demand(parts.dtype, parts.renderer, parts.watch)
     tiers = read_tiers(parts.dataset, settings)
     demand_judgeable(tiers, sides_of(tiers, settings)["test"])  # said before the model is loaded
     twins = in_both(tiers)
@@ -135,7 +135,7 @@ def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = Non
     parts.talk = talk or Talk()
     readout = HeadReadout(head)
     check_head(readout, str(head), parts)
-    assert parts.watch
+    demand(parts.watch)
     tiers = unseen(read_tiers(parts.dataset, settings), readout, settings)
     demand_judgeable(tiers, np.arange(len(tiers)))
     for note in parts.notes:

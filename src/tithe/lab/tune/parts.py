@@ -19,7 +19,7 @@ from tithe.engine.sources import (
     fingerprint,
     load_tokenizer,
 )
-from tithe.errors import DataError, OutputError, SettingsError
+from tithe.errors import DataError, OutputError, SettingsError, demand
 from tithe.lab.tune.batches import Batches, StepOrder, lay_out, steps_in_all
 from tithe.lab.tune.processes import devices
 from tithe.lab.tune.recipe import LAYOUT, Recipe
@@ -63,7 +63,7 @@ class TuneParts:
 
     def check(self, output: Path) -> None:
         """Raise what can be known to be wrong before data is read."""
-        assert self.recipe and self.batches
+        demand(self.recipe, self.batches)
         if output.resolve() in (self.source.folder.resolve(), self.source.adapter):
             raise OutputError(f"the output `{output}` is the model itself", hint="name another folder with `-o`")
         if Path(self.settings.dataset).expanduser().resolve() == output.resolve():
@@ -83,7 +83,7 @@ class TuneParts:
 
     def foresee(self) -> None:
         """Raise what reading the data shows to be wrong, before anything in the folder is touched."""
-        assert self.steps
+        demand(self.steps)
 
     def prepare(self, place: Path, talk: Talk, *, overwrite: bool) -> None:
         """What has to be found out in the folder before the training; here nothing."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tithe.data.export import write_records
-from tithe.errors import SettingsError
+from tithe.errors import SettingsError, demand
 from tithe.lab.tune.choice import Choice, choose
 from tithe.lab.tune.folder import CHOSEN, DONE, read
 from tithe.lab.tune.parts import TuneParts
@@ -77,7 +77,7 @@ class WarmupParts(TuneParts):
         talk.say(f"{len(self.choice.chosen):,} of {facts['candidates']:,} examples for the experience: {facts['how']}")
 
     def foresee(self) -> None:
-        assert self.everything.rows
+        demand(self.everything.rows)
 
     @cached_property
     def everything(self) -> TrainRows:

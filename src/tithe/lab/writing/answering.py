@@ -16,6 +16,7 @@ from tithe.data.prompts import STAND_IN
 from tithe.data.remarks import RemarkCounts, remark_sentences
 from tithe.data.render import RenderSettings, TemplateRenderer, make_renderer
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
+from tithe.errors import demand
 from tithe.lab.endpoint.address import Address
 from tithe.lab.endpoint.chat import Reply, chat, chat_body
 from tithe.lab.endpoint.client import Client
@@ -92,7 +93,7 @@ class LocalWriter:
     remarks: RemarkCounts = field(default_factory=RemarkCounts, init=False)
 
     def check(self) -> None:
-        assert self.renderer and self.dtype
+        demand(self.renderer, self.dtype)
 
     @property
     def left_out(self) -> dict[str, Any]:
@@ -262,7 +263,7 @@ class EndpointWriter:
     work: dict[str, Any] = field(default_factory=dict, init=False)
 
     def check(self) -> None:
-        assert self.address
+        demand(self.address)
 
     @cached_property
     def address(self) -> Address:
