@@ -60,8 +60,9 @@ def child(args: argparse.Namespace) -> None:
     from tithe.engine.heap import share_one_heap
 
     share_one_heap()
-    from tithe.config import ScoreSettings
     from tithe.run.setup import Parts
+
+    from tithe.config import ScoreSettings
     from tithe.runners.local import LocalRunner
 
     scorer, *head = CONTENDERS[args.child]

@@ -26,9 +26,10 @@ CONTENDERS = {"threads": "cpu", "processes": ""}  # of `processes` the devices: 
 def read(data: Path, records: int, device: str, model: str) -> dict[str, Any]:
     from itertools import islice
 
+    from tithe.run.setup import Parts
+
     from tithe.config import ScoreSettings
     from tithe.engine.readouts.base import READOUTS
-    from tithe.run.setup import Parts
     from tithe.runners.local import LocalRunner
 
     settings = ScoreSettings(dataset=str(data), model=model, dtype="fp32", device=device)

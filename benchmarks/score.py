@@ -170,13 +170,13 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
 
     share_one_heap()
     import torch
+    from tithe.run.setup import Parts
 
     from tithe.config import ScoreSettings
     from tithe.engine.measure.meter import metered
     from tithe.engine.measure.shape import model_shape
     from tithe.engine.measure.work import attention_flops
     from tithe.planner import Cost
-    from tithe.run.setup import Parts
     from tithe.runners.local import LocalRunner
 
     settings = ScoreSettings(

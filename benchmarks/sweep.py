@@ -41,14 +41,15 @@ def child(args: argparse.Namespace) -> None:
     from tithe.engine.heap import share_one_heap
 
     share_one_heap()
+    from tithe.run.setup import Parts
+
     from tithe.config import ScoreSettings
     from tithe.engine.batches import batching
     from tithe.engine.batches.sharing import Star
     from tithe.planner import Cost
+    from tithe.report.reporter import Talk
     from tithe.run.bench import Bench
     from tithe.run.score import make_runner
-    from tithe.run.setup import Parts
-    from tithe.run.talk import Talk
 
     if args.child == "miwv whole":
         batching.find_stars = lambda passes, alone_above=None: (  # type: ignore[assignment]

@@ -104,7 +104,7 @@ if __name__ == "__main__":
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import tithe.engine.engine
-    import tithe.run.select  # noqa: F401
+    import tithe.run.choose  # noqa: F401
     from tithe import cli
 
     serve(sys.argv[1])

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tithe.run.setup import Parts
 
 import tithe
 from tests.e2e.command import records, write_jsonl
@@ -16,12 +17,11 @@ from tithe.config import ScoreSettings
 from tithe.errors import OutputError, SettingsError
 from tithe.planner import Cost
 from tithe.records import Ask, Example, Message, Nll
+from tithe.report.reporter import Talk
 from tithe.run.bench import Bench, is_ours
 from tithe.run.score import make_runner
-from tithe.run.setup import Parts
 from tithe.run.standin import StandIn
 from tithe.run.table import Table, prompt_key
-from tithe.run.talk import Talk
 from tithe.scorers.base import alone, content_of, given, shown
 
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from tithe.planner import Window
 from tithe.records import BadRow, Example, Message, Problem
-from tithe.run.columns import Mask, Numbers, Reasons, Texts
 from tithe.run.folder import write_table
-from tithe.run.table import Table
+from tithe.run.table import Mask, Numbers, Reasons, Table, Texts
 from tithe.runners.local import Scored
 
 FLOATS, TEXTS = st.none() | st.floats(), st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=9)

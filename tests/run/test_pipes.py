@@ -13,7 +13,7 @@ from tithe.data.checksum import Part
 from tithe.data.templates import _file_source
 from tithe.data.trainers import _read_info
 from tithe.errors import OutputError, StoreError, TemplateError, TitheError
-from tithe.run import account, bench, folder, kept_choice, siblings
+from tithe.run import account, bench, first_choices, folder, siblings
 from tithe.run.folder import RECORD
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with na
 @pytest.mark.parametrize(
     ("read", "error"),
     [
-        (kept_choice.read, StoreError),
+        (first_choices.read, StoreError),
         (_read_info, OutputError),
         (lambda path: _file_source(str(path)), TemplateError),
         (lambda path: Part(1, path, "0" * 8).verify("h"), StoreError),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tithe.report.terminal import Screen, show_list, size
+from tithe.run.summaries import length_line
 
 from tithe.run import screen
-from tithe.run.screen import Screen, length_line, show_list, size
 
 
 def test_lines_now_and_then_where_there_is_no_terminal(

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tithe import plugins
-from tithe.extras import install_hint
-from tithe.run.describe import versions
+from tithe.extras import install_hint, versions
 from tithe.scorers.base import settings_of
 
 EXTRAS = {

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.data.dialogue import PRESET
-from tithe.engine.readouts.base import Readout
+from tithe.data.render import Renderer
+from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.errors import ModelError, SettingsError
+from tithe.run.model import Model
 
 if TYPE_CHECKING:
     from tithe.engine.readouts.head_readout import HeadReadout
-    from tithe.run.setup import Parts
 
 
 RENDERING = ("template", "template_hash", "bos", "eos", "lead_ids")
 
 
-def make_readout(name: str, parts: Parts) -> Readout | None:
+@dataclass(frozen=True)
+class ReadoutNeeds:
+    """What a readout may need of a run.
+
+    Args:
+        model: that is read.
+        renderer: of its passes.
+        weights: whether it will be loaded.
+        notes: takes what is odd.
+    """
+
+    model: Model
+    renderer: Renderer
+    weights: bool = True
+    notes: list[str] = field(default_factory=list)
+
+
+def make_readouts(
+    asked: Iterable[str], model: Model, renderer: Renderer, *, weights: bool = True
+) -> tuple[Mapping[str, Readout], list[str]]:
+    """Return the readouts by name, the common ones included, and what is to be said of them."""
+    parts = ReadoutNeeds(model, renderer, weights)
+    own = {name: make_readout(name, parts) for name in sorted(asked) if name not in READOUTS}
+    return {**READOUTS, **{name: readout for name, readout in own.items() if readout is not None}}, parts.notes
+
+
+def make_readout(name: str, parts: ReadoutNeeds) -> Readout | None:
     """The readout of a name that scorers ask for; None where there is none, which the runner says.
 
     Raises:
@@ -29,7 +57,7 @@ def make_readout(name: str, parts: Parts) -> Readout | None:
     return None if make is None else make(argument, parts)
 
 
-def head_readout(folder: str, parts: Parts) -> Readout:
+def head_readout(folder: str, parts: ReadoutNeeds) -> Readout:
     """A head's readout, if it belongs to the run's model; what else is odd about it is noted.
 
     Raises:
@@ -49,19 +77,19 @@ def head_readout(folder: str, parts: Parts) -> Readout:
     return readout
 
 
-def check_head(readout: HeadReadout, folder: str, parts: Parts) -> None:
+def check_head(readout: HeadReadout, folder: str, parts: ReadoutNeeds) -> None:
     """Refuse a head of another model; note another dtype, another rendering, and a poor report."""
-    card, name = readout.card, parts.source.name
+    card, name = readout.card, parts.model.name
     theirs = card.model["fingerprint"]
-    if theirs != parts.fingerprint:
+    if theirs != parts.model.fingerprint:
         raise ModelError(
             f"the head `{folder}` belongs to model `{card.model['name']}` (fingerprint {theirs}), "
-            f"not to `{name}` (fingerprint {parts.fingerprint})",
+            f"not to `{name}` (fingerprint {parts.model.fingerprint})",
             hint="train one on this model's hidden states: `tithe head train`",
         )
-    if card.model["dtype"] != parts.dtype:
+    if card.model["dtype"] != parts.model.weights_dtype:
         parts.notes.append(
-            f"note: the head was trained on states in {card.model['dtype']}, here they are {parts.dtype}"
+            f"note: the head was trained on states in {card.model['dtype']}, here they are {parts.model.weights_dtype}"
         )
     odd = other_rendering(card.rendering, parts.renderer.describe())
     if odd:
@@ -93,20 +121,20 @@ def verdict(readout: HeadReadout) -> str:
     )
 
 
-def weighted_readout(argument: str, parts: Parts) -> Readout:
+def weighted_readout(argument: str, parts: ReadoutNeeds) -> Readout:
     from tithe.engine.readouts.weighted import Weighted
 
     return Weighted()
 
 
-def options_readout(texts: str, parts: Parts) -> Readout:
+def options_readout(texts: str, parts: ReadoutNeeds) -> Readout:
     """How likely these replies are, by the run's tokenizer and template."""
     from tithe.engine.readouts.options import OptionsReadout, find_replies
 
-    return OptionsReadout(find_replies(parts.renderer, parts.tokenizer, texts.split(",")))
+    return OptionsReadout(find_replies(parts.renderer, parts.model.tokenizer, texts.split(",")))
 
 
-MAKERS: Mapping[str, Callable[[str, Parts], Readout]] = {
+MAKERS: Mapping[str, Callable[[str, ReadoutNeeds], Readout]] = {
     "head": head_readout,
     "weighted": weighted_readout,
     "options": options_readout,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tithe.records import Answer, Ask, Count, Example, Margin, Nll, Options, Problem, Vector
-from tithe.run.pool import read_kept
+from tithe.run.source import read_kept
 
 DIMS = 8
 

@@ -14,8 +14,8 @@ from tithe.engine import model
 from tithe.engine.measure import half_speed
 from tithe.engine.measure.half_speed import HalfSpeed, probe_half
 from tithe.engine.model import choose_dtype
+from tithe.report.reporter import Talk
 from tithe.run.score import score
-from tithe.run.talk import Talk
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tithe.run.setup import Parts
 
 from tests.e2e.command import records, write_jsonl
 from tithe.engine.batches.sharing import find_stars
@@ -15,7 +16,6 @@ from tithe.lab.speed import reading as speed_reading
 from tithe.lab.speed.reading import Sample, prepared, working_shape
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import Example
-from tithe.run.setup import Parts
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tithe.run.setup import Parts
 
 from tests.e2e.command import records, write_jsonl
 from tithe.data.render import Renderer
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.whole import PATIENCE, Whole, tokenising_processes
 from tithe.lab.speed.words import whole_words
-from tithe.run.setup import Parts
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 
 from tithe.errors import DataError, ModelError
 from tithe.records import Example, FloatArray, Pass, Problem
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
 
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.data.files import Dataset, open_dataset
+from tithe.data.input_check import InputCheck
 from tithe.data.render import Renderer, RenderSettings, make_renderer
 from tithe.engine.sources import (
     BUNDLED,
@@ -25,9 +26,8 @@ from tithe.lab.tune.processes import devices
 from tithe.lab.tune.recipe import LAYOUT, Recipe
 from tithe.lab.tune.rows import Ending, TrainRow, TrainRows, read_rows
 from tithe.lab.tune.settings import TuneSettings
-from tithe.run.pool import named_dataset
-from tithe.run.talk import Talk
-from tithe.run.watch import Watch
+from tithe.report.reporter import Talk
+from tithe.run.source import named_dataset
 
 if TYPE_CHECKING:
     import torch
@@ -95,8 +95,8 @@ class TuneParts:
         return open_dataset(name, format=s.format, turns=s.turns, split=s.split, strict=s.strict, limit=s.limit)
 
     @cached_property
-    def watch(self) -> Watch:
-        return Watch(self.dataset)
+    def watch(self) -> InputCheck:
+        return InputCheck(self.dataset)
 
     @cached_property
     def source(self) -> ModelSource:

@@ -24,8 +24,8 @@ from tithe.lab.endpoint.crowd import crowd
 from tithe.lab.writing.settings import WritingSettings
 from tithe.lab.writing.texts import TextStore, key_of, store_name
 from tithe.records import Example, Message, Problem
-from tithe.run.kept_choice import DTYPE, began_with, keep
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.model import DTYPE, began_with, keep
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from tithe.run.engines import engine_record, engine_sentence
+from tithe.run.setup import Parts
 
 from tests.e2e.command import records, write_jsonl
 from tithe.config import ScoreSettings
@@ -18,11 +20,9 @@ from tithe.engine.measure import layout
 from tithe.engine.measure.room import Room
 from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import StoreError
-from tithe.run.describe import engine_record, engine_sentence
-from tithe.run.kept_choice import keep, kept, kept_number, kept_word, read
+from tithe.report.reporter import Talk
+from tithe.run.model import keep, kept, kept_number, kept_word, read
 from tithe.run.score import score
-from tithe.run.setup import Parts
-from tithe.run.talk import Talk
 
 
 def test_choices_stand_side_by_side_and_the_first_stays(tmp_path: Path) -> None:
