@@ -160,7 +160,6 @@ def runs_text(call, may_execute=False):
 
 # Circles that stand today behind `TYPE_CHECKING` or an import in a function: (who hides it, whom). The list may shrink.
 HIDDEN = {
-    ("tithe", "tithe.api"),
     ("tithe.engine.forward.forward", "tithe.engine.forward.layers"),
     ("tithe.engine.forward.keeping", "tithe.engine.model"),
     ("tithe.engine.forward.layers", "tithe.engine.model"),

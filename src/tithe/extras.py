@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tithe import __version__
-
+__version__ = "0.1.0"
 NAME, RECORD = "tithe", "direct_url.json"  # the record is PEP 610's: where a package came from, if from no index
 
 
