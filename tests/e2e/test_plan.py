@@ -56,7 +56,9 @@ def test_a_plan_needs_no_weights_and_writes_nothing(
 
 def test_our_own_modules_for_a_plan_import_no_torch() -> None:
     """Reading a tokenizer brings torch along where transformers wishes; we do not ask for it."""
-    out, err = child("import sys, tithe.run, tithe.report.terminal, tithe.api; print('torch' in sys.modules)").communicate()
+    out, err = child(
+        "import sys, tithe.run, tithe.report.terminal, tithe.api; print('torch' in sys.modules)"
+    ).communicate()
     assert out == "False\n", err
 
 

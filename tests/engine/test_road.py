@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tithe.run.engines import engine_record, engine_sentence
 
 from tests.engine.models import load, plain, random_passes, run, twin, worst
 from tithe.engine.engine import Engine
@@ -16,6 +15,7 @@ from tithe.engine.forward import probe
 from tithe.engine.forward.cuts import Cuts
 from tithe.engine.forward.varlen import Varlen, probes, whole_rows
 from tithe.engine.forward.ways import BY_SEGMENT, WHOLE_ROW, Ask
+from tithe.run.engines import engine_record, engine_sentence
 
 Family = Callable[[str], Path]
 Tensor = torch.Tensor

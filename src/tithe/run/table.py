@@ -94,8 +94,8 @@ class Table:
             else:
                 found, reasons = row_of(scored, example)
                 found["problem"] = joined(reasons)
-                for name, value in found.items():
-                    columns[name][place] = value
+                for name in found.keys() & columns.keys():  # what is not asked for has no column
+                    columns[name][place] = found[name]
                 told = {**item.columns, **{name: COMPUTED[name](item) for name in self.extra if name in COMPUTED}}
                 example += 1
             for name, why in reasons.items():
