@@ -353,7 +353,7 @@ def main() -> None:
     if args.child:
         return child(args)
     from tithe.engine.cores import cpu_cores
-    from tithe.engine.model import cpu_multiplies_bf16
+    from tithe.engine.dtypes import cpu_multiplies_bf16
 
     args.cores = args.cores or [cpu_cores()]
     args.contenders = args.contenders or [n for n in CONTENDERS if n != "tithe bf16" or cpu_multiplies_bf16()]

@@ -160,20 +160,6 @@ def runs_text(call, may_execute=False):
 
 # Circles that stand today behind `TYPE_CHECKING` or an import in a function: (who hides it, whom). The list may shrink.
 HIDDEN = {
-    ("tithe.engine.forward.forward", "tithe.engine.forward.layers"),
-    ("tithe.engine.forward.keeping", "tithe.engine.model"),
-    ("tithe.engine.forward.layers", "tithe.engine.model"),
-    ("tithe.engine.forward.output_head", "tithe.engine.forward.forward"),
-    ("tithe.engine.forward.probe", "tithe.engine.model"),
-    ("tithe.engine.forward.states", "tithe.engine.forward.output_head"),
-    ("tithe.engine.measure.fp8", "tithe.engine.model"),
-    ("tithe.engine.measure.fp8_error", "tithe.engine.model"),
-    ("tithe.engine.measure.fused", "tithe.engine.model"),
-    ("tithe.engine.model", "tithe.engine.forward.layers"),
-    ("tithe.engine.model", "tithe.engine.measure.fp8_error"),
-    ("tithe.engine.model", "tithe.engine.measure.fused"),
-    ("tithe.engine.shard", "tithe.engine.model"),
-    ("tithe.engine.sources", "tithe.engine.adapters"),
     ("tithe.lab.tune.choice", "tithe.lab.tune.warming"),
 }
 

@@ -65,7 +65,7 @@ def doctor_rows() -> list[dict[str, Any]]:
     import torch
 
     from tithe.engine.cores import cpu_cores
-    from tithe.engine.model import choose_dtype, dtype_name
+    from tithe.engine.dtypes import choose_dtype, dtype_name
     from tithe.engine.sources import BUNDLED
     from tithe.engine.workers.devices import choose_devices
     from tithe.lab.evaluate.sandbox import sandbox_row

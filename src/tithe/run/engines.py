@@ -152,11 +152,12 @@ def make_engine(
     Raises:
         TitheError: the model cannot be loaded, or not as it is asked for.
     """
+    from tithe.engine.dtypes import WEIGHTS
     from tithe.engine.engine import Engine
+    from tithe.engine.loading import load_model
     from tithe.engine.measure.half_speed import probe_half
     from tithe.engine.measure.loss_kernels import CANDIDATES, OWN
     from tithe.engine.measure.shape import model_shape
-    from tithe.engine.model import WEIGHTS, load_model
     from tithe.engine.shard import spread_over
 
     s, devices, dtype = settings, model.devices, model.weights_dtype
@@ -366,7 +367,7 @@ def weights_dtype(model: LoadedModel) -> str:
 
 def torch_name(dtype: str) -> str:
     """Return torch's name for ours: `float32` for `fp32`."""
-    from tithe.engine.model import WEIGHTS
+    from tithe.engine.dtypes import WEIGHTS
 
     return str(WEIGHTS[dtype]).removeprefix("torch.")
 

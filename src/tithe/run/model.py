@@ -95,7 +95,7 @@ class Model:
     @cached_property
     def chosen_dtype(self) -> tuple[str, str | None]:
         """The weights' dtype, and a note where the run folder decides it."""
-        from tithe.engine.model import choose_dtype, dtype_name
+        from tithe.engine.dtypes import choose_dtype, dtype_name
 
         fresh = dtype_name(choose_dtype(self.dtype, self.devices[0]))
         return began_with(self.began_in, fresh) if self.dtype_is_timed else (fresh, None)
