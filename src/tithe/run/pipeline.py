@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -442,13 +443,6 @@ def filters_of(
             one.check([*at, *COUNTS[:-1], *source.columns])
             found[0].append(text)
     return [tuple(texts) or None for texts in found], waiting
-
-
-def columns_read(method: Method, source: Source, settings: SelectSettings, readers: Sequence[Selector]) -> list[str]:
-    """Return the columns of the input that a stage's filters and these selectors read."""
-    filters = [Filter.parse(text) for text in settings.drop or ()]
-    found = [name for selector in readers for name in own_columns(method, source, selector, filters)]
-    return list(dict.fromkeys(found))
 
 
 def nothing_kept(chosen: SelectResult, *, whole: bool = False) -> DataError:
