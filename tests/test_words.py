@@ -128,7 +128,5 @@ def test_names_that_occur_twice_are_found(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    LIST.write_text(
-        json.dumps({rule: find() for rule, find in RULES.items()}, indent=1, ensure_ascii=False) + "\n",
-        encoding="utf-8",
-    )
+    found = {rule: find() for rule, find in RULES.items()}
+    LIST.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
