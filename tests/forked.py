@@ -7,8 +7,10 @@ the server carries the command out as the installed program would.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import stat
@@ -100,11 +102,14 @@ def carry_out(asked: bytes, streams: list[int]) -> NoReturn:
 
 if __name__ == "__main__":
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # looked at by imports, as `cli.main` sets it before them
+    import pandas  # noqa: F401
     import pyarrow.parquet  # noqa: F401
+    import sklearn.linear_model  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import tithe.engine.engine
-    import tithe.run.select  # noqa: F401
+    import tithe
     from tithe import cli
 
+    for found in pkgutil.walk_packages(tithe.__path__, "tithe."):
+        importlib.import_module(found.name)  # what a command imports it finds here, and takes no time for
     serve(sys.argv[1])
