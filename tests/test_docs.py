@@ -173,12 +173,9 @@ def run_page(page: Path, more: dict[str, str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != PLUGIN], ids=lambda page: page.name)
-def test_every_block_runs(page, there, request):
-    """README with the installed program, the pages with forks of one that has imported everything."""
-    if page == ROOT / "README.md":
-        run_page(page, {})
-    else:
-        run_page(page, {"PATH": f"{request.getfixturevalue('forked_program')}{os.pathsep}{search_path()}"})
+def test_every_block_runs(page, there, forked_program):
+    """With forks of a program that has imported everything; the demo below runs the installed one."""
+    run_page(page, {"PATH": f"{forked_program}{os.pathsep}{search_path()}"})
 
 
 def install(files: dict[str, str], target: Path) -> None:
