@@ -525,7 +525,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_and_run_again(tithe: Command, model_dir: Path, other_dir: Path, tmp_path: Path) -> None:
+    """At every moment; the next test takes one of them."""
     many = write_jsonl(tmp_path / "many.jsonl", records(240))
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     whole = tithe.ok(*staged(many, model_dir, other_dir, straight)).json
