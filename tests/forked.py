@@ -97,6 +97,7 @@ def carry_out(asked: bytes, streams: list[int]) -> NoReturn:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = ["tithe", *argv[1:]]
     sys.modules["__main__"] = types.ModuleType("__main__")  # what workers import is not this server
     code: object = 0
