@@ -74,6 +74,7 @@ def test_every_family_gives_the_states_of_all_layers(name: str, family: Callable
         assert loaded.layers.hooked and loaded.road == "packed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("road", ["packed", "padded", "single", "own forward"])
 @pytest.mark.parametrize("hooked", [True, False])
 @pytest.mark.parametrize("workers", [1, 2])

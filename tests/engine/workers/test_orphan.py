@@ -57,6 +57,7 @@ def test_a_parent_that_died_before_it_was_looked_at() -> None:
     assert process.returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["tithe.lab.experiment.worker", "tithe.runners.tokeniser", "tithe.engine.workers.child"]
 )
