@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.command import Command, child, records, write_jsonl
 
 PEAK = 1.5e9  # bytes
+OURS = "import sys, tithe.run, tithe.run.screen, tithe.api; print('torch' in sys.modules)"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_a_plan_needs_no_weights_and_writes_nothing(
 
 def test_our_own_modules_for_a_plan_import_no_torch() -> None:
     """Reading a tokenizer brings torch along where transformers wishes; we do not ask for it."""
-    out, err = child("import sys, tithe.run, tithe.run.screen, tithe.api; print('torch' in sys.modules)").communicate()
+    out, err = child(OURS, fresh=True).communicate()
     assert out == "False\n", err
 
 
