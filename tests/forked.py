@@ -81,10 +81,10 @@ class Forked:
     def __init__(self, script: str, arguments: Sequence[str], environment: Mapping[str, str], session: bool) -> None:
         self.returncode: int | None = None
         (out, to_out), (err, to_err) = os.pipe(), os.pipe()
-        with socket.socket(socket.AF_UNIX) as asking, open(os.devnull, "rb") as nothing:
+        with socket.socket(socket.AF_UNIX) as asking, Path(os.devnull).open("rb") as nothing:
             prctl = ctypes.CDLL(None).prctl
             asking.connect(str(server()))
-            asked = json.dumps([["-c", *arguments], os.getcwd(), dict(environment), script, session]).encode()
+            asked = json.dumps([["-c", *arguments], str(Path.cwd()), dict(environment), script, session]).encode()
             streams = array.array("i", [nothing.fileno(), to_out, to_err]).tobytes()
             prctl(SUBREAPER, 1, 0, 0, 0)
             asking.sendmsg([len(asked).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
