@@ -23,15 +23,15 @@ pytestmark = pytest.mark.slow
 HASTIER = HASTY.replace(
     "engine.Engine.batch = batch",
     """engine.Engine.batch = batch
-import tithe.engine.forward.hidden as hidden
+import tithe.engine.readouts.pooled as hidden
 import tithe.neighbours.vectors as vectors
 vectors.FLUSH_SECONDS = 0.0
-states = hidden.hidden
+states = hidden.pooled_vectors
 def slowly(*arguments, **more):
     for found in states(*arguments, **more):
         time.sleep(pause)
         yield found
-hidden.hidden = slowly
+hidden.pooled_vectors = slowly
 """,
 )
 FIXED: list[object] = ["--dtype", "fp32", "--encoder", "tfidf"]

@@ -1,4 +1,4 @@
-"""Hidden states read in company are those of the model's own forward, one sequence at a time."""
+"""Hidden states read in a batch are those of the model's own forward, one sequence at a time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from tests.engine.models import EACH_FAMILY, LIMIT, VOCABULARY, load, plain
 from tithe.engine.engine import Engine
-from tithe.engine.forward import hidden as module
-from tithe.engine.forward.hidden import hidden
 from tithe.engine.model import LoadedModel
+from tithe.engine.readouts.pooled import PooledReader, pooled_vectors
 from tithe.errors import ModelError
+from tithe.records import Pass
 
 REMEMBERS = {"llama-dynamic", "llama-longrope", "phi3-longrope"}  # the twin is loaded afresh for every sequence
 LENGTHS = (1, 2, 3, 5, 8, 13, 21, 33, 34, 55, 60, 60, 1)
@@ -46,7 +46,7 @@ def collect(
     engine: Engine, rows: Sequence[npt.NDArray[np.int32]], have: Sequence[bool] | None = None, pooling: Any = "mean"
 ) -> dict[int, npt.NDArray[np.float32]]:
     found: dict[int, npt.NDArray[np.float32]] = {}
-    for index, vectors in hidden(engine, rows, have or [False] * len(rows), pooling=pooling):
+    for index, vectors in pooled_vectors(engine, rows, have or [False] * len(rows), pooling=pooling):
         assert vectors is not None and vectors.dtype == np.float32 and len(vectors) == len(index)
         assert not set(index) & set(found)
         found |= dict(zip(index, vectors, strict=True))
@@ -108,7 +108,7 @@ def test_scalings_that_look_at_the_length_read_long_ones_alone(family: Callable[
 def test_what_is_there_is_not_read_again_and_moves_nothing(llama: LoadedModel) -> None:
     engine, rows = Engine(llama, budget=64, workers=1), random_rows()
     whole = collect(engine, rows)
-    batches = [set(batch.index) for batch in engine.batches([module.Pass(ids, 0) for ids in rows])]
+    batches = [set(batch.index) for batch in engine.batches([Pass(ids, 0) for ids in rows])]
     assert len(batches) > 3
     have = [i in batches[0] | batches[2] for i in range(len(rows))]
     rest = collect(engine, rows, have)
@@ -118,12 +118,11 @@ def test_what_is_there_is_not_read_again_and_moves_nothing(llama: LoadedModel) -
 
 
 @pytest.mark.parametrize(("dtype", "exact"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
-def test_the_mean_of_half_precision_states_is_taken_in_fp32(
-    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, exact: float
-) -> None:
+def test_the_mean_of_half_precision_states_is_taken_in_fp32(dtype: torch.dtype, exact: float) -> None:
     states = torch.randn(777, 32, generator=torch.Generator().manual_seed(0)).add(3).to(dtype)
-    monkeypatch.setattr(module, "packed", lambda model, rows: [states])
-    (vector,) = module.together(llama, random_rows((777,)), "mean")  # type: ignore[arg-type]
+    reader = PooledReader([777])
+    reader.take(0, states)
+    (vector,) = reader.results()()
     wanted = states.double().mean(0).numpy()
     assert np.abs(vector / wanted - 1).max() < exact / 100
 
@@ -136,17 +135,18 @@ def test_bf16_is_near_fp32(family: Callable[[str], Path]) -> None:
 
 @pytest.mark.slow
 def test_out_of_memory_halves_and_goes_on(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, real, sizes = random_rows(), module.together, list[int]()
+    rows, real, sizes = random_rows(), Engine.together, list[int]()
     wanted = collect(Engine(llama, workers=1), rows)
 
-    def small(model: LoadedModel, some: Any, pooling: Any) -> Any:
+    def small(self: Engine, some: Any, *more: Any) -> Any:
         sizes.append(len(some))
-        if len(some) > 2 or any(len(ids) == 55 for ids in some):
+        if len(some) > 2 or any(len(pass_.ids) == 55 for pass_ in some):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(model, some, pooling)
+        return real(self, some, *more)
 
-    monkeypatch.setattr(module, "together", small)
-    found = dict(pair for pair in hidden(Engine(llama, budget=10_000, workers=1), rows, [False] * len(rows)))
+    monkeypatch.setattr(Engine, "together", small)
+    engine = Engine(llama, budget=10_000, workers=1)
+    found = dict(pair for pair in pooled_vectors(engine, rows, [False] * len(rows)))
     assert sizes[0] == len(rows)
     assert found.pop((LENGTHS.index(55),)) is None
     got: dict[int, npt.NDArray[np.float32]] = {}
@@ -161,7 +161,7 @@ def test_other_errors_are_not_swallowed(llama: LoadedModel, monkeypatch: pytest.
     def broken(*_: Any) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(module, "together", broken)
+    monkeypatch.setattr(Engine, "together", broken)
     for workers in (1, 2):
         with pytest.raises(RuntimeError, match="shapes"):
             collect(Engine(llama, budget=20, workers=workers), random_rows())
@@ -175,14 +175,16 @@ def test_an_id_that_the_model_does_not_embed(llama: LoadedModel) -> None:
 
 def test_a_model_that_keeps_its_states_to_itself(family: Callable[[str], Path]) -> None:
     loaded = load(family("llama"))
-    loaded.head, loaded.model = None, lambda **_: type("Out", (), {"logits": None})()
+    real = loaded.model.forward
+    loaded.head, loaded.road = None, "single"
+    loaded.model.forward = lambda **more: type("Out", (), {"logits": real(**more).logits})()
     with pytest.raises(ModelError, match="does not give its hidden states away"):
-        module.single(loaded, np.arange(3))
+        collect(Engine(loaded, workers=1), [np.arange(3, dtype=np.int32)])
 
 
 def test_stopping_early_leaves_the_threads_as_they_were(llama: LoadedModel) -> None:
     before = torch.get_num_threads()
-    stream = hidden(Engine(llama, budget=20, workers=2), random_rows(), [False] * len(LENGTHS))
+    stream = pooled_vectors(Engine(llama, budget=20, workers=2), random_rows(), [False] * len(LENGTHS))
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert torch.get_num_threads() == before
