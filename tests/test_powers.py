@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tithe.config import ScoreSettings, from_flags
 from tithe.errors import SettingsError
 from tithe.lab.evaluate.settings import EvaluateSettings
 from tithe.lab.experiment.settings import read_experiment
 from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
-from tithe.lab.tiers.settings import TierSettings, settings_of
-from tithe.powers import check_powers, settings_within
+from tithe.lab.tiers.settings import TierSettings
+from tithe.settings import ScoreSettings, settings_from
+from tithe.settings_file import check_powers, settings_within
 
 TIERS = "dataset: d.jsonl\nweak-model: m\nendpoint: http://localhost:1/v1\n"
 
@@ -29,9 +29,9 @@ def write(folder: Path, text: str) -> Path:
 def test_code_needs_the_command_line(tmp_path: Path, value: str) -> None:
     path = write(tmp_path, f"dataset: d.jsonl\ntrust-remote-code: {value}\n")
     with pytest.raises(SettingsError, match="cannot switch that on alone") as caught:
-        from_flags(ScoreSettings, {}, path)
+        settings_from(ScoreSettings, {}, path)
     assert caught.value.hint is not None and "`--trust-remote-code`" in caught.value.hint
-    made = from_flags(ScoreSettings, {"trust_remote_code": True}, path)
+    made = settings_from(ScoreSettings, {"trust_remote_code": True}, path)
     assert made.trust_remote_code
 
 
@@ -43,8 +43,8 @@ def test_code_that_stays_off_needs_nothing(tmp_path: Path, value: object) -> Non
 def test_generated_code_needs_the_command_line(tmp_path: Path) -> None:
     path = write(tmp_path, "model: m\ntasks: humaneval\nallow_code_execution: true\n")
     with pytest.raises(SettingsError, match="`allow_code_execution`"):
-        settings_of(EvaluateSettings, {}, path)
-    assert settings_of(EvaluateSettings, {"allow_code_execution": True}, path).allow_code_execution
+        settings_from(EvaluateSettings, {}, path)
+    assert settings_from(EvaluateSettings, {"allow_code_execution": True}, path).allow_code_execution
 
 
 def test_which_key_is_sent_needs_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,11 +52,11 @@ def test_which_key_is_sent_needs_the_command_line(tmp_path: Path, monkeypatch: p
     path = write(tmp_path, TIERS + "api_key_env: OTHER_SECRET\n")
     for flags in ({}, {"endpoint": "http://localhost:2/v1"}):
         with pytest.raises(SettingsError, match="which key is sent") as caught:
-            settings_of(TierSettings, flags, path)
+            settings_from(TierSettings, flags, path)
         assert caught.value.hint is not None and "`--api-key-env OTHER_SECRET`" in caught.value.hint
         assert "hush" not in f"{caught.value} {caught.value.hint}"
-    assert settings_of(TierSettings, {"api_key_env": "OTHER_SECRET"}, path).api_key_env == "OTHER_SECRET"
-    assert settings_of(TierSettings, {"api_key_env": "MINE"}, path).api_key_env == "MINE"
+    assert settings_from(TierSettings, {"api_key_env": "OTHER_SECRET"}, path).api_key_env == "OTHER_SECRET"
+    assert settings_from(TierSettings, {"api_key_env": "MINE"}, path).api_key_env == "MINE"
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_where_a_key_is_sent_needs_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, text: str, flag: str
 ) -> None:
     path = write(tmp_path, text)
-    assert settings_of(kind, {}, path).endpoint == "http://localhost:1/v1"  # there is no key to be sent
+    assert settings_from(kind, {}, path).endpoint == "http://localhost:1/v1"  # there is no key to be sent
     monkeypatch.setenv("TITHE_API_KEY", "hush-hush-hush")
     with pytest.raises(SettingsError, match="would send the key in `TITHE_API_KEY` to `http://localhost:1/v1`"):
-        settings_of(kind, {}, path)
-    assert settings_of(kind, {"api_key_env": "TITHE_API_KEY"}, path).endpoint == "http://localhost:1/v1"
-    assert settings_of(kind, {flag: "http://localhost:2/v1"}, path).endpoint == "http://localhost:2/v1"
+        settings_from(kind, {}, path)
+    assert settings_from(kind, {"api_key_env": "TITHE_API_KEY"}, path).endpoint == "http://localhost:1/v1"
+    assert settings_from(kind, {flag: "http://localhost:2/v1"}, path).endpoint == "http://localhost:2/v1"
 
 
 EXPERIMENT = "dataset: d.jsonl\nmodel: m\narms: {ifd: {}, random: {}}\n"

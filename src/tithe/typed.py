@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
+import re
 import types
-from collections.abc import Mapping
-from typing import Annotated, Any, Union, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from tithe.errors import SettingsError, did_you_mean
@@ -15,6 +18,7 @@ from tithe.foreign import shown
 from tithe.specs import SEEDS
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # long name -> the one that files and keys hold
 LARGEST = 2**63 - 1  # a whole number beyond is no setting, and none that NumPy or a file can hold
 PLAIN = {
     "int_type": "it must be a whole number",
@@ -26,6 +30,27 @@ PLAIN = {
     "dict_type": "it must be `key: value` lines",
     "finite_number": "it must be a finite number",
 }
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a setting is written on the command line, besides its own name.
+
+    Args:
+        other: more names, such as `-m`.
+        metavar: what stands for the value on the help page.
+        kind: type of the text; None takes the setting's.
+        negative: whether `--no-NAME` switches it off; those that are on, or nothing, by default have it anyway.
+        emptied: help of `--no-NAME`, which empties a list.
+        positional: whether the value stands without a name.
+    """
+
+    other: tuple[str, ...] = ()
+    metavar: str | None = None
+    kind: type | None = None
+    negative: bool = False
+    emptied: str | None = None
+    positional: bool = False
 
 
 class Typed(BaseModel):
@@ -73,8 +98,22 @@ def plain_number(value: Any) -> Any:
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one there is."""
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    """Return the types of a union, or the one there is, without their checks."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return tuple(get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds)
+
+
+def meanings(model: type) -> dict[str, str]:
+    """Return what the docstrings of a settings class and its bases say of each setting: their `Args`, joined lines."""
+    found: dict[str, str] = {}
+    for one in reversed(model.__mro__):
+        name = ""
+        for line in inspect.cleandoc(one.__doc__ or "").partition("Args:\n")[2].splitlines():
+            if match := re.fullmatch(r" {4}(\w+): (.*)", line):
+                name, found[match[1]] = match[1], match[2]
+            elif line.strip() and name:
+                found[name] += " " + line.strip()
+    return found
 
 
 def wrong_value(error: ValidationError, model: type[BaseModel], where: str = "") -> SettingsError:
@@ -103,17 +142,60 @@ def wrong_value(error: ValidationError, model: type[BaseModel], where: str = "")
     return SettingsError(f"`{name}`{of} cannot be `{shown(given)}`: {said}")
 
 
-def at_least_one(value: int) -> int:
-    if value < 1:
-        raise ValueError("it must be at least 1")
-    return value
+def checked(fits: Callable[[Any], bool], said: str) -> AfterValidator:
+    """Make a check for a setting's type: what `fits` refuses is refused with `said`."""
+
+    def check(value: Any) -> Any:
+        if not fits(value):
+            raise ValueError(said)
+        return value
+
+    return AfterValidator(check)
 
 
-def usable_seed(value: int) -> int:
-    if not 0 <= value < SEEDS:
-        raise ValueError(f"it must be at least 0 and below {SEEDS}")
-    return value
+def one_or_several(value: Any) -> Any:
+    """Take one text for a list of one."""
+    return (value,) if isinstance(value, str) else value
 
 
-Count = Annotated[int, AfterValidator(at_least_one)]
-Seed = Annotated[int, AfterValidator(usable_seed)]
+def split_by(split: Callable[[str], Iterable[str]]) -> BeforeValidator:
+    """Make a reader for lists of text: each text may hold several entries."""
+
+    def read(value: Any) -> Any:
+        texts = one_or_several(value)
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            return value
+        return tuple(part for text in texts for part in split(text))
+
+    return BeforeValidator(read)
+
+
+def between_commas(text: str) -> list[str]:
+    """Return the entries of `a, b`."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def read_labels(value: Any) -> Any:
+    """Return the labels in `good,fair`, in a list, or in YAML's `true` and `1`; return anything else unchanged."""
+    many = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(one, str | int) for one in many):
+        return value
+    texts = [str(one).lower() if isinstance(one, bool) else str(one) for one in many]
+    return tuple(label for text in texts for label in between_commas(text))
+
+
+def short_dtype(value: Any) -> Any:
+    """Return the short name of a dtype: `bf16` for `bfloat16`."""
+    return DTYPES.get(value, value) if isinstance(value, str) else value
+
+
+Count = Annotated[int, checked(lambda n: n >= 1, "it must be at least 1")]
+Seed = Annotated[int, checked(lambda n: 0 <= n < SEEDS, f"it must be at least 0 and below {SEEDS}")]
+WholeNumber = Annotated[int, checked(lambda n: n >= 0, "it must be 0 or more")]
+NotNegative = Annotated[float, checked(lambda x: x >= 0, "it must be 0 or more")]
+Positive = Annotated[float, checked(lambda x: x > 0, "it must be above 0")]
+Share = Annotated[float, checked(lambda x: 0 <= x < 1, "it must be at least 0 and below 1")]
+Texts = Annotated[tuple[str, ...], BeforeValidator(one_or_several)]
+Names = Annotated[tuple[str, ...], split_by(between_commas)]
+Labels = Annotated[tuple[str, ...], BeforeValidator(read_labels)]
+Dtype = Annotated[Literal["auto", "fp32", "bf16", "fp16"], BeforeValidator(short_dtype)]
