@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,12 @@ def module_level(tree):
 
 def trees(root):
     for path in sorted(root.rglob("*.py")):
-        yield path, ast.parse(path.read_text(encoding="utf-8"))
+        yield path, parsed(path.read_text(encoding="utf-8"))
+
+
+@cache
+def parsed(text):
+    return ast.parse(text)
 
 
 def upward(root):
@@ -215,7 +221,6 @@ def makes(test):
 CHECKS = (upward, foreign, unsafe, vague, unmade)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_the_house_is_in_order(check):
     assert check(SOURCE) == []

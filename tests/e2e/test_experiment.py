@@ -157,7 +157,7 @@ def test_killed_it_goes_on_and_ends_the_same(tmp_path, model_dir):
     """The whole process group killed after some cells; another folder that was left alone says the same."""
     path = write(tmp_path, model_dir)
     experiment(read_experiment(path, {}), tmp_path / "straight")
-    process = child(RUN, "experiment", path, "-o", tmp_path / "killed", start_new_session=True)
+    process = child(RUN, "experiment", path, "-o", tmp_path / "killed", session=True)
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "killed").glob("cells/*/cell.json"))) < 3:
         assert process.poll() is None and time.monotonic() < deadline

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -370,7 +371,6 @@ def make_jobs(settings: SelectSettings, folder: Path | None) -> tuple[list[Job],
     check_inherited(settings, [*used, *selectors])
     jobs: list[Job] = []
     for i, stage in enumerate(stages):
-        later = next((k for k in range(i + 1, len(stages)) if stages[k].scorer), len(stages))
         own = settings.model_copy(
             update={
                 "scorer": (stage.scorer,) if stage.scorer else jobs[-1].settings.scorer,
@@ -385,12 +385,20 @@ def make_jobs(settings: SelectSettings, folder: Path | None) -> tuple[list[Job],
         )
         with naming(stage):
             method = Method.of(own, (selectors[i],))
-            extra = columns_read(method, source, own, selectors[i:later])
+            filters = [Filter.parse(text) for text in own.drop or ()]
+            extra = own_columns(method, source, selectors[i], filters)
             setup = set_up(own, method=method, source=source, pools=pools, folder=folder)
         if jobs:  # what is odd about the data set is said once
             setup = replace(setup, notes=[note for note in setup.notes if note not in source.dataset.notes])
         jobs.append(Job(stage, own, method, selectors[i], columns.get(i), setup, extra))
-    return jobs, waiting
+    return [replace(job, extra=columns_read(jobs[i:])) for i, job in enumerate(jobs)], waiting
+
+
+def columns_read(jobs: Sequence[Job]) -> list[str]:
+    """Return the columns of the input that the first of these jobs reads, and those that choose by its scores."""
+    first, *rest = jobs
+    readers = [first, *takewhile(lambda job: not job.scores, rest)]
+    return list(dict.fromkeys(name for job in readers for name in job.extra))
 
 
 def column_names(stages: Sequence[Stage]) -> dict[int, str]:
@@ -434,13 +442,6 @@ def filters_of(
             one.check([*at, *COUNTS[:-1], *source.columns])
             found[0].append(text)
     return [tuple(texts) or None for texts in found], waiting
-
-
-def columns_read(method: Method, source: Source, settings: SelectSettings, readers: Sequence[Selector]) -> list[str]:
-    """Return the columns of the input that a stage's filters and these selectors read."""
-    filters = [Filter.parse(text) for text in settings.drop or ()]
-    found = [name for selector in readers for name in own_columns(method, source, selector, filters)]
-    return list(dict.fromkeys(found))
 
 
 def nothing_kept(chosen: SelectResult, *, whole: bool = False) -> DataError:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.engine.models import CONFIGS, LIMIT, VOCABULARY, load, plain
+from tests.engine.models import EACH_FAMILY, LIMIT, VOCABULARY, load, plain
 from tithe.engine.engine import Engine
 from tithe.engine.forward import hidden as module
 from tithe.engine.forward.hidden import hidden
@@ -64,7 +64,7 @@ def llama(family: Callable[[str], Path]) -> LoadedModel:
     return load(family("llama"))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family_on_its_road(name: str, family: Callable[[str], Path]) -> None:
     loaded, rows, model = load(family(name)), random_rows(FEW), plain(family(name))
     wanted = [twin(plain(family(name)) if name in REMEMBERS else model, ids) for ids in rows]

@@ -65,6 +65,7 @@ def test_a_slow_product_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert probe_half(BF16).times == pytest.approx(1 / 30) and rounds.count(BF16) == 1
 
 
+@pytest.mark.slow
 def test_here_products_are_those_of_the_dtype() -> None:
     for dtype in (BF16, torch.float16):
         found = probe_half(dtype)

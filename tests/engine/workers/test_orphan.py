@@ -38,7 +38,7 @@ def gone(pid: int, seconds: float) -> bool:
 
 
 def test_it_ends_with_a_killed_parent_and_not_before() -> None:
-    father = child(FATHER)
+    father = child(FATHER, fresh=True)
     assert father.stdout is not None
     pid = int(father.stdout.readline())
     assert not gone(pid, 1.5)  # the thread that started it has ended long ago
@@ -57,6 +57,7 @@ def test_a_parent_that_died_before_it_was_looked_at() -> None:
     assert process.returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["tithe.lab.experiment.worker", "tithe.runners.tokeniser", "tithe.engine.workers.child"]
 )
