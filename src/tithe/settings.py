@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 
 from tithe import plugins
 from tithe.errors import SettingsError, brief, did_you_mean
 from tithe.foreign import shown
 from tithe.settings_file import check_powers, read_settings_file
-from tithe.typed import Count, Dtype, Flag, Seed, Texts, Typed, checked, short_dtype, split_by, wrong_value
+from tithe.typed import Count, Dtype, Flag, Seed, Texts, Typed, WeightDtype, checked, split_by, wrong_value
 
 FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # where results go is no part of what they are
 SHOWN = 60  # characters of a setting
@@ -190,7 +190,7 @@ class ScoreSettings(SeedSettings, PassSettings, ScorerSettings, ExampleSettings)
     warmup: bool = False
     answers: str | None = None
     alone_header: str = ""
-    dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16", "fp8"], BeforeValidator(short_dtype)] = "auto"
+    dtype: WeightDtype = "auto"  # type: ignore[assignment]
     shard: bool | None = None
     batch_tokens: Count | None = None
     workers: Count | None = None
@@ -355,6 +355,6 @@ def check_inherited(settings: ScoreSettings, used: Sequence[Any]) -> None:
 
 def readers_of(setting: str) -> list[str]:
     """Return the names of all scorers and selectors that have a setting."""
-    classes = [(name, plugins.scorer(name)) for name in plugins.names(plugins.SCORERS)]
+    classes: list[tuple[str, type]] = [(name, plugins.scorer(name)) for name in plugins.names(plugins.SCORERS)]
     classes += [(name, plugins.selector(name)) for name in plugins.names(plugins.SELECTORS)]
     return [f"`{name}`" for name, cls in classes if setting in plugins.setting_names(cls)]

@@ -29,6 +29,7 @@ HOW: dict[str, Any] = {
     "pretty_exceptions_enable": False,
     "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 110},
 }
+Place = Annotated[Path, typer.Option("--output", "-o", help="Where the result goes.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where the result goes.")]
 RunDir = Annotated[Path | None, typer.Option(help="Run folder; beside the output by default.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")]

@@ -12,7 +12,7 @@ from tithe.cli.from_settings import Takes
 
 NO_DATA = {"dataset": ("no data set is given", "`tithe select data.jsonl ...`; `starter` is bundled")}
 # A plan computes nothing.
-UNPLANNED = ("warmup", "answers", "dtype", "device", "shard", "batch_tokens", "workers", "compile", "per_token", "seed")
+COMPUTING = "warmup answers dtype device shard batch_tokens workers compile per_token seed"
 
 
 @app.command()
@@ -48,7 +48,7 @@ def score(
 
 
 @app.command()
-@Takes("tithe.settings:ScoreSettings", argument="dataset", without=UNPLANNED, needs=NO_DATA)
+@Takes("tithe.settings:ScoreSettings", argument="dataset", without=COMPUTING, needs=NO_DATA)
 def plan(settings: Any, as_json: Json = False) -> None:
     """Count passes, tokens and cost; needs only the model's tokenizer."""
     from tithe import run

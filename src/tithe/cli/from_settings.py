@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +33,8 @@ class Takes:
         argument: the setting that stands without its name, too.
         metavar: what stands for it on the help page.
         about: its help; None takes the setting's.
-        only: settings that the command takes; all by default.
-        without: settings that it does not take.
+        only: names of the settings that the command takes; all by default.
+        without: names of those that it does not take.
         needs: names, any of which must be given -> what is said where none is, and a hint. A YAML file may hold those
             that are settings.
         config: whether it takes a YAML file of settings.
@@ -46,8 +46,8 @@ class Takes:
     argument: str | None = None
     metavar: str = "DATA"
     about: str | None = None
-    only: Sequence[str] | None = None
-    without: Sequence[str] = ()
+    only: str | None = None
+    without: str = ""
     needs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     config: bool = True
     raw: bool = False
@@ -91,10 +91,12 @@ class Takes:
         """Return a parameter for each setting, the argument first; switches that empty a list besides."""
         from tithe.typed import meanings
 
-        texts, found = meanings(model), []
-        for name, one in model.model_fields.items():
-            if name in self.without or (self.only is not None and name not in self.only):
+        texts, found = meanings(model), list[inspect.Parameter]()
+        names = [*model.model_fields] if self.only is None else self.only.split()
+        for name in names:
+            if name in self.without.split():
                 continue
+            one = model.model_fields[name]
             if name == self.argument:
                 about = typer.Argument(metavar=self.metavar, help=self.about or sentence(texts.get(name, "")))
                 found.insert(0, parameter(name, Annotated[str | None, about]))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tithe.cli.app import Json, Output, Overwrite, RunDir, Usage, app, group, print_json
+from tithe.cli.app import Json, Output, Overwrite, Place, RunDir, app, group, print_json
 from tithe.cli.core import NO_DATA
 from tithe.cli.from_settings import Takes
 from tithe.errors import TitheError
@@ -21,16 +21,14 @@ judge = group("judge", "Which of two models answers a prompt set better, as a th
 NO_TRAINING_DATA = {"dataset": ("no data set is given", "`tithe tune data.jsonl ...`; `starter` is bundled")}
 NO_TUNED = {"output": ("no place for the trained model is given", "`-o tuned`")}
 NO_TIERS = {"output": ("no place for the tiers is given", "`-o tiers.jsonl`")}
-# What a head is trained and judged without.
-HEADLESS = ("scorer", "encoder", "shots", "exclude_similarity", "shot_pool", "head", "residualise", "target", "warmup")
-HEADLESS += ("answers", "alone_header", "per_token", "split")
-CNN = ("split_column", "validation_share", "test_share", "num_train_epochs", "learning_rate")
-IMPORTED = ("dataset", "kind", "layers", "preset", "model", "template", "max_length", "dtype", "device", "shard")
-# Settings of a training that the warm-up has from its recipe.
-FIXED = ("gradient_accumulation_steps", "warmup_ratio", "lr_scheduler_type", "weight_decay", "max_grad_norm", "packing")
-FIXED += ("gradient_checkpointing", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
-VARIED = ("budgets", "seeds", "model", "dataset", "limit", "parallel", "drop_contaminated", "keep_models", "device")
-Place = Annotated[Path, typer.Option("--output", "-o", help="Folder of the head.")]
+# Settings that only scoring reads, a head's evaluation does not, and the warm-up takes from its recipe.
+SCORING = "scorer encoder shots exclude_similarity shot_pool head residualise target warmup answers alone_header"
+SCORING += " per_token split"
+TRAINED = "kind layers split_column validation_share test_share num_train_epochs learning_rate"
+TRAINED += " per_device_train_batch_size"
+FIXED = "gradient_accumulation_steps warmup_ratio lr_scheduler_type weight_decay max_grad_norm packing"
+FIXED += " gradient_checkpointing lora_r lora_alpha lora_dropout lora_target_modules"
+NEEDED: Any = None  # `Takes` refuses a command line without it
 LevelOption = Annotated[float | None, typer.Option(help="Confidence of the interval; 0.95 by default.")]
 
 
@@ -38,7 +36,7 @@ LevelOption = Annotated[float | None, typer.Option(help="Confidence of the inter
 @Takes(
     "tithe.lab.speed.settings:BenchSettings",
     argument="dataset",
-    without=("warmup", "answers", "residualise", "per_token"),
+    without="warmup answers residualise per_token",
     needs=NO_DATA,
 )
 def bench(settings: Any, output: Output = None, overwrite: Overwrite = False, as_json: Json = False) -> None:
@@ -63,7 +61,7 @@ def bench(settings: Any, output: Output = None, overwrite: Overwrite = False, as
     "tithe.settings:ExampleSettings",
     argument="dataset",
     about="a kept file, or any data set that can be read",
-    only=("dataset", "format", "turns"),
+    only="dataset format turns",
     needs=NO_DATA,
     config=False,
 )
@@ -89,7 +87,7 @@ def export(
     "tithe.settings:ExampleSettings",
     argument="dataset",
     about="file, folder or hub id; `starter` is bundled",
-    only=("dataset", "format"),
+    only="dataset format",
     needs={"dataset": NO_DATA["dataset"], "against": ("no evaluation file is given", "`--against FILE`; repeat it")},
     config=False,
 )
@@ -125,16 +123,17 @@ def contamination(
     },
 )
 def build(
-    settings: Any, output: Output = None, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
+    settings: Any, output: Place = NEEDED, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
     """Let weak models answer the prompts of strong responses again."""
     from tithe.lab.tiers import tiers as run
     from tithe.lab.tiers.screen import show_built
     from tithe.report.terminal import Screen
+    from tithe.run.folder import default_folder
 
-    place, folder = with_folder(output, run_dir)
-    result = run.build(settings, output=place, folder=folder, overwrite=overwrite, talk=Screen())
-    show_built(result, place, folder)
+    folder = run_dir or default_folder(output)
+    result = run.build(settings, output=output, folder=folder, overwrite=overwrite, talk=Screen())
+    show_built(result, output, folder)
     print_json(result.record, as_json)
 
 
@@ -150,7 +149,7 @@ def build(
     },
 )
 def import_tiers(
-    settings: Any, output: Output = None, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
+    settings: Any, output: Place = NEEDED, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
     """Bring tiers that are already there into one form."""
     from tithe.lab.tiers import tiers as run
@@ -180,7 +179,7 @@ def look(
 
 
 @head.command("train")
-@Takes("tithe.lab.heads.settings:HeadSettings", argument="dataset", without=(*HEADLESS, "drop_seen"), needs=NO_DATA)
+@Takes("tithe.lab.heads.settings:HeadSettings", argument="dataset", without=f"{SCORING} drop_seen", needs=NO_DATA)
 def train_head(settings: Any, output: Place, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Train a head on tiers, and judge it on prompts that it never saw."""
     from tithe.lab.heads.heads import train_head as carry_out
@@ -196,7 +195,7 @@ def train_head(settings: Any, output: Place, overwrite: Overwrite = False, as_js
 @Takes(
     "tithe.lab.heads.settings:HeadSettings",
     argument="dataset",
-    without=(*HEADLESS, *CNN, "kind", "layers", "per_device_train_batch_size"),
+    without=f"{SCORING} {TRAINED}",
     needs=NO_DATA,
 )
 def evaluate_head(
@@ -220,7 +219,7 @@ def evaluate_head(
     argument="dataset",
     metavar="WEIGHTS",
     about="a .safetensors file of the authors' network",
-    only=(*IMPORTED, "trust_remote_code"),
+    only="dataset kind layers preset model template max_length dtype device shard trust_remote_code",
     needs={"dataset": ("no weights are given", "`tithe head import head.safetensors --model M -o head`")},
     config=False,
 )
@@ -250,7 +249,7 @@ def one_voice() -> Iterator[None]:
 
 @app.command()
 @Takes("tithe.lab.tune.settings:TuneSettings", argument="dataset", needs=NO_TRAINING_DATA | NO_TUNED, within=one_voice)
-def tune(settings: Any, output: Output = None, overwrite: Overwrite = False, as_json: Json = False) -> None:
+def tune(settings: Any, output: Place = NEEDED, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Fine-tune a model on the responses of a data set, all weights or a LoRA adapter."""
     from tithe.lab.tune.tune import tune as carry_out
 
@@ -265,14 +264,14 @@ def tune(settings: Any, output: Output = None, overwrite: Overwrite = False, as_
     needs=NO_TRAINING_DATA | NO_TUNED,
     within=one_voice,
 )
-def warmup(settings: Any, output: Output = None, overwrite: Overwrite = False, as_json: Json = False) -> None:
+def warmup(settings: Any, output: Place = NEEDED, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Give a model IFD's warm-up: one epoch on some of the data that it will score."""
     from tithe.lab.tune.warming import warm_up
 
     train(warm_up, settings, output, overwrite, as_json)
 
 
-def train(carry_out: Any, settings: Any, output: Path | None, overwrite: bool, as_json: bool) -> None:
+def train(carry_out: Any, settings: Any, output: Path, overwrite: bool, as_json: bool) -> None:
     """Train, and print what came of it once, whatever the number of processes."""
     from tithe.lab.tune.processes import is_main
     from tithe.lab.tune.screen import listener, show_tuned
@@ -292,15 +291,16 @@ def train(carry_out: Any, settings: Any, output: Path | None, overwrite: bool, a
     },
 )
 def answer(
-    settings: Any, output: Output = None, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
+    settings: Any, output: Place = NEEDED, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
     """Let a model answer a prompt set."""
     from tithe.lab.judge.answers import answer as carry_out
     from tithe.lab.judge.screen import show_answered
     from tithe.report.terminal import Screen
+    from tithe.run.folder import default_folder
 
-    place, folder = with_folder(output, run_dir)
-    result = carry_out(settings, place, folder=folder, overwrite=overwrite, talk=Screen())
+    folder = run_dir or default_folder(output)
+    result = carry_out(settings, output, folder=folder, overwrite=overwrite, talk=Screen())
     show_answered(result, folder)
     print_json(result.record, as_json)
 
@@ -317,7 +317,7 @@ def compare(
     settings: Any,
     a: Annotated[Path, typer.Argument(metavar="A", help="Answers of one model: JSON lines with prompt and response.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Answers of the other one to the same prompts.")],
-    output: Output = None,
+    output: Place = NEEDED,
     run_dir: RunDir = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -326,10 +326,11 @@ def compare(
     from tithe.lab.judge.judge import compare as carry_out
     from tithe.lab.judge.screen import show_compared
     from tithe.report.terminal import Screen
+    from tithe.run.folder import default_folder
 
-    place, folder = with_folder(output, run_dir)
-    result = carry_out(settings, a, b, place, folder=folder, overwrite=overwrite, talk=Screen())
-    show_compared(result, place, folder)
+    folder = run_dir or default_folder(output)
+    result = carry_out(settings, a, b, output, folder=folder, overwrite=overwrite, talk=Screen())
+    show_compared(result, output, folder)
     print_json(result.record, as_json)
 
 
@@ -362,7 +363,7 @@ def tally(
         "output": ("no place for the results is given", "`-o results`"),
     },
 )
-def evaluate(settings: Any, output: Output = None, as_json: Json = False) -> None:
+def evaluate(settings: Any, output: Place = NEEDED, as_json: Json = False) -> None:
     """Measure a model: likelihood of held-out responses, lm-eval's tasks."""
     from tithe.lab.evaluate.evaluate import evaluate as carry_out
     from tithe.lab.evaluate.screen import show_evaluation
@@ -376,7 +377,8 @@ def evaluate(settings: Any, output: Output = None, as_json: Json = False) -> Non
 @app.command()
 @Takes(
     "tithe.lab.experiment.settings:ExperimentSettings",
-    only=(*VARIED, "allow_code_execution", "trust_remote_code"),
+    only="budgets seeds model dataset limit parallel drop_contaminated keep_models device allow_code_execution "
+    "trust_remote_code",
     needs={"output": ("no folder for the experiment is given", "`-o my-experiment`")},
     config=False,
     raw=True,
@@ -384,7 +386,7 @@ def evaluate(settings: Any, output: Output = None, as_json: Json = False) -> Non
 def experiment(
     flags: Any,
     recipe: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="Arms, budgets, seeds and the rest.")],
-    output: Output = None,
+    output: Place = NEEDED,
     api_key_env: Annotated[
         str | None, typer.Option(metavar="NAME", help="Environment variable with the key of the judge's server.")
     ] = None,
@@ -402,12 +404,3 @@ def experiment(
     result = carry_out(settings, output, overwrite=overwrite, plan=plan, talk=Screen())
     show_experiment(result)
     print_json(result.record, as_json)
-
-
-def with_folder(output: Path | None, run_dir: Path | None) -> tuple[Path, Path]:
-    """Return where the result goes, and the run folder, by default beside it."""
-    from tithe.run.folder import default_folder
-
-    if output is None:  # `Takes` has said so
-        raise Usage("no place for the result is given")
-    return output, run_dir or default_folder(output)
