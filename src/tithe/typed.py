@@ -1,4 +1,4 @@
-"""Base of settings whose values are what they say: `true` is no number, `5.5` no count, an empty name no name."""
+"""Checked types of settings: `true` is no number, `5.5` is no count, and an empty text is no name."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Flag:
 
 
 class Typed(BaseModel):
-    """Frozen settings by name; types are strict, and no unknown name is taken."""
+    """Frozen settings with strict types; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
     def read_values(cls, values: Any) -> Any:
-        """Take YAML's lists and words for what the setting is, and refuse what no setting can be."""
+        """Convert YAML's lists and words to the types of the settings, and refuse impossible values."""
         if not isinstance(values, Mapping):
             return values
         fields = cls.model_fields
@@ -69,7 +69,7 @@ class Typed(BaseModel):
 
 
 def read_value(name: str, value: Any, field: FieldInfo) -> Any:
-    """Return the value as its setting's type has it.
+    """Convert a value to its setting's type.
 
     Raises:
         SettingsError: an empty text where a name is needed, a NUL character, or a number that nothing can hold.
@@ -104,7 +104,7 @@ def kinds_of(annotation: Any) -> tuple[Any, ...]:
 
 
 def meanings(model: type) -> dict[str, str]:
-    """Return what the docstrings of a settings class and its bases say of each setting: their `Args`, joined lines."""
+    """Return each setting's line under `Args` in the docstrings of a settings class and its bases."""
     found: dict[str, str] = {}
     for one in reversed(model.__mro__):
         name = ""
@@ -117,7 +117,7 @@ def meanings(model: type) -> dict[str, str]:
 
 
 def wrong_value(error: ValidationError, model: type[BaseModel], where: str = "") -> SettingsError:
-    """Make one sentence of what pydantic says.
+    """Make one sentence of a validation error.
 
     Args:
         error: of the values.
@@ -143,7 +143,7 @@ def wrong_value(error: ValidationError, model: type[BaseModel], where: str = "")
 
 
 def checked(fits: Callable[[Any], bool], said: str) -> AfterValidator:
-    """Make a check for a setting's type: what `fits` refuses is refused with `said`."""
+    """Make a validator that refuses a value with the message `said` unless `fits` accepts it."""
 
     def check(value: Any) -> Any:
         if not fits(value):
@@ -154,12 +154,12 @@ def checked(fits: Callable[[Any], bool], said: str) -> AfterValidator:
 
 
 def one_or_several(value: Any) -> Any:
-    """Take one text for a list of one."""
+    """Turn one text into a list of one."""
     return (value,) if isinstance(value, str) else value
 
 
 def split_by(split: Callable[[str], Iterable[str]]) -> BeforeValidator:
-    """Make a reader for lists of text: each text may hold several entries."""
+    """Make a validator that splits each text of a list into its entries."""
 
     def read(value: Any) -> Any:
         texts = one_or_several(value)

@@ -1,4 +1,4 @@
-"""The command line: parse, call one library function, print. stdout is data, stderr is talk."""
+"""The command line: parse, call one library function, print. Data goes to stdout, messages to stderr."""
 
 from tithe.cli import core, lab
 from tithe.cli.app import Usage

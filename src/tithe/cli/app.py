@@ -1,4 +1,4 @@
-"""The program that commands hang on, and the errors of its own."""
+"""The program that commands are registered with, and its usage errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tithe.printable import json_text
 
 
 class Usage(SettingsError):
-    """A command line that cannot be meant."""
+    """A wrong command line; the exit code is 2."""
 
 
 LATE: dict[Callable[..., Any], Callable[[], Callable[..., Any]]] = {}  # stub of a command -> what makes the command
@@ -37,7 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the record to stdout."
 
 
 class Command(TyperCommand):
-    """Takes each option once: of two values one would be passed over without a word."""
+    """Refuse an option given twice: one of its two values would be ignored silently."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line.
@@ -54,14 +54,14 @@ class Command(TyperCommand):
 
 
 class Commands(typer.Typer):
-    """Commands that take each option once."""
+    """Application whose commands take each option once."""
 
     def command(self, name: str | None = None, **how: Any) -> Callable[[Any], Any]:
         return super().command(name, **{"cls": Command} | how)
 
 
 class Group(TyperGroup):
-    """A group that makes a command's options when it is called, and not for the page that lists all commands."""
+    """Group that makes a command's options only when the command is called, not to list all commands."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)

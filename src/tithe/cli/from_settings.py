@@ -55,14 +55,14 @@ class Takes:
 
     def __call__(self, f: Callable[..., None]) -> Callable[[], None]:
         def late() -> None:
-            """Stand for the command until its settings are imported."""
+            """Stub for the command until its settings are imported."""
 
         late.__name__, late.__doc__ = f.__name__, f.__doc__
         LATE[late] = lambda: self.full(f)
         return late
 
     def full(self, f: Callable[..., None]) -> Callable[..., None]:
-        """Return the command with all of its options, for Typer to read its signature."""
+        """Make the command with all of its options in its signature, where Typer reads them."""
         from tithe.settings import settings_from
 
         module, _, name = self.settings.partition(":")
@@ -88,7 +88,7 @@ class Takes:
         return command
 
     def parameters(self, model: Any) -> list[inspect.Parameter]:
-        """Return a parameter for each setting, the argument first; switches that empty a list besides."""
+        """Make a parameter for each setting, and the switches that empty a list."""
         from tithe.typed import meanings
 
         texts, found = meanings(model), list[inspect.Parameter]()
@@ -110,7 +110,7 @@ class Takes:
         return found
 
     def merge(self, given: dict[str, Any]) -> None:
-        """Put what was given in two ways under the setting's own name.
+        """Collect a setting that can be given in two ways under its own name.
 
         Raises:
             Usage: it was given in both.
@@ -134,14 +134,14 @@ def parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parame
 
 
 def place(one: inspect.Parameter) -> int:
-    """Return where a parameter stands on the help page: what must be given, what has a short name, and the rest."""
+    """Sort required parameters first, then those with a short name, then the rest."""
     (how,) = one.annotation.__metadata__
     short = any(len(name) == 2 for name in how.param_decls or ())
     return 0 if one.default is one.empty else 1 if short or isinstance(how, ArgumentInfo) else 2
 
 
 def setting_parameter(parameter_name: str, name: str, one: FieldInfo, text: str) -> inspect.Parameter:
-    """Return the option of one setting, or its argument where it has no other way to be given."""
+    """Make the option of one setting, or its positional argument."""
     flag, kind, about = flag_of(one), kind_of(one), sentence(text)
     if flag.positional:
         return parameter(parameter_name, Annotated[kind | None, typer.Argument(metavar=flag.metavar, help=about)])
@@ -171,5 +171,5 @@ def kind_of(one: FieldInfo) -> Any:
 
 
 def sentence(text: str) -> str:
-    """Return the text with a capital and a full stop."""
+    """Give a text a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""

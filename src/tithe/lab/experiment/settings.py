@@ -1,4 +1,4 @@
-"""What an experiment is: arms, budgets, seeds, one recipe, one evaluation."""
+"""Settings of an experiment: arms, budgets, seeds, one recipe, one evaluation."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class ArmSettings(Settings):
 
     @property
     def drawn(self) -> bool:
-        """Whether each seed chooses anew."""
+        """Return whether each seed chooses anew."""
         return self.kind in ("random", "random-like")
 
     @property
     def budgeted(self) -> bool:
-        """Whether it is there at every budget."""
+        """Return whether it is trained at every budget."""
         return self.kind not in ("full", "base")
 
 
@@ -117,7 +117,7 @@ class ExperimentSettings(ModelUse, DatasetName):
     @field_validator("arms", mode="before")
     @classmethod
     def read_arms(cls, value: Any) -> Any:
-        """`{ifd: {warmup: true}, random: null}`, or a list of names."""
+        """Read `{ifd: {warmup: true}, random: null}`, or a list of names."""
         if isinstance(value, (list, tuple)) and all(isinstance(one, ArmSettings) for one in value):
             return tuple(value)
         listed = isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
@@ -132,7 +132,7 @@ class ExperimentSettings(ModelUse, DatasetName):
     @field_validator("budgets", mode="before")
     @classmethod
     def read_budgets(cls, value: Any) -> Any:
-        """`1%,5%`, a list, or one number; each once, as it was written."""
+        """Read `1%,5%`, a list, or one number; each budget once, as it was written."""
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in parts):
             raise ValueError("a budget is rows (`500`), a share (`5%`) or tokens (`200k-tokens`)")
@@ -145,7 +145,7 @@ class ExperimentSettings(ModelUse, DatasetName):
     @field_validator("seeds", mode="before")
     @classmethod
     def read_seeds(cls, value: Any) -> Any:
-        """A number of seeds, or which."""
+        """Read a number of seeds, or a list of them."""
         if isinstance(value, int) and not isinstance(value, bool):
             value = range(min(value, MOST_SEEDS + 1))
         seeds = tuple(value) if isinstance(value, (list, tuple, range)) else value
@@ -197,7 +197,7 @@ class ExperimentSettings(ModelUse, DatasetName):
 
 
 def read_arm(name: str, given: Any) -> ArmSettings:
-    """An arm from its name and what stands under it.
+    """Make an arm from its name and its settings.
 
     Raises:
         SettingsError: a key that means nothing here (with a suggestion), or that is the experiment's own.
@@ -243,7 +243,7 @@ def read_arm(name: str, given: Any) -> ArmSettings:
 
 
 def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
-    """Settings of an experiment from its YAML file; flags go first.
+    """Read an experiment from its YAML file; flags win.
 
     Raises:
         SettingsError: an unknown key, or a value that does not fit.
@@ -258,7 +258,7 @@ def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
 
 
 def complete(settings: ExperimentSettings) -> ExperimentSettings:
-    """`random-like` without a name repeats the first arm with a selection of its own."""
+    """Let `random-like` without a name repeat the first arm that has a selection of its own."""
     first = next((arm.name for arm in settings.arms if arm.kind in ("scored", "file")), None)
     arms = []
     for arm in settings.arms:

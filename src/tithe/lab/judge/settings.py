@@ -60,12 +60,12 @@ class JudgeSettings(WritingSettings):
 
     @property
     def endpoint(self) -> str | None:
-        """The judge's address; None where it runs here."""
+        """Return the judge's address; None if it runs here."""
         return self.judge if "://" in self.judge else None
 
     @property
     def who(self) -> str:
-        """The model, as it is called where it runs."""
+        """Return the judge's name where it runs."""
         return self.judge_model or self.judge
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""How a model is trained: settings with TRL's names, and the batch that an optimiser step takes."""
+"""Recipes of a training: settings with TRL's names."""
 
 from __future__ import annotations
 
@@ -114,11 +114,11 @@ class Recipe(Typed):
         return self
 
     def digest(self) -> str:
-        """16 hex digits of everything that affects the result; the same recipe has the same, whatever its name."""
+        """Return 16 hex digits of everything that affects the result; the name does not."""
         return hashlib.blake2b(json.dumps(self.matters(), sort_keys=True).encode(), digest_size=8).hexdigest()
 
     def matters(self) -> dict[str, Any]:
-        """What affects the result: not how the work is laid out, nor LoRA's settings where there is none."""
+        """Return the settings that affect the result: not how the work is laid out, nor LoRA's without LoRA."""
         unread = LAYOUT if self.use_peft else (*LAYOUT, *LORA)
         values = self.model_dump(mode="json", exclude=set(unread))
         if self.max_steps > 0:
@@ -149,7 +149,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def named_recipe(name: str) -> Recipe:
-    """A recipe by its name.
+    """Return a recipe by its name.
 
     Raises:
         SettingsError: there is none of that name.
@@ -160,7 +160,7 @@ def named_recipe(name: str) -> Recipe:
 
 
 def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
-    """A recipe from a mapping; `extends` names one to start from.
+    """Make a recipe from a mapping; `extends` names one to start from.
 
     Raises:
         SettingsError: an unknown key or name, or a value that cannot be.
@@ -172,5 +172,5 @@ def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
 
 
 def altered(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values, checked like those of a file."""
+    """Return the recipe with other values, checked like those of a file."""
     return Recipe.of({**recipe.model_dump(), **values}) if values else recipe

@@ -1,4 +1,4 @@
-"""Settings of `tithe tune`."""
+"""Settings of `tithe tune` and `tithe warmup`."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ class TuneSettings(SeedSettings, PassSettings, ExampleSettings):
 
     @property
     def altered(self) -> dict[str, Any]:
-        """Settings of the recipe that were given here."""
+        """Return the settings of the recipe that were given here."""
         both = TuneSettings.model_fields.keys() & Recipe.model_fields.keys()
         return {name: getattr(self, name) for name in sorted(both) if getattr(self, name) is not None}
 
     def full_recipe(self) -> Recipe:
-        """The recipe, with what was given here.
+        """Return the recipe with the settings given here.
 
         Raises:
             SettingsError: no such recipe or file, an unknown key in it, or a value that cannot be.
@@ -88,7 +88,7 @@ class TuneSettings(SeedSettings, PassSettings, ExampleSettings):
 
 
 def read_recipe(name: str) -> Recipe:
-    """A recipe by name, or from a YAML file.
+    """Read a recipe by name, or from a YAML file.
 
     Raises:
         SettingsError: there is neither, it is not YAML, or has an unknown key.
@@ -118,7 +118,7 @@ class WarmupSettings(TuneSettings):
 
     @property
     def each(self) -> int:
-        """Examples of a cluster."""
+        """Return the number of examples from each cluster."""
         return self.records // self.clusters
 
     @model_validator(mode="after")

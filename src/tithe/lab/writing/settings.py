@@ -1,4 +1,4 @@
-"""Settings of a model that writes: here, or behind an endpoint."""
+"""Settings of a model that writes, here or behind an endpoint."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class WritingSettings(SeedSettings, ModelUse):
         return self
 
     def check_read(self, served: bool) -> None:
-        """Refuse what nothing reads.
+        """Refuse settings that nothing reads.
 
         Args:
             served: whether the model is behind an endpoint.
