@@ -143,7 +143,7 @@ def _load(group: str, name: str, base: type[T], *, plain: bool = False) -> type[
         what = f"{base.__module__}.{base.__qualname__}"
         kind = "class" if plain else "dataclass"
         raise SettingsError(f"`{points[0].value}` of {_package(points[0])} is not a {kind} derived from `{what}`")
-    return cast("type[T]", cls)
+    return cls
 
 
 def _import(point: EntryPoint) -> Any:
