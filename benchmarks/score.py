@@ -171,7 +171,6 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
     share_one_heap()
     import torch
 
-    from tithe.config import ScoreSettings
     from tithe.engine.measure.meter import metered
     from tithe.engine.measure.shape import model_shape
     from tithe.engine.measure.work import attention_flops
@@ -180,6 +179,7 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
     from tithe.run.engines import make_engine
     from tithe.run.method import set_up
     from tithe.runners.local import LocalRunner
+    from tithe.settings import ScoreSettings
 
     settings = ScoreSettings(
         dataset=str(data), model=str(folder), scorer=("ifd",), template="alpaca", max_length=max_length, dtype=dtype,

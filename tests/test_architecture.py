@@ -23,8 +23,7 @@ FLOORS = (
     {"lab.endpoint", "lab.exports", "lab.contamination_report"},
     {"lab"},
     {"run"},
-    {"config"},
-    {"powers"},
+    {"settings"},
     {"contamination"},
     {"report"},
     {"stages"},
@@ -280,7 +279,7 @@ def test_there_is_something_to_check():
         (unsafe, "engine/model.py", "torch.load('x')"),
         (unsafe, "engine/model.py", "torch.load('x', weights_only=False)"),
         (unsafe, "engine/model.py", "np.load('x', allow_pickle=True)"),
-        (unsafe, "config.py", "yaml.load('x')"),
+        (unsafe, "settings.py", "yaml.load('x')"),
         (unsafe, "cli.py", "eval('1')"),
         (unsafe, "cli.py", "exec('1')"),
         (unsafe, "lab/evaluate/cell.py", "import marshal"),
@@ -336,7 +335,7 @@ def test_reading_with_a_model_loads_only_what_it_needs(tmp_path):
     code = """
 import json, sys
 from pathlib import Path
-from tithe.config import ScoreSettings
+from tithe.settings import ScoreSettings
 from tithe.engine.store import store
 from tithe.report.reporter import Talk
 from tithe.run.engines import Engines, Loader

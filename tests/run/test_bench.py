@@ -12,7 +12,6 @@ import pytest
 
 import tithe
 from tests.e2e.command import records, write_jsonl
-from tithe.config import ScoreSettings
 from tithe.errors import OutputError, SettingsError
 from tithe.planner import Cost
 from tithe.records import Ask, Example, Message, Nll
@@ -24,6 +23,7 @@ from tithe.run.score import make_runner
 from tithe.run.stubs import StubBench
 from tithe.run.table import Table, prompt_key
 from tithe.scorers.base import alone, content_of, given, shown
+from tithe.settings import ScoreSettings
 
 
 class Listener(Talk):

@@ -1,4 +1,4 @@
-"""What there is: listings of scorers, selectors, templates, and of this machine."""
+"""Rows of the listings: scorers, selectors, templates, and this machine."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def template_rows() -> list[dict[str, Any]]:
 
 
 def doctor_rows() -> list[dict[str, Any]]:
-    """Versions, devices, dtypes and extras, as the engine would find them."""
+    """List versions, devices, dtypes and extras as the engine would find them."""
     import torch
 
     from tithe.engine.cores import cpu_cores

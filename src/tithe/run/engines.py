@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.config import ScoreSettings
 from tithe.data.files import Dataset
 from tithe.data.hub import HubData
 from tithe.errors import ModelError, SettingsError
@@ -17,6 +16,7 @@ from tithe.records import Example
 from tithe.report.reporter import Talk
 from tithe.run.answers import answers_elsewhere, model_answers
 from tithe.run.model import Model, keep, keep_route, kept, kept_number, kept_route, kept_word
+from tithe.settings import ScoreSettings
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tithe import plugins
-from tithe.config import ScoreSettings
 from tithe.data.render import Renderer
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.engine.store.store import Store
@@ -20,11 +19,11 @@ from tithe.records import Ask, Example
 from tithe.run.answers import borrow, demand_run_folder, model_answers
 from tithe.run.engines import OwnModel
 from tithe.run.model import ALWAYS_THERE, Model, open_model, open_renderer
-from tithe.run.passed_on import PASSED_ON
 from tithe.run.source import Pools, Source
 from tithe.run.stubs import StubBench
 from tithe.scorers.base import Scorer, learns, settings_of
 from tithe.selectors.base import Selector
+from tithe.settings import INHERITED, ScoreSettings
 from tithe.specs import parse_spec
 
 if TYPE_CHECKING:
@@ -360,7 +359,7 @@ def basics(settings: ScoreSettings) -> dict[str, Any]:
 
 def inherited(settings: ScoreSettings) -> dict[str, Any]:
     """Return what scorers and selectors take from the run's settings, where they have such a setting."""
-    given = {name: getattr(settings, name) for name in PASSED_ON}
+    given = {name: getattr(settings, name) for name in INHERITED}
     return {"seed": settings.seed} | {name: value for name, value in given.items() if value is not None}
 
 

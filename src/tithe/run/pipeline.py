@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tithe import plugins
-from tithe.config import SelectSettings
 from tithe.data.export import write_dropped
 from tithe.data.outfile import atomic
 from tithe.data.writers import DroppedRecords
@@ -44,7 +43,6 @@ from tithe.run.folder import (
 )
 from tithe.run.method import Method, Setup, basics, inherited, residual, set_up
 from tithe.run.outcome import narrowed, outcome
-from tithe.run.passed_on import check_passed_on
 from tithe.run.results import ScoreResult, SelectResult, StageResult
 from tithe.run.score import Scoring, check_warmup, warmed_up
 from tithe.run.source import Pools, Source
@@ -52,6 +50,7 @@ from tithe.run.table import COUNTS, NLLS
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter
+from tithe.settings import SelectSettings, check_inherited
 from tithe.stages import Stage, base_name, naming, parse_pipeline
 
 FOLDER = "stage-{}"
@@ -191,7 +190,7 @@ def single_job(settings: SelectSettings, folder: Path | None, talk: Talk) -> Job
     Budget.parse(settings.keep, of=settings.keep_of)
     selector = plugins.build_selector(settings.selector, inherited(settings))
     method = Method.of(settings, (selector,))
-    check_passed_on(settings, [*method.scorers.values(), selector])
+    check_inherited(settings, [*method.scorers.values(), selector])
     by = ranking_scorer(method, settings.by)
     if settings.residualise and by == "length":
         raise SettingsError(
@@ -369,7 +368,7 @@ def make_jobs(settings: SelectSettings, folder: Path | None) -> tuple[list[Job],
             selectors.append(plugins.build_selector(stage.selector, inherited(settings)))
             if stage.scorer:
                 used.append(plugins.build_scorer(stage.scorer, inherited(settings)))
-    check_passed_on(settings, [*used, *selectors])
+    check_inherited(settings, [*used, *selectors])
     jobs: list[Job] = []
     for i, stage in enumerate(stages):
         own = settings.model_copy(

@@ -15,7 +15,6 @@ import torch
 import transformers
 
 from tests.engine.models import CONFIGS, load, plain, random_passes, run, save, twin, worst
-from tithe.config import ScoreSettings
 from tithe.data.files import open_dataset
 from tithe.data.hub import HubData
 from tithe.engine.engine import Engine
@@ -23,6 +22,7 @@ from tithe.engine.measure import fused
 from tithe.engine.measure.fused import WORTH, cannot, find_parts, fuse, worth
 from tithe.errors import SettingsError
 from tithe.run.engines import about, check_compile, engine_record, engine_sentence, may_be_large, wants_compiled
+from tithe.settings import ScoreSettings
 
 Family = Callable[[str], Path]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

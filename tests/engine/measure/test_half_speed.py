@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.e2e.command import records, write_jsonl
-from tithe.config import ScoreSettings
 from tithe.engine import dtypes
 from tithe.engine.dtypes import choose_dtype
 from tithe.engine.measure import half_speed
 from tithe.engine.measure.half_speed import HalfSpeed, probe_half
 from tithe.report.reporter import Talk
 from tithe.run.score import score
+from tithe.settings import ScoreSettings
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tithe.config import SelectSettings, with_preset
 from tithe.data.files import open_dataset
 from tithe.errors import DataError, SettingsError, TitheError
 from tithe.lab.experiment.pool import Pool
@@ -18,6 +17,7 @@ from tithe.records import Example, Scores
 from tithe.report.reporter import Talk
 from tithe.run.pipeline import select
 from tithe.selectors.budget import Budget
+from tithe.settings import SelectSettings, with_preset
 
 BINS = 20  # of the pool's lengths, equally full, within which a length-matched arm draws
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tithe.config import HeadSettings
 from tithe.engine.heads.base import chosen_layers
 from tithe.errors import DataError, SettingsError
 from tithe.lab.heads.head_run import HeadRun
+from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import Tiers
 from tithe.lab.heads.tier_states import TierStates
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tithe.config import HeadSettings
 from tithe.data.outfile import check_writable
 from tithe.engine.heads.base import chosen_layers
 from tithe.engine.heads.card import CARD
@@ -28,6 +27,7 @@ from tithe.lab.heads.head_report import (
     unseen,
 )
 from tithe.lab.heads.head_run import HeadModel, HeadRun
+from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import read_tiers
 from tithe.lab.heads.tier_states import TierStates
 from tithe.report.reporter import Talk, say_notes

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.config import ScoreSettings
 from tithe.report.reporter import Talk
+from tithe.settings import ScoreSettings
 
 if TYPE_CHECKING:
+    from tithe.lab.tune.settings import WarmupSettings
     from tithe.lab.tune.tune import TuneResult
-    from tithe.lab.tune.warmup_settings import WarmupSettings
     from tithe.run.method import Setup
 
 FOLDER = "warmup"
@@ -41,7 +41,7 @@ def experience(setup: Setup, folder: Path | None, talk: Talk) -> dict[str, Any]:
 
 def warmup_settings(settings: ScoreSettings, device: str) -> WarmupSettings:
     """As the run reads and renders; the rest as the paper has it."""
-    from tithe.lab.tune.warmup_settings import WarmupSettings
+    from tithe.lab.tune.settings import WarmupSettings
 
     values: dict[str, Any] = {name: getattr(settings, name) for name in TAKEN}
     values |= {"trust_remote_code": settings.trust_remote_code, "device": device}

@@ -14,9 +14,9 @@ from tithe.lab.tune.folder import CHOSEN, DONE, read
 from tithe.lab.tune.parts import TuneParts
 from tithe.lab.tune.processes import is_main, wait
 from tithe.lab.tune.rows import TrainRows
+from tithe.lab.tune.settings import WarmupSettings
 from tithe.lab.tune.train import demand_packages
 from tithe.lab.tune.tune import TuneResult, carry_out
-from tithe.lab.tune.warmup_settings import WarmupSettings
 from tithe.report.reporter import Talk
 from tithe.run.folder import has_finished, write_json
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tithe.config import PRESETS, ScoreSettings, SelectSettings, from_flags, read_yaml, with_preset
 from tithe.errors import SettingsError
+from tithe.lab.tune.settings import TuneSettings
+from tithe.settings import PRESETS, ScoreSettings, SelectSettings, read_yaml, settings_from, with_preset
 
 
 def yaml(tmp_path: Path, text: str) -> Path:
@@ -18,7 +19,7 @@ def yaml(tmp_path: Path, text: str) -> Path:
 
 def test_flags_win_over_yaml_over_preset(tmp_path: Path) -> None:
     config = yaml(tmp_path, "preset: cherry\nmax-length: 300\ndtype: bf16\ndataset: a.jsonl\n")
-    settings = from_flags(SelectSettings, {"dtype": "fp16", "keep": "7%", "limit": None}, config)
+    settings = settings_from(SelectSettings, {"dtype": "fp16", "keep": "7%", "limit": None}, config)
     assert (settings.dtype, settings.max_length, settings.keep) == ("fp16", 300, "7%")
     assert settings.template == "alpaca" and settings.keep_of == "kept" and settings.drop == ("ifd > 1",)
     assert settings.limit is None and settings.dataset == "a.jsonl"
@@ -26,9 +27,8 @@ def test_flags_win_over_yaml_over_preset(tmp_path: Path) -> None:
 
 def test_a_flag_chooses_the_preset_and_yaml_fills_in(tmp_path: Path) -> None:
     config = yaml(tmp_path, "dataset: a.jsonl\nscorer: [ifd, length]\n")
-    with pytest.raises(SettingsError, match="leaves that out"):
-        from_flags(SelectSettings, {"preset": "cherry"}, config)
-    assert from_flags(ScoreSettings, {}, config).scorer == ("ifd", "length")
+    assert settings_from(SelectSettings, {"preset": "cherry"}, config).scorer == ("ifd(same_tokens=false)", "length")
+    assert settings_from(ScoreSettings, {}, config).scorer == ("ifd", "length")
 
 
 def test_scorers_may_stand_in_one_text() -> None:
@@ -40,11 +40,25 @@ def test_scorers_may_stand_in_one_text() -> None:
 
 
 def test_a_preset_takes_more_scorers_beside_its_own() -> None:
-    both = "ifd(same_tokens=false),length"
-    assert len(with_preset(ScoreSettings, {"dataset": "a", "preset": "cherry", "scorer": both}).scorer) == 2
-    with pytest.raises(SettingsError, match="ifd") as caught:
-        with_preset(ScoreSettings, {"dataset": "a", "preset": "cherry", "scorer": "ifd,length"})
-    assert caught.value.hint == '`--scorer "ifd(same_tokens=false),length"`, or leave one of the two out'
+    def scorers(given: str) -> tuple[str, ...]:
+        return with_preset(ScoreSettings, {"dataset": "a", "preset": "cherry", "scorer": given}).scorer
+
+    assert scorers("ifd(same_tokens=false),length") == ("ifd(same_tokens=false)", "length")
+    assert scorers("ifd") == ("ifd(same_tokens=false)",)  # named alone, it is the preset's
+    assert scorers("length,ifd") == ("length", "ifd(same_tokens=false)")
+    assert scorers("ifd(same_tokens=true)") == ("ifd(same_tokens=true)",)  # what is given wins
+    with pytest.raises(SettingsError, match="preset `cherry` scores with `ifd") as caught:
+        scorers("length,random")
+    assert caught.value.hint == '`--scorer "ifd(same_tokens=false),length,random"`, or leave one of the two out'
+
+
+@pytest.mark.parametrize(("long", "short"), [("bfloat16", "bf16"), ("float32", "fp32"), ("float16", "fp16")])
+def test_a_dtype_has_two_names_and_one_record(long: str, short: str) -> None:
+    assert ScoreSettings.of({"dataset": "a", "dtype": long}) == ScoreSettings.of({"dataset": "a", "dtype": short})
+    assert TuneSettings.of({"dataset": "a", "dtype": long}).dtype == short
+    with pytest.raises(SettingsError) as caught:
+        ScoreSettings.of({"dataset": "a", "dtype": "bfloat"})
+    assert "bf16" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -71,7 +85,7 @@ def test_presets_are_settings(name: str) -> None:
 )
 def test_a_yaml_file_with_a_mistake(tmp_path: Path, text: str, words: str, hint: str | None) -> None:
     with pytest.raises(SettingsError) as caught:
-        from_flags(ScoreSettings, {}, yaml(tmp_path, text))
+        settings_from(ScoreSettings, {}, yaml(tmp_path, text))
     assert words in str(caught.value)
     assert hint is None or hint in str(caught.value.hint)
 
