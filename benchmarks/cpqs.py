@@ -39,10 +39,10 @@ def make_heads(folder: Path, model: str, dtype: str) -> None:
     from tithe.engine.heads.files import save_head
     from tithe.engine.heads.network import ResponseCnn
     from tithe.engine.heads.probe import ProbeHead
-    from tithe.lab.heads.heads import HeadParts
+    from tithe.lab.heads.head_run import HeadModel
 
-    parts = HeadParts(HeadSettings.of({"dataset": "", "model": model, "dtype": dtype}))
-    count, width = parts.shape
+    of = HeadModel.open(HeadSettings.of({"dataset": "", "model": model, "dtype": dtype}))
+    count, width = of.shape
     torch.manual_seed(0)
     weights = {
         name: w.detach() for name, w in ResponseCnn(count, width, torch.Generator().manual_seed(0)).state_dict().items()
@@ -52,7 +52,7 @@ def make_heads(folder: Path, model: str, dtype: str) -> None:
         "probe": ProbeHead(torch.randn(count, width), torch.tensor(0.0), tuple(range(count)), count, width),
     }
     for name, head in heads.items():
-        save_head(folder / name, head, parts.card(head, {"report": None}))
+        save_head(folder / name, head, of.card(head, {"report": None}))
 
 
 def child(args: argparse.Namespace) -> None:
@@ -61,22 +61,24 @@ def child(args: argparse.Namespace) -> None:
 
     share_one_heap()
     from tithe.config import ScoreSettings
-    from tithe.run.setup import Parts
+    from tithe.report.reporter import Talk
+    from tithe.run.engines import make_engine
+    from tithe.run.method import set_up
     from tithe.runners.local import LocalRunner
 
     scorer, *head = CONTENDERS[args.child]
     values = {"dataset": str(args.data), "model": args.model, "scorer": (scorer,), "dtype": args.dtype}
     settings = ScoreSettings.of(values | ({"head": str(args.heads / head[0])} if head else {}))
-    parts = Parts(settings)
+    setup = set_up(settings)
     with tempfile.TemporaryDirectory() as scratch:
-        runner = LocalRunner(
-            parts.scorers, parts.renderer, lambda: parts.engine, parts.stores(Path(scratch)), readouts=parts.readouts
-        )
-        assert parts.engine.model.road
+        engine = make_engine(settings, setup.source.dataset, setup.model, Path(scratch), Talk())
+        stores = setup.stores(Path(scratch), print)
+        runner = LocalRunner(setup.method.scorers, setup.renderer, lambda: engine, stores, readouts=setup.readouts)
+        assert engine.model.road
         if head:
-            assert parts.engine.model.layers
+            assert engine.model.layers
         began = time.perf_counter()
-        scored = sum(len(window.scores) for window in runner.run(parts.dataset))
+        scored = sum(len(window.scores) for window in runner.run(setup.source.dataset))
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "tokens": runner.work.tokens, "records": scored, "peak_mb": peak}))

@@ -28,18 +28,20 @@ def read(data: Path, records: int, device: str, model: str) -> dict[str, Any]:
 
     from tithe.config import ScoreSettings
     from tithe.engine.readouts.base import READOUTS
-    from tithe.run.setup import Parts
+    from tithe.report.reporter import Talk
+    from tithe.run.engines import make_engine
+    from tithe.run.method import set_up
     from tithe.runners.local import LocalRunner
 
     settings = ScoreSettings(dataset=str(data), model=model, dtype="fp32", device=device)
-    parts = Parts(settings)
-    runner = LocalRunner(parts.scorers, parts.renderer, None, {})
-    passes = runner.plan(list(islice(parts.dataset, records))).passes
+    setup = set_up(settings)
+    runner = LocalRunner(setup.method.scorers, setup.renderer, None, {})
+    passes = runner.plan(list(islice(setup.source.dataset, records))).passes
     memory: dict[int, dict[str, int]] = {}
     done = Event()
     watcher = Thread(target=watch, args=(memory, done))
     watcher.start()
-    engine = parts.engine
+    engine = make_engine(settings, setup.source.dataset, setup.model, None, Talk())
     batches, asked = engine.batches(passes), [[READOUTS["nll"]]] * len(passes)
     for _ in engine.read(passes, batches, asked):
         pass

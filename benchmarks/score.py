@@ -176,27 +176,30 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
     from tithe.engine.measure.shape import model_shape
     from tithe.engine.measure.work import attention_flops
     from tithe.planner import Cost
-    from tithe.run.setup import Parts
+    from tithe.report.reporter import Talk
+    from tithe.run.engines import make_engine
+    from tithe.run.method import set_up
     from tithe.runners.local import LocalRunner
 
     settings = ScoreSettings(
         dataset=str(data), model=str(folder), scorer=("ifd",), template="alpaca", max_length=max_length, dtype=dtype,
         alone_header="### Response:",
     )  # fmt: skip
-    parts = Parts(settings)
+    setup = set_up(settings)
     with tempfile.TemporaryDirectory() as scratch:
-        stores = parts.stores(Path(scratch))
-        runner, cost = LocalRunner(parts.scorers, parts.renderer, lambda: parts.engine, stores), Cost()
-        assert parts.engine.model.road == "packed"
-        with metered(parts.engine.model) as meter:
+        engine = make_engine(settings, setup.source.dataset, setup.model, Path(scratch), Talk())
+        stores = setup.stores(Path(scratch), print)
+        runner, cost = LocalRunner(setup.method.scorers, setup.renderer, lambda: engine, stores), Cost()
+        assert engine.model.road == "packed"
+        with metered(engine.model) as meter:
             began = time.perf_counter()
             scored = 0
-            for window in runner.run(parts.dataset):
+            for window in runner.run(setup.source.dataset):
                 scored += len(window.scores)
                 cost.add(window.window, runner.model_readouts)
             seconds = time.perf_counter() - began
-    flops = model_shape(parts.source).flops(runner.work.tokens, cost.scored)
-    flops += attention_flops(parts.source.config, meter.keys)
+    flops = model_shape(setup.model.files).flops(runner.work.tokens, cost.scored)
+    flops += attention_flops(setup.model.files.config, meter.keys)
     return {
         "seconds": seconds,
         "tokens": cost.tokens,
@@ -204,8 +207,8 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
         "gflops": flops / seconds / 1e9,
         "records": scored,
         "threads": torch.get_num_threads(),
-        "workers": parts.engine.workers or 0,
-        "batch_tokens": parts.engine.budget or 0,
+        "workers": engine.workers or 0,
+        "batch_tokens": engine.budget or 0,
     }
 
 
@@ -350,7 +353,7 @@ def main() -> None:
     if args.child:
         return child(args)
     from tithe.engine.cores import cpu_cores
-    from tithe.engine.model import cpu_multiplies_bf16
+    from tithe.engine.dtypes import cpu_multiplies_bf16
 
     args.cores = args.cores or [cpu_cores()]
     args.contenders = args.contenders or [n for n in CONTENDERS if n != "tithe bf16" or cpu_multiplies_bf16()]

@@ -45,10 +45,11 @@ def child(args: argparse.Namespace) -> None:
     from tithe.engine.batches import batching
     from tithe.engine.batches.sharing import Star
     from tithe.planner import Cost
+    from tithe.report.reporter import Talk
     from tithe.run.bench import Bench
+    from tithe.run.engines import Engines, Loader
+    from tithe.run.method import set_up
     from tithe.run.score import make_runner
-    from tithe.run.setup import Parts
-    from tithe.run.talk import Talk
 
     if args.child == "miwv whole":
         batching.find_stars = lambda passes, alone_above=None: (  # type: ignore[assignment]
@@ -59,20 +60,22 @@ def child(args: argparse.Namespace) -> None:
     values = {"dataset": str(args.data), "model": args.model, "scorer": scorers, "dtype": args.dtype}
     values |= {"head": str(args.heads / "probe")} if "cpqs" in scorers else {}
     values |= {"encoder": "tfidf"} if "miwv" in scorers else {}
-    parts = Parts(ScoreSettings.of(values | {"workers": args.workers, "truncation": "problem"}))
+    setup = set_up(ScoreSettings.of(values | {"workers": args.workers, "truncation": "problem"}))
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        runner = make_runner(parts, place, Talk())
+        talk = Talk()
+        load = Loader(Engines(talk), setup.settings, setup.source.dataset, setup.model, place)
+        runner = make_runner(setup, place, load, talk)
         began = time.perf_counter()
-        runner.scorers = Bench(parts, place, runner, Cost()).prepare(parts.scorers)
+        runner.scorers = Bench(setup, place, runner, Cost(), talk, place).prepare(setup.method.scorers)
         prepared = time.perf_counter() - began
-        assert parts.engine.model.road == "packed"
+        assert load().model.road == "packed"
         if "cpqs" in scorers:
-            assert parts.engine.model.layers
+            assert load().model.layers
         began = time.perf_counter()
-        if parts.learns and args.child != "miwv whole":
-            runner.read_together(parts.examples)
-        rows = [row for window in runner.run(parts.dataset) for row in window.scores]
+        if setup.method.learns and args.child != "miwv whole":
+            runner.read_together(setup.source.examples)
+        rows = [row for window in runner.run(setup.source.dataset) for row in window.scores]
         seconds = time.perf_counter() - began
     miwv = [float(v) if isinstance(v := row.get("miwv"), float) else None for row in rows]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -20,19 +20,21 @@ FLOORS = (
     {"lab.judge"},
     {"lab.evaluate", "lab.tiers"},
     {"lab.heads", "lab.tune", "lab.writing", "lab.speed"},
-    {"lab.endpoint"},
+    {"lab.endpoint", "lab.exports", "lab.contamination_report"},
     {"lab"},
     {"run"},
     {"config"},
     {"powers"},
+    {"contamination"},
     {"report"},
+    {"stages"},
     {"runners"},
     {"plugins", "testing"},
     {"scorers"},
     {"selectors"},
     {"planner"},
     {"neighbours"},
-    {"engine", "contamination"},
+    {"engine"},
     {"data"},
     {"pocket"},
     {"typed", "settings_file"},
@@ -43,7 +45,7 @@ FLOORS = (
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.
 NARROW = {"scorers": {"neighbours", "records", "errors"}, "selectors": {"neighbours", "records", "errors"}}
-PRINTING = {"cli", "run", "report", "lab.evaluate", "lab.experiment", "lab.tiers"}
+PRINTING = {"cli", "run", "report", "lab.evaluate", "lab.experiment", "lab.tiers", "lab.contamination_report"}
 TERMINAL = {"typer": {"cli"}, "click": {"cli"}, "rich": PRINTING, "httpx2": {"lab.endpoint"}}
 HEAVY = ("torch", "transformers", "pandas", "datasets")
 HEAVY_ROOMS = {"engine", "neighbours", "runners", "lab.heads", "lab.tune", "lab.evaluate"}
@@ -164,28 +166,7 @@ def runs_text(call, may_execute=False):
 
 # Circles that stand today behind `TYPE_CHECKING` or an import in a function: (who hides it, whom). The list may shrink.
 HIDDEN = {
-    ("tithe", "tithe.api"),
-    ("tithe.engine.forward.forward", "tithe.engine.forward.layers"),
-    ("tithe.engine.forward.keeping", "tithe.engine.model"),
-    ("tithe.engine.forward.layers", "tithe.engine.model"),
-    ("tithe.engine.forward.output_head", "tithe.engine.forward.forward"),
-    ("tithe.engine.forward.probe", "tithe.engine.model"),
-    ("tithe.engine.forward.states", "tithe.engine.forward.output_head"),
-    ("tithe.engine.measure.fp8", "tithe.engine.model"),
-    ("tithe.engine.measure.fp8_error", "tithe.engine.model"),
-    ("tithe.engine.measure.fused", "tithe.engine.model"),
-    ("tithe.engine.model", "tithe.engine.forward.layers"),
-    ("tithe.engine.model", "tithe.engine.measure.fp8_error"),
-    ("tithe.engine.model", "tithe.engine.measure.fused"),
-    ("tithe.engine.shard", "tithe.engine.model"),
-    ("tithe.engine.sources", "tithe.engine.adapters"),
     ("tithe.lab.tune.choice", "tithe.lab.tune.warming"),
-    ("tithe.run.reader", "tithe.run.setup"),
-    ("tithe.run.readouts", "tithe.engine.readouts.head_readout"),
-    ("tithe.run.readouts", "tithe.run.setup"),
-    ("tithe.run.select", "tithe.run.pipeline"),
-    ("tithe.run.setup", "tithe.run.reader"),
-    ("tithe.run.warmup", "tithe.run.setup"),
 }
 
 
@@ -357,16 +338,18 @@ import json, sys
 from pathlib import Path
 from tithe.config import ScoreSettings
 from tithe.engine.store import store
-from tithe.run import score
-from tithe.run.setup import Parts
-from tithe.runners.local import LocalRunner
+from tithe.report.reporter import Talk
+from tithe.run.engines import Engines, Loader
+from tithe.run.method import set_up
+from tithe.run.score import make_runner
 
 store.FLUSH_SECONDS = -1  # after every batch
 settings = ScoreSettings(dataset="starter", model="pocket", scorer=("ifd",), template="alpaca", limit=12)
-parts, folder = Parts(settings), Path(sys.argv[1])
-parts.check(folder)
-runner = LocalRunner(parts.scorers, parts.renderer, lambda: parts.engine, parts.stores(folder))
-assert sum(len(window.scores) for window in runner.run(parts.dataset)) == 12 and runner.work.passes == 24
+folder = Path(sys.argv[1])
+setup, talk = set_up(settings, folder=folder), Talk()
+load = Loader(Engines(talk), settings, setup.source.dataset, setup.model, folder)
+runner = make_runner(setup, folder, load, talk)
+assert sum(len(window.scores) for window in runner.run(setup.source.dataset)) == 12 and runner.work.passes == 24
 assert list(folder.rglob("part-*.parquet"))
 print(json.dumps([name for name in ("pyarrow", "pandas", "datasets", "sklearn", "faiss") if name in sys.modules]))
 """

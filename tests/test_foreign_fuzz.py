@@ -39,7 +39,7 @@ from tithe.lab.experiment.settings import read_experiment
 from tithe.lab.tune.checkpoints import last_checkpoint
 from tithe.lab.tune.settings import read_recipe
 from tithe.neighbours.files import read_npy, read_parquet
-from tithe.run.pool import read_kept
+from tithe.run.source import read_kept
 
 TIMES = int(os.environ.get("TITHE_FUZZ_TIMES", "1"))
 SECONDS = 20  # one file at most, on a busy machine

@@ -10,7 +10,7 @@ from rich.table import Table
 from tithe.cli.entry import fail
 from tithe.errors import DataError
 from tithe.printable import MOST, QUOTED, counted, hint_line, json_text, one_line, printable, shorten
-from tithe.run.screen import Screen, console, pairs, show_list
+from tithe.report.terminal import Screen, console, pairs, show_list
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egpj.exe\u2066\u200b\r\b\x7f\ud800"
 

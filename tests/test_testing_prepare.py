@@ -153,7 +153,7 @@ def test_which_learn() -> None:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_what_is_learned_is_nobodys_to_set_or_see(name: str) -> None:
     from tithe.cli.listings import settings_text
-    from tithe.run.describe import scorer_record
+    from tithe.run.method import scorer_record
 
     cls = plugins.scorer(name)
     assert "found" not in [one.name for one in settings_of(cls)] and "found" not in settings_text(cls)

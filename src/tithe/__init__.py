@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from tithe.extras import __version__ as __version__
+
 __all__ = ["bench", "load", "plan", "score", "select"]
 
 if TYPE_CHECKING:

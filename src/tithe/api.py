@@ -14,7 +14,7 @@ from tithe.errors import SettingsError
 from tithe.lab.speed.result import BenchResult
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.speed import bench as measure
-from tithe.run.pool import named_dataset
+from tithe.run.source import named_dataset
 
 S = TypeVar("S", bound=ScoreSettings)
 Specs = str | Sequence[str] | None

@@ -1,13 +1,16 @@
-"""How an optional extra is installed beside the tithe that is running."""
+"""Installed packages: their versions, and how an optional extra is added to the tithe that is running."""
 
 from __future__ import annotations
 
 import json
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+__version__ = "0.1.0"
 NAME, RECORD = "tithe", "direct_url.json"  # the record is PEP 610's: where a package came from, if from no index
 
 
@@ -33,3 +36,14 @@ def requirement(installed: Distribution, extra: str) -> str:
     if "archive_info" in origin and (place is None or place.is_file()):
         return f"'{NAME}[{extra}] @ {url}'"
     return f"'{NAME}[{extra}]'"
+
+
+def versions(names: Iterable[str] = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")) -> Mapping[str, str]:
+    """Return the versions of tithe, Python and these packages, as far as they are installed, for a record."""
+    found = {"tithe": __version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

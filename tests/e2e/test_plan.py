@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.command import Command, child, records, write_jsonl
 
 PEAK = 1.5e9  # bytes
-OURS = "import sys, tithe.run, tithe.run.screen, tithe.api; print('torch' in sys.modules)"
+OURS = "import sys, tithe.run, tithe.report.terminal, tithe.api; print('torch' in sys.modules)"
 
 
 @pytest.mark.parametrize(

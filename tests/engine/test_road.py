@@ -15,7 +15,7 @@ from tithe.engine.forward import probe
 from tithe.engine.forward.cuts import Cuts
 from tithe.engine.forward.varlen import Varlen, probes, whole_rows
 from tithe.engine.forward.ways import BY_SEGMENT, WHOLE_ROW, Ask
-from tithe.run.describe import engine_record, engine_sentence
+from tithe.run.engines import engine_record, engine_sentence
 
 Family = Callable[[str], Path]
 Tensor = torch.Tensor

@@ -16,12 +16,13 @@ from tithe.config import ScoreSettings
 from tithe.errors import OutputError, SettingsError
 from tithe.planner import Cost
 from tithe.records import Ask, Example, Message, Nll
+from tithe.report.reporter import Talk
 from tithe.run.bench import Bench, is_ours
+from tithe.run.engines import Engines, Loader
+from tithe.run.method import set_up
 from tithe.run.score import make_runner
-from tithe.run.setup import Parts
-from tithe.run.standin import StandIn
+from tithe.run.stubs import StubBench
 from tithe.run.table import Table, prompt_key
-from tithe.run.talk import Talk
 from tithe.scorers.base import alone, content_of, given, shown
 
 
@@ -34,7 +35,7 @@ class Listener(Talk):
     def say(self, sentence: str) -> None:
         self.said.append(sentence)
 
-    def expect(self, examples: int | None) -> None:
+    def expect(self, examples: int | None, *, about: bool = False) -> None:
         self.expected.append(examples)
         self.done_so_far = 0.0
 
@@ -46,19 +47,20 @@ class Listener(Talk):
 def bench(tmp_path: Path, model_dir: Path) -> Bench:
     data = write_jsonl(tmp_path / "data.jsonl", [*records(12), {"instruction": "x", "output": ""}])
     settings: dict[str, Any] = {"dataset": str(data), "model": str(model_dir), "scorer": "miwv", "dtype": "fp32"}
-    parts = Parts(ScoreSettings.of(settings | {"encoder": "tfidf"}), talk=Listener())
-    (tmp_path / "run").mkdir()
-    runner = make_runner(parts, tmp_path / "run", parts.talk)
-    return Bench(parts, tmp_path / "run", runner, Cost(), who="miwv")
+    setup, talk = set_up(ScoreSettings.of(settings | {"encoder": "tfidf"})), Listener()
+    place = tmp_path / "run"
+    place.mkdir()
+    load = Loader(Engines(talk), setup.settings, setup.source.dataset, setup.model, place)
+    return Bench(setup, place, make_runner(setup, place, load, talk), Cost(), talk, place, who="miwv")
 
 
 def heard(bench: Bench) -> Listener:
-    assert isinstance(bench.parts.talk, Listener)
-    return bench.parts.talk
+    assert isinstance(bench.talk, Listener)
+    return bench.talk
 
 
 def test_examples_are_there_once_without_columns(bench: Bench) -> None:
-    assert len(bench.examples) == 12 and bench.parts.records == 13
+    assert len(bench.examples) == 12 and bench.setup.source.in_memory[1] == 13
     assert all(not example.columns for example in bench.examples)
     assert bench.examples is bench.examples
 
@@ -122,7 +124,7 @@ def example(name: str) -> Example:
 def test_a_stand_in_is_drawn_by_the_ids() -> None:
     rows = [example(f"{i:x}") for i in range(200)]
     told: list[Any] = []
-    one = StandIn(rows, lambda path, what: rows, told.extend)
+    one = StubBench(rows, lambda path, what: rows, told.extend)
     vectors = one.embed(rows, "self")
     assert np.array_equal(vectors[::-1], one.embed(rows[::-1], "tfidf"))
     np.testing.assert_allclose((vectors**2).sum(axis=1), 1, rtol=1e-5)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tithe.config import ScoreSettings, SelectSettings, from_flags
 from tithe.errors import DataError, SettingsError
-from tithe.run.jobs import check_settings, column_names
-from tithe.run.stages import Stage, naming, parse_pipeline, split
+from tithe.run.pipeline import check_settings, column_names
+from tithe.stages import Stage, naming, parse_pipeline, split
 
 
 def of(text: str) -> list[tuple[str | None, str, str | None, str, bool]]:

@@ -13,7 +13,7 @@ from tithe.data.checksum import Part
 from tithe.data.templates import _file_source
 from tithe.data.trainers import _read_info
 from tithe.errors import OutputError, StoreError, TemplateError, TitheError
-from tithe.run import account, bench, folder, kept_choice, siblings
+from tithe.run import answers, bench, folder, model
 from tithe.run.folder import RECORD
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with na
 @pytest.mark.parametrize(
     ("read", "error"),
     [
-        (kept_choice.read, StoreError),
+        (model.read_choices, StoreError),
         (_read_info, OutputError),
         (lambda path: _file_source(str(path)), TemplateError),
         (lambda path: Part(1, path, "0" * 8).verify("h"), StoreError),
@@ -40,6 +40,6 @@ def test_it_is_nothing_of_ours(tmp_path: Path) -> None:
     path = tmp_path / RECORD
     os.mkfifo(path)
     with alarm(20):
-        assert account.last_finished(path) is None
+        assert folder.last_finished(path) is None
         assert not bench.is_ours(path) and not folder.says_tithe(path)
-        assert siblings.data_of(tmp_path) is None
+        assert answers.data_of(tmp_path) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tithe.run.residual import ENOUGH, rank_correlation, residuals
+from tithe.run.table import ENOUGH, rank_correlation, residuals
 
 
 def lengths(n: int, seed: int = 0) -> np.ndarray:

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from tithe.run import screen
-from tithe.run.screen import Screen, length_line, show_list, size
+from tithe.report import terminal
+from tithe.report.terminal import Screen, show_list, size
+from tithe.run.summaries import length_line
 
 
 def test_lines_now_and_then_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     talk = Screen()
     talk.expect(1000)
     for second in range(1, 31):
@@ -33,7 +34,7 @@ def told(monkeypatch: pytest.MonkeyPatch, steps: list[tuple[float, float, int]],
     """Let a screen hear (second, examples, tokens so far)."""
     talk.expect(total)
     for second, examples, tokens in steps:
-        monkeypatch.setattr(screen.time, "monotonic", lambda now=100.0 + second: now)
+        monkeypatch.setattr(terminal.time, "monotonic", lambda now=100.0 + second: now)
         talk.progress(examples, tokens)
 
 
@@ -41,12 +42,12 @@ def test_phases_have_names_and_speeds_of_their_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An encoder that is loaded for a minute says nothing of how fast it is, and a fast phase nothing of a slow one."""
-    monkeypatch.setattr(screen.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: 100.0)
     talk = Screen()
     talk.phase("embedding prompts")
     told(monkeypatch, [(0, 0, 0), (60, 16, 0), (61, 16, 0), (70.5, 96, 0)], 1000, talk)
     talk.done()
-    monkeypatch.setattr(screen.time, "monotonic", lambda: 200.0)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: 200.0)
     talk.phase("scoring")
     told(monkeypatch, [(100, 0, 0), (101, 10, 500), (111, 100, 1500), (121, 100, 2500)], 1000, talk)
     talk.done()
@@ -59,7 +60,7 @@ def test_phases_have_names_and_speeds_of_their_own(
 
 
 def test_no_estimate_before_a_fair_share(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(screen.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: 100.0)
     talk = Screen()
     told(monkeypatch, [(1, 1, 10), (31, 5, 20), (61, 30, 30)], 1000, talk)
     lines = capsys.readouterr().err.splitlines()
@@ -70,7 +71,7 @@ def test_a_long_phase_of_unknown_size_is_told_when_it_ends(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     talk = Screen()
     for lasts in (2.0, 45.0):
         talk.phase("miwv: searching")

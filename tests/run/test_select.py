@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tithe.records import Scores
-from tithe.run.select import duplicates, with_vectors
+from tithe.run.choose import duplicates, with_vectors
 from tithe.selectors.rank import Top
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from tithe import __version__
 from tithe.errors import SettingsError
+from tithe.extras import __version__
 from tithe.printable import json_text
 
 

@@ -89,8 +89,8 @@ def bench(
     given = dict(locals())
     from tithe.lab.speed.settings import BenchSettings
     from tithe.lab.speed.speed import bench as measure
+    from tithe.report.terminal import Screen
     from tithe.run.folder import check_places
-    from tithe.run.screen import Screen
 
     settings, screen = settings_from(BenchSettings, given), Screen()
     check_places(output, overwrite, settings.dataset, None)

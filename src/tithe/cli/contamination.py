@@ -26,9 +26,8 @@ def contamination(
     """Say what a data set shares with evaluation sets, word for word."""
     if not against:
         raise Usage("no evaluation file is given", hint="`--against FILE`, more than once for several")
-    from tithe.run.contamination import report
-    from tithe.run.contamination_screen import show_contamination
-    from tithe.run.screen import Screen
+    from tithe.lab.contamination_report import report, show_contamination
+    from tithe.report.terminal import Screen
 
     result = report(data, against, n=ngram, format=format or "auto", output=output, overwrite=overwrite, talk=Screen())
     show_contamination(result)

@@ -76,7 +76,7 @@ def evaluate(
     from tithe.lab.evaluate.screen import show_evaluation
     from tithe.lab.evaluate.settings import EvaluateSettings
     from tithe.lab.tiers.settings import settings_of
-    from tithe.run.screen import Screen
+    from tithe.report.terminal import Screen
 
     result = run(settings_of(EvaluateSettings, given, config), output, talk=Screen())
     show_evaluation(result)

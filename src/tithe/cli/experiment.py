@@ -59,7 +59,7 @@ def experiment(
     from tithe.lab.experiment.conduct import experiment as conduct
     from tithe.lab.experiment.screen import show_experiment
     from tithe.lab.experiment.settings import read_experiment
-    from tithe.run.screen import Screen
+    from tithe.report.terminal import Screen
 
     result = conduct(read_experiment(recipe, flags), output, overwrite=overwrite, plan=plan, talk=Screen())
     show_experiment(result)

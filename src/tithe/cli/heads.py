@@ -96,7 +96,7 @@ def train(
     from tithe.config import HeadSettings
     from tithe.lab.heads.heads import train_head
     from tithe.lab.heads.screen import show_head
-    from tithe.run.screen import Screen
+    from tithe.report.terminal import Screen
 
     result = train_head(settings_from(HeadSettings, given), output, overwrite=overwrite, talk=Screen())
     show_head(result)
@@ -140,7 +140,7 @@ def evaluate(
     from tithe.config import HeadSettings
     from tithe.lab.heads.heads import evaluate_head
     from tithe.lab.heads.screen import show_head
-    from tithe.run.screen import Screen
+    from tithe.report.terminal import Screen
 
     result = evaluate_head(folder, settings_from(HeadSettings, given), talk=Screen())
     show_head(result)
@@ -169,7 +169,7 @@ def import_weights(
     from tithe.config import HeadSettings
     from tithe.lab.heads.heads import import_head
     from tithe.lab.heads.screen import show_head
-    from tithe.run.screen import Screen
+    from tithe.report.terminal import Screen
 
     result = import_head(weights, settings_from(HeadSettings, given), output, overwrite=overwrite, talk=Screen())
     show_head(result)

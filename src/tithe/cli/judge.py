@@ -82,8 +82,8 @@ def answer(
     from tithe.lab.judge.screen import show_answered
     from tithe.lab.judge.settings import AnswerSettings
     from tithe.lab.tiers.settings import settings_of
+    from tithe.report.terminal import Screen
     from tithe.run.folder import default_folder
-    from tithe.run.screen import Screen
 
     settings, folder = settings_of(AnswerSettings, given, config), run_dir or default_folder(output)
     result = carry_out(settings, output, folder=folder, overwrite=overwrite, talk=Screen())
@@ -131,8 +131,8 @@ def compare(
     from tithe.lab.judge.screen import show_compared
     from tithe.lab.judge.settings import JudgeSettings
     from tithe.lab.tiers.settings import settings_of
+    from tithe.report.terminal import Screen
     from tithe.run.folder import default_folder
-    from tithe.run.screen import Screen
 
     settings, folder = settings_of(JudgeSettings, given, config), run_dir or default_folder(output)
     result = carry_out(settings, a, b, output, folder=folder, overwrite=overwrite, talk=Screen())

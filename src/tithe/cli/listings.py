@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tithe import plugins
-from tithe.extras import install_hint
-from tithe.run.describe import versions
+from tithe.extras import install_hint, versions
 from tithe.scorers.base import settings_of
 
 EXTRAS = {
@@ -66,7 +65,7 @@ def doctor_rows() -> list[dict[str, Any]]:
     import torch
 
     from tithe.engine.cores import cpu_cores
-    from tithe.engine.model import choose_dtype, dtype_name
+    from tithe.engine.dtypes import choose_dtype, dtype_name
     from tithe.engine.sources import BUNDLED
     from tithe.engine.workers.devices import choose_devices
     from tithe.lab.evaluate.sandbox import sandbox_row

@@ -10,7 +10,7 @@ from tithe.cli.options import Listing
 def scorers(as_json: Listing = False) -> None:
     """List the scorers: what a high value says, unit, what is read."""
     from tithe.cli.listings import scorer_rows
-    from tithe.run.screen import show_list
+    from tithe.report.terminal import show_list
 
     show_list(scorer_rows(), as_json)
 
@@ -19,7 +19,7 @@ def scorers(as_json: Listing = False) -> None:
 def selectors(as_json: Listing = False) -> None:
     """List the selectors and their settings."""
     from tithe.cli.listings import selector_rows
-    from tithe.run.screen import show_list
+    from tithe.report.terminal import show_list
 
     show_list(selector_rows(), as_json)
 
@@ -28,7 +28,7 @@ def selectors(as_json: Listing = False) -> None:
 def templates(as_json: Listing = False) -> None:
     """List the templates by name."""
     from tithe.cli.listings import template_rows
-    from tithe.run.screen import show_list
+    from tithe.report.terminal import show_list
 
     show_list(template_rows(), as_json)
 
@@ -37,6 +37,6 @@ def templates(as_json: Listing = False) -> None:
 def doctor(as_json: Listing = False) -> None:
     """Say what this machine and installation can do."""
     from tithe.cli.listings import doctor_rows
-    from tithe.run.screen import show_list
+    from tithe.report.terminal import show_list
 
     show_list(doctor_rows(), as_json)

@@ -117,9 +117,9 @@ def select(
     given["drop"] = () if no_drop else drop
     from tithe import run
     from tithe.config import SelectSettings
+    from tithe.report.terminal import Screen
     from tithe.run.folder import default_folder
-    from tithe.run.outcome_screen import show_selected
-    from tithe.run.screen import Screen
+    from tithe.run.summaries import show_selected
 
     settings = settings_from(SelectSettings, given)
     output, run_dir = places(output, run_dir, settings.dataset, default_folder, "kept.jsonl")
@@ -174,8 +174,9 @@ def score(
     given = dict(locals())
     from tithe import run
     from tithe.config import ScoreSettings
+    from tithe.report.terminal import Screen
     from tithe.run.folder import default_folder
-    from tithe.run.screen import Screen, show_scores
+    from tithe.run.summaries import show_scores
 
     settings = settings_from(ScoreSettings, given)
     output, run_dir = places(output, run_dir, settings.dataset, default_folder, "scores.parquet")
@@ -217,7 +218,8 @@ def plan(
     given = dict(locals())
     from tithe import run
     from tithe.config import ScoreSettings
-    from tithe.run.screen import Screen, show_plan
+    from tithe.report.terminal import Screen
+    from tithe.run.summaries import show_plan
 
     result = run.plan(settings_from(ScoreSettings, given), talk=Screen())
     show_plan(result)
@@ -234,8 +236,8 @@ def export(
     turns: Turns = None,
 ) -> None:
     """Rewrite records in another shape, or print what a trainer needs to read the file."""
-    from tithe.run.exports import export as carry_out
-    from tithe.run.screen import Screen
+    from tithe.lab.exports import export as carry_out
+    from tithe.report.terminal import Screen
 
     text = carry_out(
         data, to, output=output, overwrite=overwrite, format=format or "auto", turns=turns or "last", talk=Screen()

@@ -94,8 +94,8 @@ def build(
     from tithe.lab.tiers import tiers as run
     from tithe.lab.tiers.screen import show_built
     from tithe.lab.tiers.settings import TierSettings, settings_of
+    from tithe.report.terminal import Screen
     from tithe.run.folder import default_folder
-    from tithe.run.screen import Screen
 
     settings, folder = settings_of(TierSettings, given, config), run_dir or default_folder(output)
     result = run.build(settings, output=output, folder=folder, overwrite=overwrite, talk=Screen())
@@ -137,7 +137,7 @@ def import_(
     from tithe.lab.tiers import tiers as run
     from tithe.lab.tiers.screen import show_imported
     from tithe.lab.tiers.settings import TierImportSettings, settings_of
-    from tithe.run.screen import Screen
+    from tithe.report.terminal import Screen
 
     settings = settings_of(TierImportSettings, given, config)
     result = run.import_tiers(settings, output=output, folder=run_dir, overwrite=overwrite, talk=Screen())

@@ -14,7 +14,7 @@ from tithe.data.files import Dataset
 from tithe.data.outfile import atomic, check_writable
 from tithe.data.parquet_out import write_parquet
 from tithe.data.sniff import SUFFIXES, container_suffix
-from tithe.data.writers import Job, OutShape, Reason, files_of, write_csv, write_json, write_jsonl
+from tithe.data.writers import DroppedRecords, Job, OutShape, Reason, files_of, write_csv, write_json, write_jsonl
 from tithe.errors import OutputError, SettingsError, did_you_mean
 
 __all__ = ["OutShape", "Written", "check_writable", "container_of", "write_records"]
@@ -44,6 +44,8 @@ def write_records(
     overwrite: bool = False,
     reasons: Mapping[int, Reason] | None = None,
     rewrite: bool = False,
+    dropped: DroppedRecords | None = None,
+    then: Callable[[], object] = lambda: None,
 ) -> Written:
     """Write the chosen records: every column kept, in input order, whole or not at all.
 
@@ -60,6 +62,8 @@ def write_records(
         overwrite: replace a file that is there.
         reasons: row -> why it was dropped, written as the column `tithe_reason`.
         rewrite: write records that have the shape already in its plain spelling, instead of as they stand.
+        dropped: takes the records that are not chosen, in the same reading.
+        then: called when all is written, before the file takes its name.
 
     Raises:
         OutputError: the file exists, cannot be written, or cannot hold these records.
@@ -69,16 +73,25 @@ def write_records(
         raise SettingsError(f"no shape `{shape}`", hint=did_you_mean(shape, get_args(OutShape)))
     path = Path(path)
     chosen = rows if isinstance(rows, (Mapping, set, frozenset)) else frozenset(rows)
-    job = Job(dataset, chosen, shape, reasons or {}, container_of(path, dataset), rewrite)
+    job = Job(dataset, chosen, shape, reasons or {}, container_of(path, dataset), rewrite, dropped)
     try:
         with atomic(path, overwrite) as stream:
             records = _WRITERS[job.container](job, stream, path)
+            if dropped is not None:
+                dropped.take_rest(dataset)
+            then()
     except (RecursionError, UnicodeEncodeError, csv.Error) as error:
         raise OutputError(f"a record cannot be written to `{path}`: {error}", hint="write .jsonl") from None
-    lost = 0
-    if job.container not in ("json", "jsonl"):
-        lost = sum(row.fault is not None or not isinstance(row.record, dict) for _, row in job.chosen())
-    return Written(path, records, lost)
+    return Written(path, records, len(job.left_out))
+
+
+def write_dropped(dataset: Dataset, reasons: Mapping[int, Reason], path: Path) -> None:
+    """Write the records of these rows with their reasons, as JSON lines whatever the input is.
+
+    Bad rows have no place in a table of columns.
+    """
+    with atomic(path, overwrite=True) as stream:
+        DroppedRecords(stream, reasons).take_rest(dataset)
 
 
 def container_of(path: Path, dataset: Dataset) -> Container:

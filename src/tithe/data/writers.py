@@ -8,7 +8,7 @@ import datetime
 import io
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -23,7 +23,18 @@ Reason: TypeAlias = str | list[str]
 
 @dataclass(frozen=True)
 class Job:
-    """Which records go where; `out` is what the file holds, already in its final form."""
+    """Which records go where; `out` is what the file holds, already in its final form.
+
+    Args:
+        dataset: where they come from.
+        rows: those that are chosen.
+        shape: in which they are written.
+        reasons: row -> why it was dropped.
+        container: how they are laid out.
+        rewrite: whether records of that shape are spelt anew.
+        dropped: takes the others; None leaves them out.
+        left_out: chosen rows that are no objects, for which the container has no place.
+    """
 
     dataset: Dataset
     rows: Collection[int]
@@ -31,13 +42,19 @@ class Job:
     reasons: Mapping[int, Reason]
     container: Container
     rewrite: bool = False
+    dropped: DroppedRecords | None = None
+    left_out: set[int] = field(default_factory=set)
 
     @property
     def as_is(self) -> bool:
         return self.shape == "same" or (self.shape == self.dataset.format and not self.rewrite)
 
     def chosen(self) -> Iterator[tuple[int, Row]]:
-        return ((number, row) for number, row in self.dataset.rows() if number in self.rows)
+        for number, row in self.dataset.rows():
+            if number in self.rows:
+                yield number, row
+            elif self.dropped is not None:
+                self.dropped.take(number, row)
 
     def out(self) -> Iterator[dict[str, Any]]:
         """The records to be written; a row that cannot be parsed as its text, where the container allows it."""
@@ -45,7 +62,9 @@ class Job:
             reason = {"tithe_reason": self.reasons[number]} if number in self.reasons else {}
             if row.fault is not None or not isinstance(row.record, dict):
                 if self.container in ("json", "jsonl"):
-                    yield {"tithe_raw": _raw(row)} | reason
+                    yield as_it_stands(row) | reason
+                else:
+                    self.left_out.add(number)
             elif self.as_is:
                 yield row.record | reason
             else:
@@ -53,6 +72,40 @@ class Job:
                 others = list(reshape(row.record, self.dataset.format, self.shape, turns, row.where))
                 for record in others or [row.record]:  # a bad row has no other shape
                     yield record | reason
+
+
+@dataclass
+class DroppedRecords:
+    """Writes the records that are not chosen as JSON lines, while the chosen ones go elsewhere: one reading for both.
+
+    Args:
+        stream: takes the lines.
+        reasons: row -> why it was dropped.
+        last: the last row that was taken; some layouts go over the records twice.
+        taken: how many were.
+    """
+
+    stream: io.BufferedIOBase
+    reasons: Mapping[int, Reason]
+    last: int = -1
+    taken: int = 0
+
+    def take(self, number: int, row: Row) -> None:
+        """Write a row that is not chosen."""
+        if number > self.last and number in self.reasons:
+            self.stream.write(_dump(as_it_stands(row) | {"tithe_reason": self.reasons[number]}) + b"\n")
+            self.last, self.taken = number, self.taken + 1
+
+    def take_rest(self, dataset: Dataset) -> None:
+        """Read the data set for what was not taken yet: Parquet is copied by whole columns, without its rows."""
+        for number, row in dataset.rows() if self.taken < len(self.reasons) else ():
+            self.take(number, row)
+
+
+def as_it_stands(row: Row) -> dict[str, Any]:
+    """Return a record as it was read; a row that is none as its text."""
+    whole = row.fault is None and isinstance(row.record, dict)
+    return dict(row.record) if whole else {"tithe_raw": _raw(row)}
 
 
 def files_of(dataset: Dataset) -> tuple[DataFile, ...]:

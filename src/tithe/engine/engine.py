@@ -14,13 +14,14 @@ import torch
 
 from tithe.engine.batches.batching import After, Batch, make_batches
 from tithe.engine.cores import cpu_cores, threads_allowed
-from tithe.engine.forward.forward import TokenNlls, Wanted
+from tithe.engine.dtypes import dtype_name
 from tithe.engine.forward.states import StateReadout, make_taps
+from tithe.engine.forward.wanted import TokenNlls, Wanted
 from tithe.engine.heap import give_back
 from tithe.engine.measure.fused import fuse
 from tithe.engine.measure.layout import Choice, choose_layout, gated_product
 from tithe.engine.measure.room import MOST, Room, find_room
-from tithe.engine.model import LoadedModel, dtype_name
+from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.engine.shard import placed
 from tithe.engine.sources import demand_embedded

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tithe.engine.dtypes import choose_device, choose_dtype, dtype_name
 from tithe.engine.engine import OUT_OF_MEMORY, is_out_of_memory, release
+from tithe.engine.loading import read_weights, rotary_switch
 from tithe.engine.measure.fp32_route import put_back
-from tithe.engine.model import LoadedModel, choose_device, choose_dtype, dtype_name, read_weights, rotary_switch
+from tithe.engine.model import LoadedModel
 from tithe.engine.model_files import read_object
 from tithe.engine.sampling import Draw
 from tithe.engine.sources import ModelSource, demand_embedded, fingerprint

@@ -7,23 +7,31 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tithe.errors import OutputError, SettingsError
+from tithe.neighbours.encoder import FILE, Encoder
+from tithe.neighbours.encoders import make_encoder
 from tithe.planner import Cost
 from tithe.records import Answer, Ask, Example, Problem
+from tithe.report.reporter import Talk
+from tithe.run.engines import OwnModel
 from tithe.run.folder import SCORES, TOKENS, sweep, write_table
-from tithe.run.pool import read_kept
-from tithe.run.setup import Parts
+from tithe.run.method import Setup
+from tithe.run.source import read_kept
+from tithe.run.table import Table
 from tithe.runners.local import LocalRunner
 from tithe.scorers.base import Scorer, learns
+from tithe.scorers.rated import MASS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LITTLE = 0.5  # less probability than that on all replies together, and most of the model's mind is elsewhere
 MARK = {b"tithe": b"learned"}  # in the files of `keep`, to tell them from anybody else's
 
 
@@ -32,25 +40,31 @@ class Bench:
     """What scorers prepare with, and what gives selectors their vectors.
 
     Args:
-        parts: of the run.
-        place: the folder that is open.
+        setup: of the run.
+        place: the folder that takes the scorers' tables.
         runner: answers asks.
         cost: counts the passes.
+        talk: who listens.
+        answers_in: the folder that keeps answers and embeddings; of a pipeline, that of all stages.
+        encoders: those that were made, by spec.
         facts: what goes into the run record: `encoders`, and what each scorer has noted.
         tables: what was kept, by name.
     """
 
-    parts: Parts
+    setup: Setup
     place: Path
     runner: LocalRunner
     cost: Cost
+    talk: Talk
+    answers_in: Path
+    encoders: dict[str, Encoder] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, pa.Table] = field(default_factory=dict)
     who: str = ""
     comparing: bool = field(default=False, init=False)
 
     def prepare(self, scorers: Mapping[str, Scorer]) -> dict[str, Scorer]:
-        """All scorers with what they have to learn."""
+        """Return all scorers with what they have to learn."""
         ready = {}
         try:
             for name, scorer in scorers.items():
@@ -64,21 +78,37 @@ class Bench:
 
     @property
     def examples(self) -> Sequence[Example]:
-        return self.parts.examples
+        return self.setup.source.examples
 
     def load(self, path: str, what: str = "shot pool") -> Sequence[Example]:
-        found = self.parts.pool(path, what)
+        found = self.setup.pools.load(path, what)
         self.note(f"{what.replace(' ', '_')}_examples", len(found))
         return found
 
     def table(self, path: str) -> Mapping[str, Sequence[Any]]:
         return read_kept(path)
 
+    def encoder(self, spec: str) -> Encoder:
+        """Return the encoder of a spec, made once; a file's vectors belong to the whole data set."""
+        if spec not in self.encoders:
+            whole, model = spec.strip().startswith(FILE), self.setup.model
+            source = self.setup.source.whole if whole else self.setup.source
+            examples, rows = source.in_memory
+            self.encoders[spec] = make_encoder(
+                spec,
+                own=OwnModel(model, self.runner.engine),
+                corpus=examples,
+                rows=rows,
+                device=model.first_device,
+                seed=self.setup.settings.seed,
+            )
+        return self.encoders[spec]
+
     def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
         from tithe.neighbours.vectors import embed
 
         self.stop_comparing()
-        made, talk, before = self.parts.encoder(encoder), self.parts.talk, -1
+        made, talk, before = self.encoder(encoder), self.talk, -1
 
         def progress(done: int, total: int) -> None:
             nonlocal before
@@ -89,7 +119,7 @@ class Bench:
             before = done
 
         try:
-            found = embed(examples, made, self.parts.answers_folder(self.place), progress)
+            found = embed(examples, made, self.answers_in, progress)
         finally:
             talk.done()
         counts = dict(found.counts)
@@ -108,19 +138,19 @@ class Bench:
         """End the phase in which a scorer works on vectors."""
         if self.comparing:
             self.comparing = False
-            self.parts.talk.done()
+            self.talk.done()
 
     def answers(self, asks: Sequence[Mapping[str, Ask]]) -> Sequence[Mapping[str, Answer | Problem]]:
         self.stop_comparing()
         found: list[Mapping[str, Answer | Problem]] = []
-        self.parts.talk.phase(f"{self.who}: reading what it compares")
-        self.parts.talk.expect(len(asks))
+        self.talk.phase(f"{self.who}: reading what it compares")
+        self.talk.expect(len(asks))
         try:
             for window, read in self.runner.read(asks):
                 self.cost.add_passes(window, self.runner.model_readouts)
                 found += read
         finally:
-            self.parts.talk.done()
+            self.talk.done()
         return found
 
     def keep(self, name: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
@@ -141,7 +171,7 @@ class Bench:
         self.facts.setdefault(self.who, {})[name] = value
 
     def say(self, text: str) -> None:
-        self.parts.talk.say(text)
+        self.talk.say(text)
 
     def tidy(self) -> None:
         """Remove tables of earlier runs, which say nothing about this one."""
@@ -166,3 +196,20 @@ def is_ours(path: Path) -> bool:
         metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
         return metadata.items() >= MARK.items()
     return False
+
+
+def remark(scorers: Mapping[str, Scorer], table: Table, bench: Bench) -> None:
+    """Note how much probability lies on the replies that a scorer reads, and say so where that is little."""
+    for name, scorer in scorers.items():
+        if MASS not in scorer.also:
+            continue
+        there = [value for value in table.values(f"{name}_{MASS}") if value is not None]
+        if not there:
+            continue
+        bench.who, middle = name, median(there)
+        bench.note("median_mass", round(middle, 4))
+        if middle < LITTLE:
+            bench.say(
+                f"note: {name}: the replies it looks at have {middle:.2g} of the probability, in the median: "
+                "this model hardly answers with them, and the score means little"
+            )

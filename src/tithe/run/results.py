@@ -12,17 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from tithe.data.files import Dataset
-from tithe.data.writers import OutShape
+from tithe.data.input_check import InputCheck
+from tithe.data.writers import DroppedRecords, OutShape
 from tithe.errors import SettingsError, brief, did_you_mean
 from tithe.records import Scores, Selection
 from tithe.run.folder import check_places, check_scores_file, write_table
 from tithe.run.table import Table
-from tithe.run.watch import Watch
+from tithe.stages import Stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
+OF_THE_RUN = ("settings", "versions", "dataset", "outcome")  # the same in every stage
+OF_SCORING = ("scorers", "template", "model", "counts", "work", "trace", "engine")
 MOST_REASONS = 10  # shown
 
 
@@ -50,7 +53,7 @@ class ScoreResult:
         record: the run record, as in `run.json`.
         folder: the run folder, or None.
         grown: the table with reasons per scorer, from which `scores` are made.
-        watch: notices when the data set is no longer what was scored.
+        input_check: notices when the data set is no longer what was scored.
         learned: what scorers have found out about the whole, by name: `neighbours`.
         vectors: (ids, encoder) -> vectors of their prompts, while the run folder is open.
     """
@@ -59,7 +62,7 @@ class ScoreResult:
     record: dict[str, Any]
     folder: Path | None
     grown: Table = field(repr=False)
-    watch: Watch = field(repr=False)
+    input_check: InputCheck = field(repr=False)
     learned: Mapping[str, pa.Table] = field(default_factory=dict, repr=False)
     vectors: Callable[[Sequence[str], str], npt.NDArray[np.float32]] | None = field(default=None, repr=False)
 
@@ -119,26 +122,47 @@ class SelectResult:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The kept records as they stand in the input."""
-        self.scored.watch.check()
+        self.scored.input_check.check()
         rows = self.rows()
         return (record for row, record in self.scored.dataset.records() if row in rows)
 
     def rows(self) -> dict[int, set[int]]:
         """Row -> kept turns."""
         chosen, rows = set(self.selection.kept), dict[int, set[int]]()
-        columns = self.scored.grown.columns
-        for id_, row, turn in zip(columns["id"], columns["row"], columns["turn"], strict=True):
+        columns = [self.scored.grown.values(name) for name in ("id", "row", "turn")]
+        for id_, row, turn in zip(*columns, strict=True):
             if id_ in chosen:
                 rows.setdefault(row, set()).add(turn)
         return rows
 
-    def write(self, path: str | Path, *, shape: OutShape = "same", overwrite: bool = False) -> None:
-        """The kept records as a file."""
+    def write(
+        self,
+        path: str | Path,
+        *,
+        shape: OutShape = "same",
+        overwrite: bool = False,
+        dropped: DroppedRecords | None = None,
+        then: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Write the kept records as a file.
+
+        Args:
+            path: of the file; its suffix says how the records are laid out.
+            shape: of the records; `same` as the input.
+            overwrite: replace a file that is there.
+            dropped: takes the other records, in the same reading.
+            then: called when all is written, before the file takes its name.
+
+        Raises:
+            OutputError: it cannot be written, or cannot hold these records.
+        """
         from tithe.data.export import write_records
 
         check_places(Path(path), overwrite, self.scored.dataset.source, self.scored.folder)
-        self.scored.watch.check()
-        write_records(self.scored.dataset, self.rows(), path, shape=shape, overwrite=overwrite)
+        self.scored.input_check.check()
+        write_records(
+            self.scored.dataset, self.rows(), path, shape=shape, overwrite=overwrite, dropped=dropped, then=then
+        )
 
     def __len__(self) -> int:
         return len(self.selection.kept)
@@ -153,6 +177,57 @@ class SelectResult:
         if rest := reasons[MOST_REASONS:]:
             lines.append(f"dropped {sum(n for _, n in rest):,}: {len(rest):,} other reasons")
         return "\n".join(lines + ([self.note] if self.note else []))
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One stage, done.
+
+    Args:
+        stage: what was asked for.
+        column: its scores' name in the table of the whole; None where it used an earlier stage's.
+        chosen: the selection of what came in.
+        total: examples of the whole input.
+    """
+
+    stage: Stage
+    column: str | None
+    chosen: SelectResult
+    total: int
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """For `run.json`."""
+        came, kept = len(self.chosen.scores), len(self.chosen)
+        own = {"stage": self.stage.number, "text": self.stage.text, "column": self.column}
+        own |= {"in": came, "kept": kept, "of_stage": kept / came, "of_all": kept / self.total}
+        own |= {"note": self.chosen.note}
+        rest = {key: value for key, value in self.chosen.record.items() if key not in OF_THE_RUN}
+        return own | {key: value for key, value in rest.items() if key not in OF_SCORING or self.column}
+
+    @property
+    def sentence(self) -> str:
+        """Counts in words."""
+        came, kept = len(self.chosen.scores), len(self.chosen)
+        dropped = [f"{n:,} {reason}" for reason, n in self.chosen.record["selection"]["dropped"].items()]
+        shares = f"{share(kept, came)} of the stage, {share(kept, self.total)} of all"
+        return f"{came:,} in, {kept:,} kept ({shares})" + (f"; dropped: {', '.join(dropped)}" if dropped else "")
+
+
+@dataclass(frozen=True, repr=False)
+class PipelineResult(SelectResult):
+    """A selection made in stages; what `SelectResult` has is about the whole input."""
+
+    stages: tuple[StageResult, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"kept {len(self):,} of {len(self.scores):,} by {self.selection.by}"]
+        lines += [f"{done.stage.label}: {done.sentence}" for done in self.stages]
+        return "\n".join(lines + ([self.note] if self.note else []))
+
+
+def share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.3g}%" if whole else "-"
 
 
 def quantiles(values: np.ndarray[Any, Any]) -> str:

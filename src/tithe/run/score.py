@@ -1,25 +1,30 @@
-"""Plan and score a dataset."""
+"""Plan and score a data set."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tithe import plugins
 from tithe.config import ScoreSettings
+from tithe.errors import SettingsError
 from tithe.planner import Cost, Window, window_size, windows, without_numbers
 from tithe.records import Ask
-from tithe.run.account import Account, account
-from tithe.run.bench import Bench
-from tithe.run.describe import engine_record, torch_name
+from tithe.report.reporter import Talk
+from tithe.run.bench import Bench, remark
+from tithe.run.engines import Engines, Loader, engine_record, torch_name
 from tithe.run.folder import (
     DROPPED,
     RECORD,
     SCORES,
     TOKENS,
+    Account,
+    account,
     check_places,
     check_scores_file,
     inputs_of,
@@ -28,16 +33,15 @@ from tithe.run.folder import (
     write_json,
     write_table,
 )
+from tithe.run.method import Method, Setup, residual, set_up
 from tithe.run.passed_on import check_passed_on
-from tithe.run.remarks import remark
 from tithe.run.results import PlanResult, ScoreResult
-from tithe.run.setup import Parts, residual
-from tithe.run.table import Table
-from tithe.run.talk import Talk
-from tithe.run.tokens import TokenFile
-from tithe.run.warmup import check_warmup, warm_up_first
+from tithe.run.table import Table, TokenFile
 from tithe.runners.local import LocalRunner
 from tithe.runners.tokenising import Tokenisers
+
+if TYPE_CHECKING:
+    from tithe.engine.engine import Engine
 
 PLANNED_BUDGET = 1024  # tokens a batch on a CPU; larger ones have more in common
 
@@ -51,29 +55,31 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
     from tithe.engine.measure.shape import BYTES, model_shape
 
     talk = talk or Talk()
-    parts = Parts(settings, weights=False)
-    watch, cost, needs, shared = parts.watch, Cost(), parts.needs_model, 0
-    runner = LocalRunner(parts.scorers, parts.renderer, None, {}, settings.per_token, readouts=parts.readouts)
-    if parts.learns:
-        runner.scorers = parts.standins(parts.examples, lambda asks: plan_asks(runner, asks, cost))
+    setup = set_up(settings, weights=False)
+    cost, shared = Cost(), 0
+    runner = LocalRunner(setup.method.scorers, setup.renderer, None, {}, settings.per_token, readouts=setup.readouts)
+    if setup.method.learns:
+        runner.scorers = setup.method.stubs(
+            setup.source.examples, setup.pools, lambda asks: plan_asks(runner, asks, cost)
+        )
     if settings.warmup:
         talk.say("note: the model's training by `warmup` is not in these numbers")
-    for note in parts.notes:
+    for note in setup.notes:
         talk.say(note)
-    expect(parts, talk, "counting")
+    expect(setup, talk, "counting")
     try:
-        for chunk in runner.chunks(parts.dataset):
+        for chunk in runner.chunks(setup.source.dataset):
             window = runner.plan(chunk)
             cost.add(window, runner.model_readouts)
             shared += common_tokens(window, runner.model_readouts, settings.batch_tokens)
             talk.progress(len(chunk), cost.tokens)
     finally:
         talk.done()
-    watch.check()
-    record = {**parts.describe(), "counts": cost.as_dict(), "shared_tokens": shared}
+    setup.source.input_check.check()
+    record = {**setup.describe(), "counts": cost.as_dict(), "shared_tokens": shared}
     record["estimated"] = cost.passes["shown"] > 0
-    if needs:
-        shape = model_shape(parts.source)
+    if setup.needs_model:
+        shape = model_shape(setup.model.files)
         record["model"] |= {"parameters": shape.parameters, "parameters_exact": shape.exact}
         record["cost"] = {
             "forward_flops": shape.flops(cost.tokens, cost.scored),
@@ -83,7 +89,7 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
 
 
 def common_tokens(window: Window, model_readouts: frozenset[str], budget: int | None) -> int:
-    """Tokens of a window's passes that an engine which packs them does not read again: common beginnings."""
+    """Count tokens of a window's passes that an engine which packs them does not read again: common beginnings."""
     from tithe.engine.batches.batching import make_batches
 
     passes = [one for one, readouts in zip(window.passes, window.readouts, strict=True) if readouts & model_readouts]
@@ -119,14 +125,14 @@ def score(
     if output is not None:
         check_scores_file(output)
     check_places(output, overwrite, settings.dataset, folder, inputs_of(settings), scores=True)
-    parts = Parts(settings)
-    check_passed_on(settings, list(parts.scorers.values()))
-    parts.check(folder)
-    check_warmup(parts, folder)
+    method = Method.of(settings)
+    check_passed_on(settings, list(method.scorers.values()))
+    setup = set_up(settings, method=method, folder=folder)
+    check_warmup(setup, folder)
     talk = talk or Talk()
-    with closing(parts), run_folder(folder) as place, account(folder, talk, parts.basics) as told:
-        warm_up_first(parts, folder, talk)
-        result = score_in(place, parts, talk, folder=folder, told=told)
+    with run_folder(folder) as place, account(folder, talk, setup.basics) as told, closing(Engines(talk)) as engines:
+        setup = warmed_up(setup, folder, talk)
+        result = Scoring(setup, engines, talk, place, told).run(folder)
         result.record.update(told.finished())
         told.record = lambda: result.record
         if folder is not None:
@@ -139,152 +145,217 @@ def score(
     return result
 
 
-def score_in(
-    place: Path,
-    parts: Parts,
-    talk: Talk,
-    *,
-    folder: Path | None = None,
-    extra: Sequence[str] = (),
-    told: Account | None = None,
-) -> ScoreResult:
-    """Score in a folder that is open; writes answers there and nothing else.
+def check_warmup(setup: Setup, folder: Path | None) -> None:
+    """Raise what can be known to be wrong with a warm-up before the run folder is made.
+
+    Raises:
+        SettingsError: no scorer reads a model, or there is no run folder.
+    """
+    if not setup.settings.warmup:
+        return
+    if not setup.needs_model:
+        raise SettingsError(
+            f"`warmup` is given, and no model is read: not by {', '.join(setup.method.scorers)}", hint="leave it out"
+        )
+    if folder is None:
+        raise SettingsError(
+            "`warmup` trains a model, which is kept in the run folder, and there is none", hint="give `run_dir`"
+        )
+
+
+def warmed_up(setup: Setup, folder: Path | None, talk: Talk) -> Setup:
+    """Return the setup with a model that was trained first, where that is wanted.
+
+    What trains it stands above the run and is found by its name.
+
+    Raises:
+        SettingsError: the model has been warmed up already.
+    """
+    return setup.warm(plugins.step("warmup")(setup, folder, talk)) if setup.settings.warmup else setup
+
+
+@dataclass
+class Scoring:
+    """The scoring of one source by one method; writes answers and the scorers' tables, and nothing else.
 
     Args:
-        place: where answers are kept meanwhile.
-        parts: what the run is made of.
+        setup: what the run is made of.
+        engines: load the model when the first pass has to be read.
         talk: who listens.
-        folder: the run folder to name in the result, None for a scratch one.
+        place: the folder that takes the scorers' tables.
+        told: learns how to tell what was done so far; None where nobody asks.
+        answers_in: the folder that keeps answers; `place` where there is but one stage.
         extra: columns of the input to carry along for a selector.
-        told: learns how to tell what was done so far.
     """
-    began, settings = time.monotonic(), parts.settings
-    watch, parts.talk = parts.watch, talk
-    assert parts.readouts and (not parts.needs_model or parts.dtype)  # what is odd is noted when they are made
-    for note in parts.notes:
-        talk.say(note)
-    with ExitStack() as stack:
-        runner = make_runner(parts, place, talk)
-        stack.callback(flush, runner)  # what was read is kept, whatever ends the reading
-        if runner.tokenisers is not None:
-            stack.callback(runner.tokenisers.stop)
-        table, cost = Table(list(parts.scorers), extra, parts.score_columns[len(parts.scorers) :]), Cost()
-        if told is not None:
-            told.record = lambda: record_so_far(parts, runner, cost, time.monotonic() - began)
-            told.stored = lambda: sum(map(len, runner.stores.values()))
-        bench = Bench(parts, place, runner, cost)
-        runner.scorers = bench.prepare(parts.scorers)
-        tokens = stack.enter_context(TokenFile(place / TOKENS)) if settings.per_token else None
-        if parts.learns:  # else no scorer knows any example but the one it is asked about
-            read_together(parts, runner, talk)
-        expect(parts, talk, "scoring")
+
+    setup: Setup
+    engines: Engines
+    talk: Talk
+    place: Path
+    told: Account | None = None
+    answers_in: Path | None = None
+    extra: Sequence[str] = ()
+    cost: Cost = field(default_factory=Cost, init=False)
+    began: float = field(default_factory=time.monotonic, init=False)
+    load: Loader = field(init=False)
+    runner: LocalRunner = field(init=False)
+    bench: Bench = field(init=False)
+
+    def __post_init__(self) -> None:
+        answers_in, setup = self.answers_in or self.place, self.setup
+        self.load = Loader(self.engines, setup.settings, setup.source.dataset, setup.model, answers_in)
+        self.runner = make_runner(setup, answers_in, self.load, self.talk)
+        self.bench = Bench(self.setup, self.place, self.runner, self.cost, self.talk, answers_in)
+
+    def run(self, folder: Path | None = None) -> ScoreResult:
+        """Score every example.
+
+        Args:
+            folder: the run folder to name in the result, None for a scratch one.
+        """
+        setup, method, runner, talk = self.setup, self.setup.method, self.runner, self.talk
+        for note in setup.notes:
+            talk.say(note)
+        with ExitStack() as stack:
+            stack.callback(self.flush)  # what was read is kept, whatever ends the reading
+            if runner.tokenisers is not None:
+                stack.callback(runner.tokenisers.stop)
+            if self.told is not None:
+                self.told.record = self.record_so_far
+                self.told.stored = lambda: sum(map(len, runner.stores.values()))
+            runner.scorers = self.bench.prepare(method.scorers)
+            tokens = stack.enter_context(TokenFile(self.place / TOKENS)) if setup.settings.per_token else None
+            if method.learns:  # else no scorer knows any example but the one it is asked about
+                self.read_together()
+            table = self.scored(tokens)
+        setup.source.input_check.check()
+        for name in method.residualised:
+            table.residualise(name, residual(name))
+        if not setup.settings.per_token:
+            (self.place / TOKENS).unlink(missing_ok=True)  # of an earlier run
+        record = self.record(table)
+        record["learned"] = self.bench.facts  # a selector's vectors are noted in it later
+        remark(method.scorers, table, self.bench)
+        return ScoreResult(
+            setup.source.dataset, record, folder, table, setup.source.input_check, self.bench.tables, self.bench.vectors
+        )
+
+    def scored(self, tokens: TokenFile | None) -> Table:
+        """Read and score window by window."""
+        setup, method, talk = self.setup, self.setup.method, self.talk
+        table = Table(list(method.scorers), self.extra, method.score_columns[len(method.scorers) :])
+        expect(setup, talk, "scoring")
         try:
-            with closing(runner.run(parts.dataset)) as windows:
+            with closing(self.runner.run(setup.source.dataset)) as windows:
                 for scored in windows:
                     table.add(scored)
-                    cost.add(scored.window, runner.model_readouts)
+                    self.cost.add(scored.window, self.runner.model_readouts)
                     if tokens is not None:
                         tokens.add(scored)
         finally:
             talk.done()
-        flush(runner)
-        watch.check()
-        for name in parts.residualised:
-            table.residualise(name, residual(name))
-    if not settings.per_token:
-        (place / TOKENS).unlink(missing_ok=True)  # of an earlier run
-    record = make_record(parts, runner, cost, table, time.monotonic() - began)
-    record["learned"] = bench.facts  # a selector's vectors are noted in it later
-    remark(parts.scorers, table, bench)
-    return ScoreResult(parts.dataset, record, folder, table, watch, bench.tables, bench.vectors)
+        self.flush()
+        return table
+
+    def flush(self) -> None:
+        """Write answers that are not yet on disk."""
+        for store in self.runner.stores.values():
+            store.flush()
+
+    def read_together(self) -> None:
+        """Read examples that show each other first, where they are too many for one window."""
+        examples = self.setup.source.examples
+
+        def begin() -> None:
+            self.talk.phase("reading what shows each other")
+            self.talk.expect(len(examples))
+
+        try:
+            self.runner.read_together(examples, begin)
+        finally:
+            self.talk.done()
+
+    def record(self, table: Table) -> dict[str, Any]:
+        """Return the record of a finished scoring."""
+        record, names = self.record_so_far(), self.setup.method.scorers
+        record["counts"] |= {
+            "scored": {name: table.scored(name) for name in names},
+            "without_score": {name: table.without_score(name) for name in names},
+            "problems": all_problems(self.cost, table),
+        }
+        return record
+
+    def record_so_far(self) -> dict[str, Any]:
+        """Return the record of a scoring at any moment: what it is made of, and what it has done."""
+        runner, work, record = self.runner, self.runner.work, self.setup.describe()
+        record["counts"] = self.cost.as_dict()
+        record["work"] = {
+            "passes_computed": work.passes,
+            "passes_reused": work.reused,
+            "passes_out_of_memory": work.failed,
+            "tokens_read": work.tokens,
+            "seconds": round(time.monotonic() - self.began, 2),
+            "reading_seconds": round(work.seconds, 2),
+            "waited_for_tokens_seconds": round(work.waited, 2),
+            "longest_wait_seconds": round(runner.trace.worst, 2),
+            "tokens_per_second": round(work.tokens / work.seconds, 1) if work.seconds else None,
+        }
+        if runner.trace.spans:
+            record["trace"] = runner.trace.as_dict()
+        if runner.tokenisers is not None and runner.tokenisers.count:
+            record["tokenising"] = runner.tokenisers.as_dict()
+        engine, model = self.load.engine, self.setup.model
+        record["engine"] = {"loaded": engine is not None}
+        if engine is not None:
+            record["engine"] |= engine_record(engine)
+        elif self.setup.needs_model:  # everything was found: what would have read it
+            record["engine"] |= {
+                "devices": [str(one) for one in model.devices],
+                "dtype": torch_name(model.weights_dtype),
+            }
+        return record
 
 
-def flush(runner: LocalRunner) -> None:
-    """Write answers that are not yet on disk."""
-    for store in runner.stores.values():
-        store.flush()
+def make_runner(setup: Setup, answers_in: Path, load: Callable[[], Engine], talk: Talk) -> LocalRunner:
+    """Make the runner of a run, its scorers not yet prepared.
 
-
-def read_together(parts: Parts, runner: LocalRunner, talk: Talk) -> None:
-    """Read examples that show each other first, where they are too many for one window."""
-    try:
-        runner.read_together(parts.examples, lambda: begin_together(parts, talk))
-    finally:
-        talk.done()
-
-
-def begin_together(parts: Parts, talk: Talk) -> None:
-    talk.phase("reading what shows each other")
-    talk.expect(len(parts.examples))
-
-
-def make_runner(parts: Parts, folder: Path, talk: Talk) -> LocalRunner:
-    """The runner of a run, its scorers not yet prepared."""
+    Args:
+        setup: of the run.
+        answers_in: the folder that keeps answers.
+        load: loads the model when the first pass has to be read.
+        talk: who listens.
+    """
+    s, model = setup.settings, setup.model
     runner = LocalRunner(
-        parts.scorers,
-        parts.renderer,
-        (lambda: parts.engine) if parts.needs_model else None,
-        parts.stores(folder),
-        per_token=parts.settings.per_token,
-        readouts=parts.readouts,
+        setup.method.scorers,
+        setup.renderer,
+        load if setup.needs_model else None,
+        setup.stores(answers_in, talk.say),
+        per_token=s.per_token,
+        readouts=setup.readouts,
     )
-    if parts.needs_model:
-        remote = parts.settings.trust_remote_code
-        runner.tokenisers = Tokenisers(parts.source, parts.renderer, remote, talk.say)
-        runner.overlapped = parts.devices[0].type != "cpu"
+    if setup.needs_model:
+        runner.tokenisers = Tokenisers(model.files, setup.renderer, s.trust_remote_code, talk.say)
+        runner.overlapped = model.devices[0].type != "cpu"
     runner.progress = lambda examples: talk.progress(examples, runner.work.tokens)
     return runner
 
 
-def expect(parts: Parts, talk: Talk, what: str) -> None:
-    """Count the records for the progress bar, where that costs no download."""
+def expect(setup: Setup, talk: Talk, what: str) -> None:
+    """Begin a phase that goes through all records, and say how many they are, where the files tell it."""
     talk.phase(what)
-    local = Path(parts.dataset.source).exists()
-    talk.expect(sum(1 for _ in parts.dataset.rows()) if local else None)
+    count, exact = setup.source.size()
+    if count is None or exact:
+        talk.expect(count)
+    else:
+        talk.expect(count, about=True)
 
 
 def all_problems(cost: Cost, table: Table) -> dict[str, int]:
-    """Reason -> how many examples: what the passes showed, and what only the scorers knew."""
+    """Return reason -> how many examples: what the passes showed, and what only the scorers knew."""
     found: Counter[str] = Counter()
-    for row in sorted({row for one in table.reasons.values() for row in one.said}):
-        if table.columns["id"].mask.has(row):
-            reasons = (one.at(row) for one in table.reasons.values())
-            found.update({without_numbers(reason) for reason in reasons if reason is not None})
+    examples = set(table.there().tolist())
+    for row in sorted(examples & set().union(*table.reasons.values())):
+        reasons = (said[row] for said in table.reasons.values() if row in said)
+        found.update({without_numbers(reason) for reason in reasons})
     return dict(found | cost.problems)  # the greater of both: they tell of the same examples
-
-
-def make_record(parts: Parts, runner: LocalRunner, cost: Cost, table: Table, seconds: float) -> dict[str, Any]:
-    record = record_so_far(parts, runner, cost, seconds)
-    record["counts"] |= {
-        "scored": {name: table.columns[name].mask.there for name in parts.scorers},
-        "without_score": {name: table.without_score(name) for name in parts.scorers},
-        "problems": all_problems(cost, table),
-    }
-    return record
-
-
-def record_so_far(parts: Parts, runner: LocalRunner, cost: Cost, seconds: float) -> dict[str, Any]:
-    """Return the record of a run at any moment: what it is made of, and what it has done."""
-    work, record = runner.work, parts.describe()
-    record["counts"] = cost.as_dict()
-    record["work"] = {
-        "passes_computed": work.passes,
-        "passes_reused": work.reused,
-        "passes_out_of_memory": work.failed,
-        "tokens_read": work.tokens,
-        "seconds": round(seconds, 2),
-        "reading_seconds": round(work.seconds, 2),
-        "waited_for_tokens_seconds": round(work.waited, 2),
-        "longest_wait_seconds": round(runner.trace.worst, 2),
-        "tokens_per_second": round(work.tokens / work.seconds, 1) if work.seconds else None,
-    }
-    if runner.trace.spans:
-        record["trace"] = runner.trace.as_dict()
-    if runner.tokenisers is not None and runner.tokenisers.count:
-        record["tokenising"] = runner.tokenisers.as_dict()
-    record["engine"] = {"loaded": "engine" in parts.__dict__}
-    if record["engine"]["loaded"]:
-        record["engine"] |= engine_record(parts.engine)
-    elif parts.needs_model:  # everything was found: what would have read it
-        record["engine"] |= {"devices": [str(one) for one in parts.devices], "dtype": torch_name(parts.dtype)}
-    return record

@@ -1,40 +1,42 @@
-"""The score table: one row per example and per bad row, in input order."""
+"""The score table: one row per example and per bad row, in input order; and the file of single tokens' likelihoods."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from tithe.data.ids import content_hash
-from tithe.planner import Slot, shot_tokens_cut
+from tithe.data.outfile import atomic
+from tithe.planner import Slot, members, shot_tokens_cut
 from tithe.records import BadRow, Example, FloatArray, Message, Nll, Pass, Problem, Scores
-from tithe.run.columns import Column, Numbers, Reasons, new_column
-from tithe.run.residual import residuals
 from tithe.runners.local import Scored
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PART = 1 << 16  # rows of the table that are made into Arrow's arrays at once
+PART = 1 << 16  # rows that are written at once
 FIXED = ("id", "row", "turn")
 NLLS = ("nll_given", "nll_alone", "nll_shown")
-TOKENS = ("response_tokens", "prompt_tokens", "truncated", "shot_tokens_cut")
-COUNTS = (*NLLS, *TOKENS, "problem")
-KINDS: Mapping[str, Any] = {
+COUNTED = ("response_tokens", "prompt_tokens", "truncated", "shot_tokens_cut")
+COUNTS = (*NLLS, *COUNTED, "problem")
+KINDS: Mapping[str, str] = {
     "id": "string",
     "row": "int64",
     "turn": "int32",
-    "problem": "reason",
-    **dict.fromkeys(TOKENS, "int32"),
+    "problem": "string",
+    **dict.fromkeys(COUNTED, "int32"),
 }  # all others hold scores
+KNOTS = 5
+ENOUGH = 50  # scored examples, from which the curve may bend
 
 
 def prompt_key(example: Example) -> str:
-    """The same for all examples with the same prompt."""
+    """Return what all examples with the same prompt have in common, in hex."""
     return f"{content_hash(example.prompt, Message('assistant', ''), example.tools, example.input):016x}"
 
 
@@ -42,7 +44,7 @@ COMPUTED: Mapping[str, Callable[[Example], Any]] = {"prompt": prompt_key}  # col
 
 
 class Table:
-    """Grows by windows.
+    """Grows by a window at a time, a record batch each.
 
     Args:
         scorers: column names of the scores.
@@ -51,98 +53,152 @@ class Table:
     """
 
     def __init__(self, scorers: Sequence[str], extra: Iterable[str] = (), more: Iterable[str] = ()) -> None:
+        import pyarrow as pa
+
         self.scorers, self.more = list(scorers), list(more)
         self.extra: dict[str, list[Any]] = {name: [] for name in extra}
         names = (*FIXED, *self.scorers, *self.more, *COUNTS)
-        self.columns: dict[str, Column] = {name: new_column(KINDS.get(name, "float64")) for name in names}
-        self.reasons: dict[str, Reasons] = {name: Reasons() for name in self.scorers}
+        self.schema = pa.schema([(name, pa.type_for_alias(KINDS.get(name, "float64"))) for name in names])
+        self.batches: list[pa.RecordBatch] = []
+        self.length = 0
+        self.reasons: dict[str, dict[int, str]] = {name: {} for name in self.scorers}  # of rows without that score
+
+    @classmethod
+    def made(cls, columns: Mapping[str, Sequence[Any]], reasons: Mapping[str, Mapping[int, str]]) -> Self:
+        """Return a table of finished columns, in the order of `schema`.
+
+        Args:
+            columns: name -> values, None where there is none.
+            reasons: scorer -> row -> why it has no score.
+        """
+        import pyarrow as pa
+
+        table = cls([*reasons])
+        table.batches = pa.table(dict(columns), schema=table.schema).to_batches()
+        table.length = sum(map(len, table.batches))
+        table.reasons = {name: dict(each) for name, each in reasons.items()}
+        return table
 
     def add(self, scored: Scored) -> None:
         """Append a window."""
-        i = 0
-        for item in scored.window.items:
-            if isinstance(item, BadRow):
-                self.append({"row": item.row, "problem": item.reason}, dict.fromkeys(self.scorers, item.reason), {})
-                continue
-            row = {"id": item.id, "row": item.row, "turn": item.turn}
-            row |= {**facts(scored, i), **scored.more[i]}
-            reasons: dict[str, str | None] = {}
-            for name, value in scored.scores[i].items():
-                failed = isinstance(value, Problem)
-                row[name] = None if failed else float(value)  # type: ignore[arg-type]
-                reasons[name] = value.reason if isinstance(value, Problem) else None
-            row["problem"] = joined(reasons)
-            own = {name: COMPUTED[name](item) for name in self.extra if name in COMPUTED}
-            self.append(row, reasons, {**item.columns, **own})
-            i += 1
+        import pyarrow as pa
 
-    def append(self, row: Mapping[str, Any], reasons: Mapping[str, str | None], extra: Mapping[str, Any]) -> None:
-        for name, values in self.columns.items():
-            values.append(row.get(name))
-        for name, said in self.reasons.items():
-            said.append(reasons.get(name))
-        for name, others in self.extra.items():
-            others.append(extra.get(name))
+        items = scored.window.items
+        columns: dict[str, list[Any]] = {name: [None] * len(items) for name in self.schema.names}
+        example = 0
+        for place, item in enumerate(items):
+            columns["row"][place], told = item.row, dict[str, Any]()
+            if isinstance(item, BadRow):
+                reasons: dict[str, str | None] = dict.fromkeys(self.scorers, item.reason)
+                columns["problem"][place] = item.reason
+            else:
+                found, reasons = row_of(scored, example)
+                found["problem"] = joined(reasons)
+                for name in found.keys() & columns.keys():  # what is not asked for has no column
+                    columns[name][place] = found[name]
+                told = {**item.columns, **{name: COMPUTED[name](item) for name in self.extra if name in COMPUTED}}
+                example += 1
+            for name, why in reasons.items():
+                if why is not None:
+                    self.reasons[name][self.length + place] = why
+            for name, values in self.extra.items():
+                values.append(told.get(name))
+        self.batches.append(pa.record_batch(columns, schema=self.schema))
+        self.length += len(items)
 
     def residualise(self, name: str, into: str) -> None:
         """Make a score of another one: what is left of it when the response's length is taken away."""
+        import pyarrow as pa
+
         left = residuals(self.floats(name), np.nan_to_num(self.floats("response_tokens")))
-        self.columns[into] = Numbers("float64", (None if math.isnan(v) else v for v in left.tolist()))
+        column = pa.array(left, mask=np.isnan(left))
+        self.batches = self.arrow().set_column(self.schema.names.index(into), into, column).to_batches()
         self.reasons[into] = self.reasons[name]
         self.more.remove(into)
         self.scorers.append(into)
 
+    def values(self, name: str) -> list[Any]:
+        """Return a column; None where there is no value."""
+        return [value for batch in self.batches for value in batch.column(name).to_pylist()]
+
     def floats(self, name: str) -> FloatArray:
-        """(rows,) a column of numbers, NaN where there is none."""
-        found = self.columns[name]
-        assert isinstance(found, Numbers), name
-        return found.floats()
+        """Return a column of numbers as float64, (rows,), NaN where there is none."""
+        found = [batch.column(name).cast("float64").to_numpy(zero_copy_only=False) for batch in self.batches]
+        return np.concatenate(found) if found else np.empty(0)
 
     def there(self) -> npt.NDArray[np.intp]:
-        """The rows that are examples; bad rows are none."""
-        return np.flatnonzero(self.columns["id"].mask.array())
+        """Return the rows that are examples; bad rows are none."""
+        found = [batch.column("id").is_valid().to_numpy(zero_copy_only=False) for batch in self.batches]
+        return np.flatnonzero(np.concatenate(found)) if found else np.empty(0, np.intp)
+
+    def scored(self, name: str) -> int:
+        """Return how many examples have a score of this name."""
+        return sum(len(batch) - batch.column(name).null_count for batch in self.batches)
+
+    def has_values(self, name: str) -> bool:
+        """Return whether any row has a value in this column."""
+        return any(batch.column(name).null_count < len(batch) for batch in self.batches)
 
     def without_score(self, name: str) -> int:
-        """How many examples have no score of this name."""
-        return sum(self.columns["id"].mask.has(i) for i in self.reasons[name].said)
+        """Return how many examples have no score of this name."""
+        return len(self.reasons[name].keys() & set(self.there().tolist()))
 
     def __len__(self) -> int:
-        return len(self.columns["id"])
+        return self.length
 
-    def arrow(self, rows: range | None = None) -> pa.Table:
-        """As written to `scores.parquet`, all rows or these, of which the first one's number is a multiple of eight."""
+    def arrow(self) -> pa.Table:
+        """Return the table as it is written to `scores.parquet`."""
         import pyarrow as pa
 
-        return pa.table({name: values.arrow(rows) for name, values in self.columns.items()})
+        return pa.Table.from_batches(self.batches, self.schema)
 
     def parts(self) -> Iterator[pa.Table]:
-        """The same, some rows at a time: the whole would stand in memory a second time."""
+        """Yield the table some rows at a time: the whole would stand in memory a second time while it is written."""
+        whole = self.arrow()
         for start in range(0, max(1, len(self)), PART):
-            yield self.arrow(range(start, min(start + PART, len(self))))
+            yield whole.slice(start, PART).combine_chunks()
+
+    def take(self, rows: Sequence[int]) -> Table:
+        """Return these rows, in this order, as a table of their own."""
+        made, places = Table(self.scorers, self.extra, self.more), {row: i for i, row in enumerate(rows)}
+        made.schema = self.schema
+        made.batches, made.length = self.arrow().take(list(rows)).to_batches(), len(rows)
+        made.reasons = {
+            name: {places[row]: why for row, why in said.items() if row in places}
+            for name, said in self.reasons.items()
+        }
+        made.extra = {name: [values[row] for row in rows] for name, values in self.extra.items()}
+        return made
 
     def scores(self, name: str) -> Scores:
-        """One scorer's scores over the examples (bad rows have no id and are not among them)."""
-        places = self.there()
-        values = self.floats(name)[places]
-        said = self.reasons[name].said
-        at = np.searchsorted(places, list(said))
-        problems = {
-            i: why for i, (row, why) in zip(at.tolist(), said.items(), strict=True) if self.columns["id"].mask.has(row)
-        }
+        """Return one scorer's scores of the examples; bad rows have no id and are not among them."""
+        rows = self.there()
+        places = {row: i for i, row in enumerate(rows.tolist())}
+        problems = {places[row]: why for row, why in sorted(self.reasons[name].items()) if row in places}
         numbers = (*self.scorers, *self.more, *COUNTS[:-1])
-        columns: dict[str, npt.NDArray[Any]] = {column: self.floats(column)[places] for column in numbers}
-        columns |= {column: object_array(take(self.extra[column], places)) for column in self.extra}
-        return Scores(self.columns["id"].take(places.tolist()), values, problems, columns, by=name)
-
-
-def take(values: Sequence[Any], places: Iterable[int]) -> list[Any]:
-    return [values[i] for i in places]
+        columns: dict[str, npt.NDArray[Any]] = {column: self.floats(column)[rows] for column in numbers}
+        columns |= {column: object_array([values[row] for row in rows]) for column, values in self.extra.items()}
+        ids = [id_ for id_ in self.values("id") if id_ is not None]
+        return Scores(ids, self.floats(name)[rows], problems, columns, by=name)
 
 
 def object_array(values: Sequence[Any]) -> Any:
+    """Return an array of any objects, (values,); numpy itself would look into lists."""
     out = np.empty(len(values), dtype=object)
     out[:] = values
     return out
+
+
+def row_of(scored: Scored, i: int) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """Return an example's row, and per scorer why it has no score."""
+    item = scored.window.examples[i]
+    row = {"id": item.id, "turn": item.turn, **facts(scored, i), **scored.more[i]}
+    reasons: dict[str, str | None] = {}
+    for name, value in scored.scores[i].items():
+        failed = isinstance(value, Problem)
+        row[name] = None if failed else float(value)  # type: ignore[arg-type]
+        reasons[name] = value.reason if isinstance(value, Problem) else None
+    return row, reasons
 
 
 def facts(scored: Scored, i: int) -> dict[str, Any]:
@@ -172,3 +228,107 @@ def joined(reasons: Mapping[str, str | None]) -> str | None:
     if len(set(there.values())) == 1 and len(there) == len(reasons):
         return next(iter(there.values()))
     return "; ".join(f"{name}: {why}" for name, why in there.items())
+
+
+def residuals(values: FloatArray, lengths: npt.NDArray[Any]) -> FloatArray:
+    """The residuals of a least-squares curve over the logarithm of the length.
+
+    The curve is a cubic spline with knots at quantiles; a straight line where there are few examples or few lengths.
+
+    Args:
+        values: (examples,) scores, NaN where there is none.
+        lengths: (examples,) response tokens.
+
+    Returns:
+        (examples,) in the score's unit; 0 is what a response of that length has on average. NaN where it was.
+    """
+    from sklearn.linear_model import LinearRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import SplineTransformer
+
+    out = np.full(len(values), np.nan)
+    there = np.flatnonzero(~np.isnan(values))
+    if not len(there):
+        return out
+    x = np.log(np.maximum(np.asarray(lengths, dtype=np.float64)[there], 1.0))[:, None]
+    bends = len(there) >= ENOUGH and len(np.unique(np.quantile(x, np.linspace(0, 1, KNOTS)))) == KNOTS
+    curve = (
+        make_pipeline(SplineTransformer(KNOTS, knots="quantile"), LinearRegression()) if bends else LinearRegression()
+    )
+    out[there] = values[there] - curve.fit(x, values[there]).predict(x)
+    return out
+
+
+def rank_correlation(a: FloatArray, b: FloatArray) -> float | None:
+    """Spearman's, over the examples that have both; None where one of them does not vary."""
+    from scipy.stats import spearmanr
+
+    both = ~(np.isnan(a) | np.isnan(b))
+    if both.sum() < 2 or np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
+        return None
+    return float(spearmanr(a[both], b[both]).statistic)
+
+
+def token_schema() -> Any:
+    """Return the columns of the file."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("pass", pa.string()),
+            ("shots", pa.list_(pa.string())),
+            ("token_ids", pa.list_(pa.int32())),
+            ("nll", pa.list_(pa.float32())),
+        ]
+    )
+
+
+class TokenFile:
+    """`id, pass, shots, token_ids, nll`: one row per response and pass that was asked for.
+
+    The last two are lists over the scored response tokens; `shots` are the ids of the worked examples before it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._out = atomic(path, overwrite=True)
+
+    def __enter__(self) -> TokenFile:
+        import pyarrow.parquet as pq
+
+        self._writer = pq.ParquetWriter(self._out.__enter__(), token_schema(), compression="zstd")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._writer.close()
+        self._out.__exit__(kind, error, at)
+
+    def add(self, scored: Scored) -> None:
+        """Append a window."""
+        import pyarrow as pa
+
+        rows: list[dict[str, Any]] = []
+        for each in scored.window.slots:
+            found = {
+                (slot.spec.kind, *(one.id for one in members(slot.spec))): slot
+                for slots in each
+                for slot in slots.values()
+                if isinstance(slot, Slot)
+            }
+            rows += [row for slot in found.values() if (row := self.row(scored, slot)) is not None]
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._writer.schema))
+
+    def row(self, scored: Scored, slot: Slot) -> dict[str, Any] | None:
+        """What was read for one ask, if that was tokens."""
+        spec = slot.spec
+        answer = scored.answers[slot.index, slot.readout]
+        if not isinstance(answer, Nll) or answer.per_token is None:
+            return None
+        ids = scored.window.passes[slot.index].ids
+        return {
+            "id": spec.example.id,
+            "pass": spec.kind,
+            "shots": [shot.id for shot in spec.shots],
+            "token_ids": ids[len(ids) - answer.tokens :],
+            "nll": answer.per_token,
+        }

@@ -14,7 +14,7 @@ from tests.e2e.command import records, write_jsonl
 from tithe.engine.measure import fp32_route
 from tithe.engine.measure.fp32_route import Fp32Route, choose, put_back, take_fastest_fp32
 from tithe.errors import StoreError
-from tithe.run.describe import kernels
+from tithe.run.engines import kernels
 
 CPU = torch.device("cpu")
 TRUE = {"default": 2e-7, "onednn": 4e-7}

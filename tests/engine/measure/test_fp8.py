@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from tests.engine.models import load, make_pass, random_passes, run
+from tithe.engine.dtypes import E4M3, choose_dtype
 from tithe.engine.engine import Engine
 from tithe.engine.forward.hidden import hidden
 from tithe.engine.measure import fp8, fp8_error, fused
-from tithe.engine.measure.fp8 import E4M3, Fp8Linear, linear_layers, quantised
+from tithe.engine.measure.fp8 import Fp8Linear, linear_layers, quantised
 from tithe.engine.measure.shape import model_shape
-from tithe.engine.model import choose_dtype
 from tithe.engine.store.store import answers_name
 from tithe.errors import ModelError, SettingsError
-from tithe.run.describe import engine_record, engine_sentence
+from tithe.run.engines import engine_record, engine_sentence
 
 Family = Callable[[str], Path]
 # Every finite e4m3 above 0 from its definition: 3 bits of mantissa, exponents to 8, the last code is NaN.

@@ -10,12 +10,12 @@ import torch
 
 from tests.e2e.command import records, write_jsonl
 from tithe.config import ScoreSettings
-from tithe.engine import model
+from tithe.engine import dtypes
+from tithe.engine.dtypes import choose_dtype
 from tithe.engine.measure import half_speed
 from tithe.engine.measure.half_speed import HalfSpeed, probe_half
-from tithe.engine.model import choose_dtype
+from tithe.report.reporter import Talk
 from tithe.run.score import score
-from tithe.run.talk import Talk
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 
@@ -29,7 +29,7 @@ def forgotten() -> Iterator[None]:
 
 def machine(monkeypatch: pytest.MonkeyPatch, times: float, error: float = 2e-3) -> None:
     """One that says it multiplies bf16, at so many times the speed of fp32."""
-    monkeypatch.setattr(model, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(dtypes, "cpu_multiplies_bf16", lambda: True)
     monkeypatch.setattr(half_speed, "clocked", lambda left, *_: 0.1 / times if left.dtype == BF16 else 0.1)
     monkeypatch.setattr(half_speed, "relative_error", lambda *_: error)
 
@@ -49,8 +49,8 @@ def test_auto_takes_what_was_measured(
 
 def test_without_the_instructions_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 2.0)
-    monkeypatch.setattr(model, "cpu_multiplies_bf16", lambda: False)
-    monkeypatch.setattr(model, "probe_half", lambda _: pytest.fail("measured"))
+    monkeypatch.setattr(dtypes, "cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(dtypes, "probe_half", lambda _: pytest.fail("measured"))
     assert choose_dtype("auto", CPU) is torch.float32
 
 

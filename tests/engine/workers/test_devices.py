@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tithe.engine.model import choose_device
+from tithe.engine.dtypes import choose_device
 from tithe.engine.workers.devices import choose_devices, names
 from tithe.errors import SettingsError
 

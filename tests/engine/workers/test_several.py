@@ -20,7 +20,7 @@ from tithe.engine.engine import Engine, Read
 from tithe.engine.forward.states import Reading, StateReader
 from tithe.engine.heads.files import save_head
 from tithe.engine.heads.probe import ProbeHead
-from tithe.engine.model import load_model
+from tithe.engine.loading import load_model
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.engine.readouts.collect import Means, Whole
 from tithe.engine.readouts.head_readout import HeadReadout, MarginReadout

@@ -15,7 +15,9 @@ from tithe.lab.speed import reading as speed_reading
 from tithe.lab.speed.reading import Sample, prepared, working_shape
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import Example
-from tithe.run.setup import Parts
+from tithe.report.reporter import Talk
+from tithe.run.engines import make_engine
+from tithe.run.method import set_up
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +28,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample_of(data: Path, model_dir: Path, place: Path, scorer: str, count: int) -> Sample:
     """Of the first records."""
     settings = {"dataset": str(data), "model": str(model_dir), "device": "cpu", "scorer": scorer, "encoder": "tfidf"}
-    parts = Parts(BenchSettings.of(settings | {"batch_tokens": 4096, "workers": 1}).job, several=False)
-    items = list(parts.dataset)[:count]
-    parts.stores(place)
-    return Sample(parts, prepared(parts, items), items, place, working_shape(parts.engine))
+    setup = set_up(BenchSettings.of(settings | {"batch_tokens": 4096, "workers": 1}).job)
+    items = list(setup.source.dataset)[:count]
+    engine = make_engine(setup.settings, setup.source.dataset, setup.model, place, Talk(), several=False)
+    return Sample(setup, prepared(setup, items), items, place, working_shape(engine), engine)
 
 
 def test_a_worked_example_is_read_once_in_a_sample(data: Path, model_dir: Path, tmp_path: Path) -> None:
@@ -44,7 +46,7 @@ def test_a_worked_example_is_read_once_in_a_sample(data: Path, model_dir: Path, 
         shown = sum(1 for passes in window.passes if passes.shots)
         assert shown == len(own) and all(not window.passes[star.members[0]].shots for star in stars)
         saved = sum(star.tokens * (len(star.members) - 1) for star in stars)
-        reading = one.read(one.parts.engine)
+        reading = one.read(one.usual)
         assert saved > 0 and reading.tokens <= reading.planned - saved + len(stars)  # each centre's last token is read
 
 
@@ -62,14 +64,14 @@ def test_scores_and_their_table_are_timed(
     sample = sample_of(data, model_dir, tmp_path, "ifd", 5)
     ticks = itertools.count()
     monkeypatch.setattr(speed_reading, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
-    assert sample.read(sample.parts.engine).score_seconds == 5 + 1
+    assert sample.read(sample.usual).score_seconds == 5 + 1
 
 
 def test_memory_of_a_spread_model_is_that_of_all_its_devices(
     data: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = sample_of(data, model_dir, tmp_path, "ifd", 3)
-    engine, peaks = sample.parts.engine, {0: 70, 1: 5}
+    engine, peaks = sample.usual, {0: 70, 1: 5}
     engine.model.model.hf_device_map = {"model": 0, "lm_head": 1}
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[device.index])

@@ -11,7 +11,7 @@ from tithe.data.render import Renderer
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.whole import PATIENCE, Whole, tokenising_processes
 from tithe.lab.speed.words import whole_words
-from tithe.run.setup import Parts
+from tithe.run.method import set_up
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_parts_of_the_whole_job_are_named() -> None:
 @pytest.fixture
 def renderer(tmp_path: Path, model_dir: Path) -> Renderer:
     data = write_jsonl(tmp_path / "data.jsonl", records(3))
-    return Parts(BenchSettings(dataset=str(data), model=str(model_dir)).job).renderer
+    return set_up(BenchSettings(dataset=str(data), model=str(model_dir)).job).renderer
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tithe.errors import MissingExtraError, ModelError, OutputError, SettingsErr
 from tithe.extras import install_hint
 from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.tune import tune
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
 
 pytestmark = pytest.mark.slow  # TRL alone takes seconds to import
 

@@ -14,8 +14,8 @@ from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.tune import tune
 from tithe.lab.tune.warming import warm_up
 from tithe.lab.tune.warmup_settings import WarmupSettings
+from tithe.report.reporter import Talk
 from tithe.run import score, select
-from tithe.run.talk import Talk
 
 pytestmark = pytest.mark.slow  # TRL alone takes seconds to import
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
 from tithe.engine.forward.probe import probe_passes
-
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
+from tithe.engine.model import LoadedModel
 
 PLAIN = (bool, int, float, str, type(None))
 TORCHS = ("_parameters", "_buffers", "_modules")  # torch's own of every module

@@ -10,20 +10,38 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from tithe.engine.forward.attention import segments
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.states import Hand
+from tithe.engine.forward.states import Hand, LogitsHead
+from tithe.engine.forward.varlen import Varlen
+from tithe.engine.sources import ModelSource
 from tithe.errors import ModelError
-
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
 
 TOKENS = 12  # of the sequence that is tried
 SAME = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}  # relative, of the largest state
+
+
+class Loaded(Protocol):
+    """What has to be known of a model to read its hidden states."""
+
+    @property
+    def source(self) -> ModelSource: ...
+    @property
+    def model(self) -> Any: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def head(self) -> LogitsHead | None: ...
+    @property
+    def attend(self) -> Varlen | None: ...
 
 
 class _Listener(threading.local):
@@ -39,7 +57,7 @@ class Layers:
         head_true: whether the head, run apart on the last of them, gives the model's own logits.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: Loaded) -> None:
         self._listener = _Listener()
         own, logits = self._own(loaded)
         self.count = len(own)
@@ -55,7 +73,7 @@ class Layers:
         finally:
             self._listener.hand = None
 
-    def _hang(self, loaded: LoadedModel, blocks: torch.nn.ModuleList, own: tuple[torch.Tensor, ...]) -> bool:
+    def _hang(self, loaded: Loaded, blocks: torch.nn.ModuleList, own: tuple[torch.Tensor, ...]) -> bool:
         """Hook a list of blocks; taken off again where these are not the ones."""
         self.hooked = True
         handles = [block.register_forward_pre_hook(self._hook(i), with_kwargs=True) for i, block in enumerate(blocks)]
@@ -72,14 +90,14 @@ class Layers:
 
         return hook
 
-    def _head_true(self, loaded: LoadedModel, last: torch.Tensor, logits: torch.Tensor) -> bool:
+    def _head_true(self, loaded: Loaded, last: torch.Tensor, logits: torch.Tensor) -> bool:
         if loaded.head is None:
             return False
         with torch.inference_mode():
             apart = loaded.head.logits(last)
         return apart.shape == logits.shape and near(apart, logits, SAME[loaded.dtype])
 
-    def _own(self, loaded: LoadedModel) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    def _own(self, loaded: Loaded) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """What transformers calls the hidden states of a short sequence, (1, tokens, dim) each, and its logits."""
         with torch.inference_mode():
             out = self._read(loaded, output_hidden_states=True)
@@ -91,7 +109,7 @@ class Layers:
             )
         return tuple(states), out.logits
 
-    def _true(self, loaded: LoadedModel, own: tuple[torch.Tensor, ...]) -> bool:
+    def _true(self, loaded: Loaded, own: tuple[torch.Tensor, ...]) -> bool:
         found: dict[int, torch.Tensor] = {}
 
         def keep(layer: int, states: torch.Tensor) -> None:
@@ -104,7 +122,7 @@ class Layers:
         pairs = ((states, own[layer]) for layer, states in found.items())
         return all(a.shape == b.shape and near(a, b, SAME[loaded.dtype]) for a, b in pairs)
 
-    def _read(self, loaded: LoadedModel, **more: Any) -> Any:
+    def _read(self, loaded: Loaded, **more: Any) -> Any:
         """A dozen tokens through the model's own forward."""
         ids = torch.arange(TOKENS, device=loaded.device)[None] % loaded.vocabulary
         with segments(Cuts([TOKENS], device=loaded.device), loaded.attend):

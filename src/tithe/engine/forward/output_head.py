@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from tithe.engine.forward.wanted import Wanted
 from tithe.engine.measure.loss_kernels import LossKernel, choose_loss
-
-if TYPE_CHECKING:
-    from tithe.engine.forward.forward import Wanted
 
 HEAD_ROWS = 256  # logits rows at a time, at most, where a head has to be run as it is
 # Logits at a time: fewer rows would read the head's weights too often.

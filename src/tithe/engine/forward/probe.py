@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,15 +12,13 @@ from tithe.engine.batches.batching import After, Batch, make_batches
 from tithe.engine.copies import to
 from tithe.engine.forward import attention
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.forward import TokenNlls
 from tithe.engine.forward.output_head import Head
 from tithe.engine.forward.varlen import NoWayError, whole_rows
+from tithe.engine.forward.wanted import TokenNlls
+from tithe.engine.model import LoadedModel
 from tithe.engine.sources import first_line
 from tithe.errors import ModelError
 from tithe.records import Pass
-
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
 
 # How far a road may be from the model's own forward, in nats on single random tokens. A road that is wrong (another
 # sequence seen, a soft-cap left out) is off by tenths; one that only sums in another order is off by rounding.

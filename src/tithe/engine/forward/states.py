@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,15 @@ from tithe.engine.copies import fetched, to
 from tithe.engine.readouts.base import Readout
 from tithe.records import Pass, Problem
 
-if TYPE_CHECKING:
-    from tithe.engine.forward.output_head import Head
-
 ALL_GOOD = 1 << 30
 Results: TypeAlias = Callable[[], Sequence[Any]]  # of a reader; called, they are waited for
+
+
+class LogitsHead(Protocol):
+    """The way from the last hidden state to logits."""
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, dim) -> (rows, vocabulary)."""
 
 
 class StateReader(Protocol):
@@ -76,7 +80,7 @@ class Reading:
 
     count: int
     device: torch.device
-    head: Head | None
+    head: LogitsHead | None
 
 
 @dataclass

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tithe import __version__
 from tithe.data.checksum import sealed, unsealed
 from tithe.engine.heads.base import demand_layers
 from tithe.errors import ModelError
+from tithe.extras import __version__
 
 if TYPE_CHECKING:
     from tithe.engine.heads.base import StateHead

@@ -20,18 +20,16 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.util import find_spec
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from tithe.engine.forward.forward import TokenNlls
 from tithe.engine.forward.probe import TOLERANCE, probe_passes, together
+from tithe.engine.forward.wanted import TokenNlls
 from tithe.engine.measure.fp8 import Fp8Linear
+from tithe.engine.model import LoadedModel
 from tithe.engine.sources import first_line
-
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
 
 NORM, PRODUCT, ROTATION, IN_FP8 = "norms", "MLPs", "rotations", "fp8 layers"
 ROTARY = re.compile(r"apply_\w*rotary\w*")  # what models call the function
@@ -182,7 +180,7 @@ def fuse(loaded: LoadedModel, backend: str = "inductor", wrong: Callable[[], str
         wrong: asked with the parts in, why they are not to be taken; None holds readings of the model against those
             without.
     """
-    if loaded.fused is not None:
+    if isinstance(loaded.fused, Fused):
         return loaded.fused
     fused, began = Fused(loaded.model, backend), time.perf_counter()
     before = [] if wrong else readings(loaded)

@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from threading import Barrier
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
+from tithe.engine.model import LoadedModel
 
 USUAL_TOKENS = 1024  # a pack's activations stay in the cache
 TOKENS = (512, 2048)  # what else is tried

@@ -20,8 +20,8 @@ from tithe.engine.batches.batching import Batch
 from tithe.engine.cores import cpu_cores
 from tithe.engine.engine import Engine, Results
 from tithe.engine.forward.states import StateReadout
+from tithe.engine.loading import load_model
 from tithe.engine.measure.room import MOST, SHARED
-from tithe.engine.model import load_model
 from tithe.engine.readouts.base import Readout
 from tithe.engine.sources import first_line
 from tithe.engine.workers.messages import Done, Failed, Learn, Load, Loaded, Work

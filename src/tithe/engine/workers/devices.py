@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tithe.engine.model import choose_device
+from tithe.engine.dtypes import choose_device
 from tithe.errors import SettingsError
 
 ALL = "cuda:all"

@@ -18,7 +18,8 @@ import torch
 from tithe.engine.batches.batching import Batch
 from tithe.engine.engine import Asked, Engine, Read, release
 from tithe.engine.forward.probe import ROADS
-from tithe.engine.model import LoadedModel, load_model
+from tithe.engine.loading import load_model
+from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import Readout
 from tithe.engine.sources import ModelSource
 from tithe.engine.workers.devices import names

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tithe.engine.sources import find_model
+from tithe.extras import versions
 from tithe.lab.evaluate.files import RECORD, Kept, read_kept, record_of, write_kept
 from tithe.lab.evaluate.measured import Measured
 from tithe.lab.evaluate.pieces import Piece, pieces_of
 from tithe.lab.evaluate.settings import EvaluateSettings
-from tithe.run.account import account
-from tithe.run.describe import versions
-from tithe.run.folder import run_folder
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.folder import account, run_folder
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +49,7 @@ def evaluate(settings: EvaluateSettings, folder: Path, *, talk: Talk | None = No
     Raises:
         TitheError: whatever stops it; metrics that were done before are in the folder.
     """
-    from tithe.engine.model import choose_device
+    from tithe.engine.dtypes import choose_device
 
     talk, began = talk or Talk(), time.monotonic()
     if settings.device != "auto":

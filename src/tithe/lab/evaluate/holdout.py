@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,11 +17,13 @@ from tithe.data.remarks import RemarkCounts, remark_sentences
 from tithe.errors import DataError, did_you_mean
 from tithe.lab.evaluate.measured import Measured
 from tithe.records import Example
+from tithe.report.reporter import Talk
+from tithe.run.engines import Engines
 from tithe.run.folder import run_folder
+from tithe.run.method import Setup, set_up
 from tithe.run.results import ScoreResult
-from tithe.run.score import score_in
-from tithe.run.setup import Parts
-from tithe.run.talk import Talk
+from tithe.run.score import Scoring
+from tithe.run.source import Source
 
 COUNTED = (
     *("records", "examples", "bad_rows", "notes", "duplicates", "truncated_prompts", "truncated_responses"),
@@ -69,22 +72,23 @@ def measure_holdout(
     Raises:
         TitheError: the file or the model cannot be read, or a record has nothing in the column of the groups.
     """
-    talk, parts = talk or Talk(), holdout_parts(settings, path, group)
-    with run_folder(None) as place:
-        return measured(score_in(place, parts, talk, extra=[] if group is None else [group]), group, talk)
+    talk, setup = talk or Talk(), holdout_setup(settings, path, group)
+    extra = [] if group is None else [group]
+    with run_folder(None) as place, closing(Engines(talk)) as engines:
+        return measured(Scoring(setup, engines, talk, place, extra=extra).run(), group, talk)
 
 
-def holdout_parts(settings: Reading, path: str | Path, group: str | None) -> Parts:
-    """What the reading is made of, checked before any weights are loaded.
+def holdout_setup(settings: Reading, path: str | Path, group: str | None) -> Setup:
+    """Return what the reading is made of, checked before any weights are loaded.
 
     Raises:
         TitheError: the file or the model cannot be, or no record has the column.
     """
-    parts = Parts(reading(settings, path))
-    if group is not None and group not in parts.columns:
-        raise DataError(f"no record of `{path}` has a column `{group}`", hint=did_you_mean(group, parts.columns))
-    parts.check(None)
-    return parts
+    given = reading(settings, path)
+    source = Source.open(given)
+    if group is not None and group not in source.columns:
+        raise DataError(f"no record of `{path}` has a column `{group}`", hint=did_you_mean(group, source.columns))
+    return set_up(given, source=source)
 
 
 def reading(settings: Reading, path: str | Path) -> ScoreSettings:
@@ -95,7 +99,7 @@ def reading(settings: Reading, path: str | Path) -> ScoreSettings:
 
 def measured(result: ScoreResult, group: str | None, talk: Talk) -> Measured:
     """From a score table: the NLLs, and the examples and bad rows that have none."""
-    columns = result.grown.columns
+    columns = {name: result.grown.values(name) for name in ("id", "row", "nll_given", "problem", "truncated")}
     ids = [f"row {row}" if id_ is None else id_ for id_, row in zip(columns["id"], columns["row"], strict=True)]
     values, problems = dict[str, float](), dict[str, str]()
     for id_, nll, problem in zip(ids, columns["nll_given"], columns["problem"], strict=True):
@@ -139,7 +143,7 @@ def groups_of(ids: list[str], result: ScoreResult, group: str) -> dict[str, str]
     """Id -> the group of its record; every example has one."""
     grown = result.grown
     found = {}
-    for id_, known, row, value in zip(ids, grown.columns["id"], grown.columns["row"], grown.extra[group], strict=True):
+    for id_, known, row, value in zip(ids, grown.values("id"), grown.values("row"), grown.extra[group], strict=True):
         if known is None:
             continue
         if value is None or value == "":

@@ -10,11 +10,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from tithe.engine.sources import TEXT_FILES, ModelSource, content_hash, fingerprint
-from tithe.lab.evaluate.holdout import READ, holdout_parts, measure_holdout
+from tithe.extras import versions
+from tithe.lab.evaluate.holdout import READ, holdout_setup, measure_holdout
 from tithe.lab.evaluate.measured import Measured
 from tithe.lab.evaluate.settings import EvaluateSettings
-from tithe.run.describe import versions
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
 
 if TYPE_CHECKING:
     from tithe.lab.evaluate.build import Built
@@ -78,18 +78,18 @@ def identity(source: ModelSource) -> dict[str, str]:
 
 def holdout_piece(settings: EvaluateSettings, path: str, both: Mapping[str, Any], talk: Talk) -> Piece:
     """The likelihood of held-out responses."""
+    from tithe.engine.dtypes import choose_device
     from tithe.engine.engine import NUMERICS
-    from tithe.engine.model import choose_device
 
-    parts = holdout_parts(settings, path, settings.holdout_group)
+    setup = holdout_setup(settings, path, settings.holdout_group)
     depends = {
         **both,
-        "dataset": parts.watch.digest,
-        "format": parts.dataset.format,
-        "template": parts.renderer.describe(),
+        "dataset": setup.source.input_check.digest,
+        "format": setup.source.dataset.format,
+        "template": setup.renderer.describe(),
         "group": settings.holdout_group,
         "device": str(choose_device(settings.device)),
-        "dtype": parts.dtype,
+        "dtype": setup.model.weights_dtype,
         "numerics": NUMERICS,
         "settings": {name: getattr(settings, name) for name in READ if name not in ("model", "device", "dtype")},
     }

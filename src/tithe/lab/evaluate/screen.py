@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 
 from tithe.lab.evaluate.evaluate import EvaluateResult
 from tithe.lab.evaluate.measured import Measured
-from tithe.run.screen import console, say
+from tithe.report.terminal import console, say
 
 LEVEL = 0.95
 

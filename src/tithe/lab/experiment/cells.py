@@ -18,9 +18,8 @@ from tithe.foreign import demand_shape, foreign, read_json
 from tithe.lab.evaluate.measured import Measured, from_files
 from tithe.lab.experiment.choosing import Choice, by_seed
 from tithe.lab.experiment.pool import Pool
-from tithe.run.account import Account, has_finished
-from tithe.run.folder import write_json
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.folder import Account, has_finished, write_json
 
 CELLS, SPEC, DONE, TRAIN = "cells", "cell-settings.json", "cell.json", "train.jsonl"
 UNTRAINED = "base"

@@ -27,8 +27,8 @@ from tithe.lab.experiment.pool import Pool
 from tithe.lab.experiment.settings import ALL, ArmSettings, ExperimentSettings
 from tithe.lab.tune.batches import steps_in_all
 from tithe.lab.tune.recipe import Recipe
+from tithe.report.reporter import Talk
 from tithe.run.folder import write_json
-from tithe.run.talk import Talk
 from tithe.selectors.budget import Budget
 
 Choices = dict[tuple[str, str], list[Choice]]

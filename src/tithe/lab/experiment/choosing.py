@@ -15,8 +15,8 @@ from tithe.errors import DataError, SettingsError, TitheError
 from tithe.lab.experiment.pool import Pool
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings
 from tithe.records import Example, Scores
-from tithe.run.select import select
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.pipeline import select
 from tithe.selectors.budget import Budget
 
 BINS = 20  # of the pool's lengths, equally full, within which a length-matched arm draws

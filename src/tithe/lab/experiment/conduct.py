@@ -17,6 +17,7 @@ from tithe.config import ScoreSettings
 from tithe.data.asked import prompts_of
 from tithe.engine.sources import find_model
 from tithe.errors import StoreError, demand
+from tithe.extras import versions
 from tithe.foreign import demand_shape, read_json
 from tithe.lab.evaluate.pieces import pieces_of
 from tithe.lab.evaluate.settings import EvaluateSettings
@@ -51,11 +52,10 @@ from tithe.lab.tune.recipe import Recipe
 from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.train import demand_packages
 from tithe.report.drawing import library
-from tithe.run.account import BEFORE, OUTCOME, Account, account, has_finished
-from tithe.run.describe import versions
-from tithe.run.folder import run_folder, write_json
-from tithe.run.setup import Parts
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.folder import BEFORE, OUTCOME, Account, account, has_finished, run_folder, write_json
+from tithe.run.model import Model, open_model, open_renderer
+from tithe.run.source import Source
 
 DESIGN, RECORD = "design.json", "experiment.json"
 DESIGNED = (
@@ -120,22 +120,28 @@ class Conduct:
         return self.given.model_copy(update={"max_length": self.given.max_length or self.recipe.max_length})
 
     @cached_property
-    def parts(self) -> Parts:
-        """Tokenizer, renderer and fingerprint as training has them."""
+    def reading(self) -> ScoreSettings:
+        """How training reads the data set."""
         s = self.settings
-        return Parts(
-            ScoreSettings(
-                dataset=s.dataset,
-                model=s.model,
-                template=s.template,
-                max_length=s.max_length,
-                truncation=s.truncation,
-                scorer=("perplexity",),
-                device=s.device,
-                eos=True,
-                trust_remote_code=s.trust_remote_code,
-            )
+        return ScoreSettings(
+            dataset=s.dataset,
+            model=s.model,
+            template=s.template,
+            max_length=s.max_length,
+            truncation=s.truncation,
+            scorer=("perplexity",),
+            device=s.device,
+            eos=True,
+            trust_remote_code=s.trust_remote_code,
         )
+
+    @cached_property
+    def source(self) -> Source:
+        return Source.open(self.reading)
+
+    @cached_property
+    def model(self) -> Model:
+        return open_model(self.reading)
 
     def all(self, told: Account, *, overwrite: bool, plan: bool) -> ExperimentResult:
         demand_extras()
@@ -146,7 +152,9 @@ class Conduct:
         self.keep_design(overwrite)
         if not plan:  # which writes no record
             told.begin(self.folder)
-        data = make_data(self.settings, lambda: self.parts.renderer, self.folder / "data", self.talk)
+        data = make_data(
+            self.settings, lambda: open_renderer(self.reading, self.model), self.folder / "data", self.talk
+        )
         self.check_evaluation(data)
         choices = choose_all(self.settings, data, self.folder, self.talk)
         record = self.known = self.record(data, choices)
@@ -195,8 +203,8 @@ class Conduct:
         """
         s = self.settings
         design = {
-            "dataset": self.parts.watch.digest,
-            "model": self.parts.fingerprint,
+            "dataset": self.source.input_check.digest,
+            "model": self.model.fingerprint,
             "holdout": str(s.holdout),
             "recipe": self.recipe.digest(),
             **{name: getattr(s, name) for name in DESIGNED},
@@ -219,7 +227,7 @@ class Conduct:
     def record(self, data: Data, choices: Mapping[tuple[str, str], Sequence[Choice]]) -> dict[str, Any]:
         return {
             **self.basics(),
-            "model": {"name": self.settings.model, "fingerprint": self.parts.fingerprint},
+            "model": {"name": self.settings.model, "fingerprint": self.model.fingerprint},
             "recipe": {"digest": self.recipe.digest(), **self.recipe.model_dump(mode="json")},
             "data": data.record,
             "arms": table(choices, data.pool, self.settings, self.recipe),

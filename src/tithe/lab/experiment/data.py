@@ -10,17 +10,17 @@ from typing import Any
 from tithe.data.export import write_records
 from tithe.data.files import Dataset, open_dataset
 from tithe.data.ids import prompt_id
+from tithe.data.input_check import InputCheck
 from tithe.data.record_counts import RecordCounts
 from tithe.data.render import Renderer
 from tithe.errors import DataError
+from tithe.lab.contamination_report import contamination
 from tithe.lab.experiment.pool import Pool, make_pool
 from tithe.lab.experiment.settings import ExperimentSettings
 from tithe.lab.experiment.split import split_by_prompt
 from tithe.records import Example
-from tithe.run.contamination import contamination
-from tithe.run.pool import named_dataset
-from tithe.run.talk import Talk
-from tithe.run.watch import Watch
+from tithe.report.reporter import Talk
+from tithe.run.source import named_dataset
 
 POOL, HOLDOUT, BEFORE = "pool.jsonl", "holdout.jsonl", "before.jsonl"
 
@@ -81,7 +81,7 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
     for note in dict.fromkeys((*dataset.notes, *held.notes)):
         talk.say(note)
     record = {**counts, "pool": len(pool), "left_out": dict(pool.left_out), "contamination": found.record}
-    record |= {"dataset": Watch(dataset).describe(), "counts": {"pool": pool.counts, "held_out": read.as_dict()}}
+    record |= {"dataset": InputCheck(dataset).describe(), "counts": {"pool": pool.counts, "held_out": read.as_dict()}}
     return Data(pool, holdout, held_out, record)
 
 

@@ -17,7 +17,7 @@ from tithe.lab.experiment.settings import ExperimentSettings
 from tithe.lab.judge.answers import answer
 from tithe.lab.judge.judge import compare
 from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
 
 OWN = ("prompts", "answers")  # of `judge`, besides the settings of `tithe judge compare`
 REVIEWS = "reviews"

@@ -13,7 +13,7 @@ from tithe.lab.experiment.results import Mean
 from tithe.lab.experiment.sentences import sentence
 from tithe.lab.tune.batches import FEW
 from tithe.printable import counted
-from tithe.run.screen import console, say
+from tithe.report.terminal import console, say
 
 FEW_EXAMPLES = 100  # of an arm
 FEW_ITEMS = 50  # held-out prompts: with fewer, a difference has to be near half a standard deviation to be seen

@@ -26,8 +26,8 @@ from tithe.lab.experiment.judging import write_answers
 from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.tune import tune
 from tithe.printable import one_line
-from tithe.run.account import FINISHED, OUTCOME
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.folder import FINISHED, OUTCOME
 from tithe.signals import ended_by_signals
 
 MODEL, EVALUATION, ITEMS = "model", "evaluation", "items.parquet"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +11,10 @@ import numpy.typing as npt
 
 from tithe.config import HeadSettings
 from tithe.engine.heads.base import chosen_layers
-from tithe.engine.heads.card import HeadCard
-from tithe.engine.measure.shape import size
-from tithe.engine.sources import ModelSource
 from tithe.errors import DataError, SettingsError
+from tithe.lab.heads.head_run import HeadRun
 from tithe.lab.heads.tier_data import Tiers
 from tithe.lab.heads.tier_states import TierStates
-from tithe.run.setup import Parts
 
 if TYPE_CHECKING:
     from tithe.engine.heads.base import StateHead
@@ -28,36 +24,6 @@ SOME = 2000  # responses, of which AUC by layer is found where a network is trai
 OF_A_CNN = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
 OF_CHANCE = ("validation_share", "test_share")
 Rows = npt.NDArray[np.int64]
-
-
-class HeadParts(Parts):
-    """The parts of a run that reads hidden states of labelled responses."""
-
-    @property
-    def asked(self) -> set[str]:
-        """Likelihoods, to hold a head against."""
-        return {"nll"}
-
-    @cached_property
-    def source(self) -> ModelSource:
-        if self.settings.warmup:
-            raise SettingsError("a head takes no `warmup`: it reads the model without a warm-up", hint="leave it out")
-        if self.settings.model is None:
-            raise SettingsError(
-                "no model given", hint="`--model` takes a folder or a hub id: its hidden states are read"
-            )
-        return super().source
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """How many hidden states the model has, and how wide they are, by its config."""
-        config = self.source.config
-        config = config.get("text_config") or config
-        return size(config, "num_hidden_layers", "n_layer") + 1, size(config, "hidden_size", "n_embd", "d_model")
-
-    def card(self, head: StateHead, training: Mapping[str, Any]) -> HeadCard:
-        model = {"name": self.source.name, "fingerprint": self.fingerprint, "dtype": self.dtype}
-        return HeadCard.of(head, model=model, rendering=self.renderer.describe(), training=training)
 
 
 @dataclass
@@ -70,7 +36,7 @@ class Fit:
     """
 
     settings: HeadSettings
-    parts: HeadParts
+    parts: HeadRun
     states: TierStates
     sides: dict[str, Rows] = field(init=False)
     layer_aucs: Mapping[int, float] = field(default_factory=dict, init=False)
@@ -96,8 +62,8 @@ class Fit:
         s, parts, tiers = self.settings, self.parts, self.states.tiers
         self.sides = sides_of(tiers, s)
         self.layer_aucs = self.by_layer()
-        model = parts.engine.model
-        count, width = model.layers.count, parts.shape[1]
+        model = parts.load().model
+        count, width = model.layers.count, parts.of.shape[1]
         layers = chosen_layers(s.layers or "all", count)
         parts.talk.phase("training the head")
         parts.talk.expect(len(self.sides["train"]) * s.num_train_epochs)

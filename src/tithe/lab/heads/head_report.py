@@ -14,7 +14,7 @@ from tithe.foreign import demand_regular, foreign
 from tithe.lab.heads.fit import Rows
 from tithe.lab.heads.tier_data import Tiers
 from tithe.lab.heads.tier_states import TierStates
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
 
 if TYPE_CHECKING:
     import pyarrow as pa

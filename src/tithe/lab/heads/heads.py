@@ -14,8 +14,9 @@ from tithe.data.outfile import check_writable
 from tithe.engine.heads.base import chosen_layers
 from tithe.engine.heads.card import CARD
 from tithe.engine.heads.files import import_cnn, save_head
-from tithe.errors import SettingsError, demand
-from tithe.lab.heads.fit import Fit, HeadParts, check_settings, sides_of
+from tithe.errors import SettingsError
+from tithe.extras import versions
+from tithe.lab.heads.fit import Fit, check_settings, sides_of
 from tithe.lab.heads.head_report import (
     PROMPTS,
     counts_of,
@@ -26,13 +27,12 @@ from tithe.lab.heads.head_report import (
     prompts_of,
     unseen,
 )
+from tithe.lab.heads.head_run import HeadModel, HeadRun
 from tithe.lab.heads.tier_data import read_tiers
 from tithe.lab.heads.tier_states import TierStates
-from tithe.run.account import account
-from tithe.run.describe import versions
-from tithe.run.folder import run_folder, write_json, write_table
-from tithe.run.record_notes import say_notes
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk, say_notes
+from tithe.run.folder import account, run_folder, write_json, write_table
+from tithe.run.method import Facts
 
 if TYPE_CHECKING:
     from tithe.lab.heads.report import HeadReport
@@ -76,30 +76,29 @@ def train_head(
         TitheError: whatever stops it; an old head in the folder stays as it was.
     """
     check_writable(folder / CARD, overwrite)
-    began, parts = time.monotonic(), HeadParts(settings, several=False)
-    parts.talk = talk or Talk()
+    began, talk = time.monotonic(), talk or Talk()
     check_settings(settings)
-    demand(parts.dtype, parts.renderer, parts.watch)
-    tiers = read_tiers(parts.dataset, settings)
+    run = HeadRun.open(HeadModel.open(settings), talk)
+    tiers = read_tiers(run.source.dataset, settings)
     demand_judgeable(tiers, sides_of(tiers, settings)["test"])  # said before the model is loaded
     twins = in_both(tiers)
     if twins:
-        parts.talk.say(f"note: {twins:,} of {len(tiers):,} responses stand in both tiers, to the same prompt")
+        talk.say(f"note: {twins:,} of {len(tiers):,} responses stand in both tiers, to the same prompt")
     base = {
         "kind": settings.kind,
         "settings": settings.model_dump(mode="json"),
         "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
-        "dataset": parts.watch.describe(),
+        "dataset": run.source.input_check.describe(),
     }
     with (
         run_folder(folder, "-o") as place,
-        account(folder, parts.talk, lambda: base, name=REPORT, stores=None) as told,
+        account(folder, talk, lambda: base, name=REPORT, stores=None) as told,
     ):
-        states = TierStates.of(parts, tiers)
+        states = TierStates.of(run, tiers)
         counts = counts_of(states, {})
-        say_notes(parts.talk, parts.dataset, counts)
+        say_notes(talk, run.source.dataset, counts)
         told.record = lambda: base | {"counts": counts}
-        fit = Fit(settings, parts, states)
+        fit = Fit(settings, run, states)
         head, facts = fit.probe() if settings.kind == "probe" else fit.cnn()
         report, held_out = judged(states, head, fit.sides["test"], settings)
         training = {
@@ -110,11 +109,11 @@ def train_head(
             "report": report.as_dict() if report else None,
             "seconds": round(time.monotonic() - began, 1),
         }
-        parts.watch.check()
+        run.source.input_check.check()
         write_table(place / PROMPTS, prompts_of(states.tiers, fit.sides))
         write_table(place / HELD_OUT, held_out)
-        draw(place, fit.layer_aucs, report, parts.talk)
-        card = save_head(place, head, parts.card(head, training), overwrite=overwrite)
+        draw(place, fit.layer_aucs, report, talk)
+        card = save_head(place, head, run.of.card(head, training), overwrite=overwrite)
         record = {"head": str(folder), "fingerprint": card.fingerprint, "layers": list(head.layers), **training}
         record |= told.finished()
         write_json(place / REPORT, record)
@@ -128,32 +127,29 @@ def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = Non
         DataError: it was trained on some of these prompts, unless they are to be left out.
         ModelError: it belongs to another model.
     """
-    from tithe.engine.readouts.head_readout import HeadReadout
-    from tithe.run.readouts import check_head
+    from tithe.engine.readouts.head_readout import HeadReadout, check_head
 
-    parts = HeadParts(settings, several=False)
-    parts.talk = talk or Talk()
-    readout = HeadReadout(head)
-    check_head(readout, str(head), parts)
-    demand(parts.watch)
-    tiers = unseen(read_tiers(parts.dataset, settings), readout, settings)
+    talk, of = talk or Talk(), HeadModel.open(settings)
+    readout, needs = HeadReadout(head), Facts(of.model, of.renderer)
+    check_head(readout, str(head), needs)
+    run = HeadRun.open(of, talk)
+    tiers = unseen(read_tiers(run.source.dataset, settings), readout, settings)
     demand_judgeable(tiers, np.arange(len(tiers)))
-    for note in parts.notes:
-        if note not in parts.dataset.notes:  # which are said with those of the records
-            parts.talk.say(note)
-    states = TierStates.of(parts, tiers)
-    say_notes(parts.talk, parts.dataset, counts_of(states, {}))
+    for note in needs.notes:
+        talk.say(note)
+    states = TierStates.of(run, tiers)
+    say_notes(talk, run.source.dataset, counts_of(states, {}))
     states.likelihoods()
     report, _ = judged(states, readout.head(), np.arange(len(states.tiers)), settings)
     assert report is not None
-    parts.watch.check()
+    run.source.input_check.check()
     record = {
         "head": str(head),
         "fingerprint": readout.card.fingerprint,
-        "model": {"name": parts.source.name, "fingerprint": parts.fingerprint, "dtype": parts.dtype},
+        "model": of.describe(),
         "settings": settings.model_dump(mode="json"),
         "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
-        "dataset": parts.watch.describe(),
+        "dataset": run.source.input_check.describe(),
         "counts": counts_of(states, {}),
         "report": report.as_dict(),
     }
@@ -170,11 +166,11 @@ def import_head(
     if settings.kind != "cnn":
         raise SettingsError(f"a `{settings.kind}` cannot be imported", hint="`--kind cnn` is the authors' network")
     check_writable(folder / CARD, overwrite)
-    parts = HeadParts(settings, several=False)
-    count, width = parts.shape
+    of = HeadModel.open(settings)
+    count, width = of.shape
     head = import_cnn(weights, count=count, width=width, layers=chosen_layers(settings.layers or "all", count))
     training = {"kind": "cnn", "imported": str(weights), "versions": versions(("torch",)), "report": None}
     with run_folder(folder, "-o") as place:
-        card = save_head(place, head, parts.card(head, training), overwrite=overwrite)
+        card = save_head(place, head, of.card(head, training), overwrite=overwrite)
     record = {"head": str(folder), "fingerprint": card.fingerprint, "layers": list(head.layers), **training}
     return HeadResult(folder, record)

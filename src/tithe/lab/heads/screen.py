@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tithe.lab.heads.heads import HeadResult
 from tithe.printable import counted
-from tithe.run.screen import console, say
+from tithe.report.terminal import console, say
 
 
 def show_head(result: HeadResult) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tithe.data.remarks import RemarkCounts
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.errors import DataError
+from tithe.lab.heads.head_run import HeadRun
 from tithe.lab.heads.tier_data import Tiers, counted
 from tithe.planner import plan_window, windows
 from tithe.records import Ask, Pass, Problem
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from tithe.engine.engine import Read
     from tithe.engine.heads.base import StateHead
-    from tithe.run.setup import Parts
 
 NLL = READOUTS["nll"]
 TOGETHER = 1024  # responses between two reports of progress
@@ -33,25 +33,25 @@ class TierStates:
     """Reads the responses of a data set of tiers.
 
     Args:
-        parts: of the run: model, engine, renderer.
+        run: model, engine, renderer, listener.
         tiers: those that have a pass; the others are counted in `tiers.left_out`.
         passes: their `given` passes.
         remarks: what was odd in rendering them.
     """
 
-    parts: Parts
+    run: HeadRun
     tiers: Tiers
     passes: Sequence[Pass]
     remarks: RemarkCounts = field(default_factory=RemarkCounts)
     nlls: npt.NDArray[np.float64] = field(init=False)
 
     @classmethod
-    def of(cls, parts: Parts, tiers: Tiers) -> TierStates:
+    def of(cls, run: HeadRun, tiers: Tiers) -> TierStates:
         """Tokenise; what has no pass is left out with its reason."""
         made, remarks = list[Pass | Problem](), RemarkCounts()
         for chunk in windows(tiers.examples):
             asks = [[{"given": Ask(given(example), "nll")}] for example in chunk]
-            window = plan_window(chunk, asks, parts.renderer)
+            window = plan_window(chunk, asks, run.of.renderer)
             made += window.given
             for one in window.remarks:
                 remarks.add(one)
@@ -59,10 +59,10 @@ class TierStates:
         why = counted(one.reason for one in made if isinstance(one, Problem))
         if not there:
             raise DataError(
-                f"none of {len(made):,} responses can be read at max length {parts.max_length}: {min(why)}",
+                f"none of {len(made):,} responses can be read at max length {run.of.max_length}: {min(why)}",
                 hint="`--max-length` and `--template` decide what fits",
             )
-        return cls(parts, tiers.only(there, why), [one for one in made if isinstance(one, Pass)], remarks)
+        return cls(run, tiers.only(there, why), [one for one in made if isinstance(one, Pass)], remarks)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -134,7 +134,7 @@ class TierStates:
         self, places: Sequence[int] | range, readouts: Sequence[Readout], *, quiet: bool = False
     ) -> list[Read | Problem]:
         """One result per place, in order."""
-        talk = self.parts.talk
+        talk = self.run.talk
         found: list[Read | Problem] = []
         if not quiet:
             talk.phase("reading hidden states")
@@ -153,7 +153,7 @@ class TierStates:
         return found
 
     def together(self, passes: Sequence[Pass], readouts: Sequence[Readout]) -> Iterator[Read | Problem]:
-        engine = self.parts.engine
+        engine = self.run.load()
         found: dict[int, Read | Problem] = {}
         for batch, results in engine.read(passes, engine.batches(passes), [readouts] * len(passes)):
             found |= zip(batch.index, results, strict=True)

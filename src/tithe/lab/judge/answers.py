@@ -16,16 +16,15 @@ from tithe.data.outfile import atomic
 from tithe.data.record_counts import note_sentences
 from tithe.data.sniff import sniff
 from tithe.errors import DataError
+from tithe.extras import versions
 from tithe.lab.judge.judge import check_reviews_file, write_left_out
 from tithe.lab.judge.pairs import Answers
 from tithe.lab.judge.settings import AnswerSettings
 from tithe.lab.writing.answering import make_writer
 from tithe.planner import without_numbers
 from tithe.records import Example, Problem
-from tithe.run.account import account
-from tithe.run.describe import versions
-from tithe.run.folder import RECORD, default_folder, run_folder, sweep, write_json
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.folder import RECORD, account, default_folder, run_folder, sweep, write_json
 
 
 @dataclass(frozen=True)

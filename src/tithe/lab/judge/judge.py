@@ -15,6 +15,7 @@ from tithe.data.outfile import atomic
 from tithe.data.record_counts import note_sentences
 from tithe.data.sniff import container_suffix, sniff
 from tithe.errors import DataError, SettingsError
+from tithe.extras import versions
 from tithe.lab.evaluate.measured import Measured
 from tithe.lab.judge.judging import ORDERS, Court, Heard, Pair, reviews_of
 from tithe.lab.judge.pairs import Answers, both
@@ -25,10 +26,8 @@ from tithe.lab.judge.tally import tally as count
 from tithe.lab.judge.wording import told
 from tithe.lab.writing.answering import make_writer
 from tithe.records import Problem
-from tithe.run.account import account
-from tithe.run.describe import versions
-from tithe.run.folder import DROPPED, RECORD, check_places, default_folder, run_folder, sweep, write_json
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.folder import DROPPED, RECORD, account, check_places, default_folder, run_folder, sweep, write_json
 
 NO_VERDICT = "no verdict"
 

@@ -13,7 +13,7 @@ from tithe.lab.judge.verdict import scores_of
 from tithe.lab.judge.wording import question
 from tithe.lab.writing.answering import Writer
 from tithe.records import Example, Message, Problem
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
 
 ORDERS = ("given", "swapped")  # A shown first, B shown first
 NOBODY = Scored(0.0, 0.0)  # of two equal texts: neither is better

@@ -7,7 +7,7 @@ from pathlib import Path
 from tithe.lab.judge.answers import AnswerResult
 from tithe.lab.judge.judge import JudgeResult
 from tithe.lab.judge.tally import Tally
-from tithe.run.screen import console, pairs, say
+from tithe.report.terminal import console, pairs, say
 
 MOST_REASONS = 5  # shown
 MUCH, FEW = 0.3, 2  # part of the pairs, and pairs, that are decided by their order: more is worth a warning

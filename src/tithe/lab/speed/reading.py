@@ -15,7 +15,7 @@ from tithe.engine.measure.shape import Shape, model_shape
 from tithe.engine.measure.work import attention_flops, idle_parameters
 from tithe.planner import Cost, Window
 from tithe.records import BadRow, Example, Problem
-from tithe.run.setup import Parts
+from tithe.run.method import Setup
 from tithe.run.table import Table
 from tithe.runners.local import Answers, LocalRunner
 from tithe.scorers.base import Scorer
@@ -79,18 +79,20 @@ class Sample:
     """What is read, again and again.
 
     Args:
-        parts: of the whole run.
+        setup: of the whole run.
         scorers: prepared with made-up answers.
         items: the records.
         scratch: a folder for run folders that nobody keeps.
         shape: of the model, without the experts that a token is not sent to.
+        usual: the engine as a run has it.
     """
 
-    parts: Parts
+    setup: Setup
     scorers: Mapping[str, Scorer]
     items: Sequence[Example | BadRow]
     scratch: Path
     shape: Shape
+    usual: Engine
 
     def read(self, engine: Engine, *, clock: bool = False) -> Reading:
         """Read it in a new run folder, by way of the run's own runner.
@@ -105,7 +107,7 @@ class Sample:
         with tempfile.TemporaryDirectory(dir=self.scratch) as place, one_thread(clock):
             runner, cost, table = self.runner(engine, Path(place)), Cost(), self.table()
             with peak_memory(*devices(engine)) as memory, metered(engine.model, clock=clock) as meter:
-                if self.parts.learns:
+                if self.setup.method.learns:
                     runner.read_together([item for item in self.items if isinstance(item, Example)])
                 for scored in runner.run(self.items):
                     began = time.perf_counter()
@@ -134,13 +136,13 @@ class Sample:
 
     def table(self) -> Table:
         """The run's own score table, still empty."""
-        return Table(list(self.scorers), more=self.parts.score_columns[len(self.scorers) :])
+        return Table(list(self.scorers), more=self.setup.method.score_columns[len(self.scorers) :])
 
     def runner(self, engine: Engine | None, place: Path) -> TimedRunner:
         """The run's own, with the engine that is given; without one it plans alone."""
-        stores = self.parts.stores(place) if engine is not None else {}
+        stores = self.setup.stores(place, lambda _: None) if engine is not None else {}
         reads = None if engine is None else lambda: engine
-        return TimedRunner(self.scorers, self.parts.renderer, reads, stores, readouts=self.parts.readouts)
+        return TimedRunner(self.scorers, self.setup.renderer, reads, stores, readouts=self.setup.readouts)
 
     def tokenise(self) -> tuple[float, int]:
         """Seconds of planning the sample, and the tokens that come of it."""
@@ -155,25 +157,25 @@ class Sample:
         """A smaller one, spread evenly over this."""
         count = max(1, min(len(self.items), round(len(self.items) * share)))
         items = [self.items[i] for i in spread(len(self.items), count)]
-        return replace(self, items=items, scorers=prepared(self.parts, items))
+        return replace(self, items=items, scorers=prepared(self.setup, items))
 
     def gflops(self, reading: Reading) -> float:
         """What a reading computed per second, everything included that it had to."""
         return (self.shape.flops(reading.tokens, reading.scored) + reading.attention) / reading.seconds / 1e9
 
 
-def prepared(parts: Parts, items: Sequence[Example | BadRow]) -> Mapping[str, Scorer]:
+def prepared(setup: Setup, items: Sequence[Example | BadRow]) -> Mapping[str, Scorer]:
     """The scorers; one that looks at other examples finds them in the sample, as far as there are enough.
 
     In a run a worked example is itself a record whose own pass is read, and those that show it only continue that.
     """
-    if not parts.learns:
-        return parts.scorers
+    if not setup.method.learns:
+        return setup.method.scorers
     own = [replace(item, columns={}) for item in items if isinstance(item, Example)]
     ids = frozenset(example.id for example in own)
-    others = [example for example in parts.examples if example.id not in ids]
+    others = [example for example in setup.source.examples if example.id not in ids]
     few = [others[i] for i in spread(len(others), OTHERS)]
-    return parts.standins([*own, *few], sample=ids)
+    return setup.method.stubs([*own, *few], setup.pools, sample=ids)
 
 
 def devices(engine: Engine) -> list[torch.device]:

@@ -153,7 +153,7 @@ def whole_job(record: dict[str, Any], sample: Sample, taken: Choice, limits: Lim
         tokens=tokens,
         rates=(min(planned), rate, max(planned)),
         thread=thread,
-        processes=tokenising_processes(thread, tokens / rate, device, sample.parts.renderer),
+        processes=tokenising_processes(thread, tokens / rate, device, sample.setup.renderer),
         score=statistics.median(one.score_seconds for one in taken.readings)
         * (record["counts"]["records"] / sample.records),
         overlapped=device != "cpu",
@@ -161,7 +161,7 @@ def whole_job(record: dict[str, Any], sample: Sample, taken: Choice, limits: Lim
 
 
 def weights(sample: Sample) -> Any:
-    return sample.parts.engine.model.model.parameters()
+    return sample.usual.model.model.parameters()
 
 
 def doubts(choices: Sequence[Choice], usual: Choice) -> list[str]:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.errors import DataError, ModelError, SettingsError
+from tithe.extras import versions
 from tithe.lab.speed.reading import Choice, Sample, prepared, spread, working_shape
 from tithe.lab.speed.result import BenchResult, Limits, conclude
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import BadRow, Example
-from tithe.run.describe import engine_record, versions
+from tithe.report.reporter import Talk
+from tithe.run.engines import Engines, engine_record
+from tithe.run.method import Setup, set_up
 from tithe.run.score import plan
-from tithe.run.setup import Parts
-from tithe.run.talk import Talk
 
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine
@@ -35,36 +36,36 @@ def bench(settings: BenchSettings, talk: Talk | None = None) -> BenchResult:
         DataError: the data set holds no example that could be read.
     """
     talk = talk or Talk()
-    parts = Parts(settings.job, talk=talk, several=False)
-    check(parts)
+    setup = set_up(settings.job)
+    check(setup)
     job, grown = counted(settings, talk)
+    engines = Engines(talk, several=False)
     with tempfile.TemporaryDirectory(prefix="tithe-bench-") as scratch:
-        items = sampled(parts, job["counts"]["records"], settings.limit)
-        usual, loading = loaded(parts, Path(scratch))
-        sample = Sample(parts, prepared(parts, items), items, Path(scratch), working_shape(usual))
+        items = sampled(setup, job["counts"]["records"], settings.limit)
+        usual, loading = loaded(setup, engines, Path(scratch))
+        sample = Sample(setup, prepared(setup, items), items, Path(scratch), working_shape(usual), usual)
         talk.say("measuring: matrix products of this machine")
-        machine = measured_machine(usual, parts)
+        machine = measured_machine(usual, setup)
         sample, warming = affordable(sample, usual, settings)
         talk.say(f"measuring: {len(sample.items):,} records, read {settings.repeats} times in each way")
         choices = try_all(sample, usual, settings)
         limits = find_limits(sample, usual, machine, settings.repeats, loading + warming)
-    record = describe(parts, job, machine, usual) | {"planning_bytes": grown}
-    return conclude(record, sample, choices, limits, machine, notes(parts, settings, job))
+    record = describe(setup, job, machine, usual) | {"planning_bytes": grown}
+    return conclude(record, sample, choices, limits, machine, notes(setup, settings, job))
 
 
-def check(parts: Parts) -> None:
+def check(setup: Setup) -> None:
     """Raise what can be known to be wrong before anything is counted."""
-    if parts.settings.dtype == "fp8":
+    if setup.settings.dtype == "fp8":
         raise SettingsError(
             "a bench holds a model against the matmul peak of its dtype, and knows none of `fp8`", hint="`--dtype bf16`"
         )
-    parts.check(None)
-    if not parts.needs_model:
+    if not setup.needs_model:
         raise SettingsError(
-            f"{', '.join(parts.scorers)} reads no model: there is nothing to measure",
+            f"{', '.join(setup.method.scorers)} reads no model: there is nothing to measure",
             hint="`--scorer ifd` reads one",
         )
-    if parts.settings.warmup:
+    if setup.settings.warmup:
         raise SettingsError("`warmup` trains the model before it scores, and a bench trains none", hint="leave it out")
 
 
@@ -81,32 +82,31 @@ def counted(settings: BenchSettings, talk: Talk) -> tuple[dict[str, Any], int]:
     return job, max(0, (memory.bytes or 0) - before)
 
 
-def sampled(parts: Parts, records: int, limit: int) -> list[Example | BadRow]:
+def sampled(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
     """Records spread evenly over the data set; all where there are no more."""
     wanted = set(spread(records, limit))
-    found = [item for item in parts.dataset if item.row in wanted]
+    found = [item for item in setup.source.dataset if item.row in wanted]
     if not any(isinstance(item, Example) for item in found):
         raise DataError(
-            f"of {len(wanted):,} records of `{parts.settings.dataset}` none can be read", hint="a larger `--limit`"
+            f"of {len(wanted):,} records of `{setup.settings.dataset}` none can be read", hint="a larger `--limit`"
         )
     return found
 
 
-def loaded(parts: Parts, place: Path) -> tuple[Engine, float]:
+def loaded(setup: Setup, engines: Engines, place: Path) -> tuple[Engine, float]:
     """The engine, and the seconds that it took to make; the weights' fingerprint is part of it."""
     began = time.perf_counter()
-    parts.stores(place)
-    engine = parts.engine
+    engine = engines.of(setup.settings, setup.source.dataset, setup.model, place)
     return engine, time.perf_counter() - began
 
 
-def measured_machine(engine: Engine, parts: Parts) -> Machine:
+def measured_machine(engine: Engine, setup: Setup) -> Machine:
     """Peaks for the model's shapes; where its config does not tell them, for the square alone."""
     from tithe.engine.measure.machine import measure_machine, products_of
 
     products = []
     with suppress(ModelError):
-        products = products_of(parts.source.config, engine.budget or 1)
+        products = products_of(setup.model.files.config, engine.budget or 1)
     return measure_machine(engine.model.device, products)
 
 
@@ -121,7 +121,7 @@ def affordable(sample: Sample, usual: Engine, settings: BenchSettings) -> tuple[
     reading = few.read(again(usual))
     if not reading.tokens:
         raise DataError(
-            f"of {len(few.items):,} records of `{sample.parts.settings.dataset}` no pass could be made",
+            f"of {len(few.items):,} records of `{sample.setup.settings.dataset}` no pass could be made",
             hint="`tithe plan` lists the reasons",
         )
     whole = reading.seconds * len(sample.items) / len(few.items)
@@ -184,7 +184,7 @@ def find_limits(sample: Sample, usual: Engine, machine: Machine, repeats: int, l
     )
 
 
-def describe(parts: Parts, job: dict[str, Any], machine: Machine, usual: Engine) -> dict[str, Any]:
+def describe(setup: Setup, job: dict[str, Any], machine: Machine, usual: Engine) -> dict[str, Any]:
     """What was measured, and where."""
     return {
         "settings": job["settings"],
@@ -199,7 +199,7 @@ def describe(parts: Parts, job: dict[str, Any], machine: Machine, usual: Engine)
             "matmul": [peak.as_dict() for peak in machine.peaks],
             "fp32": None if machine.fp32 is None else machine.fp32.as_dict(),
         },
-        "encoders": parts.encoder_specs,
+        "encoders": setup.method.encoder_specs,
     }
 
 
@@ -209,12 +209,14 @@ def device_name(machine: Machine) -> str:
     return torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else str(machine.device)
 
 
-def notes(parts: Parts, settings: BenchSettings, job: dict[str, Any]) -> list[str]:
+def notes(setup: Setup, settings: BenchSettings, job: dict[str, Any]) -> list[str]:
     """What is to be known about the numbers."""
     found = []
     records = job["counts"]["records"]
     if records < settings.limit:
         found.append(f"the data set has {records:,} records, fewer than the {settings.limit:,} of a sample")
-    if parts.encoder_specs:
-        found.append(f"vectors of prompts ({', '.join(parts.encoder_specs)}) are made before, and are not in the times")
+    if setup.method.encoder_specs:
+        found.append(
+            f"vectors of prompts ({', '.join(setup.method.encoder_specs)}) are made before, and are not in the times"
+        )
     return found

@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 from tithe.lab.tiers.lengths import QUANTILES
 from tithe.lab.tiers.records import TIERS
 from tithe.lab.tiers.tiers import TierResult
-from tithe.run.screen import console, pairs, say
+from tithe.report.terminal import console, pairs, say
 
 MOST_MODELS, MOST_REASONS = 10, 5  # shown
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from tithe.data.files import Dataset, open_dataset
+from tithe.data.input_check import InputCheck
 from tithe.data.outfile import atomic
 from tithe.data.prompts import prompts
 from tithe.data.record_counts import RecordCounts
 from tithe.data.sniff import container_suffix
 from tithe.errors import DataError, SettingsError
+from tithe.extras import versions
 from tithe.lab.tiers.account import counts, demand_answers, in_order, model_record, unanswered, unmatched
 from tithe.lab.tiers.importing import Labels, by_file, by_labels, by_pairs, layout
 from tithe.lab.tiers.look import CountTokens, demand_both
@@ -24,13 +26,9 @@ from tithe.lab.tiers.records import Tier, TierRow, line
 from tithe.lab.tiers.settings import TierImportSettings, TierSettings
 from tithe.lab.writing.answering import Answers, Writer, make_writer
 from tithe.records import BadRow, Example
-from tithe.run.account import account
-from tithe.run.describe import versions
-from tithe.run.folder import DROPPED, RECORD, check_places, default_folder, run_folder, sweep, write_json
-from tithe.run.pool import named_dataset
-from tithe.run.record_notes import say_notes
-from tithe.run.talk import Talk
-from tithe.run.watch import Watch
+from tithe.report.reporter import Talk, say_notes
+from tithe.run.folder import DROPPED, RECORD, account, check_places, default_folder, run_folder, sweep, write_json
+from tithe.run.source import named_dataset
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def build(
     return TierResult(rows, record)
 
 
-def read(settings: TierSettings) -> tuple[Pool, Pool, list[Watch]]:
+def read(settings: TierSettings) -> tuple[Pool, Pool, list[InputCheck]]:
     """The prompts, and the strong responses; the same where one data set holds both."""
     dataset = open_dataset(
         named_dataset(settings.dataset),
@@ -112,12 +110,12 @@ def read(settings: TierSettings) -> tuple[Pool, Pool, list[Watch]]:
         strict=settings.strict,
         limit=settings.limit,
     )
-    watch = Watch(dataset)
+    watch = InputCheck(dataset)
     if settings.strong is None:
         pool = Pool.of(settings.dataset, dataset)
         return pool, pool, [watch]
     strong = open_dataset(named_dataset(settings.strong), strict=settings.strict)
-    watches = [watch, Watch(strong)]
+    watches = [watch, InputCheck(strong)]
     return Pool.of(settings.dataset, prompts(dataset)), Pool.of(settings.strong, strong), watches
 
 
@@ -160,13 +158,13 @@ def import_tiers(
     sides: list[tuple[str, Tier | None]] = [(name, None) for name in settings.files]
     sides += [(name, "high") for name in settings.high_file] + [(name, "low") for name in settings.low_file]
     check_output(output, overwrite, [name for name, _ in sides], folder)
-    rows, bad, watches = list[TierRow](), list[BadRow](), list[Watch]()
+    rows, bad, watches = list[TierRow](), list[BadRow](), list[InputCheck]()
     with run_folder(folder), account(folder, talk, lambda: describe(settings, watches), stores=None) as told:
         counts: dict[str, Any] = {}
         told.record = lambda: describe(settings, watches) | {"counts": counts}
         for name, tier in sides:
             dataset = opened(name, settings)
-            watches.append(Watch(dataset))
+            watches.append(InputCheck(dataset))
             read = RecordCounts(deed="taken")
             for item in items_of(dataset, tier, settings, read):
                 (bad if isinstance(item, BadRow) else rows).append(item)  # type: ignore[arg-type]
@@ -241,7 +239,7 @@ def check_output(output: Path, overwrite: bool, sources: Sequence[str], folder: 
         check_places(output, overwrite, source, folder)
 
 
-def describe(settings: TierSettings | TierImportSettings, watches: Sequence[Watch]) -> dict[str, Any]:
+def describe(settings: TierSettings | TierImportSettings, watches: Sequence[InputCheck]) -> dict[str, Any]:
     """What the rows depend on, for the run record."""
     read_from = [watch.describe() for watch in watches]
     return {"settings": settings.model_dump(mode="json"), "versions": versions(), "datasets": read_from}

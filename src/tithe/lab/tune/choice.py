@@ -10,7 +10,7 @@ import numpy as np
 
 from tithe.errors import DataError, ModelError
 from tithe.records import Example, FloatArray, Pass, Problem
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
 
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine
@@ -92,7 +92,7 @@ class Eyes:
 
     def __init__(self, parts: WarmupParts, talk: Talk) -> None:
         from tithe.engine.engine import Engine
-        from tithe.engine.model import load_model
+        from tithe.engine.loading import load_model
         from tithe.engine.sources import context_window
 
         s = parts.settings

@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.config import ScoreSettings
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
 
 if TYPE_CHECKING:
     from tithe.lab.tune.tune import TuneResult
     from tithe.lab.tune.warmup_settings import WarmupSettings
-    from tithe.run.setup import Parts
+    from tithe.run.method import Setup
 
 FOLDER = "warmup"
 TAKEN = ("dataset", "format", "turns", "split", "limit", "strict", "model", "template", "bos", "seed")
-OF_THE_MODEL = ("source", "fingerprint", "readouts")  # what parts have found out about the model without it
 
 
-def experience(parts: Parts, folder: Path | None, talk: Talk) -> None:
-    """Train the model that the run will score with, or find it in the run folder.
+def experience(setup: Setup, folder: Path | None, talk: Talk) -> dict[str, Any]:
+    """Train the model that the run will score with, or find it in the run folder; return what the record says of it.
 
     The model lies under a name made of all that its training depends on: another data set, model or setting makes
     another one.
@@ -32,14 +31,12 @@ def experience(parts: Parts, folder: Path | None, talk: Talk) -> None:
     assert folder is not None
     from tithe.lab.tune.warming import WarmupParts, warm_up
 
-    settings = warmup_settings(parts.settings, parts.first_device)
+    settings = warmup_settings(setup.settings, setup.model.first_device)
     warm = WarmupParts(settings)
     talk.say("warm-up: the model gets its brief experience before it scores")
     made = warm_up(settings, folder / FOLDER / name_of(warm.identity()), talk=talk)
-    parts.experienced = told(made, warm)
-    for name in OF_THE_MODEL:
-        parts.__dict__.pop(name, None)
     talk.say(f"scoring with the experienced model in `{made.folder}`")
+    return told(made, warm)
 
 
 def warmup_settings(settings: ScoreSettings, device: str) -> WarmupSettings:

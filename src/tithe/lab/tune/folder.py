@@ -15,8 +15,8 @@ from tithe.lab.tune.checkpoints import Checkpoint, sweep_checkpoints
 from tithe.lab.tune.curve import plot_losses
 from tithe.lab.tune.parts import TuneParts
 from tithe.lab.tune.train import Trained
-from tithe.run.account import has_finished
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.folder import has_finished
 
 DONE, BEGUN, CHECKPOINTS, NEW = "tune.json", "begun.json", "checkpoints", ".new"
 CHOSEN = "chosen.json"  # which examples a warm-up takes; outlasts an interruption

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.data.files import Dataset, open_dataset
+from tithe.data.input_check import InputCheck
 from tithe.data.render import Renderer, RenderSettings, make_renderer
 from tithe.engine.sources import (
     BUNDLED,
@@ -25,9 +26,8 @@ from tithe.lab.tune.processes import devices
 from tithe.lab.tune.recipe import LAYOUT, Recipe
 from tithe.lab.tune.rows import Ending, TrainRow, TrainRows, read_rows
 from tithe.lab.tune.settings import TuneSettings
-from tithe.run.pool import named_dataset
-from tithe.run.talk import Talk
-from tithe.run.watch import Watch
+from tithe.report.reporter import Talk
+from tithe.run.source import named_dataset
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ class TuneParts:
     @property
     def multiplies_bf16(self) -> bool:
         """Whether the device does, and not by way of fp32."""
-        from tithe.engine.model import choose_dtype, dtype_name
+        from tithe.engine.dtypes import choose_dtype, dtype_name
 
         return dtype_name(choose_dtype("auto", self.device)) == "bf16"
 
@@ -71,7 +71,7 @@ class TuneParts:
 
     @cached_property
     def device(self) -> torch.device:
-        from tithe.engine.model import choose_device
+        from tithe.engine.dtypes import choose_device
 
         device = choose_device(self.settings.device)
         if device.type == "cuda" and device.index:
@@ -95,8 +95,8 @@ class TuneParts:
         return open_dataset(name, format=s.format, turns=s.turns, split=s.split, strict=s.strict, limit=s.limit)
 
     @cached_property
-    def watch(self) -> Watch:
-        return Watch(self.dataset)
+    def watch(self) -> InputCheck:
+        return InputCheck(self.dataset)
 
     @cached_property
     def source(self) -> ModelSource:
@@ -185,7 +185,8 @@ class TuneParts:
 
     def model(self) -> Any:
         """The model to be trained, all of it from its files."""
-        from tithe.engine.model import DTYPES, read_weights
+        from tithe.engine.dtypes import DTYPES
+        from tithe.engine.loading import read_weights
 
         model = read_weights(self.source, DTYPES[self.recipe.dtype], self.settings.trust_remote_code)
         if self.recipe.use_peft:  # what an adapter's file will call its base

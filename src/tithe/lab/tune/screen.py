@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tithe.lab.tune.processes import is_main
 from tithe.lab.tune.tune import TuneResult
-from tithe.run.screen import Screen, console, say
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.report.terminal import Screen, console, say
 
 
 def listener() -> Talk:

@@ -9,7 +9,7 @@ from tithe.lab.tune.checkpoints import Checkpoint
 from tithe.lab.tune.parts import TuneParts
 from tithe.lab.tune.recipe import Recipe
 from tithe.printable import counted
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
 
 
 def announce(parts: TuneParts, checkpoint: Checkpoint | None, talk: Talk) -> None:

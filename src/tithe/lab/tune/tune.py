@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tithe.errors import ModelError
+from tithe.extras import versions
 from tithe.lab.tune.checkpoints import Checkpoint, last_checkpoint
 from tithe.lab.tune.faults import NotFinite
 from tithe.lab.tune.folder import (
@@ -28,10 +29,8 @@ from tithe.lab.tune.processes import is_main, meet, wait
 from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.talk import announce
 from tithe.lab.tune.train import Job, Trained, demand_packages, train
-from tithe.run.account import Account, account
-from tithe.run.describe import versions
-from tithe.run.folder import run_folder, write_json
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.folder import Account, account, run_folder, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
 

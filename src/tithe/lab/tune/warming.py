@@ -17,9 +17,8 @@ from tithe.lab.tune.rows import TrainRows
 from tithe.lab.tune.train import demand_packages
 from tithe.lab.tune.tune import TuneResult, carry_out
 from tithe.lab.tune.warmup_settings import WarmupSettings
-from tithe.run.account import has_finished
-from tithe.run.folder import write_json
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.folder import has_finished, write_json
 
 RECORDS = "chosen.jsonl"
 

@@ -24,8 +24,8 @@ from tithe.lab.endpoint.crowd import crowd
 from tithe.lab.writing.settings import WritingSettings
 from tithe.lab.writing.texts import TextStore, key_of, store_name
 from tithe.records import Example, Message, Problem
-from tithe.run.kept_choice import DTYPE, began_with, keep
-from tithe.run.talk import Talk
+from tithe.report.reporter import Talk
+from tithe.run.model import DTYPE, began_with, keep
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -127,13 +127,13 @@ class LocalWriter:
 
     @cached_property
     def dtype(self) -> str:
-        from tithe.engine.model import choose_device, choose_dtype, dtype_name
+        from tithe.engine.dtypes import choose_device, choose_dtype, dtype_name
 
         return dtype_name(choose_dtype(self.settings.dtype, choose_device(self.settings.device)))
 
     def take_dtype(self, place: Path, talk: Talk) -> None:
         """Take the dtype with which the folder's texts were begun, where a CPU's speed decides which."""
-        from tithe.engine.model import choose_device
+        from tithe.engine.dtypes import choose_device
 
         if self.settings.dtype != "auto" or choose_device(self.settings.device).type != "cpu":
             return

@@ -1,10 +1,9 @@
-"""Score, filter, select, and write what was kept and what was dropped."""
+"""Choose among what was scored: filters, duplicates, contamination, the selector, and what is recorded of it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,33 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tithe.config import SelectSettings
-from tithe.data.export import write_records
+from tithe.contamination.search import ContaminationResult, find
 from tithe.data.files import Dataset
 from tithe.data.ids import content_of
+from tithe.data.writers import Reason
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.planner import without_numbers
 from tithe.records import FloatArray, Scores, Selection
-from tithe.run.account import account
-from tithe.run.contamination import ContaminationResult, find
-from tithe.run.folder import (
-    DROPPED,
-    RECORD,
-    SCORES,
-    check_places,
-    inputs_of,
-    run_folder,
-    sweep,
-    write_json,
-    write_table,
-)
-from tithe.run.passed_on import check_passed_on
-from tithe.run.residual import rank_correlation
+from tithe.report.reporter import Talk
+from tithe.run.method import Method
 from tithe.run.results import ScoreResult, SelectResult
-from tithe.run.score import score_in
-from tithe.run.setup import Parts, residual
-from tithe.run.table import COMPUTED, COUNTS
-from tithe.run.talk import Talk
-from tithe.run.warmup import check_warmup, warm_up_first
+from tithe.run.source import Source
+from tithe.run.table import COMPUTED, COUNTS, rank_correlation
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter, apply_filters, drop_duplicates, without
@@ -66,65 +50,6 @@ class Recipe:
     filters: Sequence[Filter] = ()
     drop_duplicates: bool = False
     contaminated: Mapping[str, str] = field(default_factory=dict)
-
-
-def select(
-    settings: SelectSettings,
-    *,
-    folder: Path | None = None,
-    output: Path | None = None,
-    overwrite: bool = False,
-    talk: Talk | None = None,
-) -> SelectResult:
-    """Score a dataset and keep the part of it that a selector takes.
-
-    Args:
-        settings: what is scored, how, and what is kept.
-        folder: the run folder: scores, dropped records with reasons, run record; None keeps nothing.
-        output: where the kept records go.
-        overwrite: replace `output` if it is there.
-        talk: who listens.
-
-    Raises:
-        TitheError: whatever stops the run; what was scored before is in the run folder.
-    """
-    talk = talk or Talk()
-    check_places(output, overwrite, settings.dataset, folder, inputs_of(settings))
-    if settings.pipeline is not None:
-        from tithe.run.pipeline import select_in_stages  # which is made of this module's pieces
-
-        return select_in_stages(settings, folder=folder, output=output, overwrite=overwrite, talk=talk)
-    parts = Parts(settings)
-    budget = Budget.parse(settings.keep, of=settings.keep_of)
-    selector = parts.selector(settings.selector)
-    check_passed_on(settings, [*parts.scorers.values(), selector])
-    by = ranking_scorer(parts, settings.by)
-    filters = chosen_filters(parts, settings, by, talk)
-    extra = own_columns(parts, selector, filters)
-    if settings.residualise and by == "length":
-        raise SettingsError(
-            "`residualise` takes away what length predicts, and `length` ranks", hint="`--by` names another scorer"
-        )
-    ranking = residual(by) if by in parts.residualised else by
-    parts.check(folder)
-    check_warmup(parts, folder)
-    found = contaminated(parts.dataset, settings, talk)
-    recipe = Recipe(ranking, selector, budget, filters, settings.drop_duplicates, found.examples)
-    with closing(parts), run_folder(folder) as place, account(folder, talk, parts.basics) as told:
-        warm_up_first(parts, folder, talk)
-        chosen = choose(score_in(place, parts, talk, folder=folder, extra=extra, told=told), recipe)
-        chosen = replace(chosen, record=chosen.record | found.told | told.finished())
-        told.record = lambda: chosen.record
-        if folder is not None:
-            write_table(folder / SCORES, with_reasons(chosen))
-            write_dropped(chosen, folder)
-            write_json(folder / RECORD, chosen.record)
-        if not chosen.kept:
-            raise nothing_kept(chosen.record)
-        if output is not None:  # last: where it is, everything is
-            sweep(output)
-            chosen.write(output, shape=settings.shape, overwrite=overwrite)
-    return chosen
 
 
 def choose(result: ScoreResult, recipe: Recipe) -> SelectResult:
@@ -177,19 +102,20 @@ def repeated(ids: Sequence[str]) -> int:
     return len(ids) - len(set(map(content_of, ids)))
 
 
-def ranking_scorer(parts: Parts, by: str | None) -> str:
-    names = list(parts.scorers)
+def ranking_scorer(method: Method, by: str | None) -> str:
+    """Return the name of the scorer that ranks: the first, or another one that is scored."""
+    names = list(method.scorers)
     if by is not None and by not in names:
         raise SettingsError(f"cannot rank by `{by}`, which is not scored", hint=did_you_mean(by, names))
     return by or names[0]
 
 
-def chosen_filters(parts: Parts, settings: SelectSettings, by: str, talk: Talk) -> list[Filter]:
+def chosen_filters(method: Method, source: Source, settings: SelectSettings, by: str, talk: Talk) -> list[Filter]:
     """The filters given, or the ranking scorer's own; checked against the columns there will be."""
-    default = parts.scorers[by].default_drop
+    default = method.scorers[by].default_drop
     texts = settings.drop if settings.drop is not None else (default,) if default else ()
     filters = [Filter.parse(text) for text in texts]
-    known = [*parts.score_columns, *COUNTS[:-1], *parts.columns]
+    known = [*method.score_columns, *COUNTS[:-1], *source.columns]
     for each in filters:
         each.check(known)
     if default and settings.drop and Filter.parse(default).column not in [each.column for each in filters]:
@@ -197,17 +123,17 @@ def chosen_filters(parts: Parts, settings: SelectSettings, by: str, talk: Talk) 
     return filters
 
 
-def own_columns(parts: Parts, selector: Selector, filters: list[Filter]) -> list[str]:
+def own_columns(method: Method, source: Source, selector: Selector, filters: Sequence[Filter]) -> list[str]:
     """Columns of the input that a filter or the selector reads."""
-    computed = {*parts.score_columns, *COUNTS[:-1]}
+    computed = {*method.score_columns, *COUNTS[:-1]}
     wanted = [each.column for each in filters]
     made = [name for name in getattr(selector, "reads", ()) if name in COMPUTED]
     if isinstance(getattr(selector, "by", None), str):
         wanted.append(selector.by)  # type: ignore[attr-defined]
     for name in wanted:
-        if name not in computed and name not in parts.columns:
-            hint = did_you_mean(name, [*parts.columns, *computed])
-            raise SettingsError(f"`{parts.dataset.source}` has no column `{name}` beside the dialogue", hint=hint)
+        if name not in computed and name not in source.columns:
+            hint = did_you_mean(name, [*source.columns, *computed])
+            raise SettingsError(f"`{source.dataset.source}` has no column `{name}` beside the dialogue", hint=hint)
     return [*dict.fromkeys([*made, *(name for name in wanted if name not in computed)])]
 
 
@@ -224,11 +150,7 @@ def selection_record(recipe: Recipe, selection: Selection, scores: Scores, resul
         "examples": len(scores),
         "kept": len(selection.kept),
         "kept_records": len(
-            {
-                row
-                for id_, row in zip(result.grown.columns["id"], result.grown.columns["row"], strict=True)
-                if id_ in kept
-            }
+            {row for id_, row in zip(result.grown.values("id"), result.grown.values("row"), strict=True) if id_ in kept}
         ),
         "dropped": counted(selection, {scores.ids[i] for i in scores.problems}),
         "bad_rows": bad,
@@ -297,17 +219,14 @@ def with_reasons(chosen: SelectResult) -> Iterator[pa.Table]:
         yield part.append_column("dropped", pa.array(reasons, pa.string()))
 
 
-def write_dropped(chosen: SelectResult, folder: Path) -> None:
-    """Every record of which nothing was kept, with its reason (one per turn where there are several).
-
-    JSON lines, whatever the input is: bad rows have no place in a table of columns.
-    """
-    columns, kept = chosen.scored.grown.columns, chosen.rows()
-    reasons: dict[int, str | list[str]] = {}
-    for id_, row, problem in zip(columns["id"], columns["row"], columns["problem"], strict=True):
+def reasons_by_row(chosen: SelectResult) -> dict[int, Reason]:
+    """Return why a record is dropped, for every record of which nothing was kept: one reason per turn."""
+    table, kept = chosen.scored.grown, chosen.rows()
+    reasons: dict[int, Reason] = {}
+    for id_, row, problem in zip(table.values("id"), table.values("row"), table.values("problem"), strict=True):
         if row in kept:
             continue
         why = chosen.selection.dropped[id_] if id_ is not None else problem
         before = reasons.get(row)
         reasons[row] = why if before is None else [*([before] if isinstance(before, str) else before), why]
-    write_records(chosen.scored.dataset, set(reasons), folder / DROPPED, overwrite=True, reasons=reasons)
+    return reasons

@@ -1,4 +1,4 @@
-"""What a command says of the records that it has read, whichever command it is."""
+"""What a run says while it works; silent unless somebody listens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,27 @@ from typing import Any
 from tithe.data.files import Dataset
 from tithe.data.record_counts import note_sentences
 from tithe.data.remarks import remark_sentences
-from tithe.run.talk import Talk
+
+
+class Talk:
+    """Listener of a run; this one hears nothing."""
+
+    trouble: str | None = None  # why nobody can hear it any more
+
+    def say(self, sentence: str) -> None:
+        """A line for the user."""
+
+    def phase(self, name: str) -> None:
+        """Begin what has this name and ends with `done`; how much it is, `expect` may say."""
+
+    def expect(self, examples: int | None, *, about: bool = False) -> None:
+        """Say how many examples are to come, or `about` how many; None where that is not known."""
+
+    def progress(self, examples: float, tokens: int) -> None:
+        """So many more examples are done; `tokens` read by the model so far."""
+
+    def done(self) -> None:
+        """No more progress will come."""
 
 
 def say_notes(talk: Talk, dataset: Dataset, counts: Mapping[str, Any], *, several: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar and summaries, on stderr."""
+"""The terminal: a console that prints foreign text as what it is, a progress bar, and tables on stderr."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,18 +18,13 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tithe.data.record_counts import note_sentences
-from tithe.data.remarks import remark_sentences
-from tithe.printable import MOST, counted, json_text, printable, shorten
-from tithe.run.results import PlanResult, ScoreResult, SelectResult
-from tithe.run.select import shown_columns
-from tithe.run.talk import Talk
+from tithe.printable import MOST, json_text, printable, shorten
+from tithe.report.reporter import Talk
 from tithe.stderr import SteadyStream
 
 EVERY = 10.0  # seconds between two lines of progress
 FAIR_SECONDS, FAIR_SHARE = 5.0, 0.02  # of a phase: less of it done says nothing of how long the rest takes
 BELOW = ("about", "settings")  # of a listing's row, what is too long for a column
-NOTABLE = 0.5  # rank correlation with length
-MUCH_LONGER = 2.0  # times, kept responses against the pool's
 QUANTILES = ("min", "25 %", "median", "75 %", "max")
 
 
@@ -80,6 +74,7 @@ class Screen(Talk):
         self.console = console()
         self.bar: Progress | None = None
         self.total: int | None = None
+        self.about = False
         self.name, self.examples = "", 0.0
         self.began = self.spoke = time.monotonic()
         self.since: tuple[float, float] | None = None  # when the work itself began, and what was done by then
@@ -97,7 +92,8 @@ class Screen(Talk):
         self.name = name
         self.expect(None)
 
-    def expect(self, examples: int | None) -> None:
+    def expect(self, examples: int | None, *, about: bool = False) -> None:
+        self.about = about
         self.total, self.examples, self.since, self.reading = examples, 0.0, None, 0.0
         self.tokens_before = self.tokens  # a rate is that of its own phase
         self.began = self.spoke = time.monotonic()
@@ -142,7 +138,8 @@ class Screen(Talk):
 
     def line(self, now: float, rate: float | None) -> str:
         """Return progress in words."""
-        parts = [f"{self.examples:,.0f}{f' of {self.total:,}' if self.total else ''} records"]
+        of = f" of {'about ' * self.about}{self.total:,}" if self.total else ""
+        parts = [f"{self.examples:,.0f}{of} records"]
         if rate:
             parts.append(f"{rate:,.0f} tokens/s")
         left = self.left(now)
@@ -160,126 +157,6 @@ class Screen(Talk):
         self.name = ""
 
 
-def show_plan(result: PlanResult) -> None:
-    """What would be read, and what that costs."""
-    out, counts = console(), result.record["counts"]
-    rows = [("records", counts["records"]), ("examples", counts["examples"])]
-    rows += [(f"bad row: {reason}", n) for reason, n in counts["bad_rows"].items()]
-    rows += [(f"problem: {reason}", n) for reason, n in counts["problems"].items()]
-    rows += [("asks", counts["passes_asked"])]
-    rows += [(f"forward passes, {kind}", n) for kind, n in counts["passes"].items()]
-    rows += [("tokens to read", counts["forward_tokens"])]
-    rows += [("  in common beginnings, read once where passes are packed", -result.record["shared_tokens"])]
-    rows += [("response tokens scored", counts["scored_tokens"])]
-    rows += [("longest pass, tokens", counts["longest_pass"]), ("prompts cut", counts["truncated_prompts"])]
-    rows += [("responses cut", counts["truncated_responses"])]
-    if counts["truncated_shots"]:
-        rows += [("examples whose shots are cut", counts["truncated_shots"])]
-    out.print(pairs(rows))
-    for sentence in remark_sentences(counts):
-        say(out, sentence)
-    show_notes(out, counts)
-    if result.record["estimated"]:
-        say(out, "estimated: which worked examples are shown is found by the run; here they are drawn by chance")
-    if "cost" in result.record:
-        cost, model = result.record["cost"], result.record["model"]
-        about = "" if model["parameters_exact"] else "about "
-        weights = ", ".join(f"{size(n)} in {dtype}" for dtype, n in cost["weight_bytes"].items())
-        say(
-            out, f"model: {about}{model['parameters']:,} parameters, {weights}; work: {cost['forward_flops']:.3g} FLOPs"
-        )
-
-
-def show_scores(result: ScoreResult, output: Path | None, folder: Path) -> None:
-    """Counts, quantiles, problems and where the files are."""
-    out = console()
-    grid = Grid("scorer", *QUANTILES, "without score", box=None, pad_edge=False)
-    for name in result.grown.scorers:
-        grown = result.grown
-        grid.add_row(name, *five(grown.floats(name)), f"{grown.without_score(name):,}")
-    out.print(grid)
-    show_counts(out, result.record)
-    say(out, f"written: {output or folder / 'scores.parquet'}; run folder {folder}")
-
-
-def show_selection(result: SelectResult, output: Path | None, folder: Path) -> None:
-    """Counts that add up, quantiles of kept against pool, and where the files are."""
-    out, chosen = console(), result.record["selection"]
-    show_counts(out, result.record)
-    what = f"kept by {chosen['selector']} on {chosen['by']}, budget {chosen['budget']}"
-    if chosen["kept_records"] != chosen["kept"]:
-        what += f", in {chosen['kept_records']:,} records"
-    rows = [(what, chosen["kept"])]
-    rows += [(f"dropped: {reason}", n) for reason, n in chosen["dropped"].items()]
-    rows += [("= examples", chosen["examples"])]
-    out.print(pairs(rows))
-    show_kept_duplicates(out, chosen["duplicates"])
-    grid = Grid("", *QUANTILES, box=None, pad_edge=False)
-    kept = set(result.selection.kept)
-    mask = np.array([id_ in kept for id_ in result.scores.ids], dtype=bool)
-    for name, values in shown_columns(result.scores, result.scored).items():
-        words = name.replace("_", " ")
-        grid.add_row(f"{words}, pool", *five(values))
-        grid.add_row(f"{words}, kept", *five(values[mask]))
-    out.print(grid)
-    if line := length_line(chosen):
-        say(out, line)
-    if result.note:
-        say(out, f"note: {result.note}")
-    say(out, f"kept: {output}; " if output else "", f"run folder {folder} (scores.parquet, dropped.jsonl, run.json)")
-
-
-def length_line(selection: Mapping[str, Any]) -> str | None:
-    """Return what the score has to do with the length of responses, where that is worth a word."""
-    by, rho, spread = selection["by"], selection["rank_correlation_with_length"], selection["quantiles"]
-    pool, kept = (spread["response_tokens"][side] for side in ("pool", "kept"))
-    times = kept[2] / pool[2] if pool and kept and pool[2] else 1.0
-    notable = rho is not None and abs(rho) >= NOTABLE
-    if by == "length" or not (notable or times >= MUCH_LONGER or times <= 1 / MUCH_LONGER):
-        return None
-    ratio = f"{times:.2g} times" if times >= 1 else f"{100 * times:.2g} % of"
-    parts = [f"kept responses have {ratio} the pool's median length"]
-    if rho is not None:
-        how = "rises" if rho > 0 else "falls"
-        parts.append(f"{by} {how} with response length (rank correlation {rho:.2f})")
-    way = "" if by.endswith("_residual") else "; `--residualise length` ranks by what length does not explain"
-    return f"note: {', and '.join(parts)}{way}"
-
-
-def show_counts(out: Console, record: Mapping[str, Any]) -> None:
-    """Bad rows, problems, truncation and speed, where there are any."""
-    counts, work = record["counts"], record["work"]
-    say(out, f"{counted(counts['records'], 'record')}, {counted(counts['examples'], 'example')}")
-    for reason, n in counts["bad_rows"].items():
-        say(out, f"bad rows set aside, {n:,}: {reason}")
-    show_notes(out, counts)
-    for reason, n in counts["problems"].items():
-        say(out, f"examples without a score, {n:,}: {reason}")
-    for sentence in remark_sentences(counts):
-        say(out, sentence)
-    if counts["truncated_prompts"] or counts["truncated_responses"]:
-        limit = record["template"]["max_length"]
-        say(
-            out,
-            f"cut at max length {limit}: {counted(counts['truncated_responses'], 'response')} "
-            f"({counted(counts['response_tokens_cut'], 'token')}), {counted(counts['truncated_prompts'], 'prompt')}",
-        )
-    if counts["truncated_shots"]:
-        say(
-            out,
-            f"worked examples cut to fit: {counted(counts['shot_tokens_cut'], 'token')} before "
-            f"{counted(counts['truncated_shots'], 'example')}",
-        )
-    if work["passes_out_of_memory"]:
-        say(out, f"out of memory alone, tried again on the next run: {counted(work['passes_out_of_memory'], 'pass')}")
-    if work["passes_computed"] or work["passes_reused"]:
-        say(
-            out,
-            f"{counted(work['passes_computed'], 'pass')} computed, {work['passes_reused']:,} found in the run folder, "
-            f"{counted(work['tokens_read'], 'token')} in {work['seconds']:.1f} s",
-        )
-
-
 def show_notes(out: Console, counts: Mapping[str, Any]) -> None:
     """Print what records hold that is not read as it may be meant, and how many examples are there twice."""
     for sentence in note_sentences(counts):
@@ -290,13 +167,6 @@ def show_notes(out: Console, counts: Mapping[str, Any]) -> None:
             f"exact duplicates: {counts['duplicates']:,} of {counts['examples']:,} examples repeat an earlier one; "
             "`tithe select --drop-duplicates` keeps the first of them",
         )
-
-
-def show_kept_duplicates(out: Console, duplicates: Mapping[str, int]) -> None:
-    """Print how many of the kept examples are there twice, where the pool has any such."""
-    if duplicates["pool"]:
-        way = "; `--drop-duplicates` keeps the first of equals" if duplicates["kept"] else ""
-        say(out, f"exact duplicates among the kept: {duplicates['kept']:,}{way}")
 
 
 def show_list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

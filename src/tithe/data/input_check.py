@@ -1,4 +1,4 @@
-"""A data set is read several times in a run; if it changes in between, the numbers belong to nothing."""
+"""Is a data set still what it was when its reading began?"""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Stamp = tuple[int, int, int]
 
 
 @dataclass
-class Watch:
-    """What a data set's files were when a run began.
+class InputCheck:
+    """What a data set's files were when a run began; if they change, the numbers belong to nothing.
 
     Args:
-        dataset: whose files; a hub data set is held at its commit and is not looked after here.
+        dataset: whose files; a hub data set is held at its commit and needs no check.
     """
 
     dataset: Dataset
@@ -44,7 +44,7 @@ class Watch:
         return found
 
     def look(self) -> list[Stamp]:
-        """Size, time and place of every file; hashing them all again is for when these differ."""
+        """Return size, time and inode of every file; only where these differ are the files hashed again."""
         found = []
         for file in files_of(self.dataset):
             with suppress(OSError):

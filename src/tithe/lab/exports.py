@@ -16,10 +16,9 @@ from tithe.data.trainers import axolotl_snippet, trl_snippet, write_llamafactory
 from tithe.data.writers import OutShape
 from tithe.errors import SettingsError, did_you_mean
 from tithe.records import Example
+from tithe.report.reporter import Talk, say_notes
 from tithe.run.folder import check_places
-from tithe.run.pool import named_dataset
-from tithe.run.record_notes import say_notes
-from tithe.run.talk import Talk
+from tithe.run.source import named_dataset
 
 SNIPPETS = {"axolotl": axolotl_snippet, "trl": trl_snippet}
 KINDS = {"axolotl": "YAML settings", "trl": "a Python program"}

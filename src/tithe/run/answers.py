@@ -1,18 +1,43 @@
-"""Answers that another run folder holds: used where that is asked for, else the folder is named."""
+"""Stored answers of a run: its own, and those of another run folder where that is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from tithe.engine.store.store import Store
+from tithe.config import ScoreSettings
+from tithe.data.files import Dataset
+from tithe.engine.store.store import Store, answers_name
 from tithe.errors import SettingsError, StoreError
 from tithe.foreign import read_json
 from tithe.run.folder import RECORD, SUFFIX
+from tithe.run.model import Model
+
+
+def model_answers(model: Model) -> str:
+    """Return the name under which a store keeps the answers of this model in this dtype."""
+    from tithe.engine.engine import NUMERICS
+
+    return answers_name(model.fingerprint, model.weights_dtype, NUMERICS)
+
+
+def answers_elsewhere(settings: ScoreSettings, dataset: Dataset, model: Model, place: Path) -> Path | None:
+    """Return another run folder that has answers of this model on this data, where this one has none and none is named.
+
+    Args:
+        settings: of the run.
+        dataset: what it reads.
+        model: that reads it.
+        place: the folder that keeps its answers.
+    """
+    data = Path(dataset.source)
+    if settings.answers is not None or not data.exists():
+        return None
+    return find_answers(place, model_answers(model), data.resolve())
 
 
 def demand_run_folder(path: Path) -> None:
-    """Refuse what has no answers to give.
+    """Refuse a folder that has no answers to give.
 
     Raises:
         SettingsError: it is no run folder, or no model has answered there.
@@ -23,13 +48,13 @@ def demand_run_folder(path: Path) -> None:
 
 
 def borrow(path: Path, stores: Iterable[Store]) -> bool:
-    """Let stores read the answers of another run folder too; nothing in it changes. Whether it has any for them."""
+    """Let stores read the answers of another run folder too; return whether it has any for them. It stays as it is."""
     found = [store.borrow(path) for store in stores]  # all of them: no `any` of a generator
     return any(found)
 
 
 def find_answers(place: Path, model: str, data: Path) -> Path | None:
-    """The run folder beside this one that has read the same data with the same model, where this one is new.
+    """Return the run folder beside this one that has read the same data with the same model, if this one is new.
 
     Args:
         place: this run's folder.
@@ -44,11 +69,12 @@ def find_answers(place: Path, model: str, data: Path) -> Path | None:
 
 
 def has_answers(folder: Path, model: str) -> bool:
+    """Return whether a folder has stored answers of this model."""
     return next((folder / "answers").glob(f"*/{model}/part-*"), None) is not None
 
 
 def data_of(folder: Path) -> Path | None:
-    """The data set that a run folder's record names; None where there is no record that says so."""
+    """Return the data set that a run folder's record names; None where no record says so."""
     try:
         return Path(read_json(folder / RECORD, StoreError, "")["dataset"]["path"])
     except (StoreError, KeyError, TypeError):  # it is not ours to complain of

@@ -13,16 +13,22 @@ import torch
 
 from tests.e2e.command import records, write_jsonl
 from tithe.config import ScoreSettings
-from tithe.engine import engine, model
+from tithe.engine import dtypes, engine, loading
 from tithe.engine.measure import layout
 from tithe.engine.measure.room import Room
 from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import StoreError
-from tithe.run.describe import engine_record, engine_sentence
-from tithe.run.kept_choice import keep, kept, kept_number, kept_word, read
+from tithe.report.reporter import Talk
+from tithe.run.engines import engine_record, engine_sentence, make_engine
+from tithe.run.method import set_up
+from tithe.run.model import keep, kept, kept_number, kept_word, read_choices
 from tithe.run.score import score
-from tithe.run.setup import Parts
-from tithe.run.talk import Talk
+
+
+def loaded(settings: dict[str, Any], place: Path) -> Any:
+    """The engine of a run whose answers are kept in a folder."""
+    setup = set_up(ScoreSettings.of(settings))
+    return make_engine(setup.settings, setup.source.dataset, setup.model, place, Talk())
 
 
 def test_choices_stand_side_by_side_and_the_first_stays(tmp_path: Path) -> None:
@@ -30,7 +36,7 @@ def test_choices_stand_side_by_side_and_the_first_stays(tmp_path: Path) -> None:
     keep(None, "a", 1)
     for name, value in (("a", 1), ("b", "on"), ("a", 2)):
         keep(tmp_path, name, value)
-    assert read(tmp_path / "answers" / "choices.json") == {"a": 1, "b": "on"}
+    assert read_choices(tmp_path / "answers" / "choices.json") == {"a": 1, "b": "on"}
     assert (kept_number(tmp_path, "a"), kept_word(tmp_path, "b", ("on", "off"))) == (1, "on")
 
 
@@ -51,7 +57,7 @@ def test_a_flipped_bit_never_gives_another_choice(tmp_path: Path) -> None:
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         try:
-            assert read(path) == {"workers_cpu": 4}  # white space, perhaps
+            assert read_choices(path) == {"workers_cpu": 4}  # white space, perhaps
         except StoreError:
             refused += 1
     assert refused > 0.8 * len(raw) * 8
@@ -62,7 +68,7 @@ def test_choices_of_an_earlier_version_have_no_checksum(tmp_path: Path) -> None:
     path = tmp_path / "answers" / "choices.json"
     path.write_text('{"a": 1}')
     keep(tmp_path, "b", 2)
-    assert read(path) == {"a": 1, "b": 2} and "checksum" in json.loads(path.read_text())
+    assert read_choices(path) == {"a": 1, "b": 2} and "checksum" in json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "null", '"x"', "[" * 100_000, "\xff"])
@@ -78,19 +84,17 @@ def test_a_damaged_file_is_an_error_and_is_left_alone(tmp_path: Path, text: str)
 
 def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
     """The memory that is free is another one each time; the batches are those with which the run began."""
-    data, load = write_jsonl(tmp_path / "data.jsonl", records(5)), model.load_model
+    data, load = write_jsonl(tmp_path / "data.jsonl", records(5)), loading.load_model
     found = [Room(4096, 10, 1, 2.0), Room(8192, 20, 1, 2.0), Room(2048)]
     monkeypatch.setattr(engine, "find_room", lambda loaded, most: found.pop(0))
 
     def elsewhere(*args: Any, **given: Any) -> Any:
         return replace(load(*args, **{**given, "device": "cpu"}), device=torch.device("cuda"))
 
-    monkeypatch.setattr(model, "load_model", elsewhere)
+    monkeypatch.setattr(loading, "load_model", elsewhere)
 
     def begun(place: Path, **given: Any) -> Any:
-        parts = Parts(ScoreSettings.of({"dataset": str(data), "model": str(model_dir), "dtype": "fp32", **given}))
-        parts.answers_place = place
-        return parts.engine
+        return loaded({"dataset": str(data), "model": str(model_dir), "dtype": "fp32", **given}, place)
 
     first = begun(tmp_path / "run")
     assert first.budget == 4096 and ", 4,096 tokens a batch" in engine_sentence(first)
@@ -117,12 +121,10 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     monkeypatch.setattr(layout, "timed", large_packs)
 
     def begun(place: str, **given: Any) -> Any:
-        parts = Parts(ScoreSettings.of({"dataset": str(data), "model": str(model_dir), "dtype": "fp32", **given}))
-        parts.answers_place = tmp_path / place
-        return parts.engine
+        return loaded({"dataset": str(data), "model": str(model_dir), "dtype": "fp32", **given}, tmp_path / place)
 
     def kept_by(place: str) -> dict[str, Any]:
-        return read(tmp_path / place / "answers" / "choices.json")
+        return read_choices(tmp_path / place / "answers" / "choices.json")
 
     first = begun("run")
     assert (first.workers, first.threads, first.budget) == (1, 4, 2048) and spoken == ["4 layouts", "3 layouts"]
@@ -143,7 +145,7 @@ def test_the_dtype_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_d
     """`auto` is a matter of speed there: what a busy machine measures later computes nothing again."""
     data, fastest = write_jsonl(tmp_path / "data.jsonl", records(5)), [torch.bfloat16]
     monkeypatch.setattr(
-        model, "choose_dtype", lambda wanted, device: fastest[0] if wanted == "auto" else model.WEIGHTS[wanted]
+        dtypes, "choose_dtype", lambda wanted, device: fastest[0] if wanted == "auto" else dtypes.WEIGHTS[wanted]
     )
 
     def scored(place: Path, **given: Any) -> tuple[str, int, list[str]]:

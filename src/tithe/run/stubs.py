@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tithe.records import Answer, Ask, Count, Example, Margin, Nll, Options, Problem, Vector
-from tithe.run.pool import read_kept
+from tithe import plugins
+from tithe.records import Answer, Ask, Example, Problem
+from tithe.run.source import read_kept
 
 DIMS = 8
 
 
 @dataclass(frozen=True)
-class StandIn:
-    """Which neighbours it gives is chance, drawn by the ids; how many, and of which lengths, is as in the data.
+class StubBench:
+    """Gives neighbours by chance, drawn by the ids; how many, and of which lengths, is as in the data.
 
     Args:
         examples: the data set.
@@ -67,15 +68,12 @@ def lot(text: str) -> npt.NDArray[np.float64]:
 
 
 def made_up(ask: Ask) -> Answer:
+    """Return an answer of the kind that the ask's readout gives; context helps, as it does in a model.
+
+    Raises:
+        SettingsError: there is no such readout.
+    """
     kind, _, argument = ask.readout.partition(":")
-    drawn = lot(ask.spec.kind + ask.spec.dialogue.id)
-    if kind == "count":
-        return Count(1, 1)
-    if kind == "head":
-        return Margin(float(drawn[0]))
-    if kind == "weighted":
-        return Vector((drawn / np.linalg.norm(drawn)).astype(np.float32))
-    if kind == "options":
-        return Options(np.log(np.abs(np.resize(drawn, argument.count(",") + 1))).astype(np.float32))
-    usual = 2 if ask.spec.kind == "alone" else 1  # context helps
-    return Nll(usual + float(abs(lot(ask.spec.kind + ask.spec.example.id)[0])), 1, float("nan"))
+    usual = 2 if ask.spec.kind == "alone" else 1
+    mean = usual + float(abs(lot(ask.spec.kind + ask.spec.dialogue.id)[0]))
+    return plugins.readout(kind).made_up(argument, 1, mean, True)

@@ -15,20 +15,17 @@ import numpy.typing as npt
 from tithe.contamination.index import Hit, Index
 from tithe.contamination.items import file_digest, read_items
 from tithe.contamination.words import words
-from tithe.data.files import Dataset, open_dataset
+from tithe.data.files import Dataset
+from tithe.data.input_check import InputCheck
 from tithe.data.record_counts import RecordCounts
 from tithe.errors import DataError, SettingsError
+from tithe.extras import versions
 from tithe.planner import windows
 from tithe.records import Example
-from tithe.run.account import account, is_broken_off
-from tithe.run.describe import versions
-from tithe.run.folder import RECORD, check_places, write_json
-from tithe.run.pool import named_dataset
-from tithe.run.record_notes import say_notes
-from tithe.run.talk import Talk
-from tithe.run.watch import Watch
+from tithe.report.reporter import Talk
 
-NGRAM, BATCH = 13, 512
+NGRAM = 13  # words in a row, as in Brown et al. 2020, arXiv 2005.14165, appendix C
+BATCH = 512
 WORST = 10  # items of each evaluation file that are told, each with the example that shares most with it
 MOSTLY = 0.8  # of an item's runs
 RULE = "NFKC, lower case, runs of letters and digits; punctuation separates words"
@@ -119,68 +116,6 @@ class EvalFile:
         }
 
 
-def contamination(
-    dataset: Path | str,
-    against: Sequence[Path],
-    *,
-    n: int = NGRAM,
-    format: str = "auto",
-    talk: Talk | None = None,
-) -> ContaminationResult:
-    """Find what a data set and evaluation files have in common.
-
-    An example is hit by an item if they share n words in a row. Of an item that has fewer words, or of its question
-    if that has, the whole must be one of the example's messages, or all of them together.
-
-    Args:
-        dataset: file, folder or hub id.
-        against: evaluation files.
-        n: words in a row; 13 as in Brown et al. 2020, arXiv 2005.14165, appendix C.
-        format: shape of the data set's records.
-        talk: who listens.
-
-    Raises:
-        TitheError: a file cannot be read, or nothing is given.
-    """
-    return find(open_dataset(named_dataset(str(dataset)), format=format), against, n=n, talk=talk)
-
-
-def report(
-    dataset: Path | str,
-    against: Sequence[Path],
-    *,
-    n: int = NGRAM,
-    format: str = "auto",
-    output: Path | None = None,
-    overwrite: bool = False,
-    talk: Talk | None = None,
-) -> ContaminationResult:
-    """Find what a data set and evaluation files have in common, and write it as JSON with every example hit.
-
-    Args:
-        dataset: file, folder or hub id.
-        against: evaluation files.
-        n: words in a row.
-        format: shape of the data set's records.
-        output: where it goes, None for nowhere.
-        overwrite: replace `output` if it is there.
-        talk: who listens.
-    """
-    talk = talk or Talk()
-    again = overwrite or (output is not None and is_broken_off(output))  # of which nothing is lost
-    for source in (str(dataset), *map(str, against)):
-        check_places(output, again, source, None)
-    search = ItemSearch.of(open_dataset(named_dataset(str(dataset)), format=format), against, n)
-    place, name = (None, RECORD) if output is None else (output.parent, output.name)
-    with account(place, talk, search.so_far, name=name, stores=None) as told:
-        result = search.result(talk)
-        say_notes(talk, search.dataset, result.record["counts"])
-        result.record.update(told.finished())
-        if output is not None:
-            write_json(output, {**result.record, "examples": dict(result.examples)})
-    return result
-
-
 def find(dataset: Dataset, against: Sequence[Path], *, n: int = NGRAM, talk: Talk | None = None) -> ContaminationResult:
     """Find what an open data set shares with evaluation files; its examples have the ids that they have elsewhere."""
     return ItemSearch.of(dataset, against, n).result(talk or Talk())
@@ -194,7 +129,7 @@ class ItemSearch:
         dataset: where.
         index: of all items.
         files: whose items.
-        watch: what the data set was when this began.
+        input_check: what the data set was when this began.
         examples: id -> reason, of every example found so far that shares something.
         counts: what was read of the data set so far.
     """
@@ -202,7 +137,7 @@ class ItemSearch:
     dataset: Dataset
     index: Index
     files: Sequence[EvalFile]
-    watch: Watch
+    input_check: InputCheck
     examples: dict[str, str] = field(default_factory=dict)
     counts: RecordCounts = field(default_factory=lambda: RecordCounts(deed="looked at", learning=False))
     began: float = field(default_factory=time.monotonic)
@@ -215,7 +150,7 @@ class ItemSearch:
             TitheError: see `eval_files`.
         """
         began = time.monotonic()
-        return cls(dataset, *eval_files(against, n), Watch(dataset), began=began)
+        return cls(dataset, *eval_files(against, n), InputCheck(dataset), began=began)
 
     def result(self, talk: Talk) -> ContaminationResult:
         """Read the data set through."""
@@ -227,7 +162,7 @@ class ItemSearch:
                 talk.progress(len(batch), 0)
         finally:
             talk.done()
-        self.watch.check()
+        self.input_check.check()
         return ContaminationResult(self.so_far(), self.examples)
 
     def look(self, batch: Sequence[Example]) -> None:
@@ -245,7 +180,7 @@ class ItemSearch:
             "ngram": self.index.n,
             "words": RULE,
             "versions": versions(()),
-            "dataset": self.watch.describe() | data,
+            "dataset": self.input_check.describe() | data,
             "counts": counts,
             "examples_hit": len(self.examples),
             "against": {file.name: file.record(self.index, shares) for file in self.files},
