@@ -157,7 +157,7 @@ def warmup(
 ) -> None:
     """Give a model IFD's brief experience: one epoch on some of the data that it will score."""
     given = dict(locals())
-    from tithe.lab.tune.warming import warm_up
+    from tithe.lab.tune.warmup import warm_up
     from tithe.lab.tune.warmup_settings import WarmupSettings
 
     train(WarmupSettings, warm_up, given)

@@ -25,7 +25,7 @@ from tithe.lab.experiment.choosing import (
 from tithe.lab.experiment.data import Data
 from tithe.lab.experiment.pool import Pool
 from tithe.lab.experiment.settings import ALL, ArmSettings, ExperimentSettings
-from tithe.lab.tune.batches import steps_in_all
+from tithe.lab.tune.optimiser_steps import steps_in_all
 from tithe.lab.tune.recipe import Recipe
 from tithe.report.reporter import Talk
 from tithe.run.folder import write_json

@@ -11,7 +11,7 @@ from tithe.lab.evaluate.verdict import Comparison
 from tithe.lab.experiment.outcome import PAGE, ExperimentResult
 from tithe.lab.experiment.results import Mean
 from tithe.lab.experiment.sentences import sentence
-from tithe.lab.tune.batches import FEW
+from tithe.lab.tune.optimiser_steps import FEW
 from tithe.printable import counted
 from tithe.report.terminal import console, say
 

@@ -141,12 +141,13 @@ def prompts_of(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
 
 def draw(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, talk: Talk) -> None:
     """AUC by layer as SVG and PNG, where the extra is installed; the numbers are in the report anyway."""
-    from tithe.lab.heads.plot import plot_layers
+    from tithe.lab.curve import layer_chart, write_chart
 
     if not aucs:
         return
     try:
+        chart = layer_chart(aucs, report.length.auc if report else None)
         for name in PLOTS:
-            plot_layers(aucs, folder / name, length=report.length.auc if report else None, overwrite=True)
+            write_chart(chart, folder / name, overwrite=True)
     except MissingExtraError as error:
         talk.say(f"note: no plot of the layers: {error}; {error.hint}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tithe.errors import SettingsError
+from tithe.errors import ModelError, SettingsError
 from tithe.lab.tune.recipe import Recipe
 
 Places = npt.NDArray[np.int64]
@@ -144,3 +144,17 @@ class StepOrder:
         """Places of the examples that optimiser step number `step` took, counted from 1 over all epochs."""
         epoch, place = divmod(step - 1, math.ceil(len(self.lengths) / self.batches.step))
         return self.steps(epoch)[place]
+
+
+class NotFinite(ModelError):
+    """The loss or the gradient of a step is infinite or not a number.
+
+    Args:
+        what: of the two.
+        step: which optimiser step.
+        value: what it is.
+    """
+
+    def __init__(self, what: str, step: int, value: float) -> None:
+        super().__init__(f"the {what} is {value} at step {step}: nothing can be learned from there on")
+        self.step = step

@@ -1,27 +1,81 @@
-"""The folder of a training: whose it is, what was begun or ended in it, and how a model gets into it."""
+"""The folder of a training: whose it is, what was begun or ended in it, its checkpoints, and how a model gets there."""
 
 from __future__ import annotations
 
 import csv
 import io
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tithe.data.outfile import atomic, writing
 from tithe.errors import MissingExtraError, OutputError, StoreError
-from tithe.foreign import read_json
-from tithe.lab.tune.checkpoints import Checkpoint, sweep_checkpoints
-from tithe.lab.tune.curve import plot_losses
-from tithe.lab.tune.parts import TuneParts
-from tithe.lab.tune.train import Trained
+from tithe.foreign import foreign, read_json
+from tithe.lab.curve import loss_chart, write_chart
 from tithe.report.reporter import Talk
 from tithe.run.folder import has_finished
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DONE, BEGUN, CHECKPOINTS, NEW = "tune.json", "begun.json", "checkpoints", ".new"
 CHOSEN = "chosen.json"  # which examples a warm-up takes; outlasts an interruption
 LOSSES, CURVE = "loss.csv", ("loss.svg", "loss.png")
 FOREIGN = "name another folder, or an empty one"
+COMPLETE = "complete.json"  # written last: a checkpoint without it is of a process that was killed over it
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A trained model, and what is known of it.
+
+    Args:
+        folder: where it lies: safetensors, tokenizer, `tune.json`, `loss.csv`, `loss.svg` and `loss.png`.
+        record: settings, recipe and its digest, counts, steps, losses (nats per token), seconds.
+    """
+
+    folder: Path
+    record: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training stood.
+
+    Args:
+        folder: with weights, optimiser, schedule and random states.
+        step: optimiser steps done.
+        seconds: trained until then.
+    """
+
+    folder: Path
+    step: int
+    seconds: float
+
+
+def folder_of(place: Path, step: int) -> Path:
+    """As the trainer names it."""
+    return place / f"checkpoint-{step}"
+
+
+def last_checkpoint(place: Path) -> Checkpoint | None:
+    """The latest whole one; None where there is none."""
+    found = []
+    for file in place.glob(f"checkpoint-*/{COMPLETE}"):
+        hint = f"remove the folder `{file.parent}`: the training goes on from the checkpoint before it"
+        told = read_json(file, StoreError, hint)
+        with foreign(StoreError, f"`{file}` is damaged", hint):
+            found.append(Checkpoint(file.parent, int(told["step"]), float(told["seconds"])))
+    return max(found, key=lambda one: one.step, default=None)
+
+
+def sweep_checkpoints(place: Path, keep: Checkpoint | None = None) -> None:
+    """Remove all but one: the trainer would count half ones as its own."""
+    for folder in place.glob("checkpoint-*"):
+        if keep is None or folder != keep.folder:
+            shutil.rmtree(folder)
 
 
 def demand_ours(place: Path) -> None:
@@ -39,7 +93,7 @@ def demand_ours(place: Path) -> None:
 
 def finished(place: Path) -> dict[str, Any] | None:
     """Return the record of a training that came to its end here; None where none did."""
-    record = read(place / DONE)
+    record = read_if_there(place / DONE)
     if record is not None and not has_finished(record):
         return None
     if record is not None and not isinstance(record.get("identity"), dict):
@@ -49,10 +103,10 @@ def finished(place: Path) -> dict[str, Any] | None:
 
 def begun(place: Path) -> dict[str, Any] | None:
     """What was begun here and has not ended."""
-    return read(place / BEGUN)
+    return read_if_there(place / BEGUN)
 
 
-def read(file: Path) -> dict[str, Any] | None:
+def read_if_there(file: Path) -> dict[str, Any] | None:
     return read_json(file, StoreError, "`--overwrite` trains anew") if file.exists() else None
 
 
@@ -84,30 +138,38 @@ def clear(place: Path, keep: Checkpoint | None) -> None:
         shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
 
 
-def save(place: Path, parts: TuneParts, done: Trained, talk: Talk) -> None:
-    """Model, tokenizer, losses and their curve; each file whole or not there."""
+def save(
+    place: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    losses: Sequence[float],
+    learning_rates: Sequence[float],
+    talk: Talk,
+) -> None:
+    """Write model, tokenizer, losses and their curve; each file whole or not there."""
     new = place / NEW
     with writing(place):
-        done.model.save_pretrained(str(new))
-        parts.tokenizer.save_pretrained(str(new))
+        model.save_pretrained(str(new))
+        tokenizer.save_pretrained(str(new))
         (new / "README.md").unlink(missing_ok=True)  # PEFT's empty form
         for file in sorted(new.iterdir()):
             file.replace(place / file.name)
         new.rmdir()
-    write_losses(place / LOSSES, done)
+    write_losses(place / LOSSES, losses, learning_rates)
     try:
+        chart = loss_chart(losses)
         for name in CURVE:
-            plot_losses(done.losses, place / name, overwrite=True)
+            write_chart(chart, place / name, overwrite=True)
     except MissingExtraError as error:
         talk.say(f"note: no picture of the losses: {error}; {error.hint}")
 
 
-def write_losses(path: Path, done: Trained) -> None:
-    """Step, loss in nats per response token, learning rate."""
+def write_losses(path: Path, losses: Sequence[float], learning_rates: Sequence[float]) -> None:
+    """Write step, loss in nats per response token, and learning rate as CSV."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("step", "loss", "learning_rate"))
-    pairs = zip(done.losses, done.learning_rates, strict=True)
+    pairs = zip(losses, learning_rates, strict=True)
     table.writerows((step, repr(loss), repr(rate)) for step, (loss, rate) in enumerate(pairs, 1))
     with atomic(path, overwrite=True) as stream:
         stream.write(text.getvalue().encode(errors="backslashreplace"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tithe.lab.tune.recipe import Recipe
-from tithe.lab.tune.talk import more_steps
+from tithe.lab.tune.screen import more_steps
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tithe.errors import SettingsError
-from tithe.lab.tune.batches import Batches, StepOrder, lay_out, steps_in_all
+from tithe.lab.tune.optimiser_steps import Batches, StepOrder, lay_out, steps_in_all
 from tithe.lab.tune.recipe import Recipe
 
 

@@ -6,7 +6,7 @@ import pytest
 from tithe.data.render import RenderSettings, make_renderer
 from tithe.engine.loading import load_model
 from tithe.engine.sources import find_model, load_tokenizer
-from tithe.lab.tune.rows import Ending, read_rows
+from tithe.lab.tune.train_rows import Ending, read_rows
 from tithe.records import BadRow, Example, Message
 
 
@@ -111,7 +111,7 @@ def test_a_first_token_has_nothing_to_be_predicted_from(model_dir):
     from tithe.data.render import Encoded
 
     pass_ = made.build("given", Encoded(*(np.array(x, dtype=np.int32) for x in ([], [], [5, 6, 7], []))))
-    from tithe.lab.tune.rows import TrainRows
+    from tithe.lab.tune.train_rows import TrainRows
 
     found = TrainRows()
     found.add(example("", "x"), pass_)
