@@ -53,7 +53,7 @@ def bench(
     model: Model = None,
     limit: Annotated[int | None, typer.Option(help="Records of the sample, 200 by default.")] = None,
     records: Annotated[int | None, typer.Option(help="Records of the job; all of DATA by default.")] = None,
-    repeats: Annotated[int | None, typer.Option(help="Readings of each choice, 3 by default.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Readings of the sample, 3 by default.")] = None,
     seconds: Annotated[float | None, typer.Option(help="About how long one reading may take, 8 by default.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file of the record.")] = None,
     overwrite: Overwrite = False,
@@ -85,7 +85,7 @@ def bench(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Measure how fast a run would be here, what limits it, and which options help."""
+    """Measure how fast a run would be here: speed, time and memory of the whole job."""
     given = dict(locals())
     from tithe.lab.speed.settings import BenchSettings
     from tithe.lab.speed.speed import bench as measure

@@ -1,15 +1,13 @@
-"""A sample of a run, read as the run would read it, with its seconds, its work and its memory."""
+"""A sample of a run, read as the run reads it, with its seconds, its work and its memory."""
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tithe.engine.measure.shape import Shape, model_shape
 from tithe.engine.measure.work import attention_flops, idle_parameters
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
     from tithe.engine.engine import Engine
 
-NOISY = 0.2  # spread of readings of the same from which something else must be going on
 OTHERS = 500  # records beside the sample that scorers look at, so that they find as many anchors as they want
 
 
@@ -37,27 +34,20 @@ class Reading:
         seconds: of reading, without loading the model, planning and scoring.
         tokens: that the model read; a beginning that several passes share counts once.
         planned: tokens of all passes, as a plan counts them.
-        scored: response tokens that went through the output head.
+        flops: that it took, padding left out.
         through: tokens that went through the layers, padding and fillers included.
-        attention: FLOPs of attention's own products.
         peak_bytes: memory.
-        batches: forward passes.
         halved: how often memory ran out.
-        backbone_seconds: of the layers; 0 where no clock ran.
-        head_seconds: from hidden states to likelihoods; 0 where no clock ran.
         score_seconds: of making scores and their table of what was read.
     """
 
     seconds: float
     tokens: int
     planned: int
-    scored: int
+    flops: float
     through: int
-    attention: float
     peak_bytes: int
     halved: int
-    backbone_seconds: float = 0.0
-    head_seconds: float = 0.0
     score_seconds: float = 0.0
 
 
@@ -84,7 +74,7 @@ class Sample:
         items: the records.
         scratch: a folder for run folders that nobody keeps.
         shape: of the model, without the experts that a token is not sent to.
-        usual: the engine as a run has it.
+        engine: as a run has it.
     """
 
     setup: Setup
@@ -92,21 +82,19 @@ class Sample:
     items: Sequence[Example | BadRow]
     scratch: Path
     shape: Shape
-    usual: Engine
+    engine: Engine
 
-    def read(self, engine: Engine, *, clock: bool = False) -> Reading:
-        """Read it in a new run folder, by way of the run's own runner.
-
-        Args:
-            engine: reads.
-            clock: also time the layers and the head, one pass of one thread after the other.
-        """
+    def read(self) -> Reading:
+        """Read the sample in a new run folder, through the run's own runner, by a new engine with the model loaded."""
+        from tithe.engine.engine import Engine
         from tithe.engine.measure.meter import metered
         from tithe.engine.measure.peak_memory import peak_memory
 
-        with tempfile.TemporaryDirectory(dir=self.scratch) as place, one_thread(clock):
+        usual = self.engine
+        engine = Engine(usual.model, usual.budget, usual.workers, threads=usual.threads)
+        with tempfile.TemporaryDirectory(dir=self.scratch) as place:
             runner, cost, table = self.runner(engine, Path(place)), Cost(), self.table()
-            with peak_memory(*devices(engine)) as memory, metered(engine.model, clock=clock) as meter:
+            with peak_memory(*devices(engine)) as memory, metered(engine.model) as meter:
                 if self.setup.method.learns:
                     runner.read_together([item for item in self.items if isinstance(item, Example)])
                 for scored in runner.run(self.items):
@@ -114,19 +102,16 @@ class Sample:
                     table.add(scored)
                     cost.add(scored.window, runner.model_readouts)
                     runner.score_seconds += time.perf_counter() - began
-        work = runner.work
+        work, config = runner.work, engine.model.model.config.to_dict()
         return Reading(
-            work.seconds,
-            work.tokens,
-            cost.tokens,
-            cost.scored,
-            meter.tokens,
-            attention_flops(engine.model.model.config.to_dict(), meter.keys),
-            memory.bytes or 0,
-            engine.halved,
-            meter.backbone_seconds,
-            meter.head_seconds,
-            runner.score_seconds,
+            seconds=work.seconds,
+            tokens=work.tokens,
+            planned=cost.tokens,
+            flops=self.shape.flops(work.tokens, cost.scored) + attention_flops(config, meter.keys),
+            through=meter.tokens,
+            peak_bytes=memory.bytes or 0,
+            halved=engine.halved,
+            score_seconds=runner.score_seconds,
         )
 
     @property
@@ -159,10 +144,6 @@ class Sample:
         items = [self.items[i] for i in spread(len(self.items), count)]
         return replace(self, items=items, scorers=prepared(self.setup, items))
 
-    def gflops(self, reading: Reading) -> float:
-        """What a reading computed per second, everything included that it had to."""
-        return (self.shape.flops(reading.tokens, reading.scored) + reading.attention) / reading.seconds / 1e9
-
 
 def prepared(setup: Setup, items: Sequence[Example | BadRow]) -> Mapping[str, Scorer]:
     """The scorers; one that looks at other examples finds them in the sample, as far as there are enough.
@@ -187,15 +168,6 @@ def devices(engine: Engine) -> list[torch.device]:
     return [torch.device(name) for name in placed(engine.model)]
 
 
-def one_thread(wanted: bool) -> AbstractContextManager[None]:
-    """As one of several workers has it."""
-    import torch
-
-    from tithe.engine.measure.matmul import single_threads
-
-    return single_threads(torch.device("cpu")) if wanted else nullcontext()
-
-
 def spread(total: int, count: int) -> list[int]:
     """So many places of `total`, evenly: the middles of equal parts."""
     count = min(count, total)
@@ -209,52 +181,3 @@ def working_shape(engine: Engine) -> Shape:
     weights = ((name, one.numel()) for name, one in model.model.named_parameters())
     idle = idle_parameters(model.model.config.to_dict(), weights)
     return replace(shape, parameters=shape.parameters - idle)
-
-
-@dataclass
-class Choice:
-    """A budget and a number of workers, and what came of them.
-
-    Args:
-        budget: tokens a batch holds.
-        workers: passes under way at once.
-        readings: of the same sample.
-    """
-
-    budget: int
-    workers: int
-    readings: list[Reading] = field(default_factory=list)
-
-    @property
-    def rates(self) -> list[float]:
-        """Tokens per second of each reading."""
-        return [one.tokens / one.seconds for one in self.readings]
-
-    @property
-    def rate(self) -> float:
-        return statistics.median(self.rates)
-
-    @property
-    def spread(self) -> float:
-        """(most - least) / median."""
-        return (max(self.rates) - min(self.rates)) / self.rate
-
-    @property
-    def middle(self) -> Reading:
-        """The reading of median seconds."""
-        return sorted(self.readings, key=lambda one: one.seconds)[len(self.readings) // 2]
-
-    def as_dict(self, sample: Sample, peak: float) -> dict[str, Any]:
-        """For the record; `peak` in GFLOP/s."""
-        gflops = sample.gflops(self.middle)
-        return {
-            "batch_tokens": self.budget,
-            "workers": self.workers,
-            "tokens_per_second": [round(rate, 1) for rate in self.rates],
-            "tokens_per_second_median": round(self.rate, 1),
-            "spread": round(self.spread, 3),
-            "gflops": round(gflops, 3),
-            "utilisation": round(gflops / peak, 4),
-            "peak_bytes": max(one.peak_bytes for one in self.readings),
-            "batches_halved": max(one.halved for one in self.readings),
-        }

@@ -11,8 +11,8 @@ import torch
 
 from tests.e2e.command import records, write_jsonl
 from tithe.engine.batches.sharing import find_stars
-from tithe.lab.speed import reading as speed_reading
-from tithe.lab.speed.reading import Sample, prepared, working_shape
+from tithe.lab.speed import sample as speed_sample
+from tithe.lab.speed.sample import Sample, prepared, working_shape
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import Example
 from tithe.report.reporter import Talk
@@ -46,7 +46,7 @@ def test_a_worked_example_is_read_once_in_a_sample(data: Path, model_dir: Path, 
         shown = sum(1 for passes in window.passes if passes.shots)
         assert shown == len(own) and all(not window.passes[star.members[0]].shots for star in stars)
         saved = sum(star.tokens * (len(star.members) - 1) for star in stars)
-        reading = one.read(one.usual)
+        reading = one.read()
         assert saved > 0 and reading.tokens <= reading.planned - saved + len(stars)  # each centre's last token is read
 
 
@@ -63,16 +63,16 @@ def test_scores_and_their_table_are_timed(
     """A clock that goes on by a second whenever it is looked at: one for each of 5 scores, and one for the table."""
     sample = sample_of(data, model_dir, tmp_path, "ifd", 5)
     ticks = itertools.count()
-    monkeypatch.setattr(speed_reading, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
-    assert sample.read(sample.usual).score_seconds == 5 + 1
+    monkeypatch.setattr(speed_sample, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    assert sample.read().score_seconds == 5 + 1
 
 
 def test_memory_of_a_spread_model_is_that_of_all_its_devices(
     data: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = sample_of(data, model_dir, tmp_path, "ifd", 3)
-    engine, peaks = sample.usual, {0: 70, 1: 5}
+    engine, peaks = sample.engine, {0: 70, 1: 5}
     engine.model.model.hf_device_map = {"model": 0, "lm_head": 1}
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[device.index])
-    assert sample.read(engine).peak_bytes == 75
+    assert sample.read().peak_bytes == 75
