@@ -94,8 +94,8 @@ def train(
     """Train a head on tiers, and judge it on prompts that it never saw."""
     given = dict(locals())
     from tithe.config import HeadSettings
-    from tithe.lab.heads.heads import train_head
     from tithe.lab.heads.screen import show_head
+    from tithe.lab.heads.train_head import train_head
     from tithe.report.terminal import Screen
 
     result = train_head(settings_from(HeadSettings, given), output, overwrite=overwrite, talk=Screen())
@@ -138,8 +138,8 @@ def evaluate(
     """Judge a head on tiers of another source."""
     given = dict(locals())
     from tithe.config import HeadSettings
-    from tithe.lab.heads.heads import evaluate_head
     from tithe.lab.heads.screen import show_head
+    from tithe.lab.heads.train_head import evaluate_head
     from tithe.report.terminal import Screen
 
     result = evaluate_head(folder, settings_from(HeadSettings, given), talk=Screen())
@@ -167,8 +167,8 @@ def import_weights(
     """Make a head of a network that was trained with the CPQS authors' scripts."""
     given = {**locals(), "dataset": str(weights)}
     from tithe.config import HeadSettings
-    from tithe.lab.heads.heads import import_head
     from tithe.lab.heads.screen import show_head
+    from tithe.lab.heads.train_head import import_head
     from tithe.report.terminal import Screen
 
     result = import_head(weights, settings_from(HeadSettings, given), output, overwrite=overwrite, talk=Screen())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tithe.engine.heads.base import StateHead
     from tithe.engine.readouts.head_readout import HeadReadout
-    from tithe.lab.heads.report import HeadReport
+    from tithe.lab.heads.head_judgement import HeadReport
 
 PROMPTS, PLOTS = "prompts.parquet", ("layers.svg", "layers.png")
 
@@ -59,7 +59,7 @@ def unseen(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
 
 def demand_judgeable(tiers: Tiers, rows: Rows) -> None:
     """Refuse a side that is too small to be judged by, before anything is trained."""
-    from tithe.lab.heads.judge import LEAST
+    from tithe.lab.heads.head_judgement import LEAST
 
     for label, tier in ((1, "high"), (0, "low")) if len(rows) else ():
         there = len(set(tiers.prompts[rows][tiers.labels[rows] == label].tolist()))
@@ -84,7 +84,7 @@ def judged(
     """The report of a head on some responses, and what it said of each."""
     import pyarrow as pa
 
-    from tithe.lab.heads.judge import judge
+    from tithe.lab.heads.head_judgement import judge
 
     margins = states.margins(head, rows.tolist())
     tiers, lengths, nlls = states.tiers, states.lengths[rows], states.nlls[rows]

@@ -34,7 +34,7 @@ from tithe.report.reporter import Talk, say_notes
 from tithe.run.folder import account, run_folder, write_json, write_table
 
 if TYPE_CHECKING:
-    from tithe.lab.heads.report import HeadReport
+    from tithe.lab.heads.head_judgement import HeadReport
 
 REPORT, HELD_OUT = "report.json", "held_out.parquet"
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tithe.errors import DataError, SettingsError
-from tithe.lab.heads.split import demand_disjoint, split_by_prompt
+from tithe.lab.heads.tier_data import demand_disjoint, split_by_prompt
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,10 +11,8 @@ import pytest
 
 from tests.lab.experiment.fabricated import fabricate, settings_of
 from tithe.lab.evaluate.verdict import Comparison
-from tithe.lab.experiment.outcome import ExperimentResult
-from tithe.lab.experiment.page_parts import unmeasured
-from tithe.lab.experiment.report import write_report
-from tithe.lab.experiment.results import results
+from tithe.lab.experiment.comparisons import ExperimentResult, results
+from tithe.lab.experiment.experiment_report import unmeasured, write_report
 from tithe.report.charts import BETTER, COLOURS, SAME, WORSE, arm_chart
 
 EVIL = "<script>alert(1)</script>"

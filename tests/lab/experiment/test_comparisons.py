@@ -9,8 +9,7 @@ import pytest
 
 from tests.lab.experiment.fabricated import fabricate, settings_of
 from tithe.errors import StoreError
-from tithe.lab.experiment.results import results
-from tithe.lab.experiment.sentences import sentence
+from tithe.lab.experiment.comparisons import results, sentence
 
 
 @pytest.mark.slow

@@ -10,9 +10,7 @@ import pytest
 
 from tithe.data.files import open_dataset
 from tithe.errors import DataError, SettingsError
-from tithe.lab.experiment.cells import distinct, make_cells
-from tithe.lab.experiment.choices import table
-from tithe.lab.experiment.choosing import (
+from tithe.lab.experiment.arm_choices import (
     Choice,
     all_of,
     at_random,
@@ -21,12 +19,12 @@ from tithe.lab.experiment.choosing import (
     like_lengths,
     overlap,
     selection_settings,
+    table,
 )
+from tithe.lab.experiment.cells import distinct, make_cells
 from tithe.lab.experiment.conduct import earlier_looks
-from tithe.lab.experiment.data import apart
-from tithe.lab.experiment.pool import read_pool_file
+from tithe.lab.experiment.experiment_data import apart, read_pool_file, split_by_prompt
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings
-from tithe.lab.experiment.split import split_by_prompt
 from tithe.lab.tune.recipe import Recipe
 
 

@@ -8,8 +8,17 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from tithe.errors import DataError
-from tithe.lab.heads.judge import auc_within, calibration_error, interval, judge, recalibrated, told_alone
-from tithe.lab.heads.resampling import draws, resampled_aucs, weighted_aucs
+from tithe.lab.heads.head_judgement import (
+    auc_within,
+    calibration_error,
+    draws,
+    interval,
+    judge,
+    recalibrated,
+    resampled_aucs,
+    told_alone,
+    weighted_aucs,
+)
 
 
 def some(prompts=60, signal=0.0, length=0.0, seed=0):
