@@ -35,13 +35,13 @@ main()
 # The command with pauses after every optimiser step.
 SLOW_STEPS = """
 import sys, time
-from tithe.lab.tune import listener
+from tithe.lab.tune import response_trainer
 pause = float(sys.argv.pop(1))
-real = listener.Listener.on_step_end
+real = response_trainer.Listener.on_step_end
 def on_step_end(self, *given, **named):
     time.sleep(pause)
     return real(self, *given, **named)
-listener.Listener.on_step_end = on_step_end
+response_trainer.Listener.on_step_end = on_step_end
 sys.argv[0] = "tithe"
 from tithe.cli import main
 main()
