@@ -412,9 +412,9 @@ def test_one_model_is_loaded_once_and_two_are_not_held(
     import gc
     import weakref
 
-    from tithe.engine import model
+    from tithe.engine import loading
 
-    real, loaded, alive = model.load_model, [], []
+    real, loaded, alive = loading.load_model, [], []
 
     def load(source: Any, **more: Any) -> Any:
         gc.collect()
@@ -423,7 +423,7 @@ def test_one_model_is_loaded_once_and_two_are_not_held(
         loaded.append(weakref.ref(made.model))
         return made
 
-    monkeypatch.setattr(model, "load_model", load)
+    monkeypatch.setattr(loading, "load_model", load)
     text = f"ifd:90% -> ifd@{other_dir}:90% -> superfiltering@{other_dir}(same_tokens=true):90%"
     text = text.replace(f"@{other_dir}(same_tokens=true)", f"(same_tokens=true)@{other_dir}")
     tithe.ok("select", small, "--pipeline", text, "--model", model_dir, "--eos", "-o", tmp_path / "k.jsonl")

@@ -13,7 +13,8 @@ import torch
 import transformers
 
 from tithe.engine.engine import Engine
-from tithe.engine.model import LoadedModel, load_model
+from tithe.engine.loading import load_model
+from tithe.engine.model import LoadedModel
 from tithe.engine.sources import find_model
 from tithe.records import Pass, Problem
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.small_model import make_model
-from tithe.engine.model import load_model
+from tithe.engine.loading import load_model
 from tithe.engine.sources import find_model, fingerprint, load_tokenizer
 from tithe.errors import MissingExtraError, ModelError
 from tithe.records import Pass

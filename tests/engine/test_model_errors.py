@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.engine.models import CONFIGS, GROUPED, load, make_pass, save
 from tithe.engine import model as model_room
+from tithe.engine.devices import choose_device, choose_dtype
 from tithe.engine.generate import generation_config
+from tithe.engine.loading import rotary_switch
 from tithe.engine.measure.shape import model_shape
-from tithe.engine.model import choose_device, choose_dtype, rotary_switch
 from tithe.engine.model_files import reading_folder
 from tithe.engine.sources import (
     BUNDLED,

@@ -12,8 +12,8 @@ import torch
 from tests.engine.models import load, plain, random_passes, run, twin, worst
 from tithe.engine.engine import Engine
 from tithe.engine.forward import probe
+from tithe.engine.forward.attention import Varlen, probes, whole_rows
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.varlen import Varlen, probes, whole_rows
 from tithe.engine.forward.ways import BY_SEGMENT, WHOLE_ROW, Ask
 from tithe.run.describe import engine_record, engine_sentence
 

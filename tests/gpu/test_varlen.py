@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch._dynamo
 
+from tithe.engine.forward.attention import TOLERANCE, Varlen
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.varlen import TOLERANCE, Varlen
 from tithe.engine.forward.ways import BY_SEGMENT, Ask, by_segment, compiled_flex
 
 pytestmark = [

@@ -30,7 +30,7 @@ from tests.neighbours.small_encoders import (
 )
 from tests.small_model import change_config
 from tithe.engine.engine import Engine
-from tithe.engine.model import load_model
+from tithe.engine.loading import load_model
 from tithe.engine.sources import find_model, fingerprint, load_tokenizer
 from tithe.errors import DataError, MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint

@@ -13,9 +13,9 @@ import torch
 
 from tests.e2e.command import records, write_jsonl
 from tithe.config import ScoreSettings
-from tithe.engine import engine, model
+from tithe.engine import devices, engine, loading
 from tithe.engine.measure import layout
-from tithe.engine.measure.room import Room
+from tithe.engine.measure.memory import Room
 from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.run.describe import engine_record, engine_sentence
@@ -78,14 +78,14 @@ def test_a_damaged_file_is_an_error_and_is_left_alone(tmp_path: Path, text: str)
 
 def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
     """The memory that is free is another one each time; the batches are those with which the run began."""
-    data, load = write_jsonl(tmp_path / "data.jsonl", records(5)), model.load_model
+    data, load = write_jsonl(tmp_path / "data.jsonl", records(5)), loading.load_model
     found = [Room(4096, 10, 1, 2.0), Room(8192, 20, 1, 2.0), Room(2048)]
     monkeypatch.setattr(engine, "find_room", lambda loaded, most: found.pop(0))
 
     def elsewhere(*args: Any, **given: Any) -> Any:
         return replace(load(*args, **{**given, "device": "cpu"}), device=torch.device("cuda"))
 
-    monkeypatch.setattr(model, "load_model", elsewhere)
+    monkeypatch.setattr(loading, "load_model", elsewhere)
 
     def begun(place: Path, **given: Any) -> Any:
         parts = Parts(ScoreSettings.of({"dataset": str(data), "model": str(model_dir), "dtype": "fp32", **given}))
@@ -143,7 +143,7 @@ def test_the_dtype_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_d
     """`auto` is a matter of speed there: what a busy machine measures later computes nothing again."""
     data, fastest = write_jsonl(tmp_path / "data.jsonl", records(5)), [torch.bfloat16]
     monkeypatch.setattr(
-        model, "choose_dtype", lambda wanted, device: fastest[0] if wanted == "auto" else model.WEIGHTS[wanted]
+        devices, "choose_dtype", lambda wanted, device: fastest[0] if wanted == "auto" else devices.WEIGHTS[wanted]
     )
 
     def scored(place: Path, **given: Any) -> tuple[str, int, list[str]]:

@@ -17,7 +17,8 @@ from tests.engine.models import plain, twin
 from tithe import runners
 from tithe.data.render import RenderSettings, make_renderer
 from tithe.engine.engine import Engine
-from tithe.engine.model import LoadedModel, load_model
+from tithe.engine.loading import load_model
+from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import READOUTS
 from tithe.engine.sources import find_model, load_tokenizer
 from tithe.engine.store.store import Store, answers_name

@@ -88,7 +88,7 @@ def test_they_are_started_beside_idle_cores_where_a_thread_is_too_slow_or_too_mu
     tokenisers, monkeypatch, work, device, cores, count
 ):
     started, said = [], []
-    monkeypatch.setattr("tithe.engine.cores.cpu_cores", lambda: cores)
+    monkeypatch.setattr("tithe.engine.host.cpu_cores", lambda: cores)
     monkeypatch.setattr(Tokenisers, "start", lambda self, count: (started.append(count), setattr(self, "count", count)))
     made = Tokenisers(tokenisers.source, tokenisers.renderer, say=said.append)
     for _ in range(2):  # and once only

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-
-from tithe.engine.workers.current import on
 
 Fetched: TypeAlias = Callable[[], npt.NDArray[Any]]  # called, it is waited for
 
@@ -38,3 +37,9 @@ def fetched(values: torch.Tensor) -> Fetched:
         return host.numpy().copy()  # pinned memory is for the next copy
 
     return wait
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Make it the current one for a while, if it is a GPU of CUDA's; without a number it is that already."""
+    numbered = device.type == "cuda" and device.index is not None
+    return torch.cuda.device(device) if numbered else nullcontext()

@@ -8,25 +8,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
 from tithe.engine.batches.batching import After, Batch, make_batches
-from tithe.engine.cores import cpu_cores, threads_allowed
+from tithe.engine.devices import dtype_name
 from tithe.engine.forward.forward import TokenNlls, Wanted
 from tithe.engine.forward.states import StateReadout, make_taps
-from tithe.engine.heap import give_back
+from tithe.engine.host import cpu_cores, give_back, threads_allowed
 from tithe.engine.measure.fused import fuse
 from tithe.engine.measure.layout import Choice, choose_layout, gated_product
-from tithe.engine.measure.room import MOST, Room, find_room
-from tithe.engine.model import LoadedModel, dtype_name
+from tithe.engine.measure.memory import MOST, Room, find_room
+from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.engine.shard import placed
 from tithe.engine.sources import demand_embedded
 from tithe.errors import demand
 from tithe.records import Pass, Problem
 
+T = TypeVar("T")
 NUMERICS = 1  # raise it when a change moves answers by more than rounding: stored ones are then not met again
 OUT_OF_MEMORY = Problem("out of memory at batch size 1")
 Asked: TypeAlias = Sequence[Sequence[Readout]]  # per pass the readouts that are asked of it
@@ -246,7 +247,7 @@ class Engine:
 
         self.model.fp8 = take_fp8(self.model, passes, batches, budget=self.budget or 1, compiled=self.compiled)
         self.model.awaits_fp8 = False
-        said = [self.model.fp8.sentence()]
+        said = [self.model.fp8.words()]
         if self.compiled and self.model.fused is not None:
             said.append(f"fp8: {self.model.fused.words()}")
         release(self.model.device)
@@ -260,28 +261,20 @@ class Engine:
 
     def begin(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> Results:
         """The same, not yet waited for: memory runs out, if it does, when a GPU is given its work."""
-        tokens = batch.tokens(passes)
-        if len(batch.index) > 1 and tokens >= self.too_many:
-            return self.in_halves(passes, batch, asked)
-        try:
-            results = self.together([passes[i] for i in batch.index], [asked[i] for i in batch.index], batch.after)
-            if self.model.device.type == "cpu":
-                give_back()
-            return results
-        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Outside the handler: the traceback, and with it the batch's activations, is gone.
-        release(self.model.device)
-        if len(batch.index) == 1:
-            return lambda: [OUT_OF_MEMORY]
-        self.halved += 1
-        self.too_many = min(self.too_many, tokens)
-        return self.in_halves(passes, batch, asked)
-
-    def in_halves(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> Results:
-        results = [result for half in batch.halves() for result in self.batch(passes, half, asked)]
-        return lambda: results
+        tokens, single = batch.tokens(passes), len(batch.index) == 1
+        if single or tokens < self.too_many:
+            some = [passes[i] for i in batch.index], [asked[i] for i in batch.index]
+            results = unless_out_of_memory(lambda: self.together(*some, batch.after), self.model.device)
+            if results is not None:
+                if self.model.device.type == "cpu":
+                    give_back()
+                return results
+            if single:
+                return lambda: [OUT_OF_MEMORY]
+            self.halved += 1
+            self.too_many = min(self.too_many, tokens)
+        halves = [result for half in batch.halves() for result in self.batch(passes, half, asked)]
+        return lambda: halves
 
     def together(self, passes: Sequence[Pass], asked: Asked, after: Sequence[After | None]) -> Results:
         """One forward pass for all that is asked."""
@@ -309,6 +302,17 @@ class Engine:
         """Refuse token ids beyond the embedding."""
         top = max((int(passes[i].ids.max()) for batch in batches for i in batch.index), default=0)
         demand_embedded(self.model.source.name, top, self.model.vocabulary)
+
+
+def unless_out_of_memory(read: Callable[[], T], device: torch.device) -> T | None:
+    """What was read, or None where memory ran out; what was held for it is free again by then."""
+    try:
+        return read()
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release(device)  # outside the handler: the traceback, and with it the batch's activations, is gone
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,6 +3,10 @@
 Rows are padded on the left and masked. A model for which that is not the same as reading each prompt alone (found out
 by trying) gets batches of equal lengths. What remains is rounding: in another batch the last bits of a score differ,
 and where two tokens are that close another may be taken. The same prompts in the same call give the same batches.
+
+Where tokens are drawn, `generate` draws all rows of a batch from one stream of random numbers, so that a row's answer
+depends on its neighbours. Here each prompt has a stream of its own, fixed by its seed: its n-th token is drawn with the
+n-th number.
 """
 
 from __future__ import annotations
@@ -14,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import LogitsProcessor
 
-from tithe.engine.engine import OUT_OF_MEMORY, is_out_of_memory, release
-from tithe.engine.measure.fp32_route import put_back
-from tithe.engine.model import LoadedModel, choose_device, choose_dtype, dtype_name, read_weights, rotary_switch
+from tithe.engine.devices import choose_device, choose_dtype, dtype_name
+from tithe.engine.engine import OUT_OF_MEMORY, unless_out_of_memory
+from tithe.engine.loading import read_weights, rotary_switch
+from tithe.engine.measure.cpu_kernels import put_back
+from tithe.engine.model import LoadedModel
 from tithe.engine.model_files import read_object
-from tithe.engine.sampling import Draw
 from tithe.engine.sources import ModelSource, demand_embedded, fingerprint
 from tithe.errors import ModelError
 from tithe.records import IntArray, Problem
@@ -31,6 +37,7 @@ GENERATION = 1  # raise it when a change moves answers by more than rounding: st
 CPU_BUDGET, GPU_BUDGET = 16_384, 131_072  # tokens of a batch, those to come included
 # How far the first token's scores may move by padding, as a share of their spread.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+FIRST = 256  # most likely tokens that are looked at first; seldom are more needed, and to sort them all is slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +130,9 @@ class Generator:
             return [
                 Problem(f"the prompt fills the context window: {len(w.ids)} tokens of {self.window}") for w in wanted
             ]
-        try:
-            return [*self.generate(wanted)]
-        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        release(self.model.device)  # outside the handler: the traceback, and what it holds, is gone
+        found = unless_out_of_memory(lambda: self.generate(wanted), self.model.device)
+        if found is not None:
+            return [*found]
         if len(wanted) == 1:
             return [OUT_OF_MEMORY]
         self.halved += 1
@@ -247,3 +251,57 @@ def generation_config(source: ModelSource) -> dict[str, Any]:
     """
     path = source.folder / "generation_config.json"
     return read_object(path, f"model `{source.name}`") if path.exists() else {}
+
+
+class Draw(LogitsProcessor):
+    """Draws every row's next token and leaves no other to choose from, so that a greedy `generate` takes it.
+
+    Args:
+        seeds: one per row.
+        start: tokens of the padded prompt.
+        steps: tokens to be drawn at most.
+        temperature: above 0; scores are divided by it.
+        top_p: the least set of most likely tokens that has this probability is drawn from.
+        device: where the scores are.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], start: int, steps: int, temperature: float, top_p: float, device: torch.device
+    ) -> None:
+        self.start, self.temperature, self.top_p = start, temperature, top_p
+        numbers = np.stack([np.random.Generator(np.random.Philox(seed)).random(steps) for seed in seeds])
+        kind = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not have
+        self.numbers = torch.tensor(numbers, dtype=kind, device=device)  # (rows, steps) in [0, 1)
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        numbers = self.numbers[:, input_ids.shape[1] - self.start]
+        chosen = draw(scores.to(self.numbers.dtype) / self.temperature, numbers, self.top_p)
+        return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
+
+
+def draw(scores: torch.Tensor, numbers: torch.Tensor, top_p: float) -> torch.Tensor:
+    """(rows,) token ids: where each row's number falls among the kept probabilities, laid end to end by token id.
+
+    By token id and not by rank: rounding that swaps two ranks then moves no boundary but theirs.
+    """
+    kept = nucleus(scores.softmax(-1), top_p)
+    ends = kept.cumsum(-1)
+    aims = numbers[:, None] * ends[:, -1:]
+    chosen = torch.searchsorted(ends, aims, right=True)[:, 0]
+    last = kept.shape[-1] - 1 - (kept.flip(-1) > 0).int().argmax(-1)  # rounding may aim beyond all of them
+    return torch.minimum(chosen, last)
+
+
+def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The probabilities of the most likely tokens that together reach `top_p`, 0 elsewhere; at least one is kept.
+
+    Tokens as likely as the last of them are kept with it, so that no order among equals decides.
+    """
+    if top_p >= 1:
+        return probabilities
+    ranked = probabilities.topk(min(FIRST, probabilities.shape[-1]), dim=-1).values
+    if bool((ranked.sum(-1) < top_p).any()):
+        ranked = probabilities.sort(dim=-1, descending=True).values
+    before = ranked.cumsum(-1) - ranked
+    least = ranked.masked_fill(before >= top_p, float("inf")).amin(-1, keepdim=True)
+    return probabilities.masked_fill(probabilities < least, 0.0)

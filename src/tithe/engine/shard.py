@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
 from tithe.engine.measure.shape import model_shape
+from tithe.engine.model import LoadedModel
 from tithe.engine.model_files import reading_folder
 from tithe.engine.sources import ModelSource
 from tithe.errors import MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint
-
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
 
 ROOM = 0.9  # of the free memory, for weights; the rest is for what passes hold
 SURELY = 0.5  # of a GPU's memory: weights below that are not worth a look at what is free, which takes memory itself

@@ -9,12 +9,14 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.engine.model_files import PICKLED, demand_model_files, read_config, read_object, reading_folder, tensors_in
 from tithe.engine.model_files import first_line as first_line
-from tithe.errors import ModelError
+from tithe.errors import MissingExtraError, ModelError
+from tithe.extras import install_hint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,6 +28,8 @@ NOT_GGUF = "give the folder with `config.json` and the `.safetensors` files that
 HASHED_AT_ONCE = 4  # files
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 UNBOUNDED = 10**9  # tokenizers without a limit carry a huge number
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PLACES = ("base_model_name_or_path", "revision", "auto_mapping", "peft_version", "inference_mode")
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,6 @@ def find_model(name: str, *, weights: bool = True) -> ModelSource:
 
 def at_folder(name: str, folder: Path, *, weights: bool, revision: str | None = None) -> ModelSource:
     """The model in a folder; of an adapter, its base model with the adapter beside it."""
-    from tithe.engine.adapters import base_of, is_adapter
-
     if is_adapter(folder):
         return base_of(name, folder, weights=weights)
     source = ModelSource(name, folder, revision)
@@ -231,9 +233,7 @@ def fingerprint(source: ModelSource) -> str:
     for file, content in zip(files, content_hashes(files), strict=True):
         digest.update(file.name.encode(errors="surrogateescape") + content)
     if source.adapter is not None:
-        from tithe.engine.adapters import identity
-
-        digest.update(identity(source.adapter))
+        digest.update(adapter_identity(source.adapter))
     return digest.hexdigest()
 
 
@@ -247,3 +247,79 @@ def content_hashes(files: Sequence[Path]) -> list[bytes]:
     """Hashes of several files, some at a time: hashing lets other threads work."""
     with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
         return list(pool.map(content_hash, files))
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no whole model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def base_of(name: str, folder: Path, *, weights: bool) -> ModelSource:
+    """The base model of an adapter, with the adapter beside it.
+
+    Args:
+        name: as the user wrote it.
+        folder: of the adapter.
+        weights: also demand the weights of both; a plan needs neither.
+
+    Raises:
+        ModelError: it is no LoRA adapter, has no safetensors, or its base model is not there.
+        MissingExtraError: PEFT is not installed, and the weights are needed.
+    """
+    demand_model_files(name, folder)
+    config = adapter_config(name, folder)
+    if config.get("peft_type") != "LORA":
+        raise ModelError(
+            f"the adapter `{name}` is of type {config.get('peft_type')}", hint="only LoRA adapters are merged here"
+        )
+    if weights:
+        demand_adapter_weights(name, folder)
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise ModelError(
+            f"the adapter `{name}` does not say which model it belongs to",
+            hint=f"`base_model_name_or_path` in `{folder / ADAPTER_CONFIG}` is a folder, a hub id or a bundled name",
+        )
+    try:
+        source = find_model(place_of(str(base), folder), weights=weights)
+    except ModelError as error:
+        raise ModelError(
+            f"the base model `{base}` of the adapter `{name}` is not there: {error}",
+            hint=f"`base_model_name_or_path` in `{folder / ADAPTER_CONFIG}` says where it is",
+        ) from error
+    if source.adapter is not None:
+        raise ModelError(
+            f"the adapter `{name}` belongs to `{base}`, which is an adapter itself",
+            hint="merge the first one into its base model",
+        )
+    return ModelSource(name, source.folder, source.revision, folder)
+
+
+def place_of(base: str, folder: Path) -> str:
+    """A relative path is looked for beside the adapter, too."""
+    beside = folder / base
+    return str(beside) if base not in BUNDLED and not Path(base).exists() and beside.is_dir() else base
+
+
+def adapter_config(name: str, folder: Path) -> dict[str, Any]:
+    return read_object(folder / ADAPTER_CONFIG, f"the adapter `{name}`")
+
+
+def demand_adapter_weights(name: str, folder: Path) -> None:
+    if find_spec("peft") is None:
+        raise MissingExtraError(
+            f"`{name}` is an adapter, and merging it needs the package `peft`", hint=install_hint("tune")
+        )
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        old = (folder / "adapter_model.bin").exists()
+        hint = "convert the pickled weights to safetensors first" if old else "the folder has no weights"
+        raise ModelError(f"the adapter `{name}` has no `{ADAPTER_WEIGHTS}`", hint=hint)
+
+
+def adapter_identity(folder: Path) -> bytes:
+    """What an adapter adds to a fingerprint: its settings and the bytes of its weights, not where things lie."""
+    config = {key: value for key, value in adapter_config(folder.name, folder).items() if key not in PLACES}
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):  # sets, written in any order
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    return json.dumps(config, sort_keys=True).encode() + content_hash(folder / ADAPTER_WEIGHTS)

@@ -12,7 +12,7 @@ from tithe.scorers.base import Scorer, settings_of
 
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine
-    from tithe.engine.measure.fp32_route import Fp32Route
+    from tithe.engine.measure.cpu_kernels import Fp32Route
     from tithe.engine.model import LoadedModel
 
 
@@ -84,7 +84,7 @@ def weights_dtype(model: LoadedModel) -> str:
 
 def torch_name(dtype: str) -> str:
     """Return torch's name for ours: `float32` for `fp32`."""
-    from tithe.engine.model import WEIGHTS
+    from tithe.engine.devices import WEIGHTS
 
     return str(WEIGHTS[dtype]).removeprefix("torch.")
 

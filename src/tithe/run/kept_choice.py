@@ -15,7 +15,7 @@ from tithe.foreign import read_json
 from tithe.run.folder import write_json
 
 if TYPE_CHECKING:
-    from tithe.engine.measure.fp32_route import Fp32Route, RouteName
+    from tithe.engine.measure.cpu_kernels import Fp32Route, RouteName
 
 PLACE = Path("answers", "choices.json")
 ROUTE, DTYPE = "fp32_route", "dtype_cpu"

@@ -25,11 +25,12 @@ def make_engine(parts: Parts) -> Engine:
     Raises:
         TitheError: the model cannot be loaded, or not as it is asked for.
     """
+    from tithe.engine.devices import WEIGHTS
     from tithe.engine.engine import NUMERICS, Engine
-    from tithe.engine.measure.half_speed import probe_half
+    from tithe.engine.loading import load_model
+    from tithe.engine.measure.cpu_kernels import probe_half
     from tithe.engine.measure.loss_kernels import CANDIDATES, OWN
     from tithe.engine.measure.shape import model_shape
-    from tithe.engine.model import WEIGHTS, load_model
     from tithe.engine.shard import spread_over
 
     s, place, devices = parts.settings, parts.answers_place, parts.devices

@@ -301,7 +301,7 @@ class Parts:
     @cached_property
     def dtype(self) -> str:
         """Of the weights; on a CPU that of the run folder, as `auto` is a matter of speed there."""
-        from tithe.engine.model import choose_dtype, dtype_name
+        from tithe.engine.devices import choose_dtype, dtype_name
 
         chosen = dtype_name(choose_dtype(self.settings.dtype, self.devices[0]))
         if not self.dtype_is_timed:
@@ -318,7 +318,7 @@ class Parts:
     @cached_property
     def devices(self) -> tuple[torch.device, ...]:
         """Where the model may be."""
-        from tithe.engine.workers.devices import choose_devices
+        from tithe.engine.devices import choose_devices
 
         return choose_devices(self.settings.device)
 

@@ -147,7 +147,7 @@ class Tokenisers:
         waited, much = work.waited >= self.patience, work.planned > max(BESIDE * work.seconds, self.patience)
         if self.count or device == "cpu" or not (waited or (much and work.seconds)):
             return
-        from tithe.engine.cores import cpu_cores
+        from tithe.engine.host import cpu_cores
 
         spare = cpu_cores() - 1
         if spare < 1:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from tithe.engine.forward.attention import Kind, Varlen
 from tithe.engine.forward.cuts import BLOCK, Cuts
-from tithe.engine.forward.varlen import Kind, Varlen
 from tithe.engine.forward.ways import BY_SEGMENT, WAYS, Ask, by_flash, by_flex, by_segment, by_torch
 
 CPU = torch.device("cpu")

@@ -10,10 +10,10 @@ import torch
 
 from tests.e2e.command import records, write_jsonl
 from tithe.config import ScoreSettings
-from tithe.engine import model
-from tithe.engine.measure import half_speed
-from tithe.engine.measure.half_speed import HalfSpeed, probe_half
-from tithe.engine.model import choose_dtype
+from tithe.engine import devices
+from tithe.engine.devices import choose_dtype
+from tithe.engine.measure import cpu_kernels
+from tithe.engine.measure.cpu_kernels import HalfSpeed, probe_half
 from tithe.run.score import score
 from tithe.run.talk import Talk
 
@@ -29,9 +29,9 @@ def forgotten() -> Iterator[None]:
 
 def machine(monkeypatch: pytest.MonkeyPatch, times: float, error: float = 2e-3) -> None:
     """One that says it multiplies bf16, at so many times the speed of fp32."""
-    monkeypatch.setattr(model, "cpu_multiplies_bf16", lambda: True)
-    monkeypatch.setattr(half_speed, "clocked", lambda left, *_: 0.1 / times if left.dtype == BF16 else 0.1)
-    monkeypatch.setattr(half_speed, "relative_error", lambda *_: error)
+    monkeypatch.setattr(devices, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(cpu_kernels, "clocked", lambda left, *_: 0.1 / times if left.dtype == BF16 else 0.1)
+    monkeypatch.setattr(cpu_kernels, "relative_error", lambda *_: error)
 
 
 @pytest.mark.parametrize(("times", "error", "taken"), [
@@ -49,8 +49,8 @@ def test_auto_takes_what_was_measured(
 
 def test_without_the_instructions_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 2.0)
-    monkeypatch.setattr(model, "cpu_multiplies_bf16", lambda: False)
-    monkeypatch.setattr(model, "probe_half", lambda _: pytest.fail("measured"))
+    monkeypatch.setattr(devices, "cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(devices, "probe_half", lambda _: pytest.fail("measured"))
     assert choose_dtype("auto", CPU) is torch.float32
 
 
@@ -61,7 +61,7 @@ def test_a_slow_product_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         rounds.append(left.dtype)
         return 3.0 if left.dtype == BF16 else 0.1
 
-    monkeypatch.setattr(half_speed, "clocked", clocked)
+    monkeypatch.setattr(cpu_kernels, "clocked", clocked)
     assert probe_half(BF16).times == pytest.approx(1 / 30) and rounds.count(BF16) == 1
 
 
@@ -83,7 +83,7 @@ def test_who_asks_for_what_is_slow_is_told(monkeypatch: pytest.MonkeyPatch, mode
             def say(self, text: str, said: list[str] = said) -> None:
                 said.append(text)
 
-        monkeypatch.setattr(half_speed, "probe_half", lambda _, times=times: HalfSpeed(times, 2e-3, 1e-2))
+        monkeypatch.setattr(cpu_kernels, "probe_half", lambda _, times=times: HalfSpeed(times, 2e-3, 1e-2))
         settings = ScoreSettings(dataset=str(data), model=str(model_dir), device="cpu", dtype="bf16")
         done = score(settings, folder=tmp_path / str(times), talk=Heard())
         assert done.record["engine"]["dtype"] == "bfloat16"

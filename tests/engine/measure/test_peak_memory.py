@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tithe.engine.measure.peak_memory import peak_memory
+from tithe.engine.measure.memory import peak_memory
 
 
 @pytest.mark.parametrize(("places", "total"), [((0,), 70), ((0, 1), 75)])

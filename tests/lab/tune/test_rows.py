@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tithe.data.render import RenderSettings, make_renderer
-from tithe.engine.model import load_model
+from tithe.engine.loading import load_model
 from tithe.engine.sources import find_model, load_tokenizer
 from tithe.lab.tune.rows import Ending, read_rows
 from tithe.records import BadRow, Example, Message

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate, pairwise, zip_longest
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +19,11 @@ import torch
 
 from tithe.engine.batches.batching import After
 from tithe.engine.copies import fetched, to
-from tithe.engine.forward.attention import segments
+from tithe.engine.forward.attention import Varlen, segments
 from tithe.engine.forward.cuts import Cuts, Seen
 from tithe.engine.forward.output_head import Head, token_nll
-from tithe.engine.forward.states import Tap
+from tithe.engine.forward.states import Layers, Tap
 from tithe.records import Pass
-
-if TYPE_CHECKING:
-    from tithe.engine.forward.layers import Layers
-    from tithe.engine.forward.varlen import Varlen
 
 PACK_EVEN = 64  # a pack is filled up to a multiple of this on a CPU, for the same reason as `output_head.EVEN`
 TokenNlls = npt.NDArray[np.float32]
@@ -101,7 +97,8 @@ def packed(
         row.even(PACK_EVEN)
     wanted.place(row.where, device)
     with segments(Cuts(row.lengths, row.before, device), attend):
-        hidden = head.states(
+        hidden = backbone_states(
+            head,
             wanted,
             input_ids=to(joined(row.inputs)[None], device),
             position_ids=to(np.concatenate(row.positions)[None], device),
@@ -205,8 +202,23 @@ def padded(head: Head, passes: Sequence[Pass], device: torch.device, wanted: Wan
     wanted.place(where, device)
     # A full mask of ones is left out: that lets the fused causal kernels run.
     given = None if mask.all() else to(mask, device)
-    hidden = head.states(wanted, input_ids=to(ids, device), attention_mask=given)
+    hidden = backbone_states(head, wanted, input_ids=to(ids, device), attention_mask=given)
     return through_head(head, hidden, *wanted.scored(passes, where))
+
+
+def backbone_states(head: Head, wanted: Wanted, **inputs: torch.Tensor | None) -> torch.Tensor:
+    """The backbone's last hidden states, on the way those of all layers to who wants them: (tokens, dim)."""
+    layers = wanted.layers
+    together = layers is not None and not layers.hooked
+    with wanted.handing():
+        more = {"output_hidden_states": True} if together else {}
+        out = head.backbone(**inputs, use_cache=False, **more)
+    last: torch.Tensor = out[0]
+    if layers is not None:
+        for layer, states in enumerate(out.hidden_states[:-1] if together else ()):
+            wanted.hand(layer, states)
+        wanted.hand(layers.count - 1, last)
+    return last.flatten(0, 1)
 
 
 def through_head(head: Head, hidden: torch.Tensor, places: Sequence[Ids], targets: Sequence[TokenIds]) -> Coming:

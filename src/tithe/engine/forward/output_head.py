@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from tithe.engine.measure.loss_kernels import LossKernel, choose_loss
-
-if TYPE_CHECKING:
-    from tithe.engine.forward.forward import Wanted
 
 HEAD_ROWS = 256  # logits rows at a time, at most, where a head has to be run as it is
 # Logits at a time: fewer rows would read the head's weights too often.
@@ -93,20 +90,6 @@ class Head:
             whole, product = self.logits(hidden), output(hidden)
         same = whole.shape == product.shape and bool(torch.equal(whole.float(), product.float()))
         return output if same else None
-
-    def states(self, wanted: Wanted, **inputs: torch.Tensor | None) -> torch.Tensor:
-        """The backbone's last hidden states, on the way those of all layers to who wants them: (tokens, dim)."""
-        layers = wanted.layers
-        together = layers is not None and not layers.hooked
-        with wanted.handing():
-            more = {"output_hidden_states": True} if together else {}
-            out = self.backbone(**inputs, use_cache=False, **more)
-        last: torch.Tensor = out[0]
-        if layers is not None:
-            for layer, states in enumerate(out.hidden_states[:-1] if together else ()):
-                wanted.hand(layer, states)
-            wanted.hand(layers.count - 1, last)
-        return last.flatten(0, 1)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(rows, dim) -> (rows, vocabulary)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -11,16 +11,14 @@ import torch
 from tithe.engine.batches.batching import After, Batch, make_batches
 from tithe.engine.copies import to
 from tithe.engine.forward import attention
+from tithe.engine.forward.attention import NoWayError, whole_rows
 from tithe.engine.forward.cuts import Cuts
 from tithe.engine.forward.forward import TokenNlls
 from tithe.engine.forward.output_head import Head
-from tithe.engine.forward.varlen import NoWayError, whole_rows
+from tithe.engine.model import LoadedModel
 from tithe.engine.sources import first_line
 from tithe.errors import ModelError
 from tithe.records import Pass
-
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
 
 # How far a road may be from the model's own forward, in nats on single random tokens. A road that is wrong (another
 # sequence seen, a soft-cap left out) is off by tenths; one that only sums in another order is off by rounding.
@@ -31,6 +29,9 @@ Road: TypeAlias = tuple[str, str | None]  # and the attention that it takes
 ROADS: tuple[Road, ...] = (("packed", attention.PACKED), ("padded", "sdpa"), ("padded", "eager"), ("single", None))
 COMMON = 9  # tokens with which the probe's passes 0 and 2 both begin
 BUDGET = 1024
+PLAIN = (bool, int, float, str, type(None))
+TORCHS = ("_parameters", "_buffers", "_modules")  # torch's own of every module
+Held: TypeAlias = dict[tuple[str, str], Any]  # (module, attribute) -> value
 
 
 def probe(loaded: LoadedModel, roads: Sequence[Road] = ROADS, loss: str | None = None) -> None:
@@ -170,3 +171,34 @@ def window_unseen(loaded: LoadedModel, passes: Sequence[Pass]) -> str | None:
     with torch.inference_mode(), attention.segments(cuts, loaded.attend) as pack:
         loaded.head.backbone(input_ids=to(passes[0].ids[None].astype(np.int64), loaded.device), use_cache=False)
         return None if pack.saw_window else f"a sliding window of {window} tokens that the attention is not told of"
+
+
+def what_is_kept(loaded: LoadedModel) -> str | None:
+    """Module and attribute that reading changes, such as the state of a recurrence; None where nothing is.
+
+    A value that is changed in its place is not noticed.
+    """
+    before, passes = held(loaded.model), probe_passes(loaded.vocabulary)
+    for some in (passes[:2], passes[3:4]):
+        loaded.nll(some)
+    for (module, name), value in held(loaded.model).items():
+        if (module, name) not in before or changed(before[module, name], value):
+            return f"`{name}` of `{module}`"
+    return None
+
+
+def held(model: torch.nn.Module) -> Held:
+    """All that modules have besides weights, parts and hooks; buffers are among it."""
+    return {
+        (module, name): value
+        for module, part in model.named_modules()
+        for name, value in {**vars(part), **part._buffers}.items()
+        if name not in TORCHS and "_hooks" not in name
+    }
+
+
+def changed(before: Any, now: Any) -> bool:
+    """Whether it is another value; of what is no number or word, whether it is another object."""
+    if isinstance(before, PLAIN) and isinstance(now, PLAIN):
+        return bool(before != now)
+    return before is not now

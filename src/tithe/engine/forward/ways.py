@@ -1,7 +1,7 @@
 """Ways to attend over a pack: several builds of one kernel, one that is compiled, and one call a segment.
 
 All take `Cuts` for where sequences end and what they continue, keys and values with the heads that the model gives
-them, and give `(1, tokens, heads, dim)`. `varlen.py` finds out which are true on a machine.
+them, and give `(1, tokens, heads, dim)`. `attention.py` finds out which are true on a machine.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from tithe.engine.copies import on
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.workers.current import on
 
 FLEX_KINDS = 64  # versions of one compiled kernel that are allowed
 

@@ -9,42 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-from tithe.errors import ModelError, SettingsError
+from tithe.engine.devices import E4M3
+from tithe.engine.model import LoadedModel
+from tithe.errors import ModelError
 
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
-
-E4M3 = torch.float8_e4m3fn
 LARGEST = torch.finfo(E4M3).max  # 448
-CAPABILITY = (8, 9)  # of the first CUDA devices with fp8 units
 EVEN = 16  # those units want both sides of a matrix in multiples of it
 ROUTERS = ("gate", "router")  # a mixture's choice of experts; the gate of a gated block is called `gate_proj`
 TINY = 1e-12  # scale of a row of zeros
-
-
-def multiplies_fp8(device: torch.device) -> bool:
-    """Whether the device has units for e4m3: NVIDIA's from Ada and Hopper on."""
-    if device.type != "cuda" or torch.version.hip is not None:
-        return False
-    return torch.cuda.get_device_capability(device) >= CAPABILITY
-
-
-def demand_fp8(device: torch.device) -> None:
-    """Raise unless the device multiplies fp8.
-
-    Raises:
-        SettingsError: it does not; nothing is put in its place.
-    """
-    if not multiplies_fp8(device):
-        what = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-        raise SettingsError(
-            f"dtype `fp8` wants an NVIDIA GPU of compute capability 8.9 or more, and `{what}` is none",
-            hint="`--dtype bf16`, or `auto` for what the device multiplies",
-        )
 
 
 def quantised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

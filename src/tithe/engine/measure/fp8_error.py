@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,10 @@ import torch
 from tithe.engine.batches.batching import Batch, make_batches
 from tithe.engine.measure.fp8 import Held, hold_in_fp8
 from tithe.engine.measure.fused import fuse
+from tithe.engine.model import LoadedModel
 from tithe.engine.sources import first_line
 from tithe.errors import ModelError
 from tithe.records import Pass
-
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
 
 SAMPLE = 128  # passes that are read in both
 SAMPLE_TOKENS = 32_768  # of them at most, and one pass at least
@@ -61,7 +59,7 @@ class Fp8:
         """For the run record."""
         return {**asdict(self.held), "error_against_bf16": asdict(self.error)}
 
-    def sentence(self) -> str:
+    def words(self) -> str:
         held, error = self.held, self.error
         rank = "" if error.rank_correlation is None else f", rank correlation {error.rank_correlation:.4f}"
         return (

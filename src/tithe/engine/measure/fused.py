@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.util import find_spec
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +28,8 @@ import torch
 from tithe.engine.forward.forward import TokenNlls
 from tithe.engine.forward.probe import TOLERANCE, probe_passes, together
 from tithe.engine.measure.fp8 import Fp8Linear
+from tithe.engine.model import LoadedModel
 from tithe.engine.sources import first_line
-
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
 
 NORM, PRODUCT, ROTATION, IN_FP8 = "norms", "MLPs", "rotations", "fp8 layers"
 ROTARY = re.compile(r"apply_\w*rotary\w*")  # what models call the function

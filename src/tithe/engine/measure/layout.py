@@ -8,17 +8,15 @@ is most of what a decoder computes, is timed in a few layouts. The usual one sta
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from threading import Barrier
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
+from tithe.engine.measure.matmul import in_turns, side_by_side
+from tithe.engine.model import LoadedModel
 
 USUAL_TOKENS = 1024  # a pack's activations stay in the cache
 TOKENS = (512, 2048)  # what else is tried
@@ -157,40 +155,28 @@ def fastest(layouts: Sequence[Layout], gated: Gated, rate: Rate, found: dict[Lay
 
 def timed(gated: Gated, layouts: Sequence[Layout], rounds: int) -> dict[Layout, list[float]]:
     """Tokens per second through the product, by layout; all layouts take turns, so that what else goes on meets all."""
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     generator = torch.Generator().manual_seed(0)
     shapes = ((gated.width, gated.inner), (gated.width, gated.inner), (gated.inner, gated.width))
     weights = [torch.randn(shape, generator=generator).to(gated.dtype) for shape in shapes]
-    rates: dict[Layout, list[float]] = {layout: [] for layout in layouts}
     try:
-        for number in range(rounds + 1):
-            for layout in layouts:
-                found = layout.workers * layout.tokens / seconds(gated, weights, layout)
-                if number:  # the first is for warming up
-                    rates[layout].append(found)
+        found = in_turns({layout: partial(seconds, gated, weights, layout) for layout in layouts}, rounds + 1)
     finally:
-        torch.set_num_threads(threads)
-    return rates
+        torch.set_num_threads(before)
+    # The first round is for warming up.
+    return {layout: [layout.workers * layout.tokens / each for each in found[layout][1:]] for layout in layouts}
 
 
 def seconds(gated: Gated, weights: Sequence[torch.Tensor], layout: Layout) -> float:
     """From the first worker's start to the last one's end."""
-    gate, spans = Barrier(layout.workers), list[tuple[float, float]]()
 
-    def run() -> None:
+    def prepare() -> Callable[[], object]:
         torch.set_num_threads(layout.threads)
-        with torch.inference_mode():
-            states = torch.ones(layout.tokens, gated.width, dtype=gated.dtype)
-            product(states[:64], *weights)  # starts this thread's own threads
-            gate.wait()
-            began = time.perf_counter()
-            product(states, *weights)
-            spans.append((began, time.perf_counter()))
+        states = torch.ones(layout.tokens, gated.width, dtype=gated.dtype)
+        product(states[:64], *weights)  # starts this thread's own threads
+        return partial(product, states, *weights)
 
-    with ThreadPoolExecutor(layout.workers) as pool:
-        for future in [pool.submit(run) for _ in range(layout.workers)]:
-            future.result()
-    return max(end for _, end in spans) - min(began for began, _ in spans)
+    return side_by_side(layout.workers, prepare)[0]
 
 
 def product(states: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

@@ -9,17 +9,17 @@ rows at a time.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, TypeAlias
 
 import torch
 
+from tithe.engine.copies import on
+from tithe.engine.measure.matmul import elapsed
 from tithe.engine.sources import first_line
-from tithe.engine.workers.current import on
 from tithe.errors import ModelError
 
 ROWS = 4096  # that are timed: about the responses of a batch on a GPU
@@ -150,7 +150,8 @@ def choose_loss(
                 elif name != OWN and not all(torch.equal(found[0], other) for other in found):
                     refused[name] = "its last bits change from call to call"
                 else:
-                    milliseconds[name] = 1e3 * timed(lambda way=way: way(hidden, weight, targets), weight.device)
+                    call = partial(way, hidden, weight, targets)  # compiled by now
+                    milliseconds[name] = 1e3 * elapsed(call, weight.device, ROUNDS)
             except ModuleNotFoundError as error:
                 refused[name] = f"`{error.name}` is not installed"
             except Exception as error:  # kernels refuse devices, dtypes and shapes in their own ways
@@ -197,20 +198,3 @@ def difference(found: torch.Tensor, truth: torch.Tensor, rows: int) -> float:
         return float("inf")
     off = float((found[: len(truth)].float() - truth).abs().max())
     return off if off == off and bool(torch.isfinite(found).all()) else float("inf")
-
-
-def timed(call: Callable[[], torch.Tensor], device: torch.device) -> float:
-    """Seconds of the best of some calls; kernels have been compiled by an earlier one."""
-    seconds = []
-    for _ in range(ROUNDS):
-        wait(device)
-        began = time.perf_counter()
-        call()
-        wait(device)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

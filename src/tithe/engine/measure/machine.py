@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from tithe.engine.cores import cpu_cores
-from tithe.engine.measure.fp32_route import Fp32Route, RouteName, precision, probe_fp32
+from tithe.engine.devices import DTYPES, dtype_name
+from tithe.engine.host import cpu_cores
+from tithe.engine.measure.cpu_kernels import Fp32Route, RouteName, precision, probe_fp32
 from tithe.engine.measure.matmul import Product, Speed, affordable, measure
 from tithe.engine.measure.shape import size
-from tithe.engine.model import DTYPES, dtype_name
 
 CPU_SQUARE = 1024
 GPU_SQUARE = 8192

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from threading import Barrier
+from typing import TypeVar
 
 import torch
 
-from tithe.engine.workers.current import on
+from tithe.engine.copies import on
 
+Name = TypeVar("Name")
 ROUND = 0.02  # seconds of a round, so that the clock's own steps do not count
 ROUNDS = 5  # at least
 LONGEST = 0.2  # seconds that one product may take; a dtype that is slow here gets a smaller one
@@ -76,7 +79,7 @@ def measure(
             matrices = operands(product, dtype, device)
             walls = [clocked(*matrices, times) for _ in range(rounds)]
         else:
-            walls = together(product, dtype, threads, times, rounds)
+            walls = side_by_side(threads, lambda: multiplying(product, dtype, times), rounds)
     rates = [work / wall / 1e9 for wall in walls]
     return Speed(product, dtype, threads, max(rates), statistics.median(rates))
 
@@ -129,12 +132,36 @@ def clocked(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
             end.record()
             end.synchronize()
         return float(start.elapsed_time(end)) / 1000  # it counts milliseconds
-    synchronise(left.device)
-    began = time.perf_counter()
-    for _ in range(times):
-        torch.mm(left, right, out=out)
-    synchronise(left.device)
-    return time.perf_counter() - began
+    return elapsed(lambda: [torch.mm(left, right, out=out) for _ in range(times)], left.device)
+
+
+def elapsed(call: Callable[[], object], device: torch.device, rounds: int = 1) -> float:
+    """Seconds of the fastest of some calls, all that they give the device to do included."""
+    seconds = []
+    for _ in range(rounds):
+        synchronise(device)
+        began = time.perf_counter()
+        call()
+        synchronise(device)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def in_turns(clocks: Mapping[Name, Callable[[], float]], rounds: int, longest: float = inf) -> dict[Name, list[float]]:
+    """Seconds of each clock in every round; all take turns, so that what else goes on slows down all of them.
+
+    Args:
+        clocks: give seconds when they are called.
+        rounds: at most.
+        longest: seconds; no further round once one of them needs more.
+    """
+    found: dict[Name, list[float]] = {name: [] for name in clocks}
+    for _ in range(rounds):
+        for name, clock in clocks.items():
+            found[name].append(clock())
+        if any(min(seconds) > longest for seconds in found.values()):
+            break
+    return found
 
 
 def synchronise(device: torch.device) -> None:
@@ -145,32 +172,41 @@ def synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def together(product: Product, dtype: torch.dtype, threads: int, times: int, rounds: int) -> list[float]:
-    """Seconds of each round on a CPU, from the first thread's start to the last one's end."""
+def multiplying(product: Product, dtype: torch.dtype, times: int) -> Callable[[], object]:
+    """What a thread does in a round: so many products, on one core."""
+    torch.set_num_threads(1)
+    left, right = operands(product, dtype, torch.device("cpu"))
+    out = left @ right
+    return lambda: [torch.mm(left, right, out=out) for _ in range(times)]
+
+
+def side_by_side(threads: int, prepare: Callable[[], Callable[[], object]], rounds: int = 1) -> list[float]:
+    """Seconds of each round of work on a CPU, from the first thread's start to the last one's end.
+
+    Args:
+        threads: that work at the same time.
+        prepare: called in each thread; makes what that thread does in a round.
+        rounds: begun by all threads together.
+    """
     gate = Barrier(threads)
 
     def run() -> list[tuple[float, float]]:
-        torch.set_num_threads(1)
-        left, right = operands(product, dtype, torch.device("cpu"))
-        out, spans = left @ right, []
-        for _ in range(rounds):
-            gate.wait()
-            began = time.perf_counter()
-            for _ in range(times):
-                torch.mm(left, right, out=out)
-            spans.append((began, time.perf_counter()))
-        return spans
-
-    def guarded() -> list[tuple[float, float]]:
+        spans = []
         try:
             with torch.inference_mode():  # counts for one thread
-                return run()
+                work = prepare()
+                for _ in range(rounds):
+                    gate.wait()
+                    began = time.perf_counter()
+                    work()
+                    spans.append((began, time.perf_counter()))
         except BaseException:
             gate.abort()  # or the others would wait for ever
             raise
+        return spans
 
     with ThreadPoolExecutor(threads) as pool:
-        spans = [future.result() for future in [pool.submit(guarded) for _ in range(threads)]]
+        spans = [future.result() for future in [pool.submit(run) for _ in range(threads)]]
     return [max(end for _, end in one) - min(start for start, _ in one) for one in zip(*spans, strict=True)]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tithe.engine.measure.matmul import synchronise
-from tithe.engine.measure.work import Window, windows
+from tithe.engine.measure.shape import Window, windows
 from tithe.engine.model import LoadedModel
 
 

@@ -18,8 +18,7 @@ import numpy as np
 
 from tithe.data.checksum import parts_in
 from tithe.engine.readouts.base import Readout
-from tithe.engine.store.key_index import KeyIndex, as_keys
-from tithe.engine.store.parts import SUFFIX, Parts, write_rows
+from tithe.engine.store.parts import SUFFIX, KeyIndex, Parts, as_keys, write_rows
 from tithe.errors import OutputError
 from tithe.records import Answer
 

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 
 from tithe.engine.batches.batching import Batch
-from tithe.engine.cores import cpu_cores
 from tithe.engine.engine import Engine, Results
 from tithe.engine.forward.states import StateReadout
-from tithe.engine.measure.room import MOST, SHARED
-from tithe.engine.model import load_model
+from tithe.engine.host import cpu_cores
+from tithe.engine.loading import load_model
+from tithe.engine.measure.memory import MOST, SHARED
 from tithe.engine.readouts.base import Readout
 from tithe.engine.sources import first_line
-from tithe.engine.workers.messages import Done, Failed, Learn, Load, Loaded, Work
 from tithe.engine.workers.orphan import end_with_parent
+from tithe.engine.workers.process import Done, Failed, Learn, Load, Loaded, Work
 from tithe.errors import TitheError, demand
 
 

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from tithe.engine.batches.batching import Batch
+from tithe.engine.devices import names
 from tithe.engine.engine import Asked, Engine, Read, release
 from tithe.engine.forward.probe import ROADS
-from tithe.engine.model import LoadedModel, load_model
+from tithe.engine.loading import load_model
+from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import Readout
 from tithe.engine.sources import ModelSource
-from tithe.engine.workers.devices import names
-from tithe.engine.workers.messages import Done, Load, Loaded, Work
-from tithe.engine.workers.process import Process
+from tithe.engine.workers.process import Done, Load, Loaded, Process, Work
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 

@@ -78,8 +78,8 @@ def identity(source: ModelSource) -> dict[str, str]:
 
 def holdout_piece(settings: EvaluateSettings, path: str, both: Mapping[str, Any], talk: Talk) -> Piece:
     """The likelihood of held-out responses."""
+    from tithe.engine.devices import choose_device
     from tithe.engine.engine import NUMERICS
-    from tithe.engine.model import choose_device
 
     parts = holdout_parts(settings, path, settings.holdout_group)
     depends = {

@@ -49,7 +49,7 @@ def places(parallel: int | None, device: str) -> list[Place]:
     """
     import torch
 
-    from tithe.engine.model import choose_device
+    from tithe.engine.devices import choose_device
 
     choose_device(device)  # it refuses what is not there, and several: a training has one
     gpus = visible_gpus() if device in ("auto", "cuda") and torch.cuda.is_available() else []

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.engine.measure.shape import Shape, model_shape
-from tithe.engine.measure.work import attention_flops, idle_parameters
+from tithe.engine.measure.shape import Shape, attention_flops, idle_parameters, model_shape
 from tithe.planner import Cost, Window
 from tithe.records import BadRow, Example, Problem
 from tithe.run.setup import Parts
@@ -99,8 +98,8 @@ class Sample:
             engine: reads.
             clock: also time the layers and the head, one pass of one thread after the other.
         """
+        from tithe.engine.measure.memory import peak_memory
         from tithe.engine.measure.meter import metered
-        from tithe.engine.measure.peak_memory import peak_memory
 
         with tempfile.TemporaryDirectory(dir=self.scratch) as place, one_thread(clock):
             runner, cost, table = self.runner(engine, Path(place)), Cost(), self.table()

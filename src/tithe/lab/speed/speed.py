@@ -72,7 +72,7 @@ def counted(settings: BenchSettings, talk: Talk) -> tuple[dict[str, Any], int]:
     """The plan of the whole job, and the bytes by which the process grew meanwhile."""
     import torch
 
-    from tithe.engine.measure.peak_memory import held, peak_memory
+    from tithe.engine.measure.memory import held, peak_memory
 
     cpu = torch.device("cpu")
     before = held(cpu)
@@ -156,7 +156,7 @@ def try_all(sample: Sample, usual: Engine, settings: BenchSettings) -> list[Choi
 
 def worker_counts(usual: Engine) -> Sequence[int]:
     """One pass on all cores, or one on each."""
-    from tithe.engine.cores import cpu_cores
+    from tithe.engine.host import cpu_cores
 
     if usual.model.device.type != "cpu" or not usual.model.side_by_side:
         return ()

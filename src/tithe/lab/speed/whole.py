@@ -66,7 +66,7 @@ def tokenising_processes(thread: float, read: float, device: str, renderer: Rend
         device: `cpu`, `cuda`, ...
         renderer: of the run; processes know those of Tithe alone.
     """
-    from tithe.engine.cores import cpu_cores
+    from tithe.engine.host import cpu_cores
 
     if device == "cpu" or type(renderer) not in RENDERERS.values() or thread <= max(BESIDE * read, PATIENCE):
         return 1

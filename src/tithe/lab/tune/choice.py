@@ -92,7 +92,7 @@ class Eyes:
 
     def __init__(self, parts: WarmupParts, talk: Talk) -> None:
         from tithe.engine.engine import Engine
-        from tithe.engine.model import load_model
+        from tithe.engine.loading import load_model
         from tithe.engine.sources import context_window
 
         s = parts.settings

@@ -57,7 +57,7 @@ class TuneParts:
     @property
     def multiplies_bf16(self) -> bool:
         """Whether the device does, and not by way of fp32."""
-        from tithe.engine.model import choose_dtype, dtype_name
+        from tithe.engine.devices import choose_dtype, dtype_name
 
         return dtype_name(choose_dtype("auto", self.device)) == "bf16"
 
@@ -71,7 +71,7 @@ class TuneParts:
 
     @cached_property
     def device(self) -> torch.device:
-        from tithe.engine.model import choose_device
+        from tithe.engine.devices import choose_device
 
         device = choose_device(self.settings.device)
         if device.type == "cuda" and device.index:
@@ -185,7 +185,8 @@ class TuneParts:
 
     def model(self) -> Any:
         """The model to be trained, all of it from its files."""
-        from tithe.engine.model import DTYPES, read_weights
+        from tithe.engine.devices import DTYPES
+        from tithe.engine.loading import read_weights
 
         model = read_weights(self.source, DTYPES[self.recipe.dtype], self.settings.trust_remote_code)
         if self.recipe.use_peft:  # what an adapter's file will call its base

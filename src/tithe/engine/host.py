@@ -1,14 +1,18 @@
-"""How many CPU cores this process may use: those it may run on, and no more than its control groups give it time of."""
+"""What this process may use of its host: CPU cores, and free memory of the heap given back to the system."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 MOUNTED = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")  # lines of `number:controllers:path`; of version 2 the number is 0, and no controllers
+FREE = 48 << 20  # bytes that may lie free between two batches
 
 
 def cpu_cores() -> int:
@@ -66,3 +70,38 @@ def lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+
+
+def give_back(above: int = FREE) -> None:
+    """Return free memory to the system where more than `above` bytes of it lie between what is in use.
+
+    Batches differ in size, and what they leave behind does not fit together: without this a bf16 run of a small model
+    holds on to 80 MB more than it uses. To return it after every batch would cost more in page faults than it is worth.
+    """
+    heap = _glibc()
+    if heap is not None and heap.mallinfo2().fordblks > above:
+        heap.malloc_trim(0)
+
+
+class _Figures(ctypes.Structure):
+    """`struct mallinfo2`; of these only `fordblks`, the bytes in free chunks, is read."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+@cache
+def _glibc() -> Any:
+    """The C library with its heap's functions, or None where it has none (musl, macOS, Windows, glibc before 2.33)."""
+    try:
+        library = ctypes.CDLL(None)
+        library.mallinfo2.restype = _Figures
+        library.malloc_trim.argtypes = [ctypes.c_size_t]
+    except (OSError, AttributeError, TypeError):
+        return None
+    return library

@@ -10,19 +10,21 @@ smaller of the two budgets counts. Measured, as models differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import torch
 
-from tithe.engine.measure.peak_memory import peak_memory
+from tithe.engine.model import LoadedModel
 from tithe.engine.shard import placed
 from tithe.records import Pass
-
-if TYPE_CHECKING:
-    from tithe.engine.model import LoadedModel
 
 LEAST = 1024
 # More was not seen to gain anything on an H200: of the matmul peak a model of 0.5B has 44, 54 and 52 % at 16, 32 and 64
@@ -34,6 +36,8 @@ PROBES = (1024, 2048)  # tokens of the two batches
 SEQUENCE = 512  # tokens of each of their sequences: some attention takes more for longer ones
 SHARE = 0.7  # of what is free: hidden states that readouts hold, and rows longer than the probe's, take the rest
 LIMITS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+EVERY = 0.005  # seconds between two looks
+STATM = Path("/proc/self/statm")  # pages: whole, resident, ...
 
 
 @dataclass(frozen=True)
@@ -134,3 +138,48 @@ def free_bytes(device: torch.device) -> int:
     """What the driver has, and what torch holds without using it."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
+@dataclass
+class PeakMemory:
+    """Bytes: of the process on a CPU, of torch's tensors on a GPU. None until it is known."""
+
+    bytes: int | None = None
+
+
+@contextmanager
+def peak_memory(*devices: torch.device) -> Iterator[PeakMemory]:
+    """Watch what runs within; of several GPUs, over which one model is spread, the peaks are added up."""
+    peak = PeakMemory()
+    if all(device.type == "cuda" for device in devices):
+        for device in devices:
+            torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak.bytes = sum(torch.cuda.max_memory_allocated(device) for device in devices)
+        return
+    done = Event()
+    watcher = Thread(target=watch, args=(devices[0], peak, done), daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def watch(device: torch.device, peak: PeakMemory, done: Event) -> None:
+    """Look again and again; the last look comes after the end."""
+    over = False
+    while not over:
+        over = done.wait(EVERY)
+        peak.bytes = max(peak.bytes or 0, held(device))
+
+
+def held(device: torch.device) -> int:
+    """Bytes held now; of the process where the system says so, else the most it ever held."""
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    if STATM.exists():
+        return int(STATM.read_text().split()[1]) * resource.getpagesize()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -11,8 +11,8 @@ import torch
 
 import tithe
 from tests.e2e.command import records, write_jsonl
-from tithe.engine.measure import fp32_route
-from tithe.engine.measure.fp32_route import Fp32Route, choose, put_back, take_fastest_fp32
+from tithe.engine.measure import cpu_kernels
+from tithe.engine.measure.cpu_kernels import Fp32Route, choose, put_back, take_fastest_fp32
 from tithe.errors import StoreError
 from tithe.run.describe import kernels
 
@@ -24,10 +24,10 @@ TRUE = {"default": 2e-7, "onednn": 4e-7}
 def as_it_was() -> Iterator[None]:
     """Torch's setting and what was probed are those of the process."""
     put_back()
-    fp32_route.probe_fp32.cache_clear()
+    cpu_kernels.probe_fp32.cache_clear()
     yield
     put_back()
-    fp32_route.probe_fp32.cache_clear()
+    cpu_kernels.probe_fp32.cache_clear()
     assert torch.get_float32_matmul_precision() == "highest"
 
 
@@ -47,9 +47,9 @@ def test_one_that_rounds_to_bf16_is_not_taken_however_fast() -> None:
 def rounding(monkeypatch: pytest.MonkeyPatch, error: float, seconds: float) -> None:
     """A machine on which `medium` has an error, and takes this share of the other's time."""
     medium = lambda: torch.get_float32_matmul_precision() == "medium"  # noqa: E731
-    monkeypatch.setattr(fp32_route, "relative_error", lambda *_: error if medium() else 2e-7)
-    monkeypatch.setattr(fp32_route.torch, "equal", lambda *_: False)
-    monkeypatch.setattr(fp32_route, "timed", lambda *_: {"default": 100.0, "onednn": 100.0 / seconds})
+    monkeypatch.setattr(cpu_kernels, "relative_error", lambda *_: error if medium() else 2e-7)
+    monkeypatch.setattr(cpu_kernels.torch, "equal", lambda *_: False)
+    monkeypatch.setattr(cpu_kernels, "timed", lambda *_: {"default": 100.0, "onednn": 100.0 / seconds})
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_this_machine() -> None:
 
 
 def test_routes_that_give_the_same_bits_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fp32_route.torch, "equal", lambda *_: True)
+    monkeypatch.setattr(cpu_kernels.torch, "equal", lambda *_: True)
     route = take_fastest_fp32(CPU, "onednn")
     assert route is not None and route.name == "default" and not route.gflops and "same bits" in route.why
 
@@ -119,7 +119,7 @@ def test_a_run_that_goes_on_takes_the_route_with_which_it_began(
     rounding(monkeypatch, 3e-7, 0.5)
     first = tithe.score(data, limit=6, **given).record["engine"]["fp32"]
     assert first["name"] == "onednn"
-    fp32_route.probe_fp32.cache_clear()
+    cpu_kernels.probe_fp32.cache_clear()
     put_back()
     rounding(monkeypatch, 3e-7, 0.99)  # now the same measurement says otherwise
     assert tithe.score(data, **given).record["engine"]["fp32"]["name"] == "onednn"

@@ -1,0 +1,214 @@
+"""Load a causal language model: read its weights, put it on its devices, and find the fastest true way through it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tithe.engine.copies import on
+from tithe.engine.devices import E4M3, choose_device, choose_dtype, dtype_name
+from tithe.engine.forward.probe import ROADS, Road, probe, what_is_kept
+from tithe.engine.measure.cpu_kernels import RouteName, take_fastest_fp32
+from tithe.engine.model import LoadedModel
+from tithe.engine.model_files import FLOATS, Tensors, reading_folder, tensors_in
+from tithe.engine.shard import DeviceMap, device_map, limits
+from tithe.engine.sources import ModelSource, fingerprint
+from tithe.errors import ModelError
+
+
+def load_model(
+    source: ModelSource,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    fp32_route: RouteName | None = None,
+    loss: str | None = None,
+    roads: Sequence[Road] = ROADS,
+    known: str | None = None,
+    spread: Sequence[torch.device] = (),
+) -> LoadedModel:
+    """Load safetensors weights whole, put them on the device, and probe the roads.
+
+    Args:
+        source: the model's files.
+        device: `auto`, or a name.
+        dtype: `auto`, `fp32`, `bf16`, `fp16`, or `fp8`, with which the model is loaded and probed in bf16 and put into
+            fp8 by the engine, once it has answered some of the first passes in both.
+        trust_remote_code: run code that comes with the model.
+        fp32_route: kernels with which a run began that is taken up again; None takes the faster ones.
+        loss: the kernel of likelihoods with which it began; None takes the fastest.
+        roads: those that may be taken, first the fastest.
+        known: the fingerprint, where it is known.
+        spread: GPUs that hold a part of the model each; empty puts it whole on `device`.
+
+    Raises:
+        ModelError: weights are missing or do not fit the config, or the model is not a causal one.
+        SettingsError: the device or dtype is not there.
+    """
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place)
+    in_fp8 = kind == E4M3
+    kind = torch.bfloat16 if in_fp8 else kind
+    try:
+        where = device_map(source, kind, limits(spread), trust_remote_code) if spread else None
+        model = read_weights(source, kind, trust_remote_code, where)
+        if where is None:
+            model = model.to(place)
+        place = place if where is None else model.get_input_embeddings().weight.device
+        loaded = LoadedModel(source, model, place, kind, known or fingerprint(source))
+        loaded.alone_above = rotary_switch(model.config.get_text_config())
+        if kind == torch.float32 or place.type != "cpu":
+            loaded.fp32 = take_fastest_fp32(place, fp32_route)
+        with on(place):
+            probe(loaded, roads, loss)
+            loaded.keeps = what_is_kept(loaded)
+        loaded.awaits_fp8 = in_fp8
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(
+            f"model `{source.name}` in {dtype_name(kind)} does not fit into the memory of `{place}`",
+            hint="a smaller dtype or model, or another device",
+        ) from error
+    return loaded
+
+
+def read_weights(
+    source: ModelSource, dtype: torch.dtype, trust_remote_code: bool, where: DeviceMap | None = None
+) -> Any:
+    """The model in evaluation mode, every tensor of it from the files, on the CPU or where a map says.
+
+    Raises:
+        ModelError: the folder cannot be read, or the model and its files have not the same tensors.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = source.config
+    tensors = tensors_in(source.folder, source.name)
+    # Up to transformers 5.17 the default attention leaves this cap out, silently.
+    capped = any(part.get("attn_logit_softcapping") for part in (config, config.get("text_config") or {}))
+    with reading_folder(f"cannot load model `{source.name}`", source.folder):
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager" if capped else None,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **({} if where is None else {"device_map": where}),
+        )
+    model, info = read
+    demand_same_tensors(source, model, info, tensors)
+    if source.adapter is not None:
+        model = merged(model, source)
+    # A config may have been saved with these; here outputs have names, and nothing but hidden states is kept.
+    model.config.return_dict, model.config.output_hidden_states = True, False
+    return model.eval()
+
+
+def demand_same_tensors(source: ModelSource, model: Any, info: Mapping[str, Any], tensors: Tensors) -> None:
+    """Compare what the files hold with what the model has, as transformers accounts for it.
+
+    What its own rules leave out (a head for further tokens, another modality) is left out here.
+
+    Raises:
+        ModelError: one has a tensor that the other lacks, or weights are whole numbers.
+    """
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"the weights of `{source.name}` lack {len(missing)} of the model's tensors, e.g. `{missing[0]}`",
+            hint="a checkpoint of another architecture, or one without its language-model head",
+        )
+    surplus = sorted(name for name in info["unexpected_keys"] if not is_old_buffer(name, tensors))
+    if surplus:
+        raise ModelError(
+            f"the weights of `{source.name}` have {len(surplus)} tensors that the model has not, e.g. `{surplus[0]}`",
+            hint="`config.json` is of another checkpoint (fewer layers?), or the weights hold more than the model",
+        )
+    if "quantization_config" in source.config:
+        return
+    weights = dict(model.named_parameters())
+    coded = sorted(name for name, (kind, _) in tensors.items() if kind not in FLOATS and name in weights)
+    if coded:
+        raise ModelError(
+            f"the weights of `{source.name}` are quantised (`{coded[0]}` is {tensors[coded[0]][0]}), "
+            "and `config.json` has no `quantization_config` that says how",
+            hint="give the checkpoint in bf16, fp16 or fp32",
+        )
+
+
+def is_old_buffer(name: str, tensors: Tensors) -> bool:
+    """Whether it is a mask or a table of rotations, which earlier versions of transformers saved as well."""
+    if name.endswith((".masked_bias", ".inv_freq")):
+        return True
+    # Files may name their tensors without the model's prefix.
+    shapes = [shape for known, (_, shape) in tensors.items() if name.endswith(known) or known.endswith(name)]
+    mask = any(len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3] for shape in shapes)
+    return mask and name.endswith((".attn.bias", ".attention.bias"))
+
+
+def rotary_switch(config: Any) -> int | None:
+    """Length from which rotary scalings treat a whole batch by its longest sequence; such sequences run alone."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
+    if not any(part.get("rope_type", part.get("type")) in ("dynamic", "longrope") for part in kinds):
+        return None
+    limits = [part.get("original_max_position_embeddings") for part in kinds]
+    limits += [getattr(config, name, None) for name in ("original_max_position_embeddings", "max_position_embeddings")]
+    return min(int(limit) for limit in limits if limit)
+
+
+def merged(model: Any, source: ModelSource) -> Any:
+    """The base model with the adapter's part added to its weights.
+
+    Raises:
+        ModelError: the adapter does not fit the model, or holds tensors for which the model has no place.
+    """
+    assert source.adapter is not None
+    from peft import PeftModel
+
+    folder, does_not_fit = str(source.adapter), f"does not fit its base model `{source.folder}`"
+    with reading_folder(f"the adapter `{source.name}` {does_not_fit}", source.adapter), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks transformers in an old way
+        warnings.filterwarnings("ignore", message="Model (with|has) `tie_word_embeddings=True`")  # see `untie`
+        warnings.filterwarnings("error", message="Found missing adapter keys")  # those would stay as if untrained
+        mapping = getattr(model, "_checkpoint_conversion_mapping", {})
+        both: Any = PeftModel.from_pretrained(model, folder, use_safetensors=True)
+        surplus = both.load_adapter(folder, "default", key_mapping=mapping, use_safetensors=True).unexpected_keys
+        if surplus:  # PEFT leaves them out without a word
+            raise ModelError(
+                f"the adapter `{source.name}` {does_not_fit}: {len(surplus)} of its tensors have no place there, "
+                f"e.g. `{surplus[0]}`",
+                hint="it was trained on another model, or its `adapter_config.json` is of another training",
+            )
+        untie(both)
+        return both.merge_and_unload(safe_merge=False)
+
+
+def untie(both: Any) -> None:
+    """Give the output head a matrix of its own, where it is the embedding's and the adapter changes one of the two.
+
+    Beside the base model an adapter of the embedding leaves the head as it is; added to one matrix it changes both.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+    from torch.nn import Parameter
+
+    base = both.get_base_model()
+    table, head = (inner(part) for part in (base.get_input_embeddings(), base.get_output_embeddings()))
+    changed = [inner(part) for part in both.modules() if isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    if head is None or head.weight is not table.weight or not any(part in (table, head) for part in changed):
+        return
+    head.weight = Parameter(table.weight.detach().clone(), requires_grad=False)
+    for config in (base.config, base.config.get_text_config()):
+        config.tie_word_embeddings = False
+
+
+def inner(part: Any) -> Any:
+    """The layer of the base model inside PEFT's wrappers."""
+    while (within := getattr(part, "base_layer", None) or getattr(part, "original_module", None)) is not None:
+        part = within
+    return part
