@@ -14,13 +14,13 @@ Fetched: TypeAlias = Callable[[], npt.NDArray[Any]]  # called, it is waited for
 
 
 def to(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """To a GPU by way of pinned memory: a copy from any other would first wait for all that the GPU has to do."""
+    """Copy to a device; to a GPU through pinned memory, since any other copy first waits for all its queued work."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def fetched(values: torch.Tensor) -> Fetched:
-    """A copy on its way to the host, for which is waited when it is called; a GPU goes on with what is queued next."""
+    """Start a device-to-host copy without blocking; call the result to wait for it."""
     if values.device.type != "cuda":
         there = values.cpu().numpy()
         return lambda: there
@@ -40,6 +40,6 @@ def fetched(values: torch.Tensor) -> Fetched:
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
-    """Make it the current one for a while, if it is a GPU of CUDA's; without a number it is that already."""
+    """Make a numbered CUDA device the current one for a while; do nothing for any other device."""
     numbered = device.type == "cuda" and device.index is not None
     return torch.cuda.device(device) if numbered else nullcontext()

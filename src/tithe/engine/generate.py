@@ -207,7 +207,7 @@ def padded(rows: Sequence[IntArray], pad: int) -> tuple[np.ndarray[Any, Any], np
 def load_writer(
     source: ModelSource, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
 ) -> LoadedModel:
-    """A model as it generates: with the attention it comes with, no road tried.
+    """Load a model for generating: with the attention it comes with, no forward path tried.
 
     Raises:
         ModelError: weights are missing, do not fit the config, or do not fit into memory.

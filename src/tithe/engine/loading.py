@@ -31,7 +31,7 @@ def load_model(
     known: str | None = None,
     spread: Sequence[torch.device] = (),
 ) -> LoadedModel:
-    """Load safetensors weights whole, put them on the device, and probe the roads.
+    """Load safetensors weights whole, put them on the device, and probe the forward paths.
 
     Args:
         source: the model's files.
@@ -41,7 +41,7 @@ def load_model(
         trust_remote_code: run code that comes with the model.
         fp32_route: kernels with which a run began that is taken up again; None takes the faster ones.
         loss: the kernel of likelihoods with which it began; None takes the fastest.
-        roads: those that may be taken, first the fastest.
+        roads: forward paths that may be taken, the fastest first.
         known: the fingerprint, where it is known.
         spread: GPUs that hold a part of the model each; empty puts it whole on `device`.
 

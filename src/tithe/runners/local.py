@@ -155,7 +155,7 @@ class LocalRunner:
             store.flush()
 
     def plan_asks(self, asks: Sequence[Mapping[str, Ask]]) -> Window:
-        """The same as `plan`, without scorers."""
+        """Plan a window of asks that belong to no scorer's result."""
         examples = [ask.spec.example for each in asks for ask in list(each.values())[:1]]
         return plan_window(examples, [[self.renamed(each, "a scorer")] for each in asks], self.renderer)
 
@@ -318,7 +318,7 @@ class Scored:
 
 
 def clocked(stream: Iterable[T]) -> Iterator[tuple[T, float]]:
-    """The same items, each with the processor seconds of this thread that it took."""
+    """Yield each item with the processor seconds of this thread that it took."""
     began = time.thread_time()
     for item in stream:
         yield item, time.thread_time() - began
@@ -326,7 +326,7 @@ def clocked(stream: Iterable[T]) -> Iterator[tuple[T, float]]:
 
 
 def ahead(stream: Iterator[T], stop: Callable[[], object] = lambda: None) -> Generator[T]:
-    """The same items, the next one made while the present one is worked on.
+    """Yield the items; make the next one while the present one is worked on.
 
     Args:
         stream: the items.

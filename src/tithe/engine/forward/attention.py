@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.ways import BY_SEGMENT, WAYS, WHOLE_ROW, Ask, Way, by_segment
+from tithe.engine.forward.ways import BY_SEGMENT, WAYS, WHOLE_ROW, Call, Way, by_segment
 
 # How far a way may be from the truth, as a share of 1 + |value|, on random numbers of size 1. A wrong one (another
 # causal alignment, a segment that sees its neighbour) is off by tenths.
@@ -92,7 +92,7 @@ class Varlen:
         if window is not None:
             self.way(replace(kind, windowed=not hides))
             window = window if hides else None
-        ask = Ask(query.shape[-1] ** -0.5 if scaling is None else scaling, window, softcap)
+        ask = Call(query.shape[-1] ** -0.5 if scaling is None else scaling, window, softcap)
         return self.there(kind)[self.way(kind)](query, key, value, cuts, ask)
 
     def there(self, kind: Kind) -> Mapping[str, Way]:
@@ -127,7 +127,7 @@ class Varlen:
         ]  # fmt: skip
 
     def words(self) -> str:
-        """The same in a few words."""
+        """Say in a few words which way was taken, and why not those before it."""
         refused = {name: reason for reasons in self.refused.values() for name, reason in reasons.items()}
         taken = " and ".join(dict.fromkeys(self.chosen.values())) or "nothing"
         return f"attention by {taken}" + (f" (not {listed(refused)})" if refused else "")
@@ -138,7 +138,7 @@ def listed(reasons: Mapping[str, str]) -> str:
 
 
 def whole_rows(device: torch.device) -> Varlen | None:
-    """Attention for the packed road of a device; None on a CPU, where one call a segment is as fast as any."""
+    """Return attention for the packed path of a device; None on a CPU, where one call a segment is as fast as any."""
     if device.type == "cpu":
         return None
     return Varlen(WHOLE_ROW if device.type == "cuda" else {})
@@ -172,7 +172,7 @@ def distance(way: Way, kind: Kind, cuts: Cuts) -> float:
         torch.randn(1, heads, cuts.tokens, dim, generator=generator).to(kind.device, kind.dtype)
         for heads, dim in shapes
     )
-    ask = Ask(kind.dim**-0.5, 20 if kind.windowed else None, 1.0 if kind.capped else None)
+    ask = Call(kind.dim**-0.5, 20 if kind.windowed else None, 1.0 if kind.capped else None)
     with torch.inference_mode():
         truth = by_segment(query.float(), key.float(), value.float(), cuts, ask)
         found = way(query, key, value, cuts, ask).float()
@@ -240,7 +240,7 @@ def packed_attention(
         _pack.saw_window = True
     if attend is None:
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return by_segment(query, key, value, cuts, Ask(scaling, sliding_window, softcap), s_aux), None
+        return by_segment(query, key, value, cuts, Call(scaling, sliding_window, softcap), s_aux), None
     if s_aux is not None:
         raise ValueError("attention sinks are not known to what reads a whole row")
     return attend(query, key, value, cuts, scaling=scaling, window=sliding_window, softcap=softcap), None

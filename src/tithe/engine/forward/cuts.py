@@ -39,7 +39,7 @@ class Cuts:
     copies: dict[torch.device, Cuts] = field(default_factory=dict, init=False, repr=False)
 
     def on(self, device: torch.device) -> Cuts:
-        """The same for layers on another device, made once."""
+        """Return these cuts for layers on another device; each copy is made once."""
         if device == self.device:
             return self
         if device not in self.copies:

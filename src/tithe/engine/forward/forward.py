@@ -1,6 +1,6 @@
-"""Roads through a model: token ids in, NLL of each response token out.
+"""Forward paths through a model: token ids in, NLL of each response token out.
 
-Three roads, from fast to safe. `packed`: sequences one after another in one row, no padding. `padded`: right-padded
+Three paths, from fast to safe. `packed`: sequences one after another in one row, no padding. `padded`: right-padded
 rows. `single`: one sequence, the model's own full forward. `probe.py` finds which are true for a model.
 """
 
@@ -34,7 +34,7 @@ Coming: TypeAlias = Callable[[], list[TokenNlls]]  # what was asked of a device;
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReadRequest:
     """What is wanted of passes that are read together.
 
     Args:
@@ -48,7 +48,7 @@ class Wanted:
     layers: Layers | None = None
 
     @classmethod
-    def likelihoods(cls, passes: Sequence[Pass]) -> Wanted:
+    def likelihoods(cls, passes: Sequence[Pass]) -> ReadRequest:
         return cls([True] * len(passes))
 
     def length(self, i: int, pass_: Pass) -> int:
@@ -84,12 +84,12 @@ def packed(
     passes: Sequence[Pass],
     device: torch.device,
     after: Sequence[After | None] = (),
-    wanted: Wanted | None = None,
+    wanted: ReadRequest | None = None,
     attend: Varlen | None = None,
 ) -> Coming:
     """All sequences in one row, attention within each; what one has in common with an earlier one is read there."""
-    wanted = wanted or Wanted.likelihoods(passes)
-    row = Row()
+    wanted = wanted or ReadRequest.likelihoods(passes)
+    row = PackedRow()
     read = lengths_read(passes, after, wanted)
     for pass_, length, one in zip_longest(passes, read, after):
         row.add(pass_.ids[:length], one)
@@ -106,7 +106,7 @@ def packed(
     return through_head(head, hidden, *wanted.scored(passes, row.where))
 
 
-def lengths_read(passes: Sequence[Pass], after: Sequence[After | None], wanted: Wanted) -> list[int]:
+def lengths_read(passes: Sequence[Pass], after: Sequence[After | None], wanted: ReadRequest) -> list[int]:
     """Of each pass how many tokens are read: what is wanted of it, and what others continue."""
     lengths = [wanted.length(i, pass_) for i, pass_ in enumerate(passes)]
     for one in after:
@@ -116,7 +116,7 @@ def lengths_read(passes: Sequence[Pass], after: Sequence[After | None], wanted: 
 
 
 @dataclass
-class Row:
+class PackedRow:
     """A pack in the making: segments of one row, each with its positions.
 
     A GPU waits while this is done for some hundred short sequences: what is counted is a view of what was counted once.
@@ -191,9 +191,9 @@ def runs(places: Ids) -> Seen:
     return tuple(slice(int(part[0]), int(part[-1]) + 1) for part in parts)
 
 
-def padded(head: Head, passes: Sequence[Pass], device: torch.device, wanted: Wanted | None = None) -> Coming:
+def padded(head: Head, passes: Sequence[Pass], device: torch.device, wanted: ReadRequest | None = None) -> Coming:
     """Right-padded rows: with causal attention no real token sees the padding."""
-    wanted = wanted or Wanted.likelihoods(passes)
+    wanted = wanted or ReadRequest.likelihoods(passes)
     read = [pass_.ids[: wanted.length(i, pass_)].astype(np.int64) for i, pass_ in enumerate(passes)]
     width = max(map(len, read))
     ids = np.stack([np.pad(row, (0, width - len(row))) for row in read])
@@ -206,7 +206,7 @@ def padded(head: Head, passes: Sequence[Pass], device: torch.device, wanted: Wan
     return through_head(head, hidden, *wanted.scored(passes, where))
 
 
-def backbone_states(head: Head, wanted: Wanted, **inputs: torch.Tensor | None) -> torch.Tensor:
+def backbone_states(head: Head, wanted: ReadRequest, **inputs: torch.Tensor | None) -> torch.Tensor:
     """The backbone's last hidden states, on the way those of all layers to who wants them: (tokens, dim)."""
     layers = wanted.layers
     together = layers is not None and not layers.hooked
@@ -231,13 +231,13 @@ def through_head(head: Head, hidden: torch.Tensor, places: Sequence[Ids], target
     return lambda: cut(values(), lengths)
 
 
-def single(model: Any, passes: Sequence[Pass], device: torch.device, wanted: Wanted | None = None) -> Coming:
+def single(model: Any, passes: Sequence[Pass], device: torch.device, wanted: ReadRequest | None = None) -> Coming:
     """One by one through the model's own forward, full logits: slow, and what the others are held against.
 
     Raises:
         ValueError: several passes whose hidden states are wanted.
     """
-    wanted = wanted or Wanted.likelihoods(passes)
+    wanted = wanted or ReadRequest.likelihoods(passes)
     if wanted.taps and len(passes) > 1:
         raise ValueError(f"{len(passes)} passes at once, whose states come one by one here")
     out = []
@@ -248,7 +248,7 @@ def single(model: Any, passes: Sequence[Pass], device: torch.device, wanted: Wan
         wanted.place(where, device)
         for layer, states in enumerate(found.hidden_states if wanted.taps else ()):
             wanted.hand(layer, states)
-        (places,), (targets,) = Wanted([wanted.nll[i]]).scored([pass_], where)
+        (places,), (targets,) = ReadRequest([wanted.nll[i]]).scored([pass_], where)
         nll = token_nll(found.logits[0][to(places, device)], to(joined([targets]), device)) if len(targets) else None
         out.append(NO_NLL if nll is None else nll.float().cpu().numpy())
     return lambda: out

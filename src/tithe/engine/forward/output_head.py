@@ -46,7 +46,7 @@ class Head:
     """The model's own way from hidden states to logits, run on chosen rows alone.
 
     Soft-capping, logit scales and vocabulary cuts live in each model's `forward`, after the backbone. So that
-    `forward` is run as it is, on a shallow copy whose backbone is a stand-in: no list of models to keep.
+    `forward` is run as it is, on a shallow copy whose backbone is a stub: no list of models to keep.
 
     Args:
         model: whose head it is.
@@ -64,12 +64,12 @@ class Head:
             raise AttributeError("no part of the model holds its token embedding")
         self.vocabulary = int(embedding.weight.shape[0])
         name, self.backbone = found[0]
-        stand_in = Backbone()
+        stub = Backbone()
         for part, _ in self.backbone.named_children():  # some call a part of it: OPT its `model.decoder`
-            stand_in.add_module(part, Backbone())
+            stub.add_module(part, Backbone())
         self.shell = copy.copy(model)
         vars(self.shell).pop("forward", None)  # a hook of accelerate's, which would run the whole model
-        self.shell._modules = {**model._modules, name: stand_in}
+        self.shell._modules = {**model._modules, name: stub}
         self.matrix: torch.nn.Linear | None = None
         self.loss: LossKernel | None = None
         matrix = self.plain_matrix(model)
@@ -118,12 +118,12 @@ class Head:
 
 
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy per row in float32, whatever the logits' dtype: (rows, vocabulary), (rows,) -> (rows,)."""
+    """Return the cross-entropy per row in float32, whatever the logits' dtype: (rows, vocabulary) -> (rows,)."""
     return torch.nn.functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="none")
 
 
 def tiled_nll(hidden: torch.Tensor, matrix: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
-    """The same from hidden states and the output matrix, the vocabulary in tiles: (rows, dim), (rows,) -> (rows,).
+    """Return the cross-entropy per row from hidden states, the vocabulary in tiles: (rows, dim), (rows,) -> (rows,).
 
     The log-sum-exp runs along: `total` is the sum of exp(logit - highest) so far.
     """

@@ -1,4 +1,7 @@
-"""Find out which road through a model is true, by trying them: no list of architectures to keep."""
+"""Find out which forward path through a model is true, by trying them: no list of architectures to keep.
+
+Also find models that keep something of what they read: two passes side by side would read each other's.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from tithe.engine.sources import first_line
 from tithe.errors import ModelError
 from tithe.records import Pass
 
-# How far a road may be from the model's own forward, in nats on single random tokens. A road that is wrong (another
+# How far a path may be from the model's own forward, in nats on single random tokens. A path that is wrong (another
 # sequence seen, a soft-cap left out) is off by tenths; one that only sums in another order is off by rounding.
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 # How far other tokens of the same batch may move a sequence, as a share of that: shapes are equal, so is the rounding.
@@ -35,7 +38,7 @@ Held: TypeAlias = dict[tuple[str, str], Any]  # (module, attribute) -> value
 
 
 def probe(loaded: LoadedModel, roads: Sequence[Road] = ROADS, loss: str | None = None) -> None:
-    """Take the first road whose numbers are those of the model's own forward, on a few random sequences.
+    """Take the first path whose numbers are those of the model's own forward, on a few random sequences.
 
     Args:
         loaded: the model; what is found is written there.
@@ -103,7 +106,7 @@ def make_head(loaded: LoadedModel, loss: str | None) -> Head | None:
 def try_road(
     loaded: LoadedModel, road: str, implementation: str | None, passes: Sequence[Pass], truth: Sequence[TokenNlls]
 ) -> str | None:
-    """Set the model up for a road; None if it is true, else the reason why it is not taken."""
+    """Set the model up for a path; return None if it is true, else the reason why it is not taken."""
     if road != "single" and loaded.head is None:
         return "the head cannot be run apart"
     original = loaded.model.config._attn_implementation
@@ -130,7 +133,7 @@ def try_road(
 
 
 def untrue(loaded: LoadedModel, road: str, passes: Sequence[Pass], truth: Sequence[TokenNlls]) -> str | None:
-    """In company each pass must read as alone, and not heed what the company says."""
+    """Say why a path is not true: a batched pass must score as it does alone, whatever else is in the batch."""
     tolerance = TOLERANCE[loaded.dtype]
     read = together(loaded, road, passes)
     off = max(float(np.abs(nll - truth[i]).max()) for i, nll in read)

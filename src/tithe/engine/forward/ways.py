@@ -24,7 +24,7 @@ FLEX_KINDS = 64  # versions of one compiled kernel that are allowed
 
 
 @dataclass(frozen=True)
-class Ask:
+class Call:
     """What a model asks of its attention.
 
     Args:
@@ -44,7 +44,7 @@ class Ask:
 
 
 # query (1, heads, tokens, dim), key and value (1, key heads, tokens, dim) -> (1, tokens, heads, dim)
-Way: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cuts, Ask], torch.Tensor]
+Way: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cuts, Call], torch.Tensor]
 
 
 def rows(x: torch.Tensor) -> torch.Tensor:
@@ -58,7 +58,7 @@ def repeated(query: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return x if times == 1 else x.repeat_interleave(times, dim=1)
 
 
-def by_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Ask) -> torch.Tensor:
+def by_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call) -> torch.Tensor:
     """The flash-attn package."""
     attend = import_module("flash_attn").flash_attn_varlen_func
     ends = (cuts.query_ends, cuts.key_ends, cuts.longest_query, cuts.longest_key)
@@ -75,7 +75,7 @@ def by_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: 
 
 
 def by_torch(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Ask, *, grouped: bool
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call, *, grouped: bool
 ) -> torch.Tensor:
     """The `varlen_attn` of torch, whose arguments differ between versions."""
     attend = import_module("torch.nn.attention.varlen").varlen_attn
@@ -107,7 +107,7 @@ def parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(signature(function).parameters)
 
 
-def by_flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Ask) -> torch.Tensor:
+def by_flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call) -> torch.Tensor:
     """FlexAttention under a mask of segments; compiled on a GPU, else every score is written out."""
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -157,7 +157,7 @@ def by_segment(
     key: torch.Tensor,
     value: torch.Tensor,
     cuts: Cuts,
-    ask: Ask,
+    ask: Call,
     sinks: torch.Tensor | None = None,  # (heads,)
 ) -> torch.Tensor:
     """One call for each segment: what runs everywhere, knows sinks too, and is what the others are held against."""
@@ -175,7 +175,12 @@ def by_segment(
 
 
 def one_segment(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Ask, sinks: torch.Tensor | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cuts: Cuts,
+    ask: Call,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """The last of `key`'s positions are the queries': (1, heads, tokens, dim)."""
     tokens, keys = query.shape[2], key.shape[2]
@@ -194,7 +199,7 @@ def spelled_out(
     key: torch.Tensor,  # (1, heads, keys, dim)
     value: torch.Tensor,
     seen: torch.Tensor,  # (tokens, keys)
-    ask: Ask,
+    ask: Call,
     sinks: torch.Tensor | None,  # (heads,)
 ) -> torch.Tensor:
     """Attention step by step, for what the fused kernels cannot do: soft-capping and sinks."""
@@ -220,5 +225,5 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         BY_SEGMENT: by_segment,
     }
 )
-# What may be the packed road's on a GPU: one call a segment is slower there than padded rows.
+# What may serve the packed forward path on a GPU: one call a segment is slower there than padded rows.
 WHOLE_ROW: Mapping[str, Way] = MappingProxyType({name: way for name, way in WAYS.items() if name != BY_SEGMENT})

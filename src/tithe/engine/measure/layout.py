@@ -58,7 +58,7 @@ Rate: TypeAlias = Callable[[Gated, Sequence[Layout], int], Mapping[Layout, Seque
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayoutChoice:
     """The layout that was taken.
 
     Args:
@@ -96,7 +96,7 @@ def choose_layout(
     tokens: int | None = None,
     most: int | None = None,
     rate: Rate | None = None,
-) -> Choice:
+) -> LayoutChoice:
     """Time layouts, about a second in all, and take the fastest that is clearly faster than the usual one.
 
     Args:
@@ -112,16 +112,16 @@ def choose_layout(
     most = min(cores, most or cores)
     usual = usual._replace(threads=threads or share(cores, usual.workers, most))
     if workers is not None and tokens is not None:
-        return Choice(*usual, "given")
+        return LayoutChoice(*usual, "given")
     if gated is None or gated.flops(usual.tokens) < SMALL:
-        return Choice(*usual, "the usual layout: a model this small has nothing to gain")
+        return LayoutChoice(*usual, "the usual layout: a model this small has nothing to gain")
     rate, found, best = rate or timed, dict[Layout, float](), usual
     if workers is None and cores > 1:
         best = fastest([best, *spread_otherwise(best, cores, most)], gated.slice, rate, found)
     if tokens is None:
         best = fastest([best, *(best._replace(tokens=n) for n in TOKENS)], gated.slice, rate, found)
     why = "measured" if best == usual else f"{found[best] / found[usual]:.2f} times as fast as {usual}"
-    return Choice(*best, why, {str(one): round(each) for one, each in found.items()})
+    return LayoutChoice(*best, why, {str(one): round(each) for one, each in found.items()})
 
 
 def share(cores: int, workers: int, most: int) -> int:

@@ -1,7 +1,7 @@
 """From hidden states to likelihoods on a GPU: compiled, Liger's or cut-cross-entropy's, where true and faster.
 
 All compute log-sum-exp(W h) - (W h)_target. The last two never write a logit; the compiled one writes those of some
-rows in the model's dtype and reads them once, where the head as it is writes them again in float32, twice. Each that
+rows in the model's dtype and reads them once, where the plain head writes them again in float32, twice. Each that
 is there is tried on the model's own output matrix when the model is loaded. The fastest is taken that is true and gives
 the same bits each time; why the others are not is kept for the run record. Without one the head is run as it is, some
 rows at a time.
@@ -25,12 +25,12 @@ from tithe.errors import ModelError
 ROWS = 4096  # that are timed: about the responses of a batch on a GPU
 CHECKED = 128  # of them, held against float32
 ROUNDS = 3
-FASTER = 1.05  # times as fast as the head as it is: less would not be worth other last bits
-# A way is true whose largest difference from float32 is at most so many times that of the head as it is, or below
+FASTER = 1.05  # times as fast as the plain head: less would not be worth other last bits
+# A way is true whose largest difference from float32 is at most so many times that of the plain head, or below
 # `EXACT` nats: rounding differs, the formula does not.
 ROUNDING = 2.0
 EXACT = 1e-4
-OWN = "head as it is"
+OWN = "head as it is"  # the plain head, under the name that run records have for it
 LOGITS, LEAST_ROWS = 1 << 27, 256  # that the compiled one writes at a time: 270 MB in bf16
 Nll: TypeAlias = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor
@@ -88,7 +88,7 @@ class LossKernel:
         largest_difference: of each way from float32, in nats.
         refused: why others were not taken.
         weight: the output matrix, (vocabulary, dim).
-        way: what was taken; None for the head as it is.
+        way: what was taken; None for the plain head.
     """
 
     name: str
@@ -121,7 +121,7 @@ def choose_loss(
 
     Args:
         linear: the output matrix, to which alone the head comes down.
-        own: the head as it is: hidden states and targets to likelihoods.
+        own: the plain head: hidden states and targets to likelihoods.
         candidates: by the name of their package; None for all that are known.
         begun: what a run took that is taken up again, or read on another device; None for the fastest.
 

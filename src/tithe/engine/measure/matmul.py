@@ -97,7 +97,7 @@ def single_threads(device: torch.device) -> Iterator[None]:
 
 
 def affordable(product: Product, dtype: torch.dtype, device: torch.device) -> Product:
-    """The same, or the largest of its sixteenth, eighth, ... that takes no longer than `LONGEST` seconds."""
+    """Return the product, or the largest of its sixteenth, eighth, ... that takes at most `LONGEST` seconds."""
     sizes = [product.divided(by) for by in (16, 8, 4, 2, 1)]
     with torch.inference_mode(), single_threads(device):
         for small, large in pairwise(sizes):
@@ -121,7 +121,7 @@ def seconds_of(product: Product, dtype: torch.dtype, device: torch.device) -> fl
 
 
 def clocked(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
-    """Seconds of so many products, by the device's own clock where it has one."""
+    """Return the seconds of `times` products, by the device's own clock where it has one."""
     out = left @ right
     if left.device.type == "cuda":
         with on(left.device):  # events are recorded on the current one
@@ -136,7 +136,7 @@ def clocked(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
 
 
 def elapsed(call: Callable[[], object], device: torch.device, rounds: int = 1) -> float:
-    """Seconds of the fastest of some calls, all that they give the device to do included."""
+    """Return the seconds of the fastest of some calls, including the work they queue on the device."""
     seconds = []
     for _ in range(rounds):
         synchronise(device)
@@ -148,7 +148,7 @@ def elapsed(call: Callable[[], object], device: torch.device, rounds: int = 1) -
 
 
 def in_turns(clocks: Mapping[Name, Callable[[], float]], rounds: int, longest: float = inf) -> dict[Name, list[float]]:
-    """Seconds of each clock in every round; all take turns, so that what else goes on slows down all of them.
+    """Time several things in turns, so that other load on the machine slows all of them; return seconds per round.
 
     Args:
         clocks: give seconds when they are called.
@@ -173,7 +173,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def multiplying(product: Product, dtype: torch.dtype, times: int) -> Callable[[], object]:
-    """What a thread does in a round: so many products, on one core."""
+    """Return what one thread does in a round: `times` products on one core."""
     torch.set_num_threads(1)
     left, right = operands(product, dtype, torch.device("cpu"))
     out = left @ right
@@ -181,7 +181,7 @@ def multiplying(product: Product, dtype: torch.dtype, times: int) -> Callable[[]
 
 
 def side_by_side(threads: int, prepare: Callable[[], Callable[[], object]], rounds: int = 1) -> list[float]:
-    """Seconds of each round of work on a CPU, from the first thread's start to the last one's end.
+    """Run work in several CPU threads at once; return seconds per round, first start to last end.
 
     Args:
         threads: that work at the same time.
@@ -211,7 +211,7 @@ def side_by_side(threads: int, prepare: Callable[[], Callable[[], object]], roun
 
 
 def relative_error(product: Product, dtype: torch.dtype, device: torch.device) -> float:
-    """How far the product in a dtype is from the same in float64: |c - c64| / |c64|, Frobenius norms."""
+    """Return |c - c64| / |c64| (Frobenius norms) of a product in a dtype against float64."""
     left, right = operands(product, dtype, device)
     found = (left @ right).cpu().double()
     wanted = left.cpu().double() @ right.cpu().double()

@@ -44,7 +44,7 @@ class Meter:
     def count(self, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         """A hook before the backbone."""
         ids = named.get("input_ids", given[0] if given else None)
-        if ids is None:  # a head that is run apart hands hidden states to a stand-in
+        if ids is None:  # a head that is run apart hands hidden states to a stub
             return
         self.tokens += ids.numel()
         seen = keys_seen(ids, named.get("position_ids"), named.get("attention_mask"))
@@ -53,7 +53,7 @@ class Meter:
             self._keys.append(torch.stack(found))
 
     def clocked(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """The same call, its seconds added to a sum of that name."""
+        """Wrap a call so that its seconds are added to the sum of that name."""
 
         def timed(*given: Any, **named: Any) -> Any:
             synchronise(self.device)

@@ -24,8 +24,8 @@ from tithe.engine.loading import load_model
 from tithe.engine.measure.memory import MOST, SHARED
 from tithe.engine.readouts.base import Readout
 from tithe.engine.sources import first_line
-from tithe.engine.workers.orphan import end_with_parent
-from tithe.engine.workers.process import Done, Failed, Learn, Load, Loaded, Work
+from tithe.engine.workers.children import end_with_parent
+from tithe.engine.workers.process import BatchWork, Done, Failed, Learn, Load, Loaded
 from tithe.errors import TitheError, demand
 
 
@@ -101,15 +101,15 @@ class Child:
         if device.type == "cuda":
             torch.cuda.set_device(device)
 
-    def take(self, message: Learn | Work, pool: ThreadPoolExecutor) -> None:
-        if isinstance(message, Work):
+    def take(self, message: Learn | BatchWork, pool: ThreadPoolExecutor) -> None:
+        if isinstance(message, BatchWork):
             pool.submit(self.answer, message, list(self.readouts))
             return
         self.readouts.append(message.readout)
         if isinstance(message.readout, StateReadout):
             demand(self.engine.model.layers)  # found here, before threads read
 
-    def answer(self, work: Work, readouts: list[Readout]) -> None:
+    def answer(self, work: BatchWork, readouts: list[Readout]) -> None:
         try:
             batch = Batch(tuple(range(len(work.passes))), work.after)
             asked = [[readouts[i] for i in each] for each in work.asked]

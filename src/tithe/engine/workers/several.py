@@ -23,7 +23,7 @@ from tithe.engine.loading import load_model
 from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import Readout
 from tithe.engine.sources import ModelSource
-from tithe.engine.workers.process import Done, Load, Loaded, Process, Work
+from tithe.engine.workers.process import BatchWork, Done, Load, Loaded, Process
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
@@ -161,7 +161,7 @@ class SeveralEngine(Engine):
                 out[number] = batch
                 process.teach(self._readouts)
                 told = [tuple(places[id(readout)] for readout in asked[i]) for i in batch.index]
-                process.give(Work(number, [passes[i] for i in batch.index], batch.after, told))
+                process.give(BatchWork(number, [passes[i] for i in batch.index], batch.after, told))
                 free = [one for one in free if len(one.under_way) <= (self.workers or 1)]
             if out or left:
                 for done in self._heard():
@@ -181,7 +181,7 @@ class SeveralEngine(Engine):
                 yield message
 
     def _demand_same(self, process: Process, loaded: Loaded) -> None:
-        """The road was held to; what else decides about numbers has to be the same, too."""
+        """Raise where processes differ in anything else that decides about numbers; the forward path is given."""
         own = self.model
         for what, here, there in (
             ("fp32 kernels", own.fp32 and own.fp32.name, loaded.fp32 and loaded.fp32.name),

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tithe.data.render import Renderer
-from tithe.runners.tokeniser import RENDERERS
-from tithe.runners.tokenising import BESIDE, MOST, PATIENCE
+from tithe.runners.tokenising import BESIDE, MOST, PATIENCE, RENDERERS
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,6 @@ def tokenising_processes(thread: float, read: float, device: str, renderer: Rend
     """
     from tithe.engine.host import cpu_cores
 
-    if device == "cpu" or type(renderer) not in RENDERERS.values() or thread <= max(BESIDE * read, PATIENCE):
+    if device == "cpu" or type(renderer) not in RENDERERS or thread <= max(BESIDE * read, PATIENCE):
         return 1
     return max(1, min(MOST, cpu_cores() - 1))

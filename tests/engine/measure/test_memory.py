@@ -22,6 +22,7 @@ from tithe.engine.measure.memory import (
     PeakMemory,
     extra_bytes,
     find_room,
+    peak_memory,
     probe_batch,
     reckon,
 )
@@ -125,3 +126,15 @@ def test_where_nothing_is_measured(family: Family) -> None:
     assert on_mps.budget == USUAL and on_mps.note == "free memory is not told on `mps`"
     alone = find_room(replace(loaded, device=torch.device("cuda"), road="single"))
     assert alone.budget == USUAL and alone.note == "one sequence at a time"
+
+
+@pytest.mark.parametrize(("places", "total"), [((0,), 70), ((0, 1), 75)])
+def test_the_peaks_of_all_devices_are_added_up(
+    monkeypatch: pytest.MonkeyPatch, places: tuple[int, ...], total: int
+) -> None:
+    peaks, reset = {0: 70, 1: 5}, list[int]()
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: reset.append(device.index))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[device.index])
+    with peak_memory(*(torch.device("cuda", place) for place in places)) as peak:
+        assert tuple(reset) == places and peak.bytes is None
+    assert peak.bytes == total
