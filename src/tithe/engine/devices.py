@@ -17,7 +17,7 @@ HOW = "`cuda:0,cuda:1`, `cuda:all`, or `cpu,cpu` for two processes on the CPU"
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` takes cuda, then mps, then cpu; a device that is asked for and not there is an error."""
+    """Choose a device: `auto` takes cuda, then mps, then cpu; a device that is missing is an error."""
     if "," in wanted or wanted == "cuda:all":
         raise SettingsError(
             f"`{wanted}` names several devices, and here one alone is used", hint="several score: `score`, `select`"
@@ -39,7 +39,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """`auto` takes bf16 where the hardware multiplies in it, else fp16 on a GPU and fp32 on a CPU; never fp8.
+    """Choose a dtype: `auto` takes bf16 where the hardware multiplies in it, else fp16 on a GPU and fp32 on a CPU.
 
     On a CPU it is multiplied for a moment first: instructions alone are no kernels.
     """
@@ -58,7 +58,7 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """By AVX-512 or AMX; elsewhere, and where torch does not say, bf16 may be far slower than fp32."""
+    """Tell whether the CPU has AVX-512 or AMX for bf16; without them it may be far slower than fp32."""
     tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(test is not None and test() for test in tests)
 
@@ -68,7 +68,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def multiplies_fp8(device: torch.device) -> bool:
-    """Whether the device has units for e4m3: NVIDIA's from Ada and Hopper on."""
+    """Tell whether the device has units for e4m3: NVIDIA's from Ada and Hopper on."""
     if device.type != "cuda" or torch.version.hip is not None:
         return False
     return torch.cuda.get_device_capability(device) >= CAPABILITY
@@ -89,7 +89,7 @@ def demand_fp8(device: torch.device) -> None:
 
 
 def choose_devices(wanted: str) -> tuple[torch.device, ...]:
-    """The devices of a name, or of several names with commas between them.
+    """Choose the devices of a name, or of several names with commas between them.
 
     `auto` takes every GPU like the first one, else mps, else the CPU; `cuda:all` is that without the else.
 
@@ -111,7 +111,7 @@ def choose_devices(wanted: str) -> tuple[torch.device, ...]:
 
 
 def numbered(name: str) -> torch.device:
-    """A device of a list, where `cuda` is the first one."""
+    """Return a device of a list, where `cuda` means the first one."""
     device = choose_device(name)
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else torch.device(device.type)
 
@@ -138,12 +138,12 @@ def demand_alike(devices: tuple[torch.device, ...], wanted: str) -> None:
 
 
 def make(index: int) -> str:
-    """What a GPU is called by its maker."""
+    """Return the name that a GPU's maker gives it."""
     return torch.cuda.get_device_name(index)
 
 
 def names(devices: tuple[torch.device, ...]) -> list[str]:
-    """A name for each; where one is there several times, with its place."""
+    """Name each device; add its place where one occurs several times."""
     count = len(devices)
     same = len(set(devices)) < count
     return [f"{device} ({i} of {count})" if same else str(device) for i, device in enumerate(devices, 1)]

@@ -165,7 +165,7 @@ class Engine:
     def run(
         self, passes: Sequence[Pass], batches: Sequence[Batch]
     ) -> Iterator[tuple[Batch, list[TokenNlls | Problem]]]:
-        """Likelihoods alone: yield each batch with one array per pass of it, in order of completion."""
+        """Read likelihoods alone; yield each batch with one array per pass, in order of completion."""
         for batch, results in self.read(passes, batches, [(READOUTS["nll"],)] * len(passes)):
             yield batch, [one if isinstance(one, Problem) else one.nll for one in results]
 

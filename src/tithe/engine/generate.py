@@ -100,12 +100,12 @@ class Generator:
         self.model.model.generation_config = type(self.model.model.generation_config)()
 
     def room(self, wanted: Wanted) -> int:
-        """How many tokens the answer may have; none or fewer where the prompt fills the window."""
+        """Count the tokens the answer may have; none or fewer where the prompt fills the window."""
         left = self.max_new_tokens if self.window is None else self.window - len(wanted.ids)
         return min(self.max_new_tokens, left)
 
     def batches(self, wanted: Sequence[Wanted]) -> list[list[int]]:
-        """Which prompts are answered together: longest first, so that running out of memory shows at once."""
+        """Group prompts that are answered together: longest first, so that running out of memory shows at once."""
         assert self.budget is not None
         order = sorted(range(len(wanted)), key=lambda i: (-len(wanted[i].ids), i))
         found: list[list[int]] = []
@@ -119,7 +119,7 @@ class Generator:
         return found
 
     def apart(self, first: Wanted, other: Wanted) -> bool:
-        """Whether two prompts must not be answered together."""
+        """Tell whether two prompts must not be answered together."""
         limit = self.model.alone_above
         too_long = limit is not None and len(first.ids) + self.room(first) > limit
         return too_long or (len(first.ids) != len(other.ids) and not self.pads)
@@ -140,7 +140,7 @@ class Generator:
         return self.answer(wanted[:middle]) + self.answer(wanted[middle:])
 
     def generate(self, wanted: Sequence[Wanted]) -> list[Generated]:
-        """The batch as it is."""
+        """Answer the batch in one call."""
         steps, width = self.room(wanted[0]), max(len(one.ids) for one in wanted)
         processors: list[Any] = []
         if self.temperature > 0:
@@ -150,7 +150,7 @@ class Generator:
         return [self.cut(row) for row in out[:, width:].tolist()]
 
     def run(self, wanted: Sequence[Wanted], **more: Any) -> Any:
-        """The model's `generate` on left-padded rows."""
+        """Call the model's `generate` on left-padded rows."""
         ids, mask = padded([one.ids for one in wanted], self.pad)
         demand_embedded(self.model.source.name, int(ids.max(initial=0)), self.model.vocabulary)
         self.model.forget()
@@ -166,7 +166,7 @@ class Generator:
             )
 
     def cut(self, ids: Sequence[int]) -> Generated:
-        """One row's new tokens as an answer."""
+        """Turn one row's new tokens into an answer."""
         end = next((i for i, token in enumerate(ids) if token in self.stops), None)
         kept = list(ids[:end])
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
@@ -180,7 +180,7 @@ class Generator:
 
     @cached_property
     def pads(self) -> bool:
-        """Whether a padded row gives the scores that it has alone."""
+        """Tell whether a padded row gives the scores that it has alone."""
         rng = np.random.default_rng(0)
         rows = [Wanted(rng.integers(0, min(self.model.vocabulary, 1000), n, dtype=np.int32)) for n in (23, 9)]
         together = self.first_scores(rows)[1]
@@ -189,14 +189,14 @@ class Generator:
         return bool(apart <= TOLERANCE[self.model.dtype] * spread)
 
     def first_scores(self, wanted: Sequence[Wanted]) -> torch.Tensor:
-        """(rows, vocabulary) of the first new token."""
+        """Return (rows, vocabulary) scores of the first new token."""
         more = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
         scores: torch.Tensor = self.run(wanted, **more).logits[0]
         return scores.float().cpu()
 
 
 def padded(rows: Sequence[IntArray], pad: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """(rows, longest) ids and mask, int64; padding stands on the left."""
+    """Return (rows, longest) ids and mask, int64; padding stands on the left."""
     width = max(map(len, rows))
     ids, mask = np.full((len(rows), width), pad, dtype=np.int64), np.zeros((len(rows), width), dtype=np.int64)
     for i, row in enumerate(rows):
@@ -229,7 +229,7 @@ def load_writer(
 
 
 def stop_ids(source: ModelSource, tokenizer: PreTrainedTokenizerBase, markers: Iterable[str] = ()) -> frozenset[int]:
-    """What ends an answer: as the model's files and its tokenizer say, and end-of-turn markers.
+    """Return the ids that end an answer, by the model's files, its tokenizer and end-of-turn markers.
 
     Args:
         source: whose `generation_config.json` and `config.json` are read; its weights are not.
@@ -244,7 +244,7 @@ def stop_ids(source: ModelSource, tokenizer: PreTrainedTokenizerBase, markers: I
 
 
 def generation_config(source: ModelSource) -> dict[str, Any]:
-    """The model's own `generation_config.json`; empty where it has none.
+    """Read the model's own `generation_config.json`; empty where it has none.
 
     Raises:
         ModelError: it cannot be read; its end markers would be missed.
@@ -280,7 +280,7 @@ class Draw(LogitsProcessor):
 
 
 def draw(scores: torch.Tensor, numbers: torch.Tensor, top_p: float) -> torch.Tensor:
-    """(rows,) token ids: where each row's number falls among the kept probabilities, laid end to end by token id.
+    """Draw (rows,) token ids: where each row's number falls among the kept probabilities, laid out by token id.
 
     By token id and not by rank: rounding that swaps two ranks then moves no boundary but theirs.
     """
@@ -293,7 +293,7 @@ def draw(scores: torch.Tensor, numbers: torch.Tensor, top_p: float) -> torch.Ten
 
 
 def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The probabilities of the most likely tokens that together reach `top_p`, 0 elsewhere; at least one is kept.
+    """Keep the probabilities of the likeliest tokens that together reach `top_p`, at least one; 0 elsewhere.
 
     Tokens as likely as the last of them are kept with it, so that no order among equals decides.
     """

@@ -97,7 +97,7 @@ class _Figures(ctypes.Structure):
 
 @cache
 def _glibc() -> Any:
-    """The C library with its heap's functions, or None where it has none (musl, macOS, Windows, glibc before 2.33)."""
+    """Load the C library with its heap's functions; None where it lacks them (musl, macOS, Windows, old glibc)."""
     try:
         library = ctypes.CDLL(None)
         library.mallinfo2.restype = _Figures

@@ -78,7 +78,7 @@ def load_model(
 def read_weights(
     source: ModelSource, dtype: torch.dtype, trust_remote_code: bool, where: DeviceMap | None = None
 ) -> Any:
-    """The model in evaluation mode, every tensor of it from the files, on the CPU or where a map says.
+    """Read the model in evaluation mode, every tensor from the files, onto the CPU or where a map says.
 
     Raises:
         ModelError: the folder cannot be read, or the model and its files have not the same tensors.
@@ -141,7 +141,7 @@ def demand_same_tensors(source: ModelSource, model: Any, info: Mapping[str, Any]
 
 
 def is_old_buffer(name: str, tensors: Tensors) -> bool:
-    """Whether it is a mask or a table of rotations, which earlier versions of transformers saved as well."""
+    """Tell whether it is a mask or a table of rotations, which earlier versions of transformers saved as well."""
     if name.endswith((".masked_bias", ".inv_freq")):
         return True
     # Files may name their tensors without the model's prefix.
@@ -151,7 +151,7 @@ def is_old_buffer(name: str, tensors: Tensors) -> bool:
 
 
 def rotary_switch(config: Any) -> int | None:
-    """Length from which rotary scalings treat a whole batch by its longest sequence; such sequences run alone."""
+    """Return the length from which a rotary scaling depends on a batch's longest sequence; those run alone."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
     if not any(part.get("rope_type", part.get("type")) in ("dynamic", "longrope") for part in kinds):
@@ -162,7 +162,7 @@ def rotary_switch(config: Any) -> int | None:
 
 
 def merged(model: Any, source: ModelSource) -> Any:
-    """The base model with the adapter's part added to its weights.
+    """Return the base model with the adapter's part added to its weights.
 
     Raises:
         ModelError: the adapter does not fit the model, or holds tensors for which the model has no place.
@@ -208,7 +208,7 @@ def untie(both: Any) -> None:
 
 
 def inner(part: Any) -> Any:
-    """The layer of the base model inside PEFT's wrappers."""
+    """Return the layer of the base model inside PEFT's wrappers."""
     while (within := getattr(part, "base_layer", None) or getattr(part, "original_module", None)) is not None:
         part = within
     return part

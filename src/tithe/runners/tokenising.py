@@ -159,7 +159,7 @@ class Tokenisers:
 
     @property
     def ahead(self) -> int:
-        """Windows to hand over before the first is wanted."""
+        """Count the windows to hand over before the first is wanted."""
         return AHEAD if self._ready and all(one.done() for one in self._ready) else 0
 
     def encode(self, examples: Iterable[Example]) -> Callable[[], Encodings]:
@@ -202,7 +202,7 @@ class Tokenisers:
         self._all, self._ready, self._threads = [], [], None
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run record."""
+        """Return the counts for the run record."""
         return {
             "processes": self.count,
             "started_after_waiting_seconds": round(self.waited, 2),
@@ -212,11 +212,11 @@ class Tokenisers:
 
 
 def described(renderer: Renderer) -> str:
-    """What a renderer says of itself, to be compared between processes."""
+    """Return what a renderer says of itself, to be compared between processes."""
     return json.dumps(renderer.describe(), default=str)
 
 
 def without_torch() -> None:
-    """Torch is imported by transformers wherever it is installed: 270 MB that a tokenizer has no use for."""
+    """Hide torch from transformers, which imports it wherever it is installed: 270 MB a tokenizer has no use for."""
     find = importlib.util.find_spec
     importlib.util.find_spec = lambda name, package=None: None if name == "torch" else find(name, package)

@@ -75,7 +75,7 @@ class Varlen:
         window: int | None = None,
         softcap: float | None = None,
     ) -> torch.Tensor:
-        """Causal attention within each segment and what it continues: (1, tokens, heads, dim).
+        """Attend causally within each segment and what it continues: (1, tokens, heads, dim).
 
         A window that hides nothing in this row is left out. What a longer row would need is found at once all the same,
         so that nothing is chosen, or found wanting, in the middle of a run.
@@ -101,7 +101,7 @@ class Varlen:
         return WAYS if kind.device.type == "cuda" else {BY_SEGMENT: by_segment}
 
     def way(self, kind: Kind) -> str:
-        """The name of what is taken for this kind of call.
+        """Return the name of the way taken for this kind of call.
 
         Raises:
             NoWayError: no way is true.
@@ -119,7 +119,7 @@ class Varlen:
         return self.chosen[kind]
 
     def report(self) -> list[dict[str, Any]]:
-        """Which way was taken for which kind of call, and why not those before it."""
+        """Report which way was taken for which kind of call, and why not those before it."""
         return [
             {"heads": kind.heads, "key_heads": kind.key_heads, "dim": kind.dim, "windowed": kind.windowed,
              "capped": kind.capped, "taken": name, "refused": self.refused[kind]}
@@ -145,7 +145,7 @@ def whole_rows(device: torch.device) -> Varlen | None:
 
 
 def untrue(way: Way, kind: Kind) -> str | None:
-    """None if a way gives what one call a segment gives in float32, else why it is not taken."""
+    """Return None if a way gives what one call a segment gives in float32, else why it is not taken."""
     try:
         off = max(distance(way, kind, cuts) for cuts in probes(kind.device))
     except (torch.OutOfMemoryError, MemoryError):
@@ -159,13 +159,13 @@ def untrue(way: Way, kind: Kind) -> str | None:
 
 
 def probes(device: torch.device) -> list[Cuts]:
-    """Two rows of other lengths, as a compiled kernel may be true for its first alone; in one, segments continue."""
+    """Return two rows of different lengths, since a compiled kernel may be true for its first alone."""
     continued: list[tuple[slice, ...]] = [(), (slice(0, 9),), (), (slice(0, 9), slice(37, 42)), ()]
     return [Cuts([150, 1, 64, 3], device=device), Cuts([37, 5, 129, 30, 17], continued, device)]
 
 
 def distance(way: Way, kind: Kind, cuts: Cuts) -> float:
-    """How far the way is from the truth at most, as a share of 1 + |value|."""
+    """Return how far the way is from the truth at most, as a share of 1 + |value|."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((kind.heads, kind.dim), (kind.key_heads, kind.dim), (kind.key_heads, kind.value_dim))
     query, key, value = (
@@ -222,7 +222,7 @@ def packed_attention(
     position_bias: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each segment, with windows, soft-capping and sinks as the model asks for them.
+    """Attend causally within each segment, with windows, soft-capping and sinks as the model asks for them.
 
     Returns:
         (1, tokens, heads, dim), and no weights.

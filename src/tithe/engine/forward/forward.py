@@ -52,7 +52,7 @@ class ReadRequest:
         return cls([True] * len(passes))
 
     def length(self, i: int, pass_: Pass) -> int:
-        """Tokens that the model reads of a pass: its last one predicts nothing, but may have a state of worth."""
+        """Count the tokens to read of a pass: its last one predicts nothing, but its state may be wanted."""
         tokens = len(pass_.ids)
         whole = any(tap.spans[i].stop == tokens for tap in self.taps if i in tap.spans)
         return tokens if whole or tokens == 1 else tokens - 1  # something has to be read
@@ -61,7 +61,7 @@ class ReadRequest:
         return nullcontext() if self.layers is None else self.layers.handing(self.hand)
 
     def hand(self, layer: int, states: torch.Tensor) -> None:
-        """One layer's states, of rows or a row of tokens, to all who want them."""
+        """Hand one layer's states to all who want them."""
         for tap in self.taps:
             tap.take(layer, states.flatten(0, 1))
 
@@ -70,7 +70,7 @@ class ReadRequest:
             tap.place(where, device)
 
     def scored(self, passes: Sequence[Pass], where: Sequence[Ids]) -> tuple[list[Ids], list[TokenIds]]:
-        """Of each pass whose likelihoods are wanted: where the states stand that predict its response, and its ids."""
+        """Return, per pass, where the states stand that predict its response, and the response's ids."""
         places, targets = [], list[TokenIds]()
         for i, pass_ in enumerate(passes):
             first = max(pass_.start, 1)
@@ -87,7 +87,7 @@ def packed(
     wanted: ReadRequest | None = None,
     attend: Varlen | None = None,
 ) -> Coming:
-    """All sequences in one row, attention within each; what one has in common with an earlier one is read there."""
+    """Read all sequences in one row, attention within each; a shared beginning is read once."""
     wanted = wanted or ReadRequest.likelihoods(passes)
     row = PackedRow()
     read = lengths_read(passes, after, wanted)
@@ -107,7 +107,7 @@ def packed(
 
 
 def lengths_read(passes: Sequence[Pass], after: Sequence[After | None], wanted: ReadRequest) -> list[int]:
-    """Of each pass how many tokens are read: what is wanted of it, and what others continue."""
+    """Count the tokens to read of each pass: what is wanted of it, and what others continue."""
     lengths = [wanted.length(i, pass_) for i, pass_ in enumerate(passes)]
     for one in after:
         if one is not None:
@@ -138,7 +138,7 @@ class PackedRow:
         return [len(ids) for ids in self.inputs]
 
     def add(self, ids: TokenIds, after: After | None) -> None:
-        """A sequence, as far as it is not read in an earlier one."""
+        """Add a sequence, as far as it is not read in an earlier one."""
         own = ids if after is None else ids[after.tokens :]
         here = counted(self.tokens, self.tokens + len(own))
         self.where.append(here if after is None else np.concatenate([self.common(after), here]))
@@ -166,7 +166,7 @@ class PackedRow:
 
 
 def counted(start: int, stop: int) -> Ids:
-    """The numbers from `start` to before `stop`, not to be written to."""
+    """Return the numbers from `start` to before `stop`, read-only."""
     return count_to(1 << max(15, stop.bit_length()))[start:stop]
 
 
@@ -182,7 +182,7 @@ def joined(parts: Sequence[TokenIds]) -> Ids:
 
 
 def runs(places: Ids) -> Seen:
-    """Ascending places as slices of neighbours."""
+    """Turn ascending places into slices of neighbours."""
     if not len(places):
         return ()
     if places[-1] - places[0] == len(places) - 1:
@@ -192,7 +192,7 @@ def runs(places: Ids) -> Seen:
 
 
 def padded(head: Head, passes: Sequence[Pass], device: torch.device, wanted: ReadRequest | None = None) -> Coming:
-    """Right-padded rows: with causal attention no real token sees the padding."""
+    """Read right-padded rows: with causal attention no real token sees the padding."""
     wanted = wanted or ReadRequest.likelihoods(passes)
     read = [pass_.ids[: wanted.length(i, pass_)].astype(np.int64) for i, pass_ in enumerate(passes)]
     width = max(map(len, read))
@@ -207,7 +207,7 @@ def padded(head: Head, passes: Sequence[Pass], device: torch.device, wanted: Rea
 
 
 def backbone_states(head: Head, wanted: ReadRequest, **inputs: torch.Tensor | None) -> torch.Tensor:
-    """The backbone's last hidden states, on the way those of all layers to who wants them: (tokens, dim)."""
+    """Return the backbone's last hidden states, and hand all layers to who wants them: (tokens, dim)."""
     layers = wanted.layers
     together = layers is not None and not layers.hooked
     with wanted.handing():
@@ -222,7 +222,7 @@ def backbone_states(head: Head, wanted: ReadRequest, **inputs: torch.Tensor | No
 
 
 def through_head(head: Head, hidden: torch.Tensor, places: Sequence[Ids], targets: Sequence[TokenIds]) -> Coming:
-    """-log p of the targets of each pass, from the states of all tokens: (tokens, dim)."""
+    """Return -log p of the targets of each pass, from the states of all tokens: (tokens, dim)."""
     lengths = [len(ids) for ids in targets]
     if not sum(lengths):
         return lambda: [NO_NLL for _ in lengths]
@@ -232,7 +232,7 @@ def through_head(head: Head, hidden: torch.Tensor, places: Sequence[Ids], target
 
 
 def single(model: Any, passes: Sequence[Pass], device: torch.device, wanted: ReadRequest | None = None) -> Coming:
-    """One by one through the model's own forward, full logits: slow, and what the others are held against.
+    """Read one by one through the model's own forward, full logits: slow, the reference for the other paths.
 
     Raises:
         ValueError: several passes whose hidden states are wanted.

@@ -79,7 +79,7 @@ class Head:
             self.matrix = matrix
 
     def plain_matrix(self, model: Any) -> torch.nn.Linear | None:
-        """The output embedding, if logits are that one product to the last bit: no scale, no cap, nothing cut."""
+        """Return the output embedding if logits are that one product to the last bit: no scale, no cap, no cut."""
         output = model.get_output_embeddings()
         if type(output) is not torch.nn.Linear or output.weight.device.type not in ("cpu", "cuda"):
             return None
@@ -92,13 +92,13 @@ class Head:
         return output if same else None
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(rows, dim) -> (rows, vocabulary)."""
+        """Compute (rows, dim) -> (rows, vocabulary)."""
         out = self.shell(inputs_embeds=hidden[None], use_cache=False)
         logits: torch.Tensor = out.logits[0]
         return logits
 
     def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """-log p of each target, in float32: (rows,), a few rows of logits at a time, or by a kernel that has none."""
+        """Return -log p of each target in float32: (rows,), a few rows of logits at a time, or by a fused kernel."""
         if self.loss is not None and self.loss.way is not None:
             return self.loss.nll(hidden, targets)
         size, count = HEAD_ROWS, len(targets)

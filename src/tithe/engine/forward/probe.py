@@ -75,7 +75,7 @@ def probe(loaded: LoadedModel, roads: Sequence[Road] = ROADS, loss: str | None =
 
 
 def probe_passes(vocabulary: int) -> list[Pass]:
-    """Sequences of several lengths, over ids that any tokenizer has; 2 begins like 0, and the last continues 4."""
+    """Make sequences of several lengths over ids that any tokenizer has; 2 begins like 0, the last continues 4."""
     rng = np.random.default_rng(0)
     ids = [rng.integers(0, min(vocabulary, 1000), n).astype(np.int32) for n in (37, 5, 29, 2, 17, 30)]
     ids[2][:COMMON] = ids[0][:COMMON]
@@ -147,7 +147,7 @@ def untrue(loaded: LoadedModel, road: str, passes: Sequence[Pass], truth: Sequen
 
 
 def together(loaded: LoadedModel, road: str, passes: Sequence[Pass]) -> list[tuple[int, TokenNlls]]:
-    """The passes batched as the engine does it, with their places; packed, two more after what they begin with."""
+    """Read the passes batched as the engine does it, with their places."""
     batches = make_batches(passes, budget=BUDGET, padded=road == "padded", alone_above=loaded.alone_above)
     if road == "packed" and (loaded.alone_above is None or len(passes[0].ids) <= loaded.alone_above):
         batches.append(Batch((0, 2, 4, 5), (None, After(0, COMMON), None, After(2, len(passes[4].ids)))))
@@ -177,7 +177,7 @@ def window_unseen(loaded: LoadedModel, passes: Sequence[Pass]) -> str | None:
 
 
 def what_is_kept(loaded: LoadedModel) -> str | None:
-    """Module and attribute that reading changes, such as the state of a recurrence; None where nothing is.
+    """Name the module and attribute that reading changes, such as a recurrent state; None where nothing is.
 
     A value that is changed in its place is not noticed.
     """
@@ -191,7 +191,7 @@ def what_is_kept(loaded: LoadedModel) -> str | None:
 
 
 def held(model: torch.nn.Module) -> Held:
-    """All that modules have besides weights, parts and hooks; buffers are among it."""
+    """Return all that modules have besides weights, parts and hooks; buffers are included."""
     return {
         (module, name): value
         for module, part in model.named_modules()
@@ -201,7 +201,7 @@ def held(model: torch.nn.Module) -> Held:
 
 
 def changed(before: Any, now: Any) -> bool:
-    """Whether it is another value; of what is no number or word, whether it is another object."""
+    """Tell whether a value changed; of what is no number or word, whether it is another object."""
     if isinstance(before, PLAIN) and isinstance(now, PLAIN):
         return bool(before != now)
     return before is not now

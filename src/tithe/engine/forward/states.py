@@ -58,15 +58,15 @@ class StateReadout(Readout):
 
     @abstractmethod
     def layers(self, count: int) -> Sequence[int]:
-        """Which hidden states it wants, of so many."""
+        """Return which of `count` hidden states it wants."""
 
     @abstractmethod
     def span(self, pass_: Pass) -> range:
-        """Which tokens of a pass it wants the states of."""
+        """Return which tokens of a pass it wants the states of."""
 
     @abstractmethod
     def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
-        """What takes the states of a batch.
+        """Make what takes the states of a batch.
 
         Args:
             lengths: tokens of each sequence that are handed over.
@@ -140,7 +140,7 @@ class Tap:
 
 
 def first_broken(layers: npt.NDArray[np.int64], spans: Mapping[int, range]) -> Iterator[tuple[int, int]]:
-    """Of each sequence with inf or NaN its place, and the first layer that has them.
+    """Yield the place of each sequence with inf or NaN, and the first layer that has them.
 
     Args:
         layers: (tokens,) the first one of each token, or `ALL_GOOD`.
@@ -160,7 +160,7 @@ def not_finite(layer: int, dtype: str) -> Problem:
 
 
 def make_taps(passes: Sequence[Pass], asked: Sequence[Sequence[Readout]], model: Reading) -> list[Tap]:
-    """The taps of a batch: per pass the readouts asked of it."""
+    """Make the taps of a batch from the readouts asked of each pass."""
     taps = []
     for readout in dict.fromkeys(one for each in asked for one in each if isinstance(one, StateReadout)):
         spans = {i: readout.span(passes[i]) for i, each in enumerate(asked) if readout in each}
@@ -209,7 +209,7 @@ class Layers:
 
     @contextmanager
     def handing(self, hand: Hand | None) -> Iterator[None]:
-        """While this lasts, what the model reads in this thread is handed over."""
+        """Hand over what the model reads in this thread while this lasts."""
         self._listener.hand = hand if self.hooked else None
         try:
             yield
@@ -241,7 +241,7 @@ class Layers:
         return apart.shape == logits.shape and near(apart, logits, SAME[loaded.dtype])
 
     def _own(self, loaded: Model) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """What transformers calls the hidden states of a short sequence, (1, tokens, dim) each, and its logits."""
+        """Return transformers' hidden states of a short sequence, (1, tokens, dim) each, and its logits."""
         with torch.inference_mode():
             out = self._read(loaded, output_hidden_states=True)
         states = getattr(out, "hidden_states", None)
@@ -266,7 +266,7 @@ class Layers:
         return all(a.shape == b.shape and near(a, b, SAME[loaded.dtype]) for a, b in pairs)
 
     def _read(self, loaded: Model, **more: Any) -> Any:
-        """A dozen tokens through the model's own forward."""
+        """Read a dozen tokens through the model's own forward."""
         ids = torch.arange(TOKENS, device=loaded.device)[None] % loaded.vocabulary
         with segments(Cuts([TOKENS], device=loaded.device), loaded.attend):
             return loaded.model(input_ids=ids, use_cache=False, **more)
@@ -278,5 +278,5 @@ def near(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
 
 
 def lists_of_blocks(model: torch.nn.Module, count: int) -> Iterator[torch.nn.ModuleList]:
-    """Whatever could be a decoder's blocks: lists of so many modules, in the model's order."""
+    """Yield whatever could be a decoder's blocks: lists of so many modules, in the model's order."""
     return (part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == count)

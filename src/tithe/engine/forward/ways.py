@@ -39,7 +39,7 @@ class Call:
 
     @property
     def flash_window(self) -> tuple[int, int]:
-        """Tokens to the left and right of a query's own."""
+        """Return how many tokens are seen to the left and right of a query's own."""
         return (-1 if self.window is None else self.window - 1, 0)
 
 
@@ -48,18 +48,18 @@ Way: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cuts, Call]
 
 
 def rows(x: torch.Tensor) -> torch.Tensor:
-    """(1, heads, tokens, dim) -> (tokens, heads, dim), without a copy."""
+    """Turn (1, heads, tokens, dim) into (tokens, heads, dim), without a copy."""
     return x[0].transpose(0, 1)
 
 
 def repeated(query: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Keys or values with as many heads as there are queries'."""
+    """Repeat keys or values so that they have as many heads as the queries."""
     times = query.shape[1] // x.shape[1]
     return x if times == 1 else x.repeat_interleave(times, dim=1)
 
 
 def by_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call) -> torch.Tensor:
-    """The flash-attn package."""
+    """Attend by the flash-attn package."""
     attend = import_module("flash_attn").flash_attn_varlen_func
     ends = (cuts.query_ends, cuts.key_ends, cuts.longest_query, cuts.longest_key)
     out: torch.Tensor = attend(
@@ -77,7 +77,7 @@ def by_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: 
 def by_torch(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call, *, grouped: bool
 ) -> torch.Tensor:
-    """The `varlen_attn` of torch, whose arguments differ between versions."""
+    """Attend by torch's `varlen_attn`, whose arguments differ between versions."""
     attend = import_module("torch.nn.attention.varlen").varlen_attn
     takes = parameters(attend)
     more: dict[str, Any] = {}
@@ -108,7 +108,7 @@ def parameters(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def by_flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call) -> torch.Tensor:
-    """FlexAttention under a mask of segments; compiled on a GPU, else every score is written out."""
+    """Attend by FlexAttention under a mask of segments; compiled on a GPU, else all scores are written out."""
     from torch.nn.attention.flex_attention import flex_attention
 
     power_of_two = query.shape[1] & (query.shape[1] - 1) == 0
@@ -160,7 +160,7 @@ def by_segment(
     ask: Call,
     sinks: torch.Tensor | None = None,  # (heads,)
 ) -> torch.Tensor:
-    """One call for each segment: what runs everywhere, knows sinks too, and is what the others are held against."""
+    """Attend in one call per segment: it runs everywhere, knows sinks too, and is the reference."""
     key, value = repeated(query, key), repeated(query, value)
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     start = 0
@@ -182,7 +182,7 @@ def one_segment(
     ask: Call,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The last of `key`'s positions are the queries': (1, heads, tokens, dim)."""
+    """Attend where the last of `key`'s positions are the queries': (1, heads, tokens, dim)."""
     tokens, keys = query.shape[2], key.shape[2]
     window = None if ask.window is None or ask.window >= keys else ask.window  # a wider one hides nothing
     plain = ask.softcap is None and sinks is None
@@ -202,7 +202,7 @@ def spelled_out(
     ask: Call,
     sinks: torch.Tensor | None,  # (heads,)
 ) -> torch.Tensor:
-    """Attention step by step, for what the fused kernels cannot do: soft-capping and sinks."""
+    """Attend step by step, for what the fused kernels cannot do: soft-capping and sinks."""
     weights = (query @ key.transpose(2, 3)) * ask.scaling
     if ask.softcap is not None:
         weights = torch.tanh(weights / ask.softcap) * ask.softcap

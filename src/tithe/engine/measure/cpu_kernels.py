@@ -49,11 +49,11 @@ class Fp32Route:
     relative_error: Mapping[str, float] = field(default_factory=dict)
 
     def is_true(self, name: RouteName) -> bool:
-        """Whether a route rounds as fp32 does."""
+        """Tell whether a route rounds as fp32 does."""
         return self.relative_error[name] <= TRUE
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run record."""
+        """Return the facts for the run record."""
         return {**asdict(self), "gflops": {name: round(rate, 1) for name, rate in self.gflops.items()}}
 
 
@@ -116,7 +116,7 @@ def choose(gflops: Mapping[str, float], errors: Mapping[str, float]) -> Fp32Rout
 
 
 def held_to(route: Fp32Route, wanted: RouteName | None) -> Fp32Route:
-    """The route that an earlier part of the run took, where this machine has it and it is true."""
+    """Return the route that an earlier part of the run took, where this machine has it and it is true."""
     if wanted in (None, route.name) or not route.gflops:
         return route
     if wanted == "onednn" and route.relative_error["onednn"] > TRUE:
@@ -125,7 +125,7 @@ def held_to(route: Fp32Route, wanted: RouteName | None) -> Fp32Route:
 
 
 def timed(left: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
-    """GFLOP/s of both routes: the best of some rounds."""
+    """Return GFLOP/s of both routes: the best of some rounds."""
     flops = 2 * left.shape[0] * left.shape[1] * right.shape[1]
     routes = {"default": "highest", "onednn": "medium"}
     clocks = {name: partial(clocked_at, setting, left, right) for name, setting in routes.items()}
@@ -133,7 +133,7 @@ def timed(left: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
 
 
 def clocked_at(setting: str, left: torch.Tensor, right: torch.Tensor) -> float:
-    """Seconds of a product at one of torch's settings."""
+    """Return the seconds of a product at one of torch's settings."""
     with precision(setting):
         return clocked(left, right, 1)
 
@@ -144,7 +144,7 @@ def worst_error() -> float:
 
 @contextmanager
 def precision(setting: str) -> Iterator[None]:
-    """Torch's precision of fp32 products, for a while."""
+    """Set torch's precision of fp32 products for a while."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(setting)
     try:
@@ -172,7 +172,7 @@ class HalfSpeed:
         return self.times >= FASTER and self.relative_error <= self.limit
 
     def words(self, dtype: str) -> str:
-        """Why it does not."""
+        """Say why it does not pay."""
         if self.relative_error > self.limit:
             return f"products in {dtype} are off by {self.relative_error:.1e} on this CPU, more than it rounds"
         return f"{dtype} multiplies {self.times:.2g} times as fast as fp32 on this CPU, and rounds"

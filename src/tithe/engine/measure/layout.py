@@ -50,7 +50,7 @@ class Gated(NamedTuple):
 
     @property
     def slice(self) -> Gated:
-        """No more than `LARGE` of it."""
+        """Return no more than `LARGE` of it."""
         return self._replace(inner=min(self.inner, max(64, int(LARGE / self.flops(USUAL_TOKENS) * self.inner))))
 
 
@@ -76,12 +76,12 @@ class LayoutChoice:
     tokens_per_second: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run record."""
+        """Return the facts for the run record."""
         return asdict(self)
 
 
 def gated_product(loaded: LoadedModel) -> Gated | None:
-    """A layer's product, by the model's config; None where that does not name its sizes."""
+    """Return a layer's product by the model's config; None where that does not name its sizes."""
     config = loaded.model.config.get_text_config()
     width, inner = getattr(config, "hidden_size", None), getattr(config, "intermediate_size", None)
     return Gated(width, inner, loaded.dtype) if isinstance(width, int) and isinstance(inner, int) else None
@@ -125,12 +125,12 @@ def choose_layout(
 
 
 def share(cores: int, workers: int, most: int) -> int:
-    """Threads of each of so many passes."""
+    """Share the cores out: threads of each of so many passes."""
     return max(1, min(cores // workers, most))
 
 
 def spread_otherwise(usual: Layout, cores: int, most: int) -> list[Layout]:
-    """Fewer passes at once with more threads each; and half the threads in all, for two may be one core's."""
+    """Return layouts with fewer passes and more threads each, and one with half the threads."""
     counts = sorted({1, *(usual.workers // by for by in (2, 4))} - {0, usual.workers}, reverse=True)
     fewer = [Layout(count, share(cores, count, most), usual.tokens) for count in counts]
     if usual.threads > 1:
@@ -141,7 +141,7 @@ def spread_otherwise(usual: Layout, cores: int, most: int) -> list[Layout]:
 
 
 def fastest(layouts: Sequence[Layout], gated: Gated, rate: Rate, found: dict[Layout, float]) -> Layout:
-    """The first, or what is faster than it by the margin, both in the middle of all rounds and at its best."""
+    """Return the first layout, or one that is faster by the margin, both in the median and at its best."""
     rates = rate(gated, layouts, ROUNDS)
     found |= {one: statistics.median(rates[one]) for one in layouts}
 
@@ -154,7 +154,7 @@ def fastest(layouts: Sequence[Layout], gated: Gated, rate: Rate, found: dict[Lay
 
 
 def timed(gated: Gated, layouts: Sequence[Layout], rounds: int) -> dict[Layout, list[float]]:
-    """Tokens per second through the product, by layout; all layouts take turns, so that what else goes on meets all."""
+    """Return tokens per second through the product, by layout; all layouts take turns."""
     before = torch.get_num_threads()
     generator = torch.Generator().manual_seed(0)
     shapes = ((gated.width, gated.inner), (gated.width, gated.inner), (gated.inner, gated.width))
@@ -168,7 +168,7 @@ def timed(gated: Gated, layouts: Sequence[Layout], rounds: int) -> dict[Layout, 
 
 
 def seconds(gated: Gated, weights: Sequence[torch.Tensor], layout: Layout) -> float:
-    """From the first worker's start to the last one's end."""
+    """Return the seconds from the first worker's start to the last one's end."""
 
     def prepare() -> Callable[[], object]:
         torch.set_num_threads(layout.threads)
@@ -180,5 +180,5 @@ def seconds(gated: Gated, weights: Sequence[torch.Tensor], layout: Layout) -> fl
 
 
 def product(states: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    """As a decoder's layer has it: down(silu(gate) * up)."""
+    """Compute a decoder layer's product: down(silu(gate) * up)."""
     return torch.mm(torch.nn.functional.silu(states @ gate).mul_(states @ up), down)

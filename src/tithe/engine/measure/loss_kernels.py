@@ -38,7 +38,7 @@ Nll: TypeAlias = Callable[
 
 
 def by_compiled(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The product by the library, what follows by torch.compile: one reading of the logits of some rows at a time."""
+    """Multiply by the library, then torch.compile what follows: the logits of some rows are read once."""
     compiled = compiled_step()
     size = max(LEAST_ROWS, LOGITS // len(weight))
     parts = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
@@ -57,7 +57,7 @@ def compiled_step() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
 
 
 def log_sum_exp(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """-log p of each target in float32: (rows, vocabulary), (rows,) -> (rows,)."""
+    """Return -log p of each target in float32: (rows, vocabulary), (rows,) -> (rows,)."""
     wide = logits.float()
     return wide.logsumexp(dim=1) - wide.gather(1, targets[:, None])[:, 0]
 
@@ -99,12 +99,12 @@ class LossKernel:
     way: Nll | None = field(default=None, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run record."""
+        """Return the facts for the run record."""
         out = asdict(LossKernel(self.name, self.milliseconds, self.largest_difference, self.refused))
         return {name: value for name, value in out.items() if name not in ("weight", "way")}
 
     def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """-log p of each target, in float32: (rows, dim), (rows,) -> (rows,)."""
+        """Return -log p of each target, in float32: (rows, dim), (rows,) -> (rows,)."""
         assert self.way is not None and self.weight is not None
         place = self.weight.device  # of a model that is spread, tied embeddings may be elsewhere than the last states
         with on(place):
@@ -117,7 +117,7 @@ def choose_loss(
     candidates: Mapping[str, Nll] | None = None,
     begun: str | None = None,
 ) -> LossKernel:
-    """The fastest true way from hidden states to likelihoods, on the model's own output matrix.
+    """Choose the fastest true way from hidden states to likelihoods, on the model's own output matrix.
 
     Args:
         linear: the output matrix, to which alone the head comes down.
@@ -172,7 +172,7 @@ def choose_loss(
 
 
 def rows_like(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random states as after a norm, and targets, the first and the last of the vocabulary among them."""
+    """Make random states as after a norm, and targets that include the vocabulary's first and last."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(ROWS, weight.shape[1], generator=generator)
     targets = torch.randint(len(weight), (ROWS,), generator=generator)
@@ -181,7 +181,7 @@ def rows_like(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def exact(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of a few rows from products in float32, the vocabulary in parts: (rows,)."""
+    """Compute the cross-entropy of a few rows from products in float32, the vocabulary in parts: (rows,)."""
     wide, parts, wanted = hidden.float(), [], torch.zeros_like(targets, dtype=torch.float32)
     for start in range(0, len(weight), 1 << 14):
         logits = wide @ weight[start : start + (1 << 14)].float().T
@@ -193,7 +193,7 @@ def exact(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> 
 
 
 def difference(found: torch.Tensor, truth: torch.Tensor, rows: int) -> float:
-    """The largest from the truth, in nats; infinite for another shape, or NaN."""
+    """Return the largest difference in nats; infinite for another shape, or NaN."""
     if found.shape != (rows,):
         return float("inf")
     off = float((found[: len(truth)].float() - truth).abs().max())

@@ -33,11 +33,11 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Multiply-adds x 2."""
+        """Count multiply-adds x 2."""
         return 2 * self.rows * self.inner * self.columns
 
     def divided(self, by: int) -> Product:
-        """A smaller one of the same form."""
+        """Return a smaller product of the same form."""
         return Product(*(max(1, side // by) for side in (self.rows, self.inner, self.columns)))
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ def measure(
 
 @contextmanager
 def single_threads(device: torch.device) -> Iterator[None]:
-    """One thread per product on a CPU."""
+    """Use one thread per product on a CPU."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -108,7 +108,7 @@ def affordable(product: Product, dtype: torch.dtype, device: torch.device) -> Pr
 
 
 def operands(product: Product, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two matrices of normal numbers, the same every time."""
+    """Make two matrices of normal numbers, the same every time."""
     place = device if device.type == "cuda" else torch.device("cpu")  # large ones take seconds on a CPU
     generator = torch.Generator(place).manual_seed(0)
     left = torch.randn(product.rows, product.inner, generator=generator, device=place)

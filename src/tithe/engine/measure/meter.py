@@ -36,13 +36,13 @@ class Meter:
 
     @property
     def keys(self) -> dict[Window, int]:
-        """By window, the keys that all tokens see together."""
+        """Count, by window, the keys that all tokens see together."""
         if not self._keys:
             return dict.fromkeys(self.bounds, 0)
         return dict(zip(self.bounds, torch.stack(self._keys).sum(0).tolist(), strict=True))
 
     def count(self, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """A hook before the backbone."""
+        """Count a batch; a hook before the backbone."""
         ids = named.get("input_ids", given[0] if given else None)
         if ids is None:  # a head that is run apart hands hidden states to a stub
             return
@@ -68,7 +68,7 @@ class Meter:
 
 
 def keys_seen(ids: torch.Tensor, positions: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
-    """How many keys each token sees, itself among them; padding sees none.
+    """Count the keys each token sees, itself included; padding sees none.
 
     Args:
         ids: (rows, tokens).

@@ -41,11 +41,11 @@ class Shape:
     exact: bool
 
     def flops(self, tokens: int, scored: int) -> float:
-        """Multiply-adds x 2 of reading `tokens` and scoring `scored` of them; attention's own product left out."""
+        """Count multiply-adds x 2 of reading `tokens` and scoring `scored` of them, without attention's products."""
         return 2.0 * ((self.parameters - self.embedding) * tokens + self.head * scored)
 
     def memory(self, dtype: str) -> int:
-        """Bytes of the weights in a dtype; of fp8 without its scales, 4 bytes a row, and its norms in bf16."""
+        """Count the weights' bytes in a dtype; of fp8 without its scales, 4 bytes a row, and its norms in bf16."""
         tables = TABLES.get(dtype, BYTES[dtype])
         return (self.parameters - self.embedding) * BYTES[dtype] + self.embedding * tables
 
@@ -71,7 +71,7 @@ def model_shape(source: ModelSource) -> Shape:
 
 
 def size(config: dict[str, Any], *names: str, default: int | None = None) -> int:
-    """The first of these that the config gives as a number from 1."""
+    """Return the first of these names that the config gives as a number from 1."""
     for name in names:
         value = config.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -82,7 +82,7 @@ def size(config: dict[str, Any], *names: str, default: int | None = None) -> int
 
 
 def windows(config: Mapping[str, Any]) -> Counter[Window]:
-    """How many layers have which attention window, None for one without bounds; layers of another kind are left out."""
+    """Count the layers by attention window, None for no bound; layers of another kind are left out."""
     config = config.get("text_config") or config
     layers = config.get("num_hidden_layers") or config.get("n_layer") or config.get("num_layers") or 0
     window = config.get("sliding_window") or None
@@ -97,7 +97,7 @@ def windows(config: Mapping[str, Any]) -> Counter[Window]:
 
 
 def heads(config: Mapping[str, Any]) -> int:
-    """Query heads; 0 of models without attention."""
+    """Count the query heads; 0 for models without attention."""
     return int(config.get("num_attention_heads") or config.get("n_head") or config.get("num_heads") or 0)
 
 
@@ -107,7 +107,7 @@ def head_width(config: Mapping[str, Any]) -> int:
 
 
 def attention_flops(config: Mapping[str, Any], keys: Mapping[Window, int]) -> float:
-    """Multiply-adds x 2 of queries with keys, and of weights with values: 4 x width x keys seen, in each layer.
+    """Count multiply-adds x 2 of queries with keys and weights with values: 4 x width x keys seen per layer.
 
     Args:
         config: of the model.
@@ -119,7 +119,7 @@ def attention_flops(config: Mapping[str, Any], keys: Mapping[Window, int]) -> fl
 
 
 def idle_parameters(config: Mapping[str, Any], weights: Iterable[tuple[str, int]]) -> int:
-    """Parameters of experts that a token is not sent to; 0 where there are no experts.
+    """Count the parameters of experts that a token is not sent to; 0 where there are no experts.
 
     Args:
         config: of the model.

@@ -69,7 +69,7 @@ class Parts:
         return as_keys(table["key"].to_pylist())
 
     def rows(self, places: npt.NDArray[np.int32]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """(index in `places`, row) of every place, part by part."""
+        """Yield (index in `places`, row) of every place, part by part."""
         order = np.argsort(places, kind="stable")
         ends = np.searchsorted(places[order], self.begins[1:])
         for part, (start, end) in enumerate(zip([0, *ends.tolist()], ends.tolist(), strict=False)):
@@ -101,7 +101,7 @@ class Parts:
 
 
 def read_part(part: Part, schema: pa.Schema) -> pa.Table:
-    """A part as a whole.
+    """Read a whole part.
 
     Raises:
         StoreError: it is damaged, or something else.
@@ -113,7 +113,7 @@ def read_part(part: Part, schema: pa.Schema) -> pa.Table:
 
 
 def read_table(part: Part, hint: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Some columns of a part, or all, its bytes verified; no value is missing.
+    """Read some columns of a part, or all; verify its bytes and that no value is missing.
 
     Raises:
         StoreError: it is damaged, or no parquet.
@@ -158,7 +158,7 @@ def write_table(folder: Path, number: int, table: pa.Table) -> Part:
 
 
 def as_keys(keys: Sequence[bytes]) -> Keys:
-    """(keys,) `S16`."""
+    """Return (keys,) `S16`."""
     return np.frombuffer(b"".join(keys), dtype="S16")
 
 
@@ -174,7 +174,7 @@ class KeyIndex:
         self.count = 0  # keys taken in, those that came twice included
 
     def __len__(self) -> int:
-        """Different keys, where a block is met only by keys that are new to all others."""
+        """Count the different keys, where a block is met only by keys that are new to all others."""
         return sum(len(keys) for keys, _ in self.blocks)
 
     def extend(self, keys: Keys) -> None:
@@ -188,7 +188,7 @@ class KeyIndex:
             self.blocks[-2:] = [merged(a, at, b, bt)]
 
     def find(self, keys: Keys) -> Places:
-        """(keys,) places, -1 where there is none."""
+        """Return (keys,) places, -1 where there is none."""
         found = np.full(len(keys), -1, dtype=np.int32)
         for known, places in self.blocks:
             if len(known):
@@ -199,6 +199,6 @@ class KeyIndex:
 
 
 def merged(a: Keys, at: Places, b: Keys, bt: Places) -> tuple[Keys, Places]:
-    """Two sorted blocks without a key in common as one."""
+    """Merge two sorted blocks without a key in common."""
     order = np.argsort(np.concatenate([a, b]), kind="stable").astype(np.int32)  # which makes use of both being sorted
     return np.concatenate([a, b])[order], np.concatenate([at, bt])[order]

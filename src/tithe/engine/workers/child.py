@@ -52,7 +52,7 @@ class Child:
             raise
 
     def listen(self) -> None:
-        """Always read, so that nobody who writes has to wait, and leave when there will be nothing more to read."""
+        """Read all the time, so that no writer waits; exit when nothing more will come."""
         try:
             while True:
                 self.coming.put(self.channel.recv())
@@ -95,7 +95,7 @@ class Child:
         return engine
 
     def begin(self) -> None:
-        """What a thread that answers does first."""
+        """Prepare a thread that answers."""
         device = self.engine.model.device
         self.engine.take_threads()
         if device.type == "cuda":

@@ -55,7 +55,7 @@ class ChildProcess:
         return self._process.pid
 
     def ended(self) -> tuple[int, str] | None:
-        """Its exit code and a clause with its last words, or None where it does not end."""
+        """Wait for its end; return its exit code and a clause with its last words, None where it goes on."""
         try:
             code = self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -72,14 +72,14 @@ class ChildProcess:
 
 
 def last_line(words: IO[bytes]) -> str:
-    """The last one with anything in it, or nothing."""
+    """Return the last line with anything in it, or nothing."""
     words.seek(0)
     lines = [line.strip() for line in words.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
 
 
 def search_path() -> str:
-    """Where this process finds its modules, for `PYTHONPATH`."""
+    """Return where this process finds its modules, for `PYTHONPATH`."""
     return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
 
 

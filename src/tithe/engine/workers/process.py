@@ -49,7 +49,7 @@ class Process(ChildProcess):
             raise self.last_words() from None
 
     def receive(self) -> Done | Loaded:
-        """The next thing it says.
+        """Wait for its next message.
 
         Raises:
             ModelError: it could not do what it was asked, or has ended.
@@ -80,7 +80,7 @@ class Process(ChildProcess):
         self.send(work)
 
     def last_words(self) -> ModelError:
-        """The error of a process that has ended, though nobody told it to."""
+        """Make the error of a process that has ended unasked."""
         ended = self.ended()
         if ended is None:
             return ModelError(f"the process on `{self.name}` says nothing any more, and has not ended", hint=KEPT)

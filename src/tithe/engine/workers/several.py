@@ -108,7 +108,7 @@ class SeveralEngine(Engine):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the first process found out."""
+        """Return what the first process found out."""
         return dict(self._loaded.facts)
 
     @property
@@ -117,7 +117,7 @@ class SeveralEngine(Engine):
 
     @property
     def processes(self) -> Sequence[Process]:
-        """Those that run."""
+        """Return the processes that run."""
         return self._processes
 
     def read(
@@ -198,7 +198,7 @@ class SeveralEngine(Engine):
                 )
 
     def _learn(self, asked: Asked) -> dict[int, int]:
-        """Identity of each readout that is asked for -> its place among all that were ever."""
+        """Map the identity of each readout that is asked for to its place among all that ever were."""
         known = {id(readout): place for place, readout in enumerate(self._readouts)}
         for readout in (one for each in asked for one in each):
             if id(readout) not in known:
@@ -214,7 +214,7 @@ class SeveralEngine(Engine):
             self._processes.append(Process(self._names[place], load))
 
     def alone(self) -> Engine:
-        """An engine in this process, on the first device, for what reads the model itself; the others end for it."""
+        """Return an engine in this process, for what reads the model itself; the other processes end for it."""
         if self._alone is None:
             self.close()
             model = load_model(self._source, **self._how, device=str(self._places[0]))
@@ -233,12 +233,12 @@ class SeveralEngine(Engine):
 
 
 def attention_of(loaded: Loaded) -> list[str]:
-    """Ways that are taken."""
+    """List the ways of attention that are taken."""
     return [one["taken"] for one in loaded.facts.get("attention_by", ())]
 
 
 def parts_of(loaded: Loaded) -> list[str]:
-    """Kinds of parts that are compiled."""
+    """List the kinds of parts that are compiled."""
     return list(loaded.facts.get("compiled", {}).get("parts", ()))
 
 
