@@ -57,9 +57,6 @@ def make_heads(folder: Path, model: str, dtype: str) -> None:
 
 def child(args: argparse.Namespace) -> None:
     """One contender, as `tithe score` runs it."""
-    from tithe.engine.heap import share_one_heap
-
-    share_one_heap()
     from tithe.report.reporter import Talk
     from tithe.run.engines import make_engine
     from tithe.run.method import set_up

@@ -38,9 +38,6 @@ CONTENDERS = {
 
 def child(args: argparse.Namespace) -> None:
     """One contender, as `tithe score` runs it."""
-    from tithe.engine.heap import share_one_heap
-
-    share_one_heap()
     from tithe.engine.batches import batching
     from tithe.engine.batches.sharing import Star
     from tithe.planner import Cost

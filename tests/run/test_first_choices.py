@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from tests.e2e.command import records, write_jsonl
-from tithe.engine import dtypes, engine, loading
+from tithe.engine import engine, loading
 from tithe.engine.measure import layout
-from tithe.engine.measure.room import Room
+from tithe.engine.measure.machine import dtypes
+from tithe.engine.measure.memory import Room
 from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.report.reporter import Talk

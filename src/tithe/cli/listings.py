@@ -64,10 +64,9 @@ def doctor_rows() -> list[dict[str, Any]]:
     """List versions, devices, dtypes and extras as the engine would find them."""
     import torch
 
-    from tithe.engine.cores import cpu_cores
-    from tithe.engine.dtypes import choose_dtype, dtype_name
+    from tithe.engine.devices import choose_devices, choose_dtype, dtype_name
+    from tithe.engine.host import cpu_cores
     from tithe.engine.sources import BUNDLED
-    from tithe.engine.workers.devices import choose_devices
     from tithe.lab.evaluate.sandbox import sandbox_row
 
     devices = choose_devices("auto")

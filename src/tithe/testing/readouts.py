@@ -120,7 +120,8 @@ def _states_read(one: StateReadout, passes: Sequence[Pass], title: str) -> Seque
     expect(known, f"{title}: layers({COUNT}) gives {layers}; they ascend from 0 to {COUNT - 1}")
     head = torch.nn.Linear(WIDTH, VOCABULARY, bias=False).requires_grad_(requires_grad=False)
     head.weight.copy_(_drawn(99, VOCABULARY))
-    reader = one.reader([len(span) for span in spans], Reading(COUNT, torch.device("cpu"), _Head(head)))
+    apart: Any = _Head(head)
+    reader = one.reader([len(span) for span in spans], Reading(COUNT, torch.device("cpu"), apart))
     for layer in layers:
         states = [_drawn(int(pass_.ids.sum()) + layer, len(pass_.ids)) for pass_ in passes]  # (tokens, dim) each
         rows = [one[span.start : span.stop] for one, span in zip(states, spans, strict=True)]

@@ -12,7 +12,8 @@ import torch
 
 from tithe.data.render import Encoded, Renderer
 from tithe.engine.copies import fetched, to
-from tithe.engine.forward.states import LogitsHead, Reading, Results, StateReader, StateReadout
+from tithe.engine.forward.output_head import Head
+from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
 from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Answer, Example, IntArray, Message, Options, Pass, PassSpec, Problem
@@ -133,7 +134,7 @@ class OptionsReadout(StateReadout):
 
 
 class OptionsReader:
-    def __init__(self, head: LogitsHead, ids: torch.Tensor) -> None:
+    def __init__(self, head: Head, ids: torch.Tensor) -> None:
         self.head = head
         self.ids = ids
 

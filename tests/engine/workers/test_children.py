@@ -10,15 +10,15 @@ import time
 import pytest
 
 from tests.e2e.command import alive, child
-from tithe.engine.workers.orphan import PARENT
+from tithe.engine.workers.children import PARENT
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a killed parent is a matter of POSIX")
 
-BUSY = "from tithe.engine.workers.orphan import end_with_parent\nend_with_parent()\nwhile True: pass"
+BUSY = "from tithe.engine.workers.children import end_with_parent\nend_with_parent()\nwhile True: pass"
 # A thread starts it and ends; a fork that outlives everybody holds on to all that the parent had open.
 FATHER = f"""
 import os, subprocess, sys, threading, time
-from tithe.engine.workers.orphan import child_variables
+from tithe.engine.workers.children import child_variables
 def start():
     global child
     child = subprocess.Popen([sys.executable, "-c", {BUSY!r}], env={{**os.environ, **child_variables()}})
@@ -38,7 +38,7 @@ def gone(pid: int, seconds: float) -> bool:
 
 
 def test_it_ends_with_a_killed_parent_and_not_before() -> None:
-    father = child(FATHER, fresh=True)
+    father = child(FATHER)
     assert father.stdout is not None
     pid = int(father.stdout.readline())
     assert not gone(pid, 1.5)  # the thread that started it has ended long ago
@@ -57,7 +57,6 @@ def test_a_parent_that_died_before_it_was_looked_at() -> None:
     assert process.returncode == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["tithe.lab.experiment.worker", "tithe.runners.tokeniser", "tithe.engine.workers.child"]
 )

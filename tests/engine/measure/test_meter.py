@@ -15,8 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.engine.models import VOCABULARY, WINDOW, load, make_pass, plain, run
 from tithe.engine.engine import Engine
 from tithe.engine.measure.meter import keys_seen, metered
-from tithe.engine.measure.shape import model_shape
-from tithe.engine.measure.work import attention_flops, idle_parameters, windows
+from tithe.engine.measure.shape import attention_flops, idle_parameters, model_shape, windows
 from tithe.records import Pass
 
 TOKENS = 24

@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+from tithe.engine.forward.attention import Kind, Varlen
 from tithe.engine.forward.cuts import BLOCK, Cuts
-from tithe.engine.forward.varlen import Kind, Varlen
-from tithe.engine.forward.ways import BY_SEGMENT, WAYS, Ask, by_flash, by_flex, by_segment, by_torch
+from tithe.engine.forward.ways import BY_SEGMENT, WAYS, Call, by_flash, by_flex, by_segment, by_torch
 
 CPU = torch.device("cpu")
 HEADS, KEY_HEADS, DIM = 6, 2, 8
 PLAIN = ([3, 1, 7, 150, 2], [])
 CONTINUED = ([9, 5, 1, 140, 4], [(), (slice(0, 4),), (), (slice(0, 4), slice(9, 12)), (slice(14, 15),)])
-ASKS = [Ask(0.3), Ask(DIM**-0.5, window=4), Ask(0.5, softcap=1.5), Ask(0.4, window=1, softcap=0.7)]
+ASKS = [
+    Call(0.3),
+    Call(DIM**-0.5, window=4),
+    Call(0.5, softcap=1.5),
+    Call(0.4, window=1, softcap=0.7),
+]
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
@@ -50,7 +55,7 @@ def weigh(query: np.ndarray, keys: np.ndarray, values: np.ndarray, scaling: floa
     return weights / weights.sum() @ values
 
 
-def twin(tensors: tuple[torch.Tensor, ...], seen: list[list[int]], ask: Ask) -> np.ndarray:
+def twin(tensors: tuple[torch.Tensor, ...], seen: list[list[int]], ask: Call) -> np.ndarray:
     query, key, value = (x[0].double().numpy() for x in tensors)
     each = query.shape[0] // key.shape[0]
     return np.array(
@@ -83,7 +88,7 @@ def of_documents(
 @pytest.mark.parametrize("ask", ASKS, ids=str)
 @pytest.mark.parametrize("way", [by_segment, by_flex])
 @pytest.mark.parametrize(("lengths", "before"), [PLAIN, CONTINUED], ids=["plain", "continued"])
-def test_a_way_equals_the_twin(way: Any, lengths: list[int], before: list[Any], ask: Ask) -> None:
+def test_a_way_equals_the_twin(way: Any, lengths: list[int], before: list[Any], ask: Call) -> None:
     tensors = draw(sum(lengths))
     found = way(*tensors, Cuts(lengths, before), ask)
     assert found.shape == (1, sum(lengths), HEADS, DIM)
@@ -166,7 +171,7 @@ def torch_varlen(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("ask", ASKS[:2], ids=str)
 @pytest.mark.parametrize("version", [varlen_of_2_11, varlen_of_2_12])
-def test_the_call_of_torch(torch_varlen: Any, version: Any, ask: Ask, grouped: bool) -> None:
+def test_the_call_of_torch(torch_varlen: Any, version: Any, ask: Call, grouped: bool) -> None:
     torch_varlen(version)
     lengths, before = CONTINUED
     tensors = draw(sum(lengths))
@@ -178,10 +183,10 @@ def test_the_call_of_torch(torch_varlen: Any, version: Any, ask: Ask, grouped: b
 def test_the_call_of_an_older_torch(torch_varlen: Any) -> None:
     torch_varlen(varlen_of_2_10)
     lengths, before = CONTINUED
-    tensors, cuts, ask = draw(sum(lengths)), Cuts(lengths, before), Ask(DIM**-0.5)
+    tensors, cuts, ask = draw(sum(lengths)), Cuts(lengths, before), Call(DIM**-0.5)
     found = by_torch(*tensors, cuts, ask, grouped=False)
     assert np.abs(found[0].numpy() - twin(tensors, visible(lengths, before, None), ask)).max() < 2e-6
-    for refused in (Ask(0.3), Ask(DIM**-0.5, window=3), Ask(DIM**-0.5, softcap=1.0)):
+    for refused in (Call(0.3), Call(DIM**-0.5, window=3), Call(DIM**-0.5, softcap=1.0)):
         with pytest.raises(NotImplementedError, match="it takes no"):
             by_torch(*tensors, cuts, refused, grouped=False)
 
@@ -201,7 +206,7 @@ def flash(shift: int = 0) -> types.ModuleType:
 
 
 @pytest.mark.parametrize("ask", ASKS, ids=str)
-def test_the_call_of_flash_attn(monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+def test_the_call_of_flash_attn(monkeypatch: pytest.MonkeyPatch, ask: Call) -> None:
     monkeypatch.setitem(sys.modules, "flash_attn", flash())
     lengths, before = CONTINUED
     tensors = draw(sum(lengths))
@@ -250,13 +255,15 @@ def test_without_a_gpu_segments_are_read_one_by_one(dtype: torch.dtype) -> None:
     lengths, before = CONTINUED
     tensors, attend = tuple(x.to(dtype) for x in draw(sum(lengths))), Varlen()
     found = attend(*tensors, Cuts(lengths, before), window=4)
-    wanted = twin(tensors, visible(lengths, before, 4), Ask(DIM**-0.5))
+    wanted = twin(tensors, visible(lengths, before, 4), Call(DIM**-0.5))
     assert found.dtype == dtype
     assert np.abs(found[0].float().numpy() - wanted).max() < (2e-6 if dtype == torch.float32 else 3e-2)
     assert list(attend.chosen.values()) == [BY_SEGMENT] * 2
     # What another row needs, where the window hides nothing or something, is found at once.
     assert {one.windowed for one in attend.chosen} == {True, False}
     found = attend(*tensors, Cuts(lengths, before), window=147)  # the longest
-    assert np.abs(found[0].float().numpy() - twin(tensors, visible(lengths, before, None), Ask(DIM**-0.5))).max() < 3e-2
+    assert (
+        np.abs(found[0].float().numpy() - twin(tensors, visible(lengths, before, None), Call(DIM**-0.5))).max() < 3e-2
+    )
     with pytest.raises(ValueError, match="159 tokens, but segments of 158"):
         attend(*tensors, Cuts([158]))

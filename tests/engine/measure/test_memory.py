@@ -12,9 +12,20 @@ import pytest
 import torch
 
 from tests.engine.models import load
-from tithe.engine.measure import room
-from tithe.engine.measure.peak_memory import PeakMemory
-from tithe.engine.measure.room import LEAST, MOST, SEQUENCE, SHARE, USUAL, extra_bytes, find_room, probe_batch, reckon
+from tithe.engine.measure import memory
+from tithe.engine.measure.memory import (
+    LEAST,
+    MOST,
+    SEQUENCE,
+    SHARE,
+    USUAL,
+    PeakMemory,
+    extra_bytes,
+    find_room,
+    peak_memory,
+    probe_batch,
+    reckon,
+)
 
 Family = Callable[[str], Path]
 GB = 10**9
@@ -89,7 +100,7 @@ def test_memory_above_the_model(monkeypatch: pytest.MonkeyPatch, family: Family)
         found.bytes = 1750
 
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
-    monkeypatch.setattr(room, "peak_memory", peak)
+    monkeypatch.setattr(memory, "peak_memory", peak)
     monkeypatch.setattr(type(loaded), "along", lambda self, road, passes: read.append((road, len(passes))))
     assert extra_bytes(loaded, 1024, True, CUDA) == 750 and read == [("packed", 8)]
 
@@ -97,8 +108,8 @@ def test_memory_above_the_model(monkeypatch: pytest.MonkeyPatch, family: Family)
 def test_a_spread_model_has_the_room_of_its_fullest_device(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
     loaded = replace(load(family("llama")), device=CUDA)
     loaded.model.hf_device_map = {"model": 0, "lm_head": 1}
-    monkeypatch.setattr(room, "extra_bytes", lambda loaded, tokens, whole, place: 100_000 * tokens)
-    monkeypatch.setattr(room, "free_bytes", lambda place: GB if place.index else 6 * GB)
+    monkeypatch.setattr(memory, "extra_bytes", lambda loaded, tokens, whole, place: 100_000 * tokens)
+    monkeypatch.setattr(memory, "free_bytes", lambda place: GB if place.index else 6 * GB)
     assert find_room(loaded).free == GB
 
 
@@ -106,7 +117,7 @@ def test_free_is_what_the_driver_and_torch_have(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 15)
-    assert room.free_bytes(torch.device("cuda")) == 75
+    assert memory.free_bytes(torch.device("cuda")) == 75
 
 
 def test_where_nothing_is_measured(family: Family) -> None:
@@ -115,3 +126,15 @@ def test_where_nothing_is_measured(family: Family) -> None:
     assert on_mps.budget == USUAL and on_mps.note == "free memory is not told on `mps`"
     alone = find_room(replace(loaded, device=torch.device("cuda"), road="single"))
     assert alone.budget == USUAL and alone.note == "one sequence at a time"
+
+
+@pytest.mark.parametrize(("places", "total"), [((0,), 70), ((0, 1), 75)])
+def test_the_peaks_of_all_devices_are_added_up(
+    monkeypatch: pytest.MonkeyPatch, places: tuple[int, ...], total: int
+) -> None:
+    peaks, reset = {0: 70, 1: 5}, list[int]()
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: reset.append(device.index))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[device.index])
+    with peak_memory(*(torch.device("cuda", place) for place in places)) as peak:
+        assert tuple(reset) == places and peak.bytes is None
+    assert peak.bytes == total

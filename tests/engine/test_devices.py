@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tithe.engine.dtypes import choose_device
-from tithe.engine.workers.devices import choose_devices, names
+from tithe.engine.devices import choose_device, choose_devices, names
 from tithe.errors import SettingsError
 
 H100, T4 = "NVIDIA H100", "Tesla T4"

@@ -10,14 +10,18 @@ smaller of the two budgets counts. Measured, as models differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 import torch
 
-from tithe.engine.measure.peak_memory import peak_memory
 from tithe.engine.model import LoadedModel
 from tithe.engine.shard import placed
 from tithe.records import Pass
@@ -32,6 +36,8 @@ PROBES = (1024, 2048)  # tokens of the two batches
 SEQUENCE = 512  # tokens of each of their sequences: some attention takes more for longer ones
 SHARE = 0.7  # of what is free: hidden states that readouts hold, and rows longer than the probe's, take the rest
 LIMITS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+EVERY = 0.005  # seconds between two looks
+STATM = Path("/proc/self/statm")  # pages: whole, resident, ...
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,12 @@ class Room:
     note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run record, without what is not known."""
+        """Return the facts for the run record, without what is not known."""
         return {name: value for name, value in asdict(self).items() if value not in (None, "")}
 
 
 def find_room(loaded: LoadedModel, most: int = MOST) -> Room:
-    """The token budget of a model on its GPU, `most` at the most."""
+    """Find the token budget of a model on its GPU, `most` at the most."""
     if loaded.device.type != "cuda":
         return Room(USUAL, note=f"free memory is not told on `{loaded.device.type}`")
     if loaded.road == "single":
@@ -69,12 +75,12 @@ def find_room(loaded: LoadedModel, most: int = MOST) -> Room:
 
 
 def room_on(loaded: LoadedModel, place: torch.device) -> Room:
-    """By one of the devices that hold the model."""
+    """Find the budget by one of the devices that hold the model."""
     return reckon(lambda tokens, whole: extra_bytes(loaded, tokens, whole, place), lambda: free_bytes(place))
 
 
 def reckon(taken: Callable[[int, bool], int], free: Callable[[], int]) -> Room:
-    """The budget, by what batches take.
+    """Compute the budget from what batches take.
 
     Args:
         taken: bytes that a batch of so many tokens takes at its peak, all of them scored or one of each sequence.
@@ -94,18 +100,18 @@ def reckon(taken: Callable[[int, bool], int], free: Callable[[], int]) -> Room:
 
 
 def line(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, float]:
-    """Fixed bytes and bytes a token, by tokens and bytes of two batches."""
+    """Return fixed bytes and bytes a token, from the tokens and bytes of two batches."""
     per_token = max(1.0, (other[1] - one[1]) / (other[0] - one[0]))
     return max(0, int(one[1] - per_token * one[0])), per_token
 
 
 def power_of_two(tokens: float) -> int:
-    """The largest that is not above, between the bounds."""
+    """Return the largest power of two that is not above, between the bounds."""
     return max(LEAST, min(MOST, 1 << max(0, int(tokens).bit_length() - 1))) if tokens >= 1 else LEAST
 
 
 def extra_bytes(loaded: LoadedModel, tokens: int, whole: bool, place: torch.device) -> int:
-    """What reading so many tokens takes on a device above the model, all of them scored or one of each sequence."""
+    """Measure what reading so many tokens takes on a device above the model."""
     before = torch.cuda.memory_allocated(place)
     with peak_memory(place) as peak:
         loaded.along(loaded.road, probe_batch(loaded, tokens, whole))
@@ -113,7 +119,7 @@ def extra_bytes(loaded: LoadedModel, tokens: int, whole: bool, place: torch.devi
 
 
 def probe_batch(loaded: LoadedModel, tokens: int, whole: bool = True) -> list[Pass]:
-    """Sequences of usual length, or as long as the model can read; never so long that they are read alone.
+    """Make sequences of usual length, or as long as the model can read in a batch.
 
     Args:
         loaded: the model.
@@ -129,6 +135,51 @@ def probe_batch(loaded: LoadedModel, tokens: int, whole: bool = True) -> list[Pa
 
 
 def free_bytes(device: torch.device) -> int:
-    """What the driver has, and what torch holds without using it."""
+    """Count what the driver has free, and what torch holds without using it."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
+@dataclass
+class PeakMemory:
+    """Bytes: of the process on a CPU, of torch's tensors on a GPU. None until it is known."""
+
+    bytes: int | None = None
+
+
+@contextmanager
+def peak_memory(*devices: torch.device) -> Iterator[PeakMemory]:
+    """Watch what runs within; of several GPUs, over which one model is spread, the peaks are added up."""
+    peak = PeakMemory()
+    if all(device.type == "cuda" for device in devices):
+        for device in devices:
+            torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak.bytes = sum(torch.cuda.max_memory_allocated(device) for device in devices)
+        return
+    done = Event()
+    watcher = Thread(target=watch, args=(devices[0], peak, done), daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def watch(device: torch.device, peak: PeakMemory, done: Event) -> None:
+    """Look again and again; the last look comes after the end."""
+    over = False
+    while not over:
+        over = done.wait(EVERY)
+        peak.bytes = max(peak.bytes or 0, held(device))
+
+
+def held(device: torch.device) -> int:
+    """Count the bytes held now; of the process where the system says so, else the most it ever held."""
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    if STATM.exists():
+        return int(STATM.read_text().split()[1]) * resource.getpagesize()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

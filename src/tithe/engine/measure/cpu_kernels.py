@@ -1,17 +1,20 @@
-"""Which kernels multiply fp32 on a CPU: torch's own choice, or oneDNN's where they are faster and as true."""
+"""Which kernels multiply on a CPU: in fp32 torch's own choice or oneDNN's, and whether 16 bits pay at all.
+
+oneDNN's are taken where they are faster and as true. A processor may have the instructions of bf16 or fp16 and torch no
+kernel for them; then they take a hundred times as long.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, TypeAlias
 
 import torch
 
-from tithe.engine.measure.matmul import Product, operands, relative_error, single_threads
+from tithe.engine.measure.matmul import Product, clocked, in_turns, operands, relative_error, single_threads
 
 TRUE = 1e-6  # relative error up to which a product counts as fp32; bf16 is off by 3e-3
 FASTER = 1.1  # times as fast as torch's own choice: less would not be worth other last bits
@@ -22,6 +25,11 @@ ROUNDS = 4
 RouteName: TypeAlias = Literal["default", "onednn"]
 CPU = torch.device("cpu")
 _before: list[str] = []  # torch's precision before it was changed here
+HALF_TIMED = Product(256, 768, 768)  # less than a pack's, as it may be slow
+HALF_CHECKED = Product(33, 511, 97)
+HALF_ROUNDS = 4
+HALF_SLOW = 0.25  # seconds after which a product needs no second round
+HALF_TRUE = {torch.bfloat16: 1e-2, torch.float16: 1e-3}  # relative error of a product that rounds as the dtype does
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,11 @@ class Fp32Route:
     relative_error: Mapping[str, float] = field(default_factory=dict)
 
     def is_true(self, name: RouteName) -> bool:
-        """Whether a route rounds as fp32 does."""
+        """Tell whether a route rounds as fp32 does."""
         return self.relative_error[name] <= TRUE
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run record."""
+        """Return the facts for the run record."""
         return {**asdict(self), "gflops": {name: round(rate, 1) for name, rate in self.gflops.items()}}
 
 
@@ -108,7 +116,7 @@ def choose(gflops: Mapping[str, float], errors: Mapping[str, float]) -> Fp32Rout
 
 
 def held_to(route: Fp32Route, wanted: RouteName | None) -> Fp32Route:
-    """The route that an earlier part of the run took, where this machine has it and it is true."""
+    """Return the route that an earlier part of the run took, where this machine has it and it is true."""
     if wanted in (None, route.name) or not route.gflops:
         return route
     if wanted == "onednn" and route.relative_error["onednn"] > TRUE:
@@ -117,16 +125,17 @@ def held_to(route: Fp32Route, wanted: RouteName | None) -> Fp32Route:
 
 
 def timed(left: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
-    """GFLOP/s of both routes, in turns: what else goes on then slows down both. The best of some rounds."""
+    """Return GFLOP/s of both routes: the best of some rounds."""
     flops = 2 * left.shape[0] * left.shape[1] * right.shape[1]
-    seconds: dict[str, list[float]] = {"default": [], "onednn": []}
-    for _ in range(ROUNDS):
-        for name, setting in (("default", "highest"), ("onednn", "medium")):
-            with precision(setting):
-                began = time.perf_counter()
-                torch.mm(left, right)
-                seconds[name].append(time.perf_counter() - began)
-    return {name: flops / min(found) / 1e9 for name, found in seconds.items()}
+    routes = {"default": "highest", "onednn": "medium"}
+    clocks = {name: partial(clocked_at, setting, left, right) for name, setting in routes.items()}
+    return {name: flops / min(found) / 1e9 for name, found in in_turns(clocks, ROUNDS).items()}
+
+
+def clocked_at(setting: str, left: torch.Tensor, right: torch.Tensor) -> float:
+    """Return the seconds of a product at one of torch's settings."""
+    with precision(setting):
+        return clocked(left, right, 1)
 
 
 def worst_error() -> float:
@@ -135,10 +144,49 @@ def worst_error() -> float:
 
 @contextmanager
 def precision(setting: str) -> Iterator[None]:
-    """Torch's precision of fp32 products, for a while."""
+    """Set torch's precision of fp32 products for a while."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(setting)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@dataclass(frozen=True)
+class HalfSpeed:
+    """What was found.
+
+    Args:
+        times: as fast as the faster route of fp32.
+        relative_error: against float64.
+        limit: above which products are not those of the dtype.
+    """
+
+    times: float
+    relative_error: float
+    limit: float
+
+    @property
+    def pays(self) -> bool:
+        return self.times >= FASTER and self.relative_error <= self.limit
+
+    def words(self, dtype: str) -> str:
+        """Say why it does not pay."""
+        if self.relative_error > self.limit:
+            return f"products in {dtype} are off by {self.relative_error:.1e} on this CPU, more than it rounds"
+        return f"{dtype} multiplies {self.times:.2g} times as fast as fp32 on this CPU, and rounds"
+
+
+@cache
+def probe_half(dtype: torch.dtype) -> HalfSpeed:
+    """Multiply in both, in turns, in a fraction of a second; the best rounds count."""
+    route = probe_fp32()
+    setting = "medium" if route.name == "onednn" else torch.get_float32_matmul_precision()
+    with torch.inference_mode(), single_threads(CPU):
+        clocks = {
+            kind: partial(clocked_at, setting, *operands(HALF_TIMED, kind, CPU)) for kind in (torch.float32, dtype)
+        }
+        best = {kind: min(found) for kind, found in in_turns(clocks, HALF_ROUNDS, HALF_SLOW).items()}
+        error = relative_error(HALF_CHECKED, dtype, CPU)
+    return HalfSpeed(best[torch.float32] / best[dtype], error, HALF_TRUE[dtype])
