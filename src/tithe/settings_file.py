@@ -41,14 +41,14 @@ FORMS = {
 }
 
 
-class Loader(yaml.SafeLoader):  # type: ignore[misc]
+class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
     """Find the type of a plain word; construct nothing."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  # as PyYAML has it
 
 
 for _name, _form in FORMS.items():
-    Loader.add_implicit_resolver(TAG + _name, re.compile(rf"(?:{_form.pattern})\Z"), None)
+    PlainLoader.add_implicit_resolver(TAG + _name, re.compile(rf"(?:{_form.pattern})\Z"), None)
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
 
 
 def parsed(text: str) -> yaml.Node | None:
-    loader = Loader(text)
+    loader = PlainLoader(text)
     try:
         node: yaml.Node | None = loader.get_single_node()
         return node

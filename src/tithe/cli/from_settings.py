@@ -98,7 +98,7 @@ class Takes:
                 continue
             one = model.model_fields[name]
             if name == self.argument:
-                about = typer.Argument(metavar=self.metavar, help=self.about or sentence(texts.get(name, "")))
+                about = typer.Argument(metavar=self.metavar, help=sentence(self.about or texts.get(name, "")))
                 found.insert(0, parameter(name, Annotated[str | None, about]))
                 if self.about is None:
                     found.append(setting_parameter(f"{name}_flag", name, one, f"the same as {self.metavar}"))
@@ -120,7 +120,7 @@ class Takes:
             if given[name] is not None:
                 raise Usage(f"two {PLURAL[name]}: `{given[name]}` and `--{name} {flagged}`", hint="give one")
             given[name] = flagged
-        for switch in [one for one in given if one.startswith("no_")]:
+        for switch in [one for one in given if one.startswith("no_") and one.removeprefix("no_") in given]:
             if given.pop(switch):
                 emptied = switch.removeprefix("no_")
                 if given[emptied]:

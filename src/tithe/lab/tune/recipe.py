@@ -142,7 +142,7 @@ RECIPES: Mapping[str, Recipe] = {
             lora_r=16,
             lora_alpha=8,
         ),
-        # IFD's brief experience: Li et al. 2024, arXiv 2308.12032, section 2.1
+        # IFD's warm-up: Li et al. 2024, arXiv 2308.12032, section 2.1
         Recipe(name="warmup", num_train_epochs=1.0),
     )
 }
