@@ -135,7 +135,7 @@ def test_of_a_model_that_awaits_fp8_parts_are_compiled_as_they_are_then(
 ) -> None:
     done, said = list[str](), list[str]()
     fused = SimpleNamespace(words=lambda: "norms compiled", as_dict=dict)
-    fp8 = SimpleNamespace(sentence=lambda: "fp8: 3 layers", as_dict=dict)
+    fp8 = SimpleNamespace(words=lambda: "fp8: 3 layers", as_dict=dict)
     loaded, passes = load(family("llama")), random_passes(4)
 
     def take(model: Any, passes: Any, batches: Any, *, budget: int, compiled: bool) -> Any:
