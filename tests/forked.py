@@ -26,10 +26,10 @@ import time
 import traceback
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from threading import Thread
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
@@ -95,14 +95,7 @@ class Forked:
             prctl(SUBREAPER, 0, 0, 0, 0)  # what a test orphans goes to init, as ever
         os.close(to_out)
         os.close(to_err)
-        self._texts = ["", ""]
-        self._readers = [Thread(target=self._read, args=(i, pipe), daemon=True) for i, pipe in enumerate((out, err))]
-        for reader in self._readers:
-            reader.start()
-
-    def _read(self, i: int, pipe: int) -> None:
-        with os.fdopen(pipe) as stream:
-            self._texts[i] = stream.read()
+        self.stdout, self.stderr = os.fdopen(out), os.fdopen(err)
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -121,10 +114,14 @@ class Forked:
         return self.returncode
 
     def communicate(self, timeout: float = float("inf")) -> tuple[str, str]:
-        self.wait(timeout)
-        for reader in self._readers:
-            reader.join()
-        return self._texts[0], self._texts[1]
+        with self.stdout, self.stderr, ThreadPoolExecutor(2) as pool:
+            out, err = (pool.submit(stream.read) for stream in (self.stdout, self.stderr))
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+            return out.result(), err.result()
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:

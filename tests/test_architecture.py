@@ -20,7 +20,7 @@ FLOORS = (
     {"lab.judge"},
     {"lab.evaluate", "lab.tiers"},
     {"lab.heads", "lab.tune", "lab.writing", "lab.speed"},
-    {"lab.endpoint", "lab.exports", "lab.contamination_report"},
+    {"lab.endpoint", "lab.exports", "lab.curve", "lab.contamination_report"},
     {"lab"},
     {"run"},
     {"settings"},
@@ -164,9 +164,7 @@ def runs_text(call, may_execute=False):
 
 
 # Circles that stand today behind `TYPE_CHECKING` or an import in a function: (who hides it, whom). The list may shrink.
-HIDDEN = {
-    ("tithe.lab.tune.choice", "tithe.lab.tune.warming"),
-}
+HIDDEN: set[tuple[str, str]] = set()
 
 
 def module_name(path, root):

@@ -35,7 +35,7 @@ from tithe.lab.evaluate.tables import mmlu_tables
 from tithe.lab.experiment.cells import read_done, read_spec
 from tithe.lab.experiment.conduct import earlier_looks
 from tithe.lab.experiment.settings import read_experiment
-from tithe.lab.tune.checkpoints import last_checkpoint
+from tithe.lab.tune.files import last_checkpoint
 from tithe.lab.tune.settings import read_recipe
 from tithe.neighbours.files import read_npy, read_parquet
 from tithe.run.source import read_kept

@@ -39,6 +39,7 @@ OURS = {
     "count": lambda: plugins.readout("count")(),
     "weighted": lambda: plugins.readout("weighted")(),
     "options": lambda: OptionsReadout(REPLIES),
+    "pooled": lambda: plugins.readout("pooled")("last"),
     "head": lambda: MarginReadout(HEAD, "head-0"),
 }
 MORE: dict[str, dict[str, Any]] = {"options": {"argument": "1,2,3", "passes": questions()}}

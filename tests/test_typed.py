@@ -9,7 +9,7 @@ import pytest
 
 from tithe.errors import SettingsError
 from tithe.lab.evaluate.settings import EvaluateSettings
-from tithe.lab.experiment.judging import check_judge
+from tithe.lab.experiment.arm_judging import check_judge
 from tithe.lab.experiment.settings import ExperimentSettings
 from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.tune.recipe import Recipe

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from tithe import run
 from tithe.data.files import Dataset, open_dataset
 from tithe.errors import SettingsError
-from tithe.lab.speed.result import BenchResult
+from tithe.lab.speed.forecast import BenchResult
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.speed import bench as measure
 from tithe.run.source import named_dataset
@@ -46,7 +46,7 @@ def plan(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -
 
 
 def bench(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> BenchResult:
-    """Measure how fast scoring would be here, and what limits it, on a sample of the data.
+    """Measure how fast scoring would be here, on a sample of the data.
 
     Args:
         data: what `load` gives, or what it takes.

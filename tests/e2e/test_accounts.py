@@ -35,13 +35,13 @@ main()
 # The command with pauses after every optimiser step.
 SLOW_STEPS = """
 import sys, time
-from tithe.lab.tune import listener
+from tithe.lab.tune import response_trainer
 pause = float(sys.argv.pop(1))
-real = listener.Listener.on_step_end
+real = response_trainer.Listener.on_step_end
 def on_step_end(self, *given, **named):
     time.sleep(pause)
     return real(self, *given, **named)
-listener.Listener.on_step_end = on_step_end
+response_trainer.Listener.on_step_end = on_step_end
 sys.argv[0] = "tithe"
 from tithe.cli import main
 main()
@@ -70,7 +70,7 @@ def tune(model: object, out: Path, **more: object) -> list[object]:
     return ["tune", "starter", "-m", model, "-o", out, *flags]
 
 
-@pytest.mark.parametrize(("name", "save"), [("SIGINT", 1), ("SIGTERM", 0)])
+@pytest.mark.parametrize(("name", "save"), [pytest.param("SIGINT", 1, marks=pytest.mark.thorough), ("SIGTERM", 0)])
 def test_a_training_that_is_stopped(tithe: Command, model_dir: Path, tmp_path: Path, name: str, save: int) -> None:
     out, number = tmp_path / "tuned", getattr(signal, name)
     given = tune(model_dir, out, **{"save-steps": save})

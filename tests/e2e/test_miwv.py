@@ -19,19 +19,19 @@ from tithe.selectors.rank import Top
 
 pytestmark = pytest.mark.slow
 
-# Embeddings, too, are written after every batch.
+# Embeddings, too, are written after every batch. In a fresh interpreter: others import what is replaced here.
 HASTIER = HASTY.replace(
     "engine.Engine.batch = batch",
     """engine.Engine.batch = batch
-import tithe.engine.forward.hidden as hidden
+import tithe.engine.readouts.pooled as hidden
 import tithe.neighbours.vectors as vectors
 vectors.FLUSH_SECONDS = 0.0
-states = hidden.hidden
+states = hidden.pooled_vectors
 def slowly(*arguments, **more):
     for found in states(*arguments, **more):
         time.sleep(pause)
         yield found
-hidden.hidden = slowly
+hidden.pooled_vectors = slowly
 """,
 )
 FIXED: list[object] = ["--dtype", "fp32", "--encoder", "tfidf"]
@@ -320,7 +320,7 @@ def test_killed_and_run_again(tithe: Command, model_dir: Path, tmp_path: Path, s
         "later": lambda: count_parts(run / "answers") >= 12,
     }
     for name, moment in moments.items():
-        process = child(HASTIER, 0.01, *command(broken))
+        process = child(HASTIER, 0.01, *command(broken), fresh=True)
         reached = wait_for(moment, process)
         process.kill()
         process.communicate()

@@ -40,7 +40,7 @@ LevelOption = Annotated[float | None, typer.Option(help="Confidence of the inter
     needs=NO_DATA,
 )
 def bench(settings: Any, output: Output = None, overwrite: Overwrite = False, as_json: Json = False) -> None:
-    """Measure how fast a run would be here, what limits it, and which options help."""
+    """Measure how fast a run would be here, what limits it, and ."""
     from tithe.lab.speed.speed import bench as measure
     from tithe.report.terminal import Screen
     from tithe.run.folder import check_places
@@ -182,8 +182,8 @@ def look(
 @Takes("tithe.lab.heads.settings:HeadSettings", argument="dataset", without=f"{SCORING} drop_seen", needs=NO_DATA)
 def train_head(settings: Any, output: Place, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Train a head on tiers, and judge it on prompts that it never saw."""
-    from tithe.lab.heads.heads import train_head as carry_out
     from tithe.lab.heads.screen import show_head
+    from tithe.lab.heads.train_head import train_head as carry_out
     from tithe.report.terminal import Screen
 
     result = carry_out(settings, output, overwrite=overwrite, talk=Screen())
@@ -204,8 +204,8 @@ def evaluate_head(
     as_json: Json = False,
 ) -> None:
     """Judge a head on tiers of another source."""
-    from tithe.lab.heads.heads import evaluate_head as carry_out
     from tithe.lab.heads.screen import show_head
+    from tithe.lab.heads.train_head import evaluate_head as carry_out
     from tithe.report.terminal import Screen
 
     result = carry_out(folder, settings, talk=Screen())
@@ -225,8 +225,8 @@ def evaluate_head(
 )
 def import_head(settings: Any, output: Place, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Make a head of a network that was trained with the CPQS authors' scripts."""
-    from tithe.lab.heads.heads import import_head as carry_out
     from tithe.lab.heads.screen import show_head
+    from tithe.lab.heads.train_head import import_head as carry_out
     from tithe.report.terminal import Screen
 
     result = carry_out(Path(settings.dataset), settings, output, overwrite=overwrite, talk=Screen())
@@ -266,7 +266,7 @@ def tune(settings: Any, output: Place = NEEDED, overwrite: Overwrite = False, as
 )
 def warmup(settings: Any, output: Place = NEEDED, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Give a model IFD's warm-up: one epoch on some of the data that it will score."""
-    from tithe.lab.tune.warming import warm_up
+    from tithe.lab.tune.warmup import warm_up
 
     train(warm_up, settings, output, overwrite, as_json)
 

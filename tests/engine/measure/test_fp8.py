@@ -20,10 +20,10 @@ from scipy.stats import spearmanr
 from tests.engine.models import load, make_pass, random_passes, run
 from tithe.engine.dtypes import E4M3, choose_dtype
 from tithe.engine.engine import Engine
-from tithe.engine.forward.hidden import hidden
 from tithe.engine.measure import fp8, fp8_error, fused
 from tithe.engine.measure.fp8 import Fp8Linear, linear_layers, quantised
 from tithe.engine.measure.shape import model_shape
+from tithe.engine.readouts.pooled import pooled_vectors
 from tithe.engine.store.store import answers_name
 from tithe.errors import ModelError, SettingsError
 from tithe.run.engines import engine_record, engine_sentence
@@ -172,7 +172,7 @@ def test_only_the_products_of_the_blocks_are_held_in_it(family: Family) -> None:
 def test_hidden_states_are_those_of_the_model_in_fp8(family: Family) -> None:
     rows = [one.ids for one in random_passes(8) if len(one.ids) > 1]
     engine = Engine(load(family("llama"), "fp8"), workers=1)
-    found = dict(pair for index, vectors in hidden(engine, rows, [False] * len(rows), pooling="mean")
+    found = dict(pair for index, vectors in pooled_vectors(engine, rows, [False] * len(rows), pooling="mean")
                  for pair in zip(index, vectors, strict=True))  # fmt: skip
     assert engine.model.fp8 is not None and len(found) == len(rows)
 

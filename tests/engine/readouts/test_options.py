@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tests.engine.forward.test_hidden import REMEMBERS
 from tests.engine.models import EACH_FAMILY, VOCABULARY, load, plain
+from tests.engine.readouts.test_pooled import REMEMBERS
 from tests.scorers.bench import example
 from tithe.data.render import RenderSettings, make_renderer
 from tithe.engine.engine import Engine

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.engine.forward.test_hidden import REMEMBERS
 from tests.engine.models import EACH_FAMILY, VOCABULARY, load, plain
+from tests.engine.readouts.test_pooled import REMEMBERS
 from tithe.engine.engine import Engine
 from tithe.engine.readouts.base import READOUTS, View
 from tithe.engine.readouts.weighted import NO_DIRECTION, Weighted, weighted_mean

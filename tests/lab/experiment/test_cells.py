@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tithe.errors import StoreError
+from tithe.lab.experiment.arm_choices import Choice
 from tithe.lab.experiment.cells import DONE, SPEC, Cell, cell_key, finished, prepare, spec_digest, write_done
-from tithe.lab.experiment.choosing import Choice
 from tithe.lab.experiment.conduct import earlier_looks
 
 COMMON: dict[str, Any] = {

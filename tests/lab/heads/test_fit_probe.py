@@ -10,8 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tithe.errors import DataError
 from tithe.lab.heads.chain import COMPONENTS, ROWS, TOGETHER, Chain, Reduction, reduction, regression, share, together
-from tithe.lab.heads.fit_probe import fit_probe, layer_aucs
-from tithe.lab.heads.trial import Candidate, choose, cut, sets
+from tithe.lab.heads.fit_probe import Candidate, choose, cut, fit_probe, layer_aucs, sets
 
 COUNT, WIDTH = 6, 12
 

@@ -16,12 +16,11 @@ from tests.e2e.command import records, write_jsonl
 from tithe.engine.measure import machine, matmul
 from tithe.errors import DataError, SettingsError
 from tithe.lab.speed import speed
-from tithe.lab.speed.reading import Choice, Reading, Sample, spread
-from tithe.lab.speed.result import BenchResult, Limits
+from tithe.lab.speed.forecast import BenchResult
+from tithe.lab.speed.sample import Reading, Sample, spread
 from tithe.lab.speed.settings import BenchSettings
-from tithe.lab.speed.words import duration, lines
 
-READING = Reading(2.0, 100, 120, 40, 128, 0.0, 1000, 0)
+READING = Reading(seconds=2.0, tokens=100, planned=120, flops=0.0, through=128, peak_bytes=1000, halved=0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,17 +48,13 @@ def test_its_numbers_follow_from_each_other(found: BenchResult, data: Path, mode
     planned = tithe.plan(data, scorer="ifd", model=str(model_dir)).record["counts"]
     assert record["counts"] == planned and record["whole"]["tokens"] == planned["forward_tokens"]
     assert record["sample"]["records"] == 10 and record["sample"]["of"] == 40
-    for one in record["tried"]:
-        rates = one["tokens_per_second"]
-        assert len(rates) == 3 and one["tokens_per_second_median"] == sorted(rates)[1]
-        assert one["spread"] == pytest.approx((max(rates) - min(rates)) / sorted(rates)[1], abs=2e-3)
-        # 0.05 GFLOP/s of a toy, rounded to three digits
-        assert one["utilisation"] == pytest.approx(one["gflops"] / record["peak"]["gflops"], abs=1e-2)
-        assert one["peak_bytes"] > record["whole"]["weight_bytes"]
-    limits = record["limits"]
-    assert sum(limits[name]["share"] for name in ("backbone", "head", "rest")) == pytest.approx(1, abs=1e-3)
-    for shares in zip(*(limits[name]["shares"] for name in ("backbone", "head", "rest")), strict=True):
-        assert sum(shares) == pytest.approx(1, abs=1e-3)
+    one = record["speed"]
+    rates = one["tokens_per_second"]
+    assert len(rates) == 3 and one["tokens_per_second_median"] == sorted(rates)[1]
+    assert one["spread"] == pytest.approx((max(rates) - min(rates)) / sorted(rates)[1], abs=2e-3)
+    # 0.05 GFLOP/s of a toy, rounded to three digits
+    assert one["utilisation"] == pytest.approx(one["gflops"] / record["peak"]["gflops"], abs=1e-2)
+    assert one["peak_bytes"] > record["whole"]["weight_bytes"]
     whole = record["whole"]
     low, high = whole["seconds_range"]
     assert low <= whole["seconds"] <= high
@@ -68,18 +63,9 @@ def test_its_numbers_follow_from_each_other(found: BenchResult, data: Path, mode
     assert whole["load_seconds"] > 0 and not whole["scores_overlapped"]
 
 
-def test_budgets_and_workers_are_tried(found: BenchResult) -> None:
-    tried = [(one["batch_tokens"], one["workers"]) for one in found.record["tried"]]
-    assert {budget for budget, _ in tried} == {512, 1024, 2048} and len(set(tried)) == len(tried)
-    usual = found.record["usual"]
-    assert usual["batch_tokens"] == 1024 and usual in found.record["tried"]
-    options = found.record["options"]
-    assert (options["batch_tokens"], options["workers"]) in tried
-
-
-def test_what_is_given_is_not_varied(data: Path, model_dir: Path) -> None:
+def test_it_reads_with_the_options_that_are_given(data: Path, model_dir: Path) -> None:
     record = tithe.bench(data, model=str(model_dir), device="cpu", limit=4, batch_tokens=300, workers=1).record
-    assert [(one["batch_tokens"], one["workers"]) for one in record["tried"]] == [(300, 1)]
+    assert (record["engine"]["batch_tokens"], record["engine"]["workers"]) == (300, 1)
 
 
 def test_it_says_all_of_it(found: BenchResult) -> None:
@@ -87,9 +73,8 @@ def test_it_says_all_of_it(found: BenchResult) -> None:
     for word in (
         "machine: cpu",
         "sample: 10 of 40",
-        "<- as it is",
+        "speed: ",
         "utilisation",
-        "what limits",
         "whole job",
         "memory",
     ):
@@ -164,7 +149,7 @@ def test_a_sample_is_spread_evenly(total: int, count: int, places: list[int]) ->
     assert spread(total, count) == places
 
 
-def test_a_long_sample_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_sample_is_made_smaller() -> None:
     """8 records take 4 s: 100 would take 50 s, of which 10 s may be taken."""
 
     @dataclasses.dataclass(frozen=True)
@@ -174,16 +159,15 @@ def test_a_long_sample_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
         def part(self, share: float) -> Fake:
             return Fake(self.items[: round(len(self.items) * share)])
 
-        def read(self, _: object) -> Reading:
+        def read(self) -> Reading:
             assert len(self.items) == 8
             return dataclasses.replace(READING, seconds=next(takes))
 
-    monkeypatch.setattr(speed, "again", lambda _: None)
     settings = BenchSettings(dataset="x", seconds=10)
     takes = iter([5.5, 4.0, 3.9, 4.0])
-    made, warming = speed.affordable(Fake(list(range(100))), None, settings)  # type: ignore[arg-type]
+    made, warming = speed.affordable(Fake(list(range(100))), settings)  # type: ignore[arg-type]
     assert len(made.items) == 20 and warming == 1.5
-    made, warming = speed.affordable(Fake(list(range(16))), None, settings)  # type: ignore[arg-type]
+    made, warming = speed.affordable(Fake(list(range(16))), settings)  # type: ignore[arg-type]
     assert len(made.items) == 16 and warming == 0
 
 
@@ -191,16 +175,13 @@ def test_loading_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     now = [0.0]
 
     class Fake:
-        def stores(self, place: Path) -> None:
-            now[0] += 2
-
-        @property
-        def engine(self) -> str:
-            now[0] += 5
+        def of(self, *_: object) -> str:
+            now[0] += 7
             return "engine"
 
+    setup = SimpleNamespace(settings=None, source=SimpleNamespace(dataset=None), model=None)
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    assert speed.loaded(Fake(), tmp_path) == ("engine", 7)  # type: ignore[arg-type]
+    assert speed.loaded(setup, Fake(), tmp_path) == ("engine", 7)  # type: ignore[arg-type]
 
 
 def test_what_is_slow_beside_the_model_makes_the_job_slow(
@@ -209,66 +190,7 @@ def test_what_is_slow_beside_the_model_makes_the_job_slow(
     """Ten tokens a second are tokenised, and loading takes an hour."""
     load = speed.loaded
     monkeypatch.setattr(Sample, "tokenise", lambda self: (100.0, 1000))
-    monkeypatch.setattr(speed, "loaded", lambda parts, place: (load(parts, place)[0], 3600.0))
+    monkeypatch.setattr(speed, "loaded", lambda *given: (load(*given)[0], 3600.0))
     whole = tithe.bench(data, model=str(model_dir), device="cpu", limit=4, batch_tokens=512, workers=1).record["whole"]
     assert whole["tokenise_seconds"] == whole["tokens"] / 10 and whole["load_seconds"] >= 3600
     assert whole["seconds"] >= 3600 + whole["tokens"] / 10 > 3600 + whole["read_seconds"]
-
-
-def test_the_spread_is_told_and_doubted() -> None:
-    choice = Choice(512, 1, [dataclasses.replace(READING, seconds=s) for s in (1.0, 1.25, 2.0)])
-    assert choice.rates == [100, 80, 50] and choice.rate == 80 and choice.spread == 50 / 80
-    from tithe.lab.speed.result import doubts
-
-    assert any("differ by 62%" in note for note in doubts([choice], choice))
-    steady = Choice(10, 1, [READING, READING, READING])
-    assert doubts([steady], steady) == []
-
-
-def test_where_the_time_goes() -> None:
-    """Of 2 s the layers take 1.2 and the head 0.6; 1 parameter x 100 tokens and a head of 5 x 40 tokens, x 2."""
-    from tithe.engine.measure.shape import Shape
-
-    one = dataclasses.replace(READING, backbone_seconds=1.2, head_seconds=0.6, attention=1000.0)
-    shape = Shape(parameters=7, embedding=6, head=5, exact=True)
-    found = Limits([one] * 3, [(0.5, 1000)] * 3, shape, peak=1e-6).as_dict(rate=100.0)
-    assert (found["backbone"]["share"], found["head"]["share"]) == (0.6, 0.3)
-    assert found["rest"]["share"] == pytest.approx(0.1)
-    assert found["backbone"]["utilisation"] == pytest.approx((2 * 100 + 1000) / 1.2 / 1e9 / 1e-6, abs=1e-4)
-    assert found["head"]["utilisation"] == pytest.approx(2 * 5 * 40 / 0.6 / 1e9 / 1e-6, abs=1e-4)
-    assert found["padding"] == pytest.approx(28 / 128, abs=1e-4)
-    assert found["tokenising"]["share_of_the_model"] == 0.05  # 100 tokens/s against 2,000
-    shared = Limits([one] * 3, [(0.5, 1000)] * 3, shape, peak=1e-6).as_dict(rate=100.0, processes=2)
-    assert shared["tokenising"]["share_of_the_model"] == 0.025
-
-
-def test_tokenising_that_is_slower_than_the_model_limits(found: BenchResult) -> None:
-    record = json.loads(json.dumps(found.record))
-    record["limits"]["tokenising"]["share_of_the_model"] = 1.3
-    text = "\n".join(lines(record))
-    assert "130.0% of the model's time, the model waits for it" in text and "what limits: tokenising" in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(9, "9.0 s"), (150, "2.5 min"), (9000, "2.5 h"), (300_000, "3.5 days"), (100, "100.0 s")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_parts_of_a_pass_are_timed_on_one_core_whatever_one_pass_has(
-    data: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The peak that they are held against is one core's."""
-    seen: list[tuple[bool, int | None]] = []
-    real = Sample.read
-
-    def read(self: Sample, engine: Any, *, clock: bool = False) -> Any:
-        seen.append((clock, engine.threads))
-        return real(self, engine, clock=clock)
-
-    monkeypatch.setattr(Sample, "read", read)
-    monkeypatch.setattr("tithe.engine.engine.cpu_cores", lambda: 3)
-    monkeypatch.setattr("tithe.engine.engine.threads_allowed", lambda: 3)
-    tithe.bench(data, model=str(model_dir), device="cpu", limit=4, batch_tokens=512, workers=1)
-    assert set(seen) == {(True, 1), (False, 3)}

@@ -194,23 +194,23 @@ import sys
 from pathlib import Path
 from tithe.lab.tune.tune import tune
 from tithe.lab.tune.settings import TuneSettings
-from tithe.lab.tune import listener
+from tithe.lab.tune import response_trainer
 if __name__ == "__main__":
     data, model, out = sys.argv[1:4]
     values = {"train_batch_size": 8, "learning_rate": 1e-3, "num_train_epochs": 2, "device": "cpu", "save_steps": 3}
-    real = listener.Listener.on_step_end
+    real = response_trainer.Listener.on_step_end
     def slowly(self, args, state, control, **rest):
         real(self, args, state, control, **rest)
         print(state.global_step, flush=True)
         if state.global_step == 5:
             import time
             time.sleep(60)
-    listener.Listener.on_step_end = slowly
+    response_trainer.Listener.on_step_end = slowly
     tune(TuneSettings.of({"dataset": data, "model": model, **values}), Path(out))
 """
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("blow", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
 def test_a_killed_training_goes_on_and_ends_the_same(straight, data, model_dir, tmp_path, blow):
     """Killed in epoch 2; the straight run's weights come out to 1e-6."""
     place = tmp_path / "a"
@@ -244,17 +244,17 @@ def test_a_killed_training_goes_on_and_ends_the_same(straight, data, model_dir, 
 
 
 def test_by_the_clock_a_checkpoint_is_made(data, model_dir, tmp_path, monkeypatch):
-    from tithe.lab.tune import listener
+    from tithe.lab.tune import response_trainer
 
     made = []
-    real = listener.Listener.on_save
-    monkeypatch.setattr(listener, "EVERY", 0.0)
+    real = response_trainer.Listener.on_save
+    monkeypatch.setattr(response_trainer, "EVERY", 0.0)
 
     def heard(self, args, state, control, **rest):
         made.append(state.global_step)
         real(self, args, state, control, **rest)
 
-    monkeypatch.setattr(listener.Listener, "on_save", heard)
+    monkeypatch.setattr(response_trainer.Listener, "on_save", heard)
     tune(settings(data, model_dir, save_steps=None, max_steps=3), tmp_path / "a")
     assert made == [1, 2]
 
@@ -281,7 +281,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step(data, model_dir, tmp_path):
 
 
 def test_the_last_good_checkpoint_stays(data, model_dir, tmp_path, monkeypatch):
-    from tithe.lab.tune.trainer import ResponseTrainer
+    from tithe.lab.tune.response_trainer import ResponseTrainer
 
     real = ResponseTrainer.compute_loss
 
@@ -316,7 +316,7 @@ def test_lora_leaves_the_base_alone_and_knows_it(lora, model_dir):
 
 def test_lora_with_dropout_goes_on_the_same(lora, data, model_dir, tmp_path, monkeypatch):
     """Dropout draws from random states that a checkpoint holds."""
-    from tithe.lab.tune.listener import Listener
+    from tithe.lab.tune.response_trainer import Listener
 
     real = Listener.on_step_end
 
@@ -416,13 +416,14 @@ def test_a_model_that_scales_its_logits_is_trained_on_scaled_ones(data, model_di
     assert got.record["logits"] == "as TRL computes them"
     from transformers import AutoModelForCausalLM
 
-    from tithe.lab.tune.parts import TuneParts
+    from tithe.lab.tune.training import open_training
 
-    parts = TuneParts(settings(data, folder, max_steps=1, warmup_ratio=0))
+    training = open_training(settings(data, folder, max_steps=1, warmup_ratio=0))
+    rows = training.read()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     total, tokens = 0.0, 0
-    for place in parts.order.taken(1):
-        row = parts.rows.rows[place]
+    for place in training.schedule(rows).order.taken(1):
+        row = rows.rows[place]
         logits = model(torch.tensor([row.ids])).logits[0, :-1]
         logp = torch.log_softmax(logits, -1)[torch.arange(len(row.ids) - 1), torch.tensor(row.ids[1:])]
         total, tokens = total - logp[row.first - 1 :].sum().item(), tokens + len(row.ids) - row.first

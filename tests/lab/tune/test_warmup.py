@@ -1,74 +1,198 @@
-"""The choice of examples for the brief experience, against the rule as it is told in words."""
+"""The brief experience: what is chosen, that it is trained on, and that scoring uses it and nothing older."""
 
+import json
 import math
 
 import numpy as np
 import pytest
+import torch
 
-from tithe.lab.tune.warmup import at_random, middle, nearest
-from tithe.neighbours.kmeans import kmeans
+from tests.lab.tune.test_tune import WORDS, distance, settings
+from tithe.errors import SettingsError
+from tithe.lab.tune.settings import TuneSettings, WarmupSettings
+from tithe.lab.tune.tune import tune
+from tithe.lab.tune.warmup import warm_up
+from tithe.report.reporter import Talk
+from tithe.run import score, select
+from tithe.settings import ScoreSettings, SelectSettings
 
-
-def percentile(values, share):
-    """By linear interpolation between the sorted values, as NumPy and the authors have it."""
-    values = sorted(values)
-    place = share * (len(values) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (place - low) * (values[high] - values[low])
-
-
-def in_words(labels, perplexities, each):
-    chosen = []
-    for cluster in sorted(set(labels)):
-        members = [i for i, label in enumerate(labels) if label == cluster]
-        if len(members) < each:
-            chosen += members
-            continue
-        inside = [perplexities[i] for i in members]
-        low, high = percentile(inside, 0.25), percentile(inside, 0.75)
-        band = [i for i in members if low <= perplexities[i] <= high]
-        if len(band) < each:
-            chosen += band
-            continue
-        every = len(band) // each
-        chosen += [band[k * every] for k in range(each)]
-    return sorted(chosen)
+pytestmark = pytest.mark.slow  # TRL alone takes seconds to import
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("each", [1, 3, 10])
-def test_middle_is_the_rule_in_words(seed, each):
-    draw = np.random.default_rng(seed)
-    labels = draw.choice(12, 400, p=np.arange(1, 13) / 78)  # small clusters and large ones
-    perplexities = np.exp(draw.normal(2, 1, 400))
-    if seed == 4:
-        perplexities = np.round(perplexities)  # ties at the edges of the band
-    assert middle(labels, perplexities, each).tolist() == in_words(labels.tolist(), perplexities.tolist(), each)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """300 examples; a prompt of the same words is a cluster."""
+    draw = np.random.default_rng(4)
+    path = tmp_path_factory.mktemp("data") / "small.jsonl"
+    with path.open("w") as file:
+        for n in range(300):
+            prompt = " ".join(draw.choice(WORDS, draw.integers(2, 9)))
+            response = " ".join(draw.choice(WORDS, draw.integers(1, 9)))
+            file.write(json.dumps({"instruction": f"{n} {prompt}", "input": "", "output": response}) + "\n")
+    return path
 
 
-def test_a_small_cluster_is_taken_whole_and_a_large_one_without_its_extremes():
-    labels = np.array([0] * 4 + [1] * 40)
-    perplexities = np.concatenate([[1, 1000, 1, 1000], np.arange(40)])
-    got = middle(labels, perplexities, 5)
-    assert got[:4].tolist() == [0, 1, 2, 3]
-    assert len(got) == 9 and all(9 < perplexities[i] < 30 for i in got[4:])
+def wanted(data, model, **values):
+    base = {"records": 40, "clusters": 8, "train_batch_size": 8, "learning_rate": 1e-3, "device": "cpu"}
+    return WarmupSettings.of({"dataset": str(data), "model": str(model), **base, **values})
 
 
-def test_nearest_takes_the_heart_of_every_cluster():
-    draw = np.random.default_rng(0)
-    vectors = draw.normal(size=(60, 8)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    found = kmeans(vectors, 6, 0)
-    got = nearest(found, vectors, 3)
-    for cluster in range(len(found)):
-        members = np.flatnonzero(found.labels == cluster)
-        apart = np.linalg.norm(vectors[members] - vectors[members].mean(axis=0), axis=1)
-        assert set(got) & set(members) == set(members[np.argsort(apart)[:3]])
+@pytest.fixture(scope="module")
+def warm(data, model_dir, tmp_path_factory):
+    return warm_up(wanted(data, model_dir), tmp_path_factory.mktemp("warm") / "pre")
 
 
-def test_random_is_a_draw_without_return():
-    got = at_random(50, 20, 3)
-    assert len(set(got.tolist())) == 20 and got.tolist() == sorted(got.tolist()) == at_random(50, 20, 3).tolist()
-    assert at_random(50, 20, 4).tolist() != got.tolist()
-    assert at_random(5, 20, 0).tolist() == [0, 1, 2, 3, 4]
+def test_the_chosen_records_are_there_and_named(warm, data):
+    lines = data.read_text().splitlines()
+    kept = (warm.folder / "chosen.jsonl").read_text().splitlines()
+    chosen = warm.record["warmup"]["chosen"]
+    assert kept == [lines[one["row"]] for one in chosen]
+    assert 30 <= len(chosen) <= 40 and warm.record["counts"]["trained_on"] == len(chosen)
+    facts = warm.record["warmup"]
+    assert facts["kmeans"] == {"clusters": 8, "asked": 8, "n_init": 1, "init": "k-means++", "seed": 0}
+    assert facts["candidates"] == 300 and max(np.bincount([one["cluster"] for one in chosen])) <= 5
+
+
+def test_perplexities_are_those_of_the_prompts(warm, data, model_dir):
+    """Of every token after the first, in its template, by a plain forward pass."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    records = [json.loads(line) for line in data.read_text().splitlines()]
+    for one in warm.record["warmup"]["chosen"][:5]:
+        text = f"<|begin|><|user|>\n{records[one['row']]['instruction']}<|end|>\n<|assistant|>\n"
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            logp = model(ids).logits[0, :-1].log_softmax(-1)[torch.arange(ids.shape[1] - 1), ids[0, 1:]]
+        assert one["perplexity"] == pytest.approx(math.exp(-logp.mean().item()), rel=1e-4)
+
+
+def test_it_is_a_training_on_the_chosen_records(warm, data, model_dir, tmp_path):
+    own = settings(warm.folder / "chosen.jsonl", model_dir, recipe="warmup", num_train_epochs=1)
+    assert distance(tune(own, tmp_path / "a").folder, warm.folder) < 1e-6
+
+
+@pytest.mark.parametrize("how", ["random", "distance"])
+def test_the_papers_other_choices(warm, data, model_dir, tmp_path, how):
+    got = warm_up(wanted(data, model_dir, choose=how), tmp_path / "a")
+    chosen = [one["row"] for one in got.record["warmup"]["chosen"]]
+    assert 30 <= len(chosen) <= 40 and chosen != [one["row"] for one in warm.record["warmup"]["chosen"]]
+    assert got.record["recipe_digest"] == warm.record["recipe_digest"]
+
+
+def test_a_finished_one_is_found_and_another_refused(warm, data, model_dir):
+    assert warm_up(wanted(data, model_dir), warm.folder).record == json.loads(json.dumps(warm.record))
+    from tithe.errors import OutputError
+
+    with pytest.raises(OutputError, match=r"with records `40`, not `80`"):
+        warm_up(wanted(data, model_dir, records=80), warm.folder)
+
+
+def test_an_experienced_model_gets_no_second_experience(warm, data, tmp_path):
+    with pytest.raises(SettingsError, match="has had its brief experience already"):
+        warm_up(wanted(data, warm.folder), tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"records": 0}, "`records` cannot be `0`"),
+        ({"records": 41}, "41 records cannot be taken from 8 clusters"),
+        ({"choose": "kmean"}, "`choose` cannot be `kmean`"),
+    ],
+)
+def test_what_cannot_be_gets_one_sentence(data, model_dir, values, message):
+    with pytest.raises(SettingsError) as caught:
+        wanted(data, model_dir, **values)
+    assert message in str(caught.value)
+
+
+def test_an_interrupted_choice_is_not_made_again(data, model_dir, tmp_path, monkeypatch):
+    from tithe.lab.tune import warmup
+    from tithe.lab.tune.response_trainer import Listener
+
+    def stop(self, *_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Listener, "on_step_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            warm_up(wanted(data, model_dir), tmp_path / "a")
+    monkeypatch.setattr(warmup, "choose", lambda *_: pytest.fail("chosen again"))
+    warm_up(wanted(data, model_dir), tmp_path / "a")
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """A recipe that fits 300 examples; the paper's batch of 128 would make three steps of them."""
+    from tithe.lab.tune import recipe
+
+    small = recipe.altered(recipe.RECIPES["warmup"], {"train_batch_size": 8, "learning_rate": 1e-3})
+    monkeypatch.setattr(recipe, "RECIPES", {**recipe.RECIPES, "warmup": small})
+
+
+class Heard(Talk):
+    def __init__(self):
+        self.said = []
+
+    def say(self, sentence):
+        self.said.append(sentence)
+
+
+def test_select_with_warmup_scores_with_the_experienced_model(brief, data, model_dir, tmp_path):
+    """The three phases in one command give what they give one by one."""
+    asked = SelectSettings.of(
+        {"dataset": str(data), "model": str(model_dir), "warmup": True, "keep": "5%", "device": "cpu", "dtype": "fp32"}
+    )
+    got = select(asked, folder=tmp_path / "run", output=tmp_path / "cherry.jsonl")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    pre = warm_up(WarmupSettings.of({"dataset": str(data), "model": str(model_dir), "device": "cpu"}), tmp_path / "pre")
+    alone = select(asked.model_copy(update={"warmup": False, "model": str(pre.folder)}), folder=tmp_path / "other")
+    plain = select(asked.model_copy(update={"warmup": False}), folder=tmp_path / "plain")
+    assert got.scores.values == pytest.approx(alone.scores.values, abs=1e-6, nan_ok=True)
+    assert np.nanmax(np.abs(got.scores.values - plain.scores.values)) > 1e-3
+    assert record["model"]["fingerprint"] == alone.record["model"]["fingerprint"]
+    assert record["warmup"]["base"]["fingerprint"] == plain.record["model"]["fingerprint"]
+    assert record["warmup"]["records"] == pre.record["counts"]["trained_on"]
+    assert record["settings"]["warmup"] is True and record["settings"]["model"] == str(model_dir)
+    assert len((tmp_path / "cherry.jsonl").read_text().splitlines()) == 15
+
+
+def test_the_experience_is_found_again_and_a_stale_one_is_not_used(brief, data, model_dir, tmp_path):
+    asked = ScoreSettings.of(
+        {"dataset": str(data), "model": str(model_dir), "warmup": True, "device": "cpu", "limit": 200}
+    )
+    first, heard = score(asked, folder=tmp_path / "run"), Heard()
+    again = score(asked, folder=tmp_path / "run", talk=heard)
+    assert any("already" in one for one in heard.said) and again.record["work"]["passes_computed"] == 0
+    other = score(asked.model_copy(update={"limit": 150}), folder=tmp_path / "run")
+    assert other.record["warmup"]["folder"] != first.record["warmup"]["folder"]
+    assert other.record["model"]["fingerprint"] != first.record["model"]["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("values", "folder", "message"),
+    [
+        ({"scorer": ("length",)}, True, "no model is read: not by length"),
+        ({}, False, "kept in the run folder, and there is none"),
+        ({"pipeline": "ifd:50% -> ifd:50%", "scorer": ("ifd",)}, True, "does not go with a pipeline"),
+    ],
+)
+def test_where_it_cannot_be_it_is_refused(data, model_dir, tmp_path, values, folder, message):
+    asked = {"dataset": str(data), "model": str(model_dir), "warmup": True, "device": "cpu", **values}
+    with pytest.raises(SettingsError) as caught:
+        select(SelectSettings.of(asked), folder=tmp_path / "run" if folder else None)
+    assert message in str(caught.value)
+
+
+def test_warming_up_an_experienced_model_is_refused(warm, data, tmp_path):
+    asked = ScoreSettings.of({"dataset": str(data), "model": str(warm.folder), "warmup": True, "device": "cpu"})
+    with pytest.raises(SettingsError, match="has had its brief experience already"):
+        score(asked, folder=tmp_path / "run")
+
+
+def test_settings_of_both_kinds_have_the_same_defaults():
+    """What `--warmup` does not hand on, it takes as `tithe warmup` has it."""
+    assert WarmupSettings.model_fields["template"].default == ScoreSettings.model_fields["template"].default
+    assert issubclass(WarmupSettings, TuneSettings)

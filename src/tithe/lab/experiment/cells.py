@@ -10,26 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from tithe.data.outfile import atomic
 from tithe.errors import StoreError
 from tithe.foreign import demand_shape, foreign, read_json
 from tithe.lab.evaluate.measured import Measured, from_files
-from tithe.lab.experiment.choosing import Choice, by_seed
-from tithe.lab.experiment.pool import Pool
+from tithe.lab.experiment.arm_choices import Choice, Said, by_seed
+from tithe.lab.experiment.experiment_data import Pool
 from tithe.report.reporter import Talk
 from tithe.run.folder import Account, has_finished, write_json
 
 CELLS, SPEC, DONE, TRAIN = "cells", "cell-settings.json", "cell.json", "train.jsonl"
 UNTRAINED = "base"
 AGAIN = "delete the file: the cell is then done again"
-
-
-class Said(BaseModel):
-    """What has to be in a record of ours; more may be there."""
-
-    model_config = ConfigDict(extra="allow")
 
 
 class SpecSaid(Said):

@@ -21,12 +21,13 @@ from tithe.foreign import demand_shape, read_json
 from tithe.lab.evaluate.pieces import pieces_of
 from tithe.lab.evaluate.settings import EvaluateSettings
 from tithe.lab.evaluate.verdict import holm
+from tithe.lab.experiment.arm_choices import Choice, Said, choose_all, table
+from tithe.lab.experiment.arm_judging import check_judge, judged, prompt_sets
 from tithe.lab.experiment.cells import (
     CELLS,
     DONE,
     Cell,
     Outcome,
-    Said,
     distinct,
     finished,
     make_cells,
@@ -36,13 +37,9 @@ from tithe.lab.experiment.cells import (
     read_spec,
     restored,
 )
-from tithe.lab.experiment.choices import choose_all, table
-from tithe.lab.experiment.choosing import Choice
-from tithe.lab.experiment.data import Data, make_data
-from tithe.lab.experiment.judging import check_judge, judged, prompt_sets
-from tithe.lab.experiment.outcome import ExperimentResult
-from tithe.lab.experiment.report import write_report
-from tithe.lab.experiment.results import results
+from tithe.lab.experiment.comparisons import ExperimentResult, results
+from tithe.lab.experiment.experiment_data import Data, make_data
+from tithe.lab.experiment.experiment_report import write_report
 from tithe.lab.experiment.screen import plan_lines
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings
 from tithe.lab.experiment.workers import Clock, do_all, places

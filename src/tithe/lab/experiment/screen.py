@@ -8,10 +8,8 @@ from typing import Any
 from tithe.data.record_counts import note_sentences
 from tithe.data.remarks import remark_sentences
 from tithe.lab.evaluate.verdict import Comparison
-from tithe.lab.experiment.outcome import PAGE, ExperimentResult
-from tithe.lab.experiment.results import Mean
-from tithe.lab.experiment.sentences import sentence
-from tithe.lab.tune.batches import FEW
+from tithe.lab.experiment.comparisons import PAGE, ExperimentResult, Mean, sentence
+from tithe.lab.tune.optimiser_steps import FEW
 from tithe.printable import counted
 from tithe.report.terminal import console, say
 

@@ -21,8 +21,8 @@ from tithe.errors import TitheError
 from tithe.lab.evaluate.evaluate import evaluate
 from tithe.lab.evaluate.measured import as_records
 from tithe.lab.evaluate.settings import EvaluateSettings
+from tithe.lab.experiment.arm_judging import write_answers
 from tithe.lab.experiment.cells import read_spec, restored, spec_digest, write_done
-from tithe.lab.experiment.judging import write_answers
 from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.tune import tune
 from tithe.printable import one_line

@@ -7,23 +7,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tithe.engine.heads.base import chosen_layers
 from tithe.errors import DataError, SettingsError
 from tithe.lab.heads.head_run import HeadRun
 from tithe.lab.heads.settings import HeadSettings
-from tithe.lab.heads.tier_data import Tiers
+from tithe.lab.heads.tier_data import SIDE_NAMES, Rows, Tiers, demand_disjoint, split_by_prompt
 from tithe.lab.heads.tier_states import TierStates
 
 if TYPE_CHECKING:
     from tithe.engine.heads.base import StateHead
 
-SIDES = ("train", "validation", "test")
 SOME = 2000  # responses, of which AUC by layer is found where a network is trained
 OF_A_CNN = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
 OF_CHANCE = ("validation_share", "test_share")
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -108,10 +105,8 @@ def sides_of(tiers: Tiers, settings: HeadSettings) -> dict[str, Rows]:
     Raises:
         DataError: the data's own split has a prompt on two sides, or a side that is needed is empty.
     """
-    from tithe.lab.heads.split import demand_disjoint, split_by_prompt
-
     if tiers.sides is not None:
-        sides = {name: np.flatnonzero(tiers.sides == name) for name in SIDES}
+        sides = {name: np.flatnonzero(tiers.sides == name) for name in SIDE_NAMES}
         demand_disjoint(tiers.prompts, sides)
         if not len(sides["train"]):
             raise DataError(f"no response is on the side `train` by the column `{settings.split_column}`")
@@ -122,7 +117,7 @@ def sides_of(tiers: Tiers, settings: HeadSettings) -> dict[str, Rows]:
             f"nothing is left to train on: {settings.validation_share:g} of the prompts for validation and "
             f"{settings.test_share:g} for the test"
         )
-    return split_by_prompt(tiers.prompts, shares=shares, names=SIDES, seed=settings.seed)
+    return split_by_prompt(tiers.prompts, shares=shares, names=SIDE_NAMES, seed=settings.seed)
 
 
 def check_settings(settings: HeadSettings) -> None:

@@ -10,9 +10,8 @@ import numpy as np
 
 from tithe.errors import DataError, MissingExtraError, ModelError
 from tithe.foreign import demand_regular, foreign
-from tithe.lab.heads.fit import Rows
 from tithe.lab.heads.settings import HeadSettings
-from tithe.lab.heads.tier_data import Tiers
+from tithe.lab.heads.tier_data import Rows, Tiers
 from tithe.lab.heads.tier_states import TierStates
 from tithe.report.reporter import Talk
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from tithe.engine.heads.base import StateHead
     from tithe.engine.readouts.head_readout import HeadReadout
-    from tithe.lab.heads.report import HeadReport
+    from tithe.lab.heads.head_judgement import HeadReport
 
 PROMPTS, PLOTS = "prompts.parquet", ("layers.svg", "layers.png")
 
@@ -59,7 +58,7 @@ def unseen(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
 
 def demand_judgeable(tiers: Tiers, rows: Rows) -> None:
     """Refuse a side that is too small to be judged by, before anything is trained."""
-    from tithe.lab.heads.judge import LEAST
+    from tithe.lab.heads.head_judgement import LEAST
 
     for label, tier in ((1, "high"), (0, "low")) if len(rows) else ():
         there = len(set(tiers.prompts[rows][tiers.labels[rows] == label].tolist()))
@@ -84,7 +83,7 @@ def judged(
     """The report of a head on some responses, and what it said of each."""
     import pyarrow as pa
 
-    from tithe.lab.heads.judge import judge
+    from tithe.lab.heads.head_judgement import judge
 
     margins = states.margins(head, rows.tolist())
     tiers, lengths, nlls = states.tiers, states.lengths[rows], states.nlls[rows]
@@ -141,12 +140,13 @@ def prompts_of(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
 
 def draw(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, talk: Talk) -> None:
     """AUC by layer as SVG and PNG, where the extra is installed; the numbers are in the report anyway."""
-    from tithe.lab.heads.plot import plot_layers
+    from tithe.lab.curve import layer_chart, write_chart
 
     if not aucs:
         return
     try:
+        chart = layer_chart(aucs, report.length.auc if report else None)
         for name in PLOTS:
-            plot_layers(aucs, folder / name, length=report.length.auc if report else None, overwrite=True)
+            write_chart(chart, folder / name, overwrite=True)
     except MissingExtraError as error:
         talk.say(f"note: no plot of the layers: {error}; {error.hint}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tithe.lab.heads.heads import HeadResult
+from tithe.lab.heads.train_head import HeadResult
 from tithe.printable import counted
 from tithe.report.terminal import console, say
 

@@ -1,1 +1,1 @@
-"""How fast scoring is on this machine, and what limits it."""
+"""How fast scoring is on this machine."""

@@ -1,18 +1,19 @@
-"""How fast a run would be here, what limits it, and with which options it would be faster: all of it measured."""
+"""Measure how fast a run would be here: tokens a second, share of the peak, time and memory of the whole job."""
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.errors import DataError, ModelError, SettingsError
 from tithe.extras import versions
-from tithe.lab.speed.reading import Choice, Sample, prepared, spread, working_shape
-from tithe.lab.speed.result import BenchResult, Limits, conclude
+from tithe.lab.speed.forecast import BenchResult, SampleSpeed, WholeJob, tokenising_processes
+from tithe.lab.speed.sample import Sample, prepared, spread, working_shape
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Talk
@@ -24,48 +25,106 @@ if TYPE_CHECKING:
     from tithe.engine.engine import Engine
     from tithe.engine.measure.machine import Machine
 
-BUDGETS = {"cpu": (512, 1024, 2048), "cuda": (8192, 16_384, 32_768), "mps": (8192, 16_384, 32_768)}
 FIRST = 8  # records read before anything is timed: kernels are compiled, and the sample's time is told
 
 
 def bench(settings: BenchSettings, talk: Talk | None = None) -> BenchResult:
-    """Count the whole data set, load the model, and read a sample of it in several ways.
+    """Count the whole data set, load the model, and read a sample of it several times.
 
     Raises:
         SettingsError: no scorer reads a model, or what else would stop the run.
         DataError: the data set holds no example that could be read.
     """
     talk = talk or Talk()
+    check_settings(settings)
     setup = set_up(settings.job)
-    check(setup)
-    job, grown = counted(settings, talk)
-    engines = Engines(talk, several=False)
-    with tempfile.TemporaryDirectory(prefix="tithe-bench-") as scratch:
-        items = sampled(setup, job["counts"]["records"], settings.limit)
-        usual, loading = loaded(setup, engines, Path(scratch))
-        sample = Sample(setup, prepared(setup, items), items, Path(scratch), working_shape(usual), usual)
-        talk.say("measuring: matrix products of this machine")
-        machine = measured_machine(usual, setup)
-        sample, warming = affordable(sample, usual, settings)
-        talk.say(f"measuring: {len(sample.items):,} records, read {settings.repeats} times in each way")
-        choices = try_all(sample, usual, settings)
-        limits = find_limits(sample, usual, machine, settings.repeats, loading + warming)
-    record = describe(setup, job, machine, usual) | {"planning_bytes": grown}
-    return conclude(record, sample, choices, limits, machine, notes(setup, settings, job))
-
-
-def check(setup: Setup) -> None:
-    """Raise what can be known to be wrong before anything is counted."""
-    if setup.settings.dtype == "fp8":
-        raise SettingsError(
-            "a bench holds a model against the matmul peak of its dtype, and knows none of `fp8`", hint="`--dtype bf16`"
-        )
     if not setup.needs_model:
         raise SettingsError(
             f"{', '.join(setup.method.scorers)} reads no model: there is nothing to measure",
             hint="`--scorer ifd` reads one",
         )
-    if setup.settings.warmup:
+    job, grown = counted(settings, talk)
+    engines = Engines(talk, several=False)
+    with tempfile.TemporaryDirectory(prefix="tithe-bench-") as scratch:
+        items = sampled(setup, job["counts"]["records"], settings.limit)
+        engine, loading = loaded(setup, engines, Path(scratch))
+        sample = Sample(setup, prepared(setup, items), items, Path(scratch), working_shape(engine), engine)
+        talk.say("measuring: matrix products of this machine")
+        machine = measured_machine(engine, setup)
+        sample, warming = affordable(sample, settings)
+        talk.say(f"measuring: {len(sample.items):,} records, read {settings.repeats} times")
+        readings = [sample.read() for _ in range(settings.repeats)]
+        tokenising = [sample.tokenise() for _ in range(settings.repeats)]
+    peak = machine.best(engine.model.dtype, machine.threads)
+    speed = SampleSpeed(readings, peak.best)
+    whole = whole_job(job, sample, speed, tokenising, loading + warming)
+    held = max(one.peak_bytes for one in readings)
+    if machine.device.type == "cpu":  # where the examples of the whole job are planned, too
+        held += grown
+    record = describe(setup, job, machine, engine) | {
+        "peak": {
+            "gflops": round(peak.best, 1),
+            "gflops_median": round(peak.median, 1),
+            "threads": peak.threads,
+            "product": str(peak.product),
+        },
+        "sample": {
+            "records": sample.records,
+            "of": job["counts"]["records"],
+            "tokens": speed.middle.tokens,
+            "repeats": len(readings),
+        },
+        "speed": speed.as_dict(),
+        "whole": {
+            **whole.as_dict(),
+            "peak_bytes": held,
+            "weight_bytes": sum(w.numel() * w.element_size() for w in engine.model.model.parameters()),
+        },
+    }
+    assert engine.budget is not None and engine.workers is not None
+    record["notes"] = [*notes(setup, settings, job), *speed.doubts(engine.budget, engine.workers)]
+    return BenchResult(record)
+
+
+def whole_job(
+    job: dict[str, Any], sample: Sample, speed: SampleSpeed, tokenising: Sequence[tuple[float, int]], load: float
+) -> WholeJob:
+    """Return the seconds of the whole job.
+
+    Args:
+        job: record of its plan.
+        sample: that was read.
+        speed: of it.
+        tokenising: seconds and tokens of planning the sample, each time.
+        load: seconds until the engine reads at its speed.
+    """
+    planned = [one.planned / one.seconds for one in speed.readings]
+    rate, tokens = statistics.median(planned), job["counts"]["forward_tokens"]
+    thread = tokens / statistics.median(count / seconds for seconds, count in tokenising)
+    device = sample.engine.model.device.type
+    score = statistics.median(one.score_seconds for one in speed.readings)
+    return WholeJob(
+        load=load,
+        tokens=tokens,
+        rates=(min(planned), rate, max(planned)),
+        thread=thread,
+        processes=tokenising_processes(thread, tokens / rate, device, sample.setup.renderer),
+        score=score * (job["counts"]["records"] / sample.records),
+        overlapped=device != "cpu",
+    )
+
+
+def check_settings(settings: BenchSettings) -> None:
+    """Raise what a run takes and a bench does not.
+
+    Raises:
+        SettingsError: naming the setting.
+    """
+    if settings.dtype == "fp8":
+        raise SettingsError(
+            "a bench holds a model against the matmul peak of its dtype, and knows none of `fp8`", hint="`--dtype bf16`"
+        )
+    if settings.warmup:
         raise SettingsError("`warmup` trains the model before it scores, and a bench trains none", hint="leave it out")
 
 
@@ -110,15 +169,15 @@ def measured_machine(engine: Engine, setup: Setup) -> Machine:
     return measure_machine(engine.model.device, products)
 
 
-def affordable(sample: Sample, usual: Engine, settings: BenchSettings) -> tuple[Sample, float]:
-    """The sample, or as much of it as can be read in the time for one reading.
+def affordable(sample: Sample, settings: BenchSettings) -> tuple[Sample, float]:
+    """Return the sample, or as much of it as can be read in the time for one reading.
 
     Returns:
         It, and the seconds by which the very first reading takes longer than the next one of the same.
     """
     few = sample.part(FIRST / len(sample.items))
-    first = few.read(again(usual))
-    reading = few.read(again(usual))
+    first = few.read()
+    reading = few.read()
     if not reading.tokens:
         raise DataError(
             f"of {len(few.items):,} records of `{sample.setup.settings.dataset}` no pass could be made",
@@ -129,84 +188,26 @@ def affordable(sample: Sample, usual: Engine, settings: BenchSettings) -> tuple[
     return enough, max(0.0, first.seconds - reading.seconds)
 
 
-def again(usual: Engine, budget: int | None = None, workers: int | None = None, threads: int | None = None) -> Engine:
-    """A new engine with the same model; with other workers the cores are shared out anew."""
-    from tithe.engine.engine import Engine
+def describe(setup: Setup, job: dict[str, Any], machine: Machine, engine: Engine) -> dict[str, Any]:
+    """Return what was measured, and where."""
+    import torch
 
-    workers = workers or usual.workers
-    threads = threads or (usual.threads if workers == usual.workers else None)
-    return Engine(usual.model, budget or usual.budget, workers, threads=threads)
-
-
-def try_all(sample: Sample, usual: Engine, settings: BenchSettings) -> list[Choice]:
-    """Budgets first, then workers with the best of them; what the settings name is not varied."""
-    assert usual.budget is not None and usual.workers is not None
-    budgets = {usual.budget}
-    if settings.batch_tokens is None and usual.model.road != "single":
-        budgets |= set(BUDGETS.get(usual.model.device.type, ()))
-    choices = [Choice(budget, usual.workers) for budget in sorted(budgets)]
-    read_in_turns(sample, usual, choices, settings.repeats)
-    best = max(choices, key=lambda one: one.rate)
-    if settings.workers is None:
-        more = [Choice(best.budget, n) for n in worker_counts(usual) if n != usual.workers]
-        read_in_turns(sample, usual, more, settings.repeats)
-        choices += more
-    return choices
-
-
-def worker_counts(usual: Engine) -> Sequence[int]:
-    """One pass on all cores, or one on each."""
-    from tithe.engine.cores import cpu_cores
-
-    if usual.model.device.type != "cpu" or not usual.model.side_by_side:
-        return ()
-    return sorted({1, cpu_cores()})
-
-
-def read_in_turns(sample: Sample, usual: Engine, choices: Iterable[Choice], repeats: int) -> None:
-    """In turns, so that what else goes on here slows down all of them."""
-    choices = list(choices)
-    for _ in range(repeats):
-        for one in choices:
-            one.readings.append(sample.read(again(usual, one.budget, one.workers)))
-
-
-def find_limits(sample: Sample, usual: Engine, machine: Machine, repeats: int, loading: float) -> Limits:
-    """Where the time of a pass goes, one at a time on one core."""
-    small = sample.part(1 / machine.threads)
-    readings = [small.read(again(usual, workers=1, threads=1), clock=True) for _ in range(repeats)]
-    return Limits(
-        readings,
-        [sample.tokenise() for _ in range(repeats)],
-        small.shape,
-        machine.best(usual.model.dtype, 1).best,
-        loading,
-    )
-
-
-def describe(setup: Setup, job: dict[str, Any], machine: Machine, usual: Engine) -> dict[str, Any]:
-    """What was measured, and where."""
+    cuda = machine.device.type == "cuda"
     return {
         "settings": job["settings"],
         "versions": versions(),
         "dataset": job["dataset"],
         "model": job["model"],
         "counts": job["counts"],
-        "engine": engine_record(usual),
+        "engine": engine_record(engine),
         "machine": {
-            "device": device_name(machine),
+            "device": torch.cuda.get_device_name(machine.device) if cuda else str(machine.device),
             "cores": machine.cores,
             "matmul": [peak.as_dict() for peak in machine.peaks],
             "fp32": None if machine.fp32 is None else machine.fp32.as_dict(),
         },
         "encoders": setup.method.encoder_specs,
     }
-
-
-def device_name(machine: Machine) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else str(machine.device)
 
 
 def notes(setup: Setup, settings: BenchSettings, job: dict[str, Any]) -> list[str]:

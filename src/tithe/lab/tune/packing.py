@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tithe.errors import SettingsError
-from tithe.lab.tune.rows import UNREAD, TrainRow
+from tithe.lab.tune.train_rows import UNREAD, TrainRow
 
 SOME = 48  # tokens of each example that the look is taken with
 

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.errors import MissingExtraError
+from tithe.errors import MissingExtraError, SettingsError, did_you_mean
 from tithe.extras import install_hint
-from tithe.lab.tune.batches import Batches, StepOrder
-from tithe.lab.tune.checkpoints import Checkpoint
-from tithe.lab.tune.lora import adapter
+from tithe.lab.tune.files import Checkpoint
+from tithe.lab.tune.optimiser_steps import Batches, StepOrder
 from tithe.lab.tune.recipe import Recipe
-from tithe.lab.tune.rows import UNREAD, TrainRow
+from tithe.lab.tune.train_rows import UNREAD, TrainRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PACKAGES = ("trl", "peft", "accelerate", "datasets")
+ALL = "all-linear"
 
 
 @dataclass
@@ -96,9 +96,8 @@ def train(job: Job) -> Trained:
         ModelError: the loss or the gradient of a step is not a number.
         SettingsError: what PEFT, TRL or the model's attention do not allow.
     """
-    from tithe.lab.tune.head import agrees
-    from tithe.lab.tune.listener import Listener
-    from tithe.lab.tune.trainer import ResponseTrainer
+    from tithe.lab.tune.packing import demand_boundaries
+    from tithe.lab.tune.response_trainer import Listener, ResponseTrainer, agrees
 
     config, generation = copy.deepcopy(job.model.config), copy.deepcopy(job.model.generation_config)
     base = job.model
@@ -200,19 +199,57 @@ def arguments(job: Job) -> Any:
     )
 
 
+def adapter(model: Any, recipe: Recipe) -> Any:
+    """The adapter's settings in PEFT's words; None where all weights are trained.
+
+    Raises:
+        SettingsError: the model has no such module, or none that can have an adapter.
+    """
+    if not recipe.use_peft:
+        return None
+    from peft import LoraConfig
+
+    names = recipe.lora_target_modules
+    if names is not None and names != (ALL,):
+        demand_modules(model, names)
+    return LoraConfig(
+        r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=ALL if names in (None, (ALL,)) else list(names or ()),
+        task_type="CAUSAL_LM",
+    )
+
+
+def demand_modules(model: Any, names: tuple[str, ...]) -> None:
+    """Whether each name is that of modules with weights.
+
+    Raises:
+        SettingsError: with the nearest name that there is.
+    """
+    there = [name for name, module in model.named_modules() if hasattr(module, "weight") and not is_norm(name)]
+    output = [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
+    for wanted in names:
+        found = [name for name in there if name == wanted or name.endswith(f".{wanted}")]
+        if not found:
+            known = {name.rpartition(".")[2] for name in there} - {name.rpartition(".")[2] for name in output}
+            raise SettingsError(f"the model has no module `{wanted}`", hint=did_you_mean(wanted, known))
+        if set(found) & set(output):
+            raise SettingsError(
+                f"`{wanted}` is the model's output layer, which gets no adapter", hint=f"`{ALL}` takes all the others"
+            )
+
+
+def is_norm(name: str) -> bool:
+    return "norm" in name.rpartition(".")[2].lower()
+
+
 def silence(trainer: Any) -> None:
     """Take away what prints to stdout."""
     from transformers import PrinterCallback, ProgressCallback
 
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-
-
-def demand_boundaries(trainer: Any, rows: Sequence[TrainRow]) -> None:
-    """Refuse packing where one example would be read with another before it."""
-    from tithe.lab.tune.packing import demand_boundaries as check
-
-    check(trainer, rows)
 
 
 @contextmanager

@@ -3,49 +3,40 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tithe.errors import ModelError
+from tithe.errors import ModelError, OutputError
 from tithe.extras import versions
-from tithe.lab.tune.checkpoints import Checkpoint, last_checkpoint
-from tithe.lab.tune.faults import NotFinite
-from tithe.lab.tune.folder import (
+from tithe.lab.tune.files import (
     BEGUN,
     CHECKPOINTS,
     DONE,
+    Checkpoint,
+    TuneResult,
     begun,
     clear,
     demand_ours,
     demand_same,
     finished,
+    last_checkpoint,
     save,
 )
-from tithe.lab.tune.parts import TuneParts
+from tithe.lab.tune.optimiser_steps import NotFinite
 from tithe.lab.tune.processes import is_main, meet, wait
+from tithe.lab.tune.screen import announce
 from tithe.lab.tune.settings import TuneSettings
-from tithe.lab.tune.talk import announce
 from tithe.lab.tune.train import Job, Trained, demand_packages, train
+from tithe.lab.tune.train_rows import TrainRows
+from tithe.lab.tune.training import Schedule, Training, open_training
 from tithe.report.reporter import Talk
 from tithe.run.folder import Account, account, run_folder, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
-
-
-@dataclass(frozen=True)
-class TuneResult:
-    """A trained model, and what is known of it.
-
-    Args:
-        folder: where it lies: safetensors, tokenizer, `tune.json`, `loss.csv`, `loss.svg` and `loss.png`.
-        record: settings, recipe and its digest, counts, steps, losses (nats per token), seconds.
-    """
-
-    folder: Path
-    record: dict[str, Any] = field(repr=False)
+# Takes some rows of the data set; returns them, and what the record says of the choice.
+Choose = Callable[[TrainRows, Path], tuple[TrainRows, Mapping[str, Any]]]
 
 
 def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk: Talk | None = None) -> TuneResult:
@@ -62,13 +53,33 @@ def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk:
         TitheError: whatever stops it; the folder of a training with other settings stays as it was.
     """
     demand_packages()
-    return carry_out(TuneParts(settings), output, overwrite=overwrite, talk=talk or Talk())
+    training = open_training(settings)
+    return carry_out(training, training.identity(), output, overwrite=overwrite, talk=talk or Talk())
 
 
-def carry_out(parts: TuneParts, output: Path, *, overwrite: bool, talk: Talk) -> TuneResult:
-    """`tune`, from its parts on."""
-    parts.check(output)
-    identity = parts.identity()
+def carry_out(
+    training: Training[Any],
+    identity: dict[str, Any],
+    output: Path,
+    *,
+    overwrite: bool,
+    talk: Talk,
+    choose: Choose | None = None,
+) -> TuneResult:
+    """Train in a folder, or find the training finished there.
+
+    Args:
+        training: its parts.
+        identity: what makes two trainings equal.
+        output: the folder.
+        overwrite: train anew, whatever training is there.
+        talk: who listens.
+        choose: takes some of the rows, once the folder is ours; None trains on all of them.
+
+    Raises:
+        TitheError: whatever stops it.
+    """
+    demand_apart(training, output)
     with locked(output) as place:
         demand_ours(place)
         there = finished(place)
@@ -76,19 +87,31 @@ def carry_out(parts: TuneParts, output: Path, *, overwrite: bool, talk: Talk) ->
             demand_same(there["identity"], identity, place)
             talk.say(f"`{output}` holds this training already: nothing to do")
             return TuneResult(output, there)
-        checkpoint = None if overwrite else begun_before(place, parts, identity)
-        with told_of(place, parts, there is None, talk) as told:
-            parts.foresee()
-            meet(parts.device.type)
+        checkpoint = None if overwrite else begun_before(place, training, identity)
+        with told_of(place, training, there is None, talk) as told:
+            chosen: Mapping[str, Any] = {}
+            rows, schedule = training.read(), None
+            if choose is None:
+                told.record = lambda: basics(training, rows, chosen)
+                schedule = training.schedule(rows)  # what it raises leaves the folder as it was
+            meet(training.device.type)
             wait()  # all have looked; from here on the folder changes
             if is_main():
                 clear(place, keep=checkpoint)
                 told.folder = place
-                write_json(place / BEGUN, identity | {"devices": parts.batches.devices})
+                write_json(place / BEGUN, identity | {"devices": training.batches.devices})
             with nothing_left(place):
-                parts.prepare(place, talk, overwrite=overwrite)
-                announce(parts, checkpoint, talk)
-                record = trained(parts, place, checkpoint, talk) | {"identity": identity, **told.finished()}
+                if choose is not None:
+                    rows, chosen = choose(rows, place)
+                    told.record = lambda: basics(training, rows, chosen)
+                    schedule = training.schedule(rows)
+                assert schedule is not None
+                announce(training, rows, schedule, checkpoint, talk)
+                done = trained(training, schedule, place, checkpoint, talk)
+                record = basics(training, rows, chosen) | outcome(schedule, done, checkpoint) | {"identity": identity}
+                if is_main():
+                    save(place, done.model, training.model.tokenizer, done.losses, done.learning_rates, talk)
+                record |= told.finished()
             if is_main():
                 write_json(place / DONE, record)
                 shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
@@ -97,13 +120,26 @@ def carry_out(parts: TuneParts, output: Path, *, overwrite: bool, talk: Talk) ->
     return TuneResult(output, record)
 
 
+def demand_apart(training: Training[Any], output: Path) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        OutputError: the output is the model or the data set.
+    """
+    files = training.model.files
+    if output.resolve() in (files.folder.resolve(), files.adapter):
+        raise OutputError(f"the output `{output}` is the model itself", hint="name another folder with `-o`")
+    if Path(training.settings.dataset).expanduser().resolve() == output.resolve():
+        raise OutputError(f"the output `{output}` is the data set itself", hint="name another folder with `-o`")
+
+
 @contextmanager
-def told_of(place: Path, parts: TuneParts, ours: bool, talk: Talk) -> Iterator[Account]:
+def told_of(place: Path, training: Training[Any], ours: bool, talk: Talk) -> Iterator[Account]:
     """Keep the account of a training in `tune.json`.
 
     Args:
         place: its folder.
-        parts: of it.
+        training: its parts.
         ours: whether no finished model lies there, whose record stays as long as the model does.
         talk: who listens.
     """
@@ -112,7 +148,7 @@ def told_of(place: Path, parts: TuneParts, ours: bool, talk: Talk) -> Iterator[A
         checkpoint = last_checkpoint(place / CHECKPOINTS)
         return checkpoint.step if checkpoint else 0
 
-    with account(None, talk, lambda: basics(parts), name=DONE, stores="steps") as told:
+    with account(None, talk, lambda: basics(training, None, {}), name=DONE, stores="steps") as told:
         told.stored = stored
         try:
             yield told
@@ -126,7 +162,7 @@ def told_of(place: Path, parts: TuneParts, ours: bool, talk: Talk) -> Iterator[A
 
 @contextmanager
 def locked(output: Path) -> Iterator[Path]:
-    """The folder, locked by the main process for all of them."""
+    """Give the folder, locked by the main process for all of them."""
     if is_main():
         with run_folder(output, "-o") as place:
             yield place
@@ -134,8 +170,8 @@ def locked(output: Path) -> Iterator[Path]:
         yield output
 
 
-def begun_before(place: Path, parts: TuneParts, identity: dict[str, Any]) -> Checkpoint | None:
-    """Where an interrupted training stood; None where there was none, or it had made no checkpoint.
+def begun_before(place: Path, training: Training[Any], identity: dict[str, Any]) -> Checkpoint | None:
+    """Return the last checkpoint of an interrupted training; None where there is none.
 
     Raises:
         OutputError: another training was begun here.
@@ -145,13 +181,13 @@ def begun_before(place: Path, parts: TuneParts, identity: dict[str, Any]) -> Che
         return None
     checkpoint = last_checkpoint(place / CHECKPOINTS)
     if checkpoint is not None:  # else nothing would be lost by whatever comes now
-        demand_same(there, identity | {"devices": parts.batches.devices}, place, began=True)
+        demand_same(there, identity | {"devices": training.batches.devices}, place, began=True)
     return checkpoint
 
 
 @contextmanager
 def nothing_left(place: Path) -> Iterator[None]:
-    """Of a training that ends before its first checkpoint nothing stays in the folder."""
+    """Empty the folder where a training ends before its first checkpoint."""
     try:
         yield
     except BaseException:
@@ -161,19 +197,20 @@ def nothing_left(place: Path) -> Iterator[None]:
         raise
 
 
-def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: Talk) -> dict[str, Any]:
-    """Train and save; the record of it."""
-    before = checkpoint.step if checkpoint else 0
+def trained(
+    training: Training[Any], schedule: Schedule, place: Path, checkpoint: Checkpoint | None, talk: Talk
+) -> Trained:
+    """Train; nothing is saved but checkpoints."""
     talk.phase("training")
-    talk.expect(sum(len(parts.order.taken(step)) for step in range(before + 1, parts.steps + 1)))
+    talk.expect(schedule.examples_after(checkpoint.step if checkpoint else 0))
     job = Job(
-        model=parts.model(),
-        tokenizer=parts.tokenizer,
-        rows=parts.sequences,
-        recipe=parts.recipe,
-        batches=parts.batches,
-        seed=parts.settings.seed,
-        device=parts.device.type,
+        model=training.load(),
+        tokenizer=training.model.tokenizer,
+        rows=schedule.sequences,
+        recipe=training.recipe,
+        batches=training.batches,
+        seed=training.settings.seed,
+        device=training.device.type,
         place=place / CHECKPOINTS,
         progress=talk.progress,
         resume=checkpoint,
@@ -184,37 +221,32 @@ def trained(parts: TuneParts, place: Path, checkpoint: Checkpoint | None, talk: 
         raise ModelError(str(error), hint=way_out(place)) from error
     finally:
         talk.done()
-    parts.watch.check()
-    record = describe(parts, done, checkpoint)
-    if is_main():
-        save(place, parts, done, talk)
-    return record
+    training.source.input_check.check()
+    return done
 
 
 def way_out(place: Path) -> str:
-    """What can be done about a loss that is no number."""
+    """Return what can be done about a loss that is no number."""
     good = last_checkpoint(place / CHECKPOINTS)
     kept = f"the checkpoint after step {good.step} is kept: `{good.folder}`" if good else "no checkpoint was made"
     return f"{kept}; a lower `--learning-rate` or fp32 may help, in another folder or with `--overwrite`"
 
 
-def basics(parts: TuneParts) -> dict[str, Any]:
+def basics(training: Training[Any], rows: TrainRows | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the model depends on, and what was counted as far as it was read."""
-    counts = {"counts": parts.rows.counts()} if "rows" in vars(parts) else {}
-    return {**parts.describe(), "versions": dict(versions(LIBRARIES)), **counts}
+    counts = {} if rows is None else {"counts": rows.counts()}
+    return {**training.describe(), **chosen, "versions": dict(versions(LIBRARIES)), **counts}
 
 
-def describe(parts: TuneParts, done: Trained, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """What the model depends on, and how the training went."""
-    tokens = sum(int(parts.order.lengths[parts.order.taken(step)].sum()) for step in range(1, parts.steps + 1))
+def outcome(schedule: Schedule, done: Trained, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """Return how the training went."""
     return {
-        **basics(parts),
-        "steps": parts.steps,
+        "steps": schedule.steps,
         "resumed_after_step": checkpoint.step if checkpoint else None,
         "losses": done.losses,
         "learning_rates": done.learning_rates,
         "seconds": round(done.seconds, 2),
-        "tokens": tokens,
-        "tokens_per_second": round(tokens / done.seconds, 1) if done.seconds else None,
+        "tokens": schedule.tokens,
+        "tokens_per_second": round(schedule.tokens / done.seconds, 1) if done.seconds else None,
         "logits": "of response tokens alone" if done.narrow else "as TRL computes them",
     }

@@ -1,0 +1,318 @@
+"""What each arm is trained on; choices of all arms are found again where nothing has changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from tithe.data.files import open_dataset
+from tithe.errors import DataError, SettingsError, StoreError, TitheError
+from tithe.foreign import foreign, read_json
+from tithe.lab.experiment.experiment_data import Data, Pool
+from tithe.lab.experiment.settings import ALL, ArmSettings, ExperimentSettings
+from tithe.lab.tune.optimiser_steps import steps_in_all
+from tithe.lab.tune.recipe import Recipe
+from tithe.records import Example, Scores
+from tithe.report.reporter import Talk
+from tithe.run.folder import write_json
+from tithe.run.pipeline import select
+from tithe.selectors.budget import Budget
+from tithe.settings import SelectSettings, with_preset
+
+BINS = 20  # of the pool's lengths, equally full, within which a length-matched arm draws
+Choices: TypeAlias = "dict[tuple[str, str], list[Choice]]"
+SCORING, CHOICES = "scoring", "choices"
+
+
+class Said(BaseModel):
+    """What has to be in a record of ours; more may be there."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The examples that one training sees.
+
+    Args:
+        arm: name.
+        budget: as it was written; `100%` of the full set.
+        seed: None where all seeds are trained on the same.
+        places: of the pool, in its order.
+    """
+
+    arm: str
+    budget: str
+    seed: int | None
+    places: tuple[int, ...]
+
+
+def wanted(pool: Pool, budget: str) -> int | None:
+    """Rows that a budget comes to; None where it counts tokens."""
+    return Budget.parse(budget).rows(len(pool), len(pool))
+
+
+def scored(arm: ArmSettings, budget: str, pool: Pool, settings: ExperimentSettings, folder: Path, talk: Talk) -> Choice:
+    """A selection as `tithe select` makes it; all arms share the answers in one run folder.
+
+    Raises:
+        TitheError: what the selection says, naming the arm; or it has chosen fewer than the budget.
+    """
+    try:
+        result = select(selection_settings(arm, budget, pool, settings), folder=folder, talk=talk)
+    except TitheError as error:
+        raise type(error)(f"arm `{arm.name}` at {budget}: {error}", hint=error.hint) from error
+    kept = set(result.kept)
+    return checked(arm, Choice(arm.name, budget, None, places_of(kept, pool)), pool)
+
+
+def selection_settings(arm: ArmSettings, budget: str, pool: Pool, settings: ExperimentSettings) -> SelectSettings:
+    """The arm's own settings over those of all arms."""
+    common: dict[str, Any] = {
+        "dataset": str(pool.path),
+        "model": settings.model,
+        "template": settings.template,
+        "device": settings.device,
+        "trust_remote_code": settings.trust_remote_code,
+        "max_length": settings.max_length,
+        "truncation": settings.truncation if settings.truncation == "prompt" else None,
+    }
+    if "preset" in arm.select:  # which has a template and a length of its own
+        common = {key: value for key, value in common.items() if key not in ("template", "max_length", "truncation")}
+    return with_preset(SelectSettings, {**common, **settings.scoring, **arm.select, "keep": budget})
+
+
+def places_of(ids: set[str], pool: Pool) -> tuple[int, ...]:
+    return tuple(i for i, id_ in enumerate(pool.ids) if id_ in ids)
+
+
+def checked(arm: ArmSettings, choice: Choice, pool: Pool) -> Choice:
+    """Refuse an arm that has fewer examples than the others at its budget.
+
+    Raises:
+        SettingsError: it has, and is not allowed to.
+    """
+    rows = wanted(pool, choice.budget)
+    if not choice.places:
+        raise SettingsError(f"arm `{arm.name}` has selected nothing at {choice.budget}", hint="look at its filters")
+    if rows is not None and len(choice.places) < rows and not arm.allow_fewer:
+        raise SettingsError(
+            f"arm `{arm.name}` has selected {len(choice.places):,} examples at {choice.budget}, the others have "
+            f"{rows:,}: a smaller set would be compared with a larger one",
+            hint="a smaller budget, `drop: []` for the arm, or `allow_fewer: true` to compare them all the same",
+        )
+    return choice
+
+
+def at_random(name: str, budget: str, seed: int, pool: Pool) -> Choice:
+    """Drawn with equal chances."""
+    order = np.random.default_rng([seed, 1]).permutation(len(pool))
+    scores = Scores(pool.ids, np.zeros(len(pool)), columns={"response_tokens": pool.response_tokens}, by=name)
+    taken = Budget.parse(budget).take(scores, order)
+    return Choice(name, budget, seed, tuple(sorted(taken.tolist())))
+
+
+def like_lengths(name: str, like: Choice, seed: int, pool: Pool) -> Choice:
+    """Drawn by chance with the lengths of another arm: as many from each of twenty bins of the pool's lengths."""
+    rng = np.random.default_rng([seed, 2])
+    edges = np.unique(np.quantile(pool.response_tokens, np.linspace(0, 1, BINS + 1)[1:-1]))
+    bins = np.searchsorted(edges, pool.response_tokens, side="right")
+    counts = np.bincount(bins[list(like.places)], minlength=len(edges) + 1)
+    taken: list[int] = []
+    for number, count in enumerate(counts.tolist()):
+        taken += rng.choice(np.flatnonzero(bins == number), size=count, replace=False).tolist()
+    return Choice(name, like.budget, seed, tuple(sorted(taken)))
+
+
+def from_file(arm: ArmSettings, budget: str, pool: Pool, held_out: Mapping[str, str]) -> Choice:
+    """Records that were chosen elsewhere, found in the pool by what they say.
+
+    Args:
+        arm: names the file; `{budget}` in it stands for the budget.
+        budget: to be met.
+        pool: where they are found.
+        held_out: id -> anything, of the examples held out.
+
+    Raises:
+        DataError: some of them are not in the pool, or are held out.
+    """
+    assert arm.file is not None
+    path = arm.file.replace("{budget}", budget)
+    ids = {item.id for item in open_dataset(path) if isinstance(item, Example)}
+    strange = ids - set(pool.ids)
+    if strange:
+        held = sum(id_ in held_out for id_ in strange)
+        raise DataError(
+            f"arm `{arm.name}`: {len(strange):,} of {len(ids):,} examples of `{path}` are not in the pool, "
+            f"{held:,} of them are held out",
+            hint="select from `data/pool.jsonl` of the experiment's folder",
+        )
+    return checked(arm, Choice(arm.name, budget, None, places_of(ids, pool)), pool)
+
+
+def lengths(choice: Choice, pool: Pool) -> dict[str, float]:
+    """Of the responses chosen, in tokens."""
+    tokens = pool.response_tokens[list(choice.places)]
+    return {"examples": len(tokens), "response_tokens": int(tokens.sum()), "median_length": float(np.median(tokens))}
+
+
+def overlap(one: Choice, other: Choice) -> float:
+    """Share of the first that the second has, too."""
+    return len(set(one.places) & set(other.places)) / len(one.places)
+
+
+def all_of(name: str, pool: Pool) -> Choice:
+    return Choice(name, "100%", None, tuple(range(len(pool))))
+
+
+def by_seed(choices: Sequence[Choice], seed: int) -> Choice:
+    """The choice that a seed is trained on."""
+    return next(one for one in choices if one.seed in (None, seed))
+
+
+def choose_all(settings: ExperimentSettings, data: Data, folder: Path, talk: Talk) -> Choices:
+    """(arm, budget) -> one choice for all seeds, or one for each; arms in their order.
+
+    At a budget of everything every arm is the full set, which is trained on once.
+
+    Raises:
+        TitheError: a budget of more than there is, or what stops an arm's selection.
+    """
+    pool = data.pool
+    for budget in settings.budgets:
+        rows, tokens = wanted(pool, budget), int(pool.response_tokens.sum())
+        if rows is None and Budget.parse(budget).amount >= tokens:
+            raise SettingsError(
+                f"the budget `{budget}` is not less than the pool, which has {tokens:,} response tokens",
+                hint=f"`{ALL}` is all of it",
+            )
+        if rows is not None and rows > len(pool):
+            raise SettingsError(
+                f"the budget `{budget}` is more than the pool, which has {len(pool):,} examples",
+                hint=f"`{ALL}` is all of it",
+            )
+    partial = [budget for budget in settings.budgets if wanted(pool, budget) != len(pool)]
+    found: Choices = {}
+    order = [arm for arm in settings.arms if arm.kind != "random-like"]
+    for arm in [*order, *(arm for arm in settings.arms if arm.kind == "random-like")]:
+        for budget in partial if arm.budgeted else ():
+            found[arm.name, budget] = chosen(arm, budget, settings, data, found, folder, talk)
+    full = next((arm.name for arm in settings.arms if arm.kind == "full"), None)
+    if full or len(partial) < len(settings.budgets):
+        found[full or "full", ALL] = [all_of(full or "full", pool)]
+    names = [arm.name for arm in settings.arms]
+    return dict(sorted(found.items(), key=lambda item: names.index(item[0][0]) if item[0][0] in names else len(names)))
+
+
+def chosen(
+    arm: ArmSettings,
+    budget: str,
+    settings: ExperimentSettings,
+    data: Data,
+    found: Mapping[tuple[str, str], Sequence[Choice]],
+    folder: Path,
+    talk: Talk,
+) -> list[Choice]:
+    """One arm's examples at one budget."""
+    pool = data.pool
+    if arm.kind == "random":
+        return [at_random(arm.name, budget, seed, pool) for seed in settings.seeds]
+    if arm.kind == "random-like":
+        assert arm.like is not None
+        return [like_lengths(arm.name, found[arm.like, budget][0], seed, pool) for seed in settings.seeds]
+    if arm.kind == "file":
+        return [from_file(arm, budget, pool, dict.fromkeys(data.held_out, ""))]
+    kept = Kept(folder / CHOICES / f"{arm.name}-{budget}.json", selection_key(arm, budget, settings, pool))
+    before = kept.read(pool)
+    if before is not None:
+        return [Choice(arm.name, budget, None, before)]
+    talk.say(f"{arm.name} at {budget}:")
+    choice = scored(arm, budget, pool, settings, folder / SCORING, talk)
+    kept.write(choice, pool)
+    return [choice]
+
+
+class ChoiceSaid(Said):
+    """Of a choice on disk."""
+
+    key: str
+    ids: list[str]
+
+
+class Kept:
+    """A choice on disk, under what it depends on."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+
+    def read(self, pool: Pool) -> tuple[int, ...] | None:
+        """Places in the pool; None where there are none, or those of other settings."""
+        if not self.path.exists():
+            return None
+        hint = "delete the file: the arm is chosen again, from the answers that are kept"
+        found = read_json(self.path, StoreError, hint, ChoiceSaid)
+        if found["key"] != self.key:
+            return None
+        place = {id_: i for i, id_ in enumerate(pool.ids)}
+        with foreign(StoreError, f"`{self.path}` is damaged", hint):
+            return tuple(place[id_] for id_ in found["ids"])
+
+    def write(self, choice: Choice, pool: Pool) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {"key": self.key, "ids": [pool.ids[i] for i in choice.places]})
+
+
+def selection_key(arm: ArmSettings, budget: str, settings: ExperimentSettings, pool: Pool) -> str:
+    """Changes with the selection's settings, the pool, and the files that the settings name."""
+    state = hashlib.blake2b(digest_size=8)
+    chosen = selection_settings(arm, budget, pool, settings)
+    state.update(repr(sorted(chosen.model_dump(mode="json").items())).encode())
+    state.update("\n".join(pool.ids).encode())
+    for name in (chosen.head, chosen.target, chosen.shot_pool, chosen.model):
+        state.update(stamp(name).encode())
+    return state.hexdigest()
+
+
+def stamp(name: str | None) -> str:
+    """Names, sizes and times of a file or folder; nothing for what is not on this disk."""
+    if name is None or not Path(name).exists():
+        return ""
+    path = Path(name)
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    return repr([(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files])
+
+
+def table(
+    choices: Mapping[tuple[str, str], Sequence[Choice]], pool: Pool, settings: ExperimentSettings, recipe: Recipe
+) -> list[dict[str, Any]]:
+    """Per arm and budget: examples, tokens, optimiser steps, and how much of it the reference arm has, too.
+
+    Of an arm that repeats another's lengths also how much it shares with that: where the other takes all examples of
+    a length, as `length` does, there are no others to draw, and the two are one arm.
+    """
+    rows, against = [], settings.against
+    before: dict[tuple[str, str], Sequence[Choice]] = {}
+    like = {arm.name: arm.like for arm in settings.arms}
+    for (arm, budget), found in choices.items():
+        other = choices.get((against, budget))
+        row: dict[str, Any] = {"arm": arm, "budget": budget, "draws": len(found), **lengths(found[0], pool)}
+        row["steps"] = steps_in_all(len(found[0].places), recipe)
+        row["same_as"] = next((name for (name, _), one in before.items() if same(one, found)), None)
+        before[arm, budget] = found
+        row[f"shared_with_{against}"] = None if other is None or arm == against else overlap(found[0], other[0])
+        repeated = like.get(arm)
+        if repeated is not None:
+            row["repeats"], row["shared_with_it"] = repeated, overlap(found[0], choices[repeated, budget][0])
+        rows.append(row)
+    return rows
+
+
+def same(one: Sequence[Choice], other: Sequence[Choice]) -> bool:
+    """Whether two arms are trained on the same."""
+    return [choice.places for choice in one] == [choice.places for choice in other]

@@ -1,0 +1,264 @@
+"""The data of an experiment: what is held out, what overlaps with it, and the pool that arms choose from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tithe.data.export import write_records
+from tithe.data.files import Dataset, open_dataset
+from tithe.data.ids import prompt_id
+from tithe.data.input_check import InputCheck
+from tithe.data.record_counts import RecordCounts
+from tithe.data.remarks import RemarkCounts
+from tithe.data.render import Encoded, Renderer
+from tithe.errors import DataError, SettingsError
+from tithe.lab.contamination_report import contamination
+from tithe.lab.experiment.settings import ExperimentSettings
+from tithe.planner import windows, without_numbers
+from tithe.records import BadRow, Example, Pass, Problem
+from tithe.report.reporter import Talk
+from tithe.run.source import named_dataset
+
+POOL, HOLDOUT, BEFORE = "pool.jsonl", "holdout.jsonl", "before.jsonl"
+TOGETHER = 1024  # examples tokenised in one call
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the arms choose from and what they are judged on.
+
+    Args:
+        pool: the file `data/pool.jsonl`.
+        holdout: the held-out file.
+        held_out: ids of its examples.
+        record: counts and contamination, for the report.
+    """
+
+    pool: Pool
+    holdout: Path
+    held_out: frozenset[str]
+    record: dict[str, Any]
+
+
+def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], folder: Path, talk: Talk) -> Data:
+    """Split, look for what the pool shares with the evaluation, and write the pool.
+
+    Args:
+        settings: of the experiment.
+        renderer: as training will have it.
+        folder: for the files.
+        talk: who listens.
+
+    Raises:
+        TitheError: a file cannot be read, or nothing is left.
+    """
+    s = settings
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = open_dataset(named_dataset(s.dataset), format=s.format, split=s.split, limit=s.limit)
+    if isinstance(s.holdout, int):
+        split = split_by_prompt(dataset, s.holdout, seed=0)
+        holdout, rows = folder / HOLDOUT, split.pool
+        split.write(dataset, folder / BEFORE, holdout)
+        counts: dict[str, Any] = {"held_out": len(split.holdout), "prompts": split.prompts, "bad_rows": split.bad_rows}
+    else:
+        holdout = Path(s.holdout)
+        rows, counts = apart(dataset, holdout)
+        if not rows:
+            raise DataError(
+                f"every prompt of `{s.dataset}` is in the held-out file `{holdout}`: nothing is left to choose from",
+                hint="a number under `holdout` splits the data set by prompt",
+            )
+        write_records(dataset, frozenset(rows), folder / BEFORE, overwrite=True)
+    held, read = open_dataset(str(holdout)), RecordCounts()
+    held_out = frozenset(item.id for item in read.counting(held) if isinstance(item, Example))
+    against = [holdout, *map(Path, s.contamination)]
+    found = contamination(folder / BEFORE, against, talk=talk)
+    unwanted = dict(found.examples) if s.drop_contaminated else {}
+    pool = make_pool(dataset, rows, renderer(), folder / POOL, unwanted)
+    (folder / BEFORE).unlink()
+    for note in dict.fromkeys((*dataset.notes, *held.notes)):
+        talk.say(note)
+    record = {**counts, "pool": len(pool), "left_out": dict(pool.left_out), "contamination": found.record}
+    record |= {"dataset": InputCheck(dataset).describe(), "counts": {"pool": pool.counts, "held_out": read.as_dict()}}
+    return Data(pool, holdout, held_out, record)
+
+
+def apart(dataset: Dataset, holdout: Path) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Rows of the data set whose prompts the held-out file does not have.
+
+    Raises:
+        DataError: the held-out file has no example.
+    """
+    held = [item for item in open_dataset(str(holdout)) if isinstance(item, Example)]
+    prompts = {prompt_id(item.prompt, item.tools) for item in held}
+    if not prompts:
+        raise DataError(f"`{holdout}` holds no example that could be held out", hint="it is read as training data is")
+    rows, same, bad = [], 0, 0
+    for item in dataset:
+        if not isinstance(item, Example):
+            bad += 1
+        elif prompt_id(item.prompt, item.tools) in prompts:
+            same += 1
+        else:
+            rows.append(item.row)
+    return tuple(rows), {"held_out": len(held), "prompts": len(prompts), "bad_rows": bad, "same_prompt": same}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The pool, in the order of its file.
+
+    Args:
+        path: the file, which holds these examples and no others.
+        ids: (examples,).
+        rows: (examples,) of the file.
+        response_tokens: (examples,) that a training reads, after a cut.
+        left_out: reason -> how many records were not taken into the file.
+        counts: of the records that it was made of, and of their rendering.
+    """
+
+    path: Path
+    ids: tuple[str, ...]
+    rows: tuple[int, ...]
+    response_tokens: npt.NDArray[np.int64]
+    left_out: Mapping[str, int]
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def dataset(self) -> Dataset:
+        return open_dataset(str(self.path))
+
+    def write(self, chosen: Sequence[int], path: Path) -> None:
+        """These examples as a file, in the pool's order; replaces one that is there."""
+        write_records(self.dataset, frozenset(self.rows[i] for i in chosen), path, overwrite=True)
+
+
+def make_pool(
+    dataset: Dataset, rows: Collection[int], renderer: Renderer, path: Path, unwanted: Mapping[str, str] | None = None
+) -> Pool:
+    """Write the examples that can be trained on.
+
+    An arm that looks at no likelihood would choose what the others cannot score, and be trained on fewer examples
+    than they: so what has no pass is taken from all of them.
+
+    Args:
+        dataset: where they come from.
+        rows: of it, that the pool may have.
+        renderer: as training will have it.
+        path: where to.
+        unwanted: id -> why an example is left out besides.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    wanted, unwanted = set(rows), unwanted or {}
+    read, remarks = RecordCounts(deed="trained on"), RemarkCounts()
+    candidates = (item for item in dataset if isinstance(item, BadRow) or item.row in wanted)
+    examples = [item for item in read.counting(candidates) if isinstance(item, Example)]
+    cuts = Counter(truncated_prompts=0, truncated_responses=0)
+    tokens: dict[int, int] = {}
+    why: dict[str, int] = {}
+    for example, found in zip(examples, passes(examples, renderer, remarks), strict=True):
+        reason = unwanted.get(example.id) or (without_numbers(found.reason) if isinstance(found, Problem) else None)
+        if reason is not None:
+            why[reason] = why.get(reason, 0) + 1
+        else:
+            assert isinstance(found, Pass)
+            tokens[example.row] = found.response_tokens
+            cuts.update(truncated_prompts=found.cut_prompt > 0, truncated_responses=found.cut_response > 0)
+    if not tokens:
+        raise DataError(
+            f"no example of `{dataset.source}` can be trained on: {', '.join(f'{r} ({n:,})' for r, n in why.items())}",
+            hint="`max_length` and `template` decide what fits",
+        )
+    write_records(dataset, frozenset(tokens), path, overwrite=True)
+    pool = read_pool_file(path, list(tokens.values()), why)
+    return replace(pool, counts={**read.as_dict(), **remarks.as_dict(), **cuts})
+
+
+def read_pool_file(path: Path, tokens: Sequence[int], left_out: Mapping[str, int]) -> Pool:
+    """The pool under the ids and rows of its own file."""
+    items = [item for item in open_dataset(str(path)) if isinstance(item, Example)]
+    assert len(items) == len(tokens), "the pool's file holds what was written to it"
+    ids, rows = tuple(item.id for item in items), tuple(item.row for item in items)
+    return Pool(path, ids, rows, np.array(tokens, dtype=np.int64), dict(left_out))
+
+
+def passes(examples: Sequence[Example], renderer: Renderer, remarks: RemarkCounts) -> list[Pass | Problem]:
+    """Return the pass that a training reads, of each; what is odd in it is counted."""
+    found: list[Pass | Problem] = []
+    for chunk in windows(examples, TOGETHER):
+        for one in renderer.encode(chunk):
+            if isinstance(one, Encoded):
+                remarks.add(one.remarks)
+            found.append(renderer.build("given", one) if isinstance(one, Encoded) else one)
+    return found
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows on either side; no prompt stands on both.
+
+    Args:
+        pool: rows of the data set to choose from, in order.
+        holdout: rows held out, in order.
+        prompts: how many different prompts are held out.
+        bad_rows: rows that hold no example, on neither side.
+    """
+
+    pool: tuple[int, ...]
+    holdout: tuple[int, ...]
+    prompts: int
+    bad_rows: int
+
+    def write(self, dataset: Dataset, pool: Path, holdout: Path) -> None:
+        """Both sides as files of the data set's own shape, replacing what is there."""
+        write_records(dataset, frozenset(self.pool), pool, overwrite=True)
+        write_records(dataset, frozenset(self.holdout), holdout, overwrite=True)
+
+
+def split_by_prompt(dataset: Dataset, size: int, seed: int) -> Split:
+    """Hold out whole prompts, drawn by chance, until so many examples are held out.
+
+    Args:
+        dataset: what is split.
+        size: examples to hold out, at least; the last prompt drawn may bring a few more.
+        seed: of the draw, which depends on the prompts and not on their order in the file.
+
+    Raises:
+        SettingsError: nothing would be left to choose from.
+    """
+    rows: dict[str, list[int]] = {}
+    bad, examples = set[int](), 0
+    for item in dataset:
+        if isinstance(item, Example):
+            rows.setdefault(prompt_id(item.prompt, item.tools), []).append(item.row)
+            examples += 1
+        else:
+            bad.add(item.row)
+    if size >= examples:
+        raise SettingsError(
+            f"{size:,} examples cannot be held out of `{dataset.source}`, which has {examples:,}",
+            hint="a smaller `holdout`, or a file of its own",
+        )
+    keys = sorted(rows)
+    held, drawn = set[int](), 0
+    for at in np.random.default_rng(seed).permutation(len(keys)).tolist():
+        if len(held) >= size:
+            break
+        held |= set(rows[keys[at]])
+        drawn += 1
+    pool = sorted({row for own in rows.values() for row in own} - held - bad)
+    if not pool:
+        raise SettingsError(f"all of `{dataset.source}` would be held out", hint="a smaller `holdout`")
+    return Split(tuple(pool), tuple(sorted(held - bad)), drawn, len(bad))

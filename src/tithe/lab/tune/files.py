@@ -1,0 +1,175 @@
+"""The folder of a training: whose it is, what was begun or ended in it, its checkpoints, and how a model gets there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tithe.data.outfile import atomic, writing
+from tithe.errors import MissingExtraError, OutputError, StoreError
+from tithe.foreign import foreign, read_json
+from tithe.lab.curve import loss_chart, write_chart
+from tithe.report.reporter import Talk
+from tithe.run.folder import has_finished
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DONE, BEGUN, CHECKPOINTS, NEW = "tune.json", "begun.json", "checkpoints", ".new"
+CHOSEN = "chosen.json"  # which examples a warm-up takes; outlasts an interruption
+LOSSES, CURVE = "loss.csv", ("loss.svg", "loss.png")
+FOREIGN = "name another folder, or an empty one"
+COMPLETE = "complete.json"  # written last: a checkpoint without it is of a process that was killed over it
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A trained model, and what is known of it.
+
+    Args:
+        folder: where it lies: safetensors, tokenizer, `tune.json`, `loss.csv`, `loss.svg` and `loss.png`.
+        record: settings, recipe and its digest, counts, steps, losses (nats per token), seconds.
+    """
+
+    folder: Path
+    record: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training stood.
+
+    Args:
+        folder: with weights, optimiser, schedule and random states.
+        step: optimiser steps done.
+        seconds: trained until then.
+    """
+
+    folder: Path
+    step: int
+    seconds: float
+
+
+def folder_of(place: Path, step: int) -> Path:
+    """As the trainer names it."""
+    return place / f"checkpoint-{step}"
+
+
+def last_checkpoint(place: Path) -> Checkpoint | None:
+    """The latest whole one; None where there is none."""
+    found = []
+    for file in place.glob(f"checkpoint-*/{COMPLETE}"):
+        hint = f"remove the folder `{file.parent}`: the training goes on from the checkpoint before it"
+        told = read_json(file, StoreError, hint)
+        with foreign(StoreError, f"`{file}` is damaged", hint):
+            found.append(Checkpoint(file.parent, int(told["step"]), float(told["seconds"])))
+    return max(found, key=lambda one: one.step, default=None)
+
+
+def sweep_checkpoints(place: Path, keep: Checkpoint | None = None) -> None:
+    """Remove all but one: the trainer would count half ones as its own."""
+    for folder in place.glob("checkpoint-*"):
+        if keep is None or folder != keep.folder:
+            shutil.rmtree(folder)
+
+
+def demand_ours(place: Path) -> None:
+    """Refuse a folder that holds something else than a training.
+
+    Raises:
+        OutputError: naming what it holds.
+    """
+    if not place.is_dir() or any((place / name).exists() for name in (DONE, BEGUN, CHOSEN)):
+        return
+    others = sorted(entry.name for entry in place.iterdir() if not entry.name.startswith("."))
+    if others:
+        raise OutputError(f"`{place}` holds no training, but `{others[0]}`", hint=FOREIGN)
+
+
+def finished(place: Path) -> dict[str, Any] | None:
+    """Return the record of a training that came to its end here; None where none did."""
+    record = read_if_there(place / DONE)
+    if record is not None and not has_finished(record):
+        return None
+    if record is not None and not isinstance(record.get("identity"), dict):
+        raise StoreError(f"`{place / DONE}` is not the record of a training", hint=FOREIGN)
+    return record
+
+
+def begun(place: Path) -> dict[str, Any] | None:
+    """What was begun here and has not ended."""
+    return read_if_there(place / BEGUN)
+
+
+def read_if_there(file: Path) -> dict[str, Any] | None:
+    return read_json(file, StoreError, "`--overwrite` trains anew") if file.exists() else None
+
+
+def demand_same(there: dict[str, Any], here: dict[str, Any], place: Path, *, began: bool = False) -> None:
+    """Refuse a folder in which something else was trained.
+
+    Raises:
+        OutputError: naming the first difference, with both values.
+    """
+    name = next((name for name in {**here, **there} if there.get(name) != here.get(name)), None)
+    if name is not None:
+        what = "was begun" if began else "was done"
+        raise OutputError(
+            f"in `{place}` a training {what} with {name} `{there.get(name)}`, not `{here.get(name)}`",
+            hint="name another folder, or train anew with `--overwrite`",
+        )
+
+
+def clear(place: Path, keep: Checkpoint | None) -> None:
+    """Remove what an earlier training left, but the checkpoint to go on from."""
+    (place / DONE).unlink(missing_ok=True)  # first: without it, nothing here counts as a model
+    for name in (*CURVE, LOSSES, "config.json", "adapter_config.json"):
+        (place / name).unlink(missing_ok=True)
+    for file in (*place.glob("*.safetensors"), *place.glob("*.safetensors.index.json")):
+        file.unlink()
+    shutil.rmtree(place / NEW, ignore_errors=True)
+    sweep_checkpoints(place / CHECKPOINTS, keep)
+    if keep is None:
+        shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+
+
+def save(
+    place: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    losses: Sequence[float],
+    learning_rates: Sequence[float],
+    talk: Talk,
+) -> None:
+    """Write model, tokenizer, losses and their curve; each file whole or not there."""
+    new = place / NEW
+    with writing(place):
+        model.save_pretrained(str(new))
+        tokenizer.save_pretrained(str(new))
+        (new / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+        for file in sorted(new.iterdir()):
+            file.replace(place / file.name)
+        new.rmdir()
+    write_losses(place / LOSSES, losses, learning_rates)
+    try:
+        chart = loss_chart(losses)
+        for name in CURVE:
+            write_chart(chart, place / name, overwrite=True)
+    except MissingExtraError as error:
+        talk.say(f"note: no picture of the losses: {error}; {error.hint}")
+
+
+def write_losses(path: Path, losses: Sequence[float], learning_rates: Sequence[float]) -> None:
+    """Write step, loss in nats per response token, and learning rate as CSV."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("step", "loss", "learning_rate"))
+    pairs = zip(losses, learning_rates, strict=True)
+    table.writerows((step, repr(loss), repr(rate)) for step, (loss, rate) in enumerate(pairs, 1))
+    with atomic(path, overwrite=True) as stream:
+        stream.write(text.getvalue().encode(errors="backslashreplace"))

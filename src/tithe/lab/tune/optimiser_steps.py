@@ -1,0 +1,160 @@
+"""Which examples an optimiser step takes, and how they are laid out on devices and forward passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tithe.errors import ModelError, SettingsError
+from tithe.lab.tune.recipe import Recipe
+
+Places = npt.NDArray[np.int64]
+GOOD = {"cpu": 4}  # sequences of a forward pass: on a CPU few, of like length, stay in its cache
+USUALLY = 8
+FEW = 20  # optimiser steps: below, warm-up and decay are over before the model has moved much
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How an optimiser step is laid out; all layouts of one `step` give the same gradient.
+
+    Args:
+        step: sequences of an optimiser step.
+        devices: processes, each with a device.
+        each: sequences of one forward pass on one device.
+    """
+
+    step: int
+    devices: int
+    each: int
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a device in an optimiser step."""
+        return self.step // (self.devices * self.each)
+
+    @property
+    def width(self) -> int:
+        """Sequences that all devices read at once."""
+        return self.devices * self.each
+
+
+def lay_out(recipe: Recipe, devices: int, device: str) -> Batches:
+    """The layout of a recipe on so many devices.
+
+    Raises:
+        SettingsError: the batch cannot be divided so.
+    """
+    step, each, passes = recipe.train_batch_size, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps
+    if step % devices:
+        raise SettingsError(
+            f"a batch of {step} cannot be divided among {devices} devices",
+            hint="give a `train_batch_size` that can, or start fewer processes",
+        )
+    share = step // devices
+    if each is None:
+        each = share // passes if passes else largest_part(share, GOOD.get(device, USUALLY))
+    if share % each or (passes is not None and devices * each * passes != step):
+        parts = f"{devices} device{'s' * (devices > 1)} of {each}" + (f", {passes} times" if passes else "")
+        raise SettingsError(
+            f"a batch of {step} is not made of {parts}",
+            hint="`train_batch_size` = devices x `per_device_train_batch_size` x `gradient_accumulation_steps`",
+        )
+    return Batches(step, devices, each)
+
+
+def largest_part(whole: int, most: int) -> int:
+    """The largest divisor that is at most so large."""
+    return next(n for n in range(min(whole, most), 0, -1) if whole % n == 0)
+
+
+def steps_in_all(rows: int, recipe: Recipe) -> int:
+    """Optimiser steps; the last one of an epoch takes what is left.
+
+    Raises:
+        SettingsError: there are none.
+    """
+    if not rows:
+        raise SettingsError("no optimiser step: there is no example to train on")
+    steps = steps_by_epochs(rows, recipe.train_batch_size, recipe.num_train_epochs)
+    if recipe.max_steps > 0:
+        steps = recipe.max_steps
+    if steps < 1 or recipe.max_steps == 0:
+        what = "`max_steps` is 0" if recipe.max_steps == 0 else f"{recipe.num_train_epochs:g} epochs of {rows:,}"
+        raise SettingsError(f"no optimiser step: {what}", hint="nothing would be learned; give at least 1")
+    if steps == 1 and recipe.warmup_ratio > 0 and recipe.lr_scheduler_type != "constant":
+        raise SettingsError(
+            f"one optimiser step of up to {recipe.train_batch_size}, and warm-up begins at learning rate 0: nothing "
+            "would be learned",
+            hint=f"a `train_batch_size` below {rows}, or `warmup_ratio: 0`",
+        )
+    return steps
+
+
+def steps_by_epochs(rows: int, batch: int, epochs: float) -> int:
+    """Return how many optimiser steps so many epochs have; the last step of an epoch takes what is left."""
+    return math.ceil(epochs * math.ceil(rows / batch))
+
+
+class StepOrder:
+    """Order of the examples: drawn anew every epoch, and longest first within an optimiser step.
+
+    Within a step order changes nothing but the padding: examples of like length share a forward pass.
+
+    Args:
+        lengths: tokens of every example.
+        batches: the layout.
+        seed: of the draw.
+        blank: place of a row without a response, which fills up what devices would else repeat; None for one device.
+    """
+
+    def __init__(self, lengths: Sequence[int], batches: Batches, seed: int, blank: int | None = None) -> None:
+        self.lengths, self.batches, self.seed, self.blank = np.asarray(lengths), batches, seed, blank
+        self.epoch = 0
+        self.known: tuple[int, list[Places]] = (-1, [])
+
+    def __len__(self) -> int:
+        return len(self.lengths) + self.filling
+
+    @property
+    def filling(self) -> int:
+        """Blank rows that the last step needs, so that every device has its share."""
+        return 0 if self.blank is None else -len(self.lengths) % self.batches.width
+
+    def __iter__(self) -> Iterator[int]:
+        for step in self.steps(self.epoch):
+            yield from step[np.argsort(-self.lengths[step], kind="stable")].tolist()
+        if self.blank is not None:
+            yield from [self.blank] * self.filling
+
+    def steps(self, epoch: int) -> list[Places]:
+        """Places of the examples that each optimiser step of an epoch takes."""
+        if self.known[0] == epoch:
+            return self.known[1]
+        drawn = np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
+        steps = [drawn[begin : begin + self.batches.step] for begin in range(0, len(drawn), self.batches.step)]
+        self.known = epoch, steps
+        return steps
+
+    def taken(self, step: int) -> Places:
+        """Places of the examples that optimiser step number `step` took, counted from 1 over all epochs."""
+        epoch, place = divmod(step - 1, math.ceil(len(self.lengths) / self.batches.step))
+        return self.steps(epoch)[place]
+
+
+class NotFinite(ModelError):
+    """The loss or the gradient of a step is infinite or not a number.
+
+    Args:
+        what: of the two.
+        step: which optimiser step.
+        value: what it is.
+    """
+
+    def __init__(self, what: str, step: int, value: float) -> None:
+        super().__init__(f"the {what} is {value} at step {step}: nothing can be learned from there on")
+        self.step = step
