@@ -167,7 +167,7 @@ def train(settings: type[Any], carry_out: Callable[..., Any], given: dict[str, A
     """The one call, and what is printed of it."""
     from tithe.lab.tiers.settings import settings_of
     from tithe.lab.tune.processes import is_main
-    from tithe.lab.tune.screen import listener, show_tuned
+    from tithe.lab.tune.screen import make_reporter, show_tuned
 
     output, config = given["output"], given["config"]
     given["dataset"] = one_dataset(given["data"], given["dataset"], config is not None)
@@ -175,7 +175,7 @@ def train(settings: type[Any], carry_out: Callable[..., Any], given: dict[str, A
         raise Usage("no place for the trained model is given", hint="`-o tuned`")
     with one_voice():
         made = settings_of(settings, given, config)
-        result = carry_out(made, output, overwrite=given["overwrite"], talk=listener())
+        result = carry_out(made, output, overwrite=given["overwrite"], talk=make_reporter())
         show_tuned(result)
         print_json(result.record, given["as_json"] and is_main())
 

@@ -183,14 +183,14 @@ RECIPES: Mapping[str, Recipe] = {
             lora_r=16,
             lora_alpha=8,
         ),
-        # IFD's brief experience: Li et al. 2024, arXiv 2308.12032, section 2.1
+        # IFD's warm-up, its `brief experience`: Li et al. 2024, arXiv 2308.12032, section 2.1
         Recipe(name="warmup", num_train_epochs=1.0),
     )
 }
 
 
 def named_recipe(name: str) -> Recipe:
-    """A recipe by its name.
+    """Return a recipe by its name.
 
     Raises:
         SettingsError: there is none of that name.
@@ -201,7 +201,7 @@ def named_recipe(name: str) -> Recipe:
 
 
 def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
-    """A recipe from a mapping; `extends` names one to start from.
+    """Return a recipe from a mapping; `extends` names one to start from.
 
     Raises:
         SettingsError: an unknown key or name, or a value that cannot be.
@@ -213,5 +213,5 @@ def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
 
 
 def altered(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values, checked like those of a file."""
+    """Return the recipe with other values, checked like those of a file."""
     return Recipe.of({**recipe.model_dump(), **values}) if values else recipe
