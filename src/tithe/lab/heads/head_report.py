@@ -11,8 +11,7 @@ import numpy as np
 from tithe.config import HeadSettings
 from tithe.errors import DataError, MissingExtraError, ModelError
 from tithe.foreign import demand_regular, foreign
-from tithe.lab.heads.fit import Rows
-from tithe.lab.heads.tier_data import Tiers
+from tithe.lab.heads.tier_data import Rows, Tiers
 from tithe.lab.heads.tier_states import TierStates
 from tithe.report.reporter import Talk
 
