@@ -1,11 +1,14 @@
-# make demo | test | lint | fast | clean. Python 3.11 or later as `python3`; PYTHON=... names another.
+# make demo | test | test-all | fast | lint | clean. Python 3.11 or later as `python3`; PYTHON=... names another.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal
+# The tests start many processes: each module is compiled once for all of them.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint fast clean
+.PHONY: demo test test-all fast lint clean
 .DEFAULT_GOAL := test
 
 # torch goes first and alone: resolved together with the rest, some indexes hand out a GPU build of several gigabytes.
@@ -24,10 +27,14 @@ demo: $(INSTALLED)
 	@echo "This model is for trying out. On your own data: $(BIN)/tithe select data.jsonl --scorer ifd --model ..."
 
 test: lint
-	$(BIN)/python -m pytest -q -n auto --dist worksteal
+	$(PYTEST) -m "not thorough"
+
+# And all cells of the large matrices: every family, template and damaged file with everything else.
+test-all: lint
+	$(PYTEST)
 
 fast: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow and not thorough"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

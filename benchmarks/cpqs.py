@@ -34,12 +34,12 @@ def make_heads(folder: Path, model: str, dtype: str) -> None:
     """A probe and a network of random weights over all hidden states of the model."""
     import torch
 
-    from tithe.config import HeadSettings
     from tithe.engine.heads.cnn import CnnHead
     from tithe.engine.heads.files import save_head
     from tithe.engine.heads.network import ResponseCnn
     from tithe.engine.heads.probe import ProbeHead
     from tithe.lab.heads.head_run import HeadModel
+    from tithe.lab.heads.settings import HeadSettings
 
     of = HeadModel.open(HeadSettings.of({"dataset": "", "model": model, "dtype": dtype}))
     count, width = of.shape
@@ -57,14 +57,11 @@ def make_heads(folder: Path, model: str, dtype: str) -> None:
 
 def child(args: argparse.Namespace) -> None:
     """One contender, as `tithe score` runs it."""
-    from tithe.engine.heap import share_one_heap
-
-    share_one_heap()
-    from tithe.config import ScoreSettings
     from tithe.report.reporter import Talk
     from tithe.run.engines import make_engine
     from tithe.run.method import set_up
     from tithe.runners.local import LocalRunner
+    from tithe.settings import ScoreSettings
 
     scorer, *head = CONTENDERS[args.child]
     values = {"dataset": str(args.data), "model": args.model, "scorer": (scorer,), "dtype": args.dtype}

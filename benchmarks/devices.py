@@ -26,12 +26,12 @@ CONTENDERS = {"threads": "cpu", "processes": ""}  # of `processes` the devices: 
 def read(data: Path, records: int, device: str, model: str) -> dict[str, Any]:
     from itertools import islice
 
-    from tithe.config import ScoreSettings
     from tithe.engine.readouts.base import READOUTS
     from tithe.report.reporter import Talk
     from tithe.run.engines import make_engine
     from tithe.run.method import set_up
     from tithe.runners.local import LocalRunner
+    from tithe.settings import ScoreSettings
 
     settings = ScoreSettings(dataset=str(data), model=model, dtype="fp32", device=device)
     setup = set_up(settings)

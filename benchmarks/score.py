@@ -166,20 +166,16 @@ def padded(folder: Path, data: Path, max_length: int) -> dict[str, float]:
 
 def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, float]:
     """The engine as `tithe score` runs it, model loaded."""
-    from tithe.engine.heap import share_one_heap
-
-    share_one_heap()
     import torch
 
-    from tithe.config import ScoreSettings
     from tithe.engine.measure.meter import metered
-    from tithe.engine.measure.shape import model_shape
-    from tithe.engine.measure.work import attention_flops
+    from tithe.engine.measure.shape import attention_flops, model_shape
     from tithe.planner import Cost
     from tithe.report.reporter import Talk
     from tithe.run.engines import make_engine
     from tithe.run.method import set_up
     from tithe.runners.local import LocalRunner
+    from tithe.settings import ScoreSettings
 
     settings = ScoreSettings(
         dataset=str(data), model=str(folder), scorer=("ifd",), template="alpaca", max_length=max_length, dtype=dtype,
@@ -216,7 +212,7 @@ def peaks(cores: int, dtypes: Sequence[str]) -> dict[str, float]:
     """GFLOP/s of a large product on all these cores by dtype, fp32 by the better route that is true to it."""
     import torch
 
-    from tithe.engine.measure.fp32_route import precision, probe_fp32
+    from tithe.engine.measure.cpu_kernels import precision, probe_fp32
     from tithe.engine.measure.matmul import Product, affordable, measure
 
     route, device, found = probe_fp32(), torch.device("cpu"), {}
@@ -352,8 +348,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.child:
         return child(args)
-    from tithe.engine.cores import cpu_cores
-    from tithe.engine.dtypes import cpu_multiplies_bf16
+    from tithe.engine.devices import cpu_multiplies_bf16
+    from tithe.engine.host import cpu_cores
 
     args.cores = args.cores or [cpu_cores()]
     args.contenders = args.contenders or [n for n in CONTENDERS if n != "tithe bf16" or cpu_multiplies_bf16()]

@@ -38,10 +38,6 @@ CONTENDERS = {
 
 def child(args: argparse.Namespace) -> None:
     """One contender, as `tithe score` runs it."""
-    from tithe.engine.heap import share_one_heap
-
-    share_one_heap()
-    from tithe.config import ScoreSettings
     from tithe.engine.batches import batching
     from tithe.engine.batches.sharing import Star
     from tithe.planner import Cost
@@ -50,6 +46,7 @@ def child(args: argparse.Namespace) -> None:
     from tithe.run.engines import Engines, Loader
     from tithe.run.method import set_up
     from tithe.run.score import make_runner
+    from tithe.settings import ScoreSettings
 
     if args.child == "miwv whole":
         batching.find_stars = lambda passes, alone_above=None: (  # type: ignore[assignment]

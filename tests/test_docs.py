@@ -173,12 +173,9 @@ def run_page(page: Path, more: dict[str, str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != PLUGIN], ids=lambda page: page.name)
-def test_every_block_runs(page, there, request):
-    """README with the installed program, the pages with forks of one that has imported everything."""
-    if page == ROOT / "README.md":
-        run_page(page, {})
-    else:
-        run_page(page, {"PATH": f"{request.getfixturevalue('forked_program')}{os.pathsep}{search_path()}"})
+def test_every_block_runs(page, there, forked_program):
+    """With forks of a program that has imported everything; the demo below runs the installed one."""
+    run_page(page, {"PATH": f"{forked_program}{os.pathsep}{search_path()}"})
 
 
 def install(files: dict[str, str], target: Path) -> None:
@@ -196,7 +193,7 @@ def install(files: dict[str, str], target: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_example_package_of_the_plugin_page_works(there, tmp_path_factory):
+def test_the_example_package_of_the_plugin_page_works(there, forked_program, tmp_path_factory):
     files = {block.file: block.text for block in blocks(DOCS / PLUGIN) if block.file}
     assert set(files) == {f"tithe-example/{name}" for name in ("pyproject.toml", "tithe_example.py", "test_example.py")}
     for name, text in files.items():
@@ -205,7 +202,7 @@ def test_the_example_package_of_the_plugin_page_works(there, tmp_path_factory):
         path.write_text(text)
     target = tmp_path_factory.mktemp("site")
     install(files, target)
-    more = {"PYTHONPATH": str(target)}
+    more = {"PATH": f"{forked_program}{os.pathsep}{search_path()}", "PYTHONPATH": str(target)}
     run_page(DOCS / PLUGIN, more)
     code, came = shell("tithe score data.jsonl --scorer bits --model my-model --limit 5 -o bits.parquet", more)
     assert code == 0 and "bits" in came, came
@@ -357,6 +354,7 @@ def test_no_page_promises_a_later_version():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_demo_script_reads_a_selection(there):
     code, came = shell("tithe select starter -s ifd -m my-model --max-length 200 -k 10% -o demo/kept.jsonl", {})
     assert code == 0, came

@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tithe.config import SelectSettings, from_flags
 from tithe.contamination.items import read_items
 from tithe.data.files import open_dataset
 from tithe.engine.heads.card import parse_card
@@ -40,6 +39,7 @@ from tithe.lab.tune.files import last_checkpoint
 from tithe.lab.tune.settings import read_recipe
 from tithe.neighbours.files import read_npy, read_parquet
 from tithe.run.source import read_kept
+from tithe.settings import SelectSettings, settings_from
 
 TIMES = int(os.environ.get("TITHE_FUZZ_TIMES", "1"))
 SECONDS = 20  # one file at most, on a busy machine
@@ -163,7 +163,7 @@ VALUES = {
     "problem": [None] * 3,
 }
 READERS = (
-    Reader("settings.yaml", SETTINGS, lambda path: from_flags(SelectSettings, {}, path), 2_000),
+    Reader("settings.yaml", SETTINGS, lambda path: settings_from(SelectSettings, {}, path), 2_000),
     Reader("experiment.yaml", EXPERIMENT, lambda path: read_experiment(path, {}), 2_000),
     Reader("recipe.yaml", RECIPE, lambda path: read_recipe(str(path)), 2_000),
     Reader("data.jsonl", LINES, data, 1_500),

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import tithe
-from tithe.config import SelectSettings
 from tithe.errors import SettingsError, brief
 from tithe.lab.judge.answers import AnswerResult
 from tithe.lab.tiers.tiers import TierResult
 from tithe.lab.tune.tune import TuneResult
 from tithe.records import Example, Message, Scores, Selection
+from tithe.settings import SelectSettings
 
 LINE = 250  # characters: a screen line, and names in it
 LONG = "word " * 50_000

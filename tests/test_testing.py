@@ -235,6 +235,7 @@ def test_a_good_selector_passes():
     check_selector(Good())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "message"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_faulty_selector_is_noticed(fault, message):
     with pytest.raises(AssertionError, match=message):
@@ -610,6 +611,7 @@ SCORER_FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", plugins.names(plugins.SCORERS))
 def test_every_registered_scorer_passes(name):
     check_scorer(plugins.build_scorer(spec_of(name)))
@@ -621,6 +623,7 @@ def test_a_good_scorer_passes_as_class_and_as_instance():
     check_scorer(Ratio())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "message"), SCORER_FAULTS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_faulty_scorer_is_noticed(fault, message):
     with pytest.raises(AssertionError, match=message):

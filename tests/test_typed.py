@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tithe.config import HeadSettings, ScoreSettings, SelectSettings, Settings
 from tithe.errors import SettingsError
 from tithe.lab.evaluate.settings import EvaluateSettings
 from tithe.lab.experiment.arm_judging import check_judge
 from tithe.lab.experiment.settings import ExperimentSettings
+from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.tune.recipe import Recipe
 from tithe.lab.tune.settings import TuneSettings
+from tithe.settings import ScoreSettings, SelectSettings, Settings
 from tithe.typed import LARGEST
 
 WRONG: list[tuple[str, Any, str]] = [

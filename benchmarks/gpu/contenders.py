@@ -17,9 +17,9 @@ from job import Job, work_of
 from plain import batched, loop
 from road import compiled_parts, packed, padded, run_engine
 
-from tithe.engine.dtypes import multiplies_fp8
+from tithe.engine.devices import multiplies_fp8
+from tithe.engine.forward.attention import Varlen
 from tithe.engine.forward.output_head import Head
-from tithe.engine.forward.varlen import Varlen
 from tithe.engine.model import LoadedModel
 from tithe.records import Pass
 

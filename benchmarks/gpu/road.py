@@ -14,9 +14,9 @@ import torch
 from tithe.engine.batches.batching import Batch
 from tithe.engine.engine import Engine
 from tithe.engine.forward import attention
+from tithe.engine.forward.attention import Varlen
 from tithe.engine.forward.output_head import Head
 from tithe.engine.forward.probe import probe
-from tithe.engine.forward.varlen import Varlen
 from tithe.engine.measure.fused import Fused
 from tithe.engine.model import LoadedModel
 from tithe.engine.sources import ModelSource

@@ -33,8 +33,8 @@ from shapes import SHAPES, Shape, build, vocabulary, weigh
 from table import table
 from where_time_goes import attempted
 
-from tithe.engine.dtypes import DTYPES, choose_device, choose_dtype, dtype_name
-from tithe.engine.forward.varlen import Varlen
+from tithe.engine.devices import DTYPES, choose_device, choose_dtype, dtype_name
+from tithe.engine.forward.attention import Varlen
 
 EXTRAS = ("flash-attn", "liger-kernel", "cut-cross-entropy", "triton")
 FIRST_SHARE = 0.4  # of the time, for all models but the last, which is the largest

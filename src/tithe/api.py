@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tithe import run
-from tithe.config import ScoreSettings, SelectSettings, with_preset
 from tithe.data.files import Dataset, open_dataset
 from tithe.errors import SettingsError
 from tithe.lab.speed.forecast import BenchResult
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.speed import bench as measure
 from tithe.run.source import named_dataset
+from tithe.settings import ScoreSettings, SelectSettings, with_preset
 
 S = TypeVar("S", bound=ScoreSettings)
 Specs = str | Sequence[str] | None

@@ -23,7 +23,7 @@ def install_hint(extra: str) -> str:
 
 
 def requirement(installed: Distribution, extra: str) -> str:
-    """Return what pip has to be given: a folder, an address, or the name in an index."""
+    """Return what to give to pip: a folder, an address, or a name in an index."""
     origin: dict[str, Any] = json.loads(installed.read_text(RECORD) or "{}")
     url = origin.get("url", "")
     place = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None

@@ -1,4 +1,4 @@
-"""The one guard around parsers of foreign bytes, and small files that are read behind it.
+"""Guard parsers of foreign bytes, and read small files behind that guard.
 
 What a parser raises on bytes that nobody vouches for cannot be listed: `ValueError`, `RecursionError`, `SyntaxError`,
 `zlib.error`, and a library's own. Behind `foreign` all of it is one sentence for the user; the original stays as its
@@ -42,7 +42,7 @@ def foreign(
     told: Callable[[BaseException], str] | None = None,
     passes: Callable[[BaseException], bool] = lambda error: False,
 ) -> Iterator[None]:
-    """Turn whatever a parser of foreign bytes raises into one error of ours.
+    """Turn any exception of a parser into one of our errors.
 
     Args:
         kind: which error.
@@ -62,7 +62,7 @@ def foreign(
 
 
 def words(error: BaseException) -> str:
-    """Return what an exception says, as one short line that tells something to a user, too."""
+    """Describe an exception in one short line for a user."""
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 ({error.reason})"
     if isinstance(error, RecursionError):
@@ -79,12 +79,12 @@ def words(error: BaseException) -> str:
 
 
 def cut(text: str, most: int = SHOWN) -> str:
-    """Return the text, or its beginning where it is long."""
+    """Return the text, shortened if it is long."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message, however large it is; a text without quotes."""
+    """Format a value for a message, shortened if it is long; text has no quotes."""
     return cut(value) if isinstance(value, str) else cut(_short.repr(value))
 
 
@@ -108,7 +108,7 @@ def demand_regular(path: Path, kind: type[TitheError], hint: str | None = None, 
 
 
 def special_kind(path: Path) -> str | None:
-    """Return what is there if it is a device, a pipe or a socket.
+    """Return the kind of a special file, or None for a regular one.
 
     Raises:
         OSError: there is nothing.
@@ -118,7 +118,7 @@ def special_kind(path: Path) -> str | None:
 
 
 def read_small(path: Path, kind: type[TitheError], most: int, hint: str | None = None, *, piped: bool = False) -> bytes:
-    """Return a file's bytes, if they are not more than `most`.
+    """Read a file of at most `most` bytes.
 
     Raises:
         TitheError: of that kind; there is no such file, it is no regular one, or larger.
@@ -133,7 +133,7 @@ def read_small(path: Path, kind: type[TitheError], most: int, hint: str | None =
 
 
 def read_json(path: Path, kind: type[TitheError], hint: str, shape: Any = None) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
+    """Read the object in a JSON file.
 
     Args:
         path: the file.
@@ -155,7 +155,7 @@ def read_json(path: Path, kind: type[TitheError], hint: str, shape: Any = None) 
 
 
 def demand_shape(found: Any, shape: Any, path: Path, kind: type[TitheError], hint: str) -> None:
-    """Refuse values that are not as `shape` says.
+    """Refuse values that do not fit the model `shape`.
 
     Raises:
         TitheError: of that kind, naming the file and the key.

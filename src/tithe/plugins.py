@@ -14,12 +14,14 @@ from tithe.errors import SettingsError, TitheError, did_you_mean
 from tithe.specs import parse_spec, read_settings, split_top
 
 if TYPE_CHECKING:
+    from tithe.engine.readouts.base import Readout, RunFacts
     from tithe.scorers.base import Scorer
     from tithe.selectors.base import Selector
 
 T = TypeVar("T")
 SCORERS: Final = "tithe.scorers"
 SELECTORS: Final = "tithe.selectors"
+READOUTS: Final = "tithe.readouts"
 STEPS: Final = "tithe.steps"  # what a run does before it scores, and what stands above the run
 NONE: Final[Mapping[str, Any]] = {}
 
@@ -41,6 +43,26 @@ def selector(name: str) -> type[Selector]:
     from tithe.selectors.base import Selector
 
     return _load(SELECTORS, name, Selector)  # type: ignore[type-abstract]
+
+
+def readout(name: str) -> type[Readout]:
+    """Return the readout class that a scorer asks for as `name` or `name:argument`.
+
+    Raises:
+        SettingsError: there is none of that name, or two packages have one.
+    """
+    from tithe.engine.readouts.base import Readout
+
+    return _load(READOUTS, name.partition(":")[0], Readout, plain=True)  # type: ignore[type-abstract]
+
+
+def build_readout(name: str, run: RunFacts) -> Readout:
+    """Make the readout that a scorer asks for.
+
+    Raises:
+        TitheError: there is none of that name, or what it needs is not there.
+    """
+    return readout(name).make(name.partition(":")[2], run)
 
 
 def step(name: str) -> Callable[..., Any]:
@@ -106,7 +128,7 @@ def split_specs(text: str) -> list[str]:
     return parts
 
 
-def _load(group: str, name: str, base: type[T]) -> type[T]:
+def _load(group: str, name: str, base: type[T], *, plain: bool = False) -> type[T]:
     points = [point for point in entry_points(group=group) if point.name == name]
     if not points:
         kind = group.rpartition(".")[2].removesuffix("s")
@@ -117,10 +139,11 @@ def _load(group: str, name: str, base: type[T]) -> type[T]:
             message = f"`{name}` is claimed by two packages, {_package(points[0])} and {_package(point)}"
             raise SettingsError(message, hint="uninstall one of them")
     cls = found[0]
-    if not (isinstance(cls, type) and issubclass(cls, base) and is_dataclass(cls)):
+    if not (isinstance(cls, type) and issubclass(cls, base) and (plain or is_dataclass(cls))):
         what = f"{base.__module__}.{base.__qualname__}"
-        raise SettingsError(f"`{points[0].value}` of {_package(points[0])} is not a dataclass derived from `{what}`")
-    return cast("type[T]", cls)
+        kind = "class" if plain else "dataclass"
+        raise SettingsError(f"`{points[0].value}` of {_package(points[0])} is not a {kind} derived from `{what}`")
+    return cls
 
 
 def _import(point: EntryPoint) -> Any:

@@ -1,4 +1,4 @@
-"""Foreign text made safe to show: nothing in it moves the cursor, hides, turns around or fills the screen."""
+"""Make foreign text safe to print: nothing in it moves the cursor, hides, turns around or floods the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MOST = 1000  # characters of a message: what is longer buries what it says
-QUOTED = 200  # characters of one value in it, about two lines of a screen
+QUOTED = 200  # characters of one value in it, about two lines of a terminal
 
 # Control characters of both sets (ESC is one, and so is C1's CSI), marks that turn the direction of writing, invisible
 # characters, separators that end a line, half characters and tags. Joiners stay: emoji and Persian need them.
@@ -22,7 +22,7 @@ _USER = re.compile(r"(?<=://)[^/\s`@]*@")  # a name and a password in an address
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Show characters that a terminal acts upon, or hides, by their escapes, such as `\x1b`.
+    r"""Escape characters that a terminal acts upon or hides, such as `\x1b`.
 
     Args:
         text: somebody else's.
@@ -47,27 +47,27 @@ def shorten(text: str, most: int = QUOTED) -> str:
 
 
 def one_line(message: str) -> str:
-    """A message as a person reads it: one line, no longer than it can be read, and no password of an address."""
+    """Put a message on one line, cut it to a readable length, and hide passwords in addresses."""
     words = printable(_USER.sub("***@", " ".join(message.split())))
     return shorten(_QUOTES.sub(lambda found: f"`{shorten(found[1])}`", words), MOST)
 
 
 def hint_line(hint: str) -> str:
-    """A hint on one line; what it quotes may be a whole command, which is to be copied."""
+    """Put a hint on one line; commands that it quotes stay whole, so that they can be copied."""
     return shorten(printable(_USER.sub("***@", " ".join(hint.split()))), MOST)
 
 
 def counted(n: int, thing: str) -> str:
-    """Return how many things there are, as a person writes it: `1 pass`, `1,200 passes`."""
+    """Format a count and its noun: `1 pass`, `1,200 passes`."""
     return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}{'es' if thing.endswith('s') else 's'}"
 
 
 def json_text(value: Mapping[str, Any] | list[Any], indent: int | None = 2) -> str:
-    """JSON for a screen or a pipe: the same data, with what a terminal acts upon as JSON's own escapes."""
+    """Format JSON for a terminal or a pipe, with control characters as JSON's own escapes."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     return _HIDDEN.sub(lambda found: found[0] if found[0] == "\n" else json_escape(found[0]), text)
 
 
 def json_escape(char: str) -> str:
-    r"""`\u` and four digits, twice for a character beyond them."""
+    r"""Escape a character as `\uXXXX`, or as two of these above U+FFFF."""
     return "".join(f"\\u{unit:04x}" for unit in memoryview(char.encode("utf-16-le", "surrogatepass")).cast("H"))

@@ -1,11 +1,12 @@
-"""A YAML file of settings: plain values that mean what they say, whatever else YAML can do.
+"""Read a YAML file of settings, and refuse what a file may not switch on alone.
 
-Words and numbers are read as in YAML 1.2: `no` and `1:30` are text, as is a date. A file of settings is small, and so
-is what it says once its aliases are written out.
+Words and numbers are read as in YAML 1.2: `no`, `1:30` and a date are text. A file of settings is small, also once its
+aliases are expanded. It cannot send a key or run code unless the command line asks for that, too.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,10 +18,16 @@ from tithe.errors import SettingsError
 from tithe.foreign import cut, foreign, read_small
 
 MOST_BYTES = 1 << 18
-MOST_WRITTEN_OUT = 1 << 20  # characters and entries, each alias counted as what it stands for
+MOST_EXPANDED = 1 << 20  # characters and entries, each alias counted as what it stands for
 DEEPEST = 40
 TAG = "tag:yaml.org,2002:"
 MERGE = f"{TAG}merge"
+KEY_ENV = "TITHE_API_KEY"  # holds the key of an endpoint where no other name is given
+NAME = re.compile(r"[A-Z_][A-Z0-9_]*")  # of a variable, as people write them
+CODE = ("trust_remote_code", "allow_code_execution")
+ADDRESSES = ("endpoint", "judge")
+OFF = ("", "0", "f", "false", "n", "no", "none", "null", "off")
+TRUST = "or take it out of the file: whoever wrote that may not be you"
 FORMS = {
     "null": re.compile(r"~|null|Null|NULL|"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
@@ -34,18 +41,18 @@ FORMS = {
 }
 
 
-class Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Tells what a plain word is; constructs nothing."""
+class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Find the type of a plain word; construct nothing."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  # as PyYAML has it
 
 
 for _name, _form in FORMS.items():
-    Loader.add_implicit_resolver(TAG + _name, re.compile(rf"(?:{_form.pattern})\Z"), None)
+    PlainLoader.add_implicit_resolver(TAG + _name, re.compile(rf"(?:{_form.pattern})\Z"), None)
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:
-    """Return what a YAML file says; keys with dashes have underscores at the top.
+    """Return the values of a YAML file; dashes in its top-level keys become underscores.
 
     Raises:
         SettingsError: no such file, not YAML, not a mapping, a key twice, or more than a file of settings says.
@@ -69,7 +76,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
 
 
 def parsed(text: str) -> yaml.Node | None:
-    loader = Loader(text)
+    loader = PlainLoader(text)
     try:
         node: yaml.Node | None = loader.get_single_node()
         return node
@@ -78,7 +85,7 @@ def parsed(text: str) -> yaml.Node | None:
 
 
 def underscored(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the settings under their own names.
+    """Replace the dashes in the names of settings.
 
     Raises:
         SettingsError: one of them is there with a dash and with an underscore.
@@ -93,17 +100,17 @@ def underscored(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 class Values:
-    """Values of a tree of YAML nodes.
+    """Convert a tree of YAML nodes to values.
 
     Args:
         path: for messages.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.left = path, MOST_WRITTEN_OUT
+        self.path, self.left = path, MOST_EXPANDED
 
     def of(self, node: yaml.Node, depth: int = 0) -> Any:
-        """Return a node's value, its aliases written out."""
+        """Return a node's value with its aliases expanded."""
         self.left -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
         if self.left < 0:
             self.fault(node, "its aliases stand for more than a file of settings can say")
@@ -118,7 +125,7 @@ class Values:
         self.fault(node, f"the tag `{short(node.tag)}` is not read here")
 
     def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
-        """Return its entries; what `<<` brings gives way to the mapping's own."""
+        """Return a mapping's entries; its own win over those that `<<` merges."""
         merged: dict[str, Any] = {}
         own: dict[str, Any] = {}
         for key, value in node.value:
@@ -142,7 +149,7 @@ class Values:
             yield self.of(one, depth + 1)
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
-        """Return what a word is: text, a number, true, false or nothing."""
+        """Return the value of a word: text, a number, true, false or None."""
         kind, text = node.tag.removeprefix(TAG), str(node.value)
         if kind in ("str", "merge"):
             return text
@@ -164,5 +171,64 @@ class Values:
 
 
 def short(tag: str) -> str:
-    """A tag as it is written."""
+    """Return a tag as a user writes it."""
     return cut(tag.replace(TAG, "!!"))
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text looks like a variable's name; anything else may be the key itself."""
+    return NAME.fullmatch(text) is not None
+
+
+def check_powers(values: Mapping[str, Any], flags: Mapping[str, Any], path: Path) -> None:
+    """Refuse to run code or send a key because a file says so, unless the command line asks for the same.
+
+    Args:
+        values: of the file, nested ones too.
+        flags: of the command line, those left out as None.
+        path: of the file, for messages.
+
+    Raises:
+        SettingsError: names the setting and the flag.
+    """
+    for where, name, value in settings_within(values):
+        given = flags.get(name)
+        if given is not None and (where == name or given == value):  # a flag goes before the same setting of the file
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if name in CODE and str(value).strip().lower() not in OFF:
+            raise SettingsError(
+                f"`{path}` sets `{where}`, and a file cannot switch that on alone",
+                hint=f"add `{flag}` to the command, {TRUST}",
+            )
+        if name == "api_key_env" and value not in (None, KEY_ENV):
+            variable = f" {value}" if is_name(str(value)) else ""  # it may be the key itself, which is not repeated
+            raise SettingsError(
+                f"`{path}` sets `{where}`, and a file cannot choose alone which key is sent",
+                hint=f"add `{flag}{variable}` to the command, {TRUST}",
+            )
+        sends = name in ADDRESSES and "://" in str(value) and os.environ.get(KEY_ENV, "").strip()
+        if sends and flags.get("api_key_env") is None:
+            raise SettingsError(
+                f"`{path}` would send the key in `{KEY_ENV}` to `{value}`, and a file cannot do that alone",
+                hint=f"add `--api-key-env {KEY_ENV}` to the command, {TRUST}",
+            )
+
+
+def settings_within(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield the place (`judge.endpoint`), name and value of each plain setting, nested ones too."""
+    waiting: list[tuple[str, Any]] = [("", values)]
+    seen = set[int]()
+    while waiting:
+        where, one = waiting.pop()
+        if id(one) in seen:  # YAML's aliases: the same thing in several places, or within itself
+            continue
+        seen.add(id(one))
+        named = one.items() if isinstance(one, Mapping) else (("", part) for part in one)
+        for key, value in named:
+            name = str(key).replace("-", "_")
+            place = f"{where}.{name}".strip(".")
+            if isinstance(value, Mapping | list | tuple):
+                waiting.append((place, value))
+            else:
+                yield place, name, value

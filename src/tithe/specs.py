@@ -18,7 +18,7 @@ _OPEN, _CLOSE, _QUOTES = "([{", ")]}", "'\""
 
 
 def read_settings(cls: type, name: str, settings: Mapping[str, str]) -> dict[str, Any]:
-    """Values for a dataclass's constructor, read by the types of its fields.
+    """Read the values for a dataclass's constructor by the types of its fields.
 
     int, float, bool, str, Literal, and Optional of these (`none`). Fields marked as learned are nobody's to set.
 
@@ -42,7 +42,7 @@ def read_settings(cls: type, name: str, settings: Mapping[str, str]) -> dict[str
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Name and settings, still text."""
+    """Split a spec into its name and its settings, still as text."""
     name, bracket, rest = spec.strip().partition("(")
     name = name.strip()
     if not name or (bracket and not rest.endswith(")")) or (not bracket and ")" in name):
@@ -59,7 +59,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def split_top(text: str) -> Iterator[str]:
-    """Parts between top-level commas."""
+    """Yield the parts between top-level commas."""
     start, depth, quote = 0, 0, ""
     for place, char in enumerate(text):
         if quote:
@@ -83,7 +83,7 @@ def _required(one: Field[Any]) -> bool:
 
 
 def read_setting(text: str, hint: Any, what: str) -> Any:
-    """The value that a text stands for under a type hint."""
+    """Convert a text to a type."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     plain = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES else text
     for kind in sorted(kinds, key=lambda kind: kind is str):  # text fits everything, so it is tried last

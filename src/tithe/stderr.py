@@ -1,4 +1,4 @@
-"""stderr that never ends a run: where it cannot be written, the run goes on in silence and its record says so."""
+"""Keep a run alive when stderr cannot be written: it goes on silently, and its record says so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STDERR = 2  # its descriptor
 
 
 class SteadyStream:
-    """A text stream whose failure is noted instead of raised.
+    """Text stream that notes a failure instead of raising it.
 
     Args:
         stream: where it goes.
@@ -40,7 +40,7 @@ class SteadyStream:
         """Do nothing: all is written at once."""
 
     def give_up(self, why: str) -> None:
-        """Send what is still to come, and what waits to be written, nowhere; else Python's end fails over it."""
+        """Send all further output nowhere; otherwise Python fails when it flushes at exit."""
         self.trouble = self.trouble or why
         with suppress(OSError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -53,7 +53,7 @@ class SteadyStream:
 
 @contextmanager
 def steady_stderr() -> Iterator[None]:
-    """Make `sys.stderr` one that never fails.
+    """Replace `sys.stderr` with a stream that never fails.
 
     Where a process was started without one, descriptor 2 is taken: the next file opened would have it, and libraries
     would write their warnings into that file.

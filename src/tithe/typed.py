@@ -1,13 +1,16 @@
-"""Base of settings whose values are what they say: `true` is no number, `5.5` no count, an empty name no name."""
+"""Checked types of settings: `true` is no number, `5.5` is no count, and an empty text is no name."""
 
 from __future__ import annotations
 
+import inspect
 import numbers
+import re
 import types
-from collections.abc import Mapping
-from typing import Annotated, Any, Union, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from tithe.errors import SettingsError, did_you_mean
@@ -15,6 +18,7 @@ from tithe.foreign import shown
 from tithe.specs import SEEDS
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # long name -> the one that files and keys hold
 LARGEST = 2**63 - 1  # a whole number beyond is no setting, and none that NumPy or a file can hold
 PLAIN = {
     "int_type": "it must be a whole number",
@@ -28,15 +32,36 @@ PLAIN = {
 }
 
 
+@dataclass(frozen=True)
+class Flag:
+    """How a setting is written on the command line, besides its own name.
+
+    Args:
+        other: more names, such as `-m`.
+        metavar: what stands for the value on the help page.
+        kind: type of the text; None takes the setting's.
+        negative: whether `--no-NAME` switches it off; those that are on, or nothing, by default have it anyway.
+        emptied: help of `--no-NAME`, which empties a list.
+        positional: whether the value stands without a name.
+    """
+
+    other: tuple[str, ...] = ()
+    metavar: str | None = None
+    kind: type | None = None
+    negative: bool = False
+    emptied: str | None = None
+    positional: bool = False
+
+
 class Typed(BaseModel):
-    """Frozen settings by name; types are strict, and no unknown name is taken."""
+    """Frozen settings with strict types; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
     def read_values(cls, values: Any) -> Any:
-        """Take YAML's lists and words for what the setting is, and refuse what no setting can be."""
+        """Convert YAML's lists and words to the types of the settings, and refuse impossible values."""
         if not isinstance(values, Mapping):
             return values
         fields = cls.model_fields
@@ -44,7 +69,7 @@ class Typed(BaseModel):
 
 
 def read_value(name: str, value: Any, field: FieldInfo) -> Any:
-    """Return the value as its setting's type has it.
+    """Convert a value to its setting's type.
 
     Raises:
         SettingsError: an empty text where a name is needed, a NUL character, or a number that nothing can hold.
@@ -73,12 +98,26 @@ def plain_number(value: Any) -> Any:
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one there is."""
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    """Return the types of a union, or the one there is, without their checks."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return tuple(get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds)
+
+
+def meanings(model: type) -> dict[str, str]:
+    """Return each setting's line under `Args` in the docstrings of a settings class and its bases."""
+    found: dict[str, str] = {}
+    for one in reversed(model.__mro__):
+        name = ""
+        for line in inspect.cleandoc(one.__doc__ or "").partition("Args:\n")[2].splitlines():
+            if match := re.fullmatch(r" {4}(\w+): (.*)", line):
+                name, found[match[1]] = match[1], match[2]
+            elif line.strip() and name:
+                found[name] += " " + line.strip()
+    return found
 
 
 def wrong_value(error: ValidationError, model: type[BaseModel], where: str = "") -> SettingsError:
-    """Make one sentence of what pydantic says.
+    """Make one sentence of a validation error.
 
     Args:
         error: of the values.
@@ -103,17 +142,61 @@ def wrong_value(error: ValidationError, model: type[BaseModel], where: str = "")
     return SettingsError(f"`{name}`{of} cannot be `{shown(given)}`: {said}")
 
 
-def at_least_one(value: int) -> int:
-    if value < 1:
-        raise ValueError("it must be at least 1")
-    return value
+def checked(fits: Callable[[Any], bool], said: str) -> AfterValidator:
+    """Make a validator that refuses a value with the message `said` unless `fits` accepts it."""
+
+    def check(value: Any) -> Any:
+        if not fits(value):
+            raise ValueError(said)
+        return value
+
+    return AfterValidator(check)
 
 
-def usable_seed(value: int) -> int:
-    if not 0 <= value < SEEDS:
-        raise ValueError(f"it must be at least 0 and below {SEEDS}")
-    return value
+def one_or_several(value: Any) -> Any:
+    """Turn one text into a list of one."""
+    return (value,) if isinstance(value, str) else value
 
 
-Count = Annotated[int, AfterValidator(at_least_one)]
-Seed = Annotated[int, AfterValidator(usable_seed)]
+def split_by(split: Callable[[str], Iterable[str]]) -> BeforeValidator:
+    """Make a validator that splits each text of a list into its entries."""
+
+    def read(value: Any) -> Any:
+        texts = one_or_several(value)
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            return value
+        return tuple(part for text in texts for part in split(text))
+
+    return BeforeValidator(read)
+
+
+def between_commas(text: str) -> list[str]:
+    """Return the entries of `a, b`."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def read_labels(value: Any) -> Any:
+    """Return the labels in `good,fair`, in a list, or in YAML's `true` and `1`; return anything else unchanged."""
+    many = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(one, str | int) for one in many):
+        return value
+    texts = [str(one).lower() if isinstance(one, bool) else str(one) for one in many]
+    return tuple(label for text in texts for label in between_commas(text))
+
+
+def short_dtype(value: Any) -> Any:
+    """Return the short name of a dtype: `bf16` for `bfloat16`."""
+    return DTYPES.get(value, value) if isinstance(value, str) else value
+
+
+Count = Annotated[int, checked(lambda n: n >= 1, "it must be at least 1")]
+Seed = Annotated[int, checked(lambda n: 0 <= n < SEEDS, f"it must be at least 0 and below {SEEDS}")]
+WholeNumber = Annotated[int, checked(lambda n: n >= 0, "it must be 0 or more")]
+NotNegative = Annotated[float, checked(lambda x: x >= 0, "it must be 0 or more")]
+Positive = Annotated[float, checked(lambda x: x > 0, "it must be above 0")]
+Share = Annotated[float, checked(lambda x: 0 <= x < 1, "it must be at least 0 and below 1")]
+Texts = Annotated[tuple[str, ...], BeforeValidator(one_or_several)]
+Names = Annotated[tuple[str, ...], split_by(between_commas)]
+Labels = Annotated[tuple[str, ...], BeforeValidator(read_labels)]
+Dtype = Annotated[Literal["auto", "fp32", "bf16", "fp16"], BeforeValidator(short_dtype)]
+WeightDtype = Annotated[Literal["auto", "fp32", "bf16", "fp16", "fp8"], BeforeValidator(short_dtype)]

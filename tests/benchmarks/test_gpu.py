@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.engine.models import load
 from tithe.engine.engine import Engine
-from tithe.engine.forward.varlen import Varlen
+from tithe.engine.forward.attention import Varlen
 from tithe.records import Pass
 
 GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from tests.data.small import CHATML, CORPUS, Letters, dialogue, example, tokenizer
 from tests.data.test_templates import DIALOGUES, REAL
+from tests.matrix import pairs
 from tests.shared import SHARED
 from tithe.data.render import Encoded, Renderer, RenderSettings, TemplateRenderer, Truncation, make_renderer
 from tithe.data.rendered import Rendered
@@ -422,8 +423,7 @@ def test_describe_names_everything_that_changes_ids() -> None:
 
 @shared
 @needs_tokenizers
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("path", "name"), pairs(REAL, NAMES, lambda path: path.stem))
 def test_real_templates_on_real_tokenizers(path: Any, name: str) -> None:
     made = renderer(real(name), template=str(path))
     backend = made._tokens._backend()

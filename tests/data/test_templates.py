@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from tests.data.small import CHATML, dialogue, example, tokenizer
+from tests.matrix import pairs
 from tests.shared import SHARED
 from tithe.data.chat import ChatTemplate
 from tithe.data.rendered import Rendered
@@ -299,8 +300,7 @@ def test_there_are_the_real_templates() -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("name", DIALOGUES)
-@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("path", "name"), pairs(REAL, list(DIALOGUES), lambda path: path.stem))
 def test_real_templates(path: Path, name: str) -> None:
     template, one = chat(path.read_text(encoding="utf-8")), DIALOGUES[name]
     out = template.render(one)

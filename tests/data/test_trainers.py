@@ -158,6 +158,7 @@ def test_trl_learns_exactly_the_responses(tmp_path: Path, tooled: Path, records:
         assert tokenizer.decode(learnt[len(scored) :]) == "<|end|>\n"
 
 
+@pytest.mark.slow
 def test_the_trl_program_reads_every_shape(tmp_path: Path) -> None:
     """Without training: what TRL is given, of a file whose later records have more than the first."""
     for records in (ALPACA, SHAREGPT, PAIRS, [CALLED, SEVERAL]):

@@ -13,6 +13,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from tests.data.small import CHATML, dialogue, example, tokenizer
 from tests.data.test_render import NAMES, encoded, needs_tokenizers, passes, real, renderer, response
 from tests.data.test_templates import CALL, DIALOGUES, REAL, TOOL, WEATHER
+from tests.matrix import pairs
 from tests.shared import SHARED
 from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
 from tithe.data.chat import ChatTemplate
@@ -54,8 +55,7 @@ def whole_text(template: ChatTemplate, one: Example, special: dict[str, Any]) ->
 
 @pytest.mark.shared
 @needs_tokenizers
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("path", "name"), pairs(REAL, NAMES, lambda path: path.stem))
 def test_ids_are_those_of_the_whole_text(path: Path, name: str) -> None:
     tok = real(name)
     made = renderer(tok, template=str(path))
@@ -80,8 +80,7 @@ def test_ids_are_those_of_the_whole_text(path: Path, name: str) -> None:
 
 @pytest.mark.shared
 @needs_tokenizers
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("path", "name"), pairs(REAL, NAMES, lambda path: path.stem))
 def test_a_worked_example_is_an_earlier_turn_of_the_whole_text(path: Path, name: str) -> None:
     """With a template that can go on, the pass reads as one dialogue of four turns."""
     tok = real(name)

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from tests.forked import Forked
 from tithe import cli
 
 
@@ -70,15 +71,24 @@ class Command:
         return done
 
 
-def child(script: str, *arguments: object, env: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
-    """A Python process of its own that runs `script` with the arguments in `sys.argv`."""
+def child(
+    script: str, *arguments: object, env: Mapping[str, str] | None = None, fresh: bool = False, session: bool = False
+) -> subprocess.Popen[str]:
+    """Start a Python process of its own that runs `script` with the arguments in `sys.argv`.
+
+    It is a fork of one that has imported all of tithe, unless a `fresh` interpreter is asked for.
+    """
+    texts = list(map(str, arguments))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})}
+    if sys.platform == "linux" and not fresh:
+        return cast("subprocess.Popen[str]", Forked(script, texts, environment, session))
     return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
+        [sys.executable, "-c", script, *texts],
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **more,
+        start_new_session=session,
     )
 
 

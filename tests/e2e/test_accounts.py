@@ -70,7 +70,7 @@ def tune(model: object, out: Path, **more: object) -> list[object]:
     return ["tune", "starter", "-m", model, "-o", out, *flags]
 
 
-@pytest.mark.parametrize(("name", "save"), [("SIGINT", 1), ("SIGTERM", 0)])
+@pytest.mark.parametrize(("name", "save"), [pytest.param("SIGINT", 1, marks=pytest.mark.thorough), ("SIGTERM", 0)])
 def test_a_training_that_is_stopped(tithe: Command, model_dir: Path, tmp_path: Path, name: str, save: int) -> None:
     out, number = tmp_path / "tuned", getattr(signal, name)
     given = tune(model_dir, out, **{"save-steps": save})

@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.e2e.command import Command, child, read_jsonl, records, write_jsonl
 from tests.e2e.test_resume import HASTY, count_parts, keys_of_parts, wait_for
 from tests.small_model import make_model
-from tithe.config import HeadSettings
 from tithe.engine.forward.states import Tap
 from tithe.lab.heads import train_head as heads_module
+from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.train_head import train_head
 
 QUICK: list[object] = ["--dtype", "fp32", "--resamples", 50]

@@ -47,7 +47,12 @@ def at_work(process: subprocess.Popen[str], run: Path, parts: int) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_and_run_again(tithe: Command, model_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "killed",
+    [["child"], pytest.param(["child", "parent", "interrupt"], marks=pytest.mark.thorough)],
+    ids=["once", "in every way"],
+)
+def test_killed_and_run_again(tithe: Command, model_dir: Path, tmp_path: Path, killed: list[str]) -> None:
     """The child, the parent, and Ctrl-C, one after the other on one run folder."""
     data = write_jsonl(tmp_path / "many.jsonl", records(240))
     straight, broken, one = tmp_path / "straight", tmp_path / "broken", tmp_path / "one"
@@ -56,7 +61,7 @@ def test_killed_and_run_again(tithe: Command, model_dir: Path, tmp_path: Path) -
     assert "on cpu, cpu (one process each) in float32" in done.err
     assert whole["engine"]["devices"] == ["cpu", "cpu"]
     run = broken / "k.tithe"
-    for n, how in enumerate(("child", "parent", "interrupt"), 1):
+    for n, how in enumerate(killed, 1):
         process = child(HASTY, 0.2, *command(data, model_dir, broken))
         enough = partial(at_work, process, run, 4 * n)
         assert wait_for(enough, process), how

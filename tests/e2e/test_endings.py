@@ -87,7 +87,7 @@ def test_an_ignored_signal_stays_ignored(small: Path, model_dir: Path, tmp_path:
     assert process.returncode == 0 and json.loads(out)["outcome"] == {"status": "finished"}, err
 
 
-@pytest.mark.parametrize("how", ["full", "closed"])
+@pytest.mark.parametrize("how", [pytest.param("full", marks=pytest.mark.thorough), "closed"])
 def test_a_log_that_cannot_be_written_ends_nothing(small: Path, model_dir: Path, tmp_path: Path, how: str) -> None:
     full = Path("/dev/full")
     if how == "full" and not full.exists():

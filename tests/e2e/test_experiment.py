@@ -153,11 +153,12 @@ def test_another_design_is_refused_by_name(done, tithe):
     assert "another `limit`: None, here 50" in tithe.fails("experiment", path, "-o", place / "out", "--limit", 50).err
 
 
+@pytest.mark.thorough
 def test_killed_it_goes_on_and_ends_the_same(tmp_path, model_dir):
     """The whole process group killed after some cells; another folder that was left alone says the same."""
     path = write(tmp_path, model_dir)
     experiment(read_experiment(path, {}), tmp_path / "straight")
-    process = child(RUN, "experiment", path, "-o", tmp_path / "killed", start_new_session=True)
+    process = child(RUN, "experiment", path, "-o", tmp_path / "killed", session=True)
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "killed").glob("cells/*/cell.json"))) < 3:
         assert process.poll() is None and time.monotonic() < deadline
@@ -173,6 +174,7 @@ def test_killed_it_goes_on_and_ends_the_same(tmp_path, model_dir):
         assert np.isclose(float(one["effect"]), float(other["effect"]), atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_worker_ends_with_a_killed_experiment(tmp_path, model_dir):
     """Killed alone, in the middle of a cell that would go on for a minute."""
     long = {"train_batch_size": 4, "learning_rate": 1e-3, "num_train_epochs": 500, "save_steps": 0}

@@ -41,12 +41,14 @@ def test_version(tithe: Command) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["select", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    out, err = child(f"HEAVY = {HEAVY}\n{LIGHT}", *arguments).communicate(timeout=60)
+    out, err = child(f"HEAVY = {HEAVY}\n{LIGHT}", *arguments, fresh=True).communicate(timeout=60)
     assert out.splitlines()[-1] == "heavy: []", err
 
 
 def test_import_is_light_too() -> None:
-    out, err = child(f"import sys, tithe; print([name for name in {HEAVY} if name in sys.modules])").communicate()
+    out, err = child(
+        f"import sys, tithe; print([name for name in {HEAVY} if name in sys.modules])", fresh=True
+    ).communicate()
     assert out == "[]\n", err
 
 

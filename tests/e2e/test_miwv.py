@@ -17,19 +17,21 @@ from tithe.records import Scores
 from tithe.selectors.budget import Budget
 from tithe.selectors.rank import Top
 
-# Embeddings, too, are written after every batch.
+pytestmark = pytest.mark.slow
+
+# Embeddings, too, are written after every batch. In a fresh interpreter: others import what is replaced here.
 HASTIER = HASTY.replace(
     "engine.Engine.batch = batch",
     """engine.Engine.batch = batch
-import tithe.engine.forward.hidden as hidden
+import tithe.engine.readouts.pooled as hidden
 import tithe.neighbours.vectors as vectors
 vectors.FLUSH_SECONDS = 0.0
-states = hidden.hidden
+states = hidden.pooled_vectors
 def slowly(*arguments, **more):
     for found in states(*arguments, **more):
         time.sleep(pause)
         yield found
-hidden.hidden = slowly
+hidden.pooled_vectors = slowly
 """,
 )
 FIXED: list[object] = ["--dtype", "fp32", "--encoder", "tfidf"]
@@ -103,7 +105,6 @@ def test_nothing_of_an_earlier_run_stays(tithe: Command, small: Path, model_dir:
     assert "is not ours, and would be overwritten" in failed.err
 
 
-@pytest.mark.slow
 def test_other_neighbours_are_other_answers(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     """One folder for several settings gives what a folder for each gives."""
     variants: list[list[object]] = [["--encoder", "tfidf"], ["--encoder", "self"], ["--encoder", "tfidf", "--shots", 2]]
@@ -119,7 +120,6 @@ def test_other_neighbours_are_other_answers(tithe: Command, small: Path, model_d
     assert not np.allclose(seen[0], seen[1]) and not np.allclose(seen[0], seen[2])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scorer", ["miwv", "wici(near=6, probes=2)", "nuggets(anchors=4)"])
 def test_order_and_batches_do_not_change_a_score(tithe: Command, model_dir: Path, tmp_path: Path, scorer: str) -> None:
     data = write_jsonl(tmp_path / "data.jsonl", records(24))
@@ -296,7 +296,6 @@ def test_counts_of_the_papers_tables(pool: int, kept: tuple[int, ...]) -> None:
 # Killed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "scorer", ["miwv", pytest.param("wici(near=6, probes=2),ifd", marks=pytest.mark.slow)], ids=["miwv", "wici"]
 )
@@ -321,7 +320,7 @@ def test_killed_and_run_again(tithe: Command, model_dir: Path, tmp_path: Path, s
         "later": lambda: count_parts(run / "answers") >= 12,
     }
     for name, moment in moments.items():
-        process = child(HASTIER, 0.01, *command(broken))
+        process = child(HASTIER, 0.01, *command(broken), fresh=True)
         reached = wait_for(moment, process)
         process.kill()
         process.communicate()
@@ -358,7 +357,6 @@ def test_a_plan_needs_no_weights(tithe: Command, small: Path, model_dir: Path, t
 # What cannot be
 
 
-@pytest.mark.slow
 def test_settings_that_nothing_reads(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     command = ("score", small, "--model", model_dir, "--run-dir", tmp_path / "run")
     for flag, value, readers in (
@@ -493,7 +491,6 @@ def test_a_flag_that_the_spec_overrides_is_refused(
     tithe.ok(*score, "--shots", 2)
 
 
-@pytest.mark.slow
 def test_the_response_stays_whole(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     """With worked examples the prompt gives way to the length, unless something else is asked for."""
     planned = ("plan", small, "--model", model_dir, "--max-length", 40, "--json", "--scorer")

@@ -82,6 +82,7 @@ def notes_of(found: Any) -> dict[str, int]:
     return next((notes for one in found if (notes := notes_of(one))), {}) if isinstance(found, list) else {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "deed", "account", "learns"),
     [

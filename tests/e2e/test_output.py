@@ -13,6 +13,8 @@ import pytest
 
 from tests.e2e.command import Command, read_jsonl, records, write_jsonl
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = {
     "id": pa.string(),
     "row": pa.int64(),
@@ -118,7 +120,6 @@ def test_all_turns_are_examples_of_their_record(tithe: Command, model_dir: Path,
     assert all(record["tithe_reason"] == ["below the budget"] * 2 for record in dropped)
 
 
-@pytest.mark.slow
 def test_json_stands_alone_on_stdout(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     done = tithe.ok("score", small, "--model", model_dir, "-o", tmp_path / "s.parquet", "--json")
     assert done.json == json.loads((tmp_path / "s.tithe" / "run.json").read_text())
@@ -167,7 +168,6 @@ def test_kept_in_another_shape(tithe: Command, small: Path, model_dir: Path, tmp
         assert record["category"] in ("letters", "sums", "colours")
 
 
-@pytest.mark.slow
 def test_settings_of_select(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     """Filters, ranking, strata, budgets: each against a count made from the score table."""
     select = ("select", small, "--model", model_dir, "--run-dir", tmp_path / "run", "--json")

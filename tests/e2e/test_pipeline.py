@@ -17,6 +17,8 @@ from tests.e2e.command import Command, child, read_jsonl, records, write_jsonl
 from tests.e2e.test_resume import HASTY, count_parts, keys_of_parts, nothing_twice, wait_for
 from tests.small_model import make_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def other_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,7 +39,6 @@ def table(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.slow
 def test_two_stages_are_two_selections(
     tithe: Command, small: Path, model_dir: Path, other_dir: Path, tmp_path: Path
 ) -> None:
@@ -59,7 +60,6 @@ def test_two_stages_are_two_selections(
     assert [row["dropped"] for row in ours] == [row["dropped"] for row in theirs]
 
 
-@pytest.mark.slow
 def test_three_stages_with_selectors_of_their_own(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     model = ["--model", model_dir]
     strata = "stratified(by=category)"
@@ -79,7 +79,6 @@ def test_three_stages_with_selectors_of_their_own(tithe: Command, small: Path, m
     assert [(stage["in"], stage["kept"]) for stage in done["stages"]] == [(60, 48), (48, 12), (12, 6)]
 
 
-@pytest.mark.slow
 def test_the_starter_set_with_the_bundled_model(tithe: Command, tmp_path: Path) -> None:
     settings = ["--model", "pocket", "--limit", 150, "--dtype", "fp32"]
     first = ["select", "starter", *settings, "-s", "superfiltering", "-k", "30%", "-o", tmp_path / "a.jsonl"]
@@ -182,7 +181,6 @@ def stages_of(tithe: Command, data: Path, model: Path, text: str, *more: object)
     return stages
 
 
-@pytest.mark.slow
 def test_budgets_compound(tithe: Command, small: Path, model_dir: Path) -> None:
     def kept(text: str, *more: object) -> list[int]:
         return [stage["kept"] for stage in stages_of(tithe, small, model_dir, text, *more)]
@@ -216,7 +214,6 @@ def test_token_budgets_are_paid_with_the_stages_own_tokens(tithe: Command, small
     assert stages[0]["kept"] > stages[1]["kept"] > stages[2]["kept"] > 0
 
 
-@pytest.mark.slow
 def test_filters_go_to_the_first_stage_that_has_their_column(tithe: Command, small: Path, model_dir: Path) -> None:
     text = f"length:100% -> ifd|bottom:50% -> ifd@{model_dir}|bottom:50%"
 
@@ -260,7 +257,6 @@ def test_turns_are_dropped_one_by_one(tithe: Command, model_dir: Path, tmp_path:
     }
 
 
-@pytest.mark.slow
 def test_neighbours_are_those_that_are_left(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     """Worked examples, and the words that tf-idf knows: as if the earlier stage's file were all there is."""
     settings = ["--model", model_dir, "--encoder", "tfidf(dims=8)"]
@@ -311,7 +307,6 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path / "site")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["tfidf(dims=8)", "self"])
 @pytest.mark.parametrize("alone", [True, False], ids=["a stage of its own", "with its scorer"])
 @pytest.mark.usefixtures("apart")
@@ -334,7 +329,6 @@ def test_selectors_that_look_at_vectors(
     assert again["stages"][1]["learned"]["encoders"][encoder]["encoded"] == 0
 
 
-@pytest.mark.slow
 def test_diverse_selectors_in_a_cascade(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     settings = ["--model", model_dir, "--no-drop"]
     vectors = [*settings, "--encoder", "tfidf(dims=8)", "-s", "ifd"]
@@ -350,7 +344,6 @@ def test_diverse_selectors_in_a_cascade(tithe: Command, small: Path, model_dir: 
     assert (tmp_path / "k.jsonl").read_bytes() == hand.read_bytes() and len(read_jsonl(hand)) == 6
 
 
-@pytest.mark.slow
 def test_a_stage_that_keeps_nothing_is_named_and_nothing_is_lost(
     tithe: Command, small: Path, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -405,7 +398,6 @@ def test_an_early_share_of_nothing_is_named(tithe: Command, small: Path, model_d
     assert "error: stage 2, random: a budget of `5%` of 3 examples comes to 0 rows" in failed.err
 
 
-@pytest.mark.slow
 def test_one_model_is_loaded_once_and_two_are_not_held(
     tithe: Command, small: Path, model_dir: Path, other_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,7 +422,6 @@ def test_one_model_is_loaded_once_and_two_are_not_held(
     assert alive == [0, 0]
 
 
-@pytest.mark.slow
 def test_a_data_set_that_changes_between_two_stages_is_noticed(
     tithe: Command, small: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -459,14 +450,12 @@ def test_results_of_earlier_stages_do_not_stay(tithe: Command, small: Path, mode
     assert (run / "stage-2" / "scores.parquet").exists() and not (run / "stage-3" / "scores.parquet").exists()
 
 
-@pytest.mark.slow
 def test_per_token_goes_to_the_stages(tithe: Command, small: Path, model_dir: Path) -> None:
     stages_of(tithe, small, model_dir, "ifd:10 -> superfiltering:5", "--per-token")
     run = small.with_name("run")
     assert [pq.read_metadata(run / f"stage-{n}" / "tokens.parquet").num_rows for n in (1, 2)] == [120, 20]
 
 
-@pytest.mark.slow
 def test_the_run_record_repeats_the_run(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:
     first = ("select", small, "--model", model_dir, "--pipeline", "ifd:50% -> random|bottom:9", "--drop", "n > 50")
     record = tithe.ok(*first, "--seed", 3, "-o", tmp_path / "a.jsonl", "--json").json
@@ -479,7 +468,6 @@ def test_the_run_record_repeats_the_run(tithe: Command, small: Path, model_dir: 
     assert "pipeline" in tithe.fails("plan", "--config", config).err
 
 
-@pytest.mark.slow
 def test_from_python(small: Path, model_dir: Path, tmp_path: Path) -> None:
     import tithe
 
@@ -524,8 +512,9 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_and_run_again(tithe: Command, model_dir: Path, other_dir: Path, tmp_path: Path) -> None:
+    """At every moment; the next test takes one of them."""
     many = write_jsonl(tmp_path / "many.jsonl", records(240))
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     whole = tithe.ok(*staged(many, model_dir, other_dir, straight)).json
@@ -552,7 +541,6 @@ def test_killed_and_run_again(tithe: Command, model_dir: Path, other_dir: Path, 
     assert not list(broken.rglob("*.part")) and not list(broken.rglob("*.tmp"))
 
 
-@pytest.mark.slow
 def test_killed_in_a_stage_and_run_again(tithe: Command, model_dir: Path, other_dir: Path, tmp_path: Path) -> None:
     many = write_jsonl(tmp_path / "many.jsonl", records(60))
     straight, broken = tmp_path / "straight", tmp_path / "broken"

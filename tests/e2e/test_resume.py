@@ -98,7 +98,7 @@ MOMENTS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "moments",
-    [["early"], pytest.param(list(MOMENTS), marks=pytest.mark.slow)],
+    [["early"], pytest.param(list(MOMENTS), marks=pytest.mark.thorough)],
     ids=["once", "at every moment"],
 )
 def test_killed_and_run_again(tithe: Command, many: Path, model_dir: Path, tmp_path: Path, moments: list[str]) -> None:

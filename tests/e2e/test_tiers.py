@@ -18,6 +18,8 @@ from tests.lab.endpoint.server import KEY, reply, serve
 from tests.small_model import make_model
 from tithe.lab.writing.texts import TextStore, key_of, store_name
 
+pytestmark = pytest.mark.slow
+
 # The command, with time to interrupt it between two batches.
 HASTY = """
 import sys, time
@@ -63,7 +65,6 @@ def build(data: Path, model: object, output: Path, *more: object) -> list[object
     ]
 
 
-@pytest.mark.slow
 def test_built_from_a_file_that_holds_the_strong_responses(tithe: Command, few: Path, model_dir: Path) -> None:
     out = few.with_name("t.jsonl")
     other = make_model(few.with_name("other"), seed=1)
@@ -102,7 +103,6 @@ def test_strong_responses_from_another_file(tithe: Command, few: Path, model_dir
     assert dropped["no strong response"] == 2 and dropped["the same prompt again"] == 1 and dropped.total() == 4
 
 
-@pytest.mark.slow
 def test_a_draw_depends_on_the_seed_alone(tithe: Command, few: Path, model_dir: Path) -> None:
     found = []
     for i, more in enumerate((["--sample", 4], ["--sample", 4, "--batch-tokens", 60], ["--sample", 4, "--seed", 1])):
@@ -112,7 +112,6 @@ def test_a_draw_depends_on_the_seed_alone(tithe: Command, few: Path, model_dir: 
     assert found[0] == found[1] != found[2]
 
 
-@pytest.mark.slow
 def test_the_second_time_nothing_is_generated(tithe: Command, few: Path, model_dir: Path) -> None:
     out = few.with_name("t.jsonl")
     first = tithe.ok(*build(few, model_dir, out))
@@ -136,7 +135,6 @@ def parts(folder: Path) -> list[Path]:
     return sorted(folder.rglob("part-*.jsonl"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_killed_and_run_again(tithe: Command, model_dir: Path, tmp_path: Path, temperature: float) -> None:
     data = write_jsonl(tmp_path / "many.jsonl", records(60))
@@ -160,7 +158,6 @@ def test_killed_and_run_again(tithe: Command, model_dir: Path, tmp_path: Path, t
     assert len(keys) == len(set(keys)) == 60
 
 
-@pytest.mark.slow
 def test_one_process_at_a_time(tithe: Command, few: Path, model_dir: Path) -> None:
     out = few.with_name("t.jsonl")
     process = child(HASTY, 5, *build(few, model_dir, out, "--batch-tokens", 10))
@@ -249,7 +246,6 @@ def test_a_server_that_goes_away_leaves_what_it_said(tithe: Command, few: Path) 
     assert moved["weak_models"]["small"]["reused"] == 0  # another address may be another model
 
 
-@pytest.mark.slow
 def test_the_key_is_written_nowhere(tithe: Command, few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TITHE_API_KEY", KEY)
     with serve(key=KEY) as played:
@@ -311,7 +307,6 @@ def test_a_file_for_each_tier(tithe: Command, tmp_path: Path) -> None:
     assert look["models"] == {"high": {"n": 1}, "low": {"its own": 1}}
 
 
-@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("files", "high", "low", "both"),
@@ -495,7 +490,6 @@ def test_stores_of_other_settings_are_others(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "generated")
 
 
-@pytest.mark.slow
 def test_a_batch_is_stored_whole_however_long_it_took(
     tithe: Command, few: Path, model_dir: Path, monkeypatch: Any
 ) -> None:

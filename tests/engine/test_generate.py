@@ -12,8 +12,7 @@ import torch
 from tests.engine.models import CONFIGS, save
 from tests.small_model import change_config, make_model
 from tithe.engine import generate
-from tithe.engine.generate import Generator, Wanted, load_writer, padded, stop_ids
-from tithe.engine.sampling import draw, nucleus
+from tithe.engine.generate import Generator, Wanted, draw, load_writer, nucleus, padded, stop_ids
 from tithe.engine.sources import find_model, load_tokenizer
 from tithe.records import Problem
 

@@ -16,8 +16,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.engine.models import CONFIGS, GROUPED, load, make_pass, save
-from tithe.engine import loading as model_room
-from tithe.engine.dtypes import choose_device, choose_dtype
+from tithe.engine import model as model_room
+from tithe.engine.devices import choose_device, choose_dtype
 from tithe.engine.generate import generation_config
 from tithe.engine.loading import rotary_switch
 from tithe.engine.measure.shape import model_shape

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from tithe.run.describe import engine_record, engine_sentence
 
 from tests.engine.models import load, plain, random_passes, run, twin, worst
 from tithe.engine.engine import Engine
 from tithe.engine.forward import probe
+from tithe.engine.forward.attention import Varlen, probes, whole_rows
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.varlen import Varlen, probes, whole_rows
-from tithe.engine.forward.ways import BY_SEGMENT, WHOLE_ROW, Ask
-from tithe.run.engines import engine_record, engine_sentence
+from tithe.engine.forward.ways import BY_SEGMENT, WHOLE_ROW, Call
 
 Family = Callable[[str], Path]
 Tensor = torch.Tensor
 
 
-def dense(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Ask) -> Tensor:
+def dense(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Call) -> Tensor:
     """One product of all with all under a mask of segments; shares nothing with the engine's ways but `Cuts`."""
     keys = torch.arange(cuts.tokens) if cuts.keys is None else cuts.keys
     key, value = (x[:, :, keys].repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
@@ -39,7 +39,7 @@ def dense(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Ask) -> Te
     return (weights @ value.float()).to(query.dtype).transpose(1, 2)
 
 
-def whole_row(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Ask) -> Tensor:
+def whole_row(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Call) -> Tensor:
     """A wrong one: segments see those before them."""
     return dense(query, key, value, Cuts([cuts.tokens]), ask)
 
@@ -120,7 +120,7 @@ def test_a_way_may_be_for_some_dtypes_alone(ways: Any, family: Family) -> None:
 def test_a_way_that_is_wrong_on_the_models_rows_alone(ways: Any, family: Family) -> None:
     """True on the numbers it was held against: the model's own numbers show it."""
 
-    def sly(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Ask) -> Tensor:
+    def sly(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Call) -> Tensor:
         held_against = cuts.tokens == sum(probes(query.device)[0].lengths)
         return (dense if held_against else whole_row)(query, key, value, cuts, ask)
 
@@ -136,7 +136,7 @@ def test_windows_are_tried_before_a_row_is_long_enough(ways: Any, tmp_path: Path
 
     from tests.engine.models import GROUPED, save
 
-    def no_windows(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Ask) -> Tensor:
+    def no_windows(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Call) -> Tensor:
         if ask.window is not None:
             raise NotImplementedError("no sliding window")
         return dense(query, key, value, cuts, ask)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.engine.models import CONFIGS, load, make_pass, plain, random_passes, run, save, twin, worst
-from tithe.engine.dtypes import choose_device, choose_dtype, multiplies_fp8
+from tithe.engine.devices import choose_device, choose_dtype, multiplies_fp8
 from tithe.engine.engine import OUT_OF_MEMORY, Engine
 from tithe.engine.forward.ways import BY_SEGMENT
 from tithe.engine.measure.fused import cannot, fuse

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch._dynamo
 
+from tithe.engine.forward.attention import TOLERANCE, Varlen
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.varlen import TOLERANCE, Varlen
-from tithe.engine.forward.ways import BY_SEGMENT, Ask, by_segment, compiled_flex
+from tithe.engine.forward.ways import BY_SEGMENT, Call, by_segment, compiled_flex
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,7 +42,7 @@ def test_large_rows(heads: int, key_heads: int, dim: int, dtype: torch.dtype, as
         )
         with torch.inference_mode():
             found = attend(query, key, value, cuts, **asked).float()
-            truth = by_segment(query.float(), key.float(), value.float(), cuts, Ask(dim**-0.5, **asked))
+            truth = by_segment(query.float(), key.float(), value.float(), cuts, Call(dim**-0.5, **asked))
         assert float(((found - truth).abs() / (1 + truth.abs())).max()) <= TOLERANCE[dtype]
     if dtype == torch.bfloat16:
         assert BY_SEGMENT not in attend.chosen.values(), attend.refused

@@ -544,7 +544,7 @@ def test_self_out_of_memory(model_dir: Path, monkeypatch: pytest.MonkeyPatch) ->
     def nothing_fits(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("tithe.engine.forward.hidden.together", nothing_fits)
+    monkeypatch.setattr("tithe.engine.engine.Engine.together", nothing_fits)
     with pytest.raises(ModelError, match=r"`self` is out of memory on a text of \d+ tokens"):
         vectors("self", ["a letter", "the sum"], own=Own(model_dir))
 

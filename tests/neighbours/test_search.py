@@ -72,6 +72,7 @@ def lattices(draw):
     return [unit(rng.integers(-top, top + 1, (draw(st.integers(1, 90)), dim))) for _ in range(2)]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     both=lattices(), k=st.integers(1, 12), other=st.booleans(),

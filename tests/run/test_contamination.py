@@ -10,10 +10,10 @@ import pytest
 
 import tithe as library
 from tests.e2e.command import read_jsonl, records, write_jsonl
-from tithe.config import SelectSettings
 from tithe.errors import DataError, SettingsError
 from tithe.lab.contamination_report import contamination, report
 from tithe.run.pipeline import select
+from tithe.settings import SelectSettings
 
 LONG = "A farmer has seventeen sheep and all but nine of them run away in the night how many are left"
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests.e2e.command import records, write_jsonl
-from tithe.config import ScoreSettings
-from tithe.engine import dtypes, engine, loading
+from tithe.engine import engine, loading
 from tithe.engine.measure import layout
-from tithe.engine.measure.room import Room
+from tithe.engine.measure.machine import dtypes
+from tithe.engine.measure.memory import Room
 from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.report.reporter import Talk
@@ -23,6 +23,7 @@ from tithe.run.engines import engine_record, engine_sentence, make_engine
 from tithe.run.method import set_up
 from tithe.run.model import keep, kept, kept_number, kept_word, read_choices
 from tithe.run.score import score
+from tithe.settings import ScoreSettings
 
 
 def loaded(settings: dict[str, Any], place: Path) -> Any:

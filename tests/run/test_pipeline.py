@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tithe.config import ScoreSettings, SelectSettings, from_flags
 from tithe.errors import DataError, SettingsError
 from tithe.run.pipeline import check_settings, column_names
+from tithe.settings import ScoreSettings, SelectSettings, settings_from
 from tithe.stages import Stage, naming, parse_pipeline, split
 
 
@@ -223,9 +223,9 @@ def test_settings_that_the_stages_have_are_refused(name: str, value: object) -> 
 def test_only_a_selection_takes_a_pipeline(tmp_path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text("dataset: a.jsonl\npipeline: 'ifd:5%'\nkeep_of: kept\n")
-    assert from_flags(SelectSettings, {}, config).pipeline == "ifd:5%"
+    assert settings_from(SelectSettings, {}, config).pipeline == "ifd:5%"
     with pytest.raises(SettingsError, match="has a `pipeline`, which `tithe select` alone carries out"):
-        from_flags(ScoreSettings, {}, config)
+        settings_from(ScoreSettings, {}, config)
     with pytest.raises(SettingsError, match="unknown setting `pipeline`") as caught:
         ScoreSettings.of({"dataset": "a", "pipeline": "ifd:5%"})
     assert "one by one" in (caught.value.hint or "")

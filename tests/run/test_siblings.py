@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import records, write_jsonl
-from tithe.config import ScoreSettings
 from tithe.errors import SettingsError, StoreError
 from tithe.report.reporter import Talk
 from tithe.run.score import score
+from tithe.settings import ScoreSettings
 
 
 class Told(Talk):

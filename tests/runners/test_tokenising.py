@@ -1,28 +1,26 @@
 """Examples encoded in other processes: as here, in order, and with an end that is told and leaves nothing behind."""
 
-import io
-import json
 import os
 import signal
 import sys
 import time
 from concurrent.futures import wait
+from multiprocessing import Pipe
 from pathlib import Path
+from threading import Thread
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tithe.data.render import Encoded, RenderSettings, make_renderer
 from tithe.engine.sources import find_model, load_tokenizer
 from tithe.records import Ask, Example, Message, PassSpec, Problem
 from tithe.runners import tokeniser
-from tithe.runners.local import LocalRunner, Work
-from tithe.runners.tokenising import TokeniserError, Tokenisers
+from tithe.runners.local import LocalRunner
+from tithe.runners.tokenising import RendererRecipe, TokeniserError, Tokenisers, described
+from tithe.runners.trace import Work
 from tithe.scorers.ifd import IFD
 
-IDS = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(lambda ids: np.array(ids, dtype=np.int32))
+PIECES = ("lead", "prompt", "response", "after")
 
 
 def example(i, text="Green."):
@@ -40,14 +38,7 @@ def examples(count):
 def alike(a, b):
     if isinstance(a, Problem) or isinstance(b, Problem):
         return a == b
-    return all(getattr(a, name).tolist() == getattr(b, name).tolist() for name in tokeniser.PIECES)
-
-
-@given(st.lists(st.builds(Encoded, IDS, IDS, IDS, IDS) | st.builds(Problem, st.text()), max_size=8))
-def test_what_is_packed_is_unpacked(encoded):
-    line, body = tokeniser.packed(encoded)
-    got = tokeniser.unpacked(json.loads(json.dumps(line)), body, len(encoded))
-    assert len(got) == len(encoded) and all(map(alike, got, encoded)) and line["bytes"] == len(body)
+    return all(getattr(a, name).tolist() == getattr(b, name).tolist() for name in PIECES)
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +49,21 @@ def tokenisers(model_dir):
 
 def test_a_process_answers_what_the_renderer_says(tokenisers, monkeypatch):
     """Its loop, run here."""
-    monkeypatch.setattr(tokeniser, "without_torch", lambda: None)
-    some = [one for one in examples(20) if tokeniser.can_send(one)]
-    assert len(some) == 19
-    lines = [tokenisers.recipe(), [tokeniser.sent(one) for one in some], [["not", "an example"]]]
-    answers = io.BytesIO()
-    tokeniser.serve(io.BytesIO(b"".join(json.dumps(line).encode() + b"\n" for line in lines)), answers)
-    answers.seek(0)
-    assert json.loads(answers.readline())["ready"] == json.loads(json.dumps(tokenisers.renderer.describe()))
-    said = json.loads(answers.readline())
-    got = tokeniser.unpacked(said, answers.read(said["bytes"]), len(some))
-    assert all(map(alike, got, tokenisers.renderer.encode(some)))
+    monkeypatch.setattr("tithe.runners.tokenising.without_torch", lambda: None)
+    some, (ours, theirs) = examples(20), Pipe()
+    thread = Thread(target=tokeniser.serve, args=(theirs,))
+    thread.start()
+    ours.send(RendererRecipe(tokenisers.source, False, type(tokenisers.renderer), tokenisers.renderer.settings))
+    assert ours.recv() == described(tokenisers.renderer)
+    ours.send(some)
+    got = ours.recv()
+    assert len(got) == len(some) and all(map(alike, got, tokenisers.renderer.encode(some)))
     assert {type(one) for one in got} == {Encoded, Problem}
-    assert json.loads(answers.readline())["error"].startswith("unexpected ValueError")
+    ours.send([["not", "an example"]])
+    assert ours.recv().message.startswith("unexpected AttributeError")
+    ours.close()
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(("work", "device", "cores", "count"), [
@@ -88,7 +81,7 @@ def test_they_are_started_beside_idle_cores_where_a_thread_is_too_slow_or_too_mu
     tokenisers, monkeypatch, work, device, cores, count
 ):
     started, said = [], []
-    monkeypatch.setattr("tithe.engine.cores.cpu_cores", lambda: cores)
+    monkeypatch.setattr("tithe.engine.host.cpu_cores", lambda: cores)
     monkeypatch.setattr(Tokenisers, "start", lambda self, count: (started.append(count), setattr(self, "count", count)))
     made = Tokenisers(tokenisers.source, tokenisers.renderer, say=said.append)
     for _ in range(2):  # and once only
@@ -121,7 +114,7 @@ def test_windows_are_those_of_a_single_process(tokenisers, monkeypatch):
         assert made.encode(chunks[0])() == {} or made.ahead
         for ready in made._ready:
             ready.result()
-        pids = [process.popen.pid for process in made._all]
+        pids = [process.pid for process in made._all]
         assert not any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in pids)
         runner.tokenisers = made
         got = list(runner.planned(chunks))

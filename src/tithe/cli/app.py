@@ -1,13 +1,16 @@
-"""The program that commands hang on, and the errors of its own."""
+"""The program that commands are registered with, and its usage errors."""
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from tithe.errors import SettingsError
 from tithe.extras import __version__
@@ -15,14 +18,26 @@ from tithe.printable import json_text
 
 
 class Usage(SettingsError):
-    """A command line that cannot be meant."""
+    """A wrong command line; the exit code is 2."""
 
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+LATE: dict[Callable[..., Any], Callable[[], Callable[..., Any]]] = {}  # stub of a command -> what makes the command
+HOW: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 110},
+}
+Place = Annotated[Path, typer.Option("--output", "-o", help="Where the result goes.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where the result goes.")]
+RunDir = Annotated[Path | None, typer.Option(help="Run folder; beside the output by default.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the record to stdout.")]
 
 
 class Command(TyperCommand):
-    """Takes each option once: of two values one would be passed over without a word."""
+    """Refuse an option given twice: one of its two values would be ignored silently."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line.
@@ -39,31 +54,33 @@ class Command(TyperCommand):
 
 
 class Commands(typer.Typer):
-    """Commands that take each option once."""
+    """Application whose commands take each option once."""
 
     def command(self, name: str | None = None, **how: Any) -> Callable[[Any], Any]:
         return super().command(name, **{"cls": Command} | how)
 
 
+class Group(TyperGroup):
+    """Group that makes a command's options only when the command is called, not to list all commands."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        make = LATE.get(inspect.unwrap(command.callback)) if command is not None and command.callback else None
+        if make is not None:
+            alone = Commands(**HOW)
+            alone.command(name)(make())
+            command = get_command(alone)
+        return name, command, rest
+
+
 app = Commands(
-    help="Pick the few percent of an instruction-tuning set that teach a given language model most.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings=CONTEXT,
+    help="Pick the few percent of an instruction-tuning set that teach a given language model most.", cls=Group, **HOW
 )
 
 
 def group(name: str, about: str) -> Commands:
-    """Commands under a common word, such as `tithe head train`."""
-    made = Commands(
-        help=about,
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings=CONTEXT,
-    )
+    """Make a group of commands under a common word, such as `tithe head train`."""
+    made = Commands(help=about, cls=Group, **HOW)
     app.add_typer(made, name=name)
     return made
 

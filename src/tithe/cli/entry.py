@@ -1,4 +1,4 @@
-"""The way in and the ways out: arguments, exit codes, and what becomes of an exception."""
+"""Entry point: arguments, exit codes, and messages for exceptions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def demand_values(arguments: list[str]) -> None:
 
 
 def dashed(arguments: list[str]) -> list[str]:
-    """`--max_length=5` is `--max-length=5`."""
+    """Replace underscores in the names of options: `--max_length=5` is `--max-length=5`."""
     out: list[str] = []
     for i, argument in enumerate(arguments):
         if argument == "--":
@@ -61,16 +61,16 @@ def dashed(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: 0 done, 1 an error of ours or of the input, 2 wrong usage, 128 and the number of a signal."""
+    """Run the command and exit: 0 done, 1 an error, 2 wrong usage, 128 plus the number of a signal."""
     take_closed_streams()
     with steady_stderr(), ended_by_signals() as ending:
         run(ending)
 
 
 def take_closed_streams() -> None:
-    """Take the descriptors of a closed stdin and stdout: the next file opened would have them, and get what is printed.
+    """Occupy the descriptors of a closed stdin and stdout: the next file opened would get them, and what is printed.
 
-    Writing there fails, and so says that something was lost.
+    Writing there fails, so that lost output is an error.
     """
     for place in (0, 1):
         try:
@@ -85,7 +85,7 @@ def take_closed_streams() -> None:
 
 
 def run(ending: Ending) -> NoReturn:
-    """Carry out the command line, and leave with its exit code."""
+    """Run the command line and exit with its code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -122,7 +122,7 @@ def run(ending: Ending) -> NoReturn:
 
 
 def output_error() -> OSError | None:
-    """Return what stands against writing the rest of standard output, if there is something."""
+    """Flush standard output and return the error, if there is one."""
     try:
         print(end="", flush=True)
     except OSError as error:
@@ -131,12 +131,12 @@ def output_error() -> OSError | None:
 
 
 def discard_output() -> None:
-    """Let what is left for standard output go nowhere: nothing fails again at the end."""
+    """Send the rest of standard output nowhere, so that nothing fails again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def interrupted(ending: Ending) -> NoReturn:
-    """Say what is kept of what a signal has ended."""
+    """Say what is kept after a signal, and exit."""
     words = [*sys.argv[1:3], "", ""][:2]
     kept = next((hint for commands, hint in KEPT.items() if words[0] in commands or " ".join(words) in commands), AGAIN)
     by = ending.received
@@ -145,7 +145,7 @@ def interrupted(ending: Ending) -> NoReturn:
 
 
 def wrong_usage(error: Any) -> NoReturn:
-    """One sentence for what the parser says; its help where nothing was given."""
+    """Print the parser's error in one sentence, or the help page if nothing was given, and exit."""
     text = error.format_message()
     if text.startswith("Usage:"):
         print(printable(text, keep="\n"), file=sys.stderr)
@@ -155,7 +155,7 @@ def wrong_usage(error: Any) -> NoReturn:
 
 
 def fail(message: str, hint: str | None, code: int = 1) -> NoReturn:
-    """Two lines, whatever the message brings along."""
+    """Print an error and its hint, a line each, and exit."""
     print(f"error: {one_line(message)}", file=sys.stderr)
     if hint:
         print(f"hint: {hint_line(hint)}", file=sys.stderr)

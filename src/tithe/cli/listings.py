@@ -1,4 +1,4 @@
-"""What there is: listings of scorers, selectors, templates, and of this machine."""
+"""Rows of the listings: scorers, selectors, templates, and this machine."""
 
 from __future__ import annotations
 
@@ -61,13 +61,12 @@ def template_rows() -> list[dict[str, Any]]:
 
 
 def doctor_rows() -> list[dict[str, Any]]:
-    """Versions, devices, dtypes and extras, as the engine would find them."""
+    """List versions, devices, dtypes and extras as the engine would find them."""
     import torch
 
-    from tithe.engine.cores import cpu_cores
-    from tithe.engine.dtypes import choose_dtype, dtype_name
+    from tithe.engine.devices import choose_devices, choose_dtype, dtype_name
+    from tithe.engine.host import cpu_cores
     from tithe.engine.sources import BUNDLED
-    from tithe.engine.workers.devices import choose_devices
     from tithe.lab.evaluate.sandbox import sandbox_row
 
     devices = choose_devices("auto")

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.workers.current import on
-
 Fetched: TypeAlias = Callable[[], npt.NDArray[Any]]  # called, it is waited for
 
 
 def to(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """To a GPU by way of pinned memory: a copy from any other would first wait for all that the GPU has to do."""
+    """Copy to a device; to a GPU through pinned memory, since any other copy first waits for all its queued work."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def fetched(values: torch.Tensor) -> Fetched:
-    """A copy on its way to the host, for which is waited when it is called; a GPU goes on with what is queued next."""
+    """Start a device-to-host copy without blocking; call the result to wait for it."""
     if values.device.type != "cuda":
         there = values.cpu().numpy()
         return lambda: there
@@ -38,3 +37,9 @@ def fetched(values: torch.Tensor) -> Fetched:
         return host.numpy().copy()  # pinned memory is for the next copy
 
     return wait
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a numbered CUDA device the current one for a while; do nothing for any other device."""
+    numbered = device.type == "cuda" and device.index is not None
+    return torch.cuda.device(device) if numbered else nullcontext()

@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
 from tithe.engine.batches.batching import After, Batch, make_batches
-from tithe.engine.cores import cpu_cores, threads_allowed
-from tithe.engine.dtypes import dtype_name
+from tithe.engine.devices import dtype_name
+from tithe.engine.forward.forward import ReadRequest, TokenNlls
 from tithe.engine.forward.states import StateReadout, make_taps
-from tithe.engine.forward.wanted import TokenNlls, Wanted
-from tithe.engine.heap import give_back
+from tithe.engine.host import cpu_cores, give_back, threads_allowed
 from tithe.engine.measure.fused import fuse
-from tithe.engine.measure.layout import Choice, choose_layout, gated_product
-from tithe.engine.measure.room import MOST, Room, find_room
+from tithe.engine.measure.layout import LayoutChoice, choose_layout, gated_product
+from tithe.engine.measure.memory import MOST, Room, find_room
 from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.engine.shard import placed
@@ -28,6 +27,7 @@ from tithe.engine.sources import demand_embedded
 from tithe.errors import demand
 from tithe.records import Pass, Problem
 
+T = TypeVar("T")
 NUMERICS = 1  # raise it when a change moves answers by more than rounding: stored ones are then not met again
 OUT_OF_MEMORY = Problem("out of memory at batch size 1")
 Asked: TypeAlias = Sequence[Sequence[Readout]]  # per pass the readouts that are asked of it
@@ -82,7 +82,7 @@ class Engine:
     most: int = MOST
     halved: int = field(default=0, init=False)
     too_many: float = field(default=math.inf, init=False)
-    layout: Choice | None = field(default=None, init=False)
+    layout: LayoutChoice | None = field(default=None, init=False)
     room: Room | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -109,12 +109,12 @@ class Engine:
 
     @property
     def measured(self) -> bool:
-        """Whether its workers or its budget depend on a measurement."""
+        """Tell whether the workers or the budget depend on a measurement."""
         return self.room is not None or (self.layout is not None and bool(self.layout.tokens_per_second))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was found out about how the model is read best, for the run record."""
+        """Return what was found out about how to read the model best, for the run record."""
         model = self.model
         loss = model.head and model.head.loss
         found = {
@@ -130,7 +130,7 @@ class Engine:
 
     @property
     def words(self) -> list[str]:
-        """The same for people, in a few words each."""
+        """Say in a few words what was found out, for the terminal."""
         model = self.model
         batch = [f"{self.budget:,} tokens a batch"] if model.device.type != "cpu" or self.measured else []
         return [
@@ -141,18 +141,18 @@ class Engine:
 
     @property
     def devices(self) -> list[str]:
-        """Where passes are read."""
+        """Name the devices that read passes."""
         return placed(self.model)
 
     def alone(self) -> Engine:
-        """An engine that has the model in this process."""
+        """Return an engine that has the model in this process."""
         return self
 
     def close(self) -> None:
-        """End whatever reads elsewhere; here nothing does."""
+        """Stop processes that read elsewhere; here there are none."""
 
     def batches(self, passes: Sequence[Pass]) -> list[Batch]:
-        """How these passes will be run together; the same passes always give the same batches."""
+        """Group passes into batches; the same passes always give the same batches."""
         assert self.budget is not None
         return make_batches(
             passes,
@@ -165,7 +165,7 @@ class Engine:
     def run(
         self, passes: Sequence[Pass], batches: Sequence[Batch]
     ) -> Iterator[tuple[Batch, list[TokenNlls | Problem]]]:
-        """Likelihoods alone: yield each batch with one array per pass of it, in order of completion."""
+        """Read likelihoods alone; yield each batch with one array per pass, in order of completion."""
         for batch, results in self.read(passes, batches, [(READOUTS["nll"],)] * len(passes)):
             yield batch, [one if isinstance(one, Problem) else one.nll for one in results]
 
@@ -183,7 +183,7 @@ class Engine:
 
     @contextmanager
     def own_threads(self) -> Iterator[None]:
-        """On a CPU as many threads for one pass as were chosen, while this lasts."""
+        """Use the chosen number of threads per pass on a CPU while this lasts."""
         before = torch.get_num_threads()
         self.take_threads()
         try:
@@ -192,14 +192,14 @@ class Engine:
             torch.set_num_threads(before)
 
     def take_threads(self) -> None:
-        """For whatever this thread reads from now on."""
+        """Set the number of threads for what this thread reads from now on."""
         if self.threads:
             torch.set_num_threads(self.threads)
 
     def side_by_side(
         self, passes: Sequence[Pass], batches: Sequence[Batch], asked: Asked
     ) -> Iterator[tuple[Batch, list[Read | Problem]]]:
-        """Several at once, each in a thread."""
+        """Read several batches at once, each in a thread."""
         assert self.workers is not None
         waiting = iter(batches)
         under_way: dict[Future[list[Read | Problem]], Batch] = {}
@@ -221,7 +221,7 @@ class Engine:
     def one_ahead(
         self, passes: Sequence[Pass], batches: Sequence[Batch], asked: Asked
     ) -> Iterator[tuple[Batch, list[Read | Problem]]]:
-        """In order; a GPU is given the next batch before the present one is waited for: it has work meanwhile."""
+        """Read batches in order; give a GPU the next one before waiting for this one, so that it is never idle."""
         present: tuple[Batch, Results] | None = None
         for batch in batches:
             try:
@@ -240,14 +240,14 @@ class Engine:
             yield present[0], present[1]()
 
     def settle(self, passes: Sequence[Pass], batches: Sequence[Batch]) -> None:
-        """Before the first passes are read: put a model that awaits it into fp8, its error stated on some of them."""
+        """Put a model that awaits it into fp8 before the first passes are read, and measure its error on some."""
         if not self.model.awaits_fp8 or not batches:
             return
         from tithe.engine.measure.fp8_error import take_fp8
 
         self.model.fp8 = take_fp8(self.model, passes, batches, budget=self.budget or 1, compiled=self.compiled)
         self.model.awaits_fp8 = False
-        said = [self.model.fp8.sentence()]
+        said = [self.model.fp8.words()]
         if self.compiled and self.model.fused is not None:
             said.append(f"fp8: {self.model.fused.words()}")
         release(self.model.device)
@@ -256,44 +256,39 @@ class Engine:
                 self.say(sentence)
 
     def batch(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> list[Read | Problem]:
-        """One forward pass; out of memory halves the batch and goes on."""
+        """Read one batch and wait for it."""
         return self.begin(passes, batch, asked)()
 
     def begin(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> Results:
-        """The same, not yet waited for: memory runs out, if it does, when a GPU is given its work."""
-        tokens = batch.tokens(passes)
-        if len(batch.index) > 1 and tokens >= self.too_many:
-            return self.in_halves(passes, batch, asked)
-        try:
-            results = self.together([passes[i] for i in batch.index], [asked[i] for i in batch.index], batch.after)
-            if self.model.device.type == "cpu":
-                give_back()
-            return results
-        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Outside the handler: the traceback, and with it the batch's activations, is gone.
-        release(self.model.device)
-        if len(batch.index) == 1:
-            return lambda: [OUT_OF_MEMORY]
-        self.halved += 1
-        self.too_many = min(self.too_many, tokens)
-        return self.in_halves(passes, batch, asked)
+        """Start one batch; call the result to wait for it. Out of memory halves the batch and goes on.
 
-    def in_halves(self, passes: Sequence[Pass], batch: Batch, asked: Asked) -> Results:
-        results = [result for half in batch.halves() for result in self.batch(passes, half, asked)]
-        return lambda: results
+        Memory runs out, if it does, when a GPU is given its work.
+        """
+        tokens, single = batch.tokens(passes), len(batch.index) == 1
+        if single or tokens < self.too_many:
+            some = [passes[i] for i in batch.index], [asked[i] for i in batch.index]
+            results = unless_out_of_memory(lambda: self.together(*some, batch.after), self.model.device)
+            if results is not None:
+                if self.model.device.type == "cpu":
+                    give_back()
+                return results
+            if single:
+                return lambda: [OUT_OF_MEMORY]
+            self.halved += 1
+            self.too_many = min(self.too_many, tokens)
+        halves = [result for half in batch.halves() for result in self.batch(passes, half, asked)]
+        return lambda: halves
 
     def together(self, passes: Sequence[Pass], asked: Asked, after: Sequence[After | None]) -> Results:
-        """One forward pass for all that is asked."""
+        """Run one forward pass for all readouts that are asked."""
         likelihoods = [any(readout.reads_nll for readout in each) for each in asked]
         if not any(isinstance(readout, StateReadout) for each in asked for readout in each):
-            coming = self.model.begun(self.model.road, passes, after, Wanted(likelihoods))
+            coming = self.model.begun(self.model.road, passes, after, ReadRequest(likelihoods))
             return lambda: [Read(nll) for nll in coming()]
         reading = self.model.reading
         with torch.inference_mode():
             taps = make_taps(passes, asked, reading)
-            wanted = Wanted(likelihoods, taps, self.model.layers)
+            wanted = ReadRequest(likelihoods, taps, self.model.layers)
             coming = self.model.begun(self.model.road, passes, after, wanted)
             made = {tap.readout.name: tap.results(dtype_name(self.model.dtype)) for tap in taps}
 
@@ -310,6 +305,17 @@ class Engine:
         """Refuse token ids beyond the embedding."""
         top = max((int(passes[i].ids.max()) for batch in batches for i in batch.index), default=0)
         demand_embedded(self.model.source.name, top, self.model.vocabulary)
+
+
+def unless_out_of_memory(read: Callable[[], T], device: torch.device) -> T | None:
+    """Call `read`; return None where memory ran out, after freeing what the call held."""
+    try:
+        return read()
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release(device)  # outside the handler: the traceback, and with it the batch's activations, is gone
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,6 +3,10 @@
 Rows are padded on the left and masked. A model for which that is not the same as reading each prompt alone (found out
 by trying) gets batches of equal lengths. What remains is rounding: in another batch the last bits of a score differ,
 and where two tokens are that close another may be taken. The same prompts in the same call give the same batches.
+
+Where tokens are drawn, `generate` draws all rows of a batch from one stream of random numbers, so that a row's answer
+depends on its neighbours. Here each prompt has a stream of its own, fixed by its seed: its n-th token is drawn with the
+n-th number.
 """
 
 from __future__ import annotations
@@ -14,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import LogitsProcessor
 
-from tithe.engine.dtypes import choose_device, choose_dtype, dtype_name
-from tithe.engine.engine import OUT_OF_MEMORY, is_out_of_memory, release
+from tithe.engine.devices import choose_device, choose_dtype, dtype_name
+from tithe.engine.engine import OUT_OF_MEMORY, unless_out_of_memory
 from tithe.engine.loading import read_weights, rotary_switch
-from tithe.engine.measure.fp32_route import put_back
+from tithe.engine.measure.cpu_kernels import put_back
 from tithe.engine.model import LoadedModel
 from tithe.engine.model_files import read_object
-from tithe.engine.sampling import Draw
 from tithe.engine.sources import ModelSource, demand_embedded, fingerprint
 from tithe.errors import ModelError
 from tithe.records import IntArray, Problem
@@ -33,6 +37,7 @@ GENERATION = 1  # raise it when a change moves answers by more than rounding: st
 CPU_BUDGET, GPU_BUDGET = 16_384, 131_072  # tokens of a batch, those to come included
 # How far the first token's scores may move by padding, as a share of their spread.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+FIRST = 256  # most likely tokens that are looked at first; seldom are more needed, and to sort them all is slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +100,12 @@ class Generator:
         self.model.model.generation_config = type(self.model.model.generation_config)()
 
     def room(self, wanted: Wanted) -> int:
-        """How many tokens the answer may have; none or fewer where the prompt fills the window."""
+        """Count the tokens the answer may have; none or fewer where the prompt fills the window."""
         left = self.max_new_tokens if self.window is None else self.window - len(wanted.ids)
         return min(self.max_new_tokens, left)
 
     def batches(self, wanted: Sequence[Wanted]) -> list[list[int]]:
-        """Which prompts are answered together: longest first, so that running out of memory shows at once."""
+        """Group prompts that are answered together: longest first, so that running out of memory shows at once."""
         assert self.budget is not None
         order = sorted(range(len(wanted)), key=lambda i: (-len(wanted[i].ids), i))
         found: list[list[int]] = []
@@ -114,7 +119,7 @@ class Generator:
         return found
 
     def apart(self, first: Wanted, other: Wanted) -> bool:
-        """Whether two prompts must not be answered together."""
+        """Tell whether two prompts must not be answered together."""
         limit = self.model.alone_above
         too_long = limit is not None and len(first.ids) + self.room(first) > limit
         return too_long or (len(first.ids) != len(other.ids) and not self.pads)
@@ -125,12 +130,9 @@ class Generator:
             return [
                 Problem(f"the prompt fills the context window: {len(w.ids)} tokens of {self.window}") for w in wanted
             ]
-        try:
-            return [*self.generate(wanted)]
-        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        release(self.model.device)  # outside the handler: the traceback, and what it holds, is gone
+        found = unless_out_of_memory(lambda: self.generate(wanted), self.model.device)
+        if found is not None:
+            return [*found]
         if len(wanted) == 1:
             return [OUT_OF_MEMORY]
         self.halved += 1
@@ -138,7 +140,7 @@ class Generator:
         return self.answer(wanted[:middle]) + self.answer(wanted[middle:])
 
     def generate(self, wanted: Sequence[Wanted]) -> list[Generated]:
-        """The batch as it is."""
+        """Answer the batch in one call."""
         steps, width = self.room(wanted[0]), max(len(one.ids) for one in wanted)
         processors: list[Any] = []
         if self.temperature > 0:
@@ -148,7 +150,7 @@ class Generator:
         return [self.cut(row) for row in out[:, width:].tolist()]
 
     def run(self, wanted: Sequence[Wanted], **more: Any) -> Any:
-        """The model's `generate` on left-padded rows."""
+        """Call the model's `generate` on left-padded rows."""
         ids, mask = padded([one.ids for one in wanted], self.pad)
         demand_embedded(self.model.source.name, int(ids.max(initial=0)), self.model.vocabulary)
         self.model.forget()
@@ -164,7 +166,7 @@ class Generator:
             )
 
     def cut(self, ids: Sequence[int]) -> Generated:
-        """One row's new tokens as an answer."""
+        """Turn one row's new tokens into an answer."""
         end = next((i for i, token in enumerate(ids) if token in self.stops), None)
         kept = list(ids[:end])
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
@@ -178,7 +180,7 @@ class Generator:
 
     @cached_property
     def pads(self) -> bool:
-        """Whether a padded row gives the scores that it has alone."""
+        """Tell whether a padded row gives the scores that it has alone."""
         rng = np.random.default_rng(0)
         rows = [Wanted(rng.integers(0, min(self.model.vocabulary, 1000), n, dtype=np.int32)) for n in (23, 9)]
         together = self.first_scores(rows)[1]
@@ -187,14 +189,14 @@ class Generator:
         return bool(apart <= TOLERANCE[self.model.dtype] * spread)
 
     def first_scores(self, wanted: Sequence[Wanted]) -> torch.Tensor:
-        """(rows, vocabulary) of the first new token."""
+        """Return (rows, vocabulary) scores of the first new token."""
         more = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
         scores: torch.Tensor = self.run(wanted, **more).logits[0]
         return scores.float().cpu()
 
 
 def padded(rows: Sequence[IntArray], pad: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """(rows, longest) ids and mask, int64; padding stands on the left."""
+    """Return (rows, longest) ids and mask, int64; padding stands on the left."""
     width = max(map(len, rows))
     ids, mask = np.full((len(rows), width), pad, dtype=np.int64), np.zeros((len(rows), width), dtype=np.int64)
     for i, row in enumerate(rows):
@@ -205,7 +207,7 @@ def padded(rows: Sequence[IntArray], pad: int) -> tuple[np.ndarray[Any, Any], np
 def load_writer(
     source: ModelSource, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
 ) -> LoadedModel:
-    """A model as it generates: with the attention it comes with, no road tried.
+    """Load a model for generating: with the attention it comes with, no forward path tried.
 
     Raises:
         ModelError: weights are missing, do not fit the config, or do not fit into memory.
@@ -227,7 +229,7 @@ def load_writer(
 
 
 def stop_ids(source: ModelSource, tokenizer: PreTrainedTokenizerBase, markers: Iterable[str] = ()) -> frozenset[int]:
-    """What ends an answer: as the model's files and its tokenizer say, and end-of-turn markers.
+    """Return the ids that end an answer, by the model's files, its tokenizer and end-of-turn markers.
 
     Args:
         source: whose `generation_config.json` and `config.json` are read; its weights are not.
@@ -242,10 +244,64 @@ def stop_ids(source: ModelSource, tokenizer: PreTrainedTokenizerBase, markers: I
 
 
 def generation_config(source: ModelSource) -> dict[str, Any]:
-    """The model's own `generation_config.json`; empty where it has none.
+    """Read the model's own `generation_config.json`; empty where it has none.
 
     Raises:
         ModelError: it cannot be read; its end markers would be missed.
     """
     path = source.folder / "generation_config.json"
     return read_object(path, f"model `{source.name}`") if path.exists() else {}
+
+
+class Draw(LogitsProcessor):
+    """Draws every row's next token and leaves no other to choose from, so that a greedy `generate` takes it.
+
+    Args:
+        seeds: one per row.
+        start: tokens of the padded prompt.
+        steps: tokens to be drawn at most.
+        temperature: above 0; scores are divided by it.
+        top_p: the least set of most likely tokens that has this probability is drawn from.
+        device: where the scores are.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], start: int, steps: int, temperature: float, top_p: float, device: torch.device
+    ) -> None:
+        self.start, self.temperature, self.top_p = start, temperature, top_p
+        numbers = np.stack([np.random.Generator(np.random.Philox(seed)).random(steps) for seed in seeds])
+        kind = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not have
+        self.numbers = torch.tensor(numbers, dtype=kind, device=device)  # (rows, steps) in [0, 1)
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        numbers = self.numbers[:, input_ids.shape[1] - self.start]
+        chosen = draw(scores.to(self.numbers.dtype) / self.temperature, numbers, self.top_p)
+        return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
+
+
+def draw(scores: torch.Tensor, numbers: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Draw (rows,) token ids: where each row's number falls among the kept probabilities, laid out by token id.
+
+    By token id and not by rank: rounding that swaps two ranks then moves no boundary but theirs.
+    """
+    kept = nucleus(scores.softmax(-1), top_p)
+    ends = kept.cumsum(-1)
+    aims = numbers[:, None] * ends[:, -1:]
+    chosen = torch.searchsorted(ends, aims, right=True)[:, 0]
+    last = kept.shape[-1] - 1 - (kept.flip(-1) > 0).int().argmax(-1)  # rounding may aim beyond all of them
+    return torch.minimum(chosen, last)
+
+
+def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Keep the probabilities of the likeliest tokens that together reach `top_p`, at least one; 0 elsewhere.
+
+    Tokens as likely as the last of them are kept with it, so that no order among equals decides.
+    """
+    if top_p >= 1:
+        return probabilities
+    ranked = probabilities.topk(min(FIRST, probabilities.shape[-1]), dim=-1).values
+    if bool((ranked.sum(-1) < top_p).any()):
+        ranked = probabilities.sort(dim=-1, descending=True).values
+    before = ranked.cumsum(-1) - ranked
+    least = ranked.masked_fill(before >= top_p, float("inf")).amin(-1, keepdim=True)
+    return probabilities.masked_fill(probabilities < least, 0.0)

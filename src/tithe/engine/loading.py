@@ -1,22 +1,21 @@
-"""Load a causal language model: its weights whole, onto its device, with the fastest true way through it."""
+"""Load a causal language model: read its weights, put it on its devices, and find the fastest true way through it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from tithe.engine.adapters import merged
-from tithe.engine.dtypes import E4M3, choose_device, choose_dtype, dtype_name
-from tithe.engine.forward.keeping import what_is_kept
-from tithe.engine.forward.probe import ROADS, Road, probe
-from tithe.engine.measure.fp32_route import RouteName, take_fastest_fp32
+from tithe.engine.copies import on
+from tithe.engine.devices import E4M3, choose_device, choose_dtype, dtype_name
+from tithe.engine.forward.probe import ROADS, Road, probe, what_is_kept
+from tithe.engine.measure.cpu_kernels import RouteName, take_fastest_fp32
 from tithe.engine.model import LoadedModel
 from tithe.engine.model_files import FLOATS, Tensors, reading_folder, tensors_in
 from tithe.engine.shard import DeviceMap, device_map, limits
 from tithe.engine.sources import ModelSource, fingerprint
-from tithe.engine.workers.current import on
 from tithe.errors import ModelError
 
 
@@ -32,7 +31,7 @@ def load_model(
     known: str | None = None,
     spread: Sequence[torch.device] = (),
 ) -> LoadedModel:
-    """Load safetensors weights whole, put them on the device, and probe the roads.
+    """Load safetensors weights whole, put them on the device, and probe the forward paths.
 
     Args:
         source: the model's files.
@@ -42,7 +41,7 @@ def load_model(
         trust_remote_code: run code that comes with the model.
         fp32_route: kernels with which a run began that is taken up again; None takes the faster ones.
         loss: the kernel of likelihoods with which it began; None takes the fastest.
-        roads: those that may be taken, first the fastest.
+        roads: forward paths that may be taken, the fastest first.
         known: the fingerprint, where it is known.
         spread: GPUs that hold a part of the model each; empty puts it whole on `device`.
 
@@ -79,7 +78,7 @@ def load_model(
 def read_weights(
     source: ModelSource, dtype: torch.dtype, trust_remote_code: bool, where: DeviceMap | None = None
 ) -> Any:
-    """The model in evaluation mode, every tensor of it from the files, on the CPU or where a map says.
+    """Read the model in evaluation mode, every tensor from the files, onto the CPU or where a map says.
 
     Raises:
         ModelError: the folder cannot be read, or the model and its files have not the same tensors.
@@ -142,7 +141,7 @@ def demand_same_tensors(source: ModelSource, model: Any, info: Mapping[str, Any]
 
 
 def is_old_buffer(name: str, tensors: Tensors) -> bool:
-    """Whether it is a mask or a table of rotations, which earlier versions of transformers saved as well."""
+    """Tell whether it is a mask or a table of rotations, which earlier versions of transformers saved as well."""
     if name.endswith((".masked_bias", ".inv_freq")):
         return True
     # Files may name their tensors without the model's prefix.
@@ -152,7 +151,7 @@ def is_old_buffer(name: str, tensors: Tensors) -> bool:
 
 
 def rotary_switch(config: Any) -> int | None:
-    """Length from which rotary scalings treat a whole batch by its longest sequence; such sequences run alone."""
+    """Return the length from which a rotary scaling depends on a batch's longest sequence; those run alone."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
     if not any(part.get("rope_type", part.get("type")) in ("dynamic", "longrope") for part in kinds):
@@ -160,3 +159,56 @@ def rotary_switch(config: Any) -> int | None:
     limits = [part.get("original_max_position_embeddings") for part in kinds]
     limits += [getattr(config, name, None) for name in ("original_max_position_embeddings", "max_position_embeddings")]
     return min(int(limit) for limit in limits if limit)
+
+
+def merged(model: Any, source: ModelSource) -> Any:
+    """Return the base model with the adapter's part added to its weights.
+
+    Raises:
+        ModelError: the adapter does not fit the model, or holds tensors for which the model has no place.
+    """
+    assert source.adapter is not None
+    from peft import PeftModel
+
+    folder, does_not_fit = str(source.adapter), f"does not fit its base model `{source.folder}`"
+    with reading_folder(f"the adapter `{source.name}` {does_not_fit}", source.adapter), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks transformers in an old way
+        warnings.filterwarnings("ignore", message="Model (with|has) `tie_word_embeddings=True`")  # see `untie`
+        warnings.filterwarnings("error", message="Found missing adapter keys")  # those would stay as if untrained
+        mapping = getattr(model, "_checkpoint_conversion_mapping", {})
+        both: Any = PeftModel.from_pretrained(model, folder, use_safetensors=True)
+        surplus = both.load_adapter(folder, "default", key_mapping=mapping, use_safetensors=True).unexpected_keys
+        if surplus:  # PEFT leaves them out without a word
+            raise ModelError(
+                f"the adapter `{source.name}` {does_not_fit}: {len(surplus)} of its tensors have no place there, "
+                f"e.g. `{surplus[0]}`",
+                hint="it was trained on another model, or its `adapter_config.json` is of another training",
+            )
+        untie(both)
+        return both.merge_and_unload(safe_merge=False)
+
+
+def untie(both: Any) -> None:
+    """Give the output head a matrix of its own, where it is the embedding's and the adapter changes one of the two.
+
+    Beside the base model an adapter of the embedding leaves the head as it is; added to one matrix it changes both.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+    from torch.nn import Parameter
+
+    base = both.get_base_model()
+    table, head = (inner(part) for part in (base.get_input_embeddings(), base.get_output_embeddings()))
+    changed = [inner(part) for part in both.modules() if isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    if head is None or head.weight is not table.weight or not any(part in (table, head) for part in changed):
+        return
+    head.weight = Parameter(table.weight.detach().clone(), requires_grad=False)
+    for config in (base.config, base.config.get_text_config()):
+        config.tie_word_embeddings = False
+
+
+def inner(part: Any) -> Any:
+    """Return the layer of the base model inside PEFT's wrappers."""
+    while (within := getattr(part, "base_layer", None) or getattr(part, "original_module", None)) is not None:
+        part = within
+    return part

@@ -1,4 +1,4 @@
-"""A loaded model: what is known of it, and how its passes are read."""
+"""A loaded model: what it is, where it is, and how it reads passes."""
 
 from __future__ import annotations
 
@@ -11,35 +11,30 @@ import numpy as np
 import torch
 
 from tithe.engine.batches.batching import After
+from tithe.engine.copies import on
 from tithe.engine.forward import forward
-from tithe.engine.forward.layers import Layers
+from tithe.engine.forward.attention import Varlen
+from tithe.engine.forward.forward import Coming, ReadRequest, TokenNlls
 from tithe.engine.forward.output_head import Head
-from tithe.engine.forward.states import Reading
-from tithe.engine.forward.varlen import Varlen
-from tithe.engine.forward.wanted import Coming, TokenNlls, Wanted
-from tithe.engine.measure.fp32_route import Fp32Route
+from tithe.engine.forward.states import Layers, Reading
+from tithe.engine.measure.cpu_kernels import Fp32Route
 from tithe.engine.sources import ModelSource
-from tithe.engine.workers.current import on
 from tithe.records import Pass
 
 
-class Compiled(Protocol):
-    """Parts of a model that were compiled, or why they were not."""
+class Measure(Protocol):
+    """What was done to a loaded model to make it faster: its parts compiled, its weights in fp8."""
 
-    def as_dict(self) -> dict[str, Any]: ...
-    def words(self) -> str: ...
+    def as_dict(self) -> dict[str, Any]:
+        """Return the facts for the run record."""
 
-
-class HeldInFp8(Protocol):
-    """What is in fp8, and how far that is from bf16."""
-
-    def as_dict(self) -> dict[str, Any]: ...
-    def sentence(self) -> str: ...
+    def words(self) -> str:
+        """Return them in a few words for the terminal."""
 
 
 @dataclass
 class LoadedModel:
-    """A model on its device, with the fastest road through it that was found true.
+    """A model on its device, with the fastest forward path through it that was found true.
 
     Args:
         dtype: that it computes in; bf16 where its weights are or will be fp8.
@@ -68,9 +63,9 @@ class LoadedModel:
     head: Head | None = None
     fp32: Fp32Route | None = None
     attend: Varlen | None = None
-    fused: Compiled | None = None
+    fused: Measure | None = None
     awaits_fp8: bool = False
-    fp8: HeldInFp8 | None = None
+    fp8: Measure | None = None
     untouched: list[tuple[torch.nn.Module, dict[str, Any]]] = field(default_factory=list, repr=False)
 
     @property
@@ -79,7 +74,7 @@ class LoadedModel:
 
     @property
     def side_by_side(self) -> bool:
-        """Whether several passes may be under way at once; what a model keeps would be another one's."""
+        """Tell whether several passes may run at once: not where the model keeps state between them."""
         return self.alone_above is None and self.keeps is None
 
     @property
@@ -87,23 +82,23 @@ class LoadedModel:
         return sum(p.numel() for p in self.model.parameters())
 
     def nll(self, passes: Sequence[Pass], after: Sequence[After | None] = ()) -> list[TokenNlls]:
-        """-log p of each response token that has context: one float32 array per pass."""
+        """Return -log p of each response token that has context: one float32 array per pass."""
         return self.along(self.road, passes, after)
 
     def along(
-        self, road: str, passes: Sequence[Pass], after: Sequence[After | None] = (), wanted: Wanted | None = None
+        self, road: str, passes: Sequence[Pass], after: Sequence[After | None] = (), wanted: ReadRequest | None = None
     ) -> list[TokenNlls]:
-        """The same on a road of one's choice, and hidden states to who wants them."""
-        return self.begun(road, passes, after, wanted or Wanted.likelihoods(passes))()
+        """Read passes on the given forward path, and hand hidden states to `wanted`."""
+        return self.begun(road, passes, after, wanted or ReadRequest.likelihoods(passes))()
 
-    def begun(self, road: str, passes: Sequence[Pass], after: Sequence[After | None], wanted: Wanted) -> Coming:
-        """The same, not yet waited for: a GPU is given its work and goes on alone; a CPU has done it by then."""
+    def begun(self, road: str, passes: Sequence[Pass], after: Sequence[After | None], wanted: ReadRequest) -> Coming:
+        """Start reading passes; call the result to wait for it. On a CPU the work is done by then."""
         long_one = self.alone_above is not None and len(passes) == 1 and len(passes[0].ids) > self.alone_above
         if long_one:
             return self.read_whole(road, passes[0], wanted)
         return self.read(road, passes, after, wanted)
 
-    def read(self, road: str, passes: Sequence[Pass], after: Sequence[After | None], wanted: Wanted) -> Coming:
+    def read(self, road: str, passes: Sequence[Pass], after: Sequence[After | None], wanted: ReadRequest) -> Coming:
         if self.alone_above is not None:
             self.forget()
         with on(self.device), torch.inference_mode():
@@ -113,20 +108,20 @@ class LoadedModel:
                 return forward.padded(self.head, passes, self.device, wanted)
             return forward.packed(self.head, passes, self.device, after, wanted, self.attend)
 
-    def read_whole(self, road: str, pass_: Pass, wanted: Wanted) -> Coming:
-        """A pass above `alone_above`, its last token read as well: the scaling looks at how much is read."""
+    def read_whole(self, road: str, pass_: Pass, wanted: ReadRequest) -> Coming:
+        """Read a pass longer than `alone_above`, its last token too: the scaling depends on how much is read."""
         longer = Pass(np.append(pass_.ids, pass_.ids[-1:]), pass_.start)
         coming = self.read(road, [longer], (), wanted)
         return lambda: [nll[:-1] for nll in coming()]
 
     @cached_property
     def layers(self) -> Layers:
-        """The way to its hidden states; to be asked for before several threads read."""
+        """Find the way to its hidden states; ask for this before several threads read."""
         return Layers(self)
 
     @property
     def reading(self) -> Reading:
-        """What readers of hidden states may know of it."""
+        """Return what readers of hidden states may know of the model."""
         return Reading(self.layers.count, self.device, self.head if self.layers.head_true else None)
 
     def forget(self) -> None:

@@ -53,12 +53,12 @@ def reading_folder(what: str, where: Path) -> AbstractContextManager[None]:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether the machine is to blame and not the file; torch's own errors say so in words alone."""
+    """Tell whether the machine is to blame and not the file; torch says so in words alone."""
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def first_line(error: BaseException) -> str:
-    """What a foreign error says first, for our own sentence; with the next line where the first only announces it."""
+    """Return a foreign error's first line, for our own sentence; its next line where the first only announces it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and "ignore_mismatched_sizes" in lines[0]:  # an option of transformers that nobody here has set
         return "its tensors have other shapes than `config.json` says"
@@ -68,7 +68,7 @@ def first_line(error: BaseException) -> str:
 
 
 def broken_json(folder: Path) -> str | None:
-    """The first of a folder's JSON files that holds no object, as models' and tokenizers' all do."""
+    """Find the first of a folder's JSON files that holds no object, as models' and tokenizers' all do."""
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
         try:
             if path.name != "vocab.json" and path.is_file() and not isinstance(json.loads(path.read_bytes()), dict):
@@ -94,7 +94,7 @@ def demand_model_files(name: str, folder: Path) -> None:
 
 
 def read_object(path: Path, whose: str) -> dict[str, Any]:
-    """The JSON object in a file, no field of which stands there twice.
+    """Read the JSON object in a file; no field may stand there twice.
 
     Args:
         path: the file.
@@ -111,7 +111,7 @@ def read_object(path: Path, whose: str) -> dict[str, Any]:
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
-    """A model's `config.json`, its values of the kinds that we and transformers count on.
+    """Read a model's `config.json` and check the kinds of its values.
 
     Raises:
         ModelError: it cannot be read, or a value is of another kind or out of any measure.
@@ -132,7 +132,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def tensors_of(file: Path) -> Tensors:
-    """Names, dtypes and shapes in a safetensors file, from its header: 8 bytes of length, then JSON.
+    """Read names, dtypes and shapes from a safetensors header: 8 bytes of length, then JSON.
 
     Raises:
         ModelError: it is no safetensors file.
@@ -148,7 +148,7 @@ def tensors_of(file: Path) -> Tensors:
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
-    """The files that transformers reads the weights from; none, where it will have to say itself that it finds none.
+    """List the files that transformers reads the weights from; none where it finds none itself.
 
     Raises:
         ModelError: it is open which they are, or one is missing.
@@ -175,7 +175,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def read_index(path: Path, name: str) -> dict[str, str]:
-    """Tensor -> file, as an index says."""
+    """Read which tensor is in which file, as an index says."""
     found = read_object(path, f"model `{name}`").get("weight_map")
     fits = isinstance(found, dict) and all(isinstance(file, str) and Path(file).name == file for file in found.values())
     if not fits or not found:
@@ -184,7 +184,7 @@ def read_index(path: Path, name: str) -> dict[str, str]:
 
 
 def tensors_in(folder: Path, name: str) -> Tensors:
-    """All tensors of a model's weights, each in the one file where its index looks for it.
+    """List all tensors of a model's weights, each from the one file where its index looks for it.
 
     Raises:
         ModelError: index and files do not agree.

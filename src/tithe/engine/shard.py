@@ -24,7 +24,7 @@ DeviceMap: TypeAlias = dict[str, int | str]  # part of the model -> device
 def spread_over(
     source: ModelSource, dtype: str, devices: Sequence[torch.device], wanted: bool | None
 ) -> Sequence[torch.device]:
-    """The devices over which one model is spread; none of them, where each device is to have a model of its own.
+    """Return the devices over which one model is spread; none where each device is to have its own model.
 
     Args:
         source: the model.
@@ -60,22 +60,22 @@ def spread_over(
 
 
 def whole_memory(device: torch.device) -> int:
-    """Bytes of a GPU; known without making it ready for work, which would take some hundred MB of each."""
+    """Return the bytes of a GPU; known without starting work on it, which would take some hundred MB."""
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that nobody uses on a GPU."""
+    """Return the bytes that nobody uses on a GPU."""
     return int(torch.cuda.mem_get_info(device)[0])
 
 
 def limits(devices: Sequence[torch.device]) -> Limits:
-    """What weights may take of each."""
+    """Return what weights may take of each device."""
     return {device.index or 0: int(ROOM * free_memory(device)) for device in devices}
 
 
 def device_map(source: ModelSource, dtype: torch.dtype, room: Limits, trust_remote_code: bool) -> DeviceMap:
-    """Which part of the model goes where, blocks whole and about as much to each device.
+    """Decide which part of the model goes where, blocks whole and about as much to each device.
 
     Raises:
         MissingExtraError: accelerate is not installed.
@@ -110,7 +110,7 @@ def device_map(source: ModelSource, dtype: torch.dtype, room: Limits, trust_remo
 
 
 def without_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """The model's parts and their sizes."""
+    """Make the model's parts and their sizes, without weights."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -124,7 +124,7 @@ def without_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: 
 
 
 def placed(model: LoadedModel) -> list[str]:
-    """The devices that hold a part of it."""
+    """Name the devices that hold a part of the model."""
     found = getattr(model.model, "hf_device_map", None) or {"": str(model.device)}
     names = [f"cuda:{place}" if isinstance(place, int) else str(place) for place in found.values()]
     return list(dict.fromkeys(names))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,9 @@ TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 NOT_GGUF = "give the folder with `config.json` and the `.safetensors` files that it was made of"
 HASHED_AT_ONCE = 4  # files
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+UNBOUNDED = 10**9  # tokenizers without a limit carry a huge number
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PLACES = ("base_model_name_or_path", "revision", "auto_mapping", "peft_version", "inference_mode")
-UNBOUNDED = 10**9  # tokenizers without a limit carry a huge number
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def find_model(name: str, *, weights: bool = True) -> ModelSource:
 
 
 def at_folder(name: str, folder: Path, *, weights: bool, revision: str | None = None) -> ModelSource:
-    """The model in a folder; of an adapter, its base model with the adapter beside it."""
+    """Find the model in a folder; of an adapter, its base model with the adapter beside it."""
     if is_adapter(folder):
         return base_of(name, folder, weights=weights)
     source = ModelSource(name, folder, revision)
@@ -163,7 +163,7 @@ def fetch(name: str, path: Path, *, weights: bool) -> ModelSource:
 
 
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer; never another one's.
+    """Load the model's own tokenizer; never another one's.
 
     Raises:
         ModelError: the folder holds none, or transformers cannot read it.
@@ -185,14 +185,14 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
 
 
 def embedded_ids(source: ModelSource) -> int | None:
-    """How many token ids the model embeds, as its config says; None where it does not."""
+    """Return how many token ids the model embeds, as its config says; None where it does not."""
     text = source.config.get("text_config") or {}
     rows = text.get("vocab_size", source.config.get("vocab_size"))
     return rows if isinstance(rows, int) and not isinstance(rows, bool) else None
 
 
 def demand_embedded(name: str, top: int, rows: int | None) -> None:
-    """A token id beyond the embedding would be an index error deep inside, or silently another row on a GPU.
+    """Refuse a token id beyond the embedding: an index error deep inside, or silently another row on a GPU.
 
     Args:
         name: of the model.
@@ -210,7 +210,7 @@ def demand_embedded(name: str, top: int, rows: int | None) -> None:
 
 
 def context_window(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The longest sequence the model was made for, in tokens; None where neither file says so."""
+    """Return the longest sequence the model was made for, in tokens; None where neither file says so."""
     config = source.config
     text = config.get("text_config") or {}
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -222,7 +222,7 @@ def context_window(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> i
 
 
 def fingerprint(source: ModelSource) -> str:
-    """16 hex digits of the weights' bytes, an adapter's included, the config and code of its own.
+    """Compute 16 hex digits of the weights' bytes (an adapter's included), the config and the model's code.
 
     The same model has the same, wherever it lies.
     """
@@ -233,7 +233,7 @@ def fingerprint(source: ModelSource) -> str:
     for file, content in zip(files, content_hashes(files), strict=True):
         digest.update(file.name.encode(errors="surrogateescape") + content)
     if source.adapter is not None:
-        digest.update(identity(source.adapter))
+        digest.update(adapter_identity(source.adapter))
     return digest.hexdigest()
 
 
@@ -244,18 +244,18 @@ def content_hash(file: Path) -> bytes:
 
 
 def content_hashes(files: Sequence[Path]) -> list[bytes]:
-    """Hashes of several files, some at a time: hashing lets other threads work."""
+    """Hash several files, some at a time: hashing lets other threads work."""
     with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
         return list(pool.map(content_hash, files))
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no whole model."""
+    """Tell whether a folder holds an adapter and no whole model."""
     return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
 def base_of(name: str, folder: Path, *, weights: bool) -> ModelSource:
-    """The base model of an adapter, with the adapter beside it.
+    """Find the base model of an adapter, with the adapter beside it.
 
     Args:
         name: as the user wrote it.
@@ -296,7 +296,7 @@ def base_of(name: str, folder: Path, *, weights: bool) -> ModelSource:
 
 
 def place_of(base: str, folder: Path) -> str:
-    """A relative path is looked for beside the adapter, too."""
+    """Resolve the base's path; a relative one is looked for beside the adapter, too."""
     beside = folder / base
     return str(beside) if base not in BUNDLED and not Path(base).exists() and beside.is_dir() else base
 
@@ -306,7 +306,7 @@ def adapter_config(name: str, folder: Path) -> dict[str, Any]:
 
 
 def demand_adapter_weights(name: str, folder: Path) -> None:
-    if importlib.util.find_spec("peft") is None:
+    if find_spec("peft") is None:
         raise MissingExtraError(
             f"`{name}` is an adapter, and merging it needs the package `peft`", hint=install_hint("tune")
         )
@@ -316,8 +316,8 @@ def demand_adapter_weights(name: str, folder: Path) -> None:
         raise ModelError(f"the adapter `{name}` has no `{ADAPTER_WEIGHTS}`", hint=hint)
 
 
-def identity(folder: Path) -> bytes:
-    """What an adapter adds to a fingerprint: its settings and the bytes of its weights, not where things lie."""
+def adapter_identity(folder: Path) -> bytes:
+    """Return what an adapter adds to a fingerprint: its settings and weight bytes, not where things lie."""
     config = {key: value for key, value in adapter_config(folder.name, folder).items() if key not in PLACES}
     for key in ("target_modules", "exclude_modules", "modules_to_save"):  # sets, written in any order
         if isinstance(config.get(key), list):

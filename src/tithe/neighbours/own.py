@@ -66,7 +66,7 @@ class Own(TextEncoder):
         return wanted
 
     def identity(self) -> dict[str, Any]:
-        from tithe.engine.forward.hidden import NUMERICS
+        from tithe.engine.readouts.pooled import NUMERICS
 
         return {
             "kind": "self",
@@ -80,7 +80,7 @@ class Own(TextEncoder):
         }
 
     def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[Encoded]:
-        from tithe.engine.forward.hidden import hidden
+        from tithe.engine.readouts.pooled import pooled_vectors
 
         whole = Tokens(self.own.tokenizer).encode([self.settings.prefix + text for text in texts], special=True)
         cut = [max(0, len(ids) - self.limit) for ids in whole]
@@ -91,7 +91,7 @@ class Own(TextEncoder):
             yield Encoded(blank, np.zeros((len(blank), width), dtype=np.float32), [0] * len(blank))
         read = [i for i, ids in enumerate(whole) if len(ids)]
         rows, done = [whole[i][: self.limit] for i in read], [have[i] for i in read]
-        for index, vectors in hidden(engine, rows, done, pooling=self.settings.pooling):
+        for index, vectors in pooled_vectors(engine, rows, done, pooling=self.settings.pooling):
             if vectors is None:
                 raise ModelError(
                     f"encoder `{self.name}` is out of memory on a text of {len(rows[index[0]])} tokens",

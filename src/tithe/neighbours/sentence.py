@@ -68,7 +68,7 @@ class Sentence(TextEncoder):
         """
         from sentence_transformers import SentenceTransformer
 
-        from tithe.engine.dtypes import DTYPES, choose_device
+        from tithe.engine.devices import DTYPES, choose_device
 
         device = choose_device(self.device)
         weights = {"dtype": DTYPES[self.settings.dtype], "use_safetensors": True}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tithe.config import ScoreSettings
 from tithe.data.files import Dataset
 from tithe.engine.store.store import Store, answers_name
 from tithe.errors import SettingsError, StoreError
 from tithe.foreign import read_json
 from tithe.run.folder import RECORD, SUFFIX
 from tithe.run.model import Model
+from tithe.settings import ScoreSettings
 
 
 def model_answers(model: Model) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tithe.config import SelectSettings
 from tithe.contamination.search import ContaminationResult, find
 from tithe.data.files import Dataset
 from tithe.data.ids import content_of
@@ -26,6 +25,7 @@ from tithe.run.table import COMPUTED, COUNTS, rank_correlation
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter, apply_filters, drop_duplicates, without
+from tithe.settings import SelectSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa

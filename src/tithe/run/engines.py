@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.config import ScoreSettings
 from tithe.data.files import Dataset
 from tithe.data.hub import HubData
 from tithe.errors import ModelError, SettingsError
@@ -17,13 +16,14 @@ from tithe.records import Example
 from tithe.report.reporter import Talk
 from tithe.run.answers import answers_elsewhere, model_answers
 from tithe.run.model import Model, keep, keep_route, kept, kept_number, kept_route, kept_word
+from tithe.settings import ScoreSettings
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
     from tithe.engine.engine import Engine
-    from tithe.engine.measure.fp32_route import Fp32Route
+    from tithe.engine.measure.cpu_kernels import Fp32Route
     from tithe.engine.model import LoadedModel
 
 BYTES = 4  # of text, a token
@@ -152,10 +152,10 @@ def make_engine(
     Raises:
         TitheError: the model cannot be loaded, or not as it is asked for.
     """
-    from tithe.engine.dtypes import WEIGHTS
+    from tithe.engine.devices import WEIGHTS
     from tithe.engine.engine import Engine
     from tithe.engine.loading import load_model
-    from tithe.engine.measure.half_speed import probe_half
+    from tithe.engine.measure.cpu_kernels import probe_half
     from tithe.engine.measure.loss_kernels import CANDIDATES, OWN
     from tithe.engine.measure.shape import model_shape
     from tithe.engine.shard import spread_over
@@ -367,7 +367,7 @@ def weights_dtype(model: LoadedModel) -> str:
 
 def torch_name(dtype: str) -> str:
     """Return torch's name for ours: `float32` for `fp32`."""
-    from tithe.engine.dtypes import WEIGHTS
+    from tithe.engine.devices import WEIGHTS
 
     return str(WEIGHTS[dtype]).removeprefix("torch.")
 

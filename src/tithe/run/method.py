@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tithe import plugins
-from tithe.config import ScoreSettings
 from tithe.data.render import Renderer
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.engine.store.store import Store
-from tithe.errors import DataError, SettingsError, demand
+from tithe.errors import DataError, SettingsError, demand, did_you_mean
 from tithe.extras import versions
 from tithe.neighbours.encoder import FILE
 from tithe.neighbours.encoders import make_encoder
@@ -20,13 +19,15 @@ from tithe.records import Ask, Example
 from tithe.run.answers import borrow, demand_run_folder, model_answers
 from tithe.run.engines import OwnModel
 from tithe.run.model import ALWAYS_THERE, Model, open_model, open_renderer
-from tithe.run.passed_on import PASSED_ON
-from tithe.run.readouts import make_readouts
 from tithe.run.source import Pools, Source
-from tithe.run.standin import StandIn
+from tithe.run.stubs import StubBench
 from tithe.scorers.base import Scorer, learns, settings_of
 from tithe.selectors.base import Selector
+from tithe.settings import INHERITED, ScoreSettings
 from tithe.specs import parse_spec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LIKELIHOODS = "nll_tokens"
 
@@ -108,7 +109,7 @@ class Method:
             asked: is told of all asks that a scorer has while it prepares.
             sample: ids of examples that are to have each other for neighbours.
         """
-        bench = StandIn(examples, pools.load, asked, sample)
+        bench = StubBench(examples, pools.load, asked, sample)
         return {name: scorer.prepare(bench) for name, scorer in self.scorers.items()}
 
     def readouts_asked(self, source: Source, pools: Pools) -> frozenset[str]:
@@ -132,7 +133,12 @@ class Method:
             if head.whole:
                 raise
             scorers = self.stubs(source.examples, pools, asked.extend)  # the head held too few of a kind, perhaps
-        asked += [scorer.asks(head.examples[0]) for scorer in scorers.values()]
+        known = plugins.names(plugins.READOUTS)
+        for scorer in scorers.values():
+            asks = scorer.asks(head.examples[0])
+            for name in {ask.readout.partition(":")[0] for ask in asks.values()} - {*known}:
+                raise SettingsError(f"scorer `{scorer.name}`: unknown readout `{name}`", hint=did_you_mean(name, known))
+            asked.append(asks)
         names = {ask.readout for each in asked for ask in each.values()}
         return frozenset(LIKELIHOODS if name == "nll" and self.settings.per_token else name for name in names)
 
@@ -222,8 +228,9 @@ class Setup:
         """
         settings = self.settings.model_copy(update={"model": record["folder"]})
         model = open_model(settings, began_in=self.model.began_in)
-        readouts, _ = make_readouts(self.asked, model, self.renderer)
-        return replace(self, model=model, readouts=readouts, warmed=record)
+        return replace(
+            self, model=model, readouts=make_readouts(self.asked, Facts(model, self.renderer)), warmed=record
+        )
 
 
 def set_up(
@@ -273,11 +280,54 @@ def set_up(
     if weights and needed and (note := model.chosen_dtype[1]) is not None:
         notes.append(note)
     renderer = open_renderer(settings, model, whole_response=method.whole_response)
-    readouts, said = make_readouts(asked, model, renderer, weights=weights)
+    facts = Facts(model, renderer, weights)
+    readouts = make_readouts(asked, facts)
     if weights:
         check_encoders(method, source, model if needed else None)
-    notes += [*said, *pools.notes[said_before:]]
+    notes += [*facts.notes, *pools.notes[said_before:]]
     return Setup(settings, source, method, model, renderer, asked, readouts, pools, weights, notes)
+
+
+@dataclass
+class Facts:
+    """What readouts may know of a run; see `RunFacts`.
+
+    Args:
+        model: that is read.
+        renderer: of its passes.
+        weights: whether it will be loaded.
+        notes: what is odd.
+    """
+
+    model: Model
+    renderer: Renderer
+    weights: bool = True
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def model_name(self) -> str:
+        return self.model.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.model.fingerprint
+
+    @property
+    def dtype(self) -> str:
+        return self.model.weights_dtype
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.model.tokenizer
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
+def make_readouts(asked: Iterable[str], run: Facts) -> Mapping[str, Readout]:
+    """Return the readouts by the names under which they are asked for; the common ones are always there."""
+    own = {name: plugins.build_readout(name, run) for name in sorted(asked) if name not in READOUTS}
+    return {**READOUTS, **own}
 
 
 def needs_model(asked: Iterable[str], method: Method) -> bool:
@@ -309,7 +359,7 @@ def basics(settings: ScoreSettings) -> dict[str, Any]:
 
 def inherited(settings: ScoreSettings) -> dict[str, Any]:
     """Return what scorers and selectors take from the run's settings, where they have such a setting."""
-    given = {name: getattr(settings, name) for name in PASSED_ON}
+    given = {name: getattr(settings, name) for name in INHERITED}
     return {"seed": settings.seed} | {name: value for name, value in given.items() if value is not None}
 
 

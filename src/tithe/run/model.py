@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from tithe.engine.measure.fp32_route import Fp32Route, RouteName
+    from tithe.engine.measure.cpu_kernels import Fp32Route, RouteName
 
 CHOICES = Path("answers", "choices.json")  # what a run chose when it began: the run that goes on does the same
 ROUTE, DTYPE = "fp32_route", "dtype_cpu"
@@ -77,7 +77,7 @@ class Model:
         Raises:
             SettingsError: there is no such device.
         """
-        from tithe.engine.workers.devices import choose_devices
+        from tithe.engine.devices import choose_devices
 
         return choose_devices(self.device)
 
@@ -95,7 +95,7 @@ class Model:
     @cached_property
     def chosen_dtype(self) -> tuple[str, str | None]:
         """The weights' dtype, and a note where the run folder decides it."""
-        from tithe.engine.dtypes import choose_dtype, dtype_name
+        from tithe.engine.devices import choose_dtype, dtype_name
 
         fresh = dtype_name(choose_dtype(self.dtype, self.devices[0]))
         return began_with(self.began_in, fresh) if self.dtype_is_timed else (fresh, None)

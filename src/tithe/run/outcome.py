@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tithe.config import SelectSettings
 from tithe.data.files import Dataset
 from tithe.records import Selection
 from tithe.run.choose import Recipe, selection_record
@@ -16,6 +15,7 @@ from tithe.run.results import PipelineResult, ScoreResult, SelectResult, StageRe
 from tithe.run.table import COUNTS, FIXED, Table, joined
 from tithe.selectors.budget import Budget
 from tithe.selectors.rank import Top
+from tithe.settings import SelectSettings
 from tithe.stages import Stage
 
 POOL = ("records", "examples", "bad_rows", "notes", "duplicates")  # counts of the whole input

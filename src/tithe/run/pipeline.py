@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from tithe import plugins
-from tithe.config import SelectSettings
 from tithe.data.export import write_dropped
 from tithe.data.outfile import atomic
 from tithe.data.writers import DroppedRecords
@@ -43,7 +43,6 @@ from tithe.run.folder import (
 )
 from tithe.run.method import Method, Setup, basics, inherited, residual, set_up
 from tithe.run.outcome import narrowed, outcome
-from tithe.run.passed_on import check_passed_on
 from tithe.run.results import ScoreResult, SelectResult, StageResult
 from tithe.run.score import Scoring, check_warmup, warmed_up
 from tithe.run.source import Pools, Source
@@ -51,6 +50,7 @@ from tithe.run.table import COUNTS, NLLS
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter
+from tithe.settings import SelectSettings, check_inherited
 from tithe.stages import Stage, base_name, naming, parse_pipeline
 
 FOLDER = "stage-{}"
@@ -190,7 +190,7 @@ def single_job(settings: SelectSettings, folder: Path | None, talk: Talk) -> Job
     Budget.parse(settings.keep, of=settings.keep_of)
     selector = plugins.build_selector(settings.selector, inherited(settings))
     method = Method.of(settings, (selector,))
-    check_passed_on(settings, [*method.scorers.values(), selector])
+    check_inherited(settings, [*method.scorers.values(), selector])
     by = ranking_scorer(method, settings.by)
     if settings.residualise and by == "length":
         raise SettingsError(
@@ -368,10 +368,9 @@ def make_jobs(settings: SelectSettings, folder: Path | None) -> tuple[list[Job],
             selectors.append(plugins.build_selector(stage.selector, inherited(settings)))
             if stage.scorer:
                 used.append(plugins.build_scorer(stage.scorer, inherited(settings)))
-    check_passed_on(settings, [*used, *selectors])
+    check_inherited(settings, [*used, *selectors])
     jobs: list[Job] = []
     for i, stage in enumerate(stages):
-        later = next((k for k in range(i + 1, len(stages)) if stages[k].scorer), len(stages))
         own = settings.model_copy(
             update={
                 "scorer": (stage.scorer,) if stage.scorer else jobs[-1].settings.scorer,
@@ -386,12 +385,20 @@ def make_jobs(settings: SelectSettings, folder: Path | None) -> tuple[list[Job],
         )
         with naming(stage):
             method = Method.of(own, (selectors[i],))
-            extra = columns_read(method, source, own, selectors[i:later])
+            filters = [Filter.parse(text) for text in own.drop or ()]
+            extra = own_columns(method, source, selectors[i], filters)
             setup = set_up(own, method=method, source=source, pools=pools, folder=folder)
         if jobs:  # what is odd about the data set is said once
             setup = replace(setup, notes=[note for note in setup.notes if note not in source.dataset.notes])
         jobs.append(Job(stage, own, method, selectors[i], columns.get(i), setup, extra))
-    return jobs, waiting
+    return [replace(job, extra=columns_read(jobs[i:])) for i, job in enumerate(jobs)], waiting
+
+
+def columns_read(jobs: Sequence[Job]) -> list[str]:
+    """Return the columns of the input that the first of these jobs reads, and those that choose by its scores."""
+    first, *rest = jobs
+    readers = [first, *takewhile(lambda job: not job.scores, rest)]
+    return list(dict.fromkeys(name for job in readers for name in job.extra))
 
 
 def column_names(stages: Sequence[Stage]) -> dict[int, str]:
@@ -435,13 +442,6 @@ def filters_of(
             one.check([*at, *COUNTS[:-1], *source.columns])
             found[0].append(text)
     return [tuple(texts) or None for texts in found], waiting
-
-
-def columns_read(method: Method, source: Source, settings: SelectSettings, readers: Sequence[Selector]) -> list[str]:
-    """Return the columns of the input that a stage's filters and these selectors read."""
-    filters = [Filter.parse(text) for text in settings.drop or ()]
-    found = [name for selector in readers for name in own_columns(method, source, selector, filters)]
-    return list(dict.fromkeys(found))
 
 
 def nothing_kept(chosen: SelectResult, *, whole: bool = False) -> DataError:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe import plugins
-from tithe.config import ScoreSettings
 from tithe.errors import SettingsError
 from tithe.planner import Cost, Window, window_size, windows, without_numbers
 from tithe.records import Ask
@@ -34,11 +33,11 @@ from tithe.run.folder import (
     write_table,
 )
 from tithe.run.method import Method, Setup, residual, set_up
-from tithe.run.passed_on import check_passed_on
 from tithe.run.results import PlanResult, ScoreResult
 from tithe.run.table import Table, TokenFile
 from tithe.runners.local import LocalRunner
 from tithe.runners.tokenising import Tokenisers
+from tithe.settings import ScoreSettings, check_inherited
 
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine
@@ -126,7 +125,7 @@ def score(
         check_scores_file(output)
     check_places(output, overwrite, settings.dataset, folder, inputs_of(settings), scores=True)
     method = Method.of(settings)
-    check_passed_on(settings, list(method.scorers.values()))
+    check_inherited(settings, list(method.scorers.values()))
     setup = set_up(settings, method=method, folder=folder)
     check_warmup(setup, folder)
     talk = talk or Talk()

@@ -113,10 +113,12 @@ class Source:
                 return Head(examples, bad, first_bad, whole=False)
         return Head(examples, bad, first_bad, whole=True)
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """The input's columns beside the dialogue, as the first examples of the whole have them."""
-        return list(dict.fromkeys(name for example in self.whole.head.examples for name in example.columns))
+        if self.of is not None:
+            return self.of.columns
+        return list(dict.fromkeys(name for example in self.head.examples for name in example.columns))
 
     @cached_property
     def in_memory(self) -> tuple[Sequence[Example], int]:

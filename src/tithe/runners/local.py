@@ -71,7 +71,7 @@ class LocalRunner:
 
     @cached_property
     def model_readouts(self) -> frozenset[str]:
-        """The names of those that need the model; found once, as the readouts do not change."""
+        """Return the names of readouts that need the model; found once, as the readouts do not change."""
         return frozenset(name for name, readout in self.readouts.items() if readout.needs_model)
 
     def run(self, items: Iterable[Example | BadRow]) -> Generator[Scored]:
@@ -85,7 +85,7 @@ class LocalRunner:
             store.flush()
 
     def meanwhile(self, read: Iterator[tuple[Window, Answers]]) -> Generator[tuple[Window, Answers]]:
-        """Windows that were read; the next one is, while the present one is scored, where that costs the model nothing.
+        """Yield windows that were read; read the next while the present one is scored, where that is free.
 
         The first is read here, not in a thread: with it the model is loaded, which may take long, and can be stopped.
         """
@@ -122,7 +122,7 @@ class LocalRunner:
         return True
 
     def ahead(self, stream: Iterator[Window]) -> Iterator[Window]:
-        """Windows, the next one planned while the present one is read."""
+        """Yield windows; plan the next one while the present one is read."""
         if not self._start:
             self._start, self.trace.start = time.monotonic(), time.time()
         first, began = True, 0.0
@@ -135,12 +135,12 @@ class LocalRunner:
                 began = time.monotonic()
 
     def first_shown(self, example: Example) -> str | None:
-        """The first worked example that any scorer shows with this one, by its id."""
+        """Return the id of the first worked example that any scorer shows with this one."""
         specs = (ask.spec for scorer in self.scorers.values() for ask in scorer.asks(example).values())
         return next((spec.shots[0].id for spec in specs if spec.shots), None)
 
     def size(self, items: Iterable[Example | BadRow]) -> int:
-        """Examples in a window: as many as the asks about the first one allow."""
+        """Count the examples in a window: as many as the asks about the first one allow."""
         first = next((item for item in items if isinstance(item, Example)), None)
         asks = 0 if first is None else sum(len(scorer.asks(first)) for scorer in self.scorers.values())
         return window_size(asks)
@@ -155,12 +155,12 @@ class LocalRunner:
             store.flush()
 
     def plan_asks(self, asks: Sequence[Mapping[str, Ask]]) -> Window:
-        """The same as `plan`, without scorers."""
+        """Plan a window of asks that belong to no scorer's result."""
         examples = [ask.spec.example for each in asks for ask in list(each.values())[:1]]
         return plan_window(examples, [[self.renamed(each, "a scorer")] for each in asks], self.renderer)
 
     def chunks(self, items: Iterable[Example | BadRow]) -> Iterator[list[Example | BadRow]]:
-        """Windows of a stream, as long as the asks about its first example allow."""
+        """Cut a stream into windows, as long as the asks about its first example allow."""
         stream, head = iter(items), list[Example | BadRow]()
         for item in stream:
             head.append(item)
@@ -169,7 +169,7 @@ class LocalRunner:
         return windows(chain(head, stream), self.size(head))
 
     def planned(self, chunks: Iterable[Sequence[Example | BadRow]]) -> Iterator[Window]:
-        """The windows' plans in order; where processes tokenise, some windows ahead."""
+        """Yield the windows' plans in order; where processes tokenise, some windows ahead."""
         coming = deque[tuple[Sequence[Example | BadRow], Callable[[], Encodings]]]()
         for chunk in chunks:
             examples = (item for item in chunk if isinstance(item, Example))
@@ -201,7 +201,7 @@ class LocalRunner:
         return {n: Ask(a.spec, "nll_tokens") if a.readout == "nll" else a for n, a in asks.items()}
 
     def answers(self, window: Window) -> Answers:
-        """Per pass and readout the answer, from the store or from the engine."""
+        """Return the answer per pass and readout, from the store or from the engine."""
         keys = [pass_.key for pass_ in window.passes]
         found: Answers = {}
         for readout, store in self.stores.items():
@@ -285,7 +285,7 @@ class LocalRunner:
                 yield name, row
 
     def scores(self, window: Window, i: int, answers: Answers) -> tuple[dict[str, float | Problem], dict[str, float]]:
-        """Every scorer's number for one example, and what scorers say besides."""
+        """Return every scorer's number for one example, and what scorers say besides."""
         example = window.examples[i]
         out, more = dict[str, float | Problem](), dict[str, float]()
         for (name, scorer), slots in zip(self.scorers.items(), window.slots[i], strict=True):
@@ -301,7 +301,7 @@ class LocalRunner:
 
 
 def resolved(slots: Mapping[str, Slot | Problem], answers: Answers) -> dict[str, Answer | Problem]:
-    """By the asks' names, what was answered."""
+    """Return what was answered, by the asks' names."""
     return {
         ask: slot if isinstance(slot, Problem) else answers[slot.index, slot.readout] for ask, slot in slots.items()
     }
@@ -318,7 +318,7 @@ class Scored:
 
 
 def clocked(stream: Iterable[T]) -> Iterator[tuple[T, float]]:
-    """The same items, each with the processor seconds of this thread that it took."""
+    """Yield each item with the processor seconds of this thread that it took."""
     began = time.thread_time()
     for item in stream:
         yield item, time.thread_time() - began
@@ -326,7 +326,7 @@ def clocked(stream: Iterable[T]) -> Iterator[tuple[T, float]]:
 
 
 def ahead(stream: Iterator[T], stop: Callable[[], object] = lambda: None) -> Generator[T]:
-    """The same items, the next one made while the present one is worked on.
+    """Yield the items; make the next one while the present one is worked on.
 
     Args:
         stream: the items.

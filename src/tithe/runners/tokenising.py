@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tithe.data.render import Encoded, Renderer
-from tithe.engine.workers.orphan import child_variables
-from tithe.engine.workers.process import last_line, search_path
+from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
+from tithe.data.dialogue import CpqsRenderer
+from tithe.data.render import Encoded, Renderer, RenderSettings, TemplateRenderer
+from tithe.engine.workers.children import ChildProcess
+from tithe.engine.workers.process import Failed
 from tithe.errors import TitheError
 from tithe.records import Example, Problem
-from tithe.runners.tokeniser import RENDERERS, can_send, sent, unpacked
 
 if TYPE_CHECKING:
     from tithe.engine.sources import ModelSource
     from tithe.runners.trace import Work
 
+RENDERERS = (TemplateRenderer, CherryRenderer, SuperfilteringRenderer, CpqsRenderer)
 MOST = 4  # processes: each tokenises about 2,000 short records a second, and what is left to this one is less
 PATIENCE = 2.0  # seconds that the model may wait in all before they are started, which takes about as long
 # Seconds of planning that stand against one of reading: beside a GPU no more than this is left to a thread, as it holds
@@ -40,75 +38,58 @@ class TokeniserError(TitheError):
     """A process that tokenises has failed."""
 
 
-class EndedError(TokeniserError):
+class TokeniserEndedError(TokeniserError):
     """It is not there any more."""
 
 
-@dataclass
-class Process:
-    """One of them. Only one thread may ask it at a time.
+@dataclass(frozen=True)
+class RendererRecipe:
+    """What it takes to make the run's renderer in another process."""
 
-    Args:
-        recipe: what it takes to make the renderer.
-    """
+    source: ModelSource
+    trust_remote_code: bool
+    renderer: Callable[..., Renderer]
+    settings: RenderSettings
 
-    recipe: Mapping[str, Any]
-    popen: subprocess.Popen[bytes] = field(init=False)
-    words: IO[bytes] = field(init=False, repr=False)  # what it says besides; open as long as it lives
+    def made(self) -> Renderer:
+        """Make it, from the same files."""
+        from tithe.engine.sources import load_tokenizer
 
-    def __post_init__(self) -> None:
-        self.words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "tithe.runners.tokeniser"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.words,
-            # The same modules, found in the same order; and nothing that lies in the present folder by chance.
-            env={**os.environ, **QUIET, **child_variables(), "PYTHONPATH": search_path(), "PYTHONSAFEPATH": "1"},
-            start_new_session=True,  # Ctrl-C is for us; it ends when we do
-        )
+        if not self.trust_remote_code:
+            without_torch()
+        return self.renderer(load_tokenizer(self.source, trust_remote_code=self.trust_remote_code), self.settings)
 
-    def ask(self, request: Any) -> tuple[dict[str, Any], bytes]:
-        """An answer's line, and the bytes behind it.
+
+class TokeniserProcess(ChildProcess):
+    """One of them. Only one thread may ask it at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("tithe.runners.tokeniser", QUIET)
+
+    def ask(self, request: RendererRecipe | Sequence[Example]) -> Any:
+        """Send it a request and wait for the answer.
 
         Raises:
             TokeniserError: it cannot.
-            EndedError: it is dead.
+            TokeniserEndedError: it is dead.
         """
-        assert self.popen.stdin is not None and self.popen.stdout is not None
-        line = body = b""
-        with suppress(BrokenPipeError):
-            self.popen.stdin.write(json.dumps(request).encode() + b"\n")
-            self.popen.stdin.flush()
-            line = self.popen.stdout.readline()
-        said: dict[str, Any] = json.loads(line) if line.endswith(b"\n") else {}
-        if "error" in said:
-            raise TokeniserError(f"a process that tokenises says: {said['error']}")
-        body = self.popen.stdout.read(said.get("bytes", 0))
-        if not said or len(body) < said.get("bytes", 0):
-            raise self.ended()
-        return said, body
+        try:
+            self.channel.send(request)
+            answer = self.channel.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise self.last_words() from None
+        if isinstance(answer, Failed):
+            raise TokeniserError(f"a process that tokenises says: {answer.message}")
+        return answer
 
-    def ended(self) -> EndedError:
-        """How it did, and what it said last."""
-        code = self.popen.wait()
+    def last_words(self) -> TokeniserEndedError:
+        code, said = self.ended() or (0, "")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        said = last_line(self.words)
-        return EndedError(
-            f"a process that tokenises ended with {how}" + (f", and its last words were: {said}" if said else ""),
+        return TokeniserEndedError(
+            f"a process that tokenises ended with {how}{said}",
             hint=("out of memory, if it was killed; " if code < 0 else "")
             + "the same command goes on from what is done",
         )
-
-    def stop(self) -> None:
-        """It ends with its input; whatever it is doing is not wanted."""
-        self.popen.kill()
-        self.popen.wait()
-        for pipe in (self.popen.stdin, self.popen.stdout):
-            assert pipe is not None
-            with suppress(BrokenPipeError):
-                pipe.close()
-        self.words.close()
 
 
 @dataclass
@@ -132,8 +113,8 @@ class Tokenisers:
     waited: float = field(default=0.0, init=False)  # seconds, before they were started
     planned: float = field(default=0.0, init=False)
     gave_up: str | None = field(default=None, init=False)  # why a thread went on in their place
-    _free: SimpleQueue[Process] = field(default_factory=SimpleQueue, init=False, repr=False)
-    _all: list[Process] = field(default_factory=list, init=False, repr=False)
+    _free: SimpleQueue[TokeniserProcess] = field(default_factory=SimpleQueue, init=False, repr=False)
+    _all: list[TokeniserProcess] = field(default_factory=list, init=False, repr=False)
     _threads: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
     _ready: list[Future[None]] = field(default_factory=list, init=False, repr=False)
 
@@ -147,12 +128,12 @@ class Tokenisers:
         waited, much = work.waited >= self.patience, work.planned > max(BESIDE * work.seconds, self.patience)
         if self.count or device == "cpu" or not (waited or (much and work.seconds)):
             return
-        from tithe.engine.cores import cpu_cores
+        from tithe.engine.host import cpu_cores
 
         spare = cpu_cores() - 1
         if spare < 1:
             return
-        if type(self.renderer) in RENDERERS.values():
+        if type(self.renderer) in RENDERERS:
             self.waited, self.planned = work.waited, work.planned
             self.start(min(MOST, spare))
             why = f"the model has waited {work.waited:.1f} s for tokens"
@@ -163,24 +144,12 @@ class Tokenisers:
     def start(self, count: int) -> None:
         """Start so many, and do not wait for them."""
         self.count, self._threads = count, ThreadPoolExecutor(count)
-        self._all = [Process(self.recipe()) for _ in range(count)]
-        self._ready = [self._threads.submit(self._greet, process) for process in self._all]
+        self._all = [TokeniserProcess() for _ in range(count)]
+        recipe = RendererRecipe(self.source, self.trust_remote_code, type(self.renderer), self.renderer.settings)
+        self._ready = [self._threads.submit(self._greet, process, recipe) for process in self._all]
 
-    def recipe(self) -> dict[str, Any]:
-        """What it takes to make the renderer elsewhere."""
-        adapter = self.source.adapter
-        return {
-            "model": self.source.name,
-            "folder": str(self.source.folder),
-            "adapter": None if adapter is None else str(adapter),
-            "trust_remote_code": self.trust_remote_code,
-            "renderer": type(self.renderer).__name__,
-            "settings": asdict(self.renderer.settings),
-        }
-
-    def _greet(self, process: Process) -> None:
-        said, _ = process.ask(process.recipe)
-        if said["ready"] != json.loads(json.dumps(self.renderer.describe(), default=str)):
+    def _greet(self, process: TokeniserProcess, recipe: RendererRecipe) -> None:
+        if process.ask(recipe) != described(self.renderer):
             raise TokeniserError(
                 f"a process that tokenises renders otherwise than this run: the files of `{self.source.name}` or the "
                 "template have changed since it began",
@@ -190,7 +159,7 @@ class Tokenisers:
 
     @property
     def ahead(self) -> int:
-        """Windows to hand over before the first is wanted."""
+        """Count the windows to hand over before the first is wanted."""
         return AHEAD if self._ready and all(one.done() for one in self._ready) else 0
 
     def encode(self, examples: Iterable[Example]) -> Callable[[], Encodings]:
@@ -204,13 +173,13 @@ class Tokenisers:
         try:
             for one in self._ready:
                 one.result()
-        except EndedError as error:  # before it had anything to do: the thread can go on as before
+        except TokeniserEndedError as error:  # before it had anything to do: the thread can go on as before
             self.gave_up = str(error)
             self.say(f"note: {error}; a thread tokenises as before")
             self.stop()
             return dict
         assert self._threads is not None
-        chosen = [example for example in examples if can_send(example)]
+        chosen = list(examples)
         pieces = [chosen[i : i + PIECE] for i in range(0, len(chosen), PIECE)]
         coming = [self._threads.submit(self._encoded, piece) for piece in pieces]
         names = [example.id for example in chosen]
@@ -219,23 +188,35 @@ class Tokenisers:
     def _encoded(self, piece: Sequence[Example]) -> list[Encoded | Problem]:
         process = self._free.get()
         try:
-            return unpacked(*process.ask([sent(example) for example in piece]), len(piece))
+            found: list[Encoded | Problem] = process.ask(piece)
+            return found
         finally:
             self._free.put(process)
 
     def stop(self) -> None:
         """End them all."""
         for process in self._all:
-            process.stop()
+            process.close()
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         self._all, self._ready, self._threads = [], [], None
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run record."""
+        """Return the counts for the run record."""
         return {
             "processes": self.count,
             "started_after_waiting_seconds": round(self.waited, 2),
             "started_after_planning_seconds": round(self.planned, 2),
             **({} if self.gave_up is None else {"gave_up": self.gave_up}),
         }
+
+
+def described(renderer: Renderer) -> str:
+    """Return what a renderer says of itself, to be compared between processes."""
+    return json.dumps(renderer.describe(), default=str)
+
+
+def without_torch() -> None:
+    """Hide torch from transformers, which imports it wherever it is installed: 270 MB a tokenizer has no use for."""
+    find = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, package=None: None if name == "torch" else find(name, package)

@@ -70,7 +70,7 @@ class Trace:
             self._each *= 2
 
     def as_dict(self) -> dict[str, float | Sequence[float]]:
-        """For the run record: `start`, and a list for each field of the spans."""
+        """Return `start`, and a list for each field of the spans, for the run record."""
         rows = [astuple(span) for span in self.spans]
         names = [one.name for one in fields(Span)]
         return {"start": round(self.start, 3)} | {

@@ -1,10 +1,11 @@
-"""The contract of scorers and selectors, for ours and for yours: call these from your own tests.
+"""The contract of scorers, selectors and readouts, for ours and for yours: call these from your own tests.
 
 Each function raises AssertionError with what was expected, what came, and why it matters.
 """
 
 from tithe.testing.bench import FakeBench
+from tithe.testing.readouts import check_readout
 from tithe.testing.scorers import check_scorer
 from tithe.testing.selectors import check_selector
 
-__all__ = ["FakeBench", "check_scorer", "check_selector"]
+__all__ = ["FakeBench", "check_readout", "check_scorer", "check_selector"]

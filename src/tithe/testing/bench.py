@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.scorers.base import POOL
-from tithe.testing.fabricate import EXAMPLES, KNOWN, MEANS, TOKENS, Fabricate, answer
+from tithe.testing.fabricate import EXAMPLES, MEANS, TOKENS, Fabricate, answer
 
 DIMS = 6
 
@@ -23,7 +23,7 @@ class FakeBench:
 
     Args:
         examples: the data set.
-        known: readout -> how its answers are made up.
+        known: readout -> how its answers are made up, where that is not as the registered one says.
         pool: what `load` gives, under ids of its own.
         earlier: what `table` gives, by column.
         kept: tables, by name.
@@ -32,7 +32,7 @@ class FakeBench:
     """
 
     examples: Sequence[Example] = EXAMPLES
-    known: Mapping[str, Fabricate] = field(default_factory=lambda: dict(KNOWN))
+    known: Mapping[str, Fabricate] = field(default_factory=dict)
     pool: Sequence[Example] = EXAMPLES
     earlier: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     kept: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
-import numpy as np
-
-from tithe.records import Answer, Ask, Count, Example, Margin, Message, Nll, Options, Vector
+from tithe import plugins
+from tithe.records import Answer, Ask, Example, Message, Nll
 
 Fabricate: TypeAlias = Callable[[int, float, bool], Answer]
 
@@ -38,12 +36,17 @@ def answer(ask: Ask, known: Mapping[str, Fabricate], tokens: int, mean: float, f
 
 
 def lookup(readout: str, known: Mapping[str, Fabricate]) -> Fabricate | None:
-    """By name, or by what stands before its argument: `head:folder` is a `head`.
+    """Return what fabricates the answers of a readout: as given, or as the registered readout says; None for neither.
 
-    A readout `nll...` that is not known by name is an Nll with its tokens kept.
+    Args:
+        readout: by name, or with an argument: `head:folder` is a `head`.
+        known: readout -> what fabricates its answers.
     """
-    name = readout.partition(":")[0]
-    return known.get(readout) or known.get(name) or (_nll_per_token if readout.startswith("nll") else None)
+    name, _, argument = readout.partition(":")
+    own = known.get(readout) or known.get(name)
+    if own is not None or name not in plugins.names(plugins.READOUTS):
+        return own
+    return partial(plugins.readout(name).made_up, argument)
 
 
 def describe(answers: Mapping[str, Answer]) -> str:
@@ -55,37 +58,6 @@ def describe(answers: Mapping[str, Answer]) -> str:
     return f"({', '.join(parts)})"
 
 
-def _nll_per_token(tokens: int, mean: float, first: bool) -> Nll:
-    """As the engine answers: without context the first token is not scored, and `tokens` is one fewer."""
-    per_token = np.full(tokens, mean, dtype=np.float32)
-    per_token[::2] *= np.float32(0.5)
-    scored = per_token if first else per_token[1:]
-    opening = float(per_token[0]) if first and tokens else math.nan
-    return Nll(float(scored.sum(dtype=np.float64)), len(scored), opening, scored)
-
-
-def _nll(tokens: int, mean: float, first: bool) -> Nll:
-    return replace(_nll_per_token(tokens, mean, first), per_token=None)
-
-
-def _count(tokens: int, mean: float, first: bool) -> Count:
-    return Count(prompt=12, response=tokens)
-
-
-def _margin(tokens: int, mean: float, first: bool) -> Margin:
-    return Margin((mean - 2.3) * (1 if first else -1))
-
-
-def _vector(tokens: int, mean: float, first: bool) -> Vector:
-    angle = mean + tokens
-    return Vector(np.array([math.cos(angle), math.sin(angle), 0.0], dtype=np.float32))
-
-
-def _options(tokens: int, mean: float, first: bool) -> Options:
-    """Of up to six replies: likelier ones further on, or all alike."""
-    return Options(np.log(np.linspace(0.01, 0.01 + mean / 400, 6)).astype(np.float32))
-
-
 def _example(row: int, instruction: str, extra: str, response: str) -> Example:
     prompt = (Message("user", f"{instruction}\n{extra}" if extra else instruction),)
     columns = {"source": "web"} if row % 2 else {}
@@ -93,13 +65,6 @@ def _example(row: int, instruction: str, extra: str, response: str) -> Example:
     return Example(f"{row:032x}", row, 1, prompt, reply, instruction, extra, columns=columns, where=f"test:{row}")
 
 
-KNOWN: Mapping[str, Fabricate] = {
-    "nll": _nll,
-    "count": _count,
-    "head": _margin,
-    "weighted": _vector,
-    "options": _options,
-}
 EXAMPLES = (
     _example(0, "Name the capital of France.", "", "Paris."),
     _example(1, "Translate to German.", "Good morning", "Guten Morgen"),

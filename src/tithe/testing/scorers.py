@@ -15,7 +15,7 @@ import numpy as np
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.scorers.base import Scorer, Workbench, learns, settings_of
 from tithe.testing.bench import FakeBench
-from tithe.testing.fabricate import EXAMPLES, KNOWN, Fabricate, answer, describe, fabricated, lookup
+from tithe.testing.fabricate import EXAMPLES, Fabricate, answer, describe, fabricated, lookup
 from tithe.testing.settings import check_settings, check_texts, expect
 
 _SECTION = re.compile(r"^\s*(Paper|Formula|Reads|Range|Differs):", re.MULTILINE)
@@ -36,14 +36,14 @@ def check_scorer(
         scorer: an instance, or a class that can be made without settings.
         examples: what to score, where the scorer knows only certain examples.
         answers: for readouts of your own, readout -> a function (tokens, mean NLL, is the first token scored) that
-            fabricates an answer. `count` and all that begin with `nll` are known.
+            fabricates an answer. Registered readouts say it themselves.
         bench: what to prepare with; a `FakeBench` of the examples by default.
 
     Raises:
         AssertionError: with the rule that was broken.
     """
     one = _made(scorer)
-    known = {**KNOWN, **(answers or {})}
+    known = answers or {}
     check_settings(one, "scorer")
     check_texts(one, ("unit", "reads"), "scorer")
     _check_docstring(one)

@@ -16,17 +16,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
+from tithe.run.describe import engine_record, engine_sentence
 
 from tests.engine.models import load, make_pass, random_passes, run
-from tithe.engine.dtypes import E4M3, choose_dtype
+from tithe.engine import devices
+from tithe.engine.devices import E4M3, choose_dtype
 from tithe.engine.engine import Engine
-from tithe.engine.forward.hidden import hidden
 from tithe.engine.measure import fp8, fp8_error, fused
 from tithe.engine.measure.fp8 import Fp8Linear, linear_layers, quantised
 from tithe.engine.measure.shape import model_shape
+from tithe.engine.readouts.pooled import pooled_vectors
 from tithe.engine.store.store import answers_name
 from tithe.errors import ModelError, SettingsError
-from tithe.run.engines import engine_record, engine_sentence
 
 Family = Callable[[str], Path]
 # Every finite e4m3 above 0 from its definition: 3 bits of mantissa, exponents to 8, the last code is NaN.
@@ -37,7 +38,7 @@ GRID = sorted(
 
 @pytest.fixture
 def fp8_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fp8, "multiplies_fp8", lambda device: True)
+    monkeypatch.setattr(devices, "multiplies_fp8", lambda device: True)
 
 
 def by_hand(row: list[float]) -> list[float]:
@@ -95,7 +96,7 @@ def test_where_a_device_has_no_fp8_units_nothing_takes_their_place() -> None:
 @pytest.mark.parametrize(("capability", "there"), [((8, 0), False), ((8, 6), False), ((8, 9), True), ((9, 0), True)])
 def test_which_gpus_have_them(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], there: bool) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert fp8.multiplies_fp8(torch.device("cuda")) is there
+    assert devices.multiplies_fp8(torch.device("cuda")) is there
 
 
 @pytest.mark.usefixtures("fp8_units")
@@ -112,7 +113,7 @@ def test_the_error_that_is_stated_is_that_of_two_models(family: Family) -> None:
     assert engine.model.fp8 is None and not said
     found = run(engine, passes)
     told = engine.model.fp8
-    assert told is not None and said == [told.sentence()]
+    assert told is not None and said == [told.words()]
 
     scored = [i for i, nll in enumerate(found) if len(nll)]
     plain, sample = load(family("llama"), "bf16"), [passes[i] for i in scored]
@@ -172,7 +173,7 @@ def test_only_the_products_of_the_blocks_are_held_in_it(family: Family) -> None:
 def test_hidden_states_are_those_of_the_model_in_fp8(family: Family) -> None:
     rows = [one.ids for one in random_passes(8) if len(one.ids) > 1]
     engine = Engine(load(family("llama"), "fp8"), workers=1)
-    found = dict(pair for index, vectors in hidden(engine, rows, [False] * len(rows), pooling="mean")
+    found = dict(pair for index, vectors in pooled_vectors(engine, rows, [False] * len(rows), pooling="mean")
                  for pair in zip(index, vectors, strict=True))  # fmt: skip
     assert engine.model.fp8 is not None and len(found) == len(rows)
 

@@ -106,7 +106,7 @@ def test_in_bf16_what_rounds_as_the_head_does_is_true_and_what_rounds_more_is_no
 
 def test_one_that_is_hardly_faster_is_not_worth_other_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([1.00, 0.97])
-    monkeypatch.setattr(loss_kernels, "timed", lambda call, device: next(seconds))
+    monkeypatch.setattr(loss_kernels, "elapsed", lambda call, device, rounds: next(seconds))
     linear = matrix()
     taken = choose_loss(linear, own_of(linear), {"again": whole})
     assert taken.name == OWN and taken.refused["again"] == "970 ms where `head as it is` takes 1e+03 ms"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tithe.engine.measure import machine, matmul
-from tithe.engine.measure.fp32_route import Fp32Route
+from tithe.engine.measure.cpu_kernels import Fp32Route
 from tithe.engine.measure.machine import Machine, Peak, measure_machine, products_of
 from tithe.engine.measure.matmul import Product, Speed, affordable, measure, relative_error
 from tithe.errors import ModelError

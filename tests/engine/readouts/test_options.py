@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tests.engine.forward.test_hidden import REMEMBERS
-from tests.engine.models import CONFIGS, VOCABULARY, load, plain
+from tests.engine.models import EACH_FAMILY, VOCABULARY, load, plain
+from tests.engine.readouts.test_pooled import REMEMBERS
 from tests.scorers.bench import example
 from tithe.data.render import RenderSettings, make_renderer
 from tithe.engine.engine import Engine
@@ -53,7 +53,7 @@ def read(engine: Engine, some: Sequence[Pass], nll: bool = False) -> dict[int, l
     return found
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family_on_its_road(name: str, family: Callable[[str], Path]) -> None:
     """Soft caps, scales and biases of the head are in it."""
     some, model = passes(), plain(family(name))

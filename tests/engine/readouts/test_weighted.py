@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.engine.forward.test_hidden import REMEMBERS
-from tests.engine.models import CONFIGS, VOCABULARY, load, plain
+from tests.engine.models import EACH_FAMILY, VOCABULARY, load, plain
+from tests.engine.readouts.test_pooled import REMEMBERS
 from tithe.engine.engine import Engine
 from tithe.engine.readouts.base import READOUTS, View
 from tithe.engine.readouts.weighted import NO_DIRECTION, Weighted, weighted_mean
@@ -56,7 +56,7 @@ def off(got: Read, wanted: Sequence[npt.NDArray[Any]]) -> float:
     return max(float(np.linalg.norm(got[i] - row)) for i, row in enumerate(wanted))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family_on_its_road(name: str, family: Callable[[str], Path]) -> None:
     some, model = passes(), plain(family(name))
     wanted = [twin(plain(family(name)) if name in REMEMBERS else model, one.ids) for one in some]

@@ -16,6 +16,7 @@ import torch
 
 from tests.e2e.command import alive
 from tests.engine.heads.test_files import card_of
+from tithe.engine.devices import choose_devices
 from tithe.engine.engine import Engine, Read
 from tithe.engine.forward.states import Reading, StateReader
 from tithe.engine.heads.files import save_head
@@ -28,9 +29,8 @@ from tithe.engine.readouts.options import OptionsReadout, Replies
 from tithe.engine.readouts.weighted import Weighted
 from tithe.engine.sources import ModelSource, find_model
 from tithe.engine.workers import several as room
-from tithe.engine.workers.devices import choose_devices
-from tithe.engine.workers.messages import Load, Loaded
-from tithe.engine.workers.process import Process, search_path
+from tithe.engine.workers.children import search_path
+from tithe.engine.workers.process import Load, Loaded, Process
 from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem

@@ -129,12 +129,12 @@ def hub_rows(name, place, folder):
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        ("gsm8k", {}),
+        pytest.param("gsm8k", {}, marks=pytest.mark.thorough),
         ("gsm8k", {"num_fewshot": 2, "apply_chat_template": True}),
         ("arc_easy", {}),
-        ("arc_challenge", {}),
+        pytest.param("arc_challenge", {}, marks=pytest.mark.thorough),
         ("piqa", {}),
-        ("truthfulqa_mc1", {}),
+        pytest.param("truthfulqa_mc1", {}, marks=pytest.mark.thorough),
         ("truthfulqa_mc2", {}),
         ("mmlu_anatomy", {"num_fewshot": 2}),
     ],

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tithe.config import ScoreSettings
 from tithe.errors import DataError, SettingsError
 from tithe.lab.evaluate.holdout import measure_holdout
 from tithe.report.reporter import Talk
+from tithe.settings import ScoreSettings
 
 ROWS = [
     {"instruction": "Name a colour.", "input": "", "output": "Red is a colour.", "category": "open"},

@@ -205,7 +205,10 @@ def test_of_find_zero_the_value_at_the_zero_counts(sandbox):
 
 @pytest.mark.slow
 @pytest.mark.shared
-@pytest.mark.parametrize(("hub", "name"), [(HUMANEVAL, "humaneval.jsonl"), (PLUS, "humaneval_plus.jsonl.gz")])
+@pytest.mark.parametrize(
+    ("hub", "name"),
+    [(HUMANEVAL, "humaneval.jsonl"), pytest.param(PLUS, "humaneval_plus.jsonl.gz", marks=pytest.mark.thorough)],
+)
 def test_the_authors_own_solutions_pass_and_empty_ones_do_not(sandbox, shared, hub, name):
     place = shared / "data" / "eval" / name
     text = gzip.decompress(place.read_bytes()) if name.endswith(".gz") else place.read_bytes()

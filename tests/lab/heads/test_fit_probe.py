@@ -31,6 +31,7 @@ def one_good_layer():
     return fit_probe(*some({4: 1.0}), layers=None, seed=0)
 
 
+@pytest.mark.slow
 def test_the_layer_that_tells_is_found(one_good_layer):
     fit = one_good_layer
     assert fit.chosen.layers == (4,) and fit.head.layers == (4,)

@@ -302,9 +302,9 @@ def test_reviews_have_their_suffix(sides: tuple[Path, Path]) -> None:
     [
         ("vicuna", 80, "How can I improve my time management"),
         ("koala", 180, "Can you list the top 20 films"),
-        ("wizardlm", 218, "If a car travels 120 miles"),
-        ("sinstruct", 252, "The sentence you are given might be too wordy"),
-        ("lima", 300, "I'm writing a NeurIPS paper"),
+        pytest.param("wizardlm", 218, "If a car travels 120 miles", marks=pytest.mark.thorough),
+        pytest.param("sinstruct", 252, "The sentence you are given might be too wordy", marks=pytest.mark.thorough),
+        pytest.param("lima", 300, "I'm writing a NeurIPS paper", marks=pytest.mark.thorough),
     ],
 )
 def test_the_prompt_sets_of_the_papers(shared: Path, tmp_path: Path, name: str, prompts: int, begins: str) -> None:

@@ -83,14 +83,14 @@ def test_processes_tokenise_where_a_run_starts_them(
     renderer: Renderer, monkeypatch: pytest.MonkeyPatch, thread: float, device: str, cores: int, processes: int
 ) -> None:
     """Beside 100 s of reading a thread may take 25."""
-    monkeypatch.setattr("tithe.engine.cores.cpu_cores", lambda: cores)
+    monkeypatch.setattr("tithe.engine.host.cpu_cores", lambda: cores)
     assert tokenising_processes(thread, 100, device, renderer) == processes
 
 
 def test_no_processes_tokenise_a_small_job_or_by_a_renderer_of_others(
     renderer: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tithe.engine.cores.cpu_cores", lambda: 16)
+    monkeypatch.setattr("tithe.engine.host.cpu_cores", lambda: 16)
 
     class Own(type(renderer)):  # type: ignore[misc]
         """Of a plugin."""

@@ -210,7 +210,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("blow", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
 def test_a_killed_training_goes_on_and_ends_the_same(straight, data, model_dir, tmp_path, blow):
     """Killed in epoch 2; the straight run's weights come out to 1e-6."""
     place = tmp_path / "a"

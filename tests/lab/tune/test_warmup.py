@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from tests.lab.tune.test_tune import WORDS, distance, settings
-from tithe.config import ScoreSettings, SelectSettings
 from tithe.errors import SettingsError
-from tithe.lab.tune.settings import TuneSettings
+from tithe.lab.tune.settings import TuneSettings, WarmupSettings
 from tithe.lab.tune.tune import tune
 from tithe.lab.tune.warmup import warm_up
-from tithe.lab.tune.warmup_settings import WarmupSettings
 from tithe.report.reporter import Talk
 from tithe.run import score, select
+from tithe.settings import ScoreSettings, SelectSettings
 
 pytestmark = pytest.mark.slow  # TRL alone takes seconds to import
 

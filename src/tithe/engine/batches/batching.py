@@ -36,7 +36,7 @@ class Batch:
 
     @property
     def saved(self) -> int:
-        """Tokens that are not read again."""
+        """Count the tokens that are not read again."""
         return sum(one.tokens for one in self.after if one is not None)
 
     def tokens(self, passes: Sequence[Pass]) -> int:
@@ -45,7 +45,7 @@ class Batch:
         return sum(len(passes[i].ids) for i in self.index) - (len(self.index) - len(whole)) - self.saved
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Two smaller ones; of those in the second half that continued a pass of the first half, one is read whole."""
+        """Return two smaller batches; what continued a pass of the other half is read whole."""
         middle = len(self.index) // 2
         first, second = tidy(self.after[:middle]), tidy(self.after_of_second(middle))
         return Batch(self.index[:middle], first), Batch(self.index[middle:], second)

@@ -36,7 +36,7 @@ class Star:
     tokens: int = 0
 
     def size(self, passes: Sequence[Pass]) -> int:
-        """Tokens to read, each common one once."""
+        """Count the tokens to read, each common one once."""
         if len(self.members) == 1:  # most are
             return len(passes[self.members[0]].ids)
         return sum(len(passes[i].ids) for i in self.members) - self.tokens * (len(self.members) - 1)
@@ -91,7 +91,7 @@ def star(passes: Sequence[Pass], members: Sequence[int], centre: int | None) -> 
 
 
 def shared_starts(passes: Sequence[Pass]) -> list[tuple[list[int], int]]:
-    """Groups of passes and the length of the beginning each group shares; what shares none comes last, with 0."""
+    """Group passes by shared beginning, with its length; passes that share none come last, with 0."""
     groups = list[tuple[list[int], int]]()
     starts: dict[bytes, list[int]] = defaultdict(list)
     alone: list[int] = []
@@ -185,7 +185,7 @@ def go_on_alike(passes: Sequence[Pass], members: Sequence[int], known: int) -> I
 
 
 def common_length(passes: Sequence[Pass], known: int = 0) -> int:
-    """Tokens with which all of these begin; less than any response's start, so that every score is read in a tail.
+    """Count the tokens with which all begin; fewer than any response's start, so that each score is read in a tail.
 
     Args:
         passes: whose starts all lie behind what is known.

@@ -39,7 +39,7 @@ class Cuts:
     copies: dict[torch.device, Cuts] = field(default_factory=dict, init=False, repr=False)
 
     def on(self, device: torch.device) -> Cuts:
-        """The same for layers on another device, made once."""
+        """Return these cuts for layers on another device; each copy is made once."""
         if device == self.device:
             return self
         if device not in self.copies:
@@ -48,18 +48,18 @@ class Cuts:
 
     @cached_property
     def own(self) -> Ints:
-        """(segments,) queries of each segment."""
+        """Return (segments,) the queries of each segment."""
         return np.asarray(self.lengths, dtype=np.int64)
 
     @cached_property
     def seen(self) -> Ints:
-        """(segments,) how many earlier tokens each continues."""
+        """Return (segments,) how many earlier tokens each continues."""
         before = self.before or [()] * len(self.lengths)
         return np.array([sum(part.stop - part.start for part in parts) for parts in before], dtype=np.int64)
 
     @property
     def all(self) -> Ints:
-        """(segments,) keys of each segment."""
+        """Return (segments,) the keys of each segment."""
         return self.own + self.seen
 
     @property
@@ -68,7 +68,7 @@ class Cuts:
 
     @property
     def pairs(self) -> int:
-        """Pairs of a query and a key that it sees, without a sliding window: what attention must multiply."""
+        """Count the pairs of a query and a key it sees, without a sliding window: what attention must multiply."""
         return int((self.own * self.seen + self.own * (self.own + 1) // 2).sum())
 
     @cached_property
@@ -81,7 +81,7 @@ class Cuts:
 
     @cached_property
     def query_ends(self) -> torch.Tensor:
-        """(segments + 1,) int32, 0 first."""
+        """Return (segments + 1,) int32, 0 first."""
         return self._ends(self.own)
 
     @cached_property
@@ -90,7 +90,7 @@ class Cuts:
 
     @cached_property
     def keys(self) -> torch.Tensor | None:
-        """(keys,) where in the row each stands; None where the keys are the row."""
+        """Return (keys,) where in the row each stands; None where the keys are the row."""
         if not self.seen.any():
             return None
         starts, lengths, here = list[int](), list[int](), 0
@@ -104,11 +104,11 @@ class Cuts:
         return self._there(np.arange(ends[-1]) + np.repeat(np.array(starts) - ends + many, many))
 
     def gathered(self, rows: torch.Tensor, dim: int = 0) -> torch.Tensor:
-        """Keys or values in the order in which segments see them."""
+        """Return keys or values in the order in which segments see them."""
         return rows if self.keys is None else rows.index_select(dim, self.keys)
 
     def visible(self, tokens: int, before: int, window: int | None = None) -> torch.Tensor:
-        """Which keys each query of one segment sees: (tokens, before + tokens) bool, made once per row and shape."""
+        """Return which keys each query of one segment sees: (tokens, before + tokens) bool, made once a shape."""
         shape = (tokens, before, window)
         if shape not in self.squares:
             at = torch.arange(before, before + tokens, device=self.device)
@@ -118,7 +118,7 @@ class Cuts:
         return self.squares[shape]
 
     def block_mask(self, window: int | None = None) -> Any:
-        """FlexAttention's mask, its tiles found from the segments' borders; no matrix of all pairs is made."""
+        """Make FlexAttention's mask, its tiles found from the segments' borders; no matrix of all pairs is made."""
         if window not in self.masks:
             self.masks[window] = self._block_mask(window)
         return self.masks[window]
@@ -145,7 +145,7 @@ class Cuts:
         )
 
     def mask_mod(self, window: int | None = None) -> Any:
-        """Whether a query sees a key: of its segment, not later, and within the window."""
+        """Tell whether a query sees a key: of its segment, not later, and within the window."""
         of_query, at_query = self._places(self.own, self.seen)
         of_key, at_key = self._places(self.all, np.zeros_like(self.all))
         # A tensor: numbers of Python's do not always compile into a kernel.
@@ -158,7 +158,7 @@ class Cuts:
         return seen
 
     def _places(self, lengths: Ints, first: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of each token the segment, and its position there, which begins with `first`."""
+        """Return each token's segment, and its position there, which begins with `first`."""
         starts = np.cumsum(lengths) - lengths - first
         of = np.repeat(np.arange(len(lengths)), lengths)
         return self._there(of), self._there(np.arange(len(of)) - starts[of])

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from tithe.engine.forward.wanted import Wanted
 from tithe.engine.measure.loss_kernels import LossKernel, choose_loss
 
 HEAD_ROWS = 256  # logits rows at a time, at most, where a head has to be run as it is
@@ -47,7 +46,7 @@ class Head:
     """The model's own way from hidden states to logits, run on chosen rows alone.
 
     Soft-capping, logit scales and vocabulary cuts live in each model's `forward`, after the backbone. So that
-    `forward` is run as it is, on a shallow copy whose backbone is a stand-in: no list of models to keep.
+    `forward` is run as it is, on a shallow copy whose backbone is a stub: no list of models to keep.
 
     Args:
         model: whose head it is.
@@ -65,12 +64,12 @@ class Head:
             raise AttributeError("no part of the model holds its token embedding")
         self.vocabulary = int(embedding.weight.shape[0])
         name, self.backbone = found[0]
-        stand_in = Backbone()
+        stub = Backbone()
         for part, _ in self.backbone.named_children():  # some call a part of it: OPT its `model.decoder`
-            stand_in.add_module(part, Backbone())
+            stub.add_module(part, Backbone())
         self.shell = copy.copy(model)
         vars(self.shell).pop("forward", None)  # a hook of accelerate's, which would run the whole model
-        self.shell._modules = {**model._modules, name: stand_in}
+        self.shell._modules = {**model._modules, name: stub}
         self.matrix: torch.nn.Linear | None = None
         self.loss: LossKernel | None = None
         matrix = self.plain_matrix(model)
@@ -80,7 +79,7 @@ class Head:
             self.matrix = matrix
 
     def plain_matrix(self, model: Any) -> torch.nn.Linear | None:
-        """The output embedding, if logits are that one product to the last bit: no scale, no cap, nothing cut."""
+        """Return the output embedding if logits are that one product to the last bit: no scale, no cap, no cut."""
         output = model.get_output_embeddings()
         if type(output) is not torch.nn.Linear or output.weight.device.type not in ("cpu", "cuda"):
             return None
@@ -92,28 +91,14 @@ class Head:
         same = whole.shape == product.shape and bool(torch.equal(whole.float(), product.float()))
         return output if same else None
 
-    def states(self, wanted: Wanted, **inputs: torch.Tensor | None) -> torch.Tensor:
-        """The backbone's last hidden states, on the way those of all layers to who wants them: (tokens, dim)."""
-        layers = wanted.layers
-        together = layers is not None and not layers.hooked
-        with wanted.handing():
-            more = {"output_hidden_states": True} if together else {}
-            out = self.backbone(**inputs, use_cache=False, **more)
-        last: torch.Tensor = out[0]
-        if layers is not None:
-            for layer, states in enumerate(out.hidden_states[:-1] if together else ()):
-                wanted.hand(layer, states)
-            wanted.hand(layers.count - 1, last)
-        return last.flatten(0, 1)
-
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(rows, dim) -> (rows, vocabulary)."""
+        """Compute (rows, dim) -> (rows, vocabulary)."""
         out = self.shell(inputs_embeds=hidden[None], use_cache=False)
         logits: torch.Tensor = out.logits[0]
         return logits
 
     def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """-log p of each target, in float32: (rows,), a few rows of logits at a time, or by a kernel that has none."""
+        """Return -log p of each target in float32: (rows,), a few rows of logits at a time, or by a fused kernel."""
         if self.loss is not None and self.loss.way is not None:
             return self.loss.nll(hidden, targets)
         size, count = HEAD_ROWS, len(targets)
@@ -133,12 +118,12 @@ class Head:
 
 
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy per row in float32, whatever the logits' dtype: (rows, vocabulary), (rows,) -> (rows,)."""
+    """Return the cross-entropy per row in float32, whatever the logits' dtype: (rows, vocabulary) -> (rows,)."""
     return torch.nn.functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="none")
 
 
 def tiled_nll(hidden: torch.Tensor, matrix: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
-    """The same from hidden states and the output matrix, the vocabulary in tiles: (rows, dim), (rows,) -> (rows,).
+    """Return the cross-entropy per row from hidden states, the vocabulary in tiles: (rows, dim), (rows,) -> (rows,).
 
     The log-sum-exp runs along: `total` is the sum of exp(logit - highest) so far.
     """

@@ -1,9 +1,12 @@
-"""Find out which road through a model is true, by trying them: no list of architectures to keep."""
+"""Find out which forward path through a model is true, by trying them: no list of architectures to keep.
+
+Also find models that keep something of what they read: two passes side by side would read each other's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -11,16 +14,16 @@ import torch
 from tithe.engine.batches.batching import After, Batch, make_batches
 from tithe.engine.copies import to
 from tithe.engine.forward import attention
+from tithe.engine.forward.attention import NoWayError, whole_rows
 from tithe.engine.forward.cuts import Cuts
+from tithe.engine.forward.forward import TokenNlls
 from tithe.engine.forward.output_head import Head
-from tithe.engine.forward.varlen import NoWayError, whole_rows
-from tithe.engine.forward.wanted import TokenNlls
 from tithe.engine.model import LoadedModel
 from tithe.engine.sources import first_line
 from tithe.errors import ModelError
 from tithe.records import Pass
 
-# How far a road may be from the model's own forward, in nats on single random tokens. A road that is wrong (another
+# How far a path may be from the model's own forward, in nats on single random tokens. A path that is wrong (another
 # sequence seen, a soft-cap left out) is off by tenths; one that only sums in another order is off by rounding.
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 # How far other tokens of the same batch may move a sequence, as a share of that: shapes are equal, so is the rounding.
@@ -29,10 +32,13 @@ Road: TypeAlias = tuple[str, str | None]  # and the attention that it takes
 ROADS: tuple[Road, ...] = (("packed", attention.PACKED), ("padded", "sdpa"), ("padded", "eager"), ("single", None))
 COMMON = 9  # tokens with which the probe's passes 0 and 2 both begin
 BUDGET = 1024
+PLAIN = (bool, int, float, str, type(None))
+TORCHS = ("_parameters", "_buffers", "_modules")  # torch's own of every module
+Held: TypeAlias = dict[tuple[str, str], Any]  # (module, attribute) -> value
 
 
 def probe(loaded: LoadedModel, roads: Sequence[Road] = ROADS, loss: str | None = None) -> None:
-    """Take the first road whose numbers are those of the model's own forward, on a few random sequences.
+    """Take the first path whose numbers are those of the model's own forward, on a few random sequences.
 
     Args:
         loaded: the model; what is found is written there.
@@ -69,7 +75,7 @@ def probe(loaded: LoadedModel, roads: Sequence[Road] = ROADS, loss: str | None =
 
 
 def probe_passes(vocabulary: int) -> list[Pass]:
-    """Sequences of several lengths, over ids that any tokenizer has; 2 begins like 0, and the last continues 4."""
+    """Make sequences of several lengths over ids that any tokenizer has; 2 begins like 0, the last continues 4."""
     rng = np.random.default_rng(0)
     ids = [rng.integers(0, min(vocabulary, 1000), n).astype(np.int32) for n in (37, 5, 29, 2, 17, 30)]
     ids[2][:COMMON] = ids[0][:COMMON]
@@ -100,7 +106,7 @@ def make_head(loaded: LoadedModel, loss: str | None) -> Head | None:
 def try_road(
     loaded: LoadedModel, road: str, implementation: str | None, passes: Sequence[Pass], truth: Sequence[TokenNlls]
 ) -> str | None:
-    """Set the model up for a road; None if it is true, else the reason why it is not taken."""
+    """Set the model up for a path; return None if it is true, else the reason why it is not taken."""
     if road != "single" and loaded.head is None:
         return "the head cannot be run apart"
     original = loaded.model.config._attn_implementation
@@ -127,7 +133,7 @@ def try_road(
 
 
 def untrue(loaded: LoadedModel, road: str, passes: Sequence[Pass], truth: Sequence[TokenNlls]) -> str | None:
-    """In company each pass must read as alone, and not heed what the company says."""
+    """Say why a path is not true: a batched pass must score as it does alone, whatever else is in the batch."""
     tolerance = TOLERANCE[loaded.dtype]
     read = together(loaded, road, passes)
     off = max(float(np.abs(nll - truth[i]).max()) for i, nll in read)
@@ -141,7 +147,7 @@ def untrue(loaded: LoadedModel, road: str, passes: Sequence[Pass], truth: Sequen
 
 
 def together(loaded: LoadedModel, road: str, passes: Sequence[Pass]) -> list[tuple[int, TokenNlls]]:
-    """The passes batched as the engine does it, with their places; packed, two more after what they begin with."""
+    """Read the passes batched as the engine does it, with their places."""
     batches = make_batches(passes, budget=BUDGET, padded=road == "padded", alone_above=loaded.alone_above)
     if road == "packed" and (loaded.alone_above is None or len(passes[0].ids) <= loaded.alone_above):
         batches.append(Batch((0, 2, 4, 5), (None, After(0, COMMON), None, After(2, len(passes[4].ids)))))
@@ -168,3 +174,34 @@ def window_unseen(loaded: LoadedModel, passes: Sequence[Pass]) -> str | None:
     with torch.inference_mode(), attention.segments(cuts, loaded.attend) as pack:
         loaded.head.backbone(input_ids=to(passes[0].ids[None].astype(np.int64), loaded.device), use_cache=False)
         return None if pack.saw_window else f"a sliding window of {window} tokens that the attention is not told of"
+
+
+def what_is_kept(loaded: LoadedModel) -> str | None:
+    """Name the module and attribute that reading changes, such as a recurrent state; None where nothing is.
+
+    A value that is changed in its place is not noticed.
+    """
+    before, passes = held(loaded.model), probe_passes(loaded.vocabulary)
+    for some in (passes[:2], passes[3:4]):
+        loaded.nll(some)
+    for (module, name), value in held(loaded.model).items():
+        if (module, name) not in before or changed(before[module, name], value):
+            return f"`{name}` of `{module}`"
+    return None
+
+
+def held(model: torch.nn.Module) -> Held:
+    """Return all that modules have besides weights, parts and hooks; buffers are included."""
+    return {
+        (module, name): value
+        for module, part in model.named_modules()
+        for name, value in {**vars(part), **part._buffers}.items()
+        if name not in TORCHS and "_hooks" not in name
+    }
+
+
+def changed(before: Any, now: Any) -> bool:
+    """Tell whether a value changed; of what is no number or word, whether it is another object."""
+    if isinstance(before, PLAIN) and isinstance(now, PLAIN):
+        return bool(before != now)
+    return before is not now

@@ -3,12 +3,18 @@
 Layers are numbered as transformers numbers hidden states: 0 is what goes into the first block, the last one, `count`
 less 1, is what the output head reads, after the final norm. A reader takes rows of one layer, adds what it wants to
 what it has, and lets go of them, so that no more than one layer's states are held at a time.
+
+Transformers can keep all of them until a forward pass is done; that holds layers x tokens x width at once. Here a hook
+before each block hands its input on and forgets it. Whether these are what transformers itself calls the hidden states
+is tried once on a short sequence, and where they are not, its own list is taken.
 """
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -17,18 +23,18 @@ import numpy.typing as npt
 import torch
 
 from tithe.engine.copies import fetched, to
+from tithe.engine.forward.attention import Varlen, segments
+from tithe.engine.forward.cuts import Cuts
+from tithe.engine.forward.output_head import Head
 from tithe.engine.readouts.base import Readout
+from tithe.engine.sources import ModelSource
+from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
 ALL_GOOD = 1 << 30
 Results: TypeAlias = Callable[[], Sequence[Any]]  # of a reader; called, they are waited for
-
-
-class LogitsHead(Protocol):
-    """The way from the last hidden state to logits."""
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(rows, dim) -> (rows, vocabulary)."""
+TOKENS = 12  # of the sequence that is tried
+SAME = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}  # relative, of the largest state
 
 
 class StateReader(Protocol):
@@ -52,15 +58,15 @@ class StateReadout(Readout):
 
     @abstractmethod
     def layers(self, count: int) -> Sequence[int]:
-        """Which hidden states it wants, of so many."""
+        """Return which of `count` hidden states it wants."""
 
     @abstractmethod
     def span(self, pass_: Pass) -> range:
-        """Which tokens of a pass it wants the states of."""
+        """Return which tokens of a pass it wants the states of."""
 
     @abstractmethod
     def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
-        """What takes the states of a batch.
+        """Make what takes the states of a batch.
 
         Args:
             lengths: tokens of each sequence that are handed over.
@@ -80,7 +86,7 @@ class Reading:
 
     count: int
     device: torch.device
-    head: LogitsHead | None
+    head: Head | None
 
 
 @dataclass
@@ -134,7 +140,7 @@ class Tap:
 
 
 def first_broken(layers: npt.NDArray[np.int64], spans: Mapping[int, range]) -> Iterator[tuple[int, int]]:
-    """Of each sequence with inf or NaN its place, and the first layer that has them.
+    """Yield the place of each sequence with inf or NaN, and the first layer that has them.
 
     Args:
         layers: (tokens,) the first one of each token, or `ALL_GOOD`.
@@ -154,7 +160,7 @@ def not_finite(layer: int, dtype: str) -> Problem:
 
 
 def make_taps(passes: Sequence[Pass], asked: Sequence[Sequence[Readout]], model: Reading) -> list[Tap]:
-    """The taps of a batch: per pass the readouts asked of it."""
+    """Make the taps of a batch from the readouts asked of each pass."""
     taps = []
     for readout in dict.fromkeys(one for each in asked for one in each if isinstance(one, StateReadout)):
         spans = {i: readout.span(passes[i]) for i, each in enumerate(asked) if readout in each}
@@ -164,3 +170,113 @@ def make_taps(passes: Sequence[Pass], asked: Sequence[Sequence[Readout]], model:
 
 
 Hand = Callable[[int, torch.Tensor], None]
+
+
+class _Listener(threading.local):
+    hand: Hand | None = None
+
+
+class Model(Protocol):
+    """What `Layers` needs of a loaded model."""
+
+    source: ModelSource
+    model: Any
+    device: torch.device
+    dtype: torch.dtype
+    head: Head | None
+    attend: Varlen | None
+
+    @property
+    def vocabulary(self) -> int:
+        """Return the rows of the embedding."""
+
+
+class Layers:
+    """A model's hidden states, numbered from 0, the input of its first block, to `count` - 1, after its final norm.
+
+    Attributes:
+        count: how many there are.
+        hooked: whether they are handed on one by one; else all at once after the pass.
+        head_true: whether the head, run apart on the last of them, gives the model's own logits.
+    """
+
+    def __init__(self, loaded: Model) -> None:
+        self._listener = _Listener()
+        own, logits = self._own(loaded)
+        self.count = len(own)
+        self.head_true = self._head_true(loaded, own[-1][0], logits[0])
+        self.hooked = any(self._hang(loaded, blocks, own) for blocks in lists_of_blocks(loaded.model, self.count - 1))
+
+    @contextmanager
+    def handing(self, hand: Hand | None) -> Iterator[None]:
+        """Hand over what the model reads in this thread while this lasts."""
+        self._listener.hand = hand if self.hooked else None
+        try:
+            yield
+        finally:
+            self._listener.hand = None
+
+    def _hang(self, loaded: Model, blocks: torch.nn.ModuleList, own: tuple[torch.Tensor, ...]) -> bool:
+        """Hook a list of blocks; taken off again where these are not the ones."""
+        self.hooked = True
+        handles = [block.register_forward_pre_hook(self._hook(i), with_kwargs=True) for i, block in enumerate(blocks)]
+        if self._true(loaded, own):
+            return True
+        for handle in handles:
+            handle.remove()
+        return False
+
+    def _hook(self, layer: int) -> Any:
+        def hook(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._listener.hand is not None:
+                self._listener.hand(layer, args[0] if args else kwargs["hidden_states"])
+
+        return hook
+
+    def _head_true(self, loaded: Model, last: torch.Tensor, logits: torch.Tensor) -> bool:
+        if loaded.head is None:
+            return False
+        with torch.inference_mode():
+            apart = loaded.head.logits(last)
+        return apart.shape == logits.shape and near(apart, logits, SAME[loaded.dtype])
+
+    def _own(self, loaded: Model) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Return transformers' hidden states of a short sequence, (1, tokens, dim) each, and its logits."""
+        with torch.inference_mode():
+            out = self._read(loaded, output_hidden_states=True)
+        states = getattr(out, "hidden_states", None)
+        if not states:
+            raise ModelError(
+                f"`{loaded.source.name}` does not give its hidden states away",
+                hint="take a scorer that reads likelihoods, such as `ifd`",
+            )
+        return tuple(states), out.logits
+
+    def _true(self, loaded: Model, own: tuple[torch.Tensor, ...]) -> bool:
+        found: dict[int, torch.Tensor] = {}
+
+        def keep(layer: int, states: torch.Tensor) -> None:
+            found[layer] = states.clone()
+
+        with torch.inference_mode(), self.handing(keep):
+            self._read(loaded)
+        if sorted(found) != list(range(self.count - 1)):
+            return False
+        pairs = ((states, own[layer]) for layer, states in found.items())
+        return all(a.shape == b.shape and near(a, b, SAME[loaded.dtype]) for a, b in pairs)
+
+    def _read(self, loaded: Model, **more: Any) -> Any:
+        """Read a dozen tokens through the model's own forward."""
+        ids = torch.arange(TOKENS, device=loaded.device)[None] % loaded.vocabulary
+        with segments(Cuts([TOKENS], device=loaded.device), loaded.attend):
+            return loaded.model(input_ids=ids, use_cache=False, **more)
+
+
+def near(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
+    scale = float(other.abs().max())
+    return float((one.float() - other.to(one.device).float()).abs().max()) <= tolerance * max(scale, 1e-6)
+
+
+def lists_of_blocks(model: torch.nn.Module, count: int) -> Iterator[torch.nn.ModuleList]:
+    """Yield whatever could be a decoder's blocks: lists of so many modules, in the model's order."""
+    return (part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == count)

@@ -1,7 +1,7 @@
 """Ways to attend over a pack: several builds of one kernel, one that is compiled, and one call a segment.
 
 All take `Cuts` for where sequences end and what they continue, keys and values with the heads that the model gives
-them, and give `(1, tokens, heads, dim)`. `varlen.py` finds out which are true on a machine.
+them, and give `(1, tokens, heads, dim)`. `attention.py` finds out which are true on a machine.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from tithe.engine.copies import on
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.workers.current import on
 
 FLEX_KINDS = 64  # versions of one compiled kernel that are allowed
 
 
 @dataclass(frozen=True)
-class Ask:
+class Call:
     """What a model asks of its attention.
 
     Args:
@@ -39,27 +39,27 @@ class Ask:
 
     @property
     def flash_window(self) -> tuple[int, int]:
-        """Tokens to the left and right of a query's own."""
+        """Return how many tokens are seen to the left and right of a query's own."""
         return (-1 if self.window is None else self.window - 1, 0)
 
 
 # query (1, heads, tokens, dim), key and value (1, key heads, tokens, dim) -> (1, tokens, heads, dim)
-Way: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cuts, Ask], torch.Tensor]
+Way: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cuts, Call], torch.Tensor]
 
 
 def rows(x: torch.Tensor) -> torch.Tensor:
-    """(1, heads, tokens, dim) -> (tokens, heads, dim), without a copy."""
+    """Turn (1, heads, tokens, dim) into (tokens, heads, dim), without a copy."""
     return x[0].transpose(0, 1)
 
 
 def repeated(query: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Keys or values with as many heads as there are queries'."""
+    """Repeat keys or values so that they have as many heads as the queries."""
     times = query.shape[1] // x.shape[1]
     return x if times == 1 else x.repeat_interleave(times, dim=1)
 
 
-def by_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Ask) -> torch.Tensor:
-    """The flash-attn package."""
+def by_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call) -> torch.Tensor:
+    """Attend by the flash-attn package."""
     attend = import_module("flash_attn").flash_attn_varlen_func
     ends = (cuts.query_ends, cuts.key_ends, cuts.longest_query, cuts.longest_key)
     out: torch.Tensor = attend(
@@ -75,9 +75,9 @@ def by_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: 
 
 
 def by_torch(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Ask, *, grouped: bool
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call, *, grouped: bool
 ) -> torch.Tensor:
-    """The `varlen_attn` of torch, whose arguments differ between versions."""
+    """Attend by torch's `varlen_attn`, whose arguments differ between versions."""
     attend = import_module("torch.nn.attention.varlen").varlen_attn
     takes = parameters(attend)
     more: dict[str, Any] = {}
@@ -107,8 +107,8 @@ def parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(signature(function).parameters)
 
 
-def by_flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Ask) -> torch.Tensor:
-    """FlexAttention under a mask of segments; compiled on a GPU, else every score is written out."""
+def by_flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call) -> torch.Tensor:
+    """Attend by FlexAttention under a mask of segments; compiled on a GPU, else all scores are written out."""
     from torch.nn.attention.flex_attention import flex_attention
 
     power_of_two = query.shape[1] & (query.shape[1] - 1) == 0
@@ -157,10 +157,10 @@ def by_segment(
     key: torch.Tensor,
     value: torch.Tensor,
     cuts: Cuts,
-    ask: Ask,
+    ask: Call,
     sinks: torch.Tensor | None = None,  # (heads,)
 ) -> torch.Tensor:
-    """One call for each segment: what runs everywhere, knows sinks too, and is what the others are held against."""
+    """Attend in one call per segment: it runs everywhere, knows sinks too, and is the reference."""
     key, value = repeated(query, key), repeated(query, value)
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     start = 0
@@ -175,9 +175,14 @@ def by_segment(
 
 
 def one_segment(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Ask, sinks: torch.Tensor | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cuts: Cuts,
+    ask: Call,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The last of `key`'s positions are the queries': (1, heads, tokens, dim)."""
+    """Attend where the last of `key`'s positions are the queries': (1, heads, tokens, dim)."""
     tokens, keys = query.shape[2], key.shape[2]
     window = None if ask.window is None or ask.window >= keys else ask.window  # a wider one hides nothing
     plain = ask.softcap is None and sinks is None
@@ -194,10 +199,10 @@ def spelled_out(
     key: torch.Tensor,  # (1, heads, keys, dim)
     value: torch.Tensor,
     seen: torch.Tensor,  # (tokens, keys)
-    ask: Ask,
+    ask: Call,
     sinks: torch.Tensor | None,  # (heads,)
 ) -> torch.Tensor:
-    """Attention step by step, for what the fused kernels cannot do: soft-capping and sinks."""
+    """Attend step by step, for what the fused kernels cannot do: soft-capping and sinks."""
     weights = (query @ key.transpose(2, 3)) * ask.scaling
     if ask.softcap is not None:
         weights = torch.tanh(weights / ask.softcap) * ask.softcap
@@ -220,5 +225,5 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         BY_SEGMENT: by_segment,
     }
 )
-# What may be the packed road's on a GPU: one call a segment is slower there than padded rows.
+# What may serve the packed forward path on a GPU: one call a segment is slower there than padded rows.
 WHOLE_ROW: Mapping[str, Way] = MappingProxyType({name: way for name, way in WAYS.items() if name != BY_SEGMENT})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tithe.engine.dtypes import E4M3
+from tithe.engine.devices import E4M3
 from tithe.engine.model import LoadedModel
 from tithe.errors import ModelError
 
@@ -23,7 +23,7 @@ TINY = 1e-12  # scale of a row of zeros
 
 
 def quantised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows as e4m3 times a scale each: (rows, dim) -> (rows, dim) e4m3, (rows, 1) float32.
+    """Quantise rows to e4m3 times a scale each: (rows, dim) -> (rows, dim) e4m3, (rows, 1) float32.
 
     A row that holds infinity or NaN comes out as NaN, not as large numbers.
     """
@@ -49,7 +49,7 @@ class Fp8Linear(torch.nn.Module):
         self.bias = linear.bias
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(..., in) -> (..., out), in the dtype of `hidden`."""
+        """Compute (..., in) -> (..., out), in the dtype of `hidden`."""
         rows, scale = quantised(hidden.flatten(0, -2))
         out: torch.Tensor = torch._scaled_mm(
             rows, self.weight.T, scale_a=scale, scale_b=self.scale, out_dtype=torch.bfloat16
@@ -81,7 +81,7 @@ class Held:
 
 
 def linear_layers(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
-    """The linear layers inside a model's blocks, each with what holds it and its name there."""
+    """Yield the linear layers inside a model's blocks, each with its parent and its name there."""
     blocks = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList)]
     seen: set[int] = set()
     for part in (inner for each in blocks for inner in each.modules()):
@@ -96,7 +96,7 @@ def fits(name: str, linear: torch.nn.Linear) -> bool:
 
 
 def weight_bytes(model: torch.nn.Module) -> int:
-    """Of parameters and buffers."""
+    """Count the bytes of parameters and buffers."""
     return sum(part.numel() * part.element_size() for part in (*model.parameters(), *model.buffers()))
 
 

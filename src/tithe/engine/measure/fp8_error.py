@@ -56,10 +56,10 @@ class Fp8:
     error: Fp8Error
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run record."""
+        """Return the facts for the run record."""
         return {**asdict(self.held), "error_against_bf16": asdict(self.error)}
 
-    def sentence(self) -> str:
+    def words(self) -> str:
         held, error = self.held, self.error
         rank = "" if error.rank_correlation is None else f", rank correlation {error.rank_correlation:.4f}"
         return (
@@ -105,14 +105,14 @@ def take_fp8(
 
 
 def trial_passes(loaded: LoadedModel) -> list[Pass]:
-    """Random ids, always the same, on which it is decided whether compiled parts are taken."""
+    """Make random ids, always the same, that decide whether compiled parts are taken."""
     length = min(TRIAL[1], loaded.alone_above or TRIAL[1])
     ids = np.random.default_rng(0).integers(0, min(loaded.vocabulary, 1000), (TRIAL[0], length))
     return [Pass(row, length // 4) for row in ids.astype(np.int32)]
 
 
 def distance(loaded: LoadedModel, sample: Sequence[Pass], before: Means, budget: int) -> Fp8Error:
-    """From what the sample was answered with in bf16.
+    """Compare the sample's answers with those in bf16.
 
     Raises:
         ModelError: it is not answered, or not with finite numbers.
@@ -137,7 +137,7 @@ def distance(loaded: LoadedModel, sample: Sequence[Pass], before: Means, budget:
 
 
 def sampled(passes: Sequence[Pass], batches: Sequence[Batch]) -> list[Pass]:
-    """Some of the passes to be read that have something to score, spread evenly over them, in their own order."""
+    """Choose some of the passes that have something to score, spread evenly, in their own order."""
     rows = sorted({i for batch in batches for i in batch.index if len(passes[i].ids) > max(passes[i].start, 1)})
     places = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int))
     chosen = [passes[rows[place]] for place in places]
@@ -146,7 +146,7 @@ def sampled(passes: Sequence[Pass], batches: Sequence[Batch]) -> list[Pass]:
 
 
 def means(loaded: LoadedModel, sample: Sequence[Pass], budget: int = BATCH) -> Means:
-    """Mean NLL of each, read in small batches, the same ones every time."""
+    """Return the mean NLL of each pass, read in small batches, the same ones every time."""
     budget, padded = (1 if loaded.road == "single" else budget), loaded.road == "padded"
     found = np.empty(len(sample))
     for batch in make_batches(sample, budget=budget, padded=padded, alone_above=loaded.alone_above):
@@ -156,7 +156,7 @@ def means(loaded: LoadedModel, sample: Sequence[Pass], budget: int = BATCH) -> M
 
 
 def compare(before: Means, after: Means, tokens: int) -> Fp8Error:
-    """The differences, of means in the same order."""
+    """Return the differences of means in the same order."""
     apart = after - before
     return Fp8Error(
         len(apart),

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tithe.engine.forward.forward import TokenNlls
 from tithe.engine.forward.probe import TOLERANCE, probe_passes, together
-from tithe.engine.forward.wanted import TokenNlls
 from tithe.engine.measure.fp8 import Fp8Linear
 from tithe.engine.model import LoadedModel
 from tithe.engine.sources import first_line
@@ -85,7 +85,7 @@ class Fused:
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """In for a while."""
+        """Put the parts in for a while."""
         try:
             self.put_in()
             yield
@@ -93,19 +93,19 @@ class Fused:
             self.take_out()
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run record."""
+        """Return the facts for the run record."""
         found = {"parts": self.parts, "why_not": self.why_not, "off": self.off, "seconds": round(self.seconds, 1)}
         return {name: value for name, value in found.items() if value is not None}
 
     def words(self) -> str:
-        """For the terminal."""
+        """Say in a few words what was compiled, for the terminal."""
         if self.why_not is not None:
             return f"nothing compiled ({self.why_not})"
         return f"{', '.join(self.parts)} compiled in {self.seconds:.0f} s"
 
 
 def as_uncompiled() -> dict[str, Any]:
-    """Options of inductor's by which what is fused rounds where torch rounds: to bf16 between two operations.
+    """Return inductor's options for rounding where torch rounds: to bf16 between two operations.
 
     Without, a model is off by what bf16 is off itself, in nats where attention is a near tie, and no bound would tell
     that from a wrong kernel.
@@ -117,7 +117,7 @@ def as_uncompiled() -> dict[str, Any]:
 
 
 def find_parts(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Kind and module of what is worth compiling; what somebody else has hooked into is left alone."""
+    """Yield kind and module of what is worth compiling; what somebody else has hooked into is left alone."""
     inside: set[torch.nn.Module] = set()  # what is compiled with the part that holds it
     for module in model.modules():
         if type(module).__module__.startswith("torch.") or "forward" in vars(module) or module in inside:
@@ -134,14 +134,14 @@ def find_parts(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
 
 
 def is_norm(module: torch.nn.Module) -> bool:
-    """No parts of its own, only vectors as weights, one tensor in; torch's own are one kernel already."""
+    """Tell whether it is a norm: no parts of its own, only vectors as weights, one tensor in."""
     weights = list(module.parameters())
     leaf = not list(module.children()) and bool(weights)
     return leaf and all(weight.ndim == 1 for weight in weights) and takes_one(module)
 
 
 def is_product(module: torch.nn.Module) -> bool:
-    """Linear maps around an activation, one tensor in."""
+    """Tell whether it is linear maps around an activation, one tensor in."""
     children = list(module.children())
     linear = [child for child in children if getattr(getattr(child, "weight", None), "ndim", 0) == 2]
     others = [child for child in children if child not in linear]
@@ -154,14 +154,14 @@ def takes_one(module: torch.nn.Module) -> bool:
 
 
 def rotation(forward: Callable[..., Any]) -> str | None:
-    """The name by which a forward calls a function that turns queries and keys by their positions."""
+    """Return the name by which a forward calls a function that rotates queries and keys."""
     code, known = getattr(forward, "__code__", None), getattr(forward, "__globals__", {})
     names = () if code is None else code.co_names
     return next((name for name in names if ROTARY.fullmatch(name) and callable(known.get(name))), None)
 
 
 def with_rotation(forward: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """A copy of a forward that calls the compiled function under its name; all other models call their own."""
+    """Copy a forward so that it calls the compiled function under its name; other models call their own."""
     assert isinstance(forward, FunctionType)
     name = rotation(forward)
     assert name is not None
@@ -206,14 +206,14 @@ def fuse(loaded: LoadedModel, backend: str = "inductor", wrong: Callable[[], str
 
 
 def readings(loaded: LoadedModel) -> list[TokenNlls]:
-    """The probe's passes in batches of several shapes: compiled code must be true for all."""
+    """Read the probe's passes in batches of several shapes: compiled code must be true for all."""
     passes = probe_passes(loaded.vocabulary)
     whole = [nll for _, nll in together(loaded, loaded.road, passes)]
     return whole + loaded.along(loaded.road, passes[:2])
 
 
 def cannot(device: torch.device) -> str | None:
-    """Why nothing can be compiled for a device; None if it can."""
+    """Say why nothing can be compiled for a device; None if it can."""
     if device.type == "cuda":
         return None if find_spec("triton") else "`triton` is not installed"
     if device.type != "cpu":
@@ -229,7 +229,7 @@ def cannot(device: torch.device) -> str | None:
 
 
 def worth(device: torch.device, parameters: int, tokens: int | None) -> str | None:
-    """Why compiling does not pay, as far as that is known; None if it does.
+    """Say why compiling does not pay, as far as that is known; None if it does.
 
     Args:
         device: the model's.

@@ -8,15 +8,14 @@ is most of what a decoder computes, is timed in a few layouts. The usual one sta
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from threading import Barrier
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
+from tithe.engine.measure.matmul import in_turns, side_by_side
 from tithe.engine.model import LoadedModel
 
 USUAL_TOKENS = 1024  # a pack's activations stay in the cache
@@ -51,7 +50,7 @@ class Gated(NamedTuple):
 
     @property
     def slice(self) -> Gated:
-        """No more than `LARGE` of it."""
+        """Return no more than `LARGE` of it."""
         return self._replace(inner=min(self.inner, max(64, int(LARGE / self.flops(USUAL_TOKENS) * self.inner))))
 
 
@@ -59,7 +58,7 @@ Rate: TypeAlias = Callable[[Gated, Sequence[Layout], int], Mapping[Layout, Seque
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayoutChoice:
     """The layout that was taken.
 
     Args:
@@ -77,12 +76,12 @@ class Choice:
     tokens_per_second: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run record."""
+        """Return the facts for the run record."""
         return asdict(self)
 
 
 def gated_product(loaded: LoadedModel) -> Gated | None:
-    """A layer's product, by the model's config; None where that does not name its sizes."""
+    """Return a layer's product by the model's config; None where that does not name its sizes."""
     config = loaded.model.config.get_text_config()
     width, inner = getattr(config, "hidden_size", None), getattr(config, "intermediate_size", None)
     return Gated(width, inner, loaded.dtype) if isinstance(width, int) and isinstance(inner, int) else None
@@ -97,7 +96,7 @@ def choose_layout(
     tokens: int | None = None,
     most: int | None = None,
     rate: Rate | None = None,
-) -> Choice:
+) -> LayoutChoice:
     """Time layouts, about a second in all, and take the fastest that is clearly faster than the usual one.
 
     Args:
@@ -113,25 +112,25 @@ def choose_layout(
     most = min(cores, most or cores)
     usual = usual._replace(threads=threads or share(cores, usual.workers, most))
     if workers is not None and tokens is not None:
-        return Choice(*usual, "given")
+        return LayoutChoice(*usual, "given")
     if gated is None or gated.flops(usual.tokens) < SMALL:
-        return Choice(*usual, "the usual layout: a model this small has nothing to gain")
+        return LayoutChoice(*usual, "the usual layout: a model this small has nothing to gain")
     rate, found, best = rate or timed, dict[Layout, float](), usual
     if workers is None and cores > 1:
         best = fastest([best, *spread_otherwise(best, cores, most)], gated.slice, rate, found)
     if tokens is None:
         best = fastest([best, *(best._replace(tokens=n) for n in TOKENS)], gated.slice, rate, found)
     why = "measured" if best == usual else f"{found[best] / found[usual]:.2f} times as fast as {usual}"
-    return Choice(*best, why, {str(one): round(each) for one, each in found.items()})
+    return LayoutChoice(*best, why, {str(one): round(each) for one, each in found.items()})
 
 
 def share(cores: int, workers: int, most: int) -> int:
-    """Threads of each of so many passes."""
+    """Share the cores out: threads of each of so many passes."""
     return max(1, min(cores // workers, most))
 
 
 def spread_otherwise(usual: Layout, cores: int, most: int) -> list[Layout]:
-    """Fewer passes at once with more threads each; and half the threads in all, for two may be one core's."""
+    """Return layouts with fewer passes and more threads each, and one with half the threads."""
     counts = sorted({1, *(usual.workers // by for by in (2, 4))} - {0, usual.workers}, reverse=True)
     fewer = [Layout(count, share(cores, count, most), usual.tokens) for count in counts]
     if usual.threads > 1:
@@ -142,7 +141,7 @@ def spread_otherwise(usual: Layout, cores: int, most: int) -> list[Layout]:
 
 
 def fastest(layouts: Sequence[Layout], gated: Gated, rate: Rate, found: dict[Layout, float]) -> Layout:
-    """The first, or what is faster than it by the margin, both in the middle of all rounds and at its best."""
+    """Return the first layout, or one that is faster by the margin, both in the median and at its best."""
     rates = rate(gated, layouts, ROUNDS)
     found |= {one: statistics.median(rates[one]) for one in layouts}
 
@@ -155,43 +154,31 @@ def fastest(layouts: Sequence[Layout], gated: Gated, rate: Rate, found: dict[Lay
 
 
 def timed(gated: Gated, layouts: Sequence[Layout], rounds: int) -> dict[Layout, list[float]]:
-    """Tokens per second through the product, by layout; all layouts take turns, so that what else goes on meets all."""
-    threads = torch.get_num_threads()
+    """Return tokens per second through the product, by layout; all layouts take turns."""
+    before = torch.get_num_threads()
     generator = torch.Generator().manual_seed(0)
     shapes = ((gated.width, gated.inner), (gated.width, gated.inner), (gated.inner, gated.width))
     weights = [torch.randn(shape, generator=generator).to(gated.dtype) for shape in shapes]
-    rates: dict[Layout, list[float]] = {layout: [] for layout in layouts}
     try:
-        for number in range(rounds + 1):
-            for layout in layouts:
-                found = layout.workers * layout.tokens / seconds(gated, weights, layout)
-                if number:  # the first is for warming up
-                    rates[layout].append(found)
+        found = in_turns({layout: partial(seconds, gated, weights, layout) for layout in layouts}, rounds + 1)
     finally:
-        torch.set_num_threads(threads)
-    return rates
+        torch.set_num_threads(before)
+    # The first round is for warming up.
+    return {layout: [layout.workers * layout.tokens / each for each in found[layout][1:]] for layout in layouts}
 
 
 def seconds(gated: Gated, weights: Sequence[torch.Tensor], layout: Layout) -> float:
-    """From the first worker's start to the last one's end."""
-    gate, spans = Barrier(layout.workers), list[tuple[float, float]]()
+    """Return the seconds from the first worker's start to the last one's end."""
 
-    def run() -> None:
+    def prepare() -> Callable[[], object]:
         torch.set_num_threads(layout.threads)
-        with torch.inference_mode():
-            states = torch.ones(layout.tokens, gated.width, dtype=gated.dtype)
-            product(states[:64], *weights)  # starts this thread's own threads
-            gate.wait()
-            began = time.perf_counter()
-            product(states, *weights)
-            spans.append((began, time.perf_counter()))
+        states = torch.ones(layout.tokens, gated.width, dtype=gated.dtype)
+        product(states[:64], *weights)  # starts this thread's own threads
+        return partial(product, states, *weights)
 
-    with ThreadPoolExecutor(layout.workers) as pool:
-        for future in [pool.submit(run) for _ in range(layout.workers)]:
-            future.result()
-    return max(end for _, end in spans) - min(began for began, _ in spans)
+    return side_by_side(layout.workers, prepare)[0]
 
 
 def product(states: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    """As a decoder's layer has it: down(silu(gate) * up)."""
+    """Compute a decoder layer's product: down(silu(gate) * up)."""
     return torch.mm(torch.nn.functional.silu(states @ gate).mul_(states @ up), down)

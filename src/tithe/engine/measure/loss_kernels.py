@@ -1,7 +1,7 @@
 """From hidden states to likelihoods on a GPU: compiled, Liger's or cut-cross-entropy's, where true and faster.
 
 All compute log-sum-exp(W h) - (W h)_target. The last two never write a logit; the compiled one writes those of some
-rows in the model's dtype and reads them once, where the head as it is writes them again in float32, twice. Each that
+rows in the model's dtype and reads them once, where the plain head writes them again in float32, twice. Each that
 is there is tried on the model's own output matrix when the model is loaded. The fastest is taken that is true and gives
 the same bits each time; why the others are not is kept for the run record. Without one the head is run as it is, some
 rows at a time.
@@ -9,28 +9,28 @@ rows at a time.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, TypeAlias
 
 import torch
 
+from tithe.engine.copies import on
+from tithe.engine.measure.matmul import elapsed
 from tithe.engine.sources import first_line
-from tithe.engine.workers.current import on
 from tithe.errors import ModelError
 
 ROWS = 4096  # that are timed: about the responses of a batch on a GPU
 CHECKED = 128  # of them, held against float32
 ROUNDS = 3
-FASTER = 1.05  # times as fast as the head as it is: less would not be worth other last bits
-# A way is true whose largest difference from float32 is at most so many times that of the head as it is, or below
+FASTER = 1.05  # times as fast as the plain head: less would not be worth other last bits
+# A way is true whose largest difference from float32 is at most so many times that of the plain head, or below
 # `EXACT` nats: rounding differs, the formula does not.
 ROUNDING = 2.0
 EXACT = 1e-4
-OWN = "head as it is"
+OWN = "head as it is"  # the plain head, under the name that run records have for it
 LOGITS, LEAST_ROWS = 1 << 27, 256  # that the compiled one writes at a time: 270 MB in bf16
 Nll: TypeAlias = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor
@@ -38,7 +38,7 @@ Nll: TypeAlias = Callable[
 
 
 def by_compiled(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The product by the library, what follows by torch.compile: one reading of the logits of some rows at a time."""
+    """Multiply by the library, then torch.compile what follows: the logits of some rows are read once."""
     compiled = compiled_step()
     size = max(LEAST_ROWS, LOGITS // len(weight))
     parts = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
@@ -57,7 +57,7 @@ def compiled_step() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
 
 
 def log_sum_exp(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """-log p of each target in float32: (rows, vocabulary), (rows,) -> (rows,)."""
+    """Return -log p of each target in float32: (rows, vocabulary), (rows,) -> (rows,)."""
     wide = logits.float()
     return wide.logsumexp(dim=1) - wide.gather(1, targets[:, None])[:, 0]
 
@@ -88,7 +88,7 @@ class LossKernel:
         largest_difference: of each way from float32, in nats.
         refused: why others were not taken.
         weight: the output matrix, (vocabulary, dim).
-        way: what was taken; None for the head as it is.
+        way: what was taken; None for the plain head.
     """
 
     name: str
@@ -99,12 +99,12 @@ class LossKernel:
     way: Nll | None = field(default=None, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run record."""
+        """Return the facts for the run record."""
         out = asdict(LossKernel(self.name, self.milliseconds, self.largest_difference, self.refused))
         return {name: value for name, value in out.items() if name not in ("weight", "way")}
 
     def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """-log p of each target, in float32: (rows, dim), (rows,) -> (rows,)."""
+        """Return -log p of each target, in float32: (rows, dim), (rows,) -> (rows,)."""
         assert self.way is not None and self.weight is not None
         place = self.weight.device  # of a model that is spread, tied embeddings may be elsewhere than the last states
         with on(place):
@@ -117,11 +117,11 @@ def choose_loss(
     candidates: Mapping[str, Nll] | None = None,
     begun: str | None = None,
 ) -> LossKernel:
-    """The fastest true way from hidden states to likelihoods, on the model's own output matrix.
+    """Choose the fastest true way from hidden states to likelihoods, on the model's own output matrix.
 
     Args:
         linear: the output matrix, to which alone the head comes down.
-        own: the head as it is: hidden states and targets to likelihoods.
+        own: the plain head: hidden states and targets to likelihoods.
         candidates: by the name of their package; None for all that are known.
         begun: what a run took that is taken up again, or read on another device; None for the fastest.
 
@@ -150,7 +150,8 @@ def choose_loss(
                 elif name != OWN and not all(torch.equal(found[0], other) for other in found):
                     refused[name] = "its last bits change from call to call"
                 else:
-                    milliseconds[name] = 1e3 * timed(lambda way=way: way(hidden, weight, targets), weight.device)
+                    call = partial(way, hidden, weight, targets)  # compiled by now
+                    milliseconds[name] = 1e3 * elapsed(call, weight.device, ROUNDS)
             except ModuleNotFoundError as error:
                 refused[name] = f"`{error.name}` is not installed"
             except Exception as error:  # kernels refuse devices, dtypes and shapes in their own ways
@@ -171,7 +172,7 @@ def choose_loss(
 
 
 def rows_like(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random states as after a norm, and targets, the first and the last of the vocabulary among them."""
+    """Make random states as after a norm, and targets that include the vocabulary's first and last."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(ROWS, weight.shape[1], generator=generator)
     targets = torch.randint(len(weight), (ROWS,), generator=generator)
@@ -180,7 +181,7 @@ def rows_like(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def exact(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of a few rows from products in float32, the vocabulary in parts: (rows,)."""
+    """Compute the cross-entropy of a few rows from products in float32, the vocabulary in parts: (rows,)."""
     wide, parts, wanted = hidden.float(), [], torch.zeros_like(targets, dtype=torch.float32)
     for start in range(0, len(weight), 1 << 14):
         logits = wide @ weight[start : start + (1 << 14)].float().T
@@ -192,25 +193,8 @@ def exact(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> 
 
 
 def difference(found: torch.Tensor, truth: torch.Tensor, rows: int) -> float:
-    """The largest from the truth, in nats; infinite for another shape, or NaN."""
+    """Return the largest difference in nats; infinite for another shape, or NaN."""
     if found.shape != (rows,):
         return float("inf")
     off = float((found[: len(truth)].float() - truth).abs().max())
     return off if off == off and bool(torch.isfinite(found).all()) else float("inf")
-
-
-def timed(call: Callable[[], torch.Tensor], device: torch.device) -> float:
-    """Seconds of the best of some calls; kernels have been compiled by an earlier one."""
-    seconds = []
-    for _ in range(ROUNDS):
-        wait(device)
-        began = time.perf_counter()
-        call()
-        wait(device)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from tithe.engine.cores import cpu_cores
-from tithe.engine.dtypes import DTYPES, dtype_name
-from tithe.engine.measure.fp32_route import Fp32Route, RouteName, precision, probe_fp32
+from tithe.engine.devices import DTYPES, dtype_name
+from tithe.engine.host import cpu_cores
+from tithe.engine.measure.cpu_kernels import Fp32Route, RouteName, precision, probe_fp32
 from tithe.engine.measure.matmul import Product, Speed, affordable, measure
 from tithe.engine.measure.shape import size
 
@@ -61,7 +61,7 @@ class Machine:
     fp32: Fp32Route | None
 
     def best(self, dtype: torch.dtype, threads: int) -> Speed:
-        """The fastest product in a dtype on so many cores, over shapes and routes that are true to it."""
+        """Return the fastest product in a dtype on so many cores, over shapes and true routes."""
         true = [peak.speed for peak in self.peaks if self.true(peak)]
         return max((one for one in true if (one.dtype, one.threads) == (dtype, threads)), key=lambda one: one.best)
 
@@ -70,7 +70,7 @@ class Machine:
 
     @property
     def threads(self) -> int:
-        """Products under way at once when the whole machine is at work."""
+        """Count the products under way at once when the whole machine is at work."""
         return self.cores if self.device.type == "cpu" else 1
 
 
@@ -108,7 +108,7 @@ def routes(device: torch.device, route: Fp32Route | None) -> Iterator[tuple[Rout
 
 
 def dtypes(device: torch.device) -> list[torch.dtype]:
-    """Those in which the device multiplies at all."""
+    """List the dtypes in which the device multiplies at all."""
     found = []
     for dtype in DTYPES.values():
         try:
@@ -121,7 +121,7 @@ def dtypes(device: torch.device) -> list[torch.dtype]:
 
 
 def products_of(config: Mapping[str, Any], rows: int) -> list[Product]:
-    """The product that costs a decoder most: a pack's rows by its width by its inner width.
+    """Return the product that costs a decoder most: a pack's rows by its width by its inner width.
 
     Args:
         config: of the model.

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from threading import Barrier
+from typing import TypeVar
 
 import torch
 
-from tithe.engine.workers.current import on
+from tithe.engine.copies import on
 
+Name = TypeVar("Name")
 ROUND = 0.02  # seconds of a round, so that the clock's own steps do not count
 ROUNDS = 5  # at least
 LONGEST = 0.2  # seconds that one product may take; a dtype that is slow here gets a smaller one
@@ -30,11 +33,11 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Multiply-adds x 2."""
+        """Count multiply-adds x 2."""
         return 2 * self.rows * self.inner * self.columns
 
     def divided(self, by: int) -> Product:
-        """A smaller one of the same form."""
+        """Return a smaller product of the same form."""
         return Product(*(max(1, side // by) for side in (self.rows, self.inner, self.columns)))
 
     def __str__(self) -> str:
@@ -76,14 +79,14 @@ def measure(
             matrices = operands(product, dtype, device)
             walls = [clocked(*matrices, times) for _ in range(rounds)]
         else:
-            walls = together(product, dtype, threads, times, rounds)
+            walls = side_by_side(threads, lambda: multiplying(product, dtype, times), rounds)
     rates = [work / wall / 1e9 for wall in walls]
     return Speed(product, dtype, threads, max(rates), statistics.median(rates))
 
 
 @contextmanager
 def single_threads(device: torch.device) -> Iterator[None]:
-    """One thread per product on a CPU."""
+    """Use one thread per product on a CPU."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -94,7 +97,7 @@ def single_threads(device: torch.device) -> Iterator[None]:
 
 
 def affordable(product: Product, dtype: torch.dtype, device: torch.device) -> Product:
-    """The same, or the largest of its sixteenth, eighth, ... that takes no longer than `LONGEST` seconds."""
+    """Return the product, or the largest of its sixteenth, eighth, ... that takes at most `LONGEST` seconds."""
     sizes = [product.divided(by) for by in (16, 8, 4, 2, 1)]
     with torch.inference_mode(), single_threads(device):
         for small, large in pairwise(sizes):
@@ -105,7 +108,7 @@ def affordable(product: Product, dtype: torch.dtype, device: torch.device) -> Pr
 
 
 def operands(product: Product, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two matrices of normal numbers, the same every time."""
+    """Make two matrices of normal numbers, the same every time."""
     place = device if device.type == "cuda" else torch.device("cpu")  # large ones take seconds on a CPU
     generator = torch.Generator(place).manual_seed(0)
     left = torch.randn(product.rows, product.inner, generator=generator, device=place)
@@ -118,7 +121,7 @@ def seconds_of(product: Product, dtype: torch.dtype, device: torch.device) -> fl
 
 
 def clocked(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
-    """Seconds of so many products, by the device's own clock where it has one."""
+    """Return the seconds of `times` products, by the device's own clock where it has one."""
     out = left @ right
     if left.device.type == "cuda":
         with on(left.device):  # events are recorded on the current one
@@ -129,12 +132,36 @@ def clocked(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
             end.record()
             end.synchronize()
         return float(start.elapsed_time(end)) / 1000  # it counts milliseconds
-    synchronise(left.device)
-    began = time.perf_counter()
-    for _ in range(times):
-        torch.mm(left, right, out=out)
-    synchronise(left.device)
-    return time.perf_counter() - began
+    return elapsed(lambda: [torch.mm(left, right, out=out) for _ in range(times)], left.device)
+
+
+def elapsed(call: Callable[[], object], device: torch.device, rounds: int = 1) -> float:
+    """Return the seconds of the fastest of some calls, including the work they queue on the device."""
+    seconds = []
+    for _ in range(rounds):
+        synchronise(device)
+        began = time.perf_counter()
+        call()
+        synchronise(device)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def in_turns(clocks: Mapping[Name, Callable[[], float]], rounds: int, longest: float = inf) -> dict[Name, list[float]]:
+    """Time several things in turns, so that other load on the machine slows all of them; return seconds per round.
+
+    Args:
+        clocks: give seconds when they are called.
+        rounds: at most.
+        longest: seconds; no further round once one of them needs more.
+    """
+    found: dict[Name, list[float]] = {name: [] for name in clocks}
+    for _ in range(rounds):
+        for name, clock in clocks.items():
+            found[name].append(clock())
+        if any(min(seconds) > longest for seconds in found.values()):
+            break
+    return found
 
 
 def synchronise(device: torch.device) -> None:
@@ -145,37 +172,46 @@ def synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def together(product: Product, dtype: torch.dtype, threads: int, times: int, rounds: int) -> list[float]:
-    """Seconds of each round on a CPU, from the first thread's start to the last one's end."""
+def multiplying(product: Product, dtype: torch.dtype, times: int) -> Callable[[], object]:
+    """Return what one thread does in a round: `times` products on one core."""
+    torch.set_num_threads(1)
+    left, right = operands(product, dtype, torch.device("cpu"))
+    out = left @ right
+    return lambda: [torch.mm(left, right, out=out) for _ in range(times)]
+
+
+def side_by_side(threads: int, prepare: Callable[[], Callable[[], object]], rounds: int = 1) -> list[float]:
+    """Run work in several CPU threads at once; return seconds per round, first start to last end.
+
+    Args:
+        threads: that work at the same time.
+        prepare: called in each thread; makes what that thread does in a round.
+        rounds: begun by all threads together.
+    """
     gate = Barrier(threads)
 
     def run() -> list[tuple[float, float]]:
-        torch.set_num_threads(1)
-        left, right = operands(product, dtype, torch.device("cpu"))
-        out, spans = left @ right, []
-        for _ in range(rounds):
-            gate.wait()
-            began = time.perf_counter()
-            for _ in range(times):
-                torch.mm(left, right, out=out)
-            spans.append((began, time.perf_counter()))
-        return spans
-
-    def guarded() -> list[tuple[float, float]]:
+        spans = []
         try:
             with torch.inference_mode():  # counts for one thread
-                return run()
+                work = prepare()
+                for _ in range(rounds):
+                    gate.wait()
+                    began = time.perf_counter()
+                    work()
+                    spans.append((began, time.perf_counter()))
         except BaseException:
             gate.abort()  # or the others would wait for ever
             raise
+        return spans
 
     with ThreadPoolExecutor(threads) as pool:
-        spans = [future.result() for future in [pool.submit(guarded) for _ in range(threads)]]
+        spans = [future.result() for future in [pool.submit(run) for _ in range(threads)]]
     return [max(end for _, end in one) - min(start for start, _ in one) for one in zip(*spans, strict=True)]
 
 
 def relative_error(product: Product, dtype: torch.dtype, device: torch.device) -> float:
-    """How far the product in a dtype is from the same in float64: |c - c64| / |c64|, Frobenius norms."""
+    """Return |c - c64| / |c64| (Frobenius norms) of a product in a dtype against float64."""
     left, right = operands(product, dtype, device)
     found = (left @ right).cpu().double()
     wanted = left.cpu().double() @ right.cpu().double()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tithe.engine.measure.matmul import synchronise
-from tithe.engine.measure.work import Window, windows
+from tithe.engine.measure.shape import Window, windows
 from tithe.engine.model import LoadedModel
 
 
@@ -36,15 +36,15 @@ class Meter:
 
     @property
     def keys(self) -> dict[Window, int]:
-        """By window, the keys that all tokens see together."""
+        """Count, by window, the keys that all tokens see together."""
         if not self._keys:
             return dict.fromkeys(self.bounds, 0)
         return dict(zip(self.bounds, torch.stack(self._keys).sum(0).tolist(), strict=True))
 
     def count(self, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """A hook before the backbone."""
+        """Count a batch; a hook before the backbone."""
         ids = named.get("input_ids", given[0] if given else None)
-        if ids is None:  # a head that is run apart hands hidden states to a stand-in
+        if ids is None:  # a head that is run apart hands hidden states to a stub
             return
         self.tokens += ids.numel()
         seen = keys_seen(ids, named.get("position_ids"), named.get("attention_mask"))
@@ -53,7 +53,7 @@ class Meter:
             self._keys.append(torch.stack(found))
 
     def clocked(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """The same call, its seconds added to a sum of that name."""
+        """Wrap a call so that its seconds are added to the sum of that name."""
 
         def timed(*given: Any, **named: Any) -> Any:
             synchronise(self.device)
@@ -68,7 +68,7 @@ class Meter:
 
 
 def keys_seen(ids: torch.Tensor, positions: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
-    """How many keys each token sees, itself among them; padding sees none.
+    """Count the keys each token sees, itself included; padding sees none.
 
     Args:
         ids: (rows, tokens).

@@ -1,7 +1,13 @@
-"""What a forward pass of a model costs, from its config and weight headers alone. No torch here."""
+"""What a forward pass of a model costs, from its config and weight headers alone. No torch here.
+
+`Shape.flops` counts the products with weights. It leaves out attention's own products, and that a mixture of experts
+uses some of its weights alone: those are counted apart.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -12,6 +18,10 @@ from tithe.errors import ModelError
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}  # of a weight in a block
 TABLES = {"fp8": 2}  # of one in the embedding and the output head, where it is another dtype
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+TAKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k")
+LOCAL, FULL = ("sliding_attention", "chunked_attention"), ("full_attention", "attention")
+Window = int | None
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,11 @@ class Shape:
     exact: bool
 
     def flops(self, tokens: int, scored: int) -> float:
-        """Multiply-adds x 2 of reading `tokens` and scoring `scored` of them; attention's own product left out."""
+        """Count multiply-adds x 2 of reading `tokens` and scoring `scored` of them, without attention's products."""
         return 2.0 * ((self.parameters - self.embedding) * tokens + self.head * scored)
 
     def memory(self, dtype: str) -> int:
-        """Bytes of the weights in a dtype; of fp8 without its scales, 4 bytes a row, and its norms in bf16."""
+        """Count the weights' bytes in a dtype; of fp8 without its scales, 4 bytes a row, and its norms in bf16."""
         tables = TABLES.get(dtype, BYTES[dtype])
         return (self.parameters - self.embedding) * BYTES[dtype] + self.embedding * tables
 
@@ -61,7 +71,7 @@ def model_shape(source: ModelSource) -> Shape:
 
 
 def size(config: dict[str, Any], *names: str, default: int | None = None) -> int:
-    """The first of these that the config gives as a number from 1."""
+    """Return the first of these names that the config gives as a number from 1."""
     for name in names:
         value = config.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -69,3 +79,56 @@ def size(config: dict[str, Any], *names: str, default: int | None = None) -> int
     if default is None:
         raise ModelError(f"the model's config has none of: {', '.join(names)}")
     return default
+
+
+def windows(config: Mapping[str, Any]) -> Counter[Window]:
+    """Count the layers by attention window, None for no bound; layers of another kind are left out."""
+    config = config.get("text_config") or config
+    layers = config.get("num_hidden_layers") or config.get("n_layer") or config.get("num_layers") or 0
+    window = config.get("sliding_window") or None
+    kinds = config.get("layer_types")
+    if kinds:
+        return Counter(window if kind in LOCAL else None for kind in kinds if kind in LOCAL + FULL)
+    if not heads(config):
+        return Counter()
+    if config.get("use_sliding_window") is False:
+        window = None
+    return Counter({window: int(layers)})
+
+
+def heads(config: Mapping[str, Any]) -> int:
+    """Count the query heads; 0 for models without attention."""
+    return int(config.get("num_attention_heads") or config.get("n_head") or config.get("num_heads") or 0)
+
+
+def head_width(config: Mapping[str, Any]) -> int:
+    width = config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 0
+    return int(config.get("head_dim") or width // max(1, heads(config)))
+
+
+def attention_flops(config: Mapping[str, Any], keys: Mapping[Window, int]) -> float:
+    """Count multiply-adds x 2 of queries with keys and weights with values: 4 x width x keys seen per layer.
+
+    Args:
+        config: of the model.
+        keys: by window, how many keys all tokens see together: 1 + 2 + ... of a sequence, each at most the window.
+    """
+    config = config.get("text_config") or config
+    width = heads(config) * head_width(config)
+    return float(sum(4 * width * keys[window] * layers for window, layers in windows(config).items()))
+
+
+def idle_parameters(config: Mapping[str, Any], weights: Iterable[tuple[str, int]]) -> int:
+    """Count the parameters of experts that a token is not sent to; 0 where there are no experts.
+
+    Args:
+        config: of the model.
+        weights: name and number of parameters of every tensor.
+    """
+    config = config.get("text_config") or config
+    there = next((config[name] for name in EXPERTS if config.get(name)), 0)
+    taken = next((config[name] for name in TAKEN if config.get(name)), there)
+    if not there or taken >= there:
+        return 0
+    experts = sum(count for name, count in weights if ".experts." in name)
+    return int(experts * (there - taken) / there)

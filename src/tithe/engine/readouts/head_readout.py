@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from tithe.data.dialogue import PRESET
 from tithe.engine.copies import fetched
 from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
 from tithe.engine.heads.files import load_head, read_card
-from tithe.engine.readouts.base import View
+from tithe.engine.readouts.base import RunFacts, View
+from tithe.errors import ModelError, SettingsError
 from tithe.records import Answer, Margin, Pass, Problem
 
 if TYPE_CHECKING:
     import torch
 
     from tithe.engine.heads.base import LayerReader, StateHead
+
+
+RENDERING = ("template", "template_hash", "bos", "eos", "lead_ids")  # what states of a response depend on
 
 
 class MarginReadout(StateReadout):
@@ -60,6 +65,10 @@ class MarginReadout(StateReadout):
     def answer(self, row: Mapping[str, Any]) -> Answer:
         return Margin(float(row["margin"]))
 
+    @classmethod
+    def made_up(cls, argument: str, tokens: int, mean: float, first: bool) -> Answer:
+        return Margin((mean - 2.3) * (1 if first else -1))
+
 
 class HeadReadout(MarginReadout):
     """Margins by a head on disk.
@@ -76,6 +85,24 @@ class HeadReadout(MarginReadout):
     def __init__(self, folder: Path) -> None:
         self.folder, self.card = folder, read_card(folder)
         super().__init__(None, f"head-{self.card.fingerprint}")
+
+    @classmethod
+    def make(cls, argument: str, run: RunFacts) -> Self:
+        """Make the readout of the head in a folder, if it belongs to the run's model; note what else is odd about it.
+
+        Raises:
+            SettingsError: no head is named.
+            ModelError: there is none, or it was trained on another model.
+        """
+        if not argument:
+            raise SettingsError(
+                "`cpqs` needs a head", hint="`--head my-head`; `tithe head train` makes one from tiers of responses"
+            )
+        readout = cls(Path(argument))
+        if run.weights:
+            check_head(readout, argument, run)
+        run.note(verdict(readout))
+        return readout
 
     def __reduce__(self) -> tuple[type[HeadReadout], tuple[Path]]:
         """To another process goes the folder; it reads the weights there."""
@@ -107,3 +134,45 @@ class Margins:
     def results(self) -> Results:
         head, found = self.head, fetched(self.reader.found())
         return lambda: [float(margin) for margin in head.margins(found())]
+
+
+def check_head(readout: HeadReadout, folder: str, run: RunFacts) -> None:
+    """Refuse a head of another model; note another dtype, another rendering, and a poor report."""
+    card, name = readout.card, run.model_name
+    theirs = card.model["fingerprint"]
+    if theirs != run.fingerprint:
+        raise ModelError(
+            f"the head `{folder}` belongs to model `{card.model['name']}` (fingerprint {theirs}), "
+            f"not to `{name}` (fingerprint {run.fingerprint})",
+            hint="train one on this model's hidden states: `tithe head train`",
+        )
+    if card.model["dtype"] != run.dtype:
+        run.note(f"note: the head was trained on states in {card.model['dtype']}, here they are {run.dtype}")
+    odd = other_rendering(card.rendering, run.renderer.describe())
+    if odd:
+        run.note(f"note: the head was trained with another rendering: {odd}")
+
+
+def other_rendering(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """In what two renderings differ, as far as a response's states can tell; empty where they do not."""
+    preset = [one.get("truncation") == PRESET for one in (theirs, own)]
+    if preset[0] != preset[1]:
+        return f"{'with' if preset[0] else 'without'} `--preset {PRESET}`, here {'with' if preset[1] else 'without'} it"
+    odd = [key for key in RENDERING if own.get(key) != theirs.get(key)]
+    return ", ".join(f"{key} {theirs.get(key)!r}, here {own.get(key)!r}" for key in odd)
+
+
+def verdict(readout: HeadReadout) -> str:
+    """What is known of a head's worth, in one line."""
+    report: Any = readout.card.training.get("report")
+    try:
+        auc, alone, better = report["auc"]["value"], report["length"]["auc"], report["better_than_length"]
+        assert isinstance(auc, float) and isinstance(alone, float)
+    except (KeyError, TypeError, AssertionError):  # none was made, or somebody has written there
+        return f"note: nothing is known of how well this {readout.card.kind} head tells tiers apart"
+    if better:
+        return f"head: {readout.card.kind}, AUC {auc:.3f} on prompts it never saw, response length alone {alone:.3f}"
+    return (
+        f"note: this {readout.card.kind} head was NOT SHOWN TO BE BETTER than response length on prompts it never saw: "
+        f"AUC {auc:.3f}, length alone {alone:.3f}"
+    )

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 
 from tithe.data.render import Encoded, Renderer
 from tithe.engine.copies import fetched, to
+from tithe.engine.forward.output_head import Head
 from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
-from tithe.engine.readouts.base import View
+from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Answer, Example, IntArray, Message, Options, Pass, PassSpec, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from tithe.engine.forward.output_head import Head
 
 ROWS = 64  # of logits at a time
 QUESTION = "How many?"  # the replies' tokens are the same after every question
@@ -48,7 +47,7 @@ class Replies:
 
 
 def find_replies(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Replies:
-    """The replies in ids.
+    """Return the replies in ids.
 
     Raises:
         SettingsError: they are not to be told apart by one token, or a template or preset cannot ask questions.
@@ -71,7 +70,7 @@ def find_replies(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, texts: 
 
 
 def encode(renderer: Renderer, text: str) -> Encoded:
-    """One reply, after a question that stands for all."""
+    """Encode one reply, after a question that stands for all."""
     about = Example("", 0, 1, (), Message("assistant", text))
     (encoded,) = renderer.encode([PassSpec("rated", about, question=QUESTION, options=(text,)).dialogue])
     if isinstance(encoded, Problem):
@@ -122,6 +121,16 @@ class OptionsReadout(StateReadout):
 
     def answer(self, row: Mapping[str, Any]) -> Answer:
         return Options(np.asarray(row["log_probs"], dtype=np.float32))
+
+    @classmethod
+    def make(cls, argument: str, run: RunFacts) -> Self:
+        """Make the readout of replies that are separated by commas, by the run's tokenizer and template."""
+        return cls(find_replies(run.renderer, run.tokenizer, argument.split(",")))
+
+    @classmethod
+    def made_up(cls, argument: str, tokens: int, mean: float, first: bool) -> Answer:
+        """Likelier ones further on, or all alike."""
+        return Options(np.log(np.linspace(0.01, 0.01 + mean / 400, argument.count(",") + 1)).astype(np.float32))
 
 
 class OptionsReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -43,6 +44,11 @@ class Weighted(StateReadout):
 
     def answer(self, row: Mapping[str, Any]) -> Answer:
         return Vector(np.asarray(row["values"], dtype=np.float32))
+
+    @classmethod
+    def made_up(cls, argument: str, tokens: int, mean: float, first: bool) -> Answer:
+        angle = mean + tokens
+        return Vector(np.array([math.cos(angle), math.sin(angle), 0.0], dtype=np.float32))
 
 
 class WeightedReader:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 
 def schema(fields: Mapping[str, str | pa.DataType]) -> pa.Schema:
-    """The columns of a readout behind their key; types by name (`float32`, `list<float32>`) or as pyarrow has them."""
+    """Return a readout's columns behind their key; types by name (`float32`, `list<float32>`) or pyarrow's."""
     return pa.schema([("key", pa.binary(16)), *((name, data_type(kind)) for name, kind in fields.items())])
 
 
@@ -28,7 +28,7 @@ def data_type(kind: str | pa.DataType) -> pa.DataType:
 
 
 def table(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """A table with the schema's columns; no value is null.
+    """Make a table with the schema's columns; no value is null.
 
     Raises:
         TypeError: a column of another type than numbers, fixed-size binary, or lists of numbers.
@@ -37,7 +37,7 @@ def table(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """One column."""
+    """Make one column."""
     if pa.types.is_fixed_size_binary(kind):
         assert all(len(value) == kind.byte_width for value in values), kind
         return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(b"".join(values))])
@@ -50,7 +50,7 @@ def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def numbers(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """A column of numbers of one type."""
+    """Make a column of numbers of one type."""
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise TypeError(f"no column of {kind} is stored")
     made = np.ascontiguousarray(values, dtype=kind.to_pandas_dtype())
@@ -58,21 +58,21 @@ def numbers(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.A
 
 
 def rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Its rows; lists of numbers stay arrays: as Python objects a vector would take eight times the room."""
+    """Yield a table's rows; lists of numbers stay arrays: Python objects would take eight times the memory."""
     columns = {name: values(table[name]) for name in table.column_names}
     for row in zip(*columns.values(), strict=True):
         yield dict(zip(columns, row, strict=True))
 
 
 def values(column: pa.ChunkedArray) -> Sequence[Any]:
-    """A column's values, one by one."""
+    """Return a column's values, one by one."""
     if not pa.types.is_list(column.type):
         return list(column.to_pylist())
     return [part for chunk in column.chunks for part in cut(chunk)]
 
 
 def cut(chunk: pa.ListArray) -> list[npt.NDArray[Any]]:
-    """Lists of numbers as views of one array."""
+    """Split lists of numbers into views of one array."""
     if not len(chunk):
         return []
     ends = np.cumsum(chunk.value_lengths().to_numpy())

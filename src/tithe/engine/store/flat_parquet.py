@@ -24,12 +24,12 @@ Value: TypeAlias = tuple[int, Any]  # type, value; of a list: (type of its items
 
 
 def can_write(fields: Mapping[str, Any]) -> bool:
-    """Whether all of these columns are plain numbers."""
+    """Tell whether all of these columns are plain numbers."""
     return all(isinstance(kind, str) and kind in KINDS for kind in fields.values())
 
 
 def write(stream: BinaryIO, fields: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows' keys, of one length, and their numbers.
+    """Write the rows' keys, of one length, and their numbers.
 
     Args:
         stream: open for writing, at its beginning.
@@ -47,7 +47,7 @@ def write(stream: BinaryIO, fields: Mapping[str, str], rows: Sequence[Mapping[st
 
 
 def layout(fields: Mapping[str, str], count: int, width: int = 16) -> tuple[dict[str, int], bytes]:
-    """Where each column's values begin in a file of so many rows, and all that stands behind the last of them.
+    """Return where each column's values begin in a file of so many rows, and all that follows the last.
 
     Args:
         fields: as `write` takes them.
@@ -78,13 +78,13 @@ def layout(fields: Mapping[str, str], count: int, width: int = 16) -> tuple[dict
 
 
 def columns_of(fields: Mapping[str, str], width: int) -> list[tuple[str, int, int]]:
-    """Name, parquet's number of the type, bytes of a value."""
+    """Return each column's name, parquet's number of its type, and the bytes of a value."""
     numbers = [(name, KINDS[kind][0], np.dtype(KINDS[kind][1]).itemsize) for name, kind in fields.items()]
     return [("key", FIXED_BYTES, width), *numbers]
 
 
 def rows_in(path: Path, fields: Mapping[str, str]) -> int | None:
-    """How many rows a file holds; None if it is none that `write` wrote, to its last byte.
+    """Count the rows of a file; None unless `write` wrote it, to its last byte.
 
     The size says how many there can be, and the footer of so many is compared.
     """
@@ -101,7 +101,7 @@ def rows_in(path: Path, fields: Mapping[str, str]) -> int | None:
 
 
 def read(path: Path, fields: Mapping[str, str], count: int, rows: npt.NDArray[Any]) -> dict[str, list[Any]]:
-    """Columns of a file that `write` wrote with keys of 16 bytes: these rows of them.
+    """Read rows of a file that `write` wrote with keys of 16 bytes, by column.
 
     Args:
         path: the file.
@@ -118,13 +118,13 @@ def read(path: Path, fields: Mapping[str, str], count: int, rows: npt.NDArray[An
 
 
 def keys(path: Path, fields: Mapping[str, str], count: int) -> npt.NDArray[np.bytes_]:
-    """(count,) `S16`: the keys of a file that `write` wrote."""
+    """Return (count,) `S16`: the keys of a file that `write` wrote."""
     begins, _ = layout(fields, count)
     return np.memmap(path, dtype="S16", mode="r", offset=begins["key"], shape=(count,))
 
 
 def page_head(count: int, size: int) -> bytes:
-    """What stands before a page's values: its header, and a run of `count` times "there is a value".
+    """Return what stands before a page's values: its header, and a run of `count` times "not null".
 
     Args:
         count: values.
@@ -155,7 +155,7 @@ def text(value: str) -> Value:
 
 
 def thrift(fields: Mapping[int, Value]) -> bytes:
-    """A struct in Thrift's compact protocol; field numbers ascend by less than 16."""
+    """Encode a struct in Thrift's compact protocol; field numbers ascend by less than 16."""
     out, before = b"", 0
     for number, (kind, value) in fields.items():
         out += bytes([(number - before) << 4 | kind]) + encoded(kind, value)

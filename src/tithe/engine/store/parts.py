@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ import numpy.typing as npt
 from tithe.data.checksum import Part, write_part
 from tithe.engine.readouts.base import Readout
 from tithe.engine.store import flat_parquet
-from tithe.engine.store.key_index import Keys, as_keys
 from tithe.errors import StoreError
 from tithe.foreign import foreign
 
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 SUFFIX = ".parquet"
 HINT = "delete that file: its answers are computed again"
 HELD_BYTES = 64 << 20  # of parts that have to be read whole, so that the next window finds them open
+# All have 16 bytes, so that it does no harm that NUL ends a text of NumPy's.
+Keys: TypeAlias = npt.NDArray[np.bytes_]
+Places: TypeAlias = npt.NDArray[np.int32]
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Parts:
         return as_keys(table["key"].to_pylist())
 
     def rows(self, places: npt.NDArray[np.int32]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """(index in `places`, row) of every place, part by part."""
+        """Yield (index in `places`, row) of every place, part by part."""
         order = np.argsort(places, kind="stable")
         ends = np.searchsorted(places[order], self.begins[1:])
         for part, (start, end) in enumerate(zip([0, *ends.tolist()], ends.tolist(), strict=False)):
@@ -99,7 +101,7 @@ class Parts:
 
 
 def read_part(part: Part, schema: pa.Schema) -> pa.Table:
-    """A part as a whole.
+    """Read a whole part.
 
     Raises:
         StoreError: it is damaged, or something else.
@@ -111,7 +113,7 @@ def read_part(part: Part, schema: pa.Schema) -> pa.Table:
 
 
 def read_table(part: Part, hint: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Some columns of a part, or all, its bytes verified; no value is missing.
+    """Read some columns of a part, or all; verify its bytes and that no value is missing.
 
     Raises:
         StoreError: it is damaged, or no parquet.
@@ -153,3 +155,50 @@ def write_table(folder: Path, number: int, table: pa.Table) -> Part:
     import pyarrow.parquet as pq
 
     return write_part(folder, number, SUFFIX, lambda stream: pq.write_table(table, stream, compression="zstd"))
+
+
+def as_keys(keys: Sequence[bytes]) -> Keys:
+    """Return (keys,) `S16`."""
+    return np.frombuffer(b"".join(keys), dtype="S16")
+
+
+class KeyIndex:
+    """Keys of 16 bytes -> numbers counted up, which only grows.
+
+    Sorted blocks, a later one at most half as long as the one before; so there are few, and a key is moved only as many
+    times as the whole has doubled.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[Keys, Places]] = []
+        self.count = 0  # keys taken in, those that came twice included
+
+    def __len__(self) -> int:
+        """Count the different keys, where a block is met only by keys that are new to all others."""
+        return sum(len(keys) for keys, _ in self.blocks)
+
+    def extend(self, keys: Keys) -> None:
+        """Take in the next keys; of those that were there before, the first place stands."""
+        new, first = np.unique(keys, return_index=True)
+        fresh = self.find(new) < 0
+        self.blocks.append((new[fresh], (first[fresh] + self.count).astype(np.int32)))
+        self.count += len(keys)
+        while len(self.blocks) > 1 and 2 * len(self.blocks[-1][0]) > len(self.blocks[-2][0]):
+            (a, at), (b, bt) = self.blocks[-2:]
+            self.blocks[-2:] = [merged(a, at, b, bt)]
+
+    def find(self, keys: Keys) -> Places:
+        """Return (keys,) places, -1 where there is none."""
+        found = np.full(len(keys), -1, dtype=np.int32)
+        for known, places in self.blocks:
+            if len(known):
+                at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+                hit = known[at] == keys
+                found[hit] = places[at[hit]]
+        return found
+
+
+def merged(a: Keys, at: Places, b: Keys, bt: Places) -> tuple[Keys, Places]:
+    """Merge two sorted blocks without a key in common."""
+    order = np.argsort(np.concatenate([a, b]), kind="stable").astype(np.int32)  # which makes use of both being sorted
+    return np.concatenate([a, b])[order], np.concatenate([at, bt])[order]

@@ -18,8 +18,7 @@ import numpy as np
 
 from tithe.data.checksum import parts_in
 from tithe.engine.readouts.base import Readout
-from tithe.engine.store.key_index import KeyIndex, as_keys
-from tithe.engine.store.parts import SUFFIX, Parts, write_rows
+from tithe.engine.store.parts import SUFFIX, KeyIndex, Parts, as_keys, write_rows
 from tithe.errors import OutputError
 from tithe.records import Answer
 
@@ -29,7 +28,7 @@ ROW_BYTES = 500  # of an answer in memory, without its arrays
 
 
 def answers_name(model_fingerprint: str, dtype: str, numerics: int) -> str:
-    """The folder of one model's answers: everything besides the tokens that could change a number."""
+    """Name the folder of one model's answers: everything besides the tokens that could change a number."""
     text = f"{model_fingerprint}|{dtype}|{numerics}"
     return f"{dtype}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
@@ -75,7 +74,7 @@ class Store:
         return len(self.index) + len(self.unwritten)
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
-        """The answers there are, by key."""
+        """Return the answers there are, by key."""
         answer = self.readout.answer
         found = {key: answer(self.unwritten[key]) for key in keys if key in self.unwritten}
         if not len(self.index) or not keys:

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 
 from tithe.engine.batches.batching import Batch
-from tithe.engine.cores import cpu_cores
 from tithe.engine.engine import Engine, Results
 from tithe.engine.forward.states import StateReadout
+from tithe.engine.host import cpu_cores
 from tithe.engine.loading import load_model
-from tithe.engine.measure.room import MOST, SHARED
+from tithe.engine.measure.memory import MOST, SHARED
 from tithe.engine.readouts.base import Readout
 from tithe.engine.sources import first_line
-from tithe.engine.workers.messages import Done, Failed, Learn, Load, Loaded, Work
-from tithe.engine.workers.orphan import end_with_parent
+from tithe.engine.workers.children import end_with_parent
+from tithe.engine.workers.process import BatchWork, Done, Failed, Learn, Load, Loaded
 from tithe.errors import TitheError, demand
 
 
@@ -52,7 +52,7 @@ class Child:
             raise
 
     def listen(self) -> None:
-        """Always read, so that nobody who writes has to wait, and leave when there will be nothing more to read."""
+        """Read all the time, so that no writer waits; exit when nothing more will come."""
         try:
             while True:
                 self.coming.put(self.channel.recv())
@@ -95,21 +95,21 @@ class Child:
         return engine
 
     def begin(self) -> None:
-        """What a thread that answers does first."""
+        """Prepare a thread that answers."""
         device = self.engine.model.device
         self.engine.take_threads()
         if device.type == "cuda":
             torch.cuda.set_device(device)
 
-    def take(self, message: Learn | Work, pool: ThreadPoolExecutor) -> None:
-        if isinstance(message, Work):
+    def take(self, message: Learn | BatchWork, pool: ThreadPoolExecutor) -> None:
+        if isinstance(message, BatchWork):
             pool.submit(self.answer, message, list(self.readouts))
             return
         self.readouts.append(message.readout)
         if isinstance(message.readout, StateReadout):
             demand(self.engine.model.layers)  # found here, before threads read
 
-    def answer(self, work: Work, readouts: list[Readout]) -> None:
+    def answer(self, work: BatchWork, readouts: list[Readout]) -> None:
         try:
             batch = Batch(tuple(range(len(work.passes))), work.after)
             asked = [[readouts[i] for i in each] for each in work.asked]

@@ -1,29 +1,30 @@
-"""A process that reads on a device of its own, as the one that started it sees it."""
+"""A process that reads on a device of its own, as its parent sees it, and what the two say to each other."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import tempfile
-from multiprocessing import Pipe
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from tithe.engine.batches.batching import After
 from tithe.engine.readouts.base import Readout
-from tithe.engine.workers.messages import Done, Failed, Learn, Load, Loaded, Work
-from tithe.engine.workers.orphan import child_variables
+from tithe.engine.sources import ModelSource
+from tithe.engine.workers.children import ChildProcess
 from tithe.errors import ModelError
+from tithe.records import Pass, Problem
 
-SECONDS = 10.0  # in which a process whose end of the line is closed has ended
+if TYPE_CHECKING:
+    import torch
+
+    from tithe.engine.engine import Read
+    from tithe.engine.measure.cpu_kernels import Fp32Route
+
 KEPT = "what was answered is kept: the same command goes on from there"
 
 
-class Process:
+class Process(ChildProcess):
     """One process, from its start on.
-
-    It is in a group of its own: Ctrl-C reaches the one that started it alone, and that one ends it.
 
     Args:
         name: of its device, for messages.
@@ -36,24 +37,8 @@ class Process:
         self.under_way: set[int] = set()  # numbers of batches
         self.halved = 0
         self._learnt = 0
-        self.channel, theirs = Pipe()
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - what it says; open as long as it lives
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tithe.engine.workers.child", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=self._words,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-                # The same modules, found in the same order; and nothing that lies in the present folder by chance.
-                env={**os.environ, **child_variables(), "PYTHONPATH": search_path(), "PYTHONSAFEPATH": "1"},
-            )
+        super().__init__("tithe.engine.workers.child")
         self.send(load)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def send(self, message: Any) -> None:
         try:
@@ -64,7 +49,7 @@ class Process:
             raise self.last_words() from None
 
     def receive(self) -> Done | Loaded:
-        """The next thing it says.
+        """Wait for its next message.
 
         Raises:
             ModelError: it could not do what it was asked, or has ended.
@@ -90,37 +75,106 @@ class Process:
             self.send(Learn(readout))
         self._learnt = len(readouts)
 
-    def give(self, work: Work) -> None:
+    def give(self, work: BatchWork) -> None:
         self.under_way.add(work.number)
         self.send(work)
 
     def last_words(self) -> ModelError:
-        """The error of a process that has ended, though nobody told it to."""
-        try:
-            code = self._process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
+        """Make the error of a process that has ended unasked."""
+        ended = self.ended()
+        if ended is None:
             return ModelError(f"the process on `{self.name}` says nothing any more, and has not ended", hint=KEPT)
+        code, said = ended
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        line = last_line(self._words)
-        said = f", and its last words were: {line}" if line else ""
         memory = "a system kills what takes more memory than there is; " if code == -signal.SIGKILL else ""
         return ModelError(f"the process on `{self.name}` ended with {how}{said}", hint=memory + KEPT)
 
-    def close(self) -> None:
-        """End it, and wait until it has ended; it holds nothing that could be lost."""
-        self.channel.close()
-        self._process.kill()
-        self._process.wait()
-        self._words.close()
+
+@dataclass(frozen=True)
+class Load:
+    """To a process, first of all.
+
+    Args:
+        source: the model.
+        how: arguments of `load_model`.
+        budget: tokens a batch holds, or None for the device's default.
+        workers: passes under way at once in this process.
+        processes: that share the cores.
+        compiled: whether parts of the model are compiled.
+    """
+
+    source: ModelSource
+    how: Mapping[str, Any]
+    budget: int | None
+    workers: int | None
+    processes: int
+    compiled: bool = False
 
 
-def last_line(words: IO[bytes]) -> str:
-    """The last one with anything in it, or nothing."""
-    words.seek(0)
-    lines = [line.strip() for line in words.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
+@dataclass(frozen=True)
+class Loaded:
+    """Back from it: what its model is, and what it found out (`Engine.measured`, `facts` and `words`)."""
+
+    dtype: torch.dtype
+    fingerprint: str
+    road: str
+    implementation: str | None
+    fallbacks: list[str]
+    alone_above: int | None
+    fp32: Fp32Route | None
+    vocabulary: int
+    parameters: int
+    budget: int
+    workers: int
+    threads: int | None
+    measured: bool
+    facts: Mapping[str, Any]
+    words: Sequence[str]
 
 
-def search_path() -> str:
-    """Where this process finds its modules, for `PYTHONPATH`."""
-    return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+@dataclass(frozen=True)
+class Learn:
+    """To a process: a readout that it will be asked for by its place among all that it was told of."""
+
+    readout: Readout
+
+
+@dataclass(frozen=True)
+class BatchWork:
+    """To a process: one batch.
+
+    Args:
+        number: of the batch.
+        passes: of the batch, in order.
+        after: per pass what it continues.
+        asked: per pass the places of the readouts.
+    """
+
+    number: int
+    passes: Sequence[Pass]
+    after: tuple[After | None, ...]
+    asked: Sequence[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Done:
+    """Back from it: one result per pass, and how often memory ran out there so far."""
+
+    number: int
+    results: list[Read | Problem]
+    halved: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Back from it: what stopped it.
+
+    Args:
+        message: one sentence.
+        hint: the way out.
+        expected: whether it was raised on purpose.
+    """
+
+    message: str
+    hint: str | None
+    expected: bool

@@ -16,15 +16,14 @@ from typing import Any
 import torch
 
 from tithe.engine.batches.batching import Batch
+from tithe.engine.devices import names
 from tithe.engine.engine import Asked, Engine, Read, release
 from tithe.engine.forward.probe import ROADS
 from tithe.engine.loading import load_model
 from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import Readout
 from tithe.engine.sources import ModelSource
-from tithe.engine.workers.devices import names
-from tithe.engine.workers.messages import Done, Load, Loaded, Work
-from tithe.engine.workers.process import Process
+from tithe.engine.workers.process import BatchWork, Done, Load, Loaded, Process
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
@@ -109,7 +108,7 @@ class SeveralEngine(Engine):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the first process found out."""
+        """Return what the first process found out."""
         return dict(self._loaded.facts)
 
     @property
@@ -118,7 +117,7 @@ class SeveralEngine(Engine):
 
     @property
     def processes(self) -> Sequence[Process]:
-        """Those that run."""
+        """Return the processes that run."""
         return self._processes
 
     def read(
@@ -162,7 +161,7 @@ class SeveralEngine(Engine):
                 out[number] = batch
                 process.teach(self._readouts)
                 told = [tuple(places[id(readout)] for readout in asked[i]) for i in batch.index]
-                process.give(Work(number, [passes[i] for i in batch.index], batch.after, told))
+                process.give(BatchWork(number, [passes[i] for i in batch.index], batch.after, told))
                 free = [one for one in free if len(one.under_way) <= (self.workers or 1)]
             if out or left:
                 for done in self._heard():
@@ -182,7 +181,7 @@ class SeveralEngine(Engine):
                 yield message
 
     def _demand_same(self, process: Process, loaded: Loaded) -> None:
-        """The road was held to; what else decides about numbers has to be the same, too."""
+        """Raise where processes differ in anything else that decides about numbers; the forward path is given."""
         own = self.model
         for what, here, there in (
             ("fp32 kernels", own.fp32 and own.fp32.name, loaded.fp32 and loaded.fp32.name),
@@ -199,7 +198,7 @@ class SeveralEngine(Engine):
                 )
 
     def _learn(self, asked: Asked) -> dict[int, int]:
-        """Identity of each readout that is asked for -> its place among all that were ever."""
+        """Map the identity of each readout that is asked for to its place among all that ever were."""
         known = {id(readout): place for place, readout in enumerate(self._readouts)}
         for readout in (one for each in asked for one in each):
             if id(readout) not in known:
@@ -215,7 +214,7 @@ class SeveralEngine(Engine):
             self._processes.append(Process(self._names[place], load))
 
     def alone(self) -> Engine:
-        """An engine in this process, on the first device, for what reads the model itself; the others end for it."""
+        """Return an engine in this process, for what reads the model itself; the other processes end for it."""
         if self._alone is None:
             self.close()
             model = load_model(self._source, **self._how, device=str(self._places[0]))
@@ -234,12 +233,12 @@ class SeveralEngine(Engine):
 
 
 def attention_of(loaded: Loaded) -> list[str]:
-    """Ways that are taken."""
+    """List the ways of attention that are taken."""
     return [one["taken"] for one in loaded.facts.get("attention_by", ())]
 
 
 def parts_of(loaded: Loaded) -> list[str]:
-    """Kinds of parts that are compiled."""
+    """List the kinds of parts that are compiled."""
     return list(loaded.facts.get("compiled", {}).get("parts", ()))
 
 

@@ -10,8 +10,8 @@ import httpx2
 
 from tithe.errors import SettingsError
 from tithe.lab.endpoint.secrets import hide, scrub, secrets
-from tithe.powers import KEY_ENV, is_name
 from tithe.printable import printable
+from tithe.settings_file import KEY_ENV, is_name
 
 LONGEST = 200  # characters of a server's own words in a message
 LOOKED_AT = 20 * LONGEST  # of them: a key that is cut off here is far behind what is shown

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from tithe.powers import KEY_ENV
+from tithe.settings_file import KEY_ENV
 
 HUB = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 PIECE = 8  # characters in a row that give a part of a secret away; a secret that is shorter is an everyday word

@@ -49,7 +49,7 @@ def evaluate(settings: EvaluateSettings, folder: Path, *, talk: Talk | None = No
     Raises:
         TitheError: whatever stops it; metrics that were done before are in the folder.
     """
-    from tithe.engine.dtypes import choose_device
+    from tithe.engine.devices import choose_device
 
     talk, began = talk or Talk(), time.monotonic()
     if settings.device != "auto":

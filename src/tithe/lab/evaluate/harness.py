@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tithe.engine.dtypes import DTYPES, choose_device, choose_dtype, dtype_name
+from tithe.engine.devices import DTYPES, choose_device, choose_dtype, dtype_name
 from tithe.engine.loading import read_weights
 from tithe.engine.sources import ModelSource, context_window, demand_embedded, first_line, load_tokenizer
 from tithe.errors import ModelError, SettingsError, TemplateError, TitheError

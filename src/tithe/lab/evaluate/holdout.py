@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from tithe.config import ScoreSettings
 from tithe.data.files import Dataset
 from tithe.data.ids import prompt_id
 from tithe.data.record_counts import note_sentences
@@ -24,6 +23,7 @@ from tithe.run.method import Setup, set_up
 from tithe.run.results import ScoreResult
 from tithe.run.score import Scoring
 from tithe.run.source import Source
+from tithe.settings import ScoreSettings
 
 COUNTED = (
     *("records", "examples", "bad_rows", "notes", "duplicates", "truncated_prompts", "truncated_responses"),

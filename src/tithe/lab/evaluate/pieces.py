@@ -78,7 +78,7 @@ def identity(source: ModelSource) -> dict[str, str]:
 
 def holdout_piece(settings: EvaluateSettings, path: str, both: Mapping[str, Any], talk: Talk) -> Piece:
     """The likelihood of held-out responses."""
-    from tithe.engine.dtypes import choose_device
+    from tithe.engine.devices import choose_device
     from tithe.engine.engine import NUMERICS
 
     setup = holdout_setup(settings, path, settings.holdout_group)

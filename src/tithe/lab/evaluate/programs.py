@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tithe.engine.cores import cpu_cores
+from tithe.engine.host import cpu_cores
 from tithe.errors import DataError
 from tithe.lab.evaluate.sandbox import OUT_OF_TIME, Limits, Outcome, run_program
 

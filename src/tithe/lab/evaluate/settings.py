@@ -2,93 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from tithe.config import Settings
 from tithe.errors import SettingsError
-from tithe.typed import Count, Seed
+from tithe.settings import NAMED_MODEL, PassSettings, SeedSettings
+from tithe.typed import Count, Flag, Names, WholeNumber
 
 OF_TASKS = ("num_fewshot", "limit", "batch_size", "max_new_tokens", "apply_chat_template", "allow_code_execution")
 
 
-class EvaluateSettings(Settings):
+class EvaluateSettings(SeedSettings, PassSettings):
     """What a model is measured by.
 
     Args:
-        model: bundled name, folder or hub id.
-        holdout: data set whose responses the model has not seen; their likelihood is measured.
-        holdout_group: column of it whose values are groups, such as `category`.
-        tasks: lm-eval's names, or `name=file` where the task's data lie in a file or folder here.
-        num_fewshot: worked examples before each item of a task; None takes each task's own number.
-        limit: only so many items of each task, the first ones.
+        model: folder or hub id; `pocket` is bundled, for trying out.
+        holdout: data set whose responses' likelihood is measured.
+        holdout_group: column of it that tells groups apart, e.g. `category`.
+        tasks: lm-eval's tasks, `NAME,NAME`, or `NAME=FILE` where a file or folder holds a task's data; may be repeated.
+        num_fewshot: worked examples before each item of a task; each task's own number by default.
+        limit: only the first so many items of each task.
         batch_size: items at once in lm-eval: a number, or `auto`.
-        max_new_tokens: tokens at which an answer to a task is cut off; None takes each task's own number.
-        seed: of everything drawn at random.
-        device: `auto`, `cuda`, `mps`, `cpu`.
-        dtype: `auto`, `fp32`, `bf16`, `fp16`.
-        template: of the held-out file: `auto`, a named template or a Jinja file.
-        max_length: of the held-out file: tokens of the longest pass; None takes the model's context window.
-        eos: of the held-out file: measure the end-of-turn marker too.
-        bos: of the held-out file: `auto`, `always`, `never`.
-        truncation: of the held-out file: what gives way to `max_length`: the `response`'s end, the `prompt`'s
-            beginning, or `problem`; None takes `response`.
+        max_new_tokens: tokens at which an answer to a task is cut off; each task's own number by default.
+        template: a name from `tithe templates`, a Jinja file, or `auto`; for the held-out file.
+        max_length: tokens of the held-out file's longest pass; the model's context window by default.
+        truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`, which
+            leaves the example out; by default `response`.
+        eos: measure the end-of-turn marker of the held-out responses too.
         apply_chat_template: put the tasks' prompts to the model by its chat template.
         allow_code_execution: run the code that the model writes, in a sandbox.
-        trust_remote_code: run code that comes with the model.
     """
 
-    model: str
-    holdout: str | None = None
-    holdout_group: str | None = None
-    tasks: tuple[str, ...] = ()
-    num_fewshot: int | None = None
+    model: Annotated[str, NAMED_MODEL]
+    holdout: Annotated[str | None, Flag(metavar="FILE")] = None
+    holdout_group: Annotated[str | None, Flag(metavar="COLUMN")] = None
+    tasks: Annotated[Names, Flag(metavar="NAME[=FILE],...")] = ()
+    num_fewshot: WholeNumber | None = None
     limit: Count | None = None
     batch_size: int | Literal["auto"] = 8
     max_new_tokens: Count | None = None
-    seed: Seed = 0
-    device: str = "auto"
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    template: str = "auto"
-    max_length: Count | None = None
-    eos: bool = False
-    bos: Literal["auto", "always", "never"] = "auto"
-    truncation: Literal["response", "prompt", "problem"] | None = None
     apply_chat_template: bool = False
     allow_code_execution: bool = False
-    trust_remote_code: bool = False
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def one_by_one(cls, value: Any) -> Any:
-        """`"gsm8k,humaneval"` is two tasks."""
-        texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-            return value
-        return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
     @field_validator("batch_size", mode="before")
     @classmethod
-    def number_or_auto(cls, value: Any) -> Any:
+    def read_batch_size(cls, value: Any) -> Any:
+        """Take the text of a number, as the command line has it, for the number."""
         if isinstance(value, str) and value.isdecimal():
-            return int(value)
+            value = int(value)
         if value != "auto" and (not isinstance(value, int) or isinstance(value, bool)):
             raise ValueError("it must be a whole number, or `auto`")
-        return value
-
-    @field_validator("batch_size")
-    @classmethod
-    def positive(cls, value: Any) -> Any:
-        if isinstance(value, int) and value < 1:
+        if value != "auto" and value < 1:
             raise ValueError("it must be at least 1")
-        return value
-
-    @field_validator("num_fewshot")
-    @classmethod
-    def not_negative(cls, value: int | None) -> int | None:
-        if value is not None and value < 0:
-            raise ValueError("it must be 0 or more")
         return value
 
     @model_validator(mode="after")

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from tithe.config import SelectSettings, with_preset
 from tithe.data.files import open_dataset
 from tithe.errors import DataError, SettingsError, StoreError, TitheError
 from tithe.foreign import foreign, read_json
@@ -24,6 +23,7 @@ from tithe.report.reporter import Talk
 from tithe.run.folder import write_json
 from tithe.run.pipeline import select
 from tithe.selectors.budget import Budget
+from tithe.settings import SelectSettings, with_preset
 
 BINS = 20  # of the pool's lengths, equally full, within which a length-matched arm draws
 Choices: TypeAlias = "dict[tuple[str, str], list[Choice]]"

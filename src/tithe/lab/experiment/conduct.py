@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic import Field
 
-from tithe.config import ScoreSettings
 from tithe.data.asked import prompts_of
 from tithe.engine.sources import find_model
 from tithe.errors import StoreError, demand
@@ -53,6 +52,7 @@ from tithe.report.reporter import Talk
 from tithe.run.folder import BEFORE, OUTCOME, Account, account, has_finished, run_folder, write_json
 from tithe.run.model import Model, open_model, open_renderer
 from tithe.run.source import Source
+from tithe.settings import ScoreSettings
 
 DESIGN, RECORD = "design.json", "experiment.json"
 DESIGNED = (

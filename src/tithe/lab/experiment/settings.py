@@ -1,30 +1,25 @@
-"""What an experiment is: arms, budgets, seeds, one recipe, one evaluation."""
+"""Settings of an experiment: arms, budgets, seeds, one recipe, one evaluation."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tithe.config import SelectSettings, Settings, read_yaml
 from tithe.errors import SettingsError, did_you_mean
 from tithe.foreign import shown
-from tithe.powers import check_powers
 from tithe.selectors.budget import Budget
-from tithe.settings_file import underscored
-from tithe.typed import Count, Seed
+from tithe.settings import NAMED_MODEL, DatasetName, ModelUse, SelectSettings, Settings, Truncation, read_yaml
+from tithe.settings_file import check_powers, underscored
+from tithe.typed import Count, Flag, Seed
 
 LEAST_SEEDS, MOST_SEEDS = 3, 1000
 BARE = ("random", "random-like", "full", "base")  # arms that need no more than their name
-OWN = (
-    "file",
-    "random_like",
-    "model",
-    "allow_fewer",
-)  # keys of an arm that are no settings of a selection, or mean more
+# Keys of an arm that are no settings of a selection, or mean more.
+OWN = ("file", "random_like", "model", "allow_fewer")
 COMMON = ("dataset", "format", "split", "limit", "strict", "keep", "shape", "seed", "turns")  # the experiment's own
 ALL = "100%"
 NAME = re.compile(r"\w[\w.+-]{0,59}")
@@ -52,57 +47,55 @@ class ArmSettings(Settings):
 
     @property
     def drawn(self) -> bool:
-        """Whether each seed chooses anew."""
+        """Return whether each seed chooses anew."""
         return self.kind in ("random", "random-like")
 
     @property
     def budgeted(self) -> bool:
-        """Whether it is there at every budget."""
+        """Return whether it is trained at every budget."""
         return self.kind not in ("full", "base")
 
 
-class ExperimentSettings(Settings):
+class ExperimentSettings(ModelUse, DatasetName):
     """An experiment.
 
     Args:
         dataset: file, folder or hub id: what is chosen from.
-        model: that is trained, and that scores unless an arm names another.
+        model: the model that is trained, and that scores unless an arm names another.
         arms: name -> settings of a selection; `random`, `random-like`, `full` and `base` need none.
         holdout: how many examples are held out by prompt, or a file of its own.
-        holdout_group: column of the held-out examples that says which part of the whole they belong to.
-        budgets: of every arm: rows, shares or tokens.
-        seeds: of training and of what is drawn; at least three, since a verdict is about the ways and not about runs.
+        holdout_group: column of the held-out examples that tells groups apart, e.g. `category`.
+        budgets: budgets of every arm, rows, shares or tokens, e.g. `1%,2%,5%,10%,20%,100%`.
+        seeds: seeds of training and of what is drawn: how many, or a list; at least three different ones.
         recipe: name of a training recipe, or a YAML file.
         training: more settings of `tithe tune`, such as `num_train_epochs`.
         against: the arm that the others are compared with.
         tasks: of `tithe evaluate`.
         evaluation: more settings of `tithe evaluate`.
         judge: prompt sets and settings of the pairwise judge; none by default.
-        contamination: evaluation files that the pool is looked through for, besides the held-out examples.
-        drop_contaminated: leave out of the pool what they share.
+        contamination: evaluation files that the pool is compared with, besides the held-out examples.
+        drop_contaminated: leave out of the pool what it shares with the evaluation.
         scoring: settings of `tithe select` that all scored arms take.
         format: shape of the records, or `auto`.
-        split: split of a hub data set.
+        split: split of a hub data set; `train` by default.
         limit: read only so many records.
-        template: `auto`, a named template or a Jinja file; in scoring, training and evaluation alike.
-        max_length: tokens of the longest example; None takes the recipe's.
+        template: a name from `tithe templates`, a Jinja file, or `auto`; in scoring, training and evaluation alike.
+        max_length: tokens of the longest example; the recipe's number by default.
         truncation: what gives way to it, the `response`'s end or the `prompt`'s beginning; with `problem` longer
             examples are left out of the pool and of the evaluation.
-        device: `auto`, `cuda`, `mps`, `cpu`.
-        dtype: of training and evaluation.
-        parallel: trainings at once; None takes one per GPU, and one on a CPU.
-        keep_models: keep what was trained; else it is removed once it is evaluated.
-        allow_code_execution: run generated code, where a task needs it.
-        trust_remote_code: run code that comes with the model.
+        dtype: of training and evaluation: `auto`, `fp32`, `bf16` or `fp16`; `float32`, `bfloat16` and `float16` mean
+            the same.
+        parallel: trainings at once; one per GPU by default, one on a CPU.
+        keep_models: keep the trained models, which are else removed once they are evaluated.
+        allow_code_execution: run the code that models write, where a task does.
     """
 
-    dataset: str
-    model: str
+    model: Annotated[str, NAMED_MODEL]
     arms: tuple[ArmSettings, ...]
     holdout: int | str = 1000
     holdout_group: str | None = None
-    budgets: tuple[str, ...] = ("5%",)
-    seeds: tuple[Seed, ...] = (0, 1, 2)
+    budgets: Annotated[tuple[str, ...], Flag(kind=str)] = ("5%",)
+    seeds: Annotated[tuple[Seed, ...], Flag(kind=int)] = (0, 1, 2)
     recipe: str = "alpaca"
     training: dict[str, Any] = Field(default_factory=dict)
     against: str = "random"
@@ -115,20 +108,16 @@ class ExperimentSettings(Settings):
     format: str = "auto"
     split: str | None = None
     limit: Count | None = None
-    template: str = "auto"
     max_length: Count | None = None
-    truncation: Literal["response", "prompt", "problem"] = "response"
-    device: str = "auto"
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    truncation: Truncation = "response"
     parallel: Count | None = None
     keep_models: bool = False
     allow_code_execution: bool = False
-    trust_remote_code: bool = False
 
     @field_validator("arms", mode="before")
     @classmethod
     def read_arms(cls, value: Any) -> Any:
-        """`{ifd: {warmup: true}, random: null}`, or a list of names."""
+        """Read `{ifd: {warmup: true}, random: null}`, or a list of names."""
         if isinstance(value, (list, tuple)) and all(isinstance(one, ArmSettings) for one in value):
             return tuple(value)
         listed = isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
@@ -143,7 +132,7 @@ class ExperimentSettings(Settings):
     @field_validator("budgets", mode="before")
     @classmethod
     def read_budgets(cls, value: Any) -> Any:
-        """`1%,5%`, a list, or one number; each once, as it was written."""
+        """Read `1%,5%`, a list, or one number; each budget once, as it was written."""
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in parts):
             raise ValueError("a budget is rows (`500`), a share (`5%`) or tokens (`200k-tokens`)")
@@ -156,7 +145,7 @@ class ExperimentSettings(Settings):
     @field_validator("seeds", mode="before")
     @classmethod
     def read_seeds(cls, value: Any) -> Any:
-        """A number of seeds, or which."""
+        """Read a number of seeds, or a list of them."""
         if isinstance(value, int) and not isinstance(value, bool):
             value = range(min(value, MOST_SEEDS + 1))
         seeds = tuple(value) if isinstance(value, (list, tuple, range)) else value
@@ -208,7 +197,7 @@ class ExperimentSettings(Settings):
 
 
 def read_arm(name: str, given: Any) -> ArmSettings:
-    """An arm from its name and what stands under it.
+    """Make an arm from its name and its settings.
 
     Raises:
         SettingsError: a key that means nothing here (with a suggestion), or that is the experiment's own.
@@ -254,7 +243,7 @@ def read_arm(name: str, given: Any) -> ArmSettings:
 
 
 def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
-    """Settings of an experiment from its YAML file; flags go first.
+    """Read an experiment from its YAML file; flags win.
 
     Raises:
         SettingsError: an unknown key, or a value that does not fit.
@@ -269,7 +258,7 @@ def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
 
 
 def complete(settings: ExperimentSettings) -> ExperimentSettings:
-    """`random-like` without a name repeats the first arm with a selection of its own."""
+    """Let `random-like` without a name repeat the first arm that has a selection of its own."""
     first = next((arm.name for arm in settings.arms if arm.kind in ("scored", "file")), None)
     arms = []
     for arm in settings.arms:

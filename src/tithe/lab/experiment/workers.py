@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tithe.engine.workers.orphan import child_variables
+from tithe.engine.workers.children import child_variables
 from tithe.errors import SettingsError, TitheError
 from tithe.lab.experiment.cells import write_broken_off
 
@@ -49,7 +49,7 @@ def places(parallel: int | None, device: str) -> list[Place]:
     """
     import torch
 
-    from tithe.engine.dtypes import choose_device
+    from tithe.engine.devices import choose_device
 
     choose_device(device)  # it refuses what is not there, and several: a training has one
     gpus = visible_gpus() if device in ("auto", "cuda") and torch.cuda.is_available() else []

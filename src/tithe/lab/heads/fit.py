@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tithe.config import HeadSettings
 from tithe.engine.heads.base import chosen_layers
 from tithe.errors import DataError, SettingsError
 from tithe.lab.heads.head_run import HeadRun
+from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import SIDE_NAMES, Rows, Tiers, demand_disjoint, split_by_prompt
 from tithe.lab.heads.tier_states import TierStates
 

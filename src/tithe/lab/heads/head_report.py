@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tithe.config import HeadSettings
 from tithe.errors import DataError, MissingExtraError, ModelError
 from tithe.foreign import demand_regular, foreign
+from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import Rows, Tiers
 from tithe.lab.heads.tier_states import TierStates
 from tithe.report.reporter import Talk

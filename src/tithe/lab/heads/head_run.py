@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from tithe.config import HeadSettings
 from tithe.data.render import Renderer
 from tithe.engine.heads.card import HeadCard
 from tithe.engine.measure.shape import size
 from tithe.errors import SettingsError, demand
+from tithe.lab.heads.settings import HeadSettings
 from tithe.report.reporter import Talk
 from tithe.run.engines import Engines, Loader
 from tithe.run.method import Method

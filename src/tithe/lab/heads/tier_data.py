@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tithe.config import HeadSettings
 from tithe.data.files import Dataset
 from tithe.data.record_counts import RecordCounts
 from tithe.errors import DataError, SettingsError, did_you_mean
+from tithe.lab.heads.settings import HeadSettings
 from tithe.planner import without_numbers
 from tithe.records import BadRow, Example
 from tithe.run.table import prompt_key

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tithe.config import HeadSettings
 from tithe.data.outfile import check_writable
 from tithe.engine.heads.base import chosen_layers
 from tithe.engine.heads.card import CARD
@@ -28,10 +27,12 @@ from tithe.lab.heads.head_report import (
     unseen,
 )
 from tithe.lab.heads.head_run import HeadModel, HeadRun
+from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import read_tiers
 from tithe.lab.heads.tier_states import TierStates
 from tithe.report.reporter import Talk, say_notes
 from tithe.run.folder import account, run_folder, write_json, write_table
+from tithe.run.method import Facts
 
 if TYPE_CHECKING:
     from tithe.lab.heads.head_judgement import HeadReport
@@ -126,11 +127,10 @@ def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = Non
         DataError: it was trained on some of these prompts, unless they are to be left out.
         ModelError: it belongs to another model.
     """
-    from tithe.engine.readouts.head_readout import HeadReadout
-    from tithe.run.readouts import ReadoutNeeds, check_head
+    from tithe.engine.readouts.head_readout import HeadReadout, check_head
 
     talk, of = talk or Talk(), HeadModel.open(settings)
-    readout, needs = HeadReadout(head), ReadoutNeeds(of.model, of.renderer)
+    readout, needs = HeadReadout(head), Facts(of.model, of.renderer)
     check_head(readout, str(head), needs)
     run = HeadRun.open(of, talk)
     tiers = unseen(read_tiers(run.source.dataset, settings), readout, settings)

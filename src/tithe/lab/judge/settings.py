@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from tithe.errors import SettingsError
 from tithe.lab.endpoint.address import check_url
 from tithe.lab.writing.settings import WritingSettings
-from tithe.typed import Count
+from tithe.settings import NAMED_MODEL
+from tithe.typed import Count, Flag, NotNegative, checked
+
+Level = Annotated[float, checked(lambda x: 0 < x < 1, "it must be between 0 and 1, for example 0.95")]
 
 
 class AnswerSettings(WritingSettings):
-    """How a model answers a prompt set; what is not told of here, `WritingSettings` tells.
+    """How a model answers a prompt set.
 
     Args:
-        prompts: file of prompts, JSON lines or JSON.
-        model: folder, hub id or bundled name; with `endpoint`, the server's name for it.
+        prompts: file of prompts, JSON lines or JSON, in the shape it was published in.
+        model: folder or hub id; with `endpoint`, the server's name for it.
         endpoint: address of an OpenAI-compatible server that has the model, e.g. `http://localhost:8000/v1`.
         limit: read only so many prompts.
-        temperature: 0 takes the likeliest token each time, above it is drawn.
     """
 
-    prompts: str
-    model: str
-    endpoint: str | None = None
+    prompts: Annotated[str, Flag(metavar="PROMPTS", positional=True)]
+    model: Annotated[str, NAMED_MODEL]
+    endpoint: Annotated[str | None, Flag(metavar="URL")] = None
     limit: Count | None = None
-    temperature: float = 0.0
+    temperature: NotNegative = 0.0
 
     @model_validator(mode="after")
     def possible(self) -> Self:
@@ -38,41 +40,33 @@ class AnswerSettings(WritingSettings):
 
 
 class JudgeSettings(WritingSettings):
-    """Who judges, and how; what is not told of here, `WritingSettings` tells.
+    """Who judges, and how.
 
     Args:
-        judge: a model that runs here (folder, hub id or bundled name), or the address of an OpenAI-compatible server,
-            e.g. `http://localhost:8000/v1`.
+        judge: the model that judges, a folder or hub id; or the address of an OpenAI-compatible server, e.g.
+            `http://localhost:8000/v1`.
         judge_model: the server's name for the model that judges.
-        name: of the prompt set, for the metric `judge <name>`; None takes the stem of the file of A's answers.
-        attempts: how often a judge is asked for a verdict whose reply holds none.
-        level: of confidence, for the interval of the win rate.
-        temperature: 0 takes the likeliest token each time, above it is drawn.
+        name: name of the prompt set, for the metric `judge <name>`; by default that of the file with A's answers.
+        attempts: how often a judge whose reply holds no verdict is asked.
+        level: confidence of the win rate's interval.
     """
 
-    judge: str
-    judge_model: str | None = None
+    judge: Annotated[str, Flag(metavar="MODEL_OR_URL")]
+    judge_model: Annotated[str | None, Flag(metavar="NAME")] = None
     name: str | None = None
     attempts: Count = 3
-    level: float = 0.95
-    temperature: float = 0.0
+    level: Level = 0.95
+    temperature: NotNegative = 0.0
 
     @property
     def endpoint(self) -> str | None:
-        """The judge's address; None where it runs here."""
+        """Return the judge's address; None if it runs here."""
         return self.judge if "://" in self.judge else None
 
     @property
     def who(self) -> str:
-        """The model, as it is called where it runs."""
+        """Return the judge's name where it runs."""
         return self.judge_model or self.judge
-
-    @field_validator("level")
-    @classmethod
-    def inside(cls, value: float) -> float:
-        if not 0 < value < 1:
-            raise ValueError("it must be between 0 and 1, for example 0.95")
-        return value
 
     @model_validator(mode="after")
     def possible(self) -> Self:

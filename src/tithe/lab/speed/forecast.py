@@ -12,8 +12,7 @@ from tithe.data.outfile import check_writable
 from tithe.data.render import Renderer
 from tithe.lab.speed.sample import Reading
 from tithe.run.folder import write_json
-from tithe.runners.tokeniser import RENDERERS
-from tithe.runners.tokenising import BESIDE, MOST, PATIENCE
+from tithe.runners.tokenising import BESIDE, MOST, PATIENCE, RENDERERS
 
 NOISY = 0.2  # spread of equal readings above which something else must be going on
 FEW = 4  # batches a worker, below which their ends count
@@ -144,9 +143,9 @@ def tokenising_processes(thread: float, read: float, device: str, renderer: Rend
         device: `cpu`, `cuda`, ...
         renderer: of the run; processes know only those of Tithe.
     """
-    from tithe.engine.cores import cpu_cores
+    from tithe.engine.host import cpu_cores
 
-    if device == "cpu" or type(renderer) not in RENDERERS.values() or thread <= max(BESIDE * read, PATIENCE):
+    if device == "cpu" or type(renderer) not in RENDERERS or thread <= max(BESIDE * read, PATIENCE):
         return 1
     return max(1, min(MOST, cpu_cores() - 1))
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tithe.engine.measure.shape import Shape, model_shape
-from tithe.engine.measure.work import attention_flops, idle_parameters
+from tithe.engine.measure.shape import Shape, attention_flops, idle_parameters, model_shape
 from tithe.planner import Cost, Window
 from tithe.records import BadRow, Example, Problem
 from tithe.run.method import Setup
@@ -87,8 +86,8 @@ class Sample:
     def read(self) -> Reading:
         """Read the sample in a new run folder, through the run's own runner, by a new engine with the model loaded."""
         from tithe.engine.engine import Engine
+        from tithe.engine.measure.memory import peak_memory
         from tithe.engine.measure.meter import metered
-        from tithe.engine.measure.peak_memory import peak_memory
 
         usual = self.engine
         engine = Engine(usual.model, usual.budget, usual.workers, threads=usual.threads)

@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import field_validator
 
-from tithe.config import ScoreSettings
-from tithe.typed import Count
+from tithe.settings import ScoreSettings
+from tithe.typed import Count, Positive, checked
+
+Readings = Annotated[int, checked(lambda n: n >= 3, "fewer than 3 readings tell no spread")]
 
 
 class BenchSettings(ScoreSettings):
-    """How a run's speed is measured; what is not told of here is as in `score`.
+    """How a run's speed is measured; all else is as in `score`.
 
     Args:
-        limit: records of the sample, spread evenly over the data set, all of which is counted.
-        records: read only so many records of the data set; the sample is spread over them.
+        limit: records of the sample, spread evenly over the data set.
+        records: records of the job; all of the data set by default.
         repeats: readings of each choice; at least 3, so that a spread can be told.
-        seconds: about how long one reading may take; where the sample takes longer, a smaller one is read.
+        seconds: about how long one reading may take; a sample that takes longer is cut down.
     """
 
     limit: Count = 200
     records: Count | None = None
-    repeats: int = 3
-    seconds: float = 8.0
+    repeats: Readings = 3
+    seconds: Positive = 8.0
 
     @field_validator("limit", mode="before")
     @classmethod
-    def some(cls, value: Any) -> Any:
+    def demand_size(cls, value: Any) -> Any:
         if value is None:
             raise ValueError("a sample has a size")
         return value
 
-    @field_validator("repeats")
-    @classmethod
-    def at_least_three(cls, value: int) -> int:
-        if value < 3:
-            raise ValueError("fewer than 3 readings tell no spread")
-        return value
-
-    @field_validator("seconds")
-    @classmethod
-    def above_zero(cls, value: float) -> float:
-        if not value > 0:
-            raise ValueError("it must be above 0")
-        return value
-
     @property
     def job(self) -> ScoreSettings:
-        """The run that is asked about."""
+        """Return the settings of the run that is asked about."""
         own = BenchSettings.model_fields.keys() - ScoreSettings.model_fields.keys()
         return ScoreSettings(**self.model_dump(exclude={*own, "limit", "per_token"}), limit=self.records)

@@ -132,7 +132,7 @@ def counted(settings: BenchSettings, talk: Talk) -> tuple[dict[str, Any], int]:
     """Return the plan of the whole job, and the bytes by which the process grew meanwhile."""
     import torch
 
-    from tithe.engine.measure.peak_memory import held, peak_memory
+    from tithe.engine.measure.memory import held, peak_memory
 
     cpu = torch.device("cpu")
     before = held(cpu)

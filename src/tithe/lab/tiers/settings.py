@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
-from tithe.config import Settings, labels, read_yaml
 from tithe.errors import SettingsError
 from tithe.lab.endpoint.address import check_url
 from tithe.lab.writing.settings import WritingSettings
-from tithe.powers import check_powers
-from tithe.typed import Count
-
-Made = TypeVar("Made", bound=Settings)
+from tithe.settings import DatasetName, RecordSettings
+from tithe.typed import Count, Flag, Labels, Texts
 
 
-class TierSettings(WritingSettings):
-    """How tiers are built; what is not told of here, `WritingSettings` tells.
+class TierSettings(WritingSettings, RecordSettings, DatasetName):
+    """How tiers are built.
 
     Args:
-        dataset: prompts: file, folder or hub id.
-        format: shape of its records, or `auto`.
-        split: split of a hub data set.
-        limit: read only so many of its records.
-        strict: stop at the first bad row.
-        strong: data set with the strong responses, found by their prompts; None takes the responses of `dataset`.
-        strong_model: who gave them, where the records have no column `model`.
-        sample: so many prompts, drawn by chance of those with a strong response; None takes all.
-        weak_model: models that answer the same prompts; folders, hub ids, or an endpoint's names.
+        dataset: file, folder or hub id with the prompts; `starter` is bundled.
+        strong: data set with the strong responses, found by their prompts; by default `dataset` holds them.
+        strong_model: who gave the strong responses, where the records have no column `model`.
+        sample: draw so many of the prompts with a strong response; all by default.
+        weak_model: model that answers the same prompts: a folder, hub id, or an endpoint's name; may be repeated.
         endpoint: address of an OpenAI-compatible server that has the weak models, e.g. `http://localhost:8000/v1`.
     """
 
-    dataset: str
-    format: str = "auto"
-    split: str | None = None
-    limit: Count | None = None
-    strict: bool = False
     strong: str | None = None
     strong_model: str | None = None
     sample: Count | None = None
-    weak_model: tuple[str, ...] = ()
-    endpoint: str | None = None
-
-    @field_validator("weak_model", mode="before")
-    @classmethod
-    def one_model(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    weak_model: Annotated[Texts, Flag(("-w",), metavar="MODEL")] = ()
+    endpoint: Annotated[str | None, Flag(metavar="URL")] = None
 
     @model_validator(mode="after")
     def possible(self) -> Self:
@@ -63,44 +44,27 @@ class TierSettings(WritingSettings):
         return self
 
 
-class TierImportSettings(Settings):
+class TierImportSettings(RecordSettings):
     """How tiers that are already there are read.
 
     Args:
         files: data sets with a column `tier`, or with columns `high` and `low`.
-        high_file: data sets whose responses are all of the high tier.
-        low_file: data sets whose responses are all of the low tier.
+        high_file: data set whose responses are all of the high tier; may be repeated.
+        low_file: data set whose responses are all of the low tier; may be repeated.
         high_tier: labels in the column `tier` that mean high.
         low_tier: labels in the column `tier` that mean low.
         high_model: who gave the responses of `high_file`, where its records have no column `model`.
-        low_model: the same of `low_file`.
-        format: shape of the records, or `auto`.
-        split: split of a hub data set.
+        low_model: who gave the responses of `low_file`, where its records have no column `model`.
         limit: read only so many records of each data set.
-        strict: stop at the first bad row.
     """
 
-    files: tuple[str, ...] = ()
-    high_file: tuple[str, ...] = ()
-    low_file: tuple[str, ...] = ()
-    high_tier: tuple[str, ...] = ("high",)
-    low_tier: tuple[str, ...] = ("low",)
+    files: Annotated[Texts, Flag(metavar="FILE", positional=True)] = ()
+    high_file: Annotated[Texts, Flag(metavar="FILE")] = ()
+    low_file: Annotated[Texts, Flag(metavar="FILE")] = ()
+    high_tier: Annotated[Labels, Flag(metavar="NAME[,NAME]")] = ("high",)
+    low_tier: Annotated[Labels, Flag(metavar="NAME[,NAME]")] = ("low",)
     high_model: str | None = None
     low_model: str | None = None
-    format: str = "auto"
-    split: str | None = None
-    limit: Count | None = None
-    strict: bool = False
-
-    @field_validator("files", "high_file", "low_file", mode="before")
-    @classmethod
-    def one_file(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("high_tier", "low_tier", mode="before")
-    @classmethod
-    def names(cls, value: Any) -> Any:
-        return labels(value)
 
     @model_validator(mode="after")
     def possible(self) -> Self:
@@ -115,16 +79,3 @@ class TierImportSettings(Settings):
             if getattr(self, name) is not None and not getattr(self, needed):
                 raise SettingsError(f"`{name}` is given, and there is no `{needed}` whose model that is")
         return self
-
-
-def settings_of(kind: type[Made], flags: Mapping[str, Any], config: Path | None = None) -> Made:
-    """A YAML file, then flags, which win; a flag that was left out is None or an empty list.
-
-    Raises:
-        SettingsError: an unknown setting, or a value that cannot be.
-    """
-    values = read_yaml(config) if config is not None else {}
-    if config is not None:
-        check_powers(values, flags, config)
-    given = {key: value for key, value in flags.items() if value is not None and value != []}
-    return kind.of(values | {key: value for key, value in given.items() if key in kind.model_fields})

@@ -1,19 +1,22 @@
-"""How a model is trained: settings with TRL's names, and the batch that an optimiser step takes."""
+"""Recipes of a training: settings with TRL's names."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, ValidationError, model_validator
 
 from tithe.errors import SettingsError, did_you_mean
 from tithe.foreign import shown
-from tithe.typed import Count, Typed, wrong_value
+from tithe.typed import Count, Names, NotNegative, Positive, Share, Typed, checked, short_dtype, wrong_value
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+Steps = Annotated[int, checked(lambda n: n >= -1, "it must be 0 or more, or -1, which goes by the epochs")]
+Scale = Annotated[int, checked(lambda n: n > 0, "it must be above 0")]
+PassLength = Annotated[int, checked(lambda n: n >= 2, "a token is predicted from one before it: it must be at least 2")]
 # How the work is laid out: the same examples stand in the same optimiser step, whatever these are.
 LAYOUT = ("name", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "save_steps")
 LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
@@ -56,27 +59,27 @@ class Recipe(Typed):
     train_batch_size: Count = 128
     per_device_train_batch_size: Count | None = None
     gradient_accumulation_steps: Count | None = None
-    learning_rate: float = 2e-5
-    num_train_epochs: float = 3.0
-    max_steps: int = -1
-    warmup_ratio: float = 0.03
+    learning_rate: Positive = 2e-5
+    num_train_epochs: NotNegative = 3.0
+    max_steps: Steps = -1
+    warmup_ratio: Share = 0.03
     lr_scheduler_type: Schedule = "cosine"
-    weight_decay: float = 0.0
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
-    max_length: int = 512
+    weight_decay: NotNegative = 0.0
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.999
+    adam_epsilon: Positive = 1e-8
+    max_grad_norm: NotNegative = 1.0
+    max_length: PassLength = 512
     packing: bool = False
     gradient_checkpointing: bool = False
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    dtype: Annotated[Literal["auto", "fp32", "bf16"], BeforeValidator(short_dtype)] = "auto"
     bf16: bool | None = None
     save_steps: int | None = None
     use_peft: bool = False
     lora_r: Count = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.05
-    lora_target_modules: tuple[str, ...] | None = None
+    lora_alpha: Scale = 32
+    lora_dropout: Share = 0.05
+    lora_target_modules: Names | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str = "the recipe") -> Self:
@@ -99,50 +102,6 @@ class Recipe(Typed):
         except ValidationError as error:
             raise wrong_value(error, cls, where) from error
 
-    @field_validator("lora_target_modules", mode="before")
-    @classmethod
-    def one_module(cls, value: Any) -> Any:
-        """`"q_proj,v_proj"` is two modules."""
-        texts = (value,) if isinstance(value, str) else value
-        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-            return value
-        return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
-
-    @field_validator("max_steps")
-    @classmethod
-    def none_or_some(cls, value: int) -> int:
-        if value < -1:
-            raise ValueError("it must be 0 or more, or -1, which goes by the epochs")
-        return value
-
-    @field_validator("max_length")
-    @classmethod
-    def room(cls, value: int) -> int:
-        if value < 2:
-            raise ValueError("a token is predicted from one before it: it must be at least 2")
-        return value
-
-    @field_validator("learning_rate", "lora_alpha", "adam_epsilon")
-    @classmethod
-    def above_zero(cls, value: float) -> float:
-        if not 0 < value < float("inf"):
-            raise ValueError("it must be above 0")
-        return value
-
-    @field_validator("num_train_epochs", "weight_decay", "max_grad_norm")
-    @classmethod
-    def not_negative(cls, value: float) -> float:
-        if not 0 <= value < float("inf"):
-            raise ValueError("it must be 0 or more")
-        return value
-
-    @field_validator("warmup_ratio", "adam_beta1", "adam_beta2", "lora_dropout")
-    @classmethod
-    def share(cls, value: float) -> float:
-        if not 0 <= value < 1:
-            raise ValueError("it must be at least 0 and below 1")
-        return value
-
     @model_validator(mode="after")
     def possible(self) -> Self:
         if self.dtype == "bf16" and not self.use_peft:
@@ -155,11 +114,11 @@ class Recipe(Typed):
         return self
 
     def digest(self) -> str:
-        """16 hex digits of everything that affects the result; the same recipe has the same, whatever its name."""
+        """Return 16 hex digits of everything that affects the result; the name does not."""
         return hashlib.blake2b(json.dumps(self.matters(), sort_keys=True).encode(), digest_size=8).hexdigest()
 
     def matters(self) -> dict[str, Any]:
-        """What affects the result: not how the work is laid out, nor LoRA's settings where there is none."""
+        """Return the settings that affect the result: not how the work is laid out, nor LoRA's without LoRA."""
         unread = LAYOUT if self.use_peft else (*LAYOUT, *LORA)
         values = self.model_dump(mode="json", exclude=set(unread))
         if self.max_steps > 0:
@@ -183,7 +142,7 @@ RECIPES: Mapping[str, Recipe] = {
             lora_r=16,
             lora_alpha=8,
         ),
-        # IFD's warm-up, its `brief experience`: Li et al. 2024, arXiv 2308.12032, section 2.1
+        # IFD's warm-up: Li et al. 2024, arXiv 2308.12032, section 2.1
         Recipe(name="warmup", num_train_epochs=1.0),
     )
 }
@@ -201,7 +160,7 @@ def named_recipe(name: str) -> Recipe:
 
 
 def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
-    """Return a recipe from a mapping; `extends` names one to start from.
+    """Make a recipe from a mapping; `extends` names one to start from.
 
     Raises:
         SettingsError: an unknown key or name, or a value that cannot be.

@@ -86,7 +86,7 @@ class Training(Generic[S]):
 
     def load(self) -> Any:
         """Read the weights, all of them from their files, in the recipe's dtype."""
-        from tithe.engine.dtypes import DTYPES
+        from tithe.engine.devices import DTYPES
         from tithe.engine.loading import read_weights
 
         model = read_weights(self.model.files, DTYPES[self.recipe.dtype], self.settings.trust_remote_code)
@@ -179,7 +179,7 @@ def training_device(name: str) -> torch.device:
     Raises:
         SettingsError: there is no such device, or it has an index.
     """
-    from tithe.engine.dtypes import choose_device
+    from tithe.engine.devices import choose_device
 
     device = choose_device(name)
     if device.type == "cuda" and device.index:
@@ -192,7 +192,7 @@ def training_device(name: str) -> torch.device:
 
 def multiplies_bf16(device: torch.device) -> bool:
     """Return whether a device multiplies in bf16 itself, and not through fp32; a CPU is timed."""
-    from tithe.engine.dtypes import choose_dtype, dtype_name
+    from tithe.engine.devices import choose_dtype, dtype_name
 
     return dtype_name(choose_dtype("auto", device)) == "bf16"
 

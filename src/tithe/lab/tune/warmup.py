@@ -9,19 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.config import ScoreSettings
 from tithe.data.export import write_records
 from tithe.errors import SettingsError
 from tithe.lab.tune.files import CHOSEN, DONE, TuneResult, read_if_there
 from tithe.lab.tune.processes import is_main, wait
+from tithe.lab.tune.settings import WarmupSettings
 from tithe.lab.tune.train import demand_packages
 from tithe.lab.tune.train_rows import TrainRows
 from tithe.lab.tune.training import Training, open_training
 from tithe.lab.tune.tune import carry_out
 from tithe.lab.tune.warmup_choice import WarmupChoice, choose
-from tithe.lab.tune.warmup_settings import WarmupSettings
 from tithe.report.reporter import Talk
 from tithe.run.folder import has_finished, write_json
+from tithe.settings import ScoreSettings
 
 if TYPE_CHECKING:
     from tithe.run.method import Setup

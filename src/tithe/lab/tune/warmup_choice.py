@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tithe.errors import DataError, ModelError
+from tithe.lab.tune.settings import WarmupSettings
 from tithe.lab.tune.train_rows import TrainRows
 from tithe.lab.tune.training import Training, multiplies_bf16
-from tithe.lab.tune.warmup_settings import WarmupSettings
 from tithe.neighbours.kmeans import Clusters
 from tithe.records import Example, FloatArray, Pass, Problem
 from tithe.report.reporter import Talk

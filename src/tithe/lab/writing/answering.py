@@ -127,13 +127,13 @@ class LocalWriter:
 
     @cached_property
     def dtype(self) -> str:
-        from tithe.engine.dtypes import choose_device, choose_dtype, dtype_name
+        from tithe.engine.devices import choose_device, choose_dtype, dtype_name
 
         return dtype_name(choose_dtype(self.settings.dtype, choose_device(self.settings.device)))
 
     def take_dtype(self, place: Path, talk: Talk) -> None:
         """Take the dtype with which the folder's texts were begun, where a CPU's speed decides which."""
-        from tithe.engine.dtypes import choose_device
+        from tithe.engine.devices import choose_device
 
         if self.settings.dtype != "auto" or choose_device(self.settings.device).type != "cpu":
             return

@@ -1,0 +1,175 @@
+"""Options made from a settings class: each one's name, type and help are written once, with the setting."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
+
+import typer
+from typer.models import ArgumentInfo
+
+from tithe.cli.app import LATE, Usage
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+PLURAL = {"dataset": "data sets", "model": "models"}
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings; flags win.")]
+
+
+@dataclass(frozen=True)
+class Takes:
+    """Give a command an option for each setting; as a decorator of `f(settings, **own options)`.
+
+    The settings are imported when the command is called, so that `tithe --help` waits for none of them.
+
+    Args:
+        settings: their class, `module:Name`.
+        argument: the setting that stands without its name, too.
+        metavar: what stands for it on the help page.
+        about: its help; None takes the setting's.
+        only: names of the settings that the command takes; all by default.
+        without: names of those that it does not take.
+        needs: names, any of which must be given -> what is said where none is, and a hint. A YAML file may hold those
+            that are settings.
+        config: whether it takes a YAML file of settings.
+        raw: whether it is handed what was given by name, instead of settings.
+        within: what the settings are made and the command is called within.
+    """
+
+    settings: str
+    argument: str | None = None
+    metavar: str = "DATA"
+    about: str | None = None
+    only: str | None = None
+    without: str = ""
+    needs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    config: bool = True
+    raw: bool = False
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def __call__(self, f: Callable[..., None]) -> Callable[[], None]:
+        def late() -> None:
+            """Stub for the command until its settings are imported."""
+
+        late.__name__, late.__doc__ = f.__name__, f.__doc__
+        LATE[late] = lambda: self.full(f)
+        return late
+
+    def full(self, f: Callable[..., None]) -> Callable[..., None]:
+        """Make the command with all of its options in its signature, where Typer reads them."""
+        from tithe.settings import settings_from
+
+        module, _, name = self.settings.partition(":")
+        model = getattr(importlib.import_module(module), name)
+        own = list(inspect.signature(f, eval_str=True).parameters.values())[1:]
+
+        def command(**given: Any) -> None:
+            mine = {one.name: given.pop(one.name) for one in own}
+            config = given.pop("config", None)
+            self.merge(given)
+            for names, (said, hint) in self.needs.items():
+                first, *others = names.split()
+                found = any((given | mine).get(one) not in (None, []) for one in (first, *others))
+                if not found and (first in mine or config is None):
+                    raise Usage(said, hint=hint)
+            with self.within():
+                f(given if self.raw else settings_from(model, given, config), **mine)
+
+        made = self.parameters(model) + ([parameter("config", Config)] if self.config else [])
+        keyword = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in sorted([*own, *made], key=place)]
+        command.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+        command.__name__, command.__doc__ = f.__name__, f.__doc__
+        return command
+
+    def parameters(self, model: Any) -> list[inspect.Parameter]:
+        """Make a parameter for each setting, and the switches that empty a list."""
+        from tithe.typed import meanings
+
+        texts, found = meanings(model), list[inspect.Parameter]()
+        names = [*model.model_fields] if self.only is None else self.only.split()
+        for name in names:
+            if name in self.without.split():
+                continue
+            one = model.model_fields[name]
+            if name == self.argument:
+                about = typer.Argument(metavar=self.metavar, help=sentence(self.about or texts.get(name, "")))
+                found.insert(0, parameter(name, Annotated[str | None, about]))
+                if self.about is None:
+                    found.append(setting_parameter(f"{name}_flag", name, one, f"the same as {self.metavar}"))
+            else:
+                found.append(setting_parameter(name, name, one, texts.get(name, "")))
+            if (emptied := flag_of(one).emptied) is not None:
+                switch = typer.Option(f"--no-{name.replace('_', '-')}", help=sentence(emptied))
+                found.append(parameter(f"no_{name}", Annotated[bool, switch], default=False))
+        return found
+
+    def merge(self, given: dict[str, Any]) -> None:
+        """Collect a setting that can be given in two ways under its own name.
+
+        Raises:
+            Usage: it was given in both.
+        """
+        name = self.argument
+        if name is not None and (flagged := given.pop(f"{name}_flag", None)) is not None:
+            if given[name] is not None:
+                raise Usage(f"two {PLURAL[name]}: `{given[name]}` and `--{name} {flagged}`", hint="give one")
+            given[name] = flagged
+        for switch in [one for one in given if one.startswith("no_") and one.removeprefix("no_") in given]:
+            if given.pop(switch):
+                emptied = switch.removeprefix("no_")
+                if given[emptied]:
+                    dashed = emptied.replace("_", "-")
+                    raise Usage(f"`--no-{dashed}` and `--{dashed}` exclude each other")
+                given[emptied] = ()
+
+
+def parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def place(one: inspect.Parameter) -> int:
+    """Sort required parameters first, then those with a short name, then the rest."""
+    (how,) = one.annotation.__metadata__
+    short = any(len(name) == 2 for name in how.param_decls or ())
+    return 0 if one.default is one.empty else 1 if short or isinstance(how, ArgumentInfo) else 2
+
+
+def setting_parameter(parameter_name: str, name: str, one: FieldInfo, text: str) -> inspect.Parameter:
+    """Make the option of one setting, or its positional argument."""
+    flag, kind, about = flag_of(one), kind_of(one), sentence(text)
+    if flag.positional:
+        return parameter(parameter_name, Annotated[kind | None, typer.Argument(metavar=flag.metavar, help=about)])
+    dashed = name.replace("_", "-")
+    switches = kind is bool and (flag.negative or one.default is not False)
+    spelled = f"--{dashed}/--no-{dashed}" if switches else f"--{dashed}"
+    made = typer.Option(spelled, *flag.other, metavar=flag.metavar, help=about)
+    return parameter(parameter_name, Annotated[kind | None, made])
+
+
+def flag_of(one: FieldInfo) -> Any:
+    """Return how a setting is written on the command line."""
+    from tithe.typed import Flag
+
+    return next((note for note in one.metadata if isinstance(note, Flag)), Flag())
+
+
+def kind_of(one: FieldInfo) -> Any:
+    """Return the type of an option's value; the settings themselves check what it may be."""
+    from tithe.typed import kinds_of
+
+    if (kind := flag_of(one).kind) is not None:
+        return kind
+    kinds = {list[str] if get_origin(kind) is tuple else kind for kind in kinds_of(one.annotation)} - {type(None)}
+    kinds = {str if get_origin(kind) is Literal else kind for kind in kinds}
+    return kinds.pop() if len(kinds) == 1 else str
+
+
+def sentence(text: str) -> str:
+    """Give a text a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""

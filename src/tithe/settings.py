@@ -1,0 +1,360 @@
+"""Settings: from flags, a YAML file or Python into frozen models; an unknown key is an error with a suggestion.
+
+Each setting is one field with its line under `Args`: the command line and the page of settings are made from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ValidationError, field_validator
+
+from tithe import plugins
+from tithe.errors import SettingsError, brief, did_you_mean
+from tithe.foreign import shown
+from tithe.settings_file import check_powers, read_settings_file
+from tithe.typed import Count, Dtype, Flag, Seed, Texts, Typed, WeightDtype, checked, split_by, wrong_value
+
+FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # where results go is no part of what they are
+SHOWN = 60  # characters of a setting
+ONE_BY_ONE = "a pipeline is `tithe select`'s; its scorers can be planned and scored one by one with `--scorer`"
+INHERITED = ("encoder", "shots", "exclude_similarity", "shot_pool", "head", "target")  # by scorers and selectors
+NAMED_MODEL = Flag(("-m", "--model-name-or-path"))
+NAMED_DATASET = Flag(("--dataset-name",))
+Keyed = TypeVar("Keyed", bound="Settings")
+Chosen = TypeVar("Chosen", bound="ScoreSettings")
+Cosine = Annotated[float, checked(lambda x: -1 <= x <= 1, "a cosine is between -1 and 1")]
+Truncation = Literal["response", "prompt", "problem"]
+
+
+class Settings(Typed):
+    """Base of all settings."""
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """Yield the settings that differ from their defaults, each on one line."""
+        for name, one in type(self).model_fields.items():
+            value = getattr(self, name)
+            if one.is_required() or value != one.get_default(call_default_factory=True):
+                yield name, value if len(repr(value)) <= SHOWN else brief(value, SHOWN)
+
+    @classmethod
+    def of(cls: type[Keyed], values: Mapping[str, Any]) -> Keyed:
+        """Check values and build the settings.
+
+        Raises:
+            SettingsError: an unknown key (with a suggestion) or a value that does not fit (with what was given).
+        """
+        for key in map(str, values):
+            if key not in cls.model_fields:
+                flag = f"`--{key.replace('_', '-')}` is a flag of the command line alone" if key in FLAGS else None
+                flag = ONE_BY_ONE if key == "pipeline" else flag
+                raise SettingsError(f"unknown setting `{shown(key)}`", hint=flag or did_you_mean(key, cls.model_fields))
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise wrong_value(error, cls) from error
+
+
+class DatasetName(Settings):
+    """Which data set is read.
+
+    Args:
+        dataset: file, folder or hub id; `starter` is bundled.
+    """
+
+    dataset: Annotated[str, NAMED_DATASET]
+
+
+class RecordSettings(Settings):
+    """How records are read.
+
+    Args:
+        format: shape of the records: alpaca, prompt-completion, messages, sharegpt, or `auto`.
+        split: split of a hub data set; `train` by default.
+        limit: read only so many records.
+        strict: stop at the first bad row.
+    """
+
+    format: str = "auto"
+    split: str | None = None
+    limit: Count | None = None
+    strict: bool = False
+
+
+class ExampleSettings(RecordSettings, DatasetName):
+    """Which examples are made of a data set's records.
+
+    Args:
+        turns: the `last` assistant turn of a dialogue, or `all` of them.
+    """
+
+    turns: Literal["last", "all"] = "last"
+
+
+class SeedSettings(Settings):
+    """What repeats a run.
+
+    Args:
+        seed: random seed.
+    """
+
+    seed: Seed = 0
+
+
+class ModelUse(Settings):
+    """How a model is loaded and prompted.
+
+    Args:
+        template: a name from `tithe templates`, a Jinja file, or `auto`.
+        dtype: `auto`, `fp32`, `bf16` or `fp16`; `float32`, `bfloat16` and `float16` mean the same.
+        device: `auto`, `cuda`, `mps` or `cpu`.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    template: str = "auto"
+    dtype: Dtype = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+class PassSettings(ModelUse):
+    """How an example becomes tokens.
+
+    Args:
+        max_length: tokens of the longest pass; the model's context window by default.
+        truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`, which
+            leaves the example out; by default `response`.
+        bos: whether a pass begins with the BOS token: `auto`, `always` or `never`.
+        eos: score the end-of-turn marker too.
+    """
+
+    max_length: Count | None = None
+    truncation: Truncation | None = None
+    bos: Literal["auto", "always", "never"] = "auto"
+    eos: Annotated[bool, Flag(negative=True)] = False
+
+
+class ScorerSettings(Settings):
+    """What scores, and what scorers and selectors inherit.
+
+    Args:
+        scorer: scorers with their settings, e.g. `ifd,length` or `random(seed=1)`.
+        preset: a paper's own settings: `cherry`, `superfiltering`, `miwv-paper` or `cpqs-paper`.
+        encoder: what makes vectors of prompts: `self`, `tfidf`, a folder or hub id, `file:x.npy`; by default the
+            scorer's or selector's own.
+        shots: worked examples before each prompt; the scorer's own number by default.
+        exclude_similarity: leave out worked examples whose prompt has this cosine or more with the example's; 0.999
+            leaves out equals.
+        shot_pool: data set to take worked examples from; the scored one by default.
+        head: folder of the head that `cpqs` reads hidden states with.
+        residualise: `length`: rank by what is left of the score when length is taken away.
+        target: data set that shows what the selection is to be like, for `rds`.
+    """
+
+    scorer: Annotated[tuple[str, ...], split_by(plugins.split_specs), Flag(("-s",))] = ("ifd",)
+    preset: str | None = None
+    encoder: str | None = None
+    shots: Count | None = None
+    exclude_similarity: Cosine | None = None
+    shot_pool: str | None = None
+    head: str | None = None
+    residualise: Literal["length"] | None = None
+    target: str | None = None
+
+
+class ScoreSettings(SeedSettings, PassSettings, ScorerSettings, ExampleSettings):
+    """What is scored and how.
+
+    Args:
+        model: folder or hub id, also of a LoRA adapter; `pocket` is bundled, for trying out.
+        warmup: give the model IFD's warm-up first: one epoch on 1,000 examples, in the run folder.
+        answers: another run's folder; what it has answered is not computed again.
+        truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`, which
+            leaves the example out; by default `prompt` where a scorer shows worked examples, else `response`.
+        alone_header: text before the response where it is scored without its prompt.
+        dtype: `auto`, `fp32`, `bf16` or `fp16`, or `fp8` for the weights, on a GPU that multiplies it; `float32`,
+            `bfloat16` and `float16` mean the same.
+        device: `auto`, `cuda`, `mps` or `cpu`, or several of one kind with a process on each: `cuda:0,cuda:1`,
+            `cuda:all`, `cpu,cpu`; `auto` takes all GPUs that are like the first.
+        shard: spread the model over the GPUs instead of one on each; by default where it does not fit into one.
+        batch_tokens: tokens that a batch holds; the device's own number by default.
+        workers: forward passes at once on a CPU; one per core by default, eight at most.
+        compile: compile norms, MLPs and rotations with torch.compile: `on`, `off`, or `auto`, which does for long jobs
+            on a GPU.
+        per_token: keep every response token's NLL.
+    """
+
+    model: Annotated[str | None, NAMED_MODEL] = None
+    warmup: bool = False
+    answers: str | None = None
+    alone_header: str = ""
+    dtype: WeightDtype = "auto"  # type: ignore[assignment]
+    shard: bool | None = None
+    batch_tokens: Count | None = None
+    workers: Count | None = None
+    compile: Literal["auto", "on", "off"] = "auto"
+    per_token: bool = False
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def read_switch(cls, value: Any) -> Any:
+        """Take true and false, as YAML may have them, for `on` and `off`."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+class SelectSettings(ScoreSettings):
+    """What is kept.
+
+    Args:
+        keep: budget: rows `500`, share `5%` of the records, or `200k-tokens` of their responses.
+        keep_of: what a share is a share of: the `input`, or what is left (`kept`) after filters and problems.
+        by: the scorer that ranks; the first by default.
+        selector: a name from `tithe selectors`, with its settings.
+        drop: filter, e.g. `ifd > 1`; may be repeated; by default the ranking scorer's own.
+        drop_duplicates: keep the first of examples with the same prompt and response.
+        drop_contaminated: drop what shares 13 words in a row with this evaluation file; may be repeated.
+        pipeline: stages instead of one scorer, e.g. `superfiltering@gpt2:20% -> ifd:5%`.
+        shape: shape of the kept records: `same`, `messages`, `alpaca` or `prompt-completion`.
+    """
+
+    keep: Annotated[str | int | float, Flag(("-k",))] = "5%"
+    keep_of: Literal["input", "kept"] = "input"
+    by: str | None = None
+    selector: str = "top"
+    drop: Annotated[Texts | None, Flag(emptied="turn all filters off, the scorer's own too")] = None
+    drop_duplicates: bool = False
+    drop_contaminated: Annotated[Texts, Flag(metavar="FILE")] = ()
+    pipeline: str | None = None
+    shape: Literal["same", "messages", "alpaca", "prompt-completion"] = "same"
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "cherry": {
+        "scorer": ("ifd(same_tokens=false)",),
+        "template": "alpaca",
+        "max_length": 512,
+        "dtype": "fp32",
+        "selector": "top(ties=last)",
+        "keep_of": "kept",
+        "drop": ("ifd > 1",),
+    },
+    "superfiltering": {
+        "scorer": ("superfiltering(same_tokens=false)",),
+        "template": "superfiltering",
+        "max_length": 512,
+        "dtype": "fp32",
+        "selector": "top",
+        "keep_of": "input",
+        "drop": ("superfiltering >= 1",),
+    },
+    "cpqs-paper": {
+        "scorer": ("cpqs",),
+        "template": "chat",
+        "selector": "top",
+        "keep_of": "input",
+    },
+    "miwv-paper": {
+        "scorer": ("miwv",),
+        "encoder": "BAAI/bge-large-en(pooling=mean)",
+        "template": "alpaca",
+        "max_length": 512,
+        "selector": "top",
+        "keep_of": "input",
+    },
+}
+
+
+def with_preset(model: type[Chosen], values: Mapping[str, Any]) -> Chosen:
+    """Make settings from a preset and what was given beside it, which wins.
+
+    A scorer that is named without settings takes the preset's: `ifd` beside `cherry` is its `ifd(same_tokens=false)`.
+
+    Raises:
+        SettingsError: no such preset, or the scorers given leave out the one that the preset is about.
+    """
+    name = values.get("preset")
+    if name is None:
+        return model.of(values)
+    if not isinstance(name, str) or name not in PRESETS:
+        raise SettingsError(f"no preset `{shown(name)}`", hint=did_you_mean(str(name), PRESETS))
+    known = {key: value for key, value in PRESETS[name].items() if key in model.model_fields}
+    settings = model.of({**known, **values})
+    (own,) = PRESETS[name]["scorer"]
+    bare = own.partition("(")[0]
+    scorers = tuple(own if spec == bare else spec for spec in settings.scorer)
+    if not any(spec.partition("(")[0].strip() == bare for spec in scorers):
+        given = ",".join(settings.scorer)
+        raise SettingsError(
+            f"preset `{name}` scores with `{own}`, `--scorer {given}` leaves that out",
+            hint=f"""`--scorer "{",".join([own, *scorers])}"`, or leave one of the two out""",
+        )
+    return settings if scorers == settings.scorer else model.of({**known, **values, "scorer": scorers})
+
+
+def settings_from(model: type[Keyed], flags: Mapping[str, Any], config: Path | None = None) -> Keyed:
+    """Make settings from a preset, then a YAML file, then flags; the later one wins.
+
+    Args:
+        model: which settings.
+        flags: of the command line; those left out are None or an empty list, and those that are no settings unread.
+        config: a YAML file of settings.
+
+    Raises:
+        SettingsError: an unknown setting, a value that cannot be, or what a file cannot ask for alone.
+    """
+    values = read_yaml(config) if config is not None else {}
+    if config is not None:
+        check_powers(values, flags, config)
+    given = {key: value for key, value in flags.items() if value is not None and value != []}
+    given = {key: value for key, value in given.items() if key in model.model_fields}
+    if not issubclass(model, ScoreSettings):
+        return model.of(values | given)
+    if values.get("pipeline") is not None and "pipeline" not in model.model_fields:
+        raise SettingsError(f"`{config}` has a `pipeline`, which `tithe select` alone carries out", hint=ONE_BY_ONE)
+    # One file may serve all commands that score: the others ignore what only a selection reads.
+    values = {k: v for k, v in values.items() if k in model.model_fields or k not in SelectSettings.model_fields}
+    return with_preset(model, values | given)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read settings from a YAML file; keys with dashes or underscores.
+
+    Raises:
+        SettingsError: no such file, not YAML, or not a mapping.
+    """
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in read_settings_file(path).items()}
+
+
+def check_inherited(settings: ScoreSettings, used: Sequence[Any]) -> None:
+    """Refuse a setting meant for scorers and selectors that none of a run's has.
+
+    Args:
+        settings: of the run.
+        used: its scorers and selectors.
+
+    Raises:
+        SettingsError: names those that would read it.
+    """
+    for name in INHERITED:
+        given = getattr(settings, name)
+        reading = [one for one in used if name in plugins.setting_names(type(one))]
+        if given is None or any(getattr(one, name) == given for one in reading):
+            continue
+        if reading:
+            own = ", ".join(f"`{one.name}({name}={getattr(one, name)})`" for one in reading)
+            raise SettingsError(
+                f"`{name}` is given as `{given}`, and nothing reads it: {own}", hint="leave one of the two out"
+            )
+        raise SettingsError(
+            f"`{name}` is given, and nothing reads it: not {', '.join(f'`{one.name}`' for one in used)}",
+            hint=f"it is read by {', '.join(readers_of(name))}",
+        )
+
+
+def readers_of(setting: str) -> list[str]:
+    """Return the names of all scorers and selectors that have a setting."""
+    classes: list[tuple[str, type]] = [(name, plugins.scorer(name)) for name in plugins.names(plugins.SCORERS)]
+    classes += [(name, plugins.selector(name)) for name in plugins.names(plugins.SELECTORS)]
+    return [f"`{name}`" for name, cls in classes if setting in plugins.setting_names(cls)]
