@@ -274,9 +274,9 @@ def warmup(settings: Any, output: Place = NEEDED, overwrite: Overwrite = False, 
 def train(carry_out: Any, settings: Any, output: Path, overwrite: bool, as_json: bool) -> None:
     """Train, and print what came of it once, whatever the number of processes."""
     from tithe.lab.tune.processes import is_main
-    from tithe.lab.tune.screen import listener, show_tuned
+    from tithe.lab.tune.screen import make_reporter, show_tuned
 
-    result = carry_out(settings, output, overwrite=overwrite, talk=listener())
+    result = carry_out(settings, output, overwrite=overwrite, talk=make_reporter())
     show_tuned(result)
     print_json(result.record, as_json and is_main())
 

@@ -1,4 +1,4 @@
-"""The brief experience: what is chosen, that it is trained on, and that scoring uses it and nothing older."""
+"""The warm-up: what is chosen, that it is trained on, and that scoring uses it and nothing older."""
 
 import json
 import math
@@ -90,7 +90,7 @@ def test_a_finished_one_is_found_and_another_refused(warm, data, model_dir):
 
 
 def test_an_experienced_model_gets_no_second_experience(warm, data, tmp_path):
-    with pytest.raises(SettingsError, match="has had its brief experience already"):
+    with pytest.raises(SettingsError, match="was warmed up already"):
         warm_up(wanted(data, warm.folder), tmp_path / "a")
 
 
@@ -188,7 +188,7 @@ def test_where_it_cannot_be_it_is_refused(data, model_dir, tmp_path, values, fol
 
 def test_warming_up_an_experienced_model_is_refused(warm, data, tmp_path):
     asked = ScoreSettings.of({"dataset": str(data), "model": str(warm.folder), "warmup": True, "device": "cpu"})
-    with pytest.raises(SettingsError, match="has had its brief experience already"):
+    with pytest.raises(SettingsError, match="was warmed up already"):
         score(asked, folder=tmp_path / "run")
 
 

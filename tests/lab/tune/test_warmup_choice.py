@@ -1,4 +1,4 @@
-"""The choice of examples for the brief experience, against the rule as it is told in words."""
+"""The choice of examples for the warm-up, against the rule as it is told in words."""
 
 import math
 

@@ -119,17 +119,17 @@ class Sample:
         return len({item.row for item in self.items})
 
     def table(self) -> Table:
-        """The run's own score table, still empty."""
+        """Return the run's own score table, still empty."""
         return Table(list(self.scorers), more=self.setup.method.score_columns[len(self.scorers) :])
 
     def runner(self, engine: Engine | None, place: Path) -> TimedRunner:
-        """The run's own, with the engine that is given; without one it plans alone."""
+        """Return the run's own runner with an engine; without one it only plans."""
         stores = self.setup.stores(place, lambda _: None) if engine is not None else {}
         reads = None if engine is None else lambda: engine
         return TimedRunner(self.scorers, self.setup.renderer, reads, stores, readouts=self.setup.readouts)
 
     def tokenise(self) -> tuple[float, int]:
-        """Seconds of planning the sample, and the tokens that come of it."""
+        """Return the seconds of planning the sample, and the tokens that come of it."""
         runner, cost = self.runner(None, self.scratch), Cost()
         began = time.perf_counter()
         window = runner.plan(self.items)
@@ -138,14 +138,14 @@ class Sample:
         return seconds, cost.tokens
 
     def part(self, share: float) -> Sample:
-        """A smaller one, spread evenly over this."""
+        """Return a smaller sample, spread evenly over this one."""
         count = max(1, min(len(self.items), round(len(self.items) * share)))
         items = [self.items[i] for i in spread(len(self.items), count)]
         return replace(self, items=items, scorers=prepared(self.setup, items))
 
 
 def prepared(setup: Setup, items: Sequence[Example | BadRow]) -> Mapping[str, Scorer]:
-    """The scorers; one that looks at other examples finds them in the sample, as far as there are enough.
+    """Return the scorers; one that looks at other examples finds them in the sample, as far as there are enough.
 
     In a run a worked example is itself a record whose own pass is read, and those that show it only continue that.
     """
@@ -159,7 +159,7 @@ def prepared(setup: Setup, items: Sequence[Example | BadRow]) -> Mapping[str, Sc
 
 
 def devices(engine: Engine) -> list[torch.device]:
-    """All that hold a part of the model."""
+    """Return all devices that hold a part of the model."""
     import torch
 
     from tithe.engine.shard import placed
@@ -168,13 +168,13 @@ def devices(engine: Engine) -> list[torch.device]:
 
 
 def spread(total: int, count: int) -> list[int]:
-    """So many places of `total`, evenly: the middles of equal parts."""
+    """Return `count` places of `total`, evenly: the middles of equal parts."""
     count = min(count, total)
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
 def working_shape(engine: Engine) -> Shape:
-    """The model's sizes as far as each token meets them."""
+    """Return the model's sizes, without experts that a token is not sent to."""
     model = engine.model
     shape = model_shape(model.source)
     weights = ((name, one.numel()) for name, one in model.model.named_parameters())

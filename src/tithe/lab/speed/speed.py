@@ -129,7 +129,7 @@ def check_settings(settings: BenchSettings) -> None:
 
 
 def counted(settings: BenchSettings, talk: Talk) -> tuple[dict[str, Any], int]:
-    """The plan of the whole job, and the bytes by which the process grew meanwhile."""
+    """Return the plan of the whole job, and the bytes by which the process grew meanwhile."""
     import torch
 
     from tithe.engine.measure.memory import held, peak_memory
@@ -142,7 +142,7 @@ def counted(settings: BenchSettings, talk: Talk) -> tuple[dict[str, Any], int]:
 
 
 def sampled(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
-    """Records spread evenly over the data set; all where there are no more."""
+    """Return records spread evenly over the data set; all where there are no more."""
     wanted = set(spread(records, limit))
     found = [item for item in setup.source.dataset if item.row in wanted]
     if not any(isinstance(item, Example) for item in found):
@@ -153,14 +153,14 @@ def sampled(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
 
 
 def loaded(setup: Setup, engines: Engines, place: Path) -> tuple[Engine, float]:
-    """The engine, and the seconds that it took to make; the weights' fingerprint is part of it."""
+    """Return the engine, and the seconds that it took to make; the weights' fingerprint is part of it."""
     began = time.perf_counter()
     engine = engines.of(setup.settings, setup.source.dataset, setup.model, place)
     return engine, time.perf_counter() - began
 
 
 def measured_machine(engine: Engine, setup: Setup) -> Machine:
-    """Peaks for the model's shapes; where its config does not tell them, for the square alone."""
+    """Measure the machine's peaks for the model's shapes; only for a square where its config does not tell them."""
     from tithe.engine.measure.machine import measure_machine, products_of
 
     products = []
@@ -211,7 +211,7 @@ def describe(setup: Setup, job: dict[str, Any], machine: Machine, engine: Engine
 
 
 def notes(setup: Setup, settings: BenchSettings, job: dict[str, Any]) -> list[str]:
-    """What is to be known about the numbers."""
+    """Return what a reader must know about the numbers."""
     found = []
     records = job["counts"]["records"]
     if records < settings.limit:

@@ -56,12 +56,12 @@ class Checkpoint:
 
 
 def folder_of(place: Path, step: int) -> Path:
-    """As the trainer names it."""
+    """Return the folder that the trainer gives a checkpoint."""
     return place / f"checkpoint-{step}"
 
 
 def last_checkpoint(place: Path) -> Checkpoint | None:
-    """The latest whole one; None where there is none."""
+    """Return the latest whole checkpoint; None where there is none."""
     found = []
     for file in place.glob(f"checkpoint-*/{COMPLETE}"):
         hint = f"remove the folder `{file.parent}`: the training goes on from the checkpoint before it"
@@ -72,7 +72,7 @@ def last_checkpoint(place: Path) -> Checkpoint | None:
 
 
 def sweep_checkpoints(place: Path, keep: Checkpoint | None = None) -> None:
-    """Remove all but one: the trainer would count half ones as its own."""
+    """Remove all checkpoints but one: the trainer would count half ones as its own."""
     for folder in place.glob("checkpoint-*"):
         if keep is None or folder != keep.folder:
             shutil.rmtree(folder)
@@ -102,7 +102,7 @@ def finished(place: Path) -> dict[str, Any] | None:
 
 
 def begun(place: Path) -> dict[str, Any] | None:
-    """What was begun here and has not ended."""
+    """Return what was begun here and has not ended."""
     return read_if_there(place / BEGUN)
 
 

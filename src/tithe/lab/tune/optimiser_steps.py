@@ -44,7 +44,7 @@ class Batches:
 
 
 def lay_out(recipe: Recipe, devices: int, device: str) -> Batches:
-    """The layout of a recipe on so many devices.
+    """Return the layout of a recipe on so many devices.
 
     Raises:
         SettingsError: the batch cannot be divided so.
@@ -68,12 +68,12 @@ def lay_out(recipe: Recipe, devices: int, device: str) -> Batches:
 
 
 def largest_part(whole: int, most: int) -> int:
-    """The largest divisor that is at most so large."""
+    """Return the largest divisor of a number that is at most `most`."""
     return next(n for n in range(min(whole, most), 0, -1) if whole % n == 0)
 
 
 def steps_in_all(rows: int, recipe: Recipe) -> int:
-    """Optimiser steps; the last one of an epoch takes what is left.
+    """Return the number of optimiser steps; the last one of an epoch takes what is left.
 
     Raises:
         SettingsError: there are none.
@@ -132,7 +132,7 @@ class StepOrder:
             yield from [self.blank] * self.filling
 
     def steps(self, epoch: int) -> list[Places]:
-        """Places of the examples that each optimiser step of an epoch takes."""
+        """Return the places of the examples that each optimiser step of an epoch takes."""
         if self.known[0] == epoch:
             return self.known[1]
         drawn = np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
@@ -141,7 +141,7 @@ class StepOrder:
         return steps
 
     def taken(self, step: int) -> Places:
-        """Places of the examples that optimiser step number `step` took, counted from 1 over all epochs."""
+        """Return the places of the examples that optimiser step number `step` took, counted from 1 over all epochs."""
         epoch, place = divmod(step - 1, math.ceil(len(self.lengths) / self.batches.step))
         return self.steps(epoch)[place]
 

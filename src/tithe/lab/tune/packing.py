@@ -1,4 +1,4 @@
-"""Several examples in one row: TRL packs, and we look that none sees another."""
+"""Pack several examples into one row with TRL, and check that none sees another."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from tithe.errors import SettingsError
 from tithe.lab.tune.train_rows import UNREAD, TrainRow
 
-SOME = 48  # tokens of each example that the look is taken with
+SOME = 48  # tokens of each example that the check reads
 
 
 def packed(rows: Sequence[TrainRow], length: int) -> list[TrainRow]:
-    """Rows of several whole examples each, by TRL's best fit; no example is cut or split."""
+    """Return rows of several whole examples each, by TRL's best fit; no example is cut or split."""
     from datasets import Dataset, disable_progress_bars, enable_progress_bars
     from trl.data_utils import pack_dataset
 
@@ -29,7 +29,7 @@ def packed(rows: Sequence[TrainRow], length: int) -> list[TrainRow]:
 
 
 def demand_boundaries(trainer: Any, rows: Sequence[TrainRow]) -> None:
-    """Whether an example has the same likelihood in a row with another as by itself.
+    """Check that an example has the same likelihood in a row with another as by itself.
 
     Raises:
         SettingsError: it has not: this model's attention reads over the boundary.
@@ -58,7 +58,7 @@ def demand_boundaries(trainer: Any, rows: Sequence[TrainRow]) -> None:
 
 
 def nll(trainer: Any, row: dict[str, Any]) -> Any:
-    """Summed NLL of a row's labels, by the road that training takes."""
+    """Return the summed NLL of a row's labels, by the forward path that training takes."""
     batch = trainer.data_collator([row])
     inputs = {name: v.to(trainer.args.device) if hasattr(v, "to") else v for name, v in batch.items()}
     if trainer.narrow:

@@ -8,7 +8,7 @@ from tithe.errors import SettingsError
 
 
 def devices() -> int:
-    """Processes that `accelerate launch` or `torchrun` started for this training; each has a device.
+    """Return how many processes `accelerate launch` or `torchrun` started for this training; each has a device.
 
     Raises:
         SettingsError: the launcher's variable is no number.
@@ -20,7 +20,7 @@ def devices() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and talks."""
+    """Return whether this is the process that writes and reports."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -33,7 +33,7 @@ def meet(device: str) -> None:
 
 
 def wait() -> None:
-    """Go on when all have come here."""
+    """Wait until all processes have come here."""
     if devices() > 1:
         from accelerate import PartialState
 
@@ -41,7 +41,7 @@ def wait() -> None:
 
 
 def agreed(wanted: bool) -> bool:
-    """What the main process says; clocks differ."""
+    """Return what the main process says; clocks differ."""
     if devices() == 1:
         return wanted
     from accelerate.utils import broadcast_object_list

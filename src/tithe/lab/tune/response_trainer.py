@@ -117,7 +117,7 @@ class Listener(TrainerCallback):  # type: ignore[misc,unused-ignore]
             control.should_save = False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Looks at the gradient that was just applied: called before a checkpoint would be made of it."""
+        """Check the gradient that was just applied; called before a checkpoint would be made of it."""
         norm = (logs or {}).get("grad_norm")
         if norm is not None and not math.isfinite(norm):
             raise NotFinite("gradient's norm", state.global_step, norm)
@@ -134,14 +134,14 @@ class Listener(TrainerCallback):  # type: ignore[misc,unused-ignore]
 
 
 def unwrapped(model: Any) -> Any:
-    """The model itself, out of its adapter's wrapping."""
+    """Return the model without its adapter's wrapping."""
     from peft import PeftModel
 
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def is_plain(model: Any) -> bool:
-    """Whether logits are the output layer's products and nothing else: no cap, no scale, no router's loss."""
+    """Return whether logits are the output layer's products and nothing else: no cap, no scale, no router's loss."""
     text = unwrapped(model).config.get_text_config()
     scaled = any(getattr(text, name, None) not in (None, 1.0) for name in SCALES)
     return not scaled and not hasattr(text, "output_router_logits")
@@ -166,7 +166,7 @@ def add_narrow_head(model: Any) -> None:
 
 @torch.no_grad()
 def agrees(model: Any, inputs: dict[str, Any]) -> bool:
-    """Whether both heads give one NLL: a config does not tell all that a model may do with its logits.
+    """Return whether both heads give one NLL: a config does not tell all that a model may do with its logits.
 
     Args:
         model: with a narrow head, in evaluation mode.

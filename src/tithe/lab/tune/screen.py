@@ -1,4 +1,4 @@
-"""What a person sees of a training, on stderr; of several processes only the main one talks."""
+"""Print a training's plan and outcome on stderr; of several processes only the main one does."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tithe.report.reporter import Talk
 from tithe.report.terminal import Screen, console, say
 
 
-def listener() -> Talk:
-    """A screen for the main process; nobody for the others."""
+def make_reporter() -> Talk:
+    """Return a reporter that prints for the main process, and a silent one for the others."""
     return Screen() if is_main() else Talk()
 
 
 def show_tuned(result: TuneResult) -> None:
-    """Losses, speed, and where the model lies."""
+    """Print losses, speed, and where the model lies."""
     if not is_main():
         return
     out, record = console(), result.record

@@ -79,7 +79,7 @@ class Trained:
 
 
 def demand_packages() -> None:
-    """Whether the extra is installed; looked at before anything is read.
+    """Check that the extra is installed, before anything is read.
 
     Raises:
         MissingExtraError: a package of it is not there.
@@ -129,7 +129,7 @@ def train(job: Job) -> Trained:
 
 
 def dataset_of(job: Job) -> Any:
-    """The rows as `datasets` holds them; with a blank one last where devices need it to have equal shares."""
+    """Return the rows as a `datasets.Dataset`; with a blank one last where devices need it to have equal shares."""
     from datasets import Dataset
 
     columns = {"input_ids": [row.ids for row in job.rows], "labels": [row.labels for row in job.rows]}
@@ -144,13 +144,13 @@ def dataset_of(job: Job) -> Any:
 
 
 def batch_of(trainer: Any, places: Sequence[int]) -> dict[str, Any]:
-    """Some rows as the model will get them."""
+    """Return some rows as the model will get them."""
     batch = trainer.data_collator([trainer.train_dataset[place] for place in places])
     return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
 def collator(job: Job) -> Any:
-    """TRL's own; what pads is never read, so that any id will do that the model embeds."""
+    """Return TRL's collator; padding is never read, so any id that the model embeds will do."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     rows = job.model.get_input_embeddings().weight.shape[0]
@@ -159,7 +159,7 @@ def collator(job: Job) -> Any:
 
 
 def arguments(job: Job) -> Any:
-    """The recipe in TRL's words."""
+    """Return the recipe in TRL's words."""
     from trl.trainer.sft_config import SFTConfig
 
     recipe, batches = job.recipe, job.batches
@@ -200,7 +200,7 @@ def arguments(job: Job) -> Any:
 
 
 def adapter(model: Any, recipe: Recipe) -> Any:
-    """The adapter's settings in PEFT's words; None where all weights are trained.
+    """Return the adapter's settings in PEFT's words; None where all weights are trained.
 
     Raises:
         SettingsError: the model has no such module, or none that can have an adapter.
@@ -222,7 +222,7 @@ def adapter(model: Any, recipe: Recipe) -> Any:
 
 
 def demand_modules(model: Any, names: tuple[str, ...]) -> None:
-    """Whether each name is that of modules with weights.
+    """Check that each name is one of modules with weights.
 
     Raises:
         SettingsError: with the nearest name that there is.
@@ -245,7 +245,7 @@ def is_norm(name: str) -> bool:
 
 
 def silence(trainer: Any) -> None:
-    """Take away what prints to stdout."""
+    """Remove the callbacks that print to stdout."""
     from transformers import PrinterCallback, ProgressCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -254,7 +254,7 @@ def silence(trainer: Any) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The libraries' own talk kept from the terminal; ours says what matters."""
+    """Keep the libraries' own messages from the terminal."""
     import datasets
     import transformers
 

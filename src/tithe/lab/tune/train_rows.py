@@ -43,7 +43,7 @@ class TrainRow:
 
     @property
     def labels(self) -> list[int]:
-        """The ids of the response; -100 before it."""
+        """The labels: -100 before the response, then its ids."""
         return list(self.marked) if self.parts else [UNREAD] * self.first + self.ids[self.first :]
 
 
@@ -62,7 +62,7 @@ class Ending:
     max_length: int
 
     def lacks(self, encoded: Sequence[Encoded | Problem], examples: Sequence[Example]) -> list[bool]:
-        """Whether each response is without an end."""
+        """Return whether each response is without an end."""
         plain = self.plain.encode(examples)
         return [
             isinstance(one, Encoded)
@@ -73,7 +73,7 @@ class Ending:
         ]
 
     def complete(self, row: TrainRow) -> TrainRow:
-        """The row with EOS behind its response, where there is one and room for it."""
+        """Return the row with EOS behind its response, where there is one and room for it."""
         if self.eos is None or row.cut_response or len(row.ids) >= self.max_length:
             return row
         return replace(row, ids=[*row.ids, self.eos])
@@ -135,7 +135,7 @@ class TrainRows:
         return found
 
     def counts(self) -> dict[str, Any]:
-        """For the record; they add up: examples are trained on or left out, for a reason."""
+        """Return the counts for the record; they add up: examples are trained on or left out, for a reason."""
         return {
             "examples": self.examples,
             "trained_on": len(self.rows),

@@ -59,7 +59,7 @@ def open_warmup(settings: WarmupSettings) -> Training[WarmupSettings]:
     files = training.model.files
     if is_warmed(files.adapter or files.folder):
         raise SettingsError(
-            f"the model `{files.name}` has had its brief experience already",
+            f"the model `{files.name}` was warmed up already",
             hint="score with it as it is, or give the model it was made of",
         )
     return training
@@ -99,7 +99,7 @@ def choose_in(
     assert told is not None
     made = WarmupChoice(told["chosen"], told["facts"])
     facts = made.facts
-    talk.say(f"{len(made.chosen):,} of {facts['candidates']:,} examples for the experience: {facts['how']}")
+    talk.say(f"{len(made.chosen):,} of {facts['candidates']:,} examples for the warm-up: {facts['how']}")
     return rows.only({one["id"] for one in made.chosen}), {"warmup": {**facts, "chosen": list(made.chosen)}}
 
 
@@ -126,9 +126,9 @@ def warm_up_for_run(setup: Setup, folder: Path | None, talk: Talk) -> dict[str, 
     training = open_warmup(settings_of_run(setup.settings, setup.model.first_device))
     own = identity(training)
     name = hashlib.blake2b(json.dumps(own, sort_keys=True).encode(), digest_size=8).hexdigest()
-    talk.say("warm-up: the model gets its brief experience before it scores")
+    talk.say("warm-up: the model is trained briefly before it scores")
     made = train_chosen(training, own, folder / FOLDER / name, overwrite=False, talk=talk)
-    talk.say(f"scoring with the experienced model in `{made.folder}`")
+    talk.say(f"scoring with the warmed-up model in `{made.folder}`")
     record, model = made.record, training.model
     return {
         "folder": str(made.folder),

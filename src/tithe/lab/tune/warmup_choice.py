@@ -179,7 +179,7 @@ class PromptReader:
 
 
 def middle(labels: Places, perplexities: FloatArray, each: int) -> Places:
-    """Of every cluster some whose prompts are neither easy nor hard, spread evenly over the data set.
+    """Take from every cluster some whose prompts are neither easy nor hard, spread evenly over the data set.
 
     A cluster of fewer than `each` is taken whole. Of a larger one those count whose prompt's perplexity lies between
     the cluster's 25th and 75th percentile, both included, in the order of the data set; if there are `m` of them, every
@@ -204,7 +204,7 @@ def middle(labels: Places, perplexities: FloatArray, each: int) -> Places:
 
 
 def nearest(clusters: Clusters, vectors: npt.NDArray[np.float32], each: int) -> Places:
-    """Of every cluster those nearest to its centre, ties in the order of the data set; places ascending."""
+    """Take from every cluster those nearest to its centre, ties in the order of the data set; places ascending."""
     chosen = []
     for cluster, centre in enumerate(clusters.centres):
         members = np.flatnonzero(clusters.labels == cluster)
@@ -214,6 +214,6 @@ def nearest(clusters: Clusters, vectors: npt.NDArray[np.float32], each: int) -> 
 
 
 def at_random(examples: int, records: int, seed: int) -> Places:
-    """So many places, drawn by chance, ascending; all where there are no more."""
+    """Draw so many places by chance; all where there are no more. Ascending."""
     drawn = np.random.default_rng(seed).permutation(examples)
     return np.sort(drawn[:records])
