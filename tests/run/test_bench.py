@@ -20,10 +20,10 @@ from tithe.run.bench import Bench, is_ours
 from tithe.run.engines import Engines, Loader
 from tithe.run.method import set_up
 from tithe.run.score import make_runner
-from tithe.run.stubs import StubBench
 from tithe.run.table import Table, prompt_key
 from tithe.scorers.base import alone, content_of, given, shown
 from tithe.settings import ScoreSettings
+from tithe.testing.stubs import StubBench
 
 
 class Listener(Talk):
@@ -124,7 +124,7 @@ def example(name: str) -> Example:
 def test_a_stand_in_is_drawn_by_the_ids() -> None:
     rows = [example(f"{i:x}") for i in range(200)]
     told: list[Any] = []
-    one = StubBench(rows, lambda path, what: rows, told.extend)
+    one = StubBench(rows, lambda path, what: rows, lambda path: {}, told.extend)
     vectors = one.embed(rows, "self")
     assert np.array_equal(vectors[::-1], one.embed(rows[::-1], "tfidf"))
     np.testing.assert_allclose((vectors**2).sum(axis=1), 1, rtol=1e-5)

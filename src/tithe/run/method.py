@@ -19,12 +19,12 @@ from tithe.records import Ask, Example
 from tithe.run.answers import borrow, demand_run_folder, model_answers
 from tithe.run.engines import OwnModel
 from tithe.run.model import ALWAYS_THERE, Model, open_model, open_renderer
-from tithe.run.source import Pools, Source
-from tithe.run.stubs import StubBench
+from tithe.run.source import Pools, Source, read_kept
 from tithe.scorers.base import Scorer, learns, settings_of
 from tithe.selectors.base import Selector
 from tithe.settings import INHERITED, ScoreSettings
 from tithe.specs import parse_spec
+from tithe.testing.stubs import StubBench
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,7 +109,7 @@ class Method:
             asked: is told of all asks that a scorer has while it prepares.
             sample: ids of examples that are to have each other for neighbours.
         """
-        bench = StubBench(examples, pools.load, asked, sample)
+        bench = StubBench(examples, pools.load, read_kept, asked, sample)
         return {name: scorer.prepare(bench) for name, scorer in self.scorers.items()}
 
     def readouts_asked(self, source: Source, pools: Pools) -> frozenset[str]:

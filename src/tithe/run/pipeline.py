@@ -20,6 +20,8 @@ from tithe.run.choose import (
     choose,
     chosen_filters,
     contaminated,
+    narrowed,
+    outcome,
     own_columns,
     ranking_scorer,
     reasons_by_row,
@@ -42,7 +44,6 @@ from tithe.run.folder import (
     write_table,
 )
 from tithe.run.method import Method, Setup, basics, inherited, residual, set_up
-from tithe.run.outcome import narrowed, outcome
 from tithe.run.results import ScoreResult, SelectResult, StageResult
 from tithe.run.score import Scoring, check_warmup, warmed_up
 from tithe.run.source import Pools, Source

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from tithe import plugins
 from tithe.records import Answer, Ask, Example, Problem
-from tithe.run.source import read_kept
 
 DIMS = 8
 
@@ -24,12 +23,14 @@ class StubBench:
     Args:
         examples: the data set.
         read: reads another one.
+        tables: reads a table of an earlier run.
         asked: is told of all asks.
         sample: ids of examples that are nearer to each other than to any other; empty where chance decides alone.
     """
 
     examples: Sequence[Example]
     read: Callable[[str, str], Sequence[Example]]
+    tables: Callable[[str], Mapping[str, Sequence[Any]]]
     asked: Callable[[Sequence[Mapping[str, Ask]]], object] = lambda _: None
     sample: frozenset[str] = frozenset()
 
@@ -37,7 +38,7 @@ class StubBench:
         return self.read(path, what)
 
     def table(self, path: str) -> Mapping[str, Sequence[Any]]:
-        return read_kept(path)
+        return self.tables(path)
 
     def embed(self, examples: Sequence[Example], encoder: str) -> npt.NDArray[np.float32]:
         lots = np.array([lot(example.id) for example in examples]).reshape(len(examples), DIMS)
