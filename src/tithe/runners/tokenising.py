@@ -48,7 +48,7 @@ class RendererRecipe:
 
     source: ModelSource
     trust_remote_code: bool
-    renderer: Callable[..., Renderer]
+    renderer: type[Any]  # one of `RENDERERS`
     settings: RenderSettings
 
     def made(self) -> Renderer:
@@ -57,7 +57,9 @@ class RendererRecipe:
 
         if not self.trust_remote_code:
             without_torch()
-        return self.renderer(load_tokenizer(self.source, trust_remote_code=self.trust_remote_code), self.settings)
+        tokenizer = load_tokenizer(self.source, trust_remote_code=self.trust_remote_code)
+        renderer: Renderer = self.renderer(tokenizer, self.settings)
+        return renderer
 
 
 class TokeniserProcess(ChildProcess):
