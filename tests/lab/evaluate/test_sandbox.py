@@ -257,7 +257,7 @@ def held():
         shutil.copytree(
             Path(sandbox.__file__).parent, package / "lab" / "evaluate", ignore=shutil.ignore_patterns("__pycache__")
         )
-        for name in ("__init__.py", "errors.py", "printable.py", "lab/__init__.py"):
+        for name in ("__init__.py", "errors.py", "extras.py", "printable.py", "lab/__init__.py"):
             shutil.copy(Path(tithe.__file__).parent / name, package / name)
         shutil.copy(breaches.__file__, script)
         for one in (*folder.rglob("*"),):
