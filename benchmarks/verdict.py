@@ -17,10 +17,9 @@ from unittest.mock import patch
 
 import numpy as np
 
+from tithe.lab.evaluate.comparison import Comparison, compare, corrected
 from tithe.lab.evaluate.measured import Measured
-from tithe.lab.evaluate.paired import Spread
-from tithe.lab.evaluate.power import power
-from tithe.lab.evaluate.verdict import Comparison, compare, corrected
+from tithe.lab.evaluate.paired import Spread, power
 
 ITEMS = 300
 # Standard deviations of a run, of an arm on an item, and of a run on an item.
@@ -85,7 +84,10 @@ def main() -> None:
     given = parser.parse_args()
     began = time.monotonic()
     unread = {name: lambda *_: None for name in UNREAD}
-    with patch.multiple("tithe.lab.evaluate.verdict", **unread), patch("gc.collect"):  # statsmodels calls it each time
+    with (
+        patch.multiple("tithe.lab.evaluate.comparison", **unread),
+        patch("gc.collect"),
+    ):  # statsmodels calls it each time
         nulls = [
             null_row(given.experiments, arms, seeds, kind, world)
             for seeds in (3, 5)

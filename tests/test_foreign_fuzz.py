@@ -31,7 +31,7 @@ from tithe.engine.heads.files import read_tensors
 from tithe.errors import StoreError, TitheError
 from tithe.foreign import read_json
 from tithe.lab.evaluate.measured import from_files
-from tithe.lab.evaluate.tables import mmlu_tables
+from tithe.lab.evaluate.task_files import mmlu_tables
 from tithe.lab.experiment.cells import read_done, read_spec
 from tithe.lab.experiment.conduct import earlier_looks
 from tithe.lab.experiment.settings import read_experiment

@@ -10,8 +10,8 @@ import pytest
 
 import tithe
 from tithe.errors import SettingsError, brief
-from tithe.lab.judge.answers import AnswerResult
-from tithe.lab.tiers.tiers import TierResult
+from tithe.lab.judge.prompt_answers import AnswerResult
+from tithe.lab.tiers.building import TierResult
 from tithe.lab.tune.tune import TuneResult
 from tithe.records import Example, Message, Scores, Selection
 from tithe.settings import SelectSettings

@@ -132,7 +132,7 @@ def test_an_evaluation_that_fails_keeps_what_was_measured(
     first = tithe.ok(*given, "--json").json
     write_jsonl(held, records(24))
     with monkeypatch.context() as patch:
-        patch.setattr("tithe.lab.evaluate.pieces.measure_holdout", broken)
+        patch.setattr("tithe.lab.evaluate.evaluation.measure_holdout", broken)
         tithe(*given)
     told = read(out / "evaluation.json")
     assert told["outcome"]["status"] == "failed" and told["outcome"]["unexpected"] == "ZeroDivisionError"

@@ -126,8 +126,8 @@ def build(
     settings: Any, output: Place = NEEDED, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
     """Let weak models answer the prompts of strong responses again."""
-    from tithe.lab.tiers import tiers as run
-    from tithe.lab.tiers.screen import show_built
+    from tithe.lab.tiers import building as run
+    from tithe.lab.tiers.reporter import show_built
     from tithe.report.terminal import Screen
     from tithe.run.folder import default_folder
 
@@ -152,8 +152,8 @@ def import_tiers(
     settings: Any, output: Place = NEEDED, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
     """Bring tiers that are already there into one form."""
-    from tithe.lab.tiers import tiers as run
-    from tithe.lab.tiers.screen import show_imported
+    from tithe.lab.tiers import building as run
+    from tithe.lab.tiers.reporter import show_imported
     from tithe.report.terminal import Screen
 
     result = run.import_tiers(settings, output=output, folder=run_dir, overwrite=overwrite, talk=Screen())
@@ -170,8 +170,8 @@ def look(
     as_json: Json = False,
 ) -> None:
     """Say what is in a tier file: counts, lengths, duplicates, refusals."""
-    from tithe.lab.tiers import tiers as run
-    from tithe.lab.tiers.screen import show_look
+    from tithe.lab.tiers import building as run
+    from tithe.lab.tiers.reporter import show_look
 
     result = run.look(file, model=model)
     show_look(result)
@@ -294,8 +294,8 @@ def answer(
     settings: Any, output: Place = NEEDED, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
     """Let a model answer a prompt set."""
-    from tithe.lab.judge.answers import answer as carry_out
-    from tithe.lab.judge.screen import show_answered
+    from tithe.lab.judge.prompt_answers import answer as carry_out
+    from tithe.lab.judge.reporter import show_answered
     from tithe.report.terminal import Screen
     from tithe.run.folder import default_folder
 
@@ -323,8 +323,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Let a judge compare two models' answers, each pair in both orders."""
-    from tithe.lab.judge.judge import compare as carry_out
-    from tithe.lab.judge.screen import show_compared
+    from tithe.lab.judge.pairwise import compare as carry_out
+    from tithe.lab.judge.reporter import show_compared
     from tithe.report.terminal import Screen
     from tithe.run.folder import default_folder
 
@@ -343,8 +343,8 @@ def tally(
     as_json: Json = False,
 ) -> None:
     """Count wins, ties and losses."""
-    from tithe.lab.judge.judge import tally as count
-    from tithe.lab.judge.screen import show_tally
+    from tithe.lab.judge.pairwise import tally as count
+    from tithe.lab.judge.reporter import show_tally
     from tithe.lab.judge.tally import LEVEL
 
     found = count(reviews, level=LEVEL if level is None else level)
@@ -365,8 +365,8 @@ def tally(
 )
 def evaluate(settings: Any, output: Place = NEEDED, as_json: Json = False) -> None:
     """Measure a model: likelihood of held-out responses, lm-eval's tasks."""
-    from tithe.lab.evaluate.evaluate import evaluate as carry_out
-    from tithe.lab.evaluate.screen import show_evaluation
+    from tithe.lab.evaluate.evaluation import evaluate as carry_out
+    from tithe.lab.evaluate.reporter import show_evaluation
     from tithe.report.terminal import Screen
 
     result = carry_out(settings, output, talk=Screen())

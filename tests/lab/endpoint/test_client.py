@@ -13,9 +13,8 @@ from tests.lab.endpoint.server import KEY, reply, serve
 from tithe.errors import EndpointError, SettingsError
 from tithe.lab.endpoint import client as module
 from tithe.lab.endpoint.address import Address
-from tithe.lab.endpoint.chat import Reply, chat, chat_body
+from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, crowd
 from tithe.lab.endpoint.client import Client, retry_after
-from tithe.lab.endpoint.crowd import crowd
 from tithe.records import Message, Problem
 
 BODY = chat_body("m", [Message("user", "hello")], temperature=0.5, top_p=None)

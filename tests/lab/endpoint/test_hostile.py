@@ -18,9 +18,8 @@ from tests.test_printable import harmless
 from tithe.errors import SettingsError, TitheError
 from tithe.lab.endpoint import wire
 from tithe.lab.endpoint.address import Address
-from tithe.lab.endpoint.chat import Reply, chat, chat_body
+from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, crowd
 from tithe.lab.endpoint.client import Client
-from tithe.lab.endpoint.crowd import crowd
 from tithe.records import Message, Problem
 
 BODY = chat_body("m", [Message("user", "hello")])

@@ -16,10 +16,9 @@ from tests.lab.endpoint.raw import answer, serve_raw
 from tests.lab.endpoint.server import reply
 from tithe.errors import TitheError
 from tithe.lab.endpoint import client as module
-from tithe.lab.endpoint.address import Address
-from tithe.lab.endpoint.chat import Reply, chat, chat_body
+from tithe.lab.endpoint.address import HIDDEN, Address, hide, scrub, secrets
+from tithe.lab.endpoint.chat_api import Reply, chat, chat_body
 from tithe.lab.endpoint.client import Client
-from tithe.lab.endpoint.secrets import HIDDEN, hide, scrub, secrets
 from tithe.records import Message, Problem
 
 KEY = "sk-Very/secret+\"k\\ey'<&>-1234567890"

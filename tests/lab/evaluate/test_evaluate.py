@@ -8,10 +8,10 @@ import pytest
 from tests.lab.evaluate.test_holdout import ROWS, Heard, write
 from tests.small_model import make_model
 from tithe.errors import DataError, SettingsError, StoreError
-from tithe.lab.evaluate import pieces as evaluate_pieces
-from tithe.lab.evaluate.evaluate import evaluate
+from tithe.lab.evaluate import evaluation as evaluate_pieces
+from tithe.lab.evaluate.evaluation import evaluate
 from tithe.lab.evaluate.measured import Measured, from_files
-from tithe.lab.evaluate.screen import interval, interval_text, mean_text
+from tithe.lab.evaluate.reporter import interval, interval_text, mean_text
 from tithe.lab.evaluate.settings import EvaluateSettings
 
 QUESTIONS = [{"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"} for i in range(6)]

@@ -12,12 +12,10 @@ import pytest
 from tithe.engine.sources import find_model
 from tithe.errors import DataError, MissingExtraError, SettingsError, TemplateError
 from tithe.extras import install_hint
-from tithe.lab.evaluate import build as building
-from tithe.lab.evaluate import index
-from tithe.lab.evaluate.build import build
-from tithe.lab.evaluate.harness import Harness, Recipe
-from tithe.lab.evaluate.quiet import quiet
-from tithe.lab.evaluate.tasks import resolve
+from tithe.lab.evaluate import task_names as index
+from tithe.lab.evaluate import tasks as building
+from tithe.lab.evaluate.harness import Harness, Recipe, quiet
+from tithe.lab.evaluate.tasks import build, resolve
 
 pytest.importorskip("lm_eval")
 LIMIT, NEW = 4, 12

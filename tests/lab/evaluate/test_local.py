@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tithe.errors import DataError, SettingsError
-from tithe.lab.evaluate.local import KNOWN, find
 from tithe.lab.evaluate.programs import Grader, pass_at_k, passed_at, plus_tests
 from tithe.lab.evaluate.sandbox import Limits
+from tithe.lab.evaluate.task_files import KNOWN, find
 from tithe.lab.evaluate.tasks import GRADED
 
 GSM8K, HUMANEVAL, PLUS = "openai/gsm8k", "openai/openai_humaneval", "evalplus/humanevalplus"

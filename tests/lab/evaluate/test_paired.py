@@ -8,8 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tithe.lab.evaluate.paired import Spread, mean_difference, mean_squares, pooled
-from tithe.lab.evaluate.power import detectable, fewest, items_needed, power, seeds_needed
+from tithe.lab.evaluate.paired import (
+    Spread,
+    detectable,
+    fewest,
+    items_needed,
+    mean_difference,
+    mean_squares,
+    pooled,
+    power,
+    seeds_needed,
+)
 
 # standard deviations of seeds, items and cells: models that differ much, little and not at all from seed to seed
 WORLDS = [(0.0, 1.0, 1.0), (0.05, 1.0, 1.0), (0.2, 1.0, 1.0), (1.0, 1.0, 1.0)]

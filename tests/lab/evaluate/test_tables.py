@@ -10,8 +10,8 @@ import pytest
 
 from tithe.contamination.items import read_items
 from tithe.errors import DataError
-from tithe.lab.evaluate import tables
-from tithe.lab.evaluate.tables import mmlu_tables
+from tithe.lab.evaluate import task_files as tables
+from tithe.lab.evaluate.task_files import mmlu_tables
 
 ROW = b"Why,a,b,c,d,D\n"
 

@@ -11,10 +11,9 @@ from scipy import stats
 
 from tithe.errors import MissingExtraError
 from tithe.extras import install_hint
-from tithe.lab.evaluate.itemtests import item_test, mcnemar, sign_flip
+from tithe.lab.evaluate.comparison import compare, corrected, holm, item_test, matched, mcnemar, sign_flip
 from tithe.lab.evaluate.measured import Measured, as_records, as_table, from_files
 from tithe.lab.evaluate.paired import mean_difference
-from tithe.lab.evaluate.verdict import compare, corrected, holm, matched
 from tithe.run.folder import write_table
 
 ITEMS = tuple(f"i{n}" for n in range(60))

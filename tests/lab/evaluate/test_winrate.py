@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tithe.errors import SettingsError
-from tithe.lab.evaluate.winrate import win_rate
+from tithe.lab.judge.tally import win_rate
 
 # Jiang et al. 2026, Table 3: wins, ties and losses of 1 % of Alpaca against all of it, LLaMA-7B, five judge sets.
 SIZES = {"vicuna": 80, "koala": 180, "wizardlm": 218, "self-instruct": 252, "lima": 300}

@@ -60,7 +60,7 @@ def test_another_recipe_is_refused_by_name():
 def test_chance_is_seldom_called_better(world, monkeypatch):
     """Whole experiments in which no arm is better; the benchmark has the full number of them."""
     for name in ("item_test", "detectable", "items_needed", "seeds_needed"):  # which no verdict reads
-        monkeypatch.setattr(f"tithe.lab.evaluate.verdict.{name}", lambda *_: None)
+        monkeypatch.setattr(f"tithe.lab.evaluate.comparison.{name}", lambda *_: None)
     monkeypatch.setattr("gc.collect", lambda *_: 0)  # statsmodels calls it each time
     settings = settings_of(["a", "b", "c", "d", "random"], ["5%"], 3)
     rng, times = np.random.default_rng(1), 200

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.lab.experiment.fabricated import fabricate, settings_of
-from tithe.lab.evaluate.verdict import Comparison
+from tithe.lab.evaluate.comparison import Comparison
 from tithe.lab.experiment.comparisons import ExperimentResult, results
 from tithe.lab.experiment.experiment_report import unmeasured, write_report
 from tithe.report.charts import BETTER, COLOURS, SAME, WORSE, arm_chart

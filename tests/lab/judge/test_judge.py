@@ -15,10 +15,10 @@ from tests.lab.endpoint.server import KEY, Played, reply, serve
 from tithe.errors import DataError, OutputError, SettingsError
 from tithe.lab.endpoint import client
 from tithe.lab.endpoint.client import REFUSED
-from tithe.lab.judge.answers import answer
-from tithe.lab.judge.judge import JudgeResult, compare, tally
+from tithe.lab.judge.judge_prompt import REMINDER
+from tithe.lab.judge.pairwise import JudgeResult, compare, tally
+from tithe.lab.judge.prompt_answers import answer
 from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
-from tithe.lab.judge.wording import REMINDER
 
 REMIND = REMINDER.split("{")[0].strip()
 
@@ -196,7 +196,7 @@ def test_a_server_that_goes_away_is_paid_once(sides: tuple[Path, Path]) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from tithe.lab.judge.judge import compare
+from tithe.lab.judge.pairwise import compare
 from tithe.lab.judge.settings import JudgeSettings
 url, a, b, out = sys.argv[1:]
 settings = JudgeSettings.of({"judge": url, "judge_model": "judge-1", "concurrency": 1})

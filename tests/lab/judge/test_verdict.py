@@ -7,8 +7,7 @@ import re
 
 import pytest
 
-from tithe.lab.judge.verdict import scores_of, two_numbers
-from tithe.lab.judge.wording import EXAMPLES, question
+from tithe.lab.judge.judge_prompt import EXAMPLES, question, scores_of, two_numbers
 from tithe.records import Message, Problem
 
 

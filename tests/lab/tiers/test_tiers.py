@@ -17,12 +17,10 @@ from tithe.data.prompts import prompts
 from tithe.errors import DataError, SettingsError
 from tithe.lab.tiers import likeness
 from tithe.lab.tiers.importing import Labels, as_label, by_labels, by_pairs, layout
-from tithe.lab.tiers.lengths import auc, lengths, warning
 from tithe.lab.tiers.likeness import jaccard, near, runs, shares
-from tithe.lab.tiers.look import demand_both, look
+from tithe.lab.tiers.look import auc, demand_both, is_refusal, lengths, look, warning
 from tithe.lab.tiers.matching import Pool, draw, match
-from tithe.lab.tiers.records import TierRow, line, of_example, prompt_id
-from tithe.lab.tiers.refusals import is_refusal
+from tithe.lab.tiers.tier_rows import TierRow, line, of_example, prompt_id
 from tithe.records import BadRow, Example, Message
 
 

@@ -20,8 +20,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from tithe.errors import EndpointError
-from tithe.lab.endpoint.address import Address
-from tithe.lab.endpoint.secrets import LOGGERS, HideSecrets, secrets
+from tithe.lab.endpoint.address import LOGGERS, Address, HideSecrets, secrets
 from tithe.lab.endpoint.wire import Arrived, Wire, WireError
 from tithe.records import Problem
 

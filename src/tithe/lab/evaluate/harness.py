@@ -15,10 +15,9 @@ from tithe.engine.devices import DTYPES, choose_device, choose_dtype, dtype_name
 from tithe.engine.loading import read_weights
 from tithe.engine.sources import ModelSource, context_window, demand_embedded, first_line, load_tokenizer
 from tithe.errors import ModelError, SettingsError, TemplateError, TitheError
-from tithe.lab.evaluate.build import Built
-from tithe.lab.evaluate.items import Found, found
-from tithe.lab.evaluate.quiet import quiet
-from tithe.lab.evaluate.tasks import Asked
+from tithe.lab.evaluate.task_names import quiet
+from tithe.lab.evaluate.task_values import Found, found
+from tithe.lab.evaluate.tasks import Asked, Built
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from tithe.foreign import shown
 from tithe.lab.evaluate.measured import Measured
 from tithe.lab.experiment.cells import CELLS, Outcome
 from tithe.lab.experiment.settings import ExperimentSettings
-from tithe.lab.judge.answers import answer
-from tithe.lab.judge.judge import compare
+from tithe.lab.judge.pairwise import compare
+from tithe.lab.judge.prompt_answers import answer
 from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
 from tithe.report.reporter import Talk
 
@@ -118,7 +118,7 @@ def verdicts(
 def nothing(answers: Path, name: str) -> Measured:
     """The reference arm against itself."""
     from tithe.data.asked import answers_of
-    from tithe.lab.judge.pairs import Answers
+    from tithe.lab.judge.judge_loop import Answers
 
     items = tuple(Answers.of(str(answers), answers_of(answers)).examples)
     return Measured(f"judge {name}", "number", "win - loss", True, items, np.zeros(len(items)))

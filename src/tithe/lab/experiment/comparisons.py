@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tithe.errors import StoreError
+from tithe.lab.evaluate.comparison import Comparison, compare, corrected
 from tithe.lab.evaluate.measured import Measured
-from tithe.lab.evaluate.verdict import Comparison, compare, corrected
 from tithe.lab.experiment.cells import Outcome
 from tithe.lab.experiment.settings import ALL, ExperimentSettings
 

@@ -18,9 +18,9 @@ from tithe.engine.sources import find_model
 from tithe.errors import StoreError, demand
 from tithe.extras import versions
 from tithe.foreign import demand_shape, read_json
-from tithe.lab.evaluate.pieces import pieces_of
+from tithe.lab.evaluate.comparison import holm
+from tithe.lab.evaluate.evaluation import pieces_of
 from tithe.lab.evaluate.settings import EvaluateSettings
-from tithe.lab.evaluate.verdict import holm
 from tithe.lab.experiment.arm_choices import Choice, Said, choose_all, table
 from tithe.lab.experiment.arm_judging import check_judge, judged, prompt_sets
 from tithe.lab.experiment.cells import (
@@ -43,7 +43,7 @@ from tithe.lab.experiment.experiment_report import write_report
 from tithe.lab.experiment.screen import plan_lines
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings
 from tithe.lab.experiment.workers import Clock, do_all, places
-from tithe.lab.judge.pairs import Answers
+from tithe.lab.judge.judge_loop import Answers
 from tithe.lab.tune.recipe import Recipe
 from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.train import demand_packages

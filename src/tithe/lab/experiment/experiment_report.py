@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from tithe.data.outfile import atomic
-from tithe.lab.evaluate.verdict import Comparison, matched
+from tithe.lab.evaluate.comparison import Comparison, matched
 from tithe.lab.experiment.cells import CELLS, TRAIN, Outcome
 from tithe.lab.experiment.comparisons import (
     PAGE,

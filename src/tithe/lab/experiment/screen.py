@@ -7,7 +7,7 @@ from typing import Any
 
 from tithe.data.record_counts import note_sentences
 from tithe.data.remarks import remark_sentences
-from tithe.lab.evaluate.verdict import Comparison
+from tithe.lab.evaluate.comparison import Comparison
 from tithe.lab.experiment.comparisons import PAGE, ExperimentResult, Mean, sentence
 from tithe.lab.tune.optimiser_steps import FEW
 from tithe.printable import counted

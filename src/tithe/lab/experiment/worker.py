@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from tithe.engine.workers.children import end_with_parent
 from tithe.errors import TitheError
-from tithe.lab.evaluate.evaluate import evaluate
+from tithe.lab.evaluate.evaluation import evaluate
 from tithe.lab.evaluate.measured import as_records
 from tithe.lab.evaluate.settings import EvaluateSettings
 from tithe.lab.experiment.arm_judging import write_answers

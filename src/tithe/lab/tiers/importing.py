@@ -15,7 +15,7 @@ from tithe.data.prompts import with_response
 from tithe.data.record_counts import RecordCounts
 from tithe.data.turns import kind, listing
 from tithe.errors import DataError, SettingsError
-from tithe.lab.tiers.records import OWN, TIERS, Tier, TierRow, of_example
+from tithe.lab.tiers.tier_rows import OWN, TIERS, Tier, TierRow, of_example
 from tithe.records import BadRow, Example
 
 Layout: TypeAlias = Literal["pairs", "labels"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tithe.errors import DataError
-from tithe.lab.tiers.lengths import lengths, warning
 from tithe.lab.tiers.likeness import shares
-from tithe.lab.tiers.records import TIERS, Tier, TierRow
-from tithe.lab.tiers.refusals import is_refusal
+from tithe.lab.tiers.tier_rows import TIERS, Tier, TierRow
 from tithe.records import BadRow
 
 FEW = 100  # responses of a tier below which the numbers, and a head, are worth little
@@ -102,3 +104,78 @@ def demand_both(rows: Sequence[TierRow], bad: Sequence[BadRow], name: str) -> No
         f"`{name}` has {counts['high']:,} high and {counts['low']:,} low responses{first}",
         hint=f"tiers need both; the {missing[0]} one is missing",
     )
+
+
+QUANTILES = {"min": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "max": 1.0}
+TELLS = 0.7  # an AUC from which (or from 1 minus which down) length alone is a fair head
+
+
+def auc(high: npt.ArrayLike, low: npt.ArrayLike) -> float:
+    """The chance that a high value is above a low one, ties half; NaN where a side is empty."""
+    above, below = np.asarray(high, dtype=np.float64), np.sort(np.asarray(low, dtype=np.float64))
+    if not len(above) or not len(below):
+        return float("nan")
+    wins = np.searchsorted(below, above, side="left") + np.searchsorted(below, above, side="right")
+    return float(wins.sum() / (2 * len(above) * len(below)))
+
+
+def quantiles(values: Sequence[int]) -> dict[str, float]:
+    """Five of them; none where there is no value."""
+    if not values:
+        return {}
+    found = np.quantile(np.asarray(values, dtype=np.float64), list(QUANTILES.values()))
+    return dict(zip(QUANTILES, map(float, found), strict=True))
+
+
+def lengths(unit: str, high: Sequence[int], low: Sequence[int]) -> dict[str, Any]:
+    """Quantiles of both tiers, and the AUC of length alone: above 0.5 the high ones are longer."""
+    found = auc(high, low)
+    return {
+        "unit": unit,
+        "high": quantiles(high),
+        "low": quantiles(low),
+        "auc": None if np.isnan(found) else found,
+    }
+
+
+def warning(found: Mapping[str, Any]) -> str | None:
+    """What is to be said where a head could learn length and nothing else."""
+    area = found["auc"]
+    if area is None or 1 - TELLS < area < TELLS:
+        return None
+    longer = "high" if area > 0.5 else "low"
+    return (
+        f"length alone tells the tiers apart: AUC {area:.2f} in {found['unit']}, the {longer} tier is longer; "
+        "a head may learn that and nothing else"
+    )
+
+
+OPENINGS = (
+    "i'm sorry, but",
+    "i am sorry, but",
+    "i'm sorry, i ",
+    "i apologize, but",
+    "sorry, but i",
+    "sorry, i ",
+    "i cannot",
+    "i can't",
+    "i can not",
+    "i'm unable to",
+    "i am unable to",
+    "i'm not able to",
+    "i am not able to",
+    "unfortunately, i cannot",
+    "unfortunately, i can't",
+    "unfortunately, i am unable",
+    "unfortunately, i'm unable",
+    "as an ai language model, i",
+    "as an ai assistant, i",
+    "as an ai, i",
+    "as a language model, i",
+)
+_REFUSAL = re.compile(r"[\W_]*(?:" + "|".join(re.escape(opening) for opening in OPENINGS) + ")")
+
+
+def is_refusal(text: str) -> bool:
+    """Whether the response opens with one of `OPENINGS`, whatever the case and the kind of apostrophe."""
+    return _REFUSAL.match(text[:200].lower().replace("\u2019", "'")) is not None

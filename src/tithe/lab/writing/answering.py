@@ -18,9 +18,8 @@ from tithe.data.render import RenderSettings, TemplateRenderer, make_renderer
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import demand
 from tithe.lab.endpoint.address import Address
-from tithe.lab.endpoint.chat import Reply, chat, chat_body
+from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, crowd
 from tithe.lab.endpoint.client import Client
-from tithe.lab.endpoint.crowd import crowd
 from tithe.lab.writing.settings import WritingSettings
 from tithe.lab.writing.texts import TextStore, key_of, store_name
 from tithe.records import Example, Message, Problem

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from tithe.lab.tiers.lengths import QUANTILES
-from tithe.lab.tiers.records import TIERS
-from tithe.lab.tiers.tiers import TierResult
+from tithe.lab.tiers.building import TierResult
+from tithe.lab.tiers.look import QUANTILES
+from tithe.lab.tiers.tier_rows import TIERS
 from tithe.report.terminal import console, pairs, say
 
 MOST_MODELS, MOST_REASONS = 10, 5  # shown

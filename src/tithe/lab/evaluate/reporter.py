@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 from rich.table import Table as Grid
 
-from tithe.lab.evaluate.evaluate import EvaluateResult
+from tithe.lab.evaluate.evaluation import EvaluateResult
 from tithe.lab.evaluate.measured import Measured
 from tithe.report.terminal import console, say
 

@@ -17,13 +17,12 @@ from tithe.data.sniff import container_suffix, sniff
 from tithe.errors import DataError, SettingsError
 from tithe.extras import versions
 from tithe.lab.evaluate.measured import Measured
-from tithe.lab.judge.judging import ORDERS, Court, Heard, Pair, reviews_of
-from tithe.lab.judge.pairs import Answers, both
+from tithe.lab.judge.judge_loop import ORDERS, Answers, Court, Heard, Pair, both, reviews_of
+from tithe.lab.judge.judge_prompt import told
 from tithe.lab.judge.reviews import read_reviews
 from tithe.lab.judge.settings import JudgeSettings
 from tithe.lab.judge.tally import LEVEL, WORDS, Review, Scored, Tally, judge_measured
 from tithe.lab.judge.tally import tally as count
-from tithe.lab.judge.wording import told
 from tithe.lab.writing.answering import make_writer
 from tithe.records import Problem
 from tithe.report.reporter import Talk

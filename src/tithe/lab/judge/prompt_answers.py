@@ -17,8 +17,8 @@ from tithe.data.record_counts import note_sentences
 from tithe.data.sniff import sniff
 from tithe.errors import DataError
 from tithe.extras import versions
-from tithe.lab.judge.judge import check_reviews_file, write_left_out
-from tithe.lab.judge.pairs import Answers
+from tithe.lab.judge.judge_loop import Answers
+from tithe.lab.judge.pairwise import check_reviews_file, write_left_out
 from tithe.lab.judge.settings import AnswerSettings
 from tithe.lab.writing.answering import make_writer
 from tithe.planner import without_numbers

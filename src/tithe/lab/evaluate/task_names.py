@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tithe.errors import SettingsError, did_you_mean
-from tithe.lab.evaluate.quiet import quiet
 
 FAMILIES = ("gsm8k", "humaneval", "mmlu/default", "arc", "truthfulqa", "piqa")  # found without reading all of lm-eval
 
@@ -74,3 +78,21 @@ def manager_of(families: tuple[str, ...]) -> Any:
         root = Path(lm_eval.tasks.__file__).parent
         places = [str(root / name) for name in families if (root / name).is_dir()]
         return lm_eval.tasks.TaskManager(include_path=places, include_defaults=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While lm-eval works; what matters of its remarks we count and say ourselves."""
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(redirect_stdout(io.StringIO()))
+        if not sys.stderr.isatty():
+            stack.enter_context(redirect_stderr(io.StringIO()))
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)

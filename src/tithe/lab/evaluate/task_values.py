@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from tithe.errors import DataError
-from tithe.lab.evaluate.build import Built
 from tithe.lab.evaluate.measured import Kind, Measured
-from tithe.lab.evaluate.tasks import Asked
+from tithe.lab.evaluate.tasks import Asked, Built
 
 RIGHT = {"acc", "acc_norm", "acc_bytes", "exact_match", "pass@1"}  # where a value is 0 or 1, it is right or wrong
 

@@ -17,13 +17,22 @@ from tithe.data.record_counts import RecordCounts
 from tithe.data.sniff import container_suffix
 from tithe.errors import DataError, SettingsError
 from tithe.extras import versions
-from tithe.lab.tiers.account import counts, demand_answers, in_order, model_record, unanswered, unmatched
 from tithe.lab.tiers.importing import Labels, by_file, by_labels, by_pairs, layout
 from tithe.lab.tiers.look import CountTokens, demand_both
 from tithe.lab.tiers.look import look as look_at
-from tithe.lab.tiers.matching import Pool, draw, match
-from tithe.lab.tiers.records import Tier, TierRow, line
+from tithe.lab.tiers.matching import (
+    Pool,
+    counts,
+    demand_answers,
+    draw,
+    in_order,
+    match,
+    model_record,
+    unanswered,
+    unmatched,
+)
 from tithe.lab.tiers.settings import TierImportSettings, TierSettings
+from tithe.lab.tiers.tier_rows import Tier, TierRow, line
 from tithe.lab.writing.answering import Answers, Writer, make_writer
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Talk, say_notes

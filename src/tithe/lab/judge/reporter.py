@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tithe.lab.judge.answers import AnswerResult
-from tithe.lab.judge.judge import JudgeResult
+from tithe.lab.judge.pairwise import JudgeResult
+from tithe.lab.judge.prompt_answers import AnswerResult
 from tithe.lab.judge.tally import Tally
 from tithe.report.terminal import console, pairs, say
 
