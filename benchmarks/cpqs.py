@@ -57,7 +57,7 @@ def make_heads(folder: Path, model: str, dtype: str) -> None:
 
 def child(args: argparse.Namespace) -> None:
     """One contender, as `tithe score` runs it."""
-    from tithe.report.reporter import Talk
+    from tithe.report.reporter import Reporter
     from tithe.run.engines import make_engine
     from tithe.run.method import set_up
     from tithe.runners.local import LocalRunner
@@ -68,7 +68,7 @@ def child(args: argparse.Namespace) -> None:
     settings = ScoreSettings.of(values | ({"head": str(args.heads / head[0])} if head else {}))
     setup = set_up(settings)
     with tempfile.TemporaryDirectory() as scratch:
-        engine = make_engine(settings, setup.source.dataset, setup.model, Path(scratch), Talk())
+        engine = make_engine(settings, setup.source.dataset, setup.model, Path(scratch), Reporter())
         stores = setup.stores(Path(scratch), print)
         runner = LocalRunner(setup.method.scorers, setup.renderer, lambda: engine, stores, readouts=setup.readouts)
         assert engine.model.road

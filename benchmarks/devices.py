@@ -27,7 +27,7 @@ def read(data: Path, records: int, device: str, model: str) -> dict[str, Any]:
     from itertools import islice
 
     from tithe.engine.readouts.base import READOUTS
-    from tithe.report.reporter import Talk
+    from tithe.report.reporter import Reporter
     from tithe.run.engines import make_engine
     from tithe.run.method import set_up
     from tithe.runners.local import LocalRunner
@@ -41,7 +41,7 @@ def read(data: Path, records: int, device: str, model: str) -> dict[str, Any]:
     done = Event()
     watcher = Thread(target=watch, args=(memory, done))
     watcher.start()
-    engine = make_engine(settings, setup.source.dataset, setup.model, None, Talk())
+    engine = make_engine(settings, setup.source.dataset, setup.model, None, Reporter())
     batches, asked = engine.batches(passes), [[READOUTS["nll"]]] * len(passes)
     for _ in engine.read(passes, batches, asked):
         pass

@@ -171,7 +171,7 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
     from tithe.engine.measure.meter import metered
     from tithe.engine.measure.shape import attention_flops, model_shape
     from tithe.planner import Cost
-    from tithe.report.reporter import Talk
+    from tithe.report.reporter import Reporter
     from tithe.run.engines import make_engine
     from tithe.run.method import set_up
     from tithe.runners.local import LocalRunner
@@ -183,7 +183,7 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
     )  # fmt: skip
     setup = set_up(settings)
     with tempfile.TemporaryDirectory() as scratch:
-        engine = make_engine(settings, setup.source.dataset, setup.model, Path(scratch), Talk())
+        engine = make_engine(settings, setup.source.dataset, setup.model, Path(scratch), Reporter())
         stores = setup.stores(Path(scratch), print)
         runner, cost = LocalRunner(setup.method.scorers, setup.renderer, lambda: engine, stores), Cost()
         assert engine.model.road == "packed"

@@ -41,7 +41,7 @@ def child(args: argparse.Namespace) -> None:
     from tithe.engine.batches import batching
     from tithe.engine.batches.sharing import Star
     from tithe.planner import Cost
-    from tithe.report.reporter import Talk
+    from tithe.report.reporter import Reporter
     from tithe.run.bench import Bench
     from tithe.run.engines import Engines, Loader
     from tithe.run.method import set_up
@@ -60,11 +60,11 @@ def child(args: argparse.Namespace) -> None:
     setup = set_up(ScoreSettings.of(values | {"workers": args.workers, "truncation": "problem"}))
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        talk = Talk()
-        load = Loader(Engines(talk), setup.settings, setup.source.dataset, setup.model, place)
-        runner = make_runner(setup, place, load, talk)
+        reporter = Reporter()
+        load = Loader(Engines(reporter), setup.settings, setup.source.dataset, setup.model, place)
+        runner = make_runner(setup, place, load, reporter)
         began = time.perf_counter()
-        runner.scorers = Bench(setup, place, runner, Cost(), talk, place).prepare(setup.method.scorers)
+        runner.scorers = Bench(setup, place, runner, Cost(), reporter, place).prepare(setup.method.scorers)
         prepared = time.perf_counter() - began
         assert load().model.road == "packed"
         if "cpqs" in scorers:

@@ -336,7 +336,7 @@ import json, sys
 from pathlib import Path
 from tithe.settings import ScoreSettings
 from tithe.engine.store import store
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.engines import Engines, Loader
 from tithe.run.method import set_up
 from tithe.run.score import make_runner
@@ -344,9 +344,9 @@ from tithe.run.score import make_runner
 store.FLUSH_SECONDS = -1  # after every batch
 settings = ScoreSettings(dataset="starter", model="pocket", scorer=("ifd",), template="alpaca", limit=12)
 folder = Path(sys.argv[1])
-setup, talk = set_up(settings, folder=folder), Talk()
-load = Loader(Engines(talk), settings, setup.source.dataset, setup.model, folder)
-runner = make_runner(setup, folder, load, talk)
+setup, reporter = set_up(settings, folder=folder), Reporter()
+load = Loader(Engines(reporter), settings, setup.source.dataset, setup.model, folder)
+runner = make_runner(setup, folder, load, reporter)
 assert sum(len(window.scores) for window in runner.run(setup.source.dataset)) == 12 and runner.work.passes == 24
 assert list(folder.rglob("part-*.parquet"))
 print(json.dumps([name for name in ("pyarrow", "pandas", "datasets", "sklearn", "faiss") if name in sys.modules]))

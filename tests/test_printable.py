@@ -10,7 +10,7 @@ from rich.table import Table
 from tithe.cli.entry import fail
 from tithe.errors import DataError
 from tithe.printable import MOST, QUOTED, counted, hint_line, json_text, one_line, printable, shorten
-from tithe.report.terminal import Screen, console, pairs, show_list
+from tithe.report.terminal import TerminalReporter, console, pairs, show_list
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egpj.exe\u2066\u200b\r\b\x7f\ud800"
 
@@ -66,7 +66,7 @@ def test_the_screen_shows_foreign_text_as_it_is_written(
     name = f"[bold red]{HOSTILE}[/] :smile: [/nothing]"
     grid = Table("[link=http://x]head", box=None)
     grid.add_row(name)
-    Screen().say(f"written: {name}")
+    TerminalReporter().say(f"written: {name}")
     out.print(grid, soft_wrap=True)
     out.print(pairs([(name, 3)]), soft_wrap=True)
     said = capsys.readouterr().err
@@ -75,12 +75,12 @@ def test_the_screen_shows_foreign_text_as_it_is_written(
 
 
 def test_a_forged_line_stays_in_its_line(capsys: pytest.CaptureFixture[str]):
-    Screen().say("written: a\nerror: forged")
+    TerminalReporter().say("written: a\nerror: forged")
     assert capsys.readouterr().err == "written: a\\nerror: forged\n"
 
 
 def test_a_very_long_reason_is_no_page(capsys: pytest.CaptureFixture[str]):
-    Screen().say("x" * 70_000)
+    TerminalReporter().say("x" * 70_000)
     assert len(capsys.readouterr().err) <= MOST + 1
 
 

@@ -15,7 +15,7 @@ from tests.e2e.command import records, write_jsonl
 from tithe.errors import OutputError, SettingsError
 from tithe.planner import Cost
 from tithe.records import Ask, Example, Message, Nll
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.bench import Bench, is_ours
 from tithe.run.engines import Engines, Loader
 from tithe.run.method import set_up
@@ -26,7 +26,7 @@ from tithe.settings import ScoreSettings
 from tithe.testing.stubs import StubBench
 
 
-class Listener(Talk):
+class Listener(Reporter):
     def __init__(self) -> None:
         self.said: list[str] = []
         self.expected: list[int | None] = []
@@ -47,16 +47,16 @@ class Listener(Talk):
 def bench(tmp_path: Path, model_dir: Path) -> Bench:
     data = write_jsonl(tmp_path / "data.jsonl", [*records(12), {"instruction": "x", "output": ""}])
     settings: dict[str, Any] = {"dataset": str(data), "model": str(model_dir), "scorer": "miwv", "dtype": "fp32"}
-    setup, talk = set_up(ScoreSettings.of(settings | {"encoder": "tfidf"})), Listener()
+    setup, reporter = set_up(ScoreSettings.of(settings | {"encoder": "tfidf"})), Listener()
     place = tmp_path / "run"
     place.mkdir()
-    load = Loader(Engines(talk), setup.settings, setup.source.dataset, setup.model, place)
-    return Bench(setup, place, make_runner(setup, place, load, talk), Cost(), talk, place, who="miwv")
+    load = Loader(Engines(reporter), setup.settings, setup.source.dataset, setup.model, place)
+    return Bench(setup, place, make_runner(setup, place, load, reporter), Cost(), reporter, place, who="miwv")
 
 
 def heard(bench: Bench) -> Listener:
-    assert isinstance(bench.talk, Listener)
-    return bench.talk
+    assert isinstance(bench.reporter, Listener)
+    return bench.reporter
 
 
 def test_examples_are_there_once_without_columns(bench: Bench) -> None:

@@ -18,7 +18,7 @@ from tithe.engine.measure.machine import dtypes
 from tithe.engine.measure.memory import Room
 from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import StoreError
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.engines import engine_record, engine_sentence, make_engine
 from tithe.run.method import set_up
 from tithe.run.model import keep, kept, kept_number, kept_word, read_choices
@@ -29,7 +29,7 @@ from tithe.settings import ScoreSettings
 def loaded(settings: dict[str, Any], place: Path) -> Any:
     """The engine of a run whose answers are kept in a folder."""
     setup = set_up(ScoreSettings.of(settings))
-    return make_engine(setup.settings, setup.source.dataset, setup.model, place, Talk())
+    return make_engine(setup.settings, setup.source.dataset, setup.model, place, Reporter())
 
 
 def test_choices_stand_side_by_side_and_the_first_stays(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_dtype_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_d
     def scored(place: Path, **given: Any) -> tuple[str, int, list[str]]:
         said = list[str]()
         settings = ScoreSettings.of({"dataset": str(data), "model": str(model_dir), "device": "cpu", **given})
-        record = score(settings, folder=place, talk=Told(said)).record
+        record = score(settings, folder=place, reporter=Told(said)).record
         return (
             record["model"]["dtype"],
             record["work"]["passes_computed"],
@@ -171,7 +171,7 @@ def test_the_dtype_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_d
     assert scored(tmp_path / "other")[:2] == ("fp32", 0)
 
 
-class Told(Talk):
+class Told(Reporter):
     def __init__(self, said: list[str]) -> None:
         self.said = said
 

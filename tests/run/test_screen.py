@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tithe.report import terminal
-from tithe.report.terminal import Screen, show_list, size
+from tithe.report.terminal import TerminalReporter, show_list, size
 from tithe.run.summaries import length_line
 
 
@@ -16,12 +16,12 @@ def test_lines_now_and_then_where_there_is_no_terminal(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
-    talk = Screen()
-    talk.expect(1000)
+    reporter = TerminalReporter()
+    reporter.expect(1000)
     for second in range(1, 31):
         now[0] = 100.0 + second
-        talk.progress(10, 1000 * second)
-    talk.done()
+        reporter.progress(10, 1000 * second)
+    reporter.done()
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "100 of 1,000 records, 1,000 tokens/s, about 90 s left".replace("about 90 s", "about 2 min"),
@@ -30,12 +30,14 @@ def test_lines_now_and_then_where_there_is_no_terminal(
     ]
 
 
-def told(monkeypatch: pytest.MonkeyPatch, steps: list[tuple[float, float, int]], total: int, talk: Screen) -> None:
+def told(
+    monkeypatch: pytest.MonkeyPatch, steps: list[tuple[float, float, int]], total: int, reporter: TerminalReporter
+) -> None:
     """Let a screen hear (second, examples, tokens so far)."""
-    talk.expect(total)
+    reporter.expect(total)
     for second, examples, tokens in steps:
         monkeypatch.setattr(terminal.time, "monotonic", lambda now=100.0 + second: now)
-        talk.progress(examples, tokens)
+        reporter.progress(examples, tokens)
 
 
 def test_phases_have_names_and_speeds_of_their_own(
@@ -43,14 +45,14 @@ def test_phases_have_names_and_speeds_of_their_own(
 ) -> None:
     """An encoder that is loaded for a minute says nothing of how fast it is, and a fast phase nothing of a slow one."""
     monkeypatch.setattr(terminal.time, "monotonic", lambda: 100.0)
-    talk = Screen()
-    talk.phase("embedding prompts")
-    told(monkeypatch, [(0, 0, 0), (60, 16, 0), (61, 16, 0), (70.5, 96, 0)], 1000, talk)
-    talk.done()
+    reporter = TerminalReporter()
+    reporter.phase("embedding prompts")
+    told(monkeypatch, [(0, 0, 0), (60, 16, 0), (61, 16, 0), (70.5, 96, 0)], 1000, reporter)
+    reporter.done()
     monkeypatch.setattr(terminal.time, "monotonic", lambda: 200.0)
-    talk.phase("scoring")
-    told(monkeypatch, [(100, 0, 0), (101, 10, 500), (111, 100, 1500), (121, 100, 2500)], 1000, talk)
-    talk.done()
+    reporter.phase("scoring")
+    told(monkeypatch, [(100, 0, 0), (101, 10, 500), (111, 100, 1500), (121, 100, 2500)], 1000, reporter)
+    reporter.done()
     assert capsys.readouterr().err.splitlines() == [
         "embedding prompts: 16 of 1,000 records",
         "embedding prompts: 128 of 1,000 records, about 82 s left",
@@ -61,8 +63,8 @@ def test_phases_have_names_and_speeds_of_their_own(
 
 def test_no_estimate_before_a_fair_share(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(terminal.time, "monotonic", lambda: 100.0)
-    talk = Screen()
-    told(monkeypatch, [(1, 1, 10), (31, 5, 20), (61, 30, 30)], 1000, talk)
+    reporter = TerminalReporter()
+    told(monkeypatch, [(1, 1, 10), (31, 5, 20), (61, 30, 30)], 1000, reporter)
     lines = capsys.readouterr().err.splitlines()
     assert ["left" in line for line in lines] == [False, True]
 
@@ -72,19 +74,19 @@ def test_a_long_phase_of_unknown_size_is_told_when_it_ends(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
-    talk = Screen()
+    reporter = TerminalReporter()
     for lasts in (2.0, 45.0):
-        talk.phase("miwv: searching")
+        reporter.phase("miwv: searching")
         now[0] += lasts
-        talk.done()
+        reporter.done()
     assert capsys.readouterr().err == "miwv: searching: 45 s\n"
 
 
 def test_a_short_run_says_nothing_on_the_way(capsys: pytest.CaptureFixture[str]) -> None:
-    talk = Screen()
-    talk.expect(None)
-    talk.progress(10, 1000)
-    talk.done()
+    reporter = TerminalReporter()
+    reporter.expect(None)
+    reporter.progress(10, 1000)
+    reporter.done()
     assert capsys.readouterr().err == ""
 
 

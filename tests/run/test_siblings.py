@@ -9,12 +9,12 @@ import pytest
 
 from tests.e2e.command import records, write_jsonl
 from tithe.errors import SettingsError, StoreError
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.score import score
 from tithe.settings import ScoreSettings
 
 
-class Told(Talk):
+class Told(Reporter):
     def __init__(self) -> None:
         self.said = list[str]()
 
@@ -30,7 +30,7 @@ def scored(model_dir: Path, tmp_path: Path) -> Any:
     def run(name: str, **given: Any) -> tuple[int, list[float], list[str]]:
         told = Told()
         values = {"dataset": str(data), "model": str(model_dir), "dtype": "fp32", "device": "cpu", **given}
-        done = score(ScoreSettings.of(values), folder=tmp_path / name, talk=told)
+        done = score(ScoreSettings.of(values), folder=tmp_path / name, reporter=told)
         notes = [text for text in told.said if "answers of this model" in text]
         return done.record["work"]["passes_computed"], done.scores().values.tolist(), notes
 

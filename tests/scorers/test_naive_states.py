@@ -107,7 +107,7 @@ def test_deita_of_dialogues(naive: Naive, model_dir: Path, tmp_path: Path) -> No
         for turn in DIALOGUE
         for role, text in zip(("user", "assistant"), turn, strict=True)
     ]
-    data = write_jsonl(tmp_path / "talk.jsonl", [{"messages": messages}, {"messages": messages[:2]}])
+    data = write_jsonl(tmp_path / "reporter.jsonl", [{"messages": messages}, {"messages": messages[:2]}])
     rated = [math.prod(deita(naive, what, *turn) for what in ("complexity", "quality")) for turn in DIALOGUE]
     more: dict[str, Any] = {"model": str(model_dir), **SETTINGS}
     got = column(tithe.score(data, scorer="deita", **more), "deita")

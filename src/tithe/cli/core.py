@@ -22,11 +22,11 @@ def select(
 ) -> None:
     """Score a data set and keep the best part of it."""
     from tithe import run
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
     from tithe.run.summaries import show_selected
 
     output, folder = places(output, run_dir, settings.dataset, "kept.jsonl")
-    result = run.select(settings, folder=folder, output=output, overwrite=overwrite, talk=Screen())
+    result = run.select(settings, folder=folder, output=output, overwrite=overwrite, reporter=TerminalReporter())
     show_selected(result, output, folder)
     print_json(result.record, as_json)
 
@@ -38,11 +38,11 @@ def score(
 ) -> None:
     """Score every example of a data set."""
     from tithe import run
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
     from tithe.run.summaries import show_scores
 
     output, folder = places(output, run_dir, settings.dataset, "scores.parquet")
-    result = run.score(settings, folder=folder, output=output, overwrite=overwrite, talk=Screen())
+    result = run.score(settings, folder=folder, output=output, overwrite=overwrite, reporter=TerminalReporter())
     show_scores(result, output, folder)
     print_json(result.record, as_json)
 
@@ -52,10 +52,10 @@ def score(
 def plan(settings: Any, as_json: Json = False) -> None:
     """Count passes, tokens and cost; needs only the model's tokenizer."""
     from tithe import run
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
     from tithe.run.summaries import show_plan
 
-    result = run.plan(settings, talk=Screen())
+    result = run.plan(settings, reporter=TerminalReporter())
     show_plan(result)
     print_json(result.record, as_json)
 

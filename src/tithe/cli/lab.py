@@ -42,10 +42,10 @@ LevelOption = Annotated[float | None, typer.Option(help="Confidence of the inter
 def bench(settings: Any, output: Output = None, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Measure how fast a run would be here, what limits it, and ."""
     from tithe.lab.speed.speed import bench as measure
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
     from tithe.run.folder import check_places
 
-    screen = Screen()
+    screen = TerminalReporter()
     check_places(output, overwrite, settings.dataset, None)
     result = measure(settings, screen)
     for line in str(result).splitlines():
@@ -74,10 +74,12 @@ def export(
     """Rewrite records in another shape, or print what a trainer needs to read the file."""
     from tithe.lab.exports import export as carry_out
     from tithe.printable import printable
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
 
     form, turns = settings.format, settings.turns
-    text = carry_out(settings.dataset, to, output=output, overwrite=overwrite, format=form, turns=turns, talk=Screen())
+    text = carry_out(
+        settings.dataset, to, output=output, overwrite=overwrite, format=form, turns=turns, reporter=TerminalReporter()
+    )
     if text is not None:
         print(printable(text.rstrip("\n"), keep="\n"))
 
@@ -103,10 +105,12 @@ def contamination(
 ) -> None:
     """Say what a data set shares with evaluation sets, word for word."""
     from tithe.lab.contamination_report import report, show_contamination
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
 
     data, form = settings.dataset, settings.format
-    result = report(data, against or [], n=ngram, format=form, output=output, overwrite=overwrite, talk=Screen())
+    result = report(
+        data, against or [], n=ngram, format=form, output=output, overwrite=overwrite, reporter=TerminalReporter()
+    )
     show_contamination(result)
     print_json(result.record, as_json)
 
@@ -128,11 +132,11 @@ def build(
     """Let weak models answer the prompts of strong responses again."""
     from tithe.lab.tiers import building as run
     from tithe.lab.tiers.reporter import show_built
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
     from tithe.run.folder import default_folder
 
     folder = run_dir or default_folder(output)
-    result = run.build(settings, output=output, folder=folder, overwrite=overwrite, talk=Screen())
+    result = run.build(settings, output=output, folder=folder, overwrite=overwrite, reporter=TerminalReporter())
     show_built(result, output, folder)
     print_json(result.record, as_json)
 
@@ -154,9 +158,9 @@ def import_tiers(
     """Bring tiers that are already there into one form."""
     from tithe.lab.tiers import building as run
     from tithe.lab.tiers.reporter import show_imported
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
 
-    result = run.import_tiers(settings, output=output, folder=run_dir, overwrite=overwrite, talk=Screen())
+    result = run.import_tiers(settings, output=output, folder=run_dir, overwrite=overwrite, reporter=TerminalReporter())
     show_imported(result, output)
     print_json(result.record, as_json)
 
@@ -184,9 +188,9 @@ def train_head(settings: Any, output: Place, overwrite: Overwrite = False, as_js
     """Train a head on tiers, and judge it on prompts that it never saw."""
     from tithe.lab.heads.screen import show_head
     from tithe.lab.heads.train_head import train_head as carry_out
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
 
-    result = carry_out(settings, output, overwrite=overwrite, talk=Screen())
+    result = carry_out(settings, output, overwrite=overwrite, reporter=TerminalReporter())
     show_head(result)
     print_json(result.record, as_json)
 
@@ -206,9 +210,9 @@ def evaluate_head(
     """Judge a head on tiers of another source."""
     from tithe.lab.heads.screen import show_head
     from tithe.lab.heads.train_head import evaluate_head as carry_out
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
 
-    result = carry_out(folder, settings, talk=Screen())
+    result = carry_out(folder, settings, reporter=TerminalReporter())
     show_head(result)
     print_json(result.record, as_json)
 
@@ -227,9 +231,9 @@ def import_head(settings: Any, output: Place, overwrite: Overwrite = False, as_j
     """Make a head of a network that was trained with the CPQS authors' scripts."""
     from tithe.lab.heads.screen import show_head
     from tithe.lab.heads.train_head import import_head as carry_out
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
 
-    result = carry_out(Path(settings.dataset), settings, output, overwrite=overwrite, talk=Screen())
+    result = carry_out(Path(settings.dataset), settings, output, overwrite=overwrite, reporter=TerminalReporter())
     show_head(result)
     print_json(result.record, as_json)
 
@@ -276,7 +280,7 @@ def train(carry_out: Any, settings: Any, output: Path, overwrite: bool, as_json:
     from tithe.lab.tune.processes import is_main
     from tithe.lab.tune.screen import make_reporter, show_tuned
 
-    result = carry_out(settings, output, overwrite=overwrite, talk=make_reporter())
+    result = carry_out(settings, output, overwrite=overwrite, reporter=make_reporter())
     show_tuned(result)
     print_json(result.record, as_json and is_main())
 
@@ -296,11 +300,11 @@ def answer(
     """Let a model answer a prompt set."""
     from tithe.lab.judge.prompt_answers import answer as carry_out
     from tithe.lab.judge.reporter import show_answered
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
     from tithe.run.folder import default_folder
 
     folder = run_dir or default_folder(output)
-    result = carry_out(settings, output, folder=folder, overwrite=overwrite, talk=Screen())
+    result = carry_out(settings, output, folder=folder, overwrite=overwrite, reporter=TerminalReporter())
     show_answered(result, folder)
     print_json(result.record, as_json)
 
@@ -325,11 +329,11 @@ def compare(
     """Let a judge compare two models' answers, each pair in both orders."""
     from tithe.lab.judge.pairwise import compare as carry_out
     from tithe.lab.judge.reporter import show_compared
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
     from tithe.run.folder import default_folder
 
     folder = run_dir or default_folder(output)
-    result = carry_out(settings, a, b, output, folder=folder, overwrite=overwrite, talk=Screen())
+    result = carry_out(settings, a, b, output, folder=folder, overwrite=overwrite, reporter=TerminalReporter())
     show_compared(result, output, folder)
     print_json(result.record, as_json)
 
@@ -367,9 +371,9 @@ def evaluate(settings: Any, output: Place = NEEDED, as_json: Json = False) -> No
     """Measure a model: likelihood of held-out responses, lm-eval's tasks."""
     from tithe.lab.evaluate.evaluation import evaluate as carry_out
     from tithe.lab.evaluate.reporter import show_evaluation
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
 
-    result = carry_out(settings, output, talk=Screen())
+    result = carry_out(settings, output, reporter=TerminalReporter())
     show_evaluation(result)
     print_json(result.record, as_json)
 
@@ -398,9 +402,9 @@ def experiment(
     from tithe.lab.experiment.conduct import experiment as carry_out
     from tithe.lab.experiment.screen import show_experiment
     from tithe.lab.experiment.settings import read_experiment
-    from tithe.report.terminal import Screen
+    from tithe.report.terminal import TerminalReporter
 
     settings = read_experiment(recipe, {**flags, "api_key_env": api_key_env})
-    result = carry_out(settings, output, overwrite=overwrite, plan=plan, talk=Screen())
+    result = carry_out(settings, output, overwrite=overwrite, plan=plan, reporter=TerminalReporter())
     show_experiment(result)
     print_json(result.record, as_json)

@@ -22,7 +22,7 @@ from tithe.errors import DataError, SettingsError
 from tithe.extras import versions
 from tithe.planner import windows
 from tithe.records import Example
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 
 NGRAM = 13  # words in a row, as in Brown et al. 2020, arXiv 2005.14165, appendix C
 BATCH = 512
@@ -116,9 +116,11 @@ class EvalFile:
         }
 
 
-def find(dataset: Dataset, against: Sequence[Path], *, n: int = NGRAM, talk: Talk | None = None) -> ContaminationResult:
+def find(
+    dataset: Dataset, against: Sequence[Path], *, n: int = NGRAM, reporter: Reporter | None = None
+) -> ContaminationResult:
     """Find what an open data set shares with evaluation files; its examples have the ids that they have elsewhere."""
-    return ItemSearch.of(dataset, against, n).result(talk or Talk())
+    return ItemSearch.of(dataset, against, n).result(reporter or Reporter())
 
 
 @dataclass
@@ -152,16 +154,16 @@ class ItemSearch:
         began = time.monotonic()
         return cls(dataset, *eval_files(against, n), InputCheck(dataset), began=began)
 
-    def result(self, talk: Talk) -> ContaminationResult:
+    def result(self, reporter: Reporter) -> ContaminationResult:
         """Read the data set through."""
-        talk.phase("looking for evaluation items")
-        talk.expect(None)
+        reporter.phase("looking for evaluation items")
+        reporter.expect(None)
         try:
             for batch in windows(self.counts.counting(self.dataset), BATCH):
                 self.look([item for item in batch if isinstance(item, Example)])
-                talk.progress(len(batch), 0)
+                reporter.progress(len(batch), 0)
         finally:
-            talk.done()
+            reporter.done()
         self.input_check.check()
         return ContaminationResult(self.so_far(), self.examples)
 

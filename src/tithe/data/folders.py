@@ -9,7 +9,7 @@ from tithe.data.packed import reading
 from tithe.data.sniff import SUFFIXES, container_suffix
 from tithe.errors import DataError
 
-BESIDE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # talk about data, hold none
+BESIDE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # describe data, hold none
 UNREAD = {
     ".xz": "packed with xz",
     ".bz2": "packed with bzip2",

@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 
 from tithe.contamination.search import MOSTLY, NGRAM, ContaminationResult, ItemSearch, find
 from tithe.data.files import open_dataset
-from tithe.report.reporter import Talk, say_notes
+from tithe.report.reporter import Reporter, say_notes
 from tithe.report.terminal import console, say
 from tithe.run.folder import RECORD, account, check_places, is_broken_off, write_json
 from tithe.run.source import named_dataset
@@ -25,7 +25,7 @@ def contamination(
     *,
     n: int = NGRAM,
     format: str = "auto",
-    talk: Talk | None = None,
+    reporter: Reporter | None = None,
 ) -> ContaminationResult:
     """Find what a data set and evaluation files have in common.
 
@@ -37,12 +37,12 @@ def contamination(
         against: evaluation files.
         n: words in a row; 13 as in Brown et al. 2020, arXiv 2005.14165, appendix C.
         format: shape of the data set's records.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: a file cannot be read, or nothing is given.
     """
-    return find(open_dataset(named_dataset(str(dataset)), format=format), against, n=n, talk=talk)
+    return find(open_dataset(named_dataset(str(dataset)), format=format), against, n=n, reporter=reporter)
 
 
 def report(
@@ -53,7 +53,7 @@ def report(
     format: str = "auto",
     output: Path | None = None,
     overwrite: bool = False,
-    talk: Talk | None = None,
+    reporter: Reporter | None = None,
 ) -> ContaminationResult:
     """Find what a data set and evaluation files have in common, and write it as JSON with every example hit.
 
@@ -64,17 +64,17 @@ def report(
         format: shape of the data set's records.
         output: where it goes, None for nowhere.
         overwrite: replace `output` if it is there.
-        talk: who listens.
+        reporter: who listens.
     """
-    talk = talk or Talk()
+    reporter = reporter or Reporter()
     again = overwrite or (output is not None and is_broken_off(output))  # of which nothing is lost
     for source in (str(dataset), *map(str, against)):
         check_places(output, again, source, None)
     search = ItemSearch.of(open_dataset(named_dataset(str(dataset)), format=format), against, n)
     place, name = (None, RECORD) if output is None else (output.parent, output.name)
-    with account(place, talk, search.so_far, name=name, stores=None) as told:
-        result = search.result(talk)
-        say_notes(talk, search.dataset, result.record["counts"])
+    with account(place, reporter, search.so_far, name=name, stores=None) as told:
+        result = search.result(reporter)
+        say_notes(reporter, search.dataset, result.record["counts"])
         result.record.update(told.finished())
         if output is not None:
             write_json(output, {**result.record, "examples": dict(result.examples)})

@@ -16,7 +16,7 @@ from tithe.data.trainers import axolotl_snippet, trl_snippet, write_llamafactory
 from tithe.data.writers import OutShape
 from tithe.errors import SettingsError, did_you_mean
 from tithe.records import Example
-from tithe.report.reporter import Talk, say_notes
+from tithe.report.reporter import Reporter, say_notes
 from tithe.run.folder import check_places
 from tithe.run.source import named_dataset
 
@@ -33,7 +33,7 @@ def export(
     overwrite: bool = False,
     format: str = "auto",
     turns: str = "last",
-    talk: Talk | None = None,
+    reporter: Reporter | None = None,
 ) -> str | None:
     """Rewrite records, or give the text that a trainer needs to read them.
 
@@ -44,10 +44,10 @@ def export(
         overwrite: replace a file that is there.
         format: the records' shape.
         turns: which responses of a record are learnt.
-        talk: who listens.
+        reporter: who listens.
 
     Returns:
-        A snippet to print, or None where a file was written, which `talk` says.
+        A snippet to print, or None where a file was written, which `reporter` says.
 
     Raises:
         TitheError: no such target, or records it cannot hold.
@@ -55,15 +55,15 @@ def export(
     known = [*SHAPES, "llamafactory", *SNIPPETS]
     if to not in known:
         raise SettingsError(f"no export to `{to}`", hint=did_you_mean(to, known))
-    talk, data = talk or Talk(), named_dataset(data)
+    reporter, data = reporter or Reporter(), named_dataset(data)
     if to != "llamafactory":  # that one adds to a file which may be there
         check_places(output, overwrite, data, None)
     dataset = open_dataset(data, format=format, turns=cast(Turns, turns))
     if to in SHAPES:
-        rewrite(dataset, to, output, overwrite, talk)
+        rewrite(dataset, to, output, overwrite, reporter)
         return None
     for note in dataset.notes:
-        talk.say(note)
+        reporter.say(note)
     found = survey(dataset)
     told = [f"note: {line}" for line in notes(to, found)]
     if rewriting_helps(to, found):
@@ -74,19 +74,19 @@ def export(
             stem, data, found, info=output or Path(data).with_name("dataset_info.json"), overwrite=overwrite
         )
         for line in told:
-            talk.say(line)
-        talk.say(f"written: {path}, with an entry for `{stem}`")
+            reporter.say(line)
+        reporter.say(f"written: {path}, with an entry for `{stem}`")
         return None
     snippet = "".join(f"# {line}\n" for line in told) + SNIPPETS[to](data, found)
     if output is None:
         return snippet
     with atomic(output, overwrite) as stream:
         stream.write(snippet.encode(errors="backslashreplace"))
-    talk.say(f"written: {output} ({KINDS[to]}; the records stay in {data})")
+    reporter.say(f"written: {output} ({KINDS[to]}; the records stay in {data})")
     return None
 
 
-def rewrite(dataset: Dataset, to: str, output: Path | None, overwrite: bool, talk: Talk) -> None:
+def rewrite(dataset: Dataset, to: str, output: Path | None, overwrite: bool, reporter: Reporter) -> None:
     """Write all records in another shape, or in the plain spelling of their own."""
     if output is None:
         raise SettingsError(f"`--to {to}` writes a file", hint="name it with `-o`")
@@ -98,10 +98,10 @@ def rewrite(dataset: Dataset, to: str, output: Path | None, overwrite: bool, tal
     written = write_records(
         dataset, rows, output, shape=cast(OutShape, to), overwrite=overwrite, rewrite=to == dataset.format
     )
-    say_notes(talk, dataset, read.as_dict())
+    say_notes(reporter, dataset, read.as_dict())
     if bad := read.bad.total():
         lost = f"; {written.unreadable:,} of them have no place in such a file" if written.unreadable else ""
-        talk.say(f"note: {bad:,} cannot be read as examples and are written as they stand{lost}")
+        reporter.say(f"note: {bad:,} cannot be read as examples and are written as they stand{lost}")
         for reason, n in read.bad.items():
-            talk.say(f"bad rows, {n:,}: {reason}")
-    talk.say(f"written: {output}, {written.records:,} records")
+            reporter.say(f"bad rows, {n:,}: {reason}")
+    reporter.say(f"written: {output}, {written.records:,} records")

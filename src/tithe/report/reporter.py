@@ -10,7 +10,7 @@ from tithe.data.record_counts import note_sentences
 from tithe.data.remarks import remark_sentences
 
 
-class Talk:
+class Reporter:
     """Listener of a run; this one hears nothing."""
 
     trouble: str | None = None  # why nobody can hear it any more
@@ -31,18 +31,18 @@ class Talk:
         """No more progress will come."""
 
 
-def say_notes(talk: Talk, dataset: Dataset, counts: Mapping[str, Any], *, several: bool = False) -> None:
+def say_notes(reporter: Reporter, dataset: Dataset, counts: Mapping[str, Any], *, several: bool = False) -> None:
     """Say what is noted of a data set: of its files, of its records, and of their rendering where they were rendered.
 
     Args:
-        talk: who listens.
+        reporter: who listens.
         dataset: it.
         counts: `RecordCounts.as_dict()`, and `RemarkCounts.as_dict()` where there are such.
         several: whether the command reads several data sets, so that a sentence has to name this one.
     """
     source = f"`{dataset.source}`" if several else None
     for sentence in (*dataset.notes, *note_sentences(counts, source)):
-        talk.say(sentence)
+        reporter.say(sentence)
     where = "" if source is None else f"{source}: "
     for sentence in remark_sentences(counts):
-        talk.say(f"{where}{sentence}")
+        reporter.say(f"{where}{sentence}")

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from tithe.data.record_counts import note_sentences
 from tithe.printable import MOST, json_text, printable, shorten
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.stderr import SteadyStream
 
 EVERY = 10.0  # seconds between two lines of progress
@@ -67,7 +67,7 @@ def time_text(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-class Screen(Talk):
+class TerminalReporter(Reporter):
     """Progress with tokens per second and time left; a plain line now and then where stderr is no terminal."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """A run folder: plan -> score -> select, written down, and taken up again after any interruption."""
 
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.pipeline import select
 from tithe.run.results import PlanResult, ScoreResult, SelectResult
 from tithe.run.score import plan, score
 
-__all__ = ["PlanResult", "ScoreResult", "SelectResult", "Talk", "plan", "score", "select"]
+__all__ = ["PlanResult", "Reporter", "ScoreResult", "SelectResult", "plan", "score", "select"]

@@ -18,7 +18,7 @@ from tithe.neighbours.encoder import FILE, Encoder
 from tithe.neighbours.encoders import make_encoder
 from tithe.planner import Cost
 from tithe.records import Answer, Ask, Example, Problem
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.engines import OwnModel
 from tithe.run.folder import SCORES, TOKENS, sweep, write_table
 from tithe.run.method import Setup
@@ -44,7 +44,7 @@ class Bench:
         place: the folder that takes the scorers' tables.
         runner: answers asks.
         cost: counts the passes.
-        talk: who listens.
+        reporter: who listens.
         answers_in: the folder that keeps answers and embeddings; of a pipeline, that of all stages.
         encoders: those that were made, by spec.
         facts: what goes into the run record: `encoders`, and what each scorer has noted.
@@ -55,7 +55,7 @@ class Bench:
     place: Path
     runner: LocalRunner
     cost: Cost
-    talk: Talk
+    reporter: Reporter
     answers_in: Path
     encoders: dict[str, Encoder] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -108,20 +108,20 @@ class Bench:
         from tithe.neighbours.vectors import embed
 
         self.stop_comparing()
-        made, talk, before = self.encoder(encoder), self.talk, -1
+        made, reporter, before = self.encoder(encoder), self.reporter, -1
 
         def progress(done: int, total: int) -> None:
             nonlocal before
             if before < 0:
-                talk.phase(f"embedding prompts with {encoder}")
-                talk.expect(total)
-            talk.progress(done - max(before, 0), 0)
+                reporter.phase(f"embedding prompts with {encoder}")
+                reporter.expect(total)
+            reporter.progress(done - max(before, 0), 0)
             before = done
 
         try:
             found = embed(examples, made, self.answers_in, progress)
         finally:
-            talk.done()
+            reporter.done()
         counts = dict(found.counts)
         self.facts.setdefault("encoders", {})[encoder] = {**made.describe(), **counts, "dims": found.vectors.shape[1]}
         odd = {name: counts[name] for name in ("cut", "empty", "unknown") if counts.get(name)}
@@ -130,7 +130,7 @@ class Bench:
             listed = ", ".join(f"{n:,} {words[name]}" for name, n in odd.items())
             self.say(f"note: prompts for encoder {encoder}: {listed}")
         if self.who:  # a scorer has asked, and goes on with them on its own
-            talk.phase(f"{self.who}: searching among {len(found.vectors):,} prompts")
+            reporter.phase(f"{self.who}: searching among {len(found.vectors):,} prompts")
             self.comparing = True
         return found.vectors
 
@@ -138,19 +138,19 @@ class Bench:
         """End the phase in which a scorer works on vectors."""
         if self.comparing:
             self.comparing = False
-            self.talk.done()
+            self.reporter.done()
 
     def answers(self, asks: Sequence[Mapping[str, Ask]]) -> Sequence[Mapping[str, Answer | Problem]]:
         self.stop_comparing()
         found: list[Mapping[str, Answer | Problem]] = []
-        self.talk.phase(f"{self.who}: reading what it compares")
-        self.talk.expect(len(asks))
+        self.reporter.phase(f"{self.who}: reading what it compares")
+        self.reporter.expect(len(asks))
         try:
             for window, read in self.runner.read(asks):
                 self.cost.add_passes(window, self.runner.model_readouts)
                 found += read
         finally:
-            self.talk.done()
+            self.reporter.done()
         return found
 
     def keep(self, name: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
@@ -171,7 +171,7 @@ class Bench:
         self.facts.setdefault(self.who, {})[name] = value
 
     def say(self, text: str) -> None:
-        self.talk.say(text)
+        self.reporter.say(text)
 
     def tidy(self) -> None:
         """Remove tables of earlier runs, which say nothing about this one."""

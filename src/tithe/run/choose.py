@@ -17,7 +17,7 @@ from tithe.data.writers import Reason
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.planner import without_numbers
 from tithe.records import FloatArray, Scores, Selection
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.method import Method, basics
 from tithe.run.results import PipelineResult, ScoreResult, SelectResult, StageResult
 from tithe.run.source import Source
@@ -71,14 +71,14 @@ def choose(result: ScoreResult, recipe: Recipe) -> SelectResult:
     return SelectResult(result, selection, scores, record, recipe.budget.note(rest, selection))
 
 
-def contaminated(dataset: Dataset, settings: SelectSettings, talk: Talk) -> ContaminationResult:
+def contaminated(dataset: Dataset, settings: SelectSettings, reporter: Reporter) -> ContaminationResult:
     """What of the data set is in the evaluation files given; nothing where none is."""
     against = [Path(name).expanduser() for name in settings.drop_contaminated]
     if not against:
         return ContaminationResult({}, {})
-    found = find(dataset, against, talk=talk)
+    found = find(dataset, against, reporter=reporter)
     names = ", ".join(found.record["against"])
-    talk.say(f"{len(found.examples):,} examples share text with {names}: they are dropped")
+    reporter.say(f"{len(found.examples):,} examples share text with {names}: they are dropped")
     return found
 
 
@@ -115,7 +115,9 @@ def ranking_scorer(method: Method, by: str | None) -> str:
     return by or names[0]
 
 
-def chosen_filters(method: Method, source: Source, settings: SelectSettings, by: str, talk: Talk) -> list[Filter]:
+def chosen_filters(
+    method: Method, source: Source, settings: SelectSettings, by: str, reporter: Reporter
+) -> list[Filter]:
     """The filters given, or the ranking scorer's own; checked against the columns there will be."""
     default = method.scorers[by].default_drop
     texts = settings.drop if settings.drop is not None else (default,) if default else ()
@@ -124,7 +126,7 @@ def chosen_filters(method: Method, source: Source, settings: SelectSettings, by:
     for each in filters:
         each.check(known)
     if default and settings.drop and Filter.parse(default).column not in [each.column for each in filters]:
-        talk.say(f"note: these filters stand in the place of `{default}`, {by}'s own")
+        reporter.say(f"note: these filters stand in the place of `{default}`, {by}'s own")
     return filters
 
 

@@ -13,7 +13,7 @@ from tithe.data.files import Dataset
 from tithe.data.hub import HubData
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Example
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.answers import answers_elsewhere, model_answers
 from tithe.run.model import Model, keep, keep_route, kept, kept_number, kept_route, kept_word
 from tithe.settings import ScoreSettings
@@ -38,11 +38,11 @@ class Engines:
     """Holds one engine at a time, so that stages of the same model load it once.
 
     Args:
-        talk: is told what is loaded.
+        reporter: is told what is loaded.
         several: whether several processes may read; whoever looks at the model itself has it in this one.
     """
 
-    talk: Talk = field(default_factory=Talk)
+    reporter: Reporter = field(default_factory=Reporter)
     several: bool = True
     engine: Engine | None = None
     fingerprint: str = ""
@@ -66,7 +66,7 @@ class Engines:
 
                 self.engine = None
                 release(model.devices[0])  # the last model goes before the next one comes
-            self.engine = make_engine(settings, dataset, model, place, self.talk, several=self.several)
+            self.engine = make_engine(settings, dataset, model, place, self.reporter, several=self.several)
             self.fingerprint = model.fingerprint
         return self.engine
 
@@ -137,7 +137,13 @@ class OwnModel:
 
 
 def make_engine(
-    settings: ScoreSettings, dataset: Dataset, model: Model, place: Path | None, talk: Talk, *, several: bool = True
+    settings: ScoreSettings,
+    dataset: Dataset,
+    model: Model,
+    place: Path | None,
+    reporter: Reporter,
+    *,
+    several: bool = True,
 ) -> Engine:
     """Load the engine of a run; one that goes on takes what it began with, whatever a new measurement would say.
 
@@ -146,7 +152,7 @@ def make_engine(
         dataset: what is read; its size decides whether compiling pays.
         model: that reads it.
         place: the folder that keeps answers and first choices.
-        talk: is told what was loaded.
+        reporter: is told what was loaded.
         several: whether several processes may read.
 
     Raises:
@@ -180,7 +186,7 @@ def make_engine(
     budget = s.batch_tokens or kept_number(place, f"batch_tokens_{own}")
     elsewhere = None if place is None else answers_elsewhere(s, dataset, model, place)
     spread = spread_over(model.files, dtype, devices, s.shard)
-    if len(devices) > 1 and not spread and together(s, devices, talk, several=several):
+    if len(devices) > 1 and not spread and together(s, devices, reporter, several=several):
         from tithe.engine.workers.several import SeveralEngine
 
         engine: Engine = SeveralEngine(model.files, devices, how, budget=budget, workers=s.workers, compiled=compiled)
@@ -188,7 +194,7 @@ def make_engine(
         loaded = load_model(model.files, device=str(devices[0]), spread=spread, **how)
         workers = s.workers or kept_number(place, f"workers_{own}")
         threads = None if s.workers else kept_number(place, f"threads_{own}")
-        engine = Engine(loaded, budget=budget, workers=workers, threads=threads, say=talk.say, compiled=compiled)
+        engine = Engine(loaded, budget=budget, workers=workers, threads=threads, say=reporter.say, compiled=compiled)
         if engine.measured and s.workers is None:  # of several processes each has its own few
             keep(place, f"workers_{own}", engine.workers)
             if engine.threads is not None:
@@ -198,20 +204,20 @@ def make_engine(
     if "loss" in engine.facts:
         keep(place, f"loss_{own}", engine.facts["loss"]["name"])
     keep_route(place, engine.model.fp32)
-    talk.say(engine_sentence(engine))
+    reporter.say(engine_sentence(engine))
     if elsewhere is not None:
-        talk.say(f"note: `{elsewhere}` has answers of this model on this data: `--answers {elsewhere}` uses them")
+        reporter.say(f"note: `{elsewhere}` has answers of this model on this data: `--answers {elsewhere}` uses them")
     if kind == "cpu" and s.dtype in ("bf16", "fp16"):
         half = probe_half(WEIGHTS[s.dtype])
         if not half.pays:
-            talk.say(f"note: {half.words(s.dtype)}: `--dtype fp32` loses nothing by it")
+            reporter.say(f"note: {half.words(s.dtype)}: `--dtype fp32` loses nothing by it")
     return engine
 
 
-def together(settings: ScoreSettings, devices: Sequence[torch.device], talk: Talk, *, several: bool) -> bool:
+def together(settings: ScoreSettings, devices: Sequence[torch.device], reporter: Reporter, *, several: bool) -> bool:
     """Return whether several devices read the passes; say so where they do not."""
     if not several:
-        talk.say(f"note: of {len(devices)} devices one is used, {devices[0]}")
+        reporter.say(f"note: of {len(devices)} devices one is used, {devices[0]}")
         return False
     if settings.dtype != "fp8":
         return True
@@ -221,7 +227,7 @@ def together(settings: ScoreSettings, devices: Sequence[torch.device], talk: Tal
             f"names {len(devices)}",
             hint=f"`--device {devices[0]}`, or `--dtype bf16` on all of them",
         )
-    talk.say(f"note: fp8 is read on one device: of {len(devices)} it takes {devices[0]}")
+    reporter.say(f"note: fp8 is read on one device: of {len(devices)} it takes {devices[0]}")
     return False
 
 

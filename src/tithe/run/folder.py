@@ -17,7 +17,7 @@ from tithe.data.outfile import atomic, check_writable, demand_file, part_stem, t
 from tithe.data.sniff import container_suffix
 from tithe.errors import OutputError, SettingsError, StoreError, TitheError
 from tithe.foreign import read_json
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -236,7 +236,7 @@ class Account:
 
     Args:
         folder: where the record is; None keeps none, and may be replaced once the run has made the folder its own.
-        talk: who listens; it knows whether it could be heard.
+        reporter: who listens; it knows whether it could be heard.
         record: makes the record of what was done so far; replaced as more is known.
         name: of the record's file.
         stores: what the run keeps to go on from, in the plural; None where it keeps nothing.
@@ -245,7 +245,7 @@ class Account:
     """
 
     folder: Path | None
-    talk: Talk
+    reporter: Reporter
     record: Callable[[], dict[str, Any]]
     name: str = RECORD
     stores: str | None = "answers"
@@ -265,7 +265,7 @@ class Account:
         return {OUTCOME: {"status": RUNNING}}
 
     def unheard(self) -> dict[str, Any]:
-        return {} if self.talk.trouble is None else {"log": self.talk.trouble}
+        return {} if self.reporter.trouble is None else {"log": self.reporter.trouble}
 
     def broken_off(self, error: BaseException) -> dict[str, Any]:
         """Return what is to be said of a run that did not come to its end, and of all that it did."""
@@ -292,17 +292,17 @@ class Account:
         made = self.broken_off(error)
         if isinstance(error, KeyboardInterrupt) and self.stores and (n := made[OUTCOME][f"{self.stores}_stored"]):
             what = f"1 {self.stores.removesuffix('s')} is" if n == 1 else f"{n:,} {self.stores} are"
-            self.talk.say(f"{what} stored in `{self.folder}`: run the same command again to go on")
+            self.reporter.say(f"{what} stored in `{self.folder}`: run the same command again to go on")
         try:
             write_json(self.folder / self.name, made | ({} if self.before is None else {BEFORE: self.before}))
         except TitheError as full:  # a full disk, perhaps the very reason
-            self.talk.say(f"note: {full}")
+            self.reporter.say(f"note: {full}")
 
 
 @contextmanager
 def account(
     folder: Path | None,
-    talk: Talk,
+    reporter: Reporter,
     record: Callable[[], dict[str, Any]],
     *,
     name: str = RECORD,
@@ -312,12 +312,12 @@ def account(
 
     Args:
         folder: where the record goes, open; None keeps no record.
-        talk: is told what is stored, where the run is interrupted.
+        reporter: is told what is stored, where the run is interrupted.
         record: see `Account`.
         name: of the record's file.
         stores: see `Account`.
     """
-    told = Account(None, talk, record, name, stores)
+    told = Account(None, reporter, record, name, stores)
     if folder is not None:
         told.begin(folder)
     try:

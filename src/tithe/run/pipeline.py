@@ -14,7 +14,7 @@ from tithe.data.export import write_dropped
 from tithe.data.outfile import atomic
 from tithe.data.writers import DroppedRecords
 from tithe.errors import DataError, SettingsError, TitheError
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.choose import (
     Recipe,
     choose,
@@ -101,7 +101,7 @@ def select(
     folder: Path | None = None,
     output: Path | None = None,
     overwrite: bool = False,
-    talk: Talk | None = None,
+    reporter: Reporter | None = None,
 ) -> SelectResult:
     """Score a data set and keep the part of it that a selector takes; in stages, where a pipeline is given.
 
@@ -119,27 +119,27 @@ def select(
         folder: the run folder: scores, dropped records with reasons, run record; None keeps nothing.
         output: where the kept records go.
         overwrite: replace `output` if it is there.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: whatever stops the run, with the stage it is about; what was scored before is in the run folder.
     """
-    talk = talk or Talk()
+    reporter = reporter or Reporter()
     check_places(output, overwrite, settings.dataset, folder, inputs_of(settings))
     if settings.pipeline is None:
-        jobs, waiting = [single_job(settings, folder, talk)], list[str]()
+        jobs, waiting = [single_job(settings, folder, reporter)], list[str]()
     else:
         jobs, waiting = make_jobs(settings, folder)
     whole = jobs[0].setup.source
-    found = contaminated(whole.dataset, settings, talk)
+    found = contaminated(whole.dataset, settings, reporter)
     with (
         run_folder(folder) as place,
-        account(folder, talk, lambda: basics(settings)) as told,
-        closing(Engines(talk)) as engines,
+        account(folder, reporter, lambda: basics(settings)) as told,
+        closing(Engines(reporter)) as engines,
     ):
         if settings.pipeline is not None:
             clear(place)
-        cascade = Cascade(settings, jobs, whole, place, folder, talk, waiting, found.examples, told, engines)
+        cascade = Cascade(settings, jobs, whole, place, folder, reporter, waiting, found.examples, told, engines)
         result = cascade.run()
         result = replace(result, record=result.record | found.told | told.finished())
         told.record = lambda: result.record
@@ -186,7 +186,7 @@ def write_both(
         raise
 
 
-def single_job(settings: SelectSettings, folder: Path | None, talk: Talk) -> Job:
+def single_job(settings: SelectSettings, folder: Path | None, reporter: Reporter) -> Job:
     """Return the one job of a selection without a pipeline."""
     Budget.parse(settings.keep, of=settings.keep_of)
     selector = plugins.build_selector(settings.selector, inherited(settings))
@@ -198,7 +198,7 @@ def single_job(settings: SelectSettings, folder: Path | None, talk: Talk) -> Job
             "`residualise` takes away what length predicts, and `length` ranks", hint="`--by` names another scorer"
         )
     source = Source.open(settings)
-    filters = chosen_filters(method, source, settings, by, talk)
+    filters = chosen_filters(method, source, settings, by, reporter)
     extra = own_columns(method, source, selector, filters)
     setup = set_up(settings, method=method, source=source, folder=folder)
     check_warmup(setup, folder)
@@ -223,7 +223,7 @@ class Cascade:
         whole: the data set.
         place: where answers are kept meanwhile.
         folder: the run folder to name in results, None for a scratch one.
-        talk: who listens.
+        reporter: who listens.
         waiting: filters whose column no stage had yet.
         contaminated: id -> reason, of examples that the first stage drops.
         told: learns how to tell what was done so far.
@@ -236,7 +236,7 @@ class Cascade:
     whole: Source
     place: Path
     folder: Path | None
-    talk: Talk
+    reporter: Reporter
     waiting: list[str]
     contaminated: Mapping[str, str]
     told: Account
@@ -256,13 +256,13 @@ class Cascade:
             with naming(job.stage):
                 self.step(job, job.stage)
         for text in self.waiting:
-            self.talk.say(f"note: the filter `{text}` did nothing: no stage reads its column")
+            self.reporter.say(f"note: the filter `{text}` did nothing: no stage reads its column")
         return outcome(self.done, self.settings, self.whole.dataset, self.folder)
 
     def single(self, job: Job) -> SelectResult:
         """Carry out the one stage of a selection without a pipeline."""
-        setup = warmed_up(job.setup, self.folder, self.talk)
-        scored = Scoring(setup, self.engines, self.talk, self.place, self.told, extra=job.extra).run(self.folder)
+        setup = warmed_up(job.setup, self.folder, self.reporter)
+        scored = Scoring(setup, self.engines, self.reporter, self.place, self.told, extra=job.extra).run(self.folder)
         return choose(scored, self.recipe(job, setup, scored, len(scored)))
 
     def step(self, job: Job, stage: Stage) -> None:
@@ -271,22 +271,22 @@ class Cascade:
         Raises:
             DataError: nothing is kept.
         """
-        self.talk.say(f"{stage.label}:")
+        self.reporter.say(f"{stage.label}:")
         setup = job.setup if not self.done else self.narrowed(job, self.done[-1].chosen.rows())
         with run_folder(self.place / FOLDER.format(stage.number)) as here:
-            own = Account(None, self.talk, dict)
-            scoring = Scoring(setup, self.engines, self.talk, here, own, self.place, job.extra)
+            own = Account(None, self.reporter, dict)
+            scoring = Scoring(setup, self.engines, self.reporter, here, own, self.place, job.extra)
             scored = self.scored(job, stage, scoring)
             total = len(self.done[0].chosen.scores) if self.done else len(scored.scores())
             chosen = choose(scored, self.recipe(job, setup, scored, total))
             chosen = replace(chosen, scored=replace(chosen.scored, vectors=None))  # which hold all examples in memory
             write_table(here / SCORES, with_reasons(chosen))
         result = StageResult(stage, job.column, chosen, total)
-        self.talk.say(result.sentence)
+        self.reporter.say(result.sentence)
         if not chosen.kept:
             raise nothing_kept(chosen)
         if chosen.note:
-            self.talk.say(f"note: {chosen.note}")
+            self.reporter.say(f"note: {chosen.note}")
         self.done.append(result)
 
     def narrowed(self, job: Job, places: Mapping[int, Collection[int]]) -> Setup:
@@ -322,7 +322,7 @@ class Cascade:
         if ripe:
             settings = settings.model_copy(update={"drop": (*(settings.drop or ()), *ripe)})
         by = ranking_scorer(method, settings.by)
-        silent = Talk() if job.stage is None else self.talk  # its note was said when the filters were checked
+        silent = Reporter() if job.stage is None else self.reporter  # its note was said when the filters were checked
         filters = chosen_filters(method, setup.source, settings, by, silent)
         return Recipe(
             residual(by) if by in method.residualised else by,

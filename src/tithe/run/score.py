@@ -14,7 +14,7 @@ from tithe import plugins
 from tithe.errors import SettingsError
 from tithe.planner import Cost, Window, window_size, windows, without_numbers
 from tithe.records import Ask
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.bench import Bench, remark
 from tithe.run.engines import Engines, Loader, engine_record, torch_name
 from tithe.run.folder import (
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 PLANNED_BUDGET = 1024  # tokens a batch on a CPU; larger ones have more in common
 
 
-def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
+def plan(settings: ScoreSettings, reporter: Reporter | None = None) -> PlanResult:
     """Count what a run would read, in bounded memory and without loading a model.
 
     Raises:
@@ -53,7 +53,7 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
     """
     from tithe.engine.measure.shape import BYTES, model_shape
 
-    talk = talk or Talk()
+    reporter = reporter or Reporter()
     setup = set_up(settings, weights=False)
     cost, shared = Cost(), 0
     runner = LocalRunner(setup.method.scorers, setup.renderer, None, {}, settings.per_token, readouts=setup.readouts)
@@ -62,18 +62,18 @@ def plan(settings: ScoreSettings, talk: Talk | None = None) -> PlanResult:
             setup.source.examples, setup.pools, lambda asks: plan_asks(runner, asks, cost)
         )
     if settings.warmup:
-        talk.say("note: the model's training by `warmup` is not in these numbers")
+        reporter.say("note: the model's training by `warmup` is not in these numbers")
     for note in setup.notes:
-        talk.say(note)
-    expect(setup, talk, "counting")
+        reporter.say(note)
+    expect(setup, reporter, "counting")
     try:
         for chunk in runner.chunks(setup.source.dataset):
             window = runner.plan(chunk)
             cost.add(window, runner.model_readouts)
             shared += common_tokens(window, runner.model_readouts, settings.batch_tokens)
-            talk.progress(len(chunk), cost.tokens)
+            reporter.progress(len(chunk), cost.tokens)
     finally:
-        talk.done()
+        reporter.done()
     setup.source.input_check.check()
     record = {**setup.describe(), "counts": cost.as_dict(), "shared_tokens": shared}
     record["estimated"] = cost.passes["shown"] > 0
@@ -107,7 +107,7 @@ def score(
     folder: Path | None = None,
     output: Path | None = None,
     overwrite: bool = False,
-    talk: Talk | None = None,
+    reporter: Reporter | None = None,
 ) -> ScoreResult:
     """Score every example, reusing what the run folder already holds.
 
@@ -116,7 +116,7 @@ def score(
         folder: the run folder; None keeps nothing.
         output: where the score table goes besides the run folder.
         overwrite: replace `output` if it is there.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: whatever stops the run; what was scored before is in the run folder.
@@ -128,10 +128,14 @@ def score(
     check_inherited(settings, list(method.scorers.values()))
     setup = set_up(settings, method=method, folder=folder)
     check_warmup(setup, folder)
-    talk = talk or Talk()
-    with run_folder(folder) as place, account(folder, talk, setup.basics) as told, closing(Engines(talk)) as engines:
-        setup = warmed_up(setup, folder, talk)
-        result = Scoring(setup, engines, talk, place, told).run(folder)
+    reporter = reporter or Reporter()
+    with (
+        run_folder(folder) as place,
+        account(folder, reporter, setup.basics) as told,
+        closing(Engines(reporter)) as engines,
+    ):
+        setup = warmed_up(setup, folder, reporter)
+        result = Scoring(setup, engines, reporter, place, told).run(folder)
         result.record.update(told.finished())
         told.record = lambda: result.record
         if folder is not None:
@@ -162,7 +166,7 @@ def check_warmup(setup: Setup, folder: Path | None) -> None:
         )
 
 
-def warmed_up(setup: Setup, folder: Path | None, talk: Talk) -> Setup:
+def warmed_up(setup: Setup, folder: Path | None, reporter: Reporter) -> Setup:
     """Return the setup with a model that was trained first, where that is wanted.
 
     What trains it stands above the run and is found by its name.
@@ -170,7 +174,7 @@ def warmed_up(setup: Setup, folder: Path | None, talk: Talk) -> Setup:
     Raises:
         SettingsError: the model has been warmed up already.
     """
-    return setup.warm(plugins.step("warmup")(setup, folder, talk)) if setup.settings.warmup else setup
+    return setup.warm(plugins.step("warmup")(setup, folder, reporter)) if setup.settings.warmup else setup
 
 
 @dataclass
@@ -180,7 +184,7 @@ class Scoring:
     Args:
         setup: what the run is made of.
         engines: load the model when the first pass has to be read.
-        talk: who listens.
+        reporter: who listens.
         place: the folder that takes the scorers' tables.
         told: learns how to tell what was done so far; None where nobody asks.
         answers_in: the folder that keeps answers; `place` where there is but one stage.
@@ -189,7 +193,7 @@ class Scoring:
 
     setup: Setup
     engines: Engines
-    talk: Talk
+    reporter: Reporter
     place: Path
     told: Account | None = None
     answers_in: Path | None = None
@@ -203,8 +207,8 @@ class Scoring:
     def __post_init__(self) -> None:
         answers_in, setup = self.answers_in or self.place, self.setup
         self.load = Loader(self.engines, setup.settings, setup.source.dataset, setup.model, answers_in)
-        self.runner = make_runner(setup, answers_in, self.load, self.talk)
-        self.bench = Bench(self.setup, self.place, self.runner, self.cost, self.talk, answers_in)
+        self.runner = make_runner(setup, answers_in, self.load, self.reporter)
+        self.bench = Bench(self.setup, self.place, self.runner, self.cost, self.reporter, answers_in)
 
     def run(self, folder: Path | None = None) -> ScoreResult:
         """Score every example.
@@ -212,9 +216,9 @@ class Scoring:
         Args:
             folder: the run folder to name in the result, None for a scratch one.
         """
-        setup, method, runner, talk = self.setup, self.setup.method, self.runner, self.talk
+        setup, method, runner, reporter = self.setup, self.setup.method, self.runner, self.reporter
         for note in setup.notes:
-            talk.say(note)
+            reporter.say(note)
         with ExitStack() as stack:
             stack.callback(self.flush)  # what was read is kept, whatever ends the reading
             if runner.tokenisers is not None:
@@ -241,9 +245,9 @@ class Scoring:
 
     def scored(self, tokens: TokenFile | None) -> Table:
         """Read and score window by window."""
-        setup, method, talk = self.setup, self.setup.method, self.talk
+        setup, method, reporter = self.setup, self.setup.method, self.reporter
         table = Table(list(method.scorers), self.extra, method.score_columns[len(method.scorers) :])
-        expect(setup, talk, "scoring")
+        expect(setup, reporter, "scoring")
         try:
             with closing(self.runner.run(setup.source.dataset)) as windows:
                 for scored in windows:
@@ -252,7 +256,7 @@ class Scoring:
                     if tokens is not None:
                         tokens.add(scored)
         finally:
-            talk.done()
+            reporter.done()
         self.flush()
         return table
 
@@ -266,13 +270,13 @@ class Scoring:
         examples = self.setup.source.examples
 
         def begin() -> None:
-            self.talk.phase("reading what shows each other")
-            self.talk.expect(len(examples))
+            self.reporter.phase("reading what shows each other")
+            self.reporter.expect(len(examples))
 
         try:
             self.runner.read_together(examples, begin)
         finally:
-            self.talk.done()
+            self.reporter.done()
 
     def record(self, table: Table) -> dict[str, Any]:
         """Return the record of a finished scoring."""
@@ -315,39 +319,39 @@ class Scoring:
         return record
 
 
-def make_runner(setup: Setup, answers_in: Path, load: Callable[[], Engine], talk: Talk) -> LocalRunner:
+def make_runner(setup: Setup, answers_in: Path, load: Callable[[], Engine], reporter: Reporter) -> LocalRunner:
     """Make the runner of a run, its scorers not yet prepared.
 
     Args:
         setup: of the run.
         answers_in: the folder that keeps answers.
         load: loads the model when the first pass has to be read.
-        talk: who listens.
+        reporter: who listens.
     """
     s, model = setup.settings, setup.model
     runner = LocalRunner(
         setup.method.scorers,
         setup.renderer,
         load if setup.needs_model else None,
-        setup.stores(answers_in, talk.say),
+        setup.stores(answers_in, reporter.say),
         per_token=s.per_token,
         readouts=setup.readouts,
     )
     if setup.needs_model:
-        runner.tokenisers = Tokenisers(model.files, setup.renderer, s.trust_remote_code, talk.say)
+        runner.tokenisers = Tokenisers(model.files, setup.renderer, s.trust_remote_code, reporter.say)
         runner.overlapped = model.devices[0].type != "cpu"
-    runner.progress = lambda examples: talk.progress(examples, runner.work.tokens)
+    runner.progress = lambda examples: reporter.progress(examples, runner.work.tokens)
     return runner
 
 
-def expect(setup: Setup, talk: Talk, what: str) -> None:
+def expect(setup: Setup, reporter: Reporter, what: str) -> None:
     """Begin a phase that goes through all records, and say how many they are, where the files tell it."""
-    talk.phase(what)
+    reporter.phase(what)
     count, exact = setup.source.size()
     if count is None or exact:
-        talk.expect(count)
+        reporter.expect(count)
     else:
-        talk.expect(count, about=True)
+        reporter.expect(count, about=True)
 
 
 def all_problems(cost: Cost, table: Table) -> dict[str, int]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tithe.config import ScoreSettings
 from tithe.run.describe import kernels
-from tithe.run.talk import Talk
+from tithe.run.reporter import Reporter
 
 import tithe
 from tests.e2e.command import records, write_jsonl
@@ -209,12 +209,12 @@ def test_who_asks_for_what_is_slow_is_told(monkeypatch: pytest.MonkeyPatch, mode
     for times, wanted in ((0.013, [slow]), (2.0, [])):
         said = list[str]()
 
-        class Heard(Talk):
+        class Heard(Reporter):
             def say(self, text: str, said: list[str] = said) -> None:
                 said.append(text)
 
         monkeypatch.setattr(cpu_kernels, "probe_half", lambda _, times=times: HalfSpeed(times, 2e-3, 1e-2))
         settings = ScoreSettings(dataset=str(data), model=str(model_dir), device="cpu", dtype="bf16")
-        done = score(settings, folder=tmp_path / str(times), talk=Heard())
+        done = score(settings, folder=tmp_path / str(times), reporter=Heard())
         assert done.record["engine"]["dtype"] == "bfloat16"
         assert [line for line in said if line.startswith("note: bf16")] == wanted

@@ -68,7 +68,7 @@ def test_only_what_changed_is_measured_again(model_dir, files, tmp_path):
     place, heard = tmp_path / "out", Heard()
 
     def computed(made):
-        return evaluate(made, place, talk=heard).record["work"]["computed"]
+        return evaluate(made, place, reporter=heard).record["work"]["computed"]
 
     assert computed(settings(model_dir, files)) == ["holdout", "gsm8k"]
     assert computed(settings(model_dir, files, eos=True)) == ["holdout"]
@@ -87,7 +87,7 @@ def test_only_what_changed_is_measured_again(model_dir, files, tmp_path):
 def test_another_model_or_tokenizer_replaces_all(files, tmp_path):
     place, model, heard = tmp_path / "out", make_model(tmp_path / "m"), Heard()
     first = evaluate(only_holdout(model, files), place)
-    other = evaluate(only_holdout(make_model(tmp_path / "n", seed=1), files), place, talk=heard)
+    other = evaluate(only_holdout(make_model(tmp_path / "n", seed=1), files), place, reporter=heard)
     assert other.record["work"]["computed"] == ["holdout"] and any("of another model" in line for line in heard.said)
     assert not np.allclose(first.measured[0].values, other.measured[0].values)
     evaluate(only_holdout(model, files), place)
@@ -151,7 +151,7 @@ def test_shots_that_a_task_never_shows_are_told(sandbox, model_dir, files, tmp_p
     row = {"task_id": "t", "prompt": "def f(x):\n", "test": "def check(c):\n    pass\n", "entry_point": "f"}
     write(files / "humaneval.jsonl", [row])
     made = only_tasks(model_dir, files, tasks=f"humaneval={files}", num_fewshot=3, allow_code_execution=True)
-    (one,) = evaluate(made, tmp_path / "out", talk=heard).measured
+    (one,) = evaluate(made, tmp_path / "out", reporter=heard).measured
     assert any("`humaneval` never has worked examples" in line for line in heard.said)
     assert one.about["execution"]["confined"] and one.about["num_fewshot"] == 0
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tithe.errors import DataError, SettingsError
 from tithe.lab.evaluate.holdout import measure_holdout
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.settings import ScoreSettings
 
 ROWS = [
@@ -19,7 +19,7 @@ ROWS = [
 ]
 
 
-class Heard(Talk):
+class Heard(Reporter):
     def __init__(self):
         self.said = []
 
@@ -78,10 +78,10 @@ def test_settings_reach_the_reading(model_dir, tmp_path):
 def test_what_has_no_value_has_a_reason_and_cuts_are_told(model_dir, tmp_path):
     path = write(tmp_path / "held.jsonl", [*ROWS, {"instruction": "x", "input": "", "output": ""}, {"a": 1}])
     heard = Heard()
-    got = measure_holdout(settings(model_dir, eos=False), path, talk=heard)
+    got = measure_holdout(settings(model_dir, eos=False), path, reporter=heard)
     assert len(got.items) == 3 and len(got.problems) == 2 and all(got.problems.values())
     assert not any("cut" in line for line in heard.said)
-    cut = measure_holdout(settings(model_dir, max_length=52), path, talk=heard)
+    cut = measure_holdout(settings(model_dir, max_length=52), path, reporter=heard)
     assert cut.about["truncated_tokens"] > 0 and any("tokens are cut" in line for line in heard.said)
 
 

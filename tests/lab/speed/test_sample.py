@@ -15,7 +15,7 @@ from tithe.lab.speed import sample as speed_sample
 from tithe.lab.speed.sample import Sample, prepared, working_shape
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import Example
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.engines import make_engine
 from tithe.run.method import set_up
 
@@ -30,7 +30,7 @@ def sample_of(data: Path, model_dir: Path, place: Path, scorer: str, count: int)
     settings = {"dataset": str(data), "model": str(model_dir), "device": "cpu", "scorer": scorer, "encoder": "tfidf"}
     setup = set_up(BenchSettings.of(settings | {"batch_tokens": 4096, "workers": 1}).job)
     items = list(setup.source.dataset)[:count]
-    engine = make_engine(setup.settings, setup.source.dataset, setup.model, place, Talk(), several=False)
+    engine = make_engine(setup.settings, setup.source.dataset, setup.model, place, Reporter(), several=False)
     return Sample(setup, prepared(setup, items), items, place, working_shape(engine), engine)
 
 

@@ -20,7 +20,7 @@ from tithe.errors import MissingExtraError, ModelError, OutputError, SettingsErr
 from tithe.extras import install_hint
 from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.tune import tune
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 
 pytestmark = pytest.mark.slow  # TRL alone takes seconds to import
 
@@ -62,7 +62,7 @@ def straight(data, model_dir, tmp_path_factory):
     return tune(settings(data, model_dir), tmp_path_factory.mktemp("tuned") / "straight")
 
 
-class Heard(Talk):
+class Heard(Reporter):
     def __init__(self):
         self.said, self.steps, self.total = [], [], None
 
@@ -160,7 +160,7 @@ def test_config_and_tokenizer_stay_the_models_own(straight, model_dir):
 
 def test_a_finished_folder_is_not_trained_again(straight, data, model_dir):
     heard = Heard()
-    again = tune(settings(data, model_dir), straight.folder, talk=heard)
+    again = tune(settings(data, model_dir), straight.folder, reporter=heard)
     assert again.record == json.loads(json.dumps(straight.record)) and not heard.steps
     with pytest.raises(OutputError, match=r"was done with learning_rate `0.001`, not `0.01`"):
         tune(settings(data, model_dir, learning_rate=1e-2), straight.folder)
@@ -182,7 +182,7 @@ def test_how_the_work_is_laid_out_changes_nothing(straight, data, model_dir, tmp
 
 def test_progress_adds_up_and_stdout_stays_empty(data, model_dir, tmp_path, capfd):
     heard = Heard()
-    got = tune(settings(data, model_dir, num_train_epochs=1), tmp_path / "a", talk=heard)
+    got = tune(settings(data, model_dir, num_train_epochs=1), tmp_path / "a", reporter=heard)
     assert sum(n for n, _ in heard.steps) == heard.total == 30
     assert heard.steps[-1][1] == got.record["tokens"]
     assert any("so few optimiser steps" in one and "a batch of" in one for one in heard.said)
@@ -233,7 +233,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(straight, data, model_dir, 
         tune(settings(data, model_dir, save_steps=3, seed=1), place)
     (place / "checkpoints" / "checkpoint-7").mkdir()  # half written
     heard = Heard()
-    got = tune(settings(data, model_dir, save_steps=3), place, talk=heard)
+    got = tune(settings(data, model_dir, save_steps=3), place, reporter=heard)
     assert "goes on from the checkpoint after step 3" in heard.said
     assert len(heard.steps) == 5 and heard.total == sum(n for n, _ in heard.steps)
     assert got.record["losses"] == pytest.approx(straight.record["losses"], abs=1e-6)
@@ -294,7 +294,7 @@ def test_the_last_good_checkpoint_stays(data, model_dir, tmp_path, monkeypatch):
     assert "checkpoint after step 4" in str(caught.value.hint)
     monkeypatch.setattr(ResponseTrainer, "compute_loss", real)
     heard = Heard()
-    tune(settings(data, model_dir, save_steps=1), tmp_path / "a", talk=heard)
+    tune(settings(data, model_dir, save_steps=1), tmp_path / "a", reporter=heard)
     assert "goes on from the checkpoint after step 4" in heard.said
 
 

@@ -12,7 +12,7 @@ from tithe.errors import SettingsError
 from tithe.lab.tune.settings import TuneSettings, WarmupSettings
 from tithe.lab.tune.tune import tune
 from tithe.lab.tune.warmup import warm_up
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run import score, select
 from tithe.settings import ScoreSettings, SelectSettings
 
@@ -132,7 +132,7 @@ def brief(monkeypatch):
     monkeypatch.setattr(recipe, "RECIPES", {**recipe.RECIPES, "warmup": small})
 
 
-class Heard(Talk):
+class Heard(Reporter):
     def __init__(self):
         self.said = []
 
@@ -164,7 +164,7 @@ def test_the_experience_is_found_again_and_a_stale_one_is_not_used(brief, data, 
         {"dataset": str(data), "model": str(model_dir), "warmup": True, "device": "cpu", "limit": 200}
     )
     first, heard = score(asked, folder=tmp_path / "run"), Heard()
-    again = score(asked, folder=tmp_path / "run", talk=heard)
+    again = score(asked, folder=tmp_path / "run", reporter=heard)
     assert any("already" in one for one in heard.said) and again.record["work"]["passes_computed"] == 0
     other = score(asked.model_copy(update={"limit": 150}), folder=tmp_path / "run")
     assert other.record["warmup"]["folder"] != first.record["warmup"]["folder"]

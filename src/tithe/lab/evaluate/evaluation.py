@@ -17,7 +17,7 @@ from tithe.lab.evaluate.files import RECORD, Kept, read_kept, record_of, write_k
 from tithe.lab.evaluate.holdout import READ, holdout_setup, measure_holdout
 from tithe.lab.evaluate.measured import Measured
 from tithe.lab.evaluate.settings import EvaluateSettings
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.folder import account, run_folder
 
 if TYPE_CHECKING:
@@ -45,33 +45,33 @@ class EvaluateResult:
         return "\n".join(f"{one.metric}: {one.mean:.4g} {one.unit}, {len(one.items):,} items" for one in self.measured)
 
 
-def evaluate(settings: EvaluateSettings, folder: Path, *, talk: Talk | None = None) -> EvaluateResult:
+def evaluate(settings: EvaluateSettings, folder: Path, *, reporter: Reporter | None = None) -> EvaluateResult:
     """Measure a model by all that the settings name.
 
     Args:
         settings: which model, by what.
         folder: where `evaluation.json` and `items.parquet` go; what it holds of the same is used again.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: whatever stops it; metrics that were done before are in the folder.
     """
     from tithe.engine.devices import choose_device
 
-    talk, began = talk or Talk(), time.monotonic()
+    reporter, began = reporter or Reporter(), time.monotonic()
     if settings.device != "auto":
         choose_device(settings.device)  # what is not there is refused before anything is looked up
     source = find_model(settings.model)
-    pieces = pieces_of(settings, source, talk)
+    pieces = pieces_of(settings, source, reporter)
     model = {"name": source.name, "folder": str(source.folder), "revision": source.revision}
     base = {"settings": settings.model_dump(mode="json"), "model": model, "versions": versions()}
     with run_folder(folder, "-o") as place:
         there = read_kept(place)
-        kept = still_true(place, there, pieces, talk)
+        kept = still_true(place, there, pieces, reporter)
         on_disk = list(kept.values())
         # What was measured otherwise stays, with its record, until what replaces it can be measured.
         ours = place if len(kept) == len(there) else None
-        with account(ours, talk, lambda: record_of(base, on_disk), name=RECORD, stores="metrics") as told:
+        with account(ours, reporter, lambda: record_of(base, on_disk), name=RECORD, stores="metrics") as told:
             told.stored = lambda: sum(len(one.measured) for one in on_disk)
             missing = [one for one in pieces if one.name not in kept]
             for piece in missing:
@@ -80,7 +80,7 @@ def evaluate(settings: EvaluateSettings, folder: Path, *, talk: Talk | None = No
             if missing:
                 write_kept(place, base | told.running(), on_disk, fewer=True)
             for piece in missing:
-                talk.say(f"measuring `{piece.name}`")
+                reporter.say(f"measuring `{piece.name}`")
                 found, notes = piece.measure()
                 kept[piece.name] = Kept(piece.name, piece.key, dict(piece.depends), found, notes)
                 write_kept(place, base | told.running(), kept.values())
@@ -94,15 +94,15 @@ def evaluate(settings: EvaluateSettings, folder: Path, *, talk: Talk | None = No
     return EvaluateResult(measured, record, folder, [note for piece in own for note in piece.notes])
 
 
-def still_true(place: Path, there: Sequence[Kept], pieces: Sequence[Piece], talk: Talk) -> dict[str, Kept]:
+def still_true(place: Path, there: Sequence[Kept], pieces: Sequence[Piece], reporter: Reporter) -> dict[str, Kept]:
     """What the folder holds of this model, less what would now come out otherwise."""
     kept = {one.name: one for one in there}
     keys = {one.name: one.key for one in pieces}
     for name, one in list(kept.items()):
         if one.depends.get("model") != pieces[0].depends["model"]:
-            talk.say(f"note: `{place}` holds `{name}` of another model; it is replaced")
+            reporter.say(f"note: `{place}` holds `{name}` of another model; it is replaced")
         elif keys.get(name, one.key) != one.key:
-            talk.say(f"note: `{place}` holds `{name}` by other settings, data or versions; it is measured again")
+            reporter.say(f"note: `{place}` holds `{name}` by other settings, data or versions; it is measured again")
         else:
             continue
         del kept[name]
@@ -135,7 +135,7 @@ class Piece:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def pieces_of(settings: EvaluateSettings, source: ModelSource, talk: Talk) -> list[Piece]:
+def pieces_of(settings: EvaluateSettings, source: ModelSource, reporter: Reporter) -> list[Piece]:
     """All that is to be measured; loads no model and no task's data.
 
     Raises:
@@ -143,8 +143,8 @@ def pieces_of(settings: EvaluateSettings, source: ModelSource, talk: Talk) -> li
     """
     asked = tasks_of(settings)
     both = {"model": identity(source), "versions": versions()}
-    found = [] if settings.holdout is None else [holdout_piece(settings, settings.holdout, both, talk)]
-    return found + task_pieces(asked, settings, source, both, talk)
+    found = [] if settings.holdout is None else [holdout_piece(settings, settings.holdout, both, reporter)]
+    return found + task_pieces(asked, settings, source, both, reporter)
 
 
 def tasks_of(settings: EvaluateSettings) -> list[Asked]:
@@ -164,7 +164,7 @@ def identity(source: ModelSource) -> dict[str, str]:
     return {"fingerprint": fingerprint(source), "files": state.hexdigest()}
 
 
-def holdout_piece(settings: EvaluateSettings, path: str, both: Mapping[str, Any], talk: Talk) -> Piece:
+def holdout_piece(settings: EvaluateSettings, path: str, both: Mapping[str, Any], reporter: Reporter) -> Piece:
     """The likelihood of held-out responses."""
     from tithe.engine.devices import choose_device
     from tithe.engine.engine import NUMERICS
@@ -183,13 +183,13 @@ def holdout_piece(settings: EvaluateSettings, path: str, both: Mapping[str, Any]
     }
 
     def measure() -> Values:
-        return [measure_holdout(settings, path, group=settings.holdout_group, talk=talk)], []
+        return [measure_holdout(settings, path, group=settings.holdout_group, reporter=reporter)], []
 
     return Piece(HOLDOUT, depends, lambda: None, measure)
 
 
 def task_pieces(
-    asked: list[Asked], settings: EvaluateSettings, source: ModelSource, both: Mapping[str, Any], talk: Talk
+    asked: list[Asked], settings: EvaluateSettings, source: ModelSource, both: Mapping[str, Any], reporter: Reporter
 ) -> list[Piece]:
     """lm-eval's tasks, one piece a name; they share the model."""
     if not asked:
@@ -198,7 +198,7 @@ def task_pieces(
 
     recipe = Recipe(settings.limit, settings.batch_size, settings.seed, settings.apply_chat_template)
     harness = Harness(source, settings.device, settings.dtype, recipe, settings.trust_remote_code)
-    return [TaskPiece(one, harness, settings, both, talk).piece() for one in asked]
+    return [TaskPiece(one, harness, settings, both, reporter).piece() for one in asked]
 
 
 @dataclass
@@ -209,7 +209,7 @@ class TaskPiece:
     harness: Harness
     settings: EvaluateSettings
     both: Mapping[str, Any]
-    talk: Talk
+    reporter: Reporter
     built: list[Built] = field(default_factory=list)
 
     def piece(self) -> Piece:
@@ -232,7 +232,7 @@ class TaskPiece:
         s = self.settings
         for leaf in self.asked.leaves:
             if s.num_fewshot is not None and leaf.shots(s.num_fewshot) != s.num_fewshot:
-                self.talk.say(f"note: `{leaf.name}` never has worked examples; `num_fewshot` does not apply to it")
+                self.reporter.say(f"note: `{leaf.name}` never has worked examples; `num_fewshot` does not apply to it")
             self.built.append(build(leaf, shots=s.num_fewshot, seed=s.seed, max_new_tokens=s.max_new_tokens))
         self.harness.check(self.built)
 

@@ -16,7 +16,7 @@ from tithe.data.remarks import RemarkCounts, remark_sentences
 from tithe.errors import DataError, did_you_mean
 from tithe.lab.evaluate.measured import Measured
 from tithe.records import Example
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.engines import Engines
 from tithe.run.folder import run_folder
 from tithe.run.method import Setup, set_up
@@ -59,7 +59,7 @@ READ = ("model", "template", "max_length", "truncation", "bos", "eos", "dtype", 
 
 
 def measure_holdout(
-    settings: Reading, path: str | Path, *, group: str | None = None, talk: Talk | None = None
+    settings: Reading, path: str | Path, *, group: str | None = None, reporter: Reporter | None = None
 ) -> Measured:
     """Mean negative log-likelihood of each response after its prompt, in nats per token; lower is better.
 
@@ -67,15 +67,15 @@ def measure_holdout(
         settings: which model, and how an example becomes tokens.
         path: held-out data set: file, folder or hub id.
         group: column whose values are the groups, such as `category`.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: the file or the model cannot be read, or a record has nothing in the column of the groups.
     """
-    talk, setup = talk or Talk(), holdout_setup(settings, path, group)
+    reporter, setup = reporter or Reporter(), holdout_setup(settings, path, group)
     extra = [] if group is None else [group]
-    with run_folder(None) as place, closing(Engines(talk)) as engines:
-        return measured(Scoring(setup, engines, talk, place, extra=extra).run(), group, talk)
+    with run_folder(None) as place, closing(Engines(reporter)) as engines:
+        return measured(Scoring(setup, engines, reporter, place, extra=extra).run(), group, reporter)
 
 
 def holdout_setup(settings: Reading, path: str | Path, group: str | None) -> Setup:
@@ -97,7 +97,7 @@ def reading(settings: Reading, path: str | Path) -> ScoreSettings:
     return ScoreSettings.of({"dataset": str(path), "scorer": ("perplexity",), **given})
 
 
-def measured(result: ScoreResult, group: str | None, talk: Talk) -> Measured:
+def measured(result: ScoreResult, group: str | None, reporter: Reporter) -> Measured:
     """From a score table: the NLLs, and the examples and bad rows that have none."""
     columns = {name: result.grown.values(name) for name in ("id", "row", "nll_given", "problem", "truncated")}
     ids = [f"row {row}" if id_ is None else id_ for id_, row in zip(columns["id"], columns["row"], strict=True)]
@@ -112,12 +112,12 @@ def measured(result: ScoreResult, group: str | None, talk: Talk) -> Measured:
     if cut:
         limit = result.record["template"]["max_length"]
         n = sum(bool(n) for n in columns["truncated"])
-        talk.say(
+        reporter.say(
             f"note: {n:,} examples of `{result.dataset.source}` do not fit max length {limit}: {cut:,} tokens are cut"
         )
     counts = {name: result.record["counts"][name] for name in COUNTED}
     for sentence in (*note_sentences(counts), *remark_sentences(counts)):
-        talk.say(sentence)
+        reporter.say(sentence)
     return Measured(
         metric=METRIC,
         kind="number",

@@ -19,7 +19,7 @@ from tithe.lab.experiment.settings import ALL, ArmSettings, ExperimentSettings
 from tithe.lab.tune.optimiser_steps import steps_in_all
 from tithe.lab.tune.recipe import Recipe
 from tithe.records import Example, Scores
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.folder import write_json
 from tithe.run.pipeline import select
 from tithe.selectors.budget import Budget
@@ -58,14 +58,16 @@ def wanted(pool: Pool, budget: str) -> int | None:
     return Budget.parse(budget).rows(len(pool), len(pool))
 
 
-def scored(arm: ArmSettings, budget: str, pool: Pool, settings: ExperimentSettings, folder: Path, talk: Talk) -> Choice:
+def scored(
+    arm: ArmSettings, budget: str, pool: Pool, settings: ExperimentSettings, folder: Path, reporter: Reporter
+) -> Choice:
     """A selection as `tithe select` makes it; all arms share the answers in one run folder.
 
     Raises:
         TitheError: what the selection says, naming the arm; or it has chosen fewer than the budget.
     """
     try:
-        result = select(selection_settings(arm, budget, pool, settings), folder=folder, talk=talk)
+        result = select(selection_settings(arm, budget, pool, settings), folder=folder, reporter=reporter)
     except TitheError as error:
         raise type(error)(f"arm `{arm.name}` at {budget}: {error}", hint=error.hint) from error
     kept = set(result.kept)
@@ -176,7 +178,7 @@ def by_seed(choices: Sequence[Choice], seed: int) -> Choice:
     return next(one for one in choices if one.seed in (None, seed))
 
 
-def choose_all(settings: ExperimentSettings, data: Data, folder: Path, talk: Talk) -> Choices:
+def choose_all(settings: ExperimentSettings, data: Data, folder: Path, reporter: Reporter) -> Choices:
     """(arm, budget) -> one choice for all seeds, or one for each; arms in their order.
 
     At a budget of everything every arm is the full set, which is trained on once.
@@ -202,7 +204,7 @@ def choose_all(settings: ExperimentSettings, data: Data, folder: Path, talk: Tal
     order = [arm for arm in settings.arms if arm.kind != "random-like"]
     for arm in [*order, *(arm for arm in settings.arms if arm.kind == "random-like")]:
         for budget in partial if arm.budgeted else ():
-            found[arm.name, budget] = chosen(arm, budget, settings, data, found, folder, talk)
+            found[arm.name, budget] = chosen(arm, budget, settings, data, found, folder, reporter)
     full = next((arm.name for arm in settings.arms if arm.kind == "full"), None)
     if full or len(partial) < len(settings.budgets):
         found[full or "full", ALL] = [all_of(full or "full", pool)]
@@ -217,7 +219,7 @@ def chosen(
     data: Data,
     found: Mapping[tuple[str, str], Sequence[Choice]],
     folder: Path,
-    talk: Talk,
+    reporter: Reporter,
 ) -> list[Choice]:
     """One arm's examples at one budget."""
     pool = data.pool
@@ -232,8 +234,8 @@ def chosen(
     before = kept.read(pool)
     if before is not None:
         return [Choice(arm.name, budget, None, before)]
-    talk.say(f"{arm.name} at {budget}:")
-    choice = scored(arm, budget, pool, settings, folder / SCORING, talk)
+    reporter.say(f"{arm.name} at {budget}:")
+    choice = scored(arm, budget, pool, settings, folder / SCORING, reporter)
     kept.write(choice, pool)
     return [choice]
 

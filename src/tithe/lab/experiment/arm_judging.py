@@ -17,7 +17,7 @@ from tithe.lab.experiment.settings import ExperimentSettings
 from tithe.lab.judge.pairwise import compare
 from tithe.lab.judge.prompt_answers import answer
 from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 
 OWN = ("prompts", "answers")  # of `judge`, besides the settings of `tithe judge compare`
 REVIEWS = "reviews"
@@ -69,17 +69,19 @@ def check_judge(judge: Mapping[str, Any], model: str) -> None:
         answer_settings(judge, prompts, model)
 
 
-def write_answers(own: Path, model: str, judge: Mapping[str, Any], talk: Talk) -> None:
+def write_answers(own: Path, model: str, judge: Mapping[str, Any], reporter: Reporter) -> None:
     """Let a cell's model answer all prompt sets, before its weights go.
 
     Raises:
         TitheError: whatever stops it.
     """
     for prompts in prompt_sets(judge):
-        answer(answer_settings(judge, prompts, model), answers_file(own, prompts), overwrite=True, talk=talk)
+        answer(answer_settings(judge, prompts, model), answers_file(own, prompts), overwrite=True, reporter=reporter)
 
 
-def judged(outcomes: Sequence[Outcome], settings: ExperimentSettings, folder: Path, talk: Talk) -> list[Outcome]:
+def judged(
+    outcomes: Sequence[Outcome], settings: ExperimentSettings, folder: Path, reporter: Reporter
+) -> list[Outcome]:
     """The outcomes with `judge <set>`: +1, 0 or -1 per prompt against the reference arm, which has 0 everywhere.
 
     Raises:
@@ -94,13 +96,15 @@ def judged(outcomes: Sequence[Outcome], settings: ExperimentSettings, folder: Pa
         if one.cell.arm not in arms or other is None:
             found.append(one)
             continue
-        more = tuple(verdicts(one, other, prompts, settings, folder, talk) for prompts in prompt_sets(settings.judge))
+        more = tuple(
+            verdicts(one, other, prompts, settings, folder, reporter) for prompts in prompt_sets(settings.judge)
+        )
         found.append(replace(one, measured=(*one.measured, *more)))
     return found
 
 
 def verdicts(
-    one: Outcome, other: Outcome, prompts: str, settings: ExperimentSettings, folder: Path, talk: Talk
+    one: Outcome, other: Outcome, prompts: str, settings: ExperimentSettings, folder: Path, reporter: Reporter
 ) -> Measured:
     """A judge's verdicts on one prompt set."""
     assert settings.judge is not None
@@ -110,9 +114,9 @@ def verdicts(
     theirs = folder / CELLS / other.trained
     output = folder / REVIEWS / f"{one.cell.name}-{name}.jsonl"
     output.parent.mkdir(exist_ok=True)
-    talk.say(f"{one.cell.name} against {other.cell.name}, prompts of {name}:")
+    reporter.say(f"{one.cell.name} against {other.cell.name}, prompts of {name}:")
     a, b = answers_file(own, prompts), answers_file(theirs, prompts)
-    return compare(judge_settings(settings.judge, name), a, b, output, overwrite=True, talk=talk).measured
+    return compare(judge_settings(settings.judge, name), a, b, output, overwrite=True, reporter=reporter).measured
 
 
 def nothing(answers: Path, name: str) -> Measured:

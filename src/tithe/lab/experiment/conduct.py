@@ -48,7 +48,7 @@ from tithe.lab.tune.recipe import Recipe
 from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.train import demand_packages
 from tithe.report.drawing import library
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.folder import BEFORE, OUTCOME, Account, account, has_finished, run_folder, write_json
 from tithe.run.model import Model, open_model, open_renderer
 from tithe.run.source import Source
@@ -68,7 +68,7 @@ def experiment(
     *,
     overwrite: bool = False,
     plan: bool = False,
-    talk: Talk | None = None,
+    reporter: Reporter | None = None,
 ) -> ExperimentResult:
     """Conduct an experiment, or go on with it.
 
@@ -77,13 +77,13 @@ def experiment(
         folder: where everything goes: `data/`, `scoring/`, `cells/`, `experiment.json`, the report.
         overwrite: begin again where the folder holds an experiment of another design.
         plan: split, choose and look for contamination, but train nothing.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: whatever stops it; what was done is found again by the same call.
     """
-    conduct = Conduct(settings, folder, talk := talk or Talk())
-    with run_folder(folder, "-o"), account(None, talk, conduct.so_far, name=RECORD, stores="cells") as told:
+    conduct = Conduct(settings, folder, reporter := reporter or Reporter())
+    with run_folder(folder, "-o"), account(None, reporter, conduct.so_far, name=RECORD, stores="cells") as told:
         told.stored = lambda: sum("evaluation" in one for one in conduct.cells_so_far())
         return conduct.all(told, overwrite=overwrite, plan=plan)
 
@@ -94,7 +94,7 @@ class Conduct:
 
     given: ExperimentSettings
     folder: Path
-    talk: Talk
+    reporter: Reporter
     known: dict[str, Any] = field(default_factory=dict, init=False)  # of the record, so far
     cells: list[Cell] = field(default_factory=list, init=False)
 
@@ -150,10 +150,10 @@ class Conduct:
         if not plan:  # which writes no record
             told.begin(self.folder)
         data = make_data(
-            self.settings, lambda: open_renderer(self.reading, self.model), self.folder / "data", self.talk
+            self.settings, lambda: open_renderer(self.reading, self.model), self.folder / "data", self.reporter
         )
         self.check_evaluation(data)
-        choices = choose_all(self.settings, data, self.folder, self.talk)
+        choices = choose_all(self.settings, data, self.folder, self.reporter)
         record = self.known = self.record(data, choices)
         self.say_plan(record)
         if plan:
@@ -163,14 +163,14 @@ class Conduct:
         own = {key: outcome(cell, self.folder) for key, cell in distinct(cells).items()}
         outcomes = [replace(one, cell=cell) for cell in cells if (one := own[cell.key])]
         if self.settings.judge is not None:
-            outcomes = judged(outcomes, self.settings, self.folder, self.talk)
+            outcomes = judged(outcomes, self.settings, self.folder, self.reporter)
         found = results(outcomes, self.settings)
         trained = [one.record["training"]["recipe_digest"] for one in outcomes if one.record["training"]]
         record["recipe"] |= {"digest": trained[0]} if trained else {}  # with the dtype that the device decided
         record |= {"results": found.as_dict(), "cells": [brief(one) for one in outcomes]}
         record["earlier_looks"] = looks
         if looks:
-            self.talk.say(
+            self.reporter.say(
                 f"note: verdicts were drawn here from {', '.join(map(str, looks))} seeds before; adding some after a "
                 "look makes `better` likelier by chance alone"
             )
@@ -187,7 +187,7 @@ class Conduct:
             TitheError: a task that is not there or not allowed, a file that cannot be read, a column that is missing.
         """
         settings = EvaluateSettings.of(restored(self.evaluation(data)))
-        for piece in pieces_of(settings, find_model(settings.model), self.talk):
+        for piece in pieces_of(settings, find_model(settings.model), self.reporter):
             piece.check()
         for prompts in prompt_sets(self.settings.judge) if self.settings.judge is not None else ():
             assert Answers.of(prompts, prompts_of(Path(prompts)))
@@ -249,7 +249,7 @@ class Conduct:
 
     def say_plan(self, record: Mapping[str, Any]) -> None:
         for line in plan_lines(record):
-            self.talk.say(line)
+            self.reporter.say(line)
 
     def train(self, cells: Sequence[Cell], data: Data, where: Sequence[Any]) -> None:
         """Do the cells that are not done."""
@@ -263,7 +263,7 @@ class Conduct:
         todo: list[tuple[str, Path]] = []
         weights: dict[str, float] = {}
         for cell in distinct(cells).values():
-            own = prepare(cell, data.pool, self.folder, common, self.talk.say)
+            own = prepare(cell, data.pool, self.folder, common, self.reporter.say)
             if finished(cell, own, read_spec(own)):
                 continue
             (own / DONE).unlink(missing_ok=True)
@@ -271,9 +271,9 @@ class Conduct:
             weights[cell.name] = 3 * cell.examples * self.recipe.num_train_epochs + data.record["held_out"]
         found = len(distinct(cells)) - len(todo)
         if found:
-            self.talk.say(f"{found} of {len(distinct(cells))} cells are done")
+            self.reporter.say(f"{found} of {len(distinct(cells))} cells are done")
         clock = Clock(weights)
-        do_all(todo, where, self.folder / "logs", lambda name, done: self.talk.say(ended(name, done, clock)))
+        do_all(todo, where, self.folder / "logs", lambda name, done: self.reporter.say(ended(name, done, clock)))
 
     def evaluation(self, data: Data) -> dict[str, Any]:
         """Settings of `tithe evaluate` that all cells share."""

@@ -23,7 +23,7 @@ from tithe.lab.contamination_report import contamination
 from tithe.lab.experiment.settings import ExperimentSettings
 from tithe.planner import windows, without_numbers
 from tithe.records import BadRow, Example, Pass, Problem
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.source import named_dataset
 
 POOL, HOLDOUT, BEFORE = "pool.jsonl", "holdout.jsonl", "before.jsonl"
@@ -47,14 +47,14 @@ class Data:
     record: dict[str, Any]
 
 
-def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], folder: Path, talk: Talk) -> Data:
+def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], folder: Path, reporter: Reporter) -> Data:
     """Split, look for what the pool shares with the evaluation, and write the pool.
 
     Args:
         settings: of the experiment.
         renderer: as training will have it.
         folder: for the files.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: a file cannot be read, or nothing is left.
@@ -79,12 +79,12 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
     held, read = open_dataset(str(holdout)), RecordCounts()
     held_out = frozenset(item.id for item in read.counting(held) if isinstance(item, Example))
     against = [holdout, *map(Path, s.contamination)]
-    found = contamination(folder / BEFORE, against, talk=talk)
+    found = contamination(folder / BEFORE, against, reporter=reporter)
     unwanted = dict(found.examples) if s.drop_contaminated else {}
     pool = make_pool(dataset, rows, renderer(), folder / POOL, unwanted)
     (folder / BEFORE).unlink()
     for note in dict.fromkeys((*dataset.notes, *held.notes)):
-        talk.say(note)
+        reporter.say(note)
     record = {**counts, "pool": len(pool), "left_out": dict(pool.left_out), "contamination": found.record}
     record |= {"dataset": InputCheck(dataset).describe(), "counts": {"pool": pool.counts, "held_out": read.as_dict()}}
     return Data(pool, holdout, held_out, record)

@@ -26,7 +26,7 @@ from tithe.lab.experiment.cells import read_spec, restored, spec_digest, write_d
 from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.tune import tune
 from tithe.printable import one_line
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.folder import FINISHED, OUTCOME
 from tithe.signals import ended_by_signals
 
@@ -34,7 +34,7 @@ MODEL, EVALUATION, ITEMS = "model", "evaluation", "items.parquet"
 KEPT = ("tune.json", "loss.csv", "loss.png", "loss.svg")  # of a model that is removed
 
 
-class Log(Talk):
+class Log(Reporter):
     """Says it to stderr, which is the worker's log."""
 
     def say(self, sentence: str) -> None:
@@ -48,17 +48,17 @@ def do_cell(own: Path) -> dict[str, Any]:
         TitheError: what stops it; what was done is found again the next time.
     """
     spec = read_spec(own)
-    began, talk = time.monotonic(), Log()
+    began, reporter = time.monotonic(), Log()
     model, training = spec["evaluation"]["model"], None
     if spec["tune"] is not None:
         gone = (own / MODEL).exists() and not any((own / MODEL).glob("*.safetensors"))  # removed once it was evaluated
         again = gone and (own / MODEL / KEPT[0]).exists()
-        result = tune(TuneSettings.of(restored(spec["tune"])), own / MODEL, overwrite=again, talk=talk)
+        result = tune(TuneSettings.of(restored(spec["tune"])), own / MODEL, overwrite=again, reporter=reporter)
         model, training = str(own / MODEL), brief(result.record)
     settings = EvaluateSettings.of(restored({**spec["evaluation"], "model": model}))
-    found = evaluate(settings, own / EVALUATION, talk=talk)
+    found = evaluate(settings, own / EVALUATION, reporter=reporter)
     if spec.get("judge") is not None and training is not None:  # no judge reads an untrained model's answers
-        write_answers(own, model, spec["judge"], talk)
+        write_answers(own, model, spec["judge"], reporter)
     record = {
         "arm": spec["arm"],
         "budget": spec["budget"],

@@ -46,7 +46,7 @@ class Fit:
         tiers = self.states.tiers
         self.sides = sides_of(tiers, s)
         rows = np.sort(np.concatenate([self.sides["train"], self.sides["validation"]]))
-        self.parts.talk.say(f"cross-validation over {means.shape[1]} hidden states of {len(rows):,} responses")
+        self.parts.reporter.say(f"cross-validation over {means.shape[1]} hidden states of {len(rows):,} responses")
         fit = fit_probe(means[rows], tiers.labels[rows], tiers.prompts[rows], layers=s.layers, seed=s.seed)
         self.layer_aucs = fit.layer_aucs
         return fit.head, {name: fact for name, fact in fit.as_dict().items() if name != "layer_aucs"}
@@ -62,8 +62,8 @@ class Fit:
         model = parts.load().model
         count, width = model.layers.count, parts.of.shape[1]
         layers = chosen_layers(s.layers or "all", count)
-        parts.talk.phase("training the head")
-        parts.talk.expect(len(self.sides["train"]) * s.num_train_epochs)
+        parts.reporter.phase("training the head")
+        parts.reporter.expect(len(self.sides["train"]) * s.num_train_epochs)
         try:
             fit = fit_cnn(
                 lambda places: self.states.states(places, layers),
@@ -78,10 +78,10 @@ class Fit:
                 device=model.device,
                 learning_rate=s.learning_rate,
                 batch=s.per_device_train_batch_size,
-                progress=lambda step, steps, loss: parts.talk.progress(s.per_device_train_batch_size, 0),
+                progress=lambda step, steps, loss: parts.reporter.progress(s.per_device_train_batch_size, 0),
             )
         finally:
-            parts.talk.done()
+            parts.reporter.done()
         return fit.head, fit.as_dict()
 
     def by_layer(self) -> dict[int, float]:
@@ -95,7 +95,7 @@ class Fit:
         try:
             return layer_aucs(means, tiers.labels[places], tiers.prompts[places], seed=self.settings.seed)
         except DataError as error:  # the head can do without
-            self.parts.talk.say(f"note: no AUC by layer: {error}")
+            self.parts.reporter.say(f"note: no AUC by layer: {error}")
             return {}
 
 

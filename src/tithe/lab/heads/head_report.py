@@ -13,7 +13,7 @@ from tithe.foreign import demand_regular, foreign
 from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import Rows, Tiers
 from tithe.lab.heads.tier_states import TierStates
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,7 +138,7 @@ def prompts_of(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
     return pa.table({"prompt": list(found), "side": list(found.values())})
 
 
-def draw(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, talk: Talk) -> None:
+def draw(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, reporter: Reporter) -> None:
     """AUC by layer as SVG and PNG, where the extra is installed; the numbers are in the report anyway."""
     from tithe.lab.curve import layer_chart, write_chart
 
@@ -149,4 +149,4 @@ def draw(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, tal
         for name in PLOTS:
             write_chart(chart, folder / name, overwrite=True)
     except MissingExtraError as error:
-        talk.say(f"note: no plot of the layers: {error}; {error.hint}")
+        reporter.say(f"note: no plot of the layers: {error}; {error.hint}")

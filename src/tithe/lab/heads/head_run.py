@@ -11,7 +11,7 @@ from tithe.engine.heads.card import HeadCard
 from tithe.engine.measure.shape import size
 from tithe.errors import SettingsError, demand
 from tithe.lab.heads.settings import HeadSettings
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.engines import Engines, Loader
 from tithe.run.method import Method
 from tithe.run.model import Model, longest_pass, open_model, open_renderer
@@ -81,16 +81,16 @@ class HeadRun:
         of: the model.
         source: the tiers.
         load: loads the engine.
-        talk: who listens.
+        reporter: who listens.
     """
 
     of: HeadModel
     source: Source
     load: Loader
-    talk: Talk
+    reporter: Reporter
 
     @classmethod
-    def open(cls, of: HeadModel, talk: Talk) -> Self:
+    def open(cls, of: HeadModel, reporter: Reporter) -> Self:
         """Open the data set; the engine is loaded when it is first asked for."""
-        source, engines = Source.open(of.settings), Engines(talk, several=False)
-        return cls(of, source, Loader(engines, of.settings, source.dataset, of.model, None), talk)
+        source, engines = Source.open(of.settings), Engines(reporter, several=False)
+        return cls(of, source, Loader(engines, of.settings, source.dataset, of.model, None), reporter)

@@ -134,11 +134,11 @@ class TierStates:
         self, places: Sequence[int] | range, readouts: Sequence[Readout], *, quiet: bool = False
     ) -> list[Read | Problem]:
         """One result per place, in order."""
-        talk = self.run.talk
+        reporter = self.run.reporter
         found: list[Read | Problem] = []
         if not quiet:
-            talk.phase("reading hidden states")
-            talk.expect(len(places))
+            reporter.phase("reading hidden states")
+            reporter.expect(len(places))
         tokens = 0
         try:
             for chunk in windows(places, TOGETHER):
@@ -146,10 +146,10 @@ class TierStates:
                 found += self.together(passes, readouts)
                 tokens += sum(len(pass_.ids) for pass_ in passes)
                 if not quiet:
-                    talk.progress(len(chunk), tokens)
+                    reporter.progress(len(chunk), tokens)
         finally:
             if not quiet:
-                talk.done()
+                reporter.done()
         return found
 
     def together(self, passes: Sequence[Pass], readouts: Sequence[Readout]) -> Iterator[Read | Problem]:

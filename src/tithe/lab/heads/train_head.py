@@ -30,7 +30,7 @@ from tithe.lab.heads.head_run import HeadModel, HeadRun
 from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import read_tiers
 from tithe.lab.heads.tier_states import TierStates
-from tithe.report.reporter import Talk, say_notes
+from tithe.report.reporter import Reporter, say_notes
 from tithe.run.folder import account, run_folder, write_json, write_table
 from tithe.run.method import Facts
 
@@ -61,7 +61,7 @@ class HeadResult:
 
 
 def train_head(
-    settings: HeadSettings, folder: Path, *, overwrite: bool = False, talk: Talk | None = None
+    settings: HeadSettings, folder: Path, *, overwrite: bool = False, reporter: Reporter | None = None
 ) -> HeadResult:
     """Train a head on tiers, and judge it on prompts that it never saw.
 
@@ -70,20 +70,20 @@ def train_head(
         folder: where the head goes: its card and weights, `report.json`, `held_out.parquet` (margin and tier of every
             response it was judged on), `prompts.parquet` (which prompts it was trained on), `layers.svg` and `.png`.
         overwrite: replace a head that is there.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: whatever stops it; an old head in the folder stays as it was.
     """
     check_writable(folder / CARD, overwrite)
-    began, talk = time.monotonic(), talk or Talk()
+    began, reporter = time.monotonic(), reporter or Reporter()
     check_settings(settings)
-    run = HeadRun.open(HeadModel.open(settings), talk)
+    run = HeadRun.open(HeadModel.open(settings), reporter)
     tiers = read_tiers(run.source.dataset, settings)
     demand_judgeable(tiers, sides_of(tiers, settings)["test"])  # said before the model is loaded
     twins = in_both(tiers)
     if twins:
-        talk.say(f"note: {twins:,} of {len(tiers):,} responses stand in both tiers, to the same prompt")
+        reporter.say(f"note: {twins:,} of {len(tiers):,} responses stand in both tiers, to the same prompt")
     base = {
         "kind": settings.kind,
         "settings": settings.model_dump(mode="json"),
@@ -92,11 +92,11 @@ def train_head(
     }
     with (
         run_folder(folder, "-o") as place,
-        account(folder, talk, lambda: base, name=REPORT, stores=None) as told,
+        account(folder, reporter, lambda: base, name=REPORT, stores=None) as told,
     ):
         states = TierStates.of(run, tiers)
         counts = counts_of(states, {})
-        say_notes(talk, run.source.dataset, counts)
+        say_notes(reporter, run.source.dataset, counts)
         told.record = lambda: base | {"counts": counts}
         fit = Fit(settings, run, states)
         head, facts = fit.probe() if settings.kind == "probe" else fit.cnn()
@@ -112,7 +112,7 @@ def train_head(
         run.source.input_check.check()
         write_table(place / PROMPTS, prompts_of(states.tiers, fit.sides))
         write_table(place / HELD_OUT, held_out)
-        draw(place, fit.layer_aucs, report, talk)
+        draw(place, fit.layer_aucs, report, reporter)
         card = save_head(place, head, run.of.card(head, training), overwrite=overwrite)
         record = {"head": str(folder), "fingerprint": card.fingerprint, "layers": list(head.layers), **training}
         record |= told.finished()
@@ -120,7 +120,7 @@ def train_head(
     return HeadResult(folder, record, report)
 
 
-def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = None) -> HeadResult:
+def evaluate_head(head: Path, settings: HeadSettings, *, reporter: Reporter | None = None) -> HeadResult:
     """Judge a head on tiers of another source.
 
     Raises:
@@ -129,16 +129,16 @@ def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = Non
     """
     from tithe.engine.readouts.head_readout import HeadReadout, check_head
 
-    talk, of = talk or Talk(), HeadModel.open(settings)
+    reporter, of = reporter or Reporter(), HeadModel.open(settings)
     readout, needs = HeadReadout(head), Facts(of.model, of.renderer)
     check_head(readout, str(head), needs)
-    run = HeadRun.open(of, talk)
+    run = HeadRun.open(of, reporter)
     tiers = unseen(read_tiers(run.source.dataset, settings), readout, settings)
     demand_judgeable(tiers, np.arange(len(tiers)))
     for note in needs.notes:
-        talk.say(note)
+        reporter.say(note)
     states = TierStates.of(run, tiers)
-    say_notes(talk, run.source.dataset, counts_of(states, {}))
+    say_notes(reporter, run.source.dataset, counts_of(states, {}))
     states.likelihoods()
     report, _ = judged(states, readout.head(), np.arange(len(states.tiers)), settings)
     assert report is not None
@@ -157,7 +157,7 @@ def evaluate_head(head: Path, settings: HeadSettings, *, talk: Talk | None = Non
 
 
 def import_head(
-    weights: Path, settings: HeadSettings, folder: Path, *, overwrite: bool = False, talk: Talk | None = None
+    weights: Path, settings: HeadSettings, folder: Path, *, overwrite: bool = False, reporter: Reporter | None = None
 ) -> HeadResult:
     """A head from a network that was trained with the CPQS authors' scripts.
 

@@ -16,7 +16,7 @@ from tithe.lab.judge.judge_prompt import question, scores_of
 from tithe.lab.judge.tally import Review, Scored
 from tithe.lab.writing.answering import Writer
 from tithe.records import BadRow, Example, Message, Problem
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 
 ORDERS = ("given", "swapped")  # A shown first, B shown first
 NOBODY = Scored(0.0, 0.0)  # of two equal texts: neither is better
@@ -62,7 +62,7 @@ class Court:
         judge: a model that writes.
         attempts: how often it is asked about the same order of the same pair.
         place: run folder that keeps replies.
-        talk: who listens.
+        reporter: who listens.
         reused: replies that were there already.
         work: what the judge did.
     """
@@ -70,7 +70,7 @@ class Court:
     judge: Writer
     attempts: int
     place: Path
-    talk: Talk
+    reporter: Reporter
     reused: int = field(default=0, init=False)
     replies: int = field(default=0, init=False)
     work: dict[str, int] = field(default_factory=dict, init=False)
@@ -90,7 +90,7 @@ class Court:
             if not todo:
                 break
             if attempt:
-                self.talk.say(f"{len(todo):,} replies hold no verdict: asked again, attempt {attempt + 1}")
+                self.reporter.say(f"{len(todo):,} replies hold no verdict: asked again, attempt {attempt + 1}")
             said = self.ask(todo, attempt)
             left = []
             for pair, order in todo:
@@ -110,12 +110,12 @@ class Court:
             message = Message("user", pair.question(order, attempt))
             name = name_of(pair, order, attempt)
             asked[name] = Example(name, pair.a.row, 1, (message,), Message("assistant", STAND_IN), where=pair.a.where)
-        self.talk.phase("judging")
-        self.talk.expect(len(asked))
+        self.reporter.phase("judging")
+        self.reporter.expect(len(asked))
         try:
-            said = self.judge.answers(asked, self.place, self.talk)
+            said = self.judge.answers(asked, self.place, self.reporter)
         finally:
-            self.talk.done()
+            self.reporter.done()
         self.reused += self.judge.reused
         self.replies += sum(not isinstance(one, Problem) for one in said.values())
         for name, n in self.judge.work.items():

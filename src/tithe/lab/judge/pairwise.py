@@ -25,7 +25,7 @@ from tithe.lab.judge.tally import LEVEL, WORDS, Review, Scored, Tally, judge_mea
 from tithe.lab.judge.tally import tally as count
 from tithe.lab.writing.answering import make_writer
 from tithe.records import Problem
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.folder import DROPPED, RECORD, account, check_places, default_folder, run_folder, sweep, write_json
 
 NO_VERDICT = "no verdict"
@@ -56,7 +56,7 @@ def compare(
     *,
     folder: Path | None = None,
     overwrite: bool = False,
-    talk: Talk | None = None,
+    reporter: Reporter | None = None,
 ) -> JudgeResult:
     """Let a judge compare the answers of A with those of B, each pair in both orders.
 
@@ -67,24 +67,24 @@ def compare(
         output: the reviews, JSON lines.
         folder: the run folder, which keeps the judge's replies; beside the output by default.
         overwrite: replace `output` if it is there.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: whatever stops the run, or no verdict at all; replies that came are in the run folder.
     """
-    began, talk, folder = time.monotonic(), talk or Talk(), folder or default_folder(output)
+    began, reporter, folder = time.monotonic(), reporter or Reporter(), folder or default_folder(output)
     check_reviews_file(output, overwrite, [a, b], folder)
     sides = [Answers.of(str(path), answers_of(path)) for path in (a, b)]
     digests = [sniff(path).digest() for path in (a, b)]
     pairs = [Pair(item, sides[0].examples[item], sides[1].examples[item]) for item in both(*sides)]
     for side in sides:
         for sentence in note_sentences(side.counts, f"`{side.name}`"):
-            talk.say(sentence)
+            reporter.say(sentence)
     judge = make_writer(settings.who, settings, settings.endpoint, hold=0)
     judge.check()
     base = describe(settings, sides, digests) | {"counts": counts(sides, pairs)}
-    with run_folder(folder) as place, account(folder, talk, lambda: base) as told_so_far:
-        court = Court(judge, settings.attempts, place, talk)
+    with run_folder(folder) as place, account(folder, reporter, lambda: base) as told_so_far:
+        court = Court(judge, settings.attempts, place, reporter)
         told_so_far.record = lambda: base | {"judge": court.as_dict(), "seconds": round(time.monotonic() - began, 2)}
         told_so_far.stored = lambda: judge.stored
         heard = court.hear([pair for pair in pairs if not pair.same])

@@ -23,7 +23,7 @@ from tithe.lab.judge.settings import AnswerSettings
 from tithe.lab.writing.answering import make_writer
 from tithe.planner import without_numbers
 from tithe.records import Example, Problem
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.folder import RECORD, account, default_folder, run_folder, sweep, write_json
 
 
@@ -41,7 +41,7 @@ def answer(
     *,
     folder: Path | None = None,
     overwrite: bool = False,
-    talk: Talk | None = None,
+    reporter: Reporter | None = None,
 ) -> AnswerResult:
     """Let a model answer a prompt set; an answer depends on the prompt, the model and the settings alone.
 
@@ -50,17 +50,17 @@ def answer(
         output: the answers, JSON lines with `prompt_id`, `messages` or `prompt`, and `response`.
         folder: the run folder, which keeps answers; beside the output by default.
         overwrite: replace `output` if it is there.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: whatever stops the run; what was answered before is in the run folder.
     """
-    began, talk, folder = time.monotonic(), talk or Talk(), folder or default_folder(output)
+    began, reporter, folder = time.monotonic(), reporter or Reporter(), folder or default_folder(output)
     source = Path(settings.prompts).expanduser()
     check_reviews_file(output, overwrite, [source], folder)
     asked = Answers.of(settings.prompts, islice(prompts_of(source), settings.limit))
     for sentence in note_sentences(asked.counts):
-        talk.say(sentence)
+        reporter.say(sentence)
     digest = sniff(source).digest()
     writer = make_writer(settings.model, settings, settings.endpoint)
     writer.check()
@@ -69,15 +69,15 @@ def answer(
         "versions": versions(),
         "prompts": {"source": settings.prompts, "digest": digest},
     }
-    with run_folder(folder) as place, account(folder, talk, lambda: base) as told:
+    with run_folder(folder) as place, account(folder, reporter, lambda: base) as told:
         told.record = lambda: base | {"counts": {"prompts": len(asked), **asked.counts}, "model": writer.describe()}
         told.stored = lambda: writer.stored
-        talk.phase("answering")
-        talk.expect(len(asked))
+        reporter.phase("answering")
+        reporter.expect(len(asked))
         try:
-            said = writer.answers(asked.examples, place, talk)
+            said = writer.answers(asked.examples, place, reporter)
         finally:
-            talk.done()
+            reporter.done()
         problems = {item: one.reason for item, one in said.items() if isinstance(one, Problem)}
         there = {item: one for item, one in said.items() if not isinstance(one, Problem)}
         record = base | {

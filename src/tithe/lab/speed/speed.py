@@ -16,7 +16,7 @@ from tithe.lab.speed.forecast import BenchResult, SampleSpeed, WholeJob, tokenis
 from tithe.lab.speed.sample import Sample, prepared, spread, working_shape
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import BadRow, Example
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.engines import Engines, engine_record
 from tithe.run.method import Setup, set_up
 from tithe.run.score import plan
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 FIRST = 8  # records read before anything is timed: kernels are compiled, and the sample's time is told
 
 
-def bench(settings: BenchSettings, talk: Talk | None = None) -> BenchResult:
+def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchResult:
     """Count the whole data set, load the model, and read a sample of it several times.
 
     Raises:
         SettingsError: no scorer reads a model, or what else would stop the run.
         DataError: the data set holds no example that could be read.
     """
-    talk = talk or Talk()
+    reporter = reporter or Reporter()
     check_settings(settings)
     setup = set_up(settings.job)
     if not setup.needs_model:
@@ -43,16 +43,16 @@ def bench(settings: BenchSettings, talk: Talk | None = None) -> BenchResult:
             f"{', '.join(setup.method.scorers)} reads no model: there is nothing to measure",
             hint="`--scorer ifd` reads one",
         )
-    job, grown = counted(settings, talk)
-    engines = Engines(talk, several=False)
+    job, grown = counted(settings, reporter)
+    engines = Engines(reporter, several=False)
     with tempfile.TemporaryDirectory(prefix="tithe-bench-") as scratch:
         items = sampled(setup, job["counts"]["records"], settings.limit)
         engine, loading = loaded(setup, engines, Path(scratch))
         sample = Sample(setup, prepared(setup, items), items, Path(scratch), working_shape(engine), engine)
-        talk.say("measuring: matrix products of this machine")
+        reporter.say("measuring: matrix products of this machine")
         machine = measured_machine(engine, setup)
         sample, warming = affordable(sample, settings)
-        talk.say(f"measuring: {len(sample.items):,} records, read {settings.repeats} times")
+        reporter.say(f"measuring: {len(sample.items):,} records, read {settings.repeats} times")
         readings = [sample.read() for _ in range(settings.repeats)]
         tokenising = [sample.tokenise() for _ in range(settings.repeats)]
     peak = machine.best(engine.model.dtype, machine.threads)
@@ -128,7 +128,7 @@ def check_settings(settings: BenchSettings) -> None:
         raise SettingsError("`warmup` trains the model before it scores, and a bench trains none", hint="leave it out")
 
 
-def counted(settings: BenchSettings, talk: Talk) -> tuple[dict[str, Any], int]:
+def counted(settings: BenchSettings, reporter: Reporter) -> tuple[dict[str, Any], int]:
     """Return the plan of the whole job, and the bytes by which the process grew meanwhile."""
     import torch
 
@@ -137,7 +137,7 @@ def counted(settings: BenchSettings, talk: Talk) -> tuple[dict[str, Any], int]:
     cpu = torch.device("cpu")
     before = held(cpu)
     with peak_memory(cpu) as memory:
-        job = plan(settings.job, talk).record
+        job = plan(settings.job, reporter).record
     return job, max(0, (memory.bytes or 0) - before)
 
 

@@ -35,7 +35,7 @@ from tithe.lab.tiers.settings import TierImportSettings, TierSettings
 from tithe.lab.tiers.tier_rows import Tier, TierRow, line
 from tithe.lab.writing.answering import Answers, Writer, make_writer
 from tithe.records import BadRow, Example
-from tithe.report.reporter import Talk, say_notes
+from tithe.report.reporter import Reporter, say_notes
 from tithe.run.folder import DROPPED, RECORD, account, check_places, default_folder, run_folder, sweep, write_json
 from tithe.run.source import named_dataset
 
@@ -63,7 +63,7 @@ def build(
     output: Path,
     folder: Path | None = None,
     overwrite: bool = False,
-    talk: Talk | None = None,
+    reporter: Reporter | None = None,
 ) -> TierResult:
     """Let weak models answer the prompts of strong responses, and write both as tiers.
 
@@ -72,12 +72,12 @@ def build(
         output: the tier file, JSON lines.
         folder: the run folder, which keeps answers; beside the output by default.
         overwrite: replace `output` if it is there.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: whatever stops the run; what was answered before is in the run folder.
     """
-    began, talk, folder = time.monotonic(), talk or Talk(), folder or default_folder(output)
+    began, reporter, folder = time.monotonic(), reporter or Reporter(), folder or default_folder(output)
     sources = [settings.dataset] + ([settings.strong] if settings.strong is not None else [])
     check_output(output, overwrite, sources, folder)
     asked, strong, watches = read(settings)
@@ -88,11 +88,11 @@ def build(
         writer.check()
     base = describe(settings, watches) | {"counts": counts(asked, strong, matched, chosen, settings)}
     for watch, pool in zip(watches, (asked, strong), strict=False):
-        say_notes(talk, watch.dataset, pool.counts, several=len(watches) > 1)
-    with run_folder(folder) as open_folder, account(folder, talk, lambda: base) as told:
+        say_notes(reporter, watch.dataset, pool.counts, several=len(watches) > 1)
+    with run_folder(folder) as open_folder, account(folder, reporter, lambda: base) as told:
         told.record = lambda: base | {"weak_models": {w.name: w.describe() for w in writers}}
         told.stored = lambda: sum(writer.stored for writer in writers)
-        found = answer(writers, {key: asked.examples[key] for key in chosen}, open_folder, talk)
+        found = answer(writers, {key: asked.examples[key] for key in chosen}, open_folder, reporter)
         for watch in watches:
             watch.check()
         rows = [*in_order(chosen, asked, matched, writers, found, settings.strong_model)]
@@ -129,17 +129,17 @@ def read(settings: TierSettings) -> tuple[Pool, Pool, list[InputCheck]]:
 
 
 def answer(
-    writers: Sequence[Writer], asked: Mapping[str, Example], open_folder: Path, talk: Talk
+    writers: Sequence[Writer], asked: Mapping[str, Example], open_folder: Path, reporter: Reporter
 ) -> dict[str, Answers]:
     """Each weak model's answers, one model after the other."""
     found = {}
     for writer in writers:
-        talk.phase(f"{writer.name} answers")
-        talk.expect(len(asked))
+        reporter.phase(f"{writer.name} answers")
+        reporter.expect(len(asked))
         try:
-            found[writer.name] = writer.answers(asked, open_folder, talk)
+            found[writer.name] = writer.answers(asked, open_folder, reporter)
         finally:
-            talk.done()
+            reporter.done()
     return found
 
 
@@ -149,7 +149,7 @@ def import_tiers(
     output: Path,
     folder: Path | None = None,
     overwrite: bool = False,
-    talk: Talk | None = None,
+    reporter: Reporter | None = None,
 ) -> TierResult:
     """Bring tiers that are already there into the one form.
 
@@ -158,17 +158,17 @@ def import_tiers(
         output: the tier file, JSON lines.
         folder: where the run record goes; beside the output by default.
         overwrite: replace `output` if it is there.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: with one sentence; no tier file is written then.
     """
-    folder, talk = folder or default_folder(output), talk or Talk()
+    folder, reporter = folder or default_folder(output), reporter or Reporter()
     sides: list[tuple[str, Tier | None]] = [(name, None) for name in settings.files]
     sides += [(name, "high") for name in settings.high_file] + [(name, "low") for name in settings.low_file]
     check_output(output, overwrite, [name for name, _ in sides], folder)
     rows, bad, watches = list[TierRow](), list[BadRow](), list[InputCheck]()
-    with run_folder(folder), account(folder, talk, lambda: describe(settings, watches), stores=None) as told:
+    with run_folder(folder), account(folder, reporter, lambda: describe(settings, watches), stores=None) as told:
         counts: dict[str, Any] = {}
         told.record = lambda: describe(settings, watches) | {"counts": counts}
         for name, tier in sides:
@@ -178,7 +178,7 @@ def import_tiers(
             for item in items_of(dataset, tier, settings, read):
                 (bad if isinstance(item, BadRow) else rows).append(item)  # type: ignore[arg-type]
             counts[name] = read.as_dict()
-            say_notes(talk, dataset, counts[name], several=len(sides) > 1)
+            say_notes(reporter, dataset, counts[name], several=len(sides) > 1)
         demand_both(rows, bad, ", ".join(name for name, _ in sides))
         record = told.record() | {"look": look_at(rows, bad)} | told.finished()
         told.record = lambda: record

@@ -14,7 +14,7 @@ from tithe.data.outfile import atomic, writing
 from tithe.errors import MissingExtraError, OutputError, StoreError
 from tithe.foreign import foreign, read_json
 from tithe.lab.curve import loss_chart, write_chart
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.folder import has_finished
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     losses: Sequence[float],
     learning_rates: Sequence[float],
-    talk: Talk,
+    reporter: Reporter,
 ) -> None:
     """Write model, tokenizer, losses and their curve; each file whole or not there."""
     new = place / NEW
@@ -161,7 +161,7 @@ def save(
         for name in CURVE:
             write_chart(chart, place / name, overwrite=True)
     except MissingExtraError as error:
-        talk.say(f"note: no picture of the losses: {error}; {error.hint}")
+        reporter.say(f"note: no picture of the losses: {error}; {error.hint}")
 
 
 def write_losses(path: Path, losses: Sequence[float], learning_rates: Sequence[float]) -> None:

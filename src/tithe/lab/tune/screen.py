@@ -13,13 +13,13 @@ from tithe.lab.tune.recipe import Recipe
 from tithe.lab.tune.train_rows import TrainRows
 from tithe.lab.tune.training import Schedule, Training, multiplies_bf16
 from tithe.printable import counted
-from tithe.report.reporter import Talk
-from tithe.report.terminal import Screen, console, say
+from tithe.report.reporter import Reporter
+from tithe.report.terminal import TerminalReporter, console, say
 
 
-def make_reporter() -> Talk:
+def make_reporter() -> Reporter:
     """Return a reporter that prints for the main process, and a silent one for the others."""
-    return Screen() if is_main() else Talk()
+    return TerminalReporter() if is_main() else Reporter()
 
 
 def show_tuned(result: TuneResult) -> None:
@@ -36,49 +36,49 @@ def show_tuned(result: TuneResult) -> None:
 
 
 def announce(
-    training: Training[Any], found: TrainRows, schedule: Schedule, checkpoint: Checkpoint | None, talk: Talk
+    training: Training[Any], found: TrainRows, schedule: Schedule, checkpoint: Checkpoint | None, reporter: Reporter
 ) -> None:
     """Say what is trained, on what, on which device, and in how many steps."""
     recipe, batches, model, steps = training.recipe, training.batches, training.model, schedule.steps
     for reason, n in found.left_out.items():
-        talk.say(f"left out, {n:,}: {reason}")
+        reporter.say(f"left out, {n:,}: {reason}")
     for sentence in (*training.source.dataset.notes, *note_sentences(found.counts())):
-        talk.say(sentence)
+        reporter.say(sentence)
     for sentence in remark_sentences(found.remarks.as_dict()):
-        talk.say(sentence)
+        reporter.say(sentence)
     if found.truncated_responses or found.truncated_prompts:
-        talk.say(
+        reporter.say(
             f"cut at max length {recipe.max_length}: {counted(found.truncated_responses, 'response')} "
             f"({counted(found.response_tokens_cut, 'token')}), {counted(found.truncated_prompts, 'prompt')}"
         )
     name = training.renderer.describe()["template"]
     if found.ends_added:
-        talk.say(
+        reporter.say(
             f"note: template `{name}` writes nothing after {found.ends_added:,} of {len(found.rows):,} responses: EOS "
             "is trained there, so that the model learns to stop"
         )
     if found.ends_missing:
         why = "there is no room for one" if model.tokenizer.eos_token_id is not None else "the tokenizer has no EOS"
-        talk.say(
+        reporter.say(
             f"note: no end of the turn is trained after {found.ends_missing:,} of {len(found.rows):,} responses: "
             f"template `{name}` writes none and {why}, so the model does not learn there to stop"
         )
     what = f"a LoRA adapter of {model.name}" if recipe.use_peft else f"all weights of {model.name}"
     dtype = recipe.dtype + (", multiplied in bf16" if recipe.bf16 and recipe.dtype != "bf16" else "")
     examples = counted(len(found.rows), "example")
-    talk.say(f"training {what} in {dtype} on {training.device}, recipe `{recipe.name}`, on {examples}")
+    reporter.say(f"training {what} in {dtype} on {training.device}, recipe `{recipe.name}`, on {examples}")
     packed = f" rows of {len(schedule.sequences):,}" if recipe.packing else ""
     layout = f"{batches.devices} device{'s' * (batches.devices > 1)} x {batches.each} x {batches.passes} passes"
-    talk.say(f"{steps:,} optimiser step{'s' * (steps > 1)}, each of {batches.step}{packed} ({layout})")
+    reporter.say(f"{steps:,} optimiser step{'s' * (steps > 1)}, each of {batches.step}{packed} ({layout})")
     if steps < FEW:
-        talk.say(
+        reporter.say(
             "note: so few optimiser steps, warm-up and decay included, may hardly move the model: "
             + more_steps(recipe, len(schedule.sequences), steps)
         )
     if recipe.bf16 and training.device.type == "cpu" and not multiplies_bf16(training.device):
-        talk.say("note: this CPU does not multiply in bf16, fp32 is faster here: `--no-bf16`")
+        reporter.say("note: this CPU does not multiply in bf16, fp32 is faster here: `--no-bf16`")
     if checkpoint is not None:
-        talk.say(f"goes on from the checkpoint after step {checkpoint.step}")
+        reporter.say(f"goes on from the checkpoint after step {checkpoint.step}")
 
 
 def more_steps(recipe: Recipe, rows: int, steps: int) -> str:

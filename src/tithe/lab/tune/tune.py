@@ -31,7 +31,7 @@ from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.train import Job, Trained, demand_packages, train
 from tithe.lab.tune.train_rows import TrainRows
 from tithe.lab.tune.training import Schedule, Training, open_training
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.folder import Account, account, run_folder, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
@@ -39,7 +39,9 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
 Choose = Callable[[TrainRows, Path], tuple[TrainRows, Mapping[str, Any]]]
 
 
-def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk: Talk | None = None) -> TuneResult:
+def tune(
+    settings: TuneSettings, output: Path, *, overwrite: bool = False, reporter: Reporter | None = None
+) -> TuneResult:
     """Fine-tune a model on the responses of a data set.
 
     Args:
@@ -47,14 +49,14 @@ def tune(settings: TuneSettings, output: Path, *, overwrite: bool = False, talk:
         output: folder of the trained model, or adapter. Where a training with the same settings has ended, its record
             is given back at once; where one was interrupted, it goes on from its last checkpoint.
         overwrite: train anew, whatever training is there.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: whatever stops it; the folder of a training with other settings stays as it was.
     """
     demand_packages()
     training = open_training(settings)
-    return carry_out(training, training.identity(), output, overwrite=overwrite, talk=talk or Talk())
+    return carry_out(training, training.identity(), output, overwrite=overwrite, reporter=reporter or Reporter())
 
 
 def carry_out(
@@ -63,7 +65,7 @@ def carry_out(
     output: Path,
     *,
     overwrite: bool,
-    talk: Talk,
+    reporter: Reporter,
     choose: Choose | None = None,
 ) -> TuneResult:
     """Train in a folder, or find the training finished there.
@@ -73,7 +75,7 @@ def carry_out(
         identity: what makes two trainings equal.
         output: the folder.
         overwrite: train anew, whatever training is there.
-        talk: who listens.
+        reporter: who listens.
         choose: takes some of the rows, once the folder is ours; None trains on all of them.
 
     Raises:
@@ -85,10 +87,10 @@ def carry_out(
         there = finished(place)
         if there is not None and not overwrite:
             demand_same(there["identity"], identity, place)
-            talk.say(f"`{output}` holds this training already: nothing to do")
+            reporter.say(f"`{output}` holds this training already: nothing to do")
             return TuneResult(output, there)
         checkpoint = None if overwrite else begun_before(place, training, identity)
-        with told_of(place, training, there is None, talk) as told:
+        with told_of(place, training, there is None, reporter) as told:
             chosen: Mapping[str, Any] = {}
             rows, schedule = training.read(), None
             if choose is None:
@@ -106,11 +108,11 @@ def carry_out(
                     told.record = lambda: basics(training, rows, chosen)
                     schedule = training.schedule(rows)
                 assert schedule is not None
-                announce(training, rows, schedule, checkpoint, talk)
-                done = trained(training, schedule, place, checkpoint, talk)
+                announce(training, rows, schedule, checkpoint, reporter)
+                done = trained(training, schedule, place, checkpoint, reporter)
                 record = basics(training, rows, chosen) | outcome(schedule, done, checkpoint) | {"identity": identity}
                 if is_main():
-                    save(place, done.model, training.model.tokenizer, done.losses, done.learning_rates, talk)
+                    save(place, done.model, training.model.tokenizer, done.losses, done.learning_rates, reporter)
                 record |= told.finished()
             if is_main():
                 write_json(place / DONE, record)
@@ -134,21 +136,21 @@ def demand_apart(training: Training[Any], output: Path) -> None:
 
 
 @contextmanager
-def told_of(place: Path, training: Training[Any], ours: bool, talk: Talk) -> Iterator[Account]:
+def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter) -> Iterator[Account]:
     """Keep the account of a training in `tune.json`.
 
     Args:
         place: its folder.
         training: its parts.
         ours: whether no finished model lies there, whose record stays as long as the model does.
-        talk: who listens.
+        reporter: who listens.
     """
 
     def stored() -> int:
         checkpoint = last_checkpoint(place / CHECKPOINTS)
         return checkpoint.step if checkpoint else 0
 
-    with account(None, talk, lambda: basics(training, None, {}), name=DONE, stores="steps") as told:
+    with account(None, reporter, lambda: basics(training, None, {}), name=DONE, stores="steps") as told:
         told.stored = stored
         try:
             yield told
@@ -156,7 +158,7 @@ def told_of(place: Path, training: Training[Any], ours: bool, talk: Talk) -> Ite
             if is_main() and ours:  # while the data was read; settings that cannot be leave nothing in the folder
                 told.folder = place
             if not stored():
-                talk.say("no checkpoint was made: the same command begins anew")
+                reporter.say("no checkpoint was made: the same command begins anew")
             raise
 
 
@@ -198,11 +200,11 @@ def nothing_left(place: Path) -> Iterator[None]:
 
 
 def trained(
-    training: Training[Any], schedule: Schedule, place: Path, checkpoint: Checkpoint | None, talk: Talk
+    training: Training[Any], schedule: Schedule, place: Path, checkpoint: Checkpoint | None, reporter: Reporter
 ) -> Trained:
     """Train; nothing is saved but checkpoints."""
-    talk.phase("training")
-    talk.expect(schedule.examples_after(checkpoint.step if checkpoint else 0))
+    reporter.phase("training")
+    reporter.expect(schedule.examples_after(checkpoint.step if checkpoint else 0))
     job = Job(
         model=training.load(),
         tokenizer=training.model.tokenizer,
@@ -212,7 +214,7 @@ def trained(
         seed=training.settings.seed,
         device=training.device.type,
         place=place / CHECKPOINTS,
-        progress=talk.progress,
+        progress=reporter.progress,
         resume=checkpoint,
     )
     try:
@@ -220,7 +222,7 @@ def trained(
     except NotFinite as error:
         raise ModelError(str(error), hint=way_out(place)) from error
     finally:
-        talk.done()
+        reporter.done()
     training.source.input_check.check()
     return done
 

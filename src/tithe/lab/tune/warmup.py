@@ -19,7 +19,7 @@ from tithe.lab.tune.train_rows import TrainRows
 from tithe.lab.tune.training import Training, open_training
 from tithe.lab.tune.tune import carry_out
 from tithe.lab.tune.warmup_choice import WarmupChoice, choose
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.folder import has_finished, write_json
 from tithe.settings import ScoreSettings
 
@@ -31,7 +31,9 @@ FOLDER = "warmup"  # in a run folder
 TAKEN = ("dataset", "format", "turns", "split", "limit", "strict", "model", "template", "bos", "seed")
 
 
-def warm_up(settings: WarmupSettings, output: Path, *, overwrite: bool = False, talk: Talk | None = None) -> TuneResult:
+def warm_up(
+    settings: WarmupSettings, output: Path, *, overwrite: bool = False, reporter: Reporter | None = None
+) -> TuneResult:
     """Train a model for one epoch on a few examples of the data set that it will score.
 
     Args:
@@ -39,14 +41,14 @@ def warm_up(settings: WarmupSettings, output: Path, *, overwrite: bool = False, 
         output: folder of the model, with `chosen.jsonl`: the records it was trained on. Goes on, or is found finished,
             as that of `tune`.
         overwrite: choose and train anew.
-        talk: who listens.
+        reporter: who listens.
 
     Raises:
         TitheError: whatever stops it.
     """
     demand_packages()
     training = open_warmup(settings)
-    return train_chosen(training, identity(training), output, overwrite=overwrite, talk=talk or Talk())
+    return train_chosen(training, identity(training), output, overwrite=overwrite, reporter=reporter or Reporter())
 
 
 def open_warmup(settings: WarmupSettings) -> Training[WarmupSettings]:
@@ -72,15 +74,20 @@ def identity(training: Training[WarmupSettings]) -> dict[str, Any]:
 
 
 def train_chosen(
-    training: Training[WarmupSettings], own: dict[str, Any], output: Path, *, overwrite: bool, talk: Talk
+    training: Training[WarmupSettings], own: dict[str, Any], output: Path, *, overwrite: bool, reporter: Reporter
 ) -> TuneResult:
     """Choose and train in a folder, or find it done there."""
-    chooser = partial(choose_in, training, own, overwrite, talk)
-    return carry_out(training, own, output, overwrite=overwrite, talk=talk, choose=chooser)
+    chooser = partial(choose_in, training, own, overwrite, reporter)
+    return carry_out(training, own, output, overwrite=overwrite, reporter=reporter, choose=chooser)
 
 
 def choose_in(
-    training: Training[WarmupSettings], own: dict[str, Any], overwrite: bool, talk: Talk, rows: TrainRows, place: Path
+    training: Training[WarmupSettings],
+    own: dict[str, Any],
+    overwrite: bool,
+    reporter: Reporter,
+    rows: TrainRows,
+    place: Path,
 ) -> tuple[TrainRows, Mapping[str, Any]]:
     """Choose the examples, or find the choice that an interrupted run has made.
 
@@ -91,7 +98,7 @@ def choose_in(
     if is_main():
         there = None if overwrite else read_if_there(file)
         if there is None or there.get("identity") != own:
-            choice = choose(training, rows, talk)
+            choice = choose(training, rows, reporter)
             write_records(training.source.dataset, choice.places(), place / RECORDS, overwrite=True)
             write_json(file, {"identity": own, **choice.as_dict()})
     wait()
@@ -99,7 +106,7 @@ def choose_in(
     assert told is not None
     made = WarmupChoice(told["chosen"], told["facts"])
     facts = made.facts
-    talk.say(f"{len(made.chosen):,} of {facts['candidates']:,} examples for the warm-up: {facts['how']}")
+    reporter.say(f"{len(made.chosen):,} of {facts['candidates']:,} examples for the warm-up: {facts['how']}")
     return rows.only({one["id"] for one in made.chosen}), {"warmup": {**facts, "chosen": list(made.chosen)}}
 
 
@@ -109,7 +116,7 @@ def is_warmed(folder: Path) -> bool:
     return record is not None and has_finished(record) and "warmup" in record
 
 
-def warm_up_for_run(setup: Setup, folder: Path | None, talk: Talk) -> dict[str, Any]:
+def warm_up_for_run(setup: Setup, folder: Path | None, reporter: Reporter) -> dict[str, Any]:
     """Train the model that a run scores with, or find it in the run folder (`--warmup`).
 
     The model lies under a name made of all that its training depends on: another data set, model or setting makes
@@ -126,9 +133,9 @@ def warm_up_for_run(setup: Setup, folder: Path | None, talk: Talk) -> dict[str, 
     training = open_warmup(settings_of_run(setup.settings, setup.model.first_device))
     own = identity(training)
     name = hashlib.blake2b(json.dumps(own, sort_keys=True).encode(), digest_size=8).hexdigest()
-    talk.say("warm-up: the model is trained briefly before it scores")
-    made = train_chosen(training, own, folder / FOLDER / name, overwrite=False, talk=talk)
-    talk.say(f"scoring with the warmed-up model in `{made.folder}`")
+    reporter.say("warm-up: the model is trained briefly before it scores")
+    made = train_chosen(training, own, folder / FOLDER / name, overwrite=False, reporter=reporter)
+    reporter.say(f"scoring with the warmed-up model in `{made.folder}`")
     record, model = made.record, training.model
     return {
         "folder": str(made.folder),

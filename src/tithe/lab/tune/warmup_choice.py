@@ -19,7 +19,7 @@ from tithe.lab.tune.train_rows import TrainRows
 from tithe.lab.tune.training import Training, multiplies_bf16
 from tithe.neighbours.kmeans import Clusters
 from tithe.records import Example, FloatArray, Pass, Problem
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,7 +53,7 @@ class WarmupChoice:
         return {"chosen": [dict(one) for one in self.chosen], "facts": dict(self.facts)}
 
 
-def choose(training: Training[WarmupSettings], rows: TrainRows, talk: Talk) -> WarmupChoice:
+def choose(training: Training[WarmupSettings], rows: TrainRows, reporter: Reporter) -> WarmupChoice:
     """Choose among the examples that can be trained on.
 
     Raises:
@@ -80,7 +80,7 @@ def choose(training: Training[WarmupSettings], rows: TrainRows, talk: Talk) -> W
         taken, more = nearest(clusters, vectors, s.each), {}
         facts["how"] = f"of {len(clusters)} clusters up to {s.each} each, nearest to the centre"
     else:
-        perplexities = reader.perplexities(examples, talk)
+        perplexities = reader.perplexities(examples, reporter)
         taken, more = middle(clusters.labels, perplexities, s.each), {"perplexity": perplexities}
         facts["how"] = f"of {len(clusters)} clusters up to {s.each} each, of middling perplexity"
     told = {"cluster": clusters.labels, **more}
@@ -141,7 +141,7 @@ class PromptReader:
         found = embed(examples, made)
         return found.vectors, {**made.describe(), **found.counts}
 
-    def perplexities(self, examples: Sequence[Example], talk: Talk) -> FloatArray:
+    def perplexities(self, examples: Sequence[Example], reporter: Reporter) -> FloatArray:
         """Return (examples,) exp of the mean NLL of each prompt's tokens after the first, in its template.
 
         Raises:
@@ -151,8 +151,8 @@ class PromptReader:
         encoded = self.training.renderer.encode(examples)
         passes = [self.prompt(one, got) for one, got in zip(examples, encoded, strict=True)]
         found = np.full(len(passes), np.nan)
-        talk.phase("warm-up, choosing records")
-        talk.expect(len(passes))
+        reporter.phase("warm-up, choosing records")
+        reporter.expect(len(passes))
         tokens = 0
         try:
             for batch, results in self.engine.run(passes, self.engine.batches(passes)):
@@ -161,9 +161,9 @@ class PromptReader:
                         raise ModelError(f"{nlls.reason}: a prompt of {len(passes[place].ids)} tokens")
                     found[place] = np.exp(nlls.astype(np.float64).mean())
                     tokens += len(passes[place].ids)
-                talk.progress(len(batch.index), tokens)
+                reporter.progress(len(batch.index), tokens)
         finally:
-            talk.done()
+            reporter.done()
         return found
 
     def prompt(self, example: Example, encoded: Any) -> Pass:

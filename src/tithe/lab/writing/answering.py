@@ -23,7 +23,7 @@ from tithe.lab.endpoint.client import Client
 from tithe.lab.writing.settings import WritingSettings
 from tithe.lab.writing.texts import TextStore, key_of, store_name
 from tithe.records import Example, Message, Problem
-from tithe.report.reporter import Talk
+from tithe.report.reporter import Reporter
 from tithe.run.model import DTYPE, began_with, keep
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Writer(Protocol):
     def check(self) -> None:
         """Raise what can be known to be wrong before anything is answered."""
 
-    def answers(self, prompts: Mapping[str, Example], place: Path, talk: Talk) -> Answers: ...
+    def answers(self, prompts: Mapping[str, Example], place: Path, reporter: Reporter) -> Answers: ...
 
     def describe(self) -> dict[str, Any]: ...
 
@@ -130,7 +130,7 @@ class LocalWriter:
 
         return dtype_name(choose_dtype(self.settings.dtype, choose_device(self.settings.device)))
 
-    def take_dtype(self, place: Path, talk: Talk) -> None:
+    def take_dtype(self, place: Path, reporter: Reporter) -> None:
         """Take the dtype with which the folder's texts were begun, where a CPU's speed decides which."""
         from tithe.engine.devices import choose_device
 
@@ -139,7 +139,7 @@ class LocalWriter:
         self.dtype, note = began_with(place, self.dtype)
         keep(place, DTYPE, self.dtype)
         if note is not None:
-            talk.say(note)
+            reporter.say(note)
 
     @cached_property
     def stops(self) -> frozenset[int]:
@@ -173,31 +173,31 @@ class LocalWriter:
             )
         return found
 
-    def answers(self, prompts: Mapping[str, Example], place: Path, talk: Talk) -> Answers:
+    def answers(self, prompts: Mapping[str, Example], place: Path, reporter: Reporter) -> Answers:
         """Answer what the folder does not hold yet."""
         from tithe.engine.generate import GENERATION
 
-        self.take_dtype(place, talk)
+        self.take_dtype(place, reporter)
         who = {"fingerprint": self.fingerprint, "dtype": self.dtype, "version": GENERATION, "window": self.window}
         store = TextStore(place, store_name(self.name, who | self.sampling | {"stops": sorted(self.stops)}))
         found: Answers = {}
         wanted = self.wanted(prompts)
         for sentence in remark_sentences(self.left_out):
-            talk.say(f"{self.name}: {sentence}")
+            reporter.say(f"{self.name}: {sentence}")
         found |= {key: one for key, one in wanted.items() if isinstance(one, Problem)}
         asked = {key: one for key, one in wanted.items() if not isinstance(one, Problem)}
         names = {key: key_of(one.ids.tobytes(), str(one.seed)) for key, one in asked.items()}
         self.reused = self.stored = sum(name in store for name in names.values())
-        talk.progress(self.reused + len(found), 0)
+        reporter.progress(self.reused + len(found), 0)
         if self.reused < len(asked):
-            found |= self.write([*asked], [*asked.values()], [*names.values()], store, talk)
+            found |= self.write([*asked], [*asked.values()], [*names.values()], store, reporter)
         return found | {key: store[name] for key, name in names.items() if name in store}
 
     def write(
-        self, keys: Sequence[str], asked: Sequence[Wanted], names: Sequence[str], store: TextStore, talk: Talk
+        self, keys: Sequence[str], asked: Sequence[Wanted], names: Sequence[str], store: TextStore, reporter: Reporter
     ) -> Answers:
         """Load the model and let it answer, batch by batch; gives what it could not."""
-        generator, problems, tokens = self.generator(talk), Answers(), 0
+        generator, problems, tokens = self.generator(reporter), Answers(), 0
         # All prompts are put into batches, and those that are answered left out: so the batches of a run that was
         # killed and goes on are those of a run that was not.
         for batch in generator.batches(asked):
@@ -212,19 +212,19 @@ class LocalWriter:
                 tokens += got.tokens
             store.flush()  # a batch is there whole or not at all, so that none is ever taken up in the middle
             self.stored = len(store)
-            talk.progress(len(todo), tokens)
+            reporter.progress(len(todo), tokens)
         self.work = {"tokens_generated": tokens, "batches_halved": generator.halved, "pads": generator.pads}
         del generator
         gc.collect()  # the next model needs the room
         return problems
 
-    def generator(self, talk: Talk) -> Generator:
+    def generator(self, reporter: Reporter) -> Generator:
         """The model, loaded."""
         from tithe.engine.generate import Generator, load_writer
 
         s = self.settings
         model = load_writer(self.source, device=s.device, dtype=self.dtype, trust_remote_code=s.trust_remote_code)
-        talk.say(f"model {self.name} ({model.parameters:,} parameters) writes on {model.device} in {self.dtype}")
+        reporter.say(f"model {self.name} ({model.parameters:,} parameters) writes on {model.device} in {self.dtype}")
         return Generator(
             model,
             self.tokenizer,
@@ -281,13 +281,13 @@ class EndpointWriter:
             seed=seed_of(s.seed, prompt_id) & 0x7FFFFFFF,
         )
 
-    def answers(self, prompts: Mapping[str, Example], place: Path, talk: Talk) -> Answers:
+    def answers(self, prompts: Mapping[str, Example], place: Path, reporter: Reporter) -> Answers:
         """Ask for what the folder does not hold yet."""
         bodies = {key: self.body(key, example) for key, example in prompts.items()}
         names = {key: key_of(json.dumps(body, sort_keys=True)) for key, body in bodies.items()}
         store = TextStore(place, store_name(self.name, {"endpoint": self.address.page("")}))
         self.reused = self.stored = sum(name in store for name in names.values())
-        talk.progress(self.reused, 0)
+        reporter.progress(self.reused, 0)
         problems: Answers = {}
         s, tokens = self.settings, 0
         client = Client(self.address, timeout=s.timeout, retries=s.retries, connections=s.concurrency)
@@ -303,7 +303,7 @@ class EndpointWriter:
                     else:
                         problems[key] = got
                     store.flush_now_and_then(self.hold)
-                    talk.progress(1, tokens)
+                    reporter.progress(1, tokens)
             finally:
                 store.flush()
                 self.stored = len(store)
