@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 import transformers
 
+from tests.matrix import thinned
 from tithe.engine.engine import Engine
 from tithe.engine.loading import load_model
 from tithe.engine.model import LoadedModel
@@ -112,6 +113,14 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         num_key_value_heads=1, attention_window_size=WINDOW, lru_width=32,
     ),
 }  # fmt: skip
+
+# One for each way that a family is unlike Llama: scalings of the rotary, windows and soft caps, learnt places, biases
+# for distance, another block, experts with sinks, state instead of attention.
+REPRESENTATIVES = (
+    "llama", "llama-dynamic", "phi3-longrope", "gemma2", "gpt2", "gpt-neox", "falcon-alibi", "cohere", "gpt-oss",
+    "mamba", "recurrent-gemma",
+)  # fmt: skip
+EACH_FAMILY = thinned(CONFIGS, REPRESENTATIVES)
 
 
 def save(folder: Path, config: Any, *, model: Any = None, seed: int = 0) -> Path:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.small_model import make_model
+from tithe.engine import sources
 from tithe.engine.loading import load_model
 from tithe.engine.sources import find_model, fingerprint, load_tokenizer
 from tithe.errors import MissingExtraError, ModelError
@@ -145,10 +146,8 @@ def test_a_broken_config_is_named(adapter, tmp_path):
 
 
 def test_a_missing_package_is_named(adapter, monkeypatch):
-    import importlib.util
-
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "peft" else real(name, *a))
+    real = sources.find_spec
+    monkeypatch.setattr(sources, "find_spec", lambda name, *a: None if name == "peft" else real(name, *a))
     with pytest.raises(MissingExtraError, match="needs the package `peft`"):
         find_model(str(adapter))
 

@@ -11,7 +11,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.engine.models import CONFIGS, LIMIT, VOCABULARY, load, make_pass, plain, random_passes, run, twin, worst
+from tests.engine.models import (
+    CONFIGS,
+    EACH_FAMILY,
+    LIMIT,
+    VOCABULARY,
+    load,
+    make_pass,
+    plain,
+    random_passes,
+    run,
+    twin,
+    worst,
+)
 from tithe.engine.engine import Engine
 
 PADDED = {"gptj", "gpt-neo", "falcon", "falcon-alibi", "bloom", "mamba", "recurrent-gemma"}
@@ -34,7 +46,7 @@ def test_engine_equals_the_models_own_forward(name: str, family: Callable[[str],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_in_bf16_it_is_off_from_the_models_own_bf16_by_rounding(name: str, family: Callable[[str], Path]) -> None:
     """And from fp32 by no more than the model itself is, or hardly."""
     loaded, passes = load(family(name), "bf16"), random_passes(longest=100)
@@ -48,7 +60,7 @@ def test_in_bf16_it_is_off_from_the_models_own_bf16_by_rounding(name: str, famil
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.lists(st.tuples(st.integers(1, 100), st.integers(0, 99), st.integers(0, 2)), min_size=1, max_size=10),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.engine.models import CONFIGS, save
+from tests.matrix import thinned
 from tests.small_model import change_config, make_model
 from tithe.engine import generate
 from tithe.engine.generate import Generator, Wanted, draw, load_writer, nucleus, padded, stop_ids
@@ -55,13 +56,11 @@ class Numbers:
         return " ".join(map(str, ids))
 
 
-QUICK = ("gpt2", "gemma2", "llama-dynamic", "mamba")
+REPRESENTATIVES = ("gpt2", "gemma2", "llama-dynamic", "gpt-oss", "mamba", "recurrent-gemma")
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-@pytest.mark.parametrize(
-    "family", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
-)
+@pytest.mark.parametrize("family", thinned(CONFIGS, REPRESENTATIVES))
 def test_every_family_in_a_batch_as_one_by_one(tmp_path, family, temperature):
     model = load_writer(find_model(str(save(tmp_path / family, CONFIGS[family]()))), device="cpu", dtype="fp32")
     generator = Generator(model, Numbers(), frozenset({2}), temperature=temperature, max_new_tokens=12, window=60)

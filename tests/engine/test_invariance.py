@@ -40,6 +40,7 @@ def alone(loaded: LoadedModel, passes: list[Pass]) -> list[list[float]]:
     return [loaded.nll([pass_])[0].astype(np.float64).tolist() for pass_ in passes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", ["llama", "bloom"])
 def test_any_budget_order_and_workers(models: dict[tuple[str, str], LoadedModel], name: str, dtype: str) -> None:
@@ -71,6 +72,7 @@ def test_packed_padded_single_and_shared_beginnings_agree(family: Callable[[str]
         assert worst(run(Engine(other, budget=300, workers=1), passes), wanted) < TOLERANCE[dtype], road
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2"])
 def test_a_pass_that_is_the_beginning_of_others(family: Callable[[str], Path], name: str, dtype: str) -> None:
@@ -85,6 +87,7 @@ def test_a_pass_that_is_the_beginning_of_others(family: Callable[[str], Path], n
     assert any(after and len({one.place for one in after if one}) > 1 for after in (batch.after for batch in batches))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2"])
 def test_beginnings_within_beginnings(family: Callable[[str], Path], name: str, dtype: str) -> None:

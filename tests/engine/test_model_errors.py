@@ -16,7 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.engine.models import CONFIGS, GROUPED, load, make_pass, save
-from tithe.engine import model as model_room
+from tithe.engine import loading
 from tithe.engine.devices import choose_device, choose_dtype
 from tithe.engine.generate import generation_config
 from tithe.engine.loading import rotary_switch
@@ -205,7 +205,7 @@ def test_a_model_too_large_for_the_memory(family: Family, monkeypatch: pytest.Mo
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    monkeypatch.setattr(model_room, "probe", full)
+    monkeypatch.setattr(loading, "probe", full)
     text, hint = refused(lambda: load(family("llama")))
     assert text.endswith("in fp32 does not fit into the memory of `cpu`") and "smaller dtype" in hint
 

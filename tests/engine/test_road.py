@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tithe.run.describe import engine_record, engine_sentence
 
 from tests.engine.models import load, plain, random_passes, run, twin, worst
 from tithe.engine.engine import Engine
@@ -16,6 +15,7 @@ from tithe.engine.forward import probe
 from tithe.engine.forward.attention import Varlen, probes, whole_rows
 from tithe.engine.forward.cuts import Cuts
 from tithe.engine.forward.ways import BY_SEGMENT, WHOLE_ROW, Call
+from tithe.run.engines import engine_record, engine_sentence
 
 Family = Callable[[str], Path]
 Tensor = torch.Tensor
@@ -162,7 +162,7 @@ def test_what_each_device_tries() -> None:
 
 
 def test_hidden_states_come_on_the_same_road(ways: Any, family: Family) -> None:
-    from tests.engine.forward import test_hidden as states
+    from tests.engine.readouts import test_pooled as states
 
     ways(dense=dense)
     loaded, rows = load(family("llama")), states.random_rows()

@@ -29,8 +29,7 @@ def test_peaks_of_all_dtypes() -> None:
 def test_a_bench(model_dir: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "data.jsonl", records(60))
     record = tithe.bench(data, scorer="ifd", model=str(model_dir), device="cuda", limit=20).record
-    assert {one["batch_tokens"] for one in record["tried"]} >= {8192, 16_384, 32_768}  # and what has room
-    assert {one["workers"] for one in record["tried"]} == {1}
+    assert record["engine"]["workers"] == 1 and record["speed"]["tokens_per_second_median"] > 0
     whole = record["whole"]
     assert whole["peak_bytes"] >= whole["weight_bytes"]
     beside = max(whole["read_seconds"], whole["tokenise_seconds"], whole["score_seconds"])

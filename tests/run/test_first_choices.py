@@ -12,16 +12,15 @@ import pytest
 import torch
 
 from tests.e2e.command import records, write_jsonl
-from tithe.engine import engine, loading
+from tithe.engine import devices, engine, loading
 from tithe.engine.measure import layout
-from tithe.engine.measure.machine import dtypes
 from tithe.engine.measure.memory import Room
 from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.report.reporter import Reporter
 from tithe.run.engines import engine_record, engine_sentence, make_engine
 from tithe.run.method import set_up
-from tithe.run.model import keep, kept, kept_number, kept_word, read_choices
+from tithe.run.model import ROUTE, keep, kept, kept_number, kept_word, read_choices
 from tithe.run.score import score
 from tithe.settings import ScoreSettings
 
@@ -135,7 +134,10 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     assert begun("run", workers=2).workers == 2 and begun("run", batch_tokens=77).budget == 77
     begun("given", batch_tokens=77)
     (own,) = {name.removeprefix("workers_cpu_") for name in kept_by("given") if name.startswith("workers_")}
-    assert kept_by("given") == {f"workers_cpu_{own}": 1, f"threads_cpu_{own}": 4} and own.startswith("fp32-")
+    assert {name: value for name, value in kept_by("given").items() if name != ROUTE} == {
+        f"workers_cpu_{own}": 1,
+        f"threads_cpu_{own}": 4,
+    } and own.startswith("fp32-")
     monkeypatch.setattr(SeveralEngine, "measured", True)
     begun("several", device="cpu,cpu").close()
     # How many are at once in each process is no word about one alone.
@@ -145,9 +147,10 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
 def test_the_dtype_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
     """`auto` is a matter of speed there: what a busy machine measures later computes nothing again."""
     data, fastest = write_jsonl(tmp_path / "data.jsonl", records(5)), [torch.bfloat16]
-    monkeypatch.setattr(
-        dtypes, "choose_dtype", lambda wanted, device: fastest[0] if wanted == "auto" else dtypes.WEIGHTS[wanted]
-    )
+    for room in (devices, loading):
+        monkeypatch.setattr(
+            room, "choose_dtype", lambda wanted, device: fastest[0] if wanted == "auto" else devices.WEIGHTS[wanted]
+        )
 
     def scored(place: Path, **given: Any) -> tuple[str, int, list[str]]:
         said = list[str]()

@@ -11,7 +11,17 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.engine.models import CONFIGS, LIMIT, VOCABULARY, load, make_pass, plain, random_passes, shown_passes, twin
+from tests.engine.models import (
+    EACH_FAMILY,
+    LIMIT,
+    VOCABULARY,
+    load,
+    make_pass,
+    plain,
+    random_passes,
+    shown_passes,
+    twin,
+)
 from tithe.engine.batches.batching import Batch
 from tithe.engine.engine import Engine, Read
 from tithe.engine.model import LoadedModel
@@ -53,7 +63,7 @@ def few() -> list[Pass]:
     return [make_pass(row, start) for row, start in zip(rows, (1, 0, 22, 0, 21, 24), strict=True)]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family_gives_the_states_of_all_layers(name: str, family: Callable[[str], Path]) -> None:
     loaded, passes, model = load(family(name)), few(), plain(family(name))
     got = read(Engine(loaded, budget=80, workers=1), passes, [(NLL, Whole())] * len(passes))
@@ -64,6 +74,7 @@ def test_every_family_gives_the_states_of_all_layers(name: str, family: Callable
         assert loaded.layers.hooked and loaded.road == "packed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("road", ["packed", "padded", "single", "own forward"])
 @pytest.mark.parametrize("hooked", [True, False])
 @pytest.mark.parametrize("workers", [1, 2])

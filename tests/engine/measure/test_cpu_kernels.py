@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tithe.config import ScoreSettings
-from tithe.run.describe import kernels
-from tithe.run.reporter import Reporter
 
 import tithe
 from tests.e2e.command import records, write_jsonl
@@ -19,7 +16,10 @@ from tithe.engine.devices import choose_dtype
 from tithe.engine.measure import cpu_kernels
 from tithe.engine.measure.cpu_kernels import Fp32Route, HalfSpeed, choose, probe_half, put_back, take_fastest_fp32
 from tithe.errors import StoreError
+from tithe.report.reporter import Reporter
+from tithe.run.engines import kernels
 from tithe.run.score import score
+from tithe.settings import ScoreSettings
 
 CPU = torch.device("cpu")
 TRUE = {"default": 2e-7, "onednn": 4e-7}

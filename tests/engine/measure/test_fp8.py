@@ -16,7 +16,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from tithe.run.describe import engine_record, engine_sentence
 
 from tests.engine.models import load, make_pass, random_passes, run
 from tithe.engine import devices
@@ -28,6 +27,7 @@ from tithe.engine.measure.shape import model_shape
 from tithe.engine.readouts.pooled import pooled_vectors
 from tithe.engine.store.store import answers_name
 from tithe.errors import ModelError, SettingsError
+from tithe.run.engines import engine_record, engine_sentence
 
 Family = Callable[[str], Path]
 # Every finite e4m3 above 0 from its definition: 3 bits of mantissa, exponents to 8, the last code is NaN.

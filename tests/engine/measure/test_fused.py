@@ -13,9 +13,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tithe.config import ScoreSettings
-from tithe.run.compiled import about, check_compile, may_be_large, wants_compiled
-from tithe.run.describe import engine_record, engine_sentence
 
 from tests.engine.models import CONFIGS, load, plain, random_passes, run, save, twin, worst
 from tithe.data.files import open_dataset
@@ -24,6 +21,8 @@ from tithe.engine.engine import Engine
 from tithe.engine.measure import fused
 from tithe.engine.measure.fused import WORTH, cannot, find_parts, fuse, worth
 from tithe.errors import SettingsError
+from tithe.run.engines import about, check_compile, engine_record, engine_sentence, may_be_large, wants_compiled
+from tithe.settings import ScoreSettings
 
 Family = Callable[[str], Path]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
