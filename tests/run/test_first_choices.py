@@ -124,7 +124,8 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
         return loaded({"dataset": str(data), "model": str(model_dir), "dtype": "fp32", **given}, tmp_path / place)
 
     def kept_by(place: str) -> dict[str, Any]:
-        return read_choices(tmp_path / place / "answers" / "choices.json")
+        found = read_choices(tmp_path / place / "answers" / "choices.json")
+        return {name: value for name, value in found.items() if name != ROUTE}  # some processors have two of it
 
     first = begun("run")
     assert (first.workers, first.threads, first.budget) == (1, 4, 2048) and spoken == ["4 layouts", "3 layouts"]
@@ -134,10 +135,7 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     assert begun("run", workers=2).workers == 2 and begun("run", batch_tokens=77).budget == 77
     begun("given", batch_tokens=77)
     (own,) = {name.removeprefix("workers_cpu_") for name in kept_by("given") if name.startswith("workers_")}
-    assert {name: value for name, value in kept_by("given").items() if name != ROUTE} == {
-        f"workers_cpu_{own}": 1,
-        f"threads_cpu_{own}": 4,
-    } and own.startswith("fp32-")
+    assert kept_by("given") == {f"workers_cpu_{own}": 1, f"threads_cpu_{own}": 4} and own.startswith("fp32-")
     monkeypatch.setattr(SeveralEngine, "measured", True)
     begun("several", device="cpu,cpu").close()
     # How many are at once in each process is no word about one alone.
