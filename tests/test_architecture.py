@@ -258,7 +258,11 @@ def test_there_is_something_to_check():
         (upward, "records.py", "from .plan import plan"),
         (upward, "engine/store.py", "from ..plan import plan"),
         (upward, "engine/store.py", "def f():\n    from tithe.planner import plan"),
-        (upward, "data/files.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tithe.run import Run"),
+        (
+            upward,
+            "data/dataset.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tithe.run import Run",
+        ),
         (upward, "plugins.py", "from tithe.testing import check_scorer"),
         (upward, "scorers/ifd.py", "from tithe.engine.model import load"),
         (upward, "scorers/ifd.py", "from tithe.selectors.rank import Top"),

@@ -25,7 +25,7 @@ import pytest
 import zstandard
 
 from tithe.contamination.items import read_items
-from tithe.data.files import open_dataset
+from tithe.data.dataset import open_dataset
 from tithe.engine.heads.card import parse_card
 from tithe.engine.heads.files import read_tensors
 from tithe.errors import StoreError, TitheError

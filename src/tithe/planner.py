@@ -9,11 +9,10 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
-from tithe.data.record_counts import RecordCounts
-from tithe.data.remarks import RemarkCounts
+from tithe.data.counts import RecordCounts, RemarkCounts
+from tithe.data.ids import Seen, first_half
 from tithe.data.render import Encoded, Renderer
 from tithe.data.rendered import Remarks
-from tithe.data.seen import Seen, first_half
 from tithe.records import Ask, BadRow, Example, Pass, PassKind, PassSpec, Problem
 
 WINDOW = 4096  # examples planned and batched together: enough to sort by length, little enough to hold in memory

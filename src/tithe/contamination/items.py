@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tithe.data.asked import PROMPTS
 from tithe.data.containers import TOO_LONG, csv_rows, parse_line
 from tithe.data.jsonstream import JsonFault, JsonStream
-from tithe.data.packed import bounded_lines, reading, unpacked
+from tithe.data.lines import bounded_lines, reading, unpacked
+from tithe.data.prompts import PROMPTS
 from tithe.data.sniff import container_suffix, sniff
 from tithe.errors import DataError
 from tithe.foreign import foreign

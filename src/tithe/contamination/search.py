@@ -15,9 +15,9 @@ import numpy.typing as npt
 from tithe.contamination.index import Hit, Index
 from tithe.contamination.items import file_digest, read_items
 from tithe.contamination.words import words
-from tithe.data.files import Dataset
+from tithe.data.counts import RecordCounts
+from tithe.data.dataset import Dataset
 from tithe.data.input_check import InputCheck
-from tithe.data.record_counts import RecordCounts
 from tithe.errors import DataError, SettingsError
 from tithe.extras import versions
 from tithe.planner import windows

@@ -17,7 +17,7 @@ from rich.segment import Segment
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tithe.data.record_counts import note_sentences
+from tithe.data.counts import note_sentences
 from tithe.printable import MOST, json_text, printable, shorten
 from tithe.report.reporter import Reporter
 from tithe.stderr import SteadyStream

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.data.files import Dataset
+from tithe.data.dataset import Dataset
 from tithe.data.hub import HubData
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Example

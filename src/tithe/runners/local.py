@@ -13,8 +13,8 @@ from itertools import chain, islice
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from tithe.data.ids import Seen, first_half
 from tithe.data.render import Renderer
-from tithe.data.seen import Seen, first_half
 from tithe.engine.readouts.base import READOUTS, CountReadout, Readout, View
 from tithe.engine.store.store import Store
 from tithe.errors import SettingsError, did_you_mean

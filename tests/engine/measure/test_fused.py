@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from tests.engine.models import CONFIGS, load, plain, random_passes, run, save, twin, worst
-from tithe.data.files import open_dataset
+from tithe.data.dataset import open_dataset
 from tithe.data.hub import HubData
 from tithe.engine.engine import Engine
 from tithe.engine.measure import fused

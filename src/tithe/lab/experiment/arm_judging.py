@@ -121,7 +121,7 @@ def verdicts(
 
 def nothing(answers: Path, name: str) -> Measured:
     """The reference arm against itself."""
-    from tithe.data.asked import answers_of
+    from tithe.data.prompts import answers_of
     from tithe.lab.judge.judge_loop import Answers
 
     items = tuple(Answers.of(str(answers), answers_of(answers)).examples)

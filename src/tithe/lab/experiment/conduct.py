@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tithe.data.asked import prompts_of
+from tithe.data.prompts import prompts_of
 from tithe.engine.sources import find_model
 from tithe.errors import StoreError, demand
 from tithe.extras import versions

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tithe.data.files import Dataset
-from tithe.data.record_counts import RecordCounts
+from tithe.data.counts import RecordCounts
+from tithe.data.dataset import Dataset
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.lab.heads.settings import HeadSettings
 from tithe.planner import without_numbers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tithe.data.remarks import RemarkCounts
+from tithe.data.counts import RemarkCounts
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.errors import DataError
 from tithe.lab.heads.head_run import HeadRun

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tithe.data.counts import RecordCounts
 from tithe.data.ids import prompt_id
 from tithe.data.prompts import STAND_IN
-from tithe.data.record_counts import RecordCounts
 from tithe.errors import DataError
 from tithe.lab.judge.judge_prompt import question, scores_of
 from tithe.lab.judge.tally import Review, Scored

@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tithe.data.asked import prompts_of
+from tithe.data.counts import note_sentences
 from tithe.data.outfile import atomic
-from tithe.data.record_counts import note_sentences
+from tithe.data.prompts import prompts_of
 from tithe.data.sniff import sniff
 from tithe.errors import DataError
 from tithe.extras import versions

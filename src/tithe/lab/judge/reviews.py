@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tithe.data.containers import Row
-from tithe.data.packed import reading
+from tithe.data.lines import reading
 from tithe.data.sniff import sniff
 from tithe.errors import DataError
 from tithe.lab.judge.tally import Review, Scored

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from tithe.data.containers import Row
-from tithe.data.files import Dataset
+from tithe.data.counts import RecordCounts
+from tithe.data.dataset import Dataset
 from tithe.data.formats import examples
 from tithe.data.ids import Occurrences
 from tithe.data.prompts import with_response
-from tithe.data.record_counts import RecordCounts
 from tithe.data.turns import kind, listing
 from tithe.errors import DataError, SettingsError
 from tithe.lab.tiers.tier_rows import OWN, TIERS, Tier, TierRow, of_example

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tithe.data.record_counts import note_sentences
-from tithe.data.remarks import remark_sentences
+from tithe.data.counts import note_sentences, remark_sentences
 from tithe.lab.tune.files import Checkpoint, TuneResult
 from tithe.lab.tune.optimiser_steps import FEW, steps_by_epochs
 from tithe.lab.tune.processes import is_main

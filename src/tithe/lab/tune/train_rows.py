@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from tithe.data.record_counts import RecordCounts
-from tithe.data.remarks import RemarkCounts
+from tithe.data.counts import RecordCounts, RemarkCounts
 from tithe.data.render import Encoded, Renderer
 from tithe.planner import without_numbers
 from tithe.records import BadRow, Example, Pass, Problem

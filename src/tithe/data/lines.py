@@ -1,9 +1,13 @@
-"""Bytes of a file, unpacked if it is gzip or Zstandard; damage becomes one sentence."""
+"""Read the bytes and lines of a file, unpacked if it is gzip or Zstandard, and parse JSON without repeated fields.
+
+Damage becomes one sentence. An object that has a field twice is refused: `json.loads` would silently keep the last.
+"""
 
 from __future__ import annotations
 
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,3 +134,33 @@ def skip_space(stream: io.BufferedReader) -> bytes:
         if text:
             return text[:1]
     return b""
+
+
+class FieldTwiceError(ValueError):
+    """An object has two fields of the same name."""
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these fields.
+
+    Raises:
+        FieldTwiceError: a name occurs twice.
+    """
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in made if names.count(name) > 1)
+        raise FieldTwiceError(f"the field `{twice[:40]}` stands twice in one object")
+    return made
+
+
+def loads(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or an object has a field twice.
+    """
+    return DECODER.decode(text)
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=unique)

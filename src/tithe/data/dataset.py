@@ -1,25 +1,24 @@
-"""A data set on disk or on the hub -> a stream of examples, as often as one likes."""
+"""A data set on disk or on the hub, streamed as examples as often as needed, and subsets of one."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Protocol, Self, cast, get_args
 
 from tithe.data.containers import DataFile, Row
 from tithe.data.feedback import refusal
-from tithe.data.folders import data_files
 from tithe.data.formats import Record, Shape, Turns, detect, examples, looks_like
 from tithe.data.hub import open_hub
 from tithe.data.ids import Occurrences
-from tithe.data.packed import reading
-from tithe.data.sniff import container_suffix, sniff
+from tithe.data.lines import reading
+from tithe.data.sniff import container_suffix, data_files, sniff
 from tithe.data.turns import listing
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.records import BadRow, Example
@@ -248,3 +247,36 @@ def _agree(folder: Folder, shape: Shape) -> None:
             first = folder.files[0].path.name
             message = f"`{file.path.name}` holds `{own}` records, `{first}` before it `{shape}`"
             raise DataError(message, hint="keep one shape per folder, or name one file")
+
+
+@dataclass(frozen=True, repr=False)
+class Subset(Dataset):
+    """Chosen examples of another data set, under the ids, rows and turns that they have there.
+
+    As a data set is, it is read anew each time and not held in memory. Bad rows are no part of it.
+
+    Args:
+        whole: where they come from.
+        places: row -> the turns of that record that belong to the subset.
+    """
+
+    whole: Dataset = field(kw_only=True)
+    places: Mapping[int, Collection[int]] = field(kw_only=True)
+
+    @classmethod
+    def of(cls, whole: Dataset, places: Mapping[int, Collection[int]]) -> Self:
+        """The examples of `whole` that stand at these places."""
+        return cls(**{f.name: getattr(whole, f.name) for f in fields(Dataset)}, whole=whole, places=places)
+
+    def __iter__(self) -> Iterator[Example | BadRow]:
+        """The chosen examples in order; the whole is read for it, because an id counts what was before."""
+        for item in self.whole:
+            if isinstance(item, Example) and item.turn in self.places.get(item.row, ()):
+                yield item
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """(row, record as it stands) for every record of which an example was chosen."""
+        return ((number, row) for number, row in self.whole.rows() if number in self.places)
+
+    def __repr__(self) -> str:
+        return f"Subset({self.whole!r}, {sum(map(len, self.places.values())):,} examples)"

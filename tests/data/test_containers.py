@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.test_files import lines, put
-from tithe.data.files import open_dataset
+from tests.data.test_dataset import lines, put
+from tithe.data.dataset import open_dataset
 from tithe.data.hub import HubData
 from tithe.errors import DataError
 from tithe.records import Example

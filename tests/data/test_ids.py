@@ -5,8 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tithe.data.ids import Occurrences
-from tithe.data.seen import Seen, first_half
+from tithe.data.ids import Occurrences, Seen, first_half
 
 TOP = 2**64 - 1
 NUMBERS = st.one_of(st.integers(0, TOP), st.integers(0, 3), st.integers(TOP - 3, TOP))

@@ -18,7 +18,7 @@ import pytest
 import zstandard
 
 from tithe.data.containers import DataFile
-from tithe.data.files import Dataset, open_dataset
+from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.hub import HubData
 from tithe.data.jsonstream import JsonFault, JsonStream
 from tithe.errors import DataError, MissingExtraError, SettingsError, TitheError

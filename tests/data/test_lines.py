@@ -15,10 +15,10 @@ import pytest
 import zstandard
 
 from tithe.contamination.items import read_items
-from tithe.data import containers, jsonstream, packed, sniff
+from tithe.data import containers, jsonstream, lines, sniff
 from tithe.data.containers import DataFile
-from tithe.data.files import open_dataset
-from tithe.data.packed import unpacked
+from tithe.data.dataset import open_dataset
+from tithe.data.lines import unpacked
 from tithe.errors import DataError
 from tithe.records import BadRow, Example
 
@@ -29,9 +29,9 @@ LONG = json.dumps({"instruction": "q", "output": "a" * 9_000}).encode()
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record may have 4,096 bytes; more of a text is read at once than the bound, as always."""
-    for module in (packed, containers, jsonstream, sniff):
+    for module in (lines, containers, jsonstream, sniff):
         monkeypatch.setattr(module, "MOST_LINE", 1 << 12)
-    monkeypatch.setattr(packed, "_CHUNK", 1 << 10)
+    monkeypatch.setattr(lines, "_CHUNK", 1 << 10)
     monkeypatch.setattr(jsonstream, "_CHUNK", 1 << 10)
 
 

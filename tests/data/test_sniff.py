@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_files import RECORDS, lines, put
-from tithe.data.files import open_dataset
+from tests.data.test_dataset import RECORDS, lines, put
+from tithe.data.dataset import open_dataset
 from tithe.errors import DataError
 from tithe.records import Example
 
