@@ -26,8 +26,7 @@ import zstandard
 
 from tithe.contamination.items import read_items
 from tithe.data.dataset import open_dataset
-from tithe.engine.heads.card import parse_card
-from tithe.engine.heads.files import read_tensors
+from tithe.engine.heads.files import parse_card, read_tensors
 from tithe.errors import StoreError, TitheError
 from tithe.foreign import read_json
 from tithe.lab.evaluate.measured import from_files

@@ -12,17 +12,17 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from tithe.engine.batches.batching import After, Batch, make_batches
+from tithe.engine.batches import After, Batch, make_batches
 from tithe.engine.devices import dtype_name
 from tithe.engine.forward.forward import ReadRequest, TokenNlls
 from tithe.engine.forward.states import StateReadout, make_taps
 from tithe.engine.host import cpu_cores, give_back, threads_allowed
+from tithe.engine.loading import placed
 from tithe.engine.measure.fused import fuse
 from tithe.engine.measure.layout import LayoutChoice, choose_layout, gated_product
 from tithe.engine.measure.memory import MOST, Room, find_room
 from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import READOUTS, Readout
-from tithe.engine.shard import placed
 from tithe.engine.sources import demand_embedded
 from tithe.errors import demand
 from tithe.records import Pass, Problem
@@ -243,7 +243,7 @@ class Engine:
         """Put a model that awaits it into fp8 before the first passes are read, and measure its error on some."""
         if not self.model.awaits_fp8 or not batches:
             return
-        from tithe.engine.measure.fp8_error import take_fp8
+        from tithe.engine.measure.fp8 import take_fp8
 
         self.model.fp8 = take_fp8(self.model, passes, batches, budget=self.budget or 1, compiled=self.compiled)
         self.model.awaits_fp8 = False

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.batches.batching import After
-from tithe.engine.copies import fetched, to
+from tithe.engine.batches import After
 from tithe.engine.forward.attention import Varlen, segments
 from tithe.engine.forward.cuts import Cuts, Seen
 from tithe.engine.forward.output_head import Head, token_nll
 from tithe.engine.forward.states import Layers, Tap
+from tithe.engine.host import fetched, to
 from tithe.records import Pass
 
 PACK_EVEN = 64  # a pack is filled up to a multiple of this on a CPU, for the same reason as `output_head.EVEN`

@@ -8,9 +8,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from tithe.data.authors import CPQS_PAPER
-from tithe.engine.copies import fetched
 from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
 from tithe.engine.heads.files import load_head, read_card
+from tithe.engine.host import fetched
 from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Answer, Margin, Pass, Problem
@@ -157,7 +157,8 @@ def other_rendering(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """In what two renderings differ, as far as a response's states can tell; empty where they do not."""
     preset = [one.get("truncation") == CPQS_PAPER for one in (theirs, own)]
     if preset[0] != preset[1]:
-        return f"{'with' if preset[0] else 'without'} `--preset {CPQS_PAPER}`, here {'with' if preset[1] else 'without'} it"
+        without = ["with" if one else "without" for one in preset]
+        return f"{without[0]} `--preset {CPQS_PAPER}`, here {without[1]} it"
     odd = [key for key in RENDERING if own.get(key) != theirs.get(key)]
     return ", ".join(f"{key} {theirs.get(key)!r}, here {own.get(key)!r}" for key in odd)
 

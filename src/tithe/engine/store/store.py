@@ -103,13 +103,13 @@ class Store:
             return
         rows = [{"key": key, **row} for key, row in self.unwritten.items()]
         try:
-            part, flat = write_rows(self.folder, self.next_part, self.readout, rows)
+            part = write_rows(self.folder, self.next_part, self.readout, rows)
         except OSError as error:
             raise OutputError(
                 f"cannot write answers to `{self.folder}`: {error.strerror or error}",
                 hint="what was written before stays; make room and run the same command again",
             ) from error
-        self.parts.add(part, len(self.unwritten), flat)
+        self.parts.add(part, len(self.unwritten))
         self.index.extend(as_keys(list(self.unwritten)))
         self.next_part += 1
         self.unwritten, self.size = {}, 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from tithe.data.render import Renderer
-from tithe.engine.heads.card import HeadCard
+from tithe.engine.heads.files import HeadCard
 from tithe.engine.measure.shape import size
 from tithe.errors import SettingsError, demand
 from tithe.lab.heads.settings import HeadSettings

@@ -11,8 +11,7 @@ import numpy as np
 
 from tithe.data.outfile import check_writable
 from tithe.engine.heads.base import chosen_layers
-from tithe.engine.heads.card import CARD
-from tithe.engine.heads.files import import_cnn, save_head
+from tithe.engine.heads.files import CARD, import_cnn, save_head
 from tithe.errors import SettingsError
 from tithe.extras import versions
 from tithe.lab.heads.fit import Fit, check_settings, sides_of

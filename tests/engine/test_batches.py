@@ -11,15 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.models import make_pass
-from tithe.engine.batches.batching import After, Batch, make_batches
-from tithe.engine.batches.sharing import (
+from tithe.engine.batches import (
     SAME_START,
     WORTH_NESTING,
     WORTH_SHARING,
+    After,
+    Batch,
     Beginning,
     Star,
     common_length,
     find_stars,
+    make_batches,
     nested,
     shared_starts,
 )
