@@ -1,8 +1,8 @@
 """Make batches of passes: longest first, as many as a token budget takes, common beginnings read once.
 
-Passes share a beginning where they have a template's preamble or a worked example in common. A worked example is another
-example's prompt and response. Where that example's own pass is read too, it is the very beginning of every pass that
-shows it, and these only continue it: a star, with that pass at its centre.
+Passes share a beginning where they have a template's preamble or a worked example in common, which is another example's
+prompt and response. Where that example's own pass is read too, it is the very beginning of every pass that shows it,
+and these only continue it: a star, with that pass at its centre.
 
 Beginnings lie within each other: of the records that have a template's preamble some have one system prompt, and some
 of these one question. The longer beginning goes on from the shorter one, and each is read once.
