@@ -174,18 +174,16 @@ def module_name(path, root):
 
 
 def circles(root):
-    """Imports that do not run with their module and would close a circle if they did: (module, imported)."""
+    """Imports that close a circle, those under `TYPE_CHECKING` and in functions included: (module, imported)."""
     modules = {module_name(path, root) for path, _ in trees(root)}
-    graph, hidden = {name: set() for name in modules}, set()
+    graph = {name: set() for name in modules}
     for path, tree in trees(root):
         here = module_name(path, root)
-        for _, name, top in imports(tree, path, root):
+        for _, name, _ in imports(tree, path, root):
             there = name if name in modules else name.rpartition(".")[0]
             if there in modules and there != here:
                 graph[here].add(there)
-                if not top:
-                    hidden.add((here, there))
-    return sorted((here, there) for here, there in hidden if here in reached(there, graph))
+    return sorted((here, there) for here, near in graph.items() for there in near if here in reached(there, graph))
 
 
 def reached(start, graph):
@@ -231,7 +229,12 @@ def test_hidden_circles_only_become_fewer():
 
 @pytest.mark.parametrize(
     "text",
-    ["def f():\n    import tithe.b", "if TYPE_CHECKING:\n    from tithe.b import B", "def f():\n    from . import b"],
+    [
+        "import tithe.b",
+        "def f():\n    import tithe.b",
+        "if TYPE_CHECKING:\n    from tithe.b import B",
+        "def f():\n    from . import b",
+    ],
 )
 def test_a_planted_circle_is_noticed(tmp_path, text):
     (tmp_path / "a.py").write_text(text)
@@ -239,7 +242,7 @@ def test_a_planted_circle_is_noticed(tmp_path, text):
     assert circles(tmp_path) == []
     (tmp_path / "b.py").write_text("import tithe.c")
     (tmp_path / "c.py").write_text("from tithe.a import f")
-    assert circles(tmp_path) == [("tithe.a", "tithe.b")]
+    assert circles(tmp_path) == [("tithe.a", "tithe.b"), ("tithe.b", "tithe.c"), ("tithe.c", "tithe.a")]
 
 
 def test_there_is_something_to_check():

@@ -229,8 +229,9 @@ class Batch:
 
     def tokens(self, passes: Sequence[Pass]) -> int:
         """Tokens that are read: of each pass all but the last, which predicts nothing, unless others continue it."""
-        whole = {one.place for one in self.after if one and one.tokens == len(passes[self.index[one.place]].ids)}
-        return sum(len(passes[i].ids) for i in self.index) - (len(self.index) - len(whole)) - self.saved
+        lengths = [len(passes[i].ids) for i in self.index]
+        whole = {one.place for one in self.after if one and one.tokens == lengths[one.place]}
+        return sum(lengths) - (len(lengths) - len(whole)) - self.saved
 
     def halves(self) -> tuple[Batch, Batch]:
         """Return two smaller batches; what continued a pass of the other half is read whole."""
@@ -292,7 +293,7 @@ def make_batches(
             for members, tokens in shared_starts([passes[star.members[0]] for star in part])
             for batch in filler.share([part[i] for i in members], tokens)
         ]
-    return sorted(batches, key=lambda batch: -max(len(passes[i].ids) for i in batch.index))
+    return sorted(batches, key=lambda batch: -max([len(passes[i].ids) for i in batch.index]))
 
 
 @dataclass(frozen=True)

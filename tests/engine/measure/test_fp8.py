@@ -21,7 +21,7 @@ from tests.engine.models import load, make_pass, random_passes, run
 from tithe.engine import devices
 from tithe.engine.devices import E4M3, choose_dtype
 from tithe.engine.engine import Engine
-from tithe.engine.measure import fp8, fused
+from tithe.engine.measure import fp8, fp8_error, fused
 from tithe.engine.measure.fp8 import Fp8Linear, linear_layers, quantised
 from tithe.engine.measure.shape import model_shape
 from tithe.engine.readouts.pooled import pooled_vectors
@@ -117,7 +117,7 @@ def test_the_error_that_is_stated_is_that_of_two_models(family: Family) -> None:
 
     scored = [i for i, nll in enumerate(found) if len(nll)]
     plain, sample = load(family("llama"), "bf16"), [passes[i] for i in scored]
-    before, after = (fp8.means(model, sample, 300) for model in (plain, engine.model))
+    before, after = (fp8_error.means(model, sample, 300) for model in (plain, engine.model))
     alone = np.array([plain.nll([one])[0].mean(dtype=np.float64) for one in sample])
     assert np.abs(before - alone).max() < 0.02  # bf16 rounds otherwise in company
     error = told.error
@@ -136,16 +136,16 @@ def test_the_error_that_is_stated_is_that_of_two_models(family: Family) -> None:
 def test_compiled_in_fp8_it_is_held_against_bf16(more: float, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and not compiled; parts that were further from bf16 would be taken out again."""
     torch._dynamo.reset()
-    monkeypatch.setattr(fp8, "MORE", more)
-    monkeypatch.setattr(fp8, "FLOOR", 1e-3 if more else -1.0)
-    monkeypatch.setattr(fp8, "fuse", partial(fused.fuse, backend="eager"))
+    monkeypatch.setattr(fp8_error, "MORE", more)
+    monkeypatch.setattr(fp8_error, "FLOOR", 1e-3 if more else -1.0)
+    monkeypatch.setattr(fp8_error, "fuse", partial(fused.fuse, backend="eager"))
     passes, said = random_passes(20), list[str]()
     engine = Engine(load(family("llama"), "fp8"), budget=300, workers=1, compiled=True, say=said.append)
     found = run(engine, passes)
     parts, told = engine.model.fused, engine.model.fp8
     assert parts is not None and told is not None and len(said) == 2
     sample = [one for one, nll in zip(passes, found, strict=True) if len(nll)]
-    before, after = (fp8.means(model, sample, 300) for model in (load(family("llama"), "bf16"), engine.model))
+    before, after = (fp8_error.means(model, sample, 300) for model in (load(family("llama"), "bf16"), engine.model))
     assert told.error.mean == pytest.approx(np.abs(after - before).mean())
     if more:
         assert parts.parts == {"norms": 5, "MLPs": 2, "rotations": 2, "fp8 layers": 8} and parts.why_not is None
@@ -235,10 +235,10 @@ def test_a_sample_is_spread_over_what_is_read_and_bounded(monkeypatch: pytest.Mo
         make_pass([7], 0) if i % 2 else make_pass(list(range(10)), 4) for i in range(40)
     ]  # every other one scores nothing
     batches = [type("B", (), {"index": tuple(range(i, i + 10))})() for i in range(0, 40, 10)]
-    monkeypatch.setattr(fp8, "SAMPLE", 5)
-    assert [id(one) for one in fp8.sampled(passes, batches)] == [id(passes[i]) for i in (0, 10, 20, 28, 38)]
-    monkeypatch.setattr(fp8, "SAMPLE_TOKENS", 25)
-    assert len(fp8.sampled(passes, batches)) == 2
-    monkeypatch.setattr(fp8, "SAMPLE_TOKENS", 5)
-    assert len(fp8.sampled(passes, batches)) == 1
-    assert fp8.sampled(passes[1:2], batches[:0]) == []
+    monkeypatch.setattr(fp8_error, "SAMPLE", 5)
+    assert [id(one) for one in fp8_error.sampled(passes, batches)] == [id(passes[i]) for i in (0, 10, 20, 28, 38)]
+    monkeypatch.setattr(fp8_error, "SAMPLE_TOKENS", 25)
+    assert len(fp8_error.sampled(passes, batches)) == 2
+    monkeypatch.setattr(fp8_error, "SAMPLE_TOKENS", 5)
+    assert len(fp8_error.sampled(passes, batches)) == 1
+    assert fp8_error.sampled(passes[1:2], batches[:0]) == []

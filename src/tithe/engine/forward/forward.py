@@ -54,7 +54,7 @@ class ReadRequest:
     def length(self, i: int, pass_: Pass) -> int:
         """Count the tokens to read of a pass: its last one predicts nothing, but its state may be wanted."""
         tokens = len(pass_.ids)
-        whole = any(tap.spans[i].stop == tokens for tap in self.taps if i in tap.spans)
+        whole = any([tap.spans[i].stop == tokens for tap in self.taps if i in tap.spans]) if self.taps else False
         return tokens if whole or tokens == 1 else tokens - 1  # something has to be read
 
     def handing(self) -> AbstractContextManager[None]:

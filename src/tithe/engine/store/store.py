@@ -90,7 +90,9 @@ class Store:
         for key, row in answered:
             if key not in self.unwritten:
                 self.unwritten[key] = row
-                self.size += ROW_BYTES + sum(getattr(value, "nbytes", 0) for value in row.values())
+                self.size += ROW_BYTES
+                for value in row.values():
+                    self.size += getattr(value, "nbytes", 0)
         now = time.monotonic()
         # Long runs write larger parts, so that the folder stays small: at most 1 % of the time so far is at risk.
         if self.size > MOST_UNWRITTEN or now - self.flushed > max(FLUSH_SECONDS, 0.01 * (now - self.began)):
