@@ -18,7 +18,7 @@ from tithe.records import Ask, BadRow, Example, Pass, PassKind, PassSpec, Proble
 
 WINDOW = 4096  # examples planned and batched together: enough to sort by length, little enough to hold in memory
 USUAL_ASKS = 8  # per example, up to which a window is as long as it may be
-ID = attrgetter("id")
+ID, CUT_SHOTS = attrgetter("id"), attrgetter("cut_shots")
 T = TypeVar("T")
 NOTHING: Mapping[str, Encoded | Problem] = {}
 Asks: TypeAlias = Mapping[str, Ask]  # one scorer's asks about one example
@@ -61,6 +61,13 @@ class Window:
     asked: int
     rated: bool = False
     remarks: Sequence[Remarks] = ()
+
+    @cached_property
+    def shot_tokens_cut(self) -> list[int]:
+        """Per example the tokens cut from worked examples in its passes."""
+        if not any(map(CUT_SHOTS, self.passes)):
+            return [0] * len(self.given)
+        return [shot_tokens_cut(slots, self.passes) for slots in self.slots]
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -208,8 +215,8 @@ class Cost(RecordCounts):
             self.add_item(item)
         for remarks in () if window.rated else window.remarks:
             self.remarks.add(remarks)
-        for made, slots in zip(window.given, window.slots, strict=True):
-            self._add_example(made, [slot for named in slots for slot in named.values()], window)
+        for made, slots, cut in zip(window.given, window.slots, window.shot_tokens_cut, strict=True):
+            self._add_example(made, slots, cut, window.rated)
         self.add_passes(window, model_readouts)
 
     def add_passes(self, window: Window, model_readouts: frozenset[str]) -> None:
@@ -222,17 +229,19 @@ class Cost(RecordCounts):
                 self.scored += pass_.response_tokens - (pass_.start == 0)
                 self.longest = max(self.longest, len(pass_.ids))
 
-    def _add_example(self, made: Pass | Problem, slots: Sequence[Slot | Problem], window: Window) -> None:
-        if isinstance(made, Problem) and not window.rated:
+    def _add_example(
+        self, made: Pass | Problem, slots: Sequence[Mapping[str, Slot | Problem]], cut: int, rated: bool
+    ) -> None:
+        if isinstance(made, Problem) and not rated:
             self.problems[without_numbers(made.reason)] += 1
             return
-        self.problems.update({without_numbers(slot.reason) for slot in slots if isinstance(slot, Problem)})
-        if isinstance(made, Problem) or window.rated:
+        reasons = {slot.reason for named in slots for slot in named.values() if isinstance(slot, Problem)}
+        self.problems.update(set(map(without_numbers, reasons)))
+        if isinstance(made, Problem) or rated:
             return
         self.truncated["prompt"] += made.cut_prompt > 0
         self.truncated["response"] += made.cut_response > 0
         self.cut_tokens += made.cut_response
-        cut = shot_tokens_cut(slots, window)
         self.truncated["shots"] += cut > 0
         self.cut_shots += cut
 
@@ -254,10 +263,10 @@ class Cost(RecordCounts):
         }
 
 
-def shot_tokens_cut(slots: Iterable[Slot | Problem], window: Window) -> int:
-    """Count the tokens cut from worked examples in the passes of one example."""
-    cut = {slot.index: window.passes[slot.index].cut_shots for slot in slots if isinstance(slot, Slot)}
-    return sum(cut.values())
+def shot_tokens_cut(slots: Sequence[Mapping[str, Slot | Problem]], passes: Sequence[Pass]) -> int:
+    """Count the tokens cut from worked examples in the distinct passes of one example."""
+    used = {slot.index for named in slots for slot in named.values() if isinstance(slot, Slot)}
+    return sum([passes[index].cut_shots for index in used])
 
 
 def without_numbers(reason: str) -> str:

@@ -141,6 +141,8 @@ def parts_of(example: Example) -> frozenset[str]:
 
 def _texture(content: str) -> tuple[str, ...]:
     """A text's thinking tags, and `text` where there is something before, between or after them."""
+    if "<" not in content:  # most have no tag
+        return ("text",) if content.strip() else ()
     if content.startswith(_WRAPPED[0]) and content.endswith(_WRAPPED[1]):
         return (_WRAPPED[0], "text", _WRAPPED[1])
     pieces = [piece if _THINK.fullmatch(piece) else "text" for piece in _cut_at_tags(content)]

@@ -316,8 +316,9 @@ class Filler:
         return max(self.fill((stars[i], start) for i, start in order), plain, key=tokens_saved) if order else plain
 
     def longest_first(self, stars: Sequence[Star], tokens: int = 0) -> list[Batch]:
-        start = Beginning(tokens)
-        return self.fill((star, start) for star in sorted(stars, key=lambda star: -star.longest(self.passes)))
+        start, lengths = Beginning(tokens), [star.longest(self.passes) for star in stars]
+        order = sorted(range(len(stars)), key=lengths.__getitem__, reverse=True)  # equally long ones stay in order
+        return self.fill([(stars[i], start) for i in order])
 
     def fill(self, stars: Iterable[tuple[Star, Beginning]]) -> list[Batch]:
         """Batches of these stars, each with what it begins with; that is read where it first comes in a batch."""
