@@ -4,7 +4,7 @@
 
 `tithe select --scorer ifd --model pocket` runs on 1, 300 and 500 records of the starter set, each in a process of its
 own whose calls of Python functions in `src/tithe` are counted. What the last run has more than the second, divided by
-200, is what each further record costs: the first 200 are also looked at to tell the file's shape. The counts are the
+200, is what each further record costs: the first 100 are also looked at to tell the file's shape. The counts are the
 same from run to run.
 """
 
