@@ -12,7 +12,7 @@ import torch
 from tithe.engine.devices import E4M3, choose_device, choose_dtype, dtype_name
 from tithe.engine.forward.probe import ROADS, Road, probe, what_is_kept
 from tithe.engine.host import on
-from tithe.engine.measure.cpu_kernels import RouteName, take_fastest_fp32
+from tithe.engine.measure.cpu_kernels import RouteName, put_back, take_fastest_fp32
 from tithe.engine.measure.shape import model_shape
 from tithe.engine.model import LoadedModel
 from tithe.engine.model_files import FLOATS, Tensors, reading_folder, tensors_in
@@ -183,6 +183,8 @@ def load_model(
         loaded.alone_above = rotary_switch(model.config.get_text_config())
         if kind == torch.float32 or place.type != "cpu":
             loaded.fp32 = take_fastest_fp32(place, fp32_route)
+        else:
+            put_back()  # what heads compute in fp32 has the same bits, whichever model this process had before
         with on(place):
             probe(loaded, roads, loss)
             loaded.keeps = what_is_kept(loaded)
