@@ -1,6 +1,6 @@
-"""Settings: from flags, a YAML file or Python into frozen models; an unknown key is an error with a suggestion.
+"""The settings of a run, read from flags, a YAML file or Python into frozen models; an unknown key is an error.
 
-Each setting is one field with its line under `Args`: the command line and the page of settings are made from these.
+Each setting is one field with its line under `Args`; the command line and the page of settings are made from these.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tithe.foreign import shown
 from tithe.settings_file import check_powers, read_settings_file
 from tithe.typed import Count, Dtype, Flag, Seed, Texts, Typed, WeightDtype, checked, split_by, wrong_value
 
-FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # where results go is no part of what they are
+FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # say where results go, and never change them
 SHOWN = 60  # characters of a setting
-ONE_BY_ONE = "a pipeline is `tithe select`'s; its scorers can be planned and scored one by one with `--scorer`"
-INHERITED = ("encoder", "shots", "exclude_similarity", "shot_pool", "head", "target")  # by scorers and selectors
+ONE_BY_ONE = "only `tithe select` runs a pipeline; plan and score its scorers one by one with `--scorer`"
+INHERITED = ("encoder", "shots", "exclude_similarity", "shot_pool", "head", "target")  # by scorers, selectors
 NAMED_MODEL = Flag(("-m", "--model-name-or-path"))
 NAMED_DATASET = Flag(("--dataset-name",))
 Keyed = TypeVar("Keyed", bound="Settings")
@@ -44,11 +44,11 @@ class Settings(Typed):
         """Check values and build the settings.
 
         Raises:
-            SettingsError: an unknown key (with a suggestion) or a value that does not fit (with what was given).
+            SettingsError: an unknown key (the hint suggests a known one) or a value that does not fit.
         """
         for key in map(str, values):
             if key not in cls.model_fields:
-                flag = f"`--{key.replace('_', '-')}` is a flag of the command line alone" if key in FLAGS else None
+                flag = f"`--{key.replace('_', '-')}` works only on the command line" if key in FLAGS else None
                 flag = ONE_BY_ONE if key == "pipeline" else flag
                 raise SettingsError(f"unknown setting `{shown(key)}`", hint=flag or did_you_mean(key, cls.model_fields))
         try:
@@ -200,7 +200,7 @@ class ScoreSettings(SeedSettings, PassSettings, ScorerSettings, ExampleSettings)
     @field_validator("compile", mode="before")
     @classmethod
     def read_switch(cls, value: Any) -> Any:
-        """Take true and false, as YAML may have them, for `on` and `off`."""
+        """Read `true` and `false`, as in YAML or Python, as `on` and `off`."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
@@ -267,12 +267,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def with_preset(model: type[Chosen], values: Mapping[str, Any]) -> Chosen:
-    """Make settings from a preset and what was given beside it, which wins.
+    """Make settings from a preset and the given values, which take precedence.
 
-    A scorer that is named without settings takes the preset's: `ifd` beside `cherry` is its `ifd(same_tokens=false)`.
+    A scorer without settings of its own gets the preset's: with `cherry`, `ifd` means `ifd(same_tokens=false)`.
 
     Raises:
-        SettingsError: no such preset, or the scorers given leave out the one that the preset is about.
+        SettingsError: there is no such preset, or the given scorers leave out the preset's own.
     """
     name = values.get("preset")
     if name is None:
@@ -294,15 +294,15 @@ def with_preset(model: type[Chosen], values: Mapping[str, Any]) -> Chosen:
 
 
 def settings_from(model: type[Keyed], flags: Mapping[str, Any], config: Path | None = None) -> Keyed:
-    """Make settings from a preset, then a YAML file, then flags; the later one wins.
+    """Make settings from a preset, a YAML file and flags; the later one takes precedence.
 
     Args:
-        model: which settings.
-        flags: of the command line; those left out are None or an empty list, and those that are no settings unread.
+        model: class of the settings.
+        flags: flags of the command line; omitted ones are None or an empty list, and flags without a field are ignored.
         config: a YAML file of settings.
 
     Raises:
-        SettingsError: an unknown setting, a value that cannot be, or what a file cannot ask for alone.
+        SettingsError: an unknown setting, an impossible value, or one that a file may not set alone.
     """
     values = read_yaml(config) if config is not None else {}
     if config is not None:
@@ -312,30 +312,30 @@ def settings_from(model: type[Keyed], flags: Mapping[str, Any], config: Path | N
     if not issubclass(model, ScoreSettings):
         return model.of(values | given)
     if values.get("pipeline") is not None and "pipeline" not in model.model_fields:
-        raise SettingsError(f"`{config}` has a `pipeline`, which `tithe select` alone carries out", hint=ONE_BY_ONE)
-    # One file may serve all commands that score: the others ignore what only a selection reads.
+        raise SettingsError(f"`{config}` has a `pipeline`, which only `tithe select` runs", hint=ONE_BY_ONE)
+    # One file may serve several commands: those that do not select ignore the settings of a selection.
     values = {k: v for k, v in values.items() if k in model.model_fields or k not in SelectSettings.model_fields}
     return with_preset(model, values | given)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read settings from a YAML file; keys with dashes or underscores.
+    """Read settings from a YAML file; keys may have dashes or underscores.
 
     Raises:
-        SettingsError: no such file, not YAML, or not a mapping.
+        SettingsError: the file is missing, not YAML, or not a mapping.
     """
     return {key: tuple(v) if isinstance(v, list) else v for key, v in read_settings_file(path).items()}
 
 
 def check_inherited(settings: ScoreSettings, used: Sequence[Any]) -> None:
-    """Refuse a setting meant for scorers and selectors that none of a run's has.
+    """Refuse an inherited setting that no scorer or selector of the run reads.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         used: its scorers and selectors.
 
     Raises:
-        SettingsError: names those that would read it.
+        SettingsError: nothing reads a given setting; the hint names what would.
     """
     for name in INHERITED:
         given = getattr(settings, name)
@@ -354,7 +354,7 @@ def check_inherited(settings: ScoreSettings, used: Sequence[Any]) -> None:
 
 
 def readers_of(setting: str) -> list[str]:
-    """Return the names of all scorers and selectors that have a setting."""
+    """Return the names of all scorers and selectors with this setting."""
     classes: list[tuple[str, type]] = [(name, plugins.scorer(name)) for name in plugins.names(plugins.SCORERS)]
     classes += [(name, plugins.selector(name)) for name in plugins.names(plugins.SELECTORS)]
     return [f"`{name}`" for name, cls in classes if setting in plugins.setting_names(cls)]

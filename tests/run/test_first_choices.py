@@ -19,8 +19,8 @@ from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.report.reporter import Reporter
 from tithe.run.engines import engine_record, engine_sentence, make_engine
+from tithe.run.first_choices import ROUTE, choice, chosen_number, chosen_word, keep_choice, read_choices
 from tithe.run.method import set_up
-from tithe.run.model import ROUTE, keep, kept, kept_number, kept_word, read_choices
 from tithe.run.score import score
 from tithe.settings import ScoreSettings
 
@@ -32,24 +32,24 @@ def loaded(settings: dict[str, Any], place: Path) -> Any:
 
 
 def test_choices_stand_side_by_side_and_the_first_stays(tmp_path: Path) -> None:
-    assert kept(tmp_path, "a") is None and kept(None, "a") is None
-    keep(None, "a", 1)
+    assert choice(tmp_path, "a") is None and choice(None, "a") is None
+    keep_choice(None, "a", 1)
     for name, value in (("a", 1), ("b", "on"), ("a", 2)):
-        keep(tmp_path, name, value)
+        keep_choice(tmp_path, name, value)
     assert read_choices(tmp_path / "answers" / "choices.json") == {"a": 1, "b": "on"}
-    assert (kept_number(tmp_path, "a"), kept_word(tmp_path, "b", ("on", "off"))) == (1, "on")
+    assert (chosen_number(tmp_path, "a"), chosen_word(tmp_path, "b", ("on", "off"))) == (1, "on")
 
 
 @pytest.mark.parametrize("value", [0, -5, 2.5, "many", True, [1]])
 def test_what_is_no_number_is_named(tmp_path: Path, value: Any) -> None:
-    keep(tmp_path, "batch_tokens_cuda", value)
+    keep_choice(tmp_path, "batch_tokens_cuda", value)
     with pytest.raises(StoreError, match="`batch_tokens_cuda` cannot be") as caught:
-        kept_number(tmp_path, "batch_tokens_cuda")
+        chosen_number(tmp_path, "batch_tokens_cuda")
     assert "delete it" in str(caught.value.hint)
 
 
 def test_a_flipped_bit_never_gives_another_choice(tmp_path: Path) -> None:
-    keep(tmp_path, "workers_cpu", 4)
+    keep_choice(tmp_path, "workers_cpu", 4)
     path = tmp_path / "answers" / "choices.json"
     raw, refused = path.read_bytes(), 0
     for bit in range(len(raw) * 8):
@@ -67,7 +67,7 @@ def test_choices_of_an_earlier_version_have_no_checksum(tmp_path: Path) -> None:
     (tmp_path / "answers").mkdir()
     path = tmp_path / "answers" / "choices.json"
     path.write_text('{"a": 1}')
-    keep(tmp_path, "b", 2)
+    keep_choice(tmp_path, "b", 2)
     assert read_choices(path) == {"a": 1, "b": 2} and "checksum" in json.loads(path.read_text())
 
 
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_an_error_and_is_left_alone(tmp_path: Path, text: str)
     (tmp_path / "answers").mkdir()
     path = tmp_path / "answers" / "choices.json"
     path.write_text(text)
-    for call in (lambda: kept(tmp_path, "a"), lambda: keep(tmp_path, "a", 1)):
+    for call in (lambda: choice(tmp_path, "a"), lambda: keep_choice(tmp_path, "a", 1)):
         with pytest.raises(StoreError, match="damaged"):
             call()
     assert path.read_text() == text

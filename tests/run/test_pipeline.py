@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tithe.errors import DataError, SettingsError
 from tithe.run.pipeline import check_settings, column_names
 from tithe.settings import ScoreSettings, SelectSettings, settings_from
-from tithe.stages import Stage, naming, parse_pipeline, split
+from tithe.stages import Stage, naming_stage, parse_pipeline, split
 
 
 def of(text: str) -> list[tuple[str | None, str, str | None, str, bool]]:
@@ -206,7 +206,7 @@ def test_stages_are_called_by_number_and_name() -> None:
 
 def test_errors_name_the_stage_and_keep_their_kind() -> None:
     (stage,) = parse_pipeline("ifd:5%")
-    with pytest.raises(DataError, match=r"^stage 1, ifd: gone$") as caught, naming(stage):
+    with pytest.raises(DataError, match=r"^stage 1, ifd: gone$") as caught, naming_stage(stage):
         raise DataError("gone", hint="look")
     assert caught.value.hint == "look"
 
@@ -224,7 +224,7 @@ def test_only_a_selection_takes_a_pipeline(tmp_path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text("dataset: a.jsonl\npipeline: 'ifd:5%'\nkeep_of: kept\n")
     assert settings_from(SelectSettings, {}, config).pipeline == "ifd:5%"
-    with pytest.raises(SettingsError, match="has a `pipeline`, which `tithe select` alone carries out"):
+    with pytest.raises(SettingsError, match="has a `pipeline`, which only `tithe select` runs"):
         settings_from(ScoreSettings, {}, config)
     with pytest.raises(SettingsError, match="unknown setting `pipeline`") as caught:
         ScoreSettings.of({"dataset": "a", "pipeline": "ifd:5%"})

@@ -13,7 +13,7 @@ from tithe.data.checksum import Part
 from tithe.data.templates import _file_source
 from tithe.data.trainers import _read_info
 from tithe.errors import OutputError, StoreError, TemplateError, TitheError
-from tithe.run import answers, bench, folder, model
+from tithe.run import answers, first_choices, folder, workbench
 from tithe.run.folder import RECORD
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with na
 @pytest.mark.parametrize(
     ("read", "error"),
     [
-        (model.read_choices, StoreError),
+        (first_choices.read_choices, StoreError),
         (_read_info, OutputError),
         (lambda path: _file_source(str(path)), TemplateError),
         (lambda path: Part(1, path, "0" * 8).verify("h"), StoreError),
@@ -41,5 +41,5 @@ def test_it_is_nothing_of_ours(tmp_path: Path) -> None:
     os.mkfifo(path)
     with alarm(20):
         assert folder.last_finished(path) is None
-        assert not bench.is_ours(path) and not folder.says_tithe(path)
+        assert not workbench.is_ours(path) and not folder.has_our_record(path)
         assert answers.data_of(tmp_path) is None

@@ -11,8 +11,8 @@ import pytest
 from tithe.planner import Window
 from tithe.records import BadRow, Example, Message, Problem
 from tithe.run.folder import write_table
-from tithe.run.table import Table
-from tithe.runners.local import Scored
+from tithe.run.table import ScoreTable
+from tithe.runners.local import ScoredWindow
 
 
 def window(start, count):
@@ -27,11 +27,11 @@ def window(start, count):
     problem = Problem("empty response")
     plan = Window(items, [problem] * len(examples), [[{}, {}]] * len(examples), [], [], [], [], 0)
     scores = [{"a": problem if one.row % 7 == 0 else one.row / 3, "b": 0.25} for one in examples]
-    return Scored(plan, {}, scores, [{"a_more": 1.0 + one.row} for one in examples])
+    return ScoredWindow(plan, {}, scores, [{"a_more": 1.0 + one.row} for one in examples])
 
 
 def test_the_table_is_what_lists_would_be():
-    table = Table(["a", "b"], more=["a_more"])
+    table = ScoreTable(["a", "b"], more=["a_more"])
     for start in range(0, 300, 100):
         table.add(window(start, 100))
     rows = range(300)
@@ -67,7 +67,7 @@ def test_parts_of_the_table_are_the_table(count, monkeypatch):
 def test_writing_the_table_does_not_hold_it_a_second_time(tmp_path, monkeypatch):
     """Of arrays and bytes there are at most two parts at a time, of 16, and pyarrow's own are of no more."""
     monkeypatch.setattr("tithe.run.table.PART", 512)
-    table = Table(["a", "b"])
+    table = ScoreTable(["a", "b"])
     for start in range(0, 8192, 1024):
         table.add(window(start, 1024))
     write_table(tmp_path / "warm.parquet", window_table(10).parts())
@@ -82,7 +82,7 @@ def test_writing_the_table_does_not_hold_it_a_second_time(tmp_path, monkeypatch)
 
 
 def window_table(count):
-    table = Table(["a", "b"])
+    table = ScoreTable(["a", "b"])
     table.add(window(0, count))
     return table
 
@@ -90,7 +90,7 @@ def window_table(count):
 @pytest.mark.slow
 def test_a_row_of_the_table_takes_few_bytes():
     """Ids of 16 characters with their ends, row and turn, three scores, three NLLs, four counts, a few bits."""
-    table = Table(["a", "b"], more=["a_more"])
+    table = ScoreTable(["a", "b"], more=["a_more"])
     table.add(window(0, 4096))
     tracemalloc.start()
     before, count = tracemalloc.get_traced_memory()[0], 0

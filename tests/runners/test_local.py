@@ -24,7 +24,7 @@ from tithe.engine.sources import find_model, load_tokenizer
 from tithe.engine.store.store import Store, answers_name
 from tithe.errors import SettingsError
 from tithe.records import Answer, Ask, BadRow, Example, Message, Nll, Problem
-from tithe.runners.local import LocalRunner, Scored, ahead
+from tithe.runners.local import LocalRunner, ScoredWindow, prefetch
 from tithe.scorers.base import Scorer, given, shown
 from tithe.scorers.ifd import IFD
 from tithe.scorers.length import Length
@@ -75,7 +75,7 @@ def make(model_dir: Path, loaded: LoadedModel, tmp_path: Path) -> Make:
     return made
 
 
-def values(scored: list[Scored]) -> list[Mapping[str, float | Problem]]:
+def values(scored: list[ScoredWindow]) -> list[Mapping[str, float | Problem]]:
     return [row for window in scored for row in window.scores]
 
 
@@ -348,7 +348,7 @@ def test_ahead_makes_one_item_while_the_last_is_worked_on() -> None:
                 second.set()
             yield i
 
-    items = ahead(stream())
+    items = prefetch(stream())
     assert next(items) == 0
     assert second.wait(5)
     assert list(items) == [1, 2, 3] and made == [0, 1, 2, 3]
@@ -359,7 +359,7 @@ def test_ahead_hands_errors_over() -> None:
         yield 1
         raise SettingsError("no more")
 
-    items = ahead(stream())
+    items = prefetch(stream())
     assert next(items) == 1
     with pytest.raises(SettingsError, match="no more"):
         next(items)

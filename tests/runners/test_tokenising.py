@@ -16,7 +16,7 @@ from tithe.engine.sources import find_model, load_tokenizer
 from tithe.records import Ask, Example, Message, PassSpec, Problem
 from tithe.runners import tokeniser
 from tithe.runners.local import LocalRunner
-from tithe.runners.tokenising import RendererRecipe, TokeniserError, Tokenisers, described
+from tithe.runners.tokenising import RendererRecipe, TokeniserError, Tokenisers, describe_renderer
 from tithe.runners.trace import Work
 from tithe.scorers.ifd import IFD
 
@@ -49,12 +49,12 @@ def tokenisers(model_dir):
 
 def test_a_process_answers_what_the_renderer_says(tokenisers, monkeypatch):
     """Its loop, run here."""
-    monkeypatch.setattr("tithe.runners.tokenising.without_torch", lambda: None)
+    monkeypatch.setattr("tithe.runners.tokenising.hide_torch", lambda: None)
     some, (ours, theirs) = examples(20), Pipe()
     thread = Thread(target=tokeniser.serve, args=(theirs,))
     thread.start()
     ours.send(RendererRecipe(tokenisers.source, False, type(tokenisers.renderer), tokenisers.renderer.settings))
-    assert ours.recv() == described(tokenisers.renderer)
+    assert ours.recv() == describe_renderer(tokenisers.renderer)
     ours.send(some)
     got = ours.recv()
     assert len(got) == len(some) and all(map(alike, got, tokenisers.renderer.encode(some)))
@@ -85,7 +85,7 @@ def test_they_are_started_beside_idle_cores_where_a_thread_is_too_slow_or_too_mu
     monkeypatch.setattr(Tokenisers, "start", lambda self, count: (started.append(count), setattr(self, "count", count)))
     made = Tokenisers(tokenisers.source, tokenisers.renderer, say=said.append)
     for _ in range(2):  # and once only
-        made.after(work, device)
+        made.start_if_slow(work, device)
     assert started == [count] * bool(count) and len(said) == len(started)
     assert not said or ("waited 2.0 s" in said[0] if work.waited else "a thread planned for 2.1 s" in said[0])
     assert made.encode(examples(20))() == {}  # nothing is ready: the thread does it
@@ -154,10 +154,10 @@ def test_processes_that_do_not_start_leave_the_work_to_the_thread(tokenisers, tm
     made.start(2)
     wait(made._ready)
     assert made.ahead and made.encode(examples(20))() == {}
-    why = "a process that tokenises ended with exit code 3, and its last words were: No module named tithe"
+    why = "a tokenising process ended with exit code 3, and its last words were: No module named tithe"
     assert said == [f"note: {why}; a thread tokenises as before"] and made.as_dict()["gave_up"] == why
     assert not made.ahead and made.encode(examples(20))() == {} and len(said) == 1
-    made.after(Work(waited=99.0), "cuda")
+    made.start_if_slow(Work(waited=99.0), "cuda")
     assert not made.ahead and not made._all  # once is enough
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tithe.data.turns import listing
-from tithe.records import OfLearning
+from tithe.records import ResponseNote
 
 PAIRS = (
     ("chosen", "rejected"),
@@ -87,10 +87,10 @@ def note_feedback(record: Mapping[str, Any], notes: list[str]) -> None:
             if value is False or (isinstance(value, str) and value.strip().lower() in _FALSE):
                 shown = f'"{value}"' if isinstance(value, str) else "0"
                 said = f"`{name}` is false, which marks an undesirable response in preference data (KTO): it is scored "
-                notes.append(OfLearning(f"{said}all the same; `select --drop '{name} == {shown}'` leaves it out"))
+                notes.append(ResponseNote(f"{said}all the same; `select --drop '{name} == {shown}'` leaves it out"))
         elif name in SCORES:
             said = f"`{name}` is feedback on the response and is not looked at; `select --drop` can use numbers"
-            notes.append(OfLearning(said))
+            notes.append(ResponseNote(said))
         elif value and (name in OTHERS or alternatives(record)):
             notes.append(f"`{name}` is another response, of preference data, and is not read")
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from typing import IO, Any
 
 from tithe.data.lines import MOST_LINE, FieldTwiceError, unique
-from tithe.foreign import words
+from tithe.foreign import describe_error
 
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -197,7 +197,7 @@ class JsonStream:
                 self._count_to(error.pos)
                 raise self._fault(error.msg) from None
             except Exception as error:  # a number of 4,300 digits, nesting without end, too much for the memory
-                raise self._fault(words(error)) from error
+                raise self._fault(describe_error(error)) from error
             half = isinstance(value, (int, float)) and end + 2 >= len(self._buffer)  # of a number: 1 | 1. | 1e+
             if not half or not self._fill():
                 self._start = self._at

@@ -18,7 +18,7 @@ from tithe.lab.evaluate.holdout import READ, holdout_setup, measure_holdout
 from tithe.lab.evaluate.measured import Measured
 from tithe.lab.evaluate.settings import EvaluateSettings
 from tithe.report.reporter import Reporter
-from tithe.run.folder import account, run_folder
+from tithe.run.folder import recorded_run, run_folder
 
 if TYPE_CHECKING:
     from tithe.lab.evaluate.harness import Harness
@@ -71,7 +71,7 @@ def evaluate(settings: EvaluateSettings, folder: Path, *, reporter: Reporter | N
         on_disk = list(kept.values())
         # What was measured otherwise stays, with its record, until what replaces it can be measured.
         ours = place if len(kept) == len(there) else None
-        with account(ours, reporter, lambda: record_of(base, on_disk), name=RECORD, stores="metrics") as told:
+        with recorded_run(ours, reporter, lambda: record_of(base, on_disk), name=RECORD, stores="metrics") as told:
             told.stored = lambda: sum(len(one.measured) for one in on_disk)
             missing = [one for one in pieces if one.name not in kept]
             for piece in missing:

@@ -10,7 +10,7 @@ from typing import Any
 from tithe.errors import StoreError
 from tithe.foreign import foreign, read_json
 from tithe.lab.evaluate.measured import Measured, as_records, as_table, from_files
-from tithe.run.folder import sweep, write_json, write_table
+from tithe.run.folder import remove_partial_files, write_json, write_table
 
 RECORD, ITEMS = "evaluation.json", "items.parquet"
 AGAIN = "name another folder with `-o`, or remove it"
@@ -47,8 +47,8 @@ def write_kept(folder: Path, base: Mapping[str, Any], kept: Iterable[Kept], *, f
     parts = list(kept)
     record = record_of(base, parts)
     measured = [one for part in parts for one in part.measured]
-    sweep(folder / ITEMS)
-    sweep(folder / RECORD)
+    remove_partial_files(folder / ITEMS)
+    remove_partial_files(folder / RECORD)
     if fewer:
         write_json(folder / RECORD, record)
     write_table(folder / ITEMS, as_table(measured))

@@ -28,7 +28,7 @@ from tithe.lab.tune.tune import tune
 from tithe.printable import one_line
 from tithe.report.reporter import Reporter
 from tithe.run.folder import FINISHED, OUTCOME
-from tithe.signals import ended_by_signals
+from tithe.signals import handle_ending_signals
 
 MODEL, EVALUATION, ITEMS = "model", "evaluation", "items.parquet"
 KEPT = ("tune.json", "loss.csv", "loss.png", "loss.svg")  # of a model that is removed
@@ -116,7 +116,7 @@ def main() -> None:
     end_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print does not mix with the answers
-    with ended_by_signals() as ending:
+    with handle_ending_signals() as ending:
         try:
             serve(sys.stdin, answers)
         except KeyboardInterrupt:  # by now the training says in its record that it was interrupted

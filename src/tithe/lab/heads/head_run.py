@@ -12,10 +12,10 @@ from tithe.engine.measure.shape import size
 from tithe.errors import SettingsError, demand
 from tithe.lab.heads.settings import HeadSettings
 from tithe.report.reporter import Reporter
-from tithe.run.engines import Engines, Loader
+from tithe.run.engines import EngineCache, EngineLoader
 from tithe.run.method import Method
-from tithe.run.model import Model, longest_pass, open_model, open_renderer
-from tithe.run.source import Source
+from tithe.run.run_model import RunModel, longest_pass, open_model, open_renderer
+from tithe.run.source import DataSource
 
 if TYPE_CHECKING:
     from tithe.engine.heads.base import StateHead
@@ -32,7 +32,7 @@ class HeadModel:
     """
 
     settings: HeadSettings
-    model: Model
+    model: RunModel
     renderer: Renderer
 
     @classmethod
@@ -85,12 +85,12 @@ class HeadRun:
     """
 
     of: HeadModel
-    source: Source
-    load: Loader
+    source: DataSource
+    load: EngineLoader
     reporter: Reporter
 
     @classmethod
     def open(cls, of: HeadModel, reporter: Reporter) -> Self:
         """Open the data set; the engine is loaded when it is first asked for."""
-        source, engines = Source.open(of.settings), Engines(reporter, several=False)
-        return cls(of, source, Loader(engines, of.settings, source.dataset, of.model, None), reporter)
+        source, engines = DataSource.open(of.settings), EngineCache(reporter, several=False)
+        return cls(of, source, EngineLoader(engines, of.settings, source.dataset, of.model, None), reporter)

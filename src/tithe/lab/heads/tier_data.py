@@ -14,7 +14,7 @@ from tithe.data.counts import RecordCounts
 from tithe.data.dataset import Dataset
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.lab.heads.settings import HeadSettings
-from tithe.planner import without_numbers
+from tithe.planner import without_details
 from tithe.records import BadRow, Example
 from tithe.run.table import prompt_key
 
@@ -78,7 +78,7 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
     examples, bad, read = list[Example](), Counter[str](), RecordCounts(deed="read")
     for item in read.counting(dataset):
         if isinstance(item, BadRow):
-            bad[without_numbers(item.reason)] += 1
+            bad[without_details(item.reason)] += 1
         else:
             examples.append(item)
     for note in [note for note in read.notes if note.startswith(f"`{settings.tier_column}` ")]:
@@ -159,7 +159,7 @@ def demand_both(labels: npt.NDArray[np.int64], source: str, settings: HeadSettin
 
 
 def counted(reasons: Iterable[Any]) -> Counter[str]:
-    return Counter(without_numbers(str(reason)) for reason in reasons)
+    return Counter(without_details(str(reason)) for reason in reasons)
 
 
 def split_by_prompt(

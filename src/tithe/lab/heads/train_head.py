@@ -30,7 +30,7 @@ from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import read_tiers
 from tithe.lab.heads.tier_states import TierStates
 from tithe.report.reporter import Reporter, say_notes
-from tithe.run.folder import account, run_folder, write_json, write_table
+from tithe.run.folder import recorded_run, run_folder, write_json, write_table
 from tithe.run.method import Facts
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def train_head(
     }
     with (
         run_folder(folder, "-o") as place,
-        account(folder, reporter, lambda: base, name=REPORT, stores=None) as told,
+        recorded_run(folder, reporter, lambda: base, name=REPORT, stores=None) as told,
     ):
         states = TierStates.of(run, tiers)
         counts = counts_of(states, {})

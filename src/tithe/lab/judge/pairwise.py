@@ -26,7 +26,16 @@ from tithe.lab.judge.tally import tally as count
 from tithe.lab.writing.answering import make_writer
 from tithe.records import Problem
 from tithe.report.reporter import Reporter
-from tithe.run.folder import DROPPED, RECORD, account, check_places, default_folder, run_folder, sweep, write_json
+from tithe.run.folder import (
+    DROPPED,
+    RECORD,
+    check_places,
+    default_folder,
+    recorded_run,
+    remove_partial_files,
+    run_folder,
+    write_json,
+)
 
 NO_VERDICT = "no verdict"
 
@@ -83,7 +92,7 @@ def compare(
     judge = make_writer(settings.who, settings, settings.endpoint, hold=0)
     judge.check()
     base = describe(settings, sides, digests) | {"counts": counts(sides, pairs)}
-    with run_folder(folder) as place, account(folder, reporter, lambda: base) as told_so_far:
+    with run_folder(folder) as place, recorded_run(folder, reporter, lambda: base) as told_so_far:
         court = Court(judge, settings.attempts, place, reporter)
         told_so_far.record = lambda: base | {"judge": court.as_dict(), "seconds": round(time.monotonic() - began, 2)}
         told_so_far.stored = lambda: judge.stored
@@ -95,7 +104,7 @@ def compare(
         write_left_out([*left_out(sides), *without_verdict(pairs, reviews)], folder)
         write_json(folder / RECORD, record)
         demand_verdict(settings, reviews, heard, folder)
-        sweep(output)
+        remove_partial_files(output)
         with atomic(output, overwrite=True) as stream:
             for pair, review in zip(pairs, reviews, strict=True):
                 stream.write(line(pair, review, heard.get(pair.item, {}), settings))

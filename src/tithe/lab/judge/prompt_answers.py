@@ -21,10 +21,10 @@ from tithe.lab.judge.judge_loop import Answers
 from tithe.lab.judge.pairwise import check_reviews_file, write_left_out
 from tithe.lab.judge.settings import AnswerSettings
 from tithe.lab.writing.answering import make_writer
-from tithe.planner import without_numbers
+from tithe.planner import without_details
 from tithe.records import Example, Problem
 from tithe.report.reporter import Reporter
-from tithe.run.folder import RECORD, account, default_folder, run_folder, sweep, write_json
+from tithe.run.folder import RECORD, default_folder, recorded_run, remove_partial_files, run_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def answer(
         "versions": versions(),
         "prompts": {"source": settings.prompts, "digest": digest},
     }
-    with run_folder(folder) as place, account(folder, reporter, lambda: base) as told:
+    with run_folder(folder) as place, recorded_run(folder, reporter, lambda: base) as told:
         told.record = lambda: base | {"counts": {"prompts": len(asked), **asked.counts}, "model": writer.describe()}
         told.stored = lambda: writer.stored
         reporter.phase("answering")
@@ -92,7 +92,7 @@ def answer(
         write_left_out(bad + none, folder)
         write_json(folder / RECORD, record)
         demand_answers(settings, problems, len(asked))
-        sweep(output)
+        remove_partial_files(output)
         with atomic(output, overwrite=True) as stream:
             for item, example in asked.examples.items():
                 if item in there:
@@ -107,7 +107,7 @@ def counts(asked: Answers, there: Sequence[Mapping[str, Any]], problems: Mapping
         "answers": len(there),
         "empty": sum(not one["text"] for one in there),
         "unfinished": sum(not one["finished"] for one in there),
-        "problems": dict(Counter(map(without_numbers, problems.values())).most_common()),
+        "problems": dict(Counter(map(without_details, problems.values())).most_common()),
         "bad_rows": dict(Counter(row.reason for row in asked.bad).most_common()),
         **asked.counts,
     }

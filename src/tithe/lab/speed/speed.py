@@ -17,7 +17,7 @@ from tithe.lab.speed.sample import Sample, prepared, spread, working_shape
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Reporter
-from tithe.run.engines import Engines, engine_record
+from tithe.run.engines import EngineCache, engine_record
 from tithe.run.method import Setup, set_up
 from tithe.run.score import plan
 
@@ -44,7 +44,7 @@ def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchRes
             hint="`--scorer ifd` reads one",
         )
     job, grown = counted(settings, reporter)
-    engines = Engines(reporter, several=False)
+    engines = EngineCache(reporter, several=False)
     with tempfile.TemporaryDirectory(prefix="tithe-bench-") as scratch:
         items = sampled(setup, job["counts"]["records"], settings.limit)
         engine, loading = loaded(setup, engines, Path(scratch))
@@ -152,7 +152,7 @@ def sampled(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
     return found
 
 
-def loaded(setup: Setup, engines: Engines, place: Path) -> tuple[Engine, float]:
+def loaded(setup: Setup, engines: EngineCache, place: Path) -> tuple[Engine, float]:
     """Return the engine, and the seconds that it took to make; the weights' fingerprint is part of it."""
     began = time.perf_counter()
     engine = engines.of(setup.settings, setup.source.dataset, setup.model, place)

@@ -36,7 +36,16 @@ from tithe.lab.tiers.tier_rows import Tier, TierRow, line
 from tithe.lab.writing.answering import Answers, Writer, make_writer
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Reporter, say_notes
-from tithe.run.folder import DROPPED, RECORD, account, check_places, default_folder, run_folder, sweep, write_json
+from tithe.run.folder import (
+    DROPPED,
+    RECORD,
+    check_places,
+    default_folder,
+    recorded_run,
+    remove_partial_files,
+    run_folder,
+    write_json,
+)
 from tithe.run.source import named_dataset
 
 
@@ -89,7 +98,7 @@ def build(
     base = describe(settings, watches) | {"counts": counts(asked, strong, matched, chosen, settings)}
     for watch, pool in zip(watches, (asked, strong), strict=False):
         say_notes(reporter, watch.dataset, pool.counts, several=len(watches) > 1)
-    with run_folder(folder) as open_folder, account(folder, reporter, lambda: base) as told:
+    with run_folder(folder) as open_folder, recorded_run(folder, reporter, lambda: base) as told:
         told.record = lambda: base | {"weak_models": {w.name: w.describe() for w in writers}}
         told.stored = lambda: sum(writer.stored for writer in writers)
         found = answer(writers, {key: asked.examples[key] for key in chosen}, open_folder, reporter)
@@ -168,7 +177,7 @@ def import_tiers(
     sides += [(name, "high") for name in settings.high_file] + [(name, "low") for name in settings.low_file]
     check_output(output, overwrite, [name for name, _ in sides], folder)
     rows, bad, watches = list[TierRow](), list[BadRow](), list[InputCheck]()
-    with run_folder(folder), account(folder, reporter, lambda: describe(settings, watches), stores=None) as told:
+    with run_folder(folder), recorded_run(folder, reporter, lambda: describe(settings, watches), stores=None) as told:
         counts: dict[str, Any] = {}
         told.record = lambda: describe(settings, watches) | {"counts": counts}
         for name, tier in sides:
@@ -262,7 +271,7 @@ def write(
         for one in dropped:
             stream.write(json.dumps(one).encode() + b"\n")
     write_json(folder / RECORD, dict(record))
-    sweep(output)
+    remove_partial_files(output)
     with atomic(output, overwrite=True) as stream:
         for row in rows:
             stream.write(line(row))

@@ -14,7 +14,7 @@ from tithe.errors import DataError
 from tithe.lab.tiers.settings import TierSettings
 from tithe.lab.tiers.tier_rows import TierRow, of_example, place
 from tithe.lab.writing.answering import Answers, Writer
-from tithe.planner import without_numbers
+from tithe.planner import without_details
 from tithe.records import BadRow, Example, Message, Problem
 
 SHOWN = 60  # characters of a prompt in a message
@@ -185,7 +185,7 @@ def demand_answers(found: Mapping[str, Answers], there: bool) -> None:
 
 def why_not(answers: Answers) -> Counter[str]:
     """Reason -> for how many prompts there is no answer."""
-    return Counter(without_numbers(reason_of(got)) for got in answers.values() if no_text(got))
+    return Counter(without_details(reason_of(got)) for got in answers.values() if no_text(got))
 
 
 def reason_of(got: Mapping[str, Any] | Problem) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tithe.data.counts import RecordCounts, RemarkCounts
 from tithe.data.render import Encoded, Renderer
-from tithe.planner import without_numbers
+from tithe.planner import without_details
 from tithe.records import BadRow, Example, Pass, Problem
 
 WINDOW = 1024  # examples tokenised in one call
@@ -112,7 +112,7 @@ class TrainRows:
             self.take(row)
         else:
             reason = got.reason if isinstance(got, Problem) else "nothing stands before its only token"
-            self.leave(without_numbers(reason))
+            self.leave(without_details(reason))
 
     def take(self, row: TrainRow) -> None:
         self.examples += 1

@@ -32,7 +32,7 @@ from tithe.lab.tune.train import Job, Trained, demand_packages, train
 from tithe.lab.tune.train_rows import TrainRows
 from tithe.lab.tune.training import Schedule, Training, open_training
 from tithe.report.reporter import Reporter
-from tithe.run.folder import Account, account, run_folder, write_json
+from tithe.run.folder import RecordWriter, recorded_run, run_folder, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
 # Takes some rows of the data set; returns them, and what the record says of the choice.
@@ -136,7 +136,7 @@ def demand_apart(training: Training[Any], output: Path) -> None:
 
 
 @contextmanager
-def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter) -> Iterator[Account]:
+def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter) -> Iterator[RecordWriter]:
     """Keep the account of a training in `tune.json`.
 
     Args:
@@ -150,7 +150,7 @@ def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter
         checkpoint = last_checkpoint(place / CHECKPOINTS)
         return checkpoint.step if checkpoint else 0
 
-    with account(None, reporter, lambda: basics(training, None, {}), name=DONE, stores="steps") as told:
+    with recorded_run(None, reporter, lambda: basics(training, None, {}), name=DONE, stores="steps") as told:
         told.stored = stored
         try:
             yield told
