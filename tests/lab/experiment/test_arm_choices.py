@@ -25,7 +25,7 @@ from tithe.lab.experiment.cells import distinct, make_cells
 from tithe.lab.experiment.conduct import earlier_looks
 from tithe.lab.experiment.experiment_data import apart, read_pool_file, split_by_prompt
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings
-from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.settings import TrainingRecipe
 
 
 def write(path, records):
@@ -183,7 +183,7 @@ def test_the_table_says_steps_and_which_arms_are_one(pool):
         ("b", "10%"): [replace(own, arm="b")],
         ("random", "10%"): [at_random("r", "10%", 0, pool)],
     }
-    rows = table(choices, pool, settings, Recipe(train_batch_size=16, num_train_epochs=2))
+    rows = table(choices, pool, settings, TrainingRecipe(train_batch_size=16, num_train_epochs=2))
     assert [row["same_as"] for row in rows] == [None, "a", None]
     assert [row["steps"] for row in rows] == [6, 6, 6]  # three batches of 40 examples, twice
     assert rows[0]["shared_with_random"] == overlap(own, choices["random", "10%"][0])

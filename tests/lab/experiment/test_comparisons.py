@@ -9,7 +9,8 @@ import pytest
 
 from tests.lab.experiment.fabricated import fabricate, settings_of
 from tithe.errors import StoreError
-from tithe.lab.experiment.comparisons import results, sentence
+from tithe.lab.experiment.comparisons import results
+from tithe.lab.experiment.reporter import sentence
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tithe.errors import SettingsError
-from tithe.lab.experiment import worker
+from tithe.lab.experiment import workers
 from tithe.lab.experiment.workers import CellError, Clock, Place, do_all, duration, places
 
 FAKE = """
@@ -111,9 +111,9 @@ def test_a_worker_answers_line_by_line_and_survives_a_failure(monkeypatch, tmp_p
             raise SettingsError("no such thing", hint="another")
         return {"name": own.name}
 
-    monkeypatch.setattr(worker, "do_cell", do_cell)
+    monkeypatch.setattr(workers, "do_cell", do_cell)
     answers = io.StringIO()
-    worker.serve(io.StringIO("".join(json.dumps(str(tmp_path / n)) + "\n" for n in ("bad", "odd", "good"))), answers)
+    workers.serve(io.StringIO("".join(json.dumps(str(tmp_path / n)) + "\n" for n in ("bad", "odd", "good"))), answers)
     said = [json.loads(line) for line in answers.getvalue().splitlines()]
     assert said[0] == {"error": "no such thing", "hint": "another"}
     assert said[1]["error"] == "unexpected RuntimeError: boom" and said[2] == {"done": {"name": "good"}}

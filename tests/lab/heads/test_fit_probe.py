@@ -9,8 +9,23 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from tithe.errors import DataError
-from tithe.lab.heads.chain import COMPONENTS, ROWS, TOGETHER, Chain, Reduction, reduction, regression, share, together
-from tithe.lab.heads.fit_probe import Candidate, choose, cut, fit_probe, layer_aucs, sets
+from tithe.lab.heads.fit_probe import (
+    COMPONENTS,
+    ROWS,
+    TOGETHER,
+    Chain,
+    LayerSet,
+    Reduction,
+    choose,
+    cut,
+    fit_probe,
+    layer_aucs,
+    reduction,
+    regression,
+    sets,
+    share,
+    together,
+)
 
 COUNT, WIDTH = 6, 12
 
@@ -137,7 +152,7 @@ def test_a_dimension_that_never_moves_is_no_trouble():
 
 def test_the_fewest_layers_near_the_best_are_taken():
     def one(name, layers, auc, error=0.01):
-        return Candidate(name, layers, auc, error, 1.0)
+        return LayerSet(name, layers, auc, error, 1.0)
 
     many, single, far = one("all", (0, 1, 2), 0.9), one("layer 1", (1,), 0.893), one("front", (0,), 0.88)
     assert choose([single, many, far], 5)[0] is single
@@ -148,7 +163,7 @@ def test_the_fewest_layers_near_the_best_are_taken():
 
 
 def test_two_states_have_no_thirds():
-    singles = [Candidate(f"layer {layer}", (layer,), 0.5, 0.1, 1.0) for layer in (0, 1)]
+    singles = [LayerSet(f"layer {layer}", (layer,), 0.5, 0.1, 1.0) for layer in (0, 1)]
     assert sets(singles, 2) == [("best few", (0, 1)), ("all", (0, 1))]
 
 

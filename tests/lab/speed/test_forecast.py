@@ -10,11 +10,11 @@ import pytest
 from tests.e2e.command import records, write_jsonl
 from tithe.data.render import Renderer
 from tithe.lab.speed.forecast import PATIENCE, SampleSpeed, WholeJob, duration, tokenising_processes, whole_words
-from tithe.lab.speed.sample import Reading
+from tithe.lab.speed.sample import TimedReading
 from tithe.lab.speed.settings import BenchSettings
 from tithe.run.method import set_up
 
-READING = Reading(seconds=2.0, tokens=100, planned=120, flops=4e9, through=128, peak_bytes=1000, halved=0)
+READING = TimedReading(seconds=2.0, tokens=100, planned=120, flops=4e9, through=128, peak_bytes=1000, halved=0)
 
 
 def test_a_speed_follows_from_its_readings() -> None:

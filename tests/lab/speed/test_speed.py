@@ -17,10 +17,10 @@ from tithe.engine.measure import machine, matmul
 from tithe.errors import DataError, SettingsError
 from tithe.lab.speed import speed
 from tithe.lab.speed.forecast import BenchResult
-from tithe.lab.speed.sample import Reading, Sample, spread
+from tithe.lab.speed.sample import Sample, TimedReading, spread
 from tithe.lab.speed.settings import BenchSettings
 
-READING = Reading(seconds=2.0, tokens=100, planned=120, flops=0.0, through=128, peak_bytes=1000, halved=0)
+READING = TimedReading(seconds=2.0, tokens=100, planned=120, flops=0.0, through=128, peak_bytes=1000, halved=0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -159,7 +159,7 @@ def test_a_long_sample_is_made_smaller() -> None:
         def part(self, share: float) -> Fake:
             return Fake(self.items[: round(len(self.items) * share)])
 
-        def read(self) -> Reading:
+        def read(self) -> TimedReading:
             assert len(self.items) == 8
             return dataclasses.replace(READING, seconds=next(takes))
 

@@ -15,12 +15,32 @@ from tests.e2e.command import write_jsonl
 from tithe.data.files import open_dataset
 from tithe.data.prompts import prompts
 from tithe.errors import DataError, SettingsError
-from tithe.lab.tiers import likeness
-from tithe.lab.tiers.importing import Labels, as_label, by_labels, by_pairs, layout
-from tithe.lab.tiers.likeness import jaccard, near, runs, shares
-from tithe.lab.tiers.look import auc, demand_both, is_refusal, lengths, look, warning
-from tithe.lab.tiers.matching import Pool, draw, match
-from tithe.lab.tiers.tier_rows import TierRow, line, of_example, prompt_id
+from tithe.lab.tiers.look import (
+    LEAST,
+    auc,
+    demand_both,
+    is_refusal,
+    jaccard,
+    lengths,
+    look,
+    near,
+    runs,
+    shares,
+    signatures,
+    warning,
+)
+from tithe.lab.tiers.matching import PromptPool, draw, match
+from tithe.lab.tiers.tier_rows import (
+    Labels,
+    TierRow,
+    as_label,
+    by_labels,
+    by_pairs,
+    layout,
+    line,
+    of_example,
+    prompt_id,
+)
 from tithe.records import BadRow, Example, Message
 
 
@@ -84,7 +104,9 @@ def test_prompts_that_are_none_are_bad_rows(tmp_path):
 
 
 def pool(name, *asked):
-    return Pool.of(name, (Example(a, 0, 1, (Message("user", a),), Message("assistant", a.upper())) for a in asked))
+    return PromptPool.of(
+        name, (Example(a, 0, 1, (Message("user", a),), Message("assistant", a.upper())) for a in asked)
+    )
 
 
 def test_matching_counts_what_is_left_over():
@@ -150,7 +172,7 @@ def test_near_duplicates_are_found_and_no_others():
         (i, j)
         for j in range(len(texts))
         for i in range(j)
-        if len(all_sets[i] & all_sets[j]) >= likeness.LEAST * len(all_sets[i] | all_sets[j])
+        if len(all_sets[i] & all_sets[j]) >= LEAST * len(all_sets[i] | all_sets[j])
     }
     assert len(expected) == 30 and set(near(texts)) == expected
 
@@ -250,5 +272,5 @@ def test_any_file_gives_rows_or_reasons(tmp_path_factory, made, kind):
 
 def test_signatures_agree_as_often_as_the_sets_do():
     first, second = (runs(" ".join(f"w{i}" for i in range(a, a + 400))) for a in (0, 100))
-    found = likeness.signatures([first, second])
+    found = signatures([first, second])
     assert np.mean(found[0] == found[1]) == pytest.approx(jaccard(first, second), abs=0.2)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tithe.lab.tune.warmup_choice import at_random, middle, nearest
+from tithe.lab.tune.warmup import at_random, middle, nearest
 from tithe.neighbours.kmeans import kmeans
 
 

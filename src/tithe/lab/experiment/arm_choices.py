@@ -17,7 +17,7 @@ from tithe.foreign import foreign, read_json
 from tithe.lab.experiment.experiment_data import Data, Pool
 from tithe.lab.experiment.settings import ALL, ArmSettings, ExperimentSettings
 from tithe.lab.tune.optimiser_steps import steps_in_all
-from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.settings import TrainingRecipe
 from tithe.records import Example, Scores
 from tithe.report.reporter import Reporter
 from tithe.run.folder import write_json
@@ -230,7 +230,7 @@ def chosen(
         return [like_lengths(arm.name, found[arm.like, budget][0], seed, pool) for seed in settings.seeds]
     if arm.kind == "file":
         return [from_file(arm, budget, pool, dict.fromkeys(data.held_out, ""))]
-    kept = Kept(folder / CHOICES / f"{arm.name}-{budget}.json", selection_key(arm, budget, settings, pool))
+    kept = ChoiceFile(folder / CHOICES / f"{arm.name}-{budget}.json", selection_key(arm, budget, settings, pool))
     before = kept.read(pool)
     if before is not None:
         return [Choice(arm.name, budget, None, before)]
@@ -247,7 +247,7 @@ class ChoiceSaid(Said):
     ids: list[str]
 
 
-class Kept:
+class ChoiceFile:
     """A choice on disk, under what it depends on."""
 
     def __init__(self, path: Path, key: str) -> None:
@@ -291,7 +291,10 @@ def stamp(name: str | None) -> str:
 
 
 def table(
-    choices: Mapping[tuple[str, str], Sequence[Choice]], pool: Pool, settings: ExperimentSettings, recipe: Recipe
+    choices: Mapping[tuple[str, str], Sequence[Choice]],
+    pool: Pool,
+    settings: ExperimentSettings,
+    recipe: TrainingRecipe,
 ) -> list[dict[str, Any]]:
     """Per arm and budget: examples, tokens, optimiser steps, and how much of it the reference arm has, too.
 

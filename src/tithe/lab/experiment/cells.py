@@ -188,7 +188,7 @@ def read_ended(own: Path) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellResult:
     """A cell that is done.
 
     Args:
@@ -204,7 +204,7 @@ class Outcome:
     trained: str
 
 
-def outcome(cell: Cell, folder: Path) -> Outcome | None:
+def outcome(cell: Cell, folder: Path) -> CellResult | None:
     """What a worker left of a cell that is done; None where it is not.
 
     Raises:
@@ -216,7 +216,7 @@ def outcome(cell: Cell, folder: Path) -> Outcome | None:
         return None
     with foreign(StoreError, f"`{own / DONE}` cannot be read", AGAIN):
         measured = from_files(own / record["items"], record["evaluation"])
-    return Outcome(cell, record, tuple(measured), cell.name)
+    return CellResult(cell, record, tuple(measured), cell.name)
 
 
 def finished(cell: Cell, own: Path, spec: Mapping[str, Any]) -> bool:
@@ -254,3 +254,8 @@ def write_done(own: Path, record: Mapping[str, Any]) -> None:
 def restored(values: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has lists where settings have tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def answers_file(own: Path, prompts: str) -> Path:
+    """Of a cell's model to a prompt set."""
+    return own / f"answers-{Path(prompts).stem}.jsonl"

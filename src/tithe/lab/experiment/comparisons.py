@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import numpy as np
 from tithe.errors import StoreError
 from tithe.lab.evaluate.comparison import Comparison, compare, corrected
 from tithe.lab.evaluate.measured import Measured
-from tithe.lab.experiment.cells import Outcome
-from tithe.lab.experiment.settings import ALL, ExperimentSettings
+from tithe.lab.experiment.cells import CELLS, CellResult, answers_file
+from tithe.lab.experiment.settings import ALL, ExperimentSettings, judge_settings, prompt_sets
+from tithe.lab.judge import pairwise
+from tithe.report.reporter import Reporter
 
 UNBUDGETED = "-"  # the untrained model's
 Runs = Mapping[tuple[str, str], Sequence[Measured]]  # (arm, budget) -> one per seed
@@ -79,7 +81,7 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def results(outcomes: Sequence[Outcome], settings: ExperimentSettings) -> Results:
+def results(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> Results:
     """Compare what was measured.
 
     Raises:
@@ -98,7 +100,7 @@ def results(outcomes: Sequence[Outcome], settings: ExperimentSettings) -> Result
     )
 
 
-def demand_one_recipe(outcomes: Sequence[Outcome]) -> None:
+def demand_one_recipe(outcomes: Sequence[CellResult]) -> None:
     """Another recipe for one arm would be compared instead of its data."""
     digests: dict[str, str] = {}
     for outcome in outcomes:
@@ -111,7 +113,7 @@ def demand_one_recipe(outcomes: Sequence[Outcome]) -> None:
         )
 
 
-def runs_of(metric: str, outcomes: Sequence[Outcome], settings: ExperimentSettings) -> Runs:
+def runs_of(metric: str, outcomes: Sequence[CellResult], settings: ExperimentSettings) -> Runs:
     """One measurement per seed, in the order of the seeds; an untrained model has the same for each."""
     found: dict[tuple[str, str], list[Measured]] = {}
     for outcome in outcomes:
@@ -123,7 +125,7 @@ def runs_of(metric: str, outcomes: Sequence[Outcome], settings: ExperimentSettin
     return found
 
 
-def ordered(outcomes: Sequence[Outcome], settings: ExperimentSettings) -> list[Outcome]:
+def ordered(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> list[CellResult]:
     """Return the outcomes in the order in which a person named the budgets; what has none comes first."""
     places = {budget: place for place, budget in enumerate(settings.budgets)}
     return sorted(outcomes, key=lambda one: places.get(str(one.cell.budget), -1))
@@ -171,76 +173,6 @@ def mean_of(metric: str, key: tuple[str, str], found: Sequence[Measured], unit: 
     return Mean(metric, *key, float(np.mean(by_seed)), by_seed, len(found[0].items), problems, unit)
 
 
-def sentence(one: Comparison) -> str:
-    """What may be said of an arm at a budget, with what it rests on."""
-    head, against = sides(one)
-    if one.verdict == "no verdict":
-        return f"{head}: no verdict on {one.metric}, {one.why}"
-    assert one.difference is not None and one.detectable is not None
-    clear = one.verdict in ("better", "worse")
-    what = "interval" if clear else "interval of the gain"
-    how = f"{amount(one)} (95 % {what} {interval(one)}, p {p_value(one.p_holm)} after Holm over {one.family})".lstrip()
-    if clear:
-        return f"{head}: {one.verdict} than {against} on {one.metric} by {how}"
-    way = "the means are equal" if one.effect == 0 else f"the mean is {'better' if one.effect > 0 else 'worse'} by"
-    return f"{head}: not distinguishable from {against} on {one.metric}: {way} {how}; {seen(one)}; {needed(one)}"
-
-
-def sides(one: Comparison) -> tuple[str, str]:
-    """Name the arm and what it is compared with; the budgets stand beside them where they differ."""
-    own, _, other = one.budget.partition(AGAINST)
-    head = f"{one.arm} ({own})" if own == UNTRAINED else f"{one.arm} at {own}"
-    against = f"{one.against} at {other}" if other else one.against
-    return head if one.group is None else f"{head}, {one.group}", against
-
-
-def amount(one: Comparison) -> str:
-    """Return the effect's size with its unit; the words before it say the direction."""
-    if one.effect == 0:
-        return ""
-    size = abs(one.effect)
-    if one.unit == "right":
-        return f"{100 * size:.2f} points"
-    share = "" if one.relative is None else f", {abs(100 * one.relative):.2f} %"
-    return f"{size:.4g} {one.unit}{share}"
-
-
-def interval(one: Comparison) -> str:
-    """Return the interval of what the sentence says: how much worse where it is worse, else how much better."""
-    assert one.difference is not None
-    scale, digits = (100, 2) if one.unit == "right" else (1, 4)
-    low, high = scale * one.difference.low, scale * one.difference.high
-    if one.verdict == "worse":
-        low, high = -high, -low
-    sign = "" if one.verdict in ("better", "worse") else "+"
-    return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
-
-
-def seen(one: Comparison) -> str:
-    """Which effects this much data would have shown."""
-    assert one.detectable is not None
-    size = f"{100 * one.detectable:.1f} points" if one.unit == "right" else f"{one.detectable:.3g} {one.unit}"
-    return f"a difference of {size} would have been seen with a power of 80 %"
-
-
-def needed(one: Comparison) -> str:
-    """How much data would show the effect found, if it is the true one."""
-    ways = []
-    if one.seeds_needed is not None:
-        ways.append(f"{one.seeds_needed:,} seeds")
-    if one.items_needed is not None:
-        ways.append(f"{one.items_needed:,} items")
-    if one.effect == 0:
-        return "no difference was found"
-    if not ways:
-        return "to show one as small as the one found, more seeds and more items would be needed together"
-    return f"to show one as small as the one found, {' or '.join(ways)} would be needed"
-
-
-def p_value(p: float | None) -> str:
-    return "unknown" if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
-
-
 @dataclass(frozen=True)
 class ExperimentResult:
     """What came of an experiment.
@@ -255,4 +187,58 @@ class ExperimentResult:
     folder: Path
     record: dict[str, Any] = field(repr=False)
     results: Results | None = field(default=None, repr=False)
-    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
+    outcomes: tuple[CellResult, ...] = field(default=(), repr=False)
+
+
+REVIEWS = "reviews"
+
+
+def judged(
+    outcomes: Sequence[CellResult], settings: ExperimentSettings, folder: Path, reporter: Reporter
+) -> list[CellResult]:
+    """The outcomes with `judge <set>`: +1, 0 or -1 per prompt against the reference arm, which has 0 everywhere.
+
+    Raises:
+        TitheError: whatever stops the judge; reviews that came are kept.
+    """
+    assert settings.judge is not None
+    known = {(one.cell.arm, one.cell.budget, one.cell.seed): one for one in outcomes}
+    arms = [arm.name for arm in settings.arms if arm.budgeted]
+    found = []
+    for one in outcomes:
+        other = known.get((settings.against, one.cell.budget, one.cell.seed))
+        if one.cell.arm not in arms or other is None:
+            found.append(one)
+            continue
+        more = tuple(
+            verdicts(one, other, prompts, settings, folder, reporter) for prompts in prompt_sets(settings.judge)
+        )
+        found.append(replace(one, measured=(*one.measured, *more)))
+    return found
+
+
+def verdicts(
+    one: CellResult, other: CellResult, prompts: str, settings: ExperimentSettings, folder: Path, reporter: Reporter
+) -> Measured:
+    """A judge's verdicts on one prompt set."""
+    assert settings.judge is not None
+    own, name = folder / CELLS / one.trained, Path(prompts).stem
+    if one.cell.arm == settings.against:
+        return nothing(answers_file(own, prompts), name)
+    theirs = folder / CELLS / other.trained
+    output = folder / REVIEWS / f"{one.cell.name}-{name}.jsonl"
+    output.parent.mkdir(exist_ok=True)
+    reporter.say(f"{one.cell.name} against {other.cell.name}, prompts of {name}:")
+    a, b = answers_file(own, prompts), answers_file(theirs, prompts)
+    return pairwise.compare(
+        judge_settings(settings.judge, name), a, b, output, overwrite=True, reporter=reporter
+    ).measured
+
+
+def nothing(answers: Path, name: str) -> Measured:
+    """The reference arm against itself."""
+    from tithe.data.asked import answers_of
+    from tithe.lab.judge.judge_loop import Answers
+
+    items = tuple(Answers.of(str(answers), answers_of(answers)).examples)
+    return Measured(f"judge {name}", "number", "win - loss", True, items, np.zeros(len(items)))

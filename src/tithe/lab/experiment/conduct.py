@@ -22,12 +22,11 @@ from tithe.lab.evaluate.comparison import holm
 from tithe.lab.evaluate.evaluation import pieces_of
 from tithe.lab.evaluate.settings import EvaluateSettings
 from tithe.lab.experiment.arm_choices import Choice, Said, choose_all, table
-from tithe.lab.experiment.arm_judging import check_judge, judged, prompt_sets
 from tithe.lab.experiment.cells import (
     CELLS,
     DONE,
     Cell,
-    Outcome,
+    CellResult,
     distinct,
     finished,
     make_cells,
@@ -37,15 +36,14 @@ from tithe.lab.experiment.cells import (
     read_spec,
     restored,
 )
-from tithe.lab.experiment.comparisons import ExperimentResult, results
+from tithe.lab.experiment.comparisons import ExperimentResult, judged, results
 from tithe.lab.experiment.experiment_data import Data, make_data
 from tithe.lab.experiment.experiment_report import write_report
-from tithe.lab.experiment.screen import plan_lines
-from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings
+from tithe.lab.experiment.reporter import plan_lines
+from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings, check_judge, prompt_sets
 from tithe.lab.experiment.workers import Clock, do_all, places
 from tithe.lab.judge.judge_loop import Answers
-from tithe.lab.tune.recipe import Recipe
-from tithe.lab.tune.settings import TuneSettings
+from tithe.lab.tune.settings import TrainingRecipe, TuneSettings
 from tithe.lab.tune.train import demand_packages
 from tithe.report.drawing import library
 from tithe.report.reporter import Reporter
@@ -99,7 +97,7 @@ class Conduct:
     cells: list[Cell] = field(default_factory=list, init=False)
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> TrainingRecipe:
         return TuneSettings.of({"dataset": self.given.dataset, **self.training}).full_recipe()
 
     @property
@@ -344,7 +342,7 @@ def ended(name: str, done: Mapping[str, Any], clock: Clock) -> str:
     return f"{name}: {', '.join(parts)}; {clock.done(name)}"
 
 
-def brief(one: Outcome) -> dict[str, Any]:
+def brief(one: CellResult) -> dict[str, Any]:
     cell, record = one.cell, one.record
     return {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, "training": record["training"]} | {
         "evaluation": record["evaluation"],

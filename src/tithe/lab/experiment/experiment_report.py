@@ -15,19 +15,9 @@ import yaml
 
 from tithe.data.outfile import atomic
 from tithe.lab.evaluate.comparison import Comparison, matched
-from tithe.lab.experiment.cells import CELLS, TRAIN, Outcome
-from tithe.lab.experiment.comparisons import (
-    PAGE,
-    PLOTS,
-    TABLE,
-    ExperimentResult,
-    Runs,
-    ordered,
-    p_value,
-    runs_of,
-    sentence,
-)
-from tithe.lab.experiment.screen import arm_rows, cautions, data_lines, mean_rows
+from tithe.lab.experiment.cells import CELLS, TRAIN, CellResult
+from tithe.lab.experiment.comparisons import PAGE, PLOTS, TABLE, ExperimentResult, Runs, ordered, runs_of
+from tithe.lab.experiment.reporter import arm_rows, cautions, data_lines, mean_rows, p_value, sentence
 from tithe.lab.experiment.settings import ExperimentSettings
 from tithe.report.charts import arm_chart, budget_chart, effect_chart, outcome_chart
 from tithe.report.drawing import svg, write_png
@@ -242,7 +232,7 @@ def unmeasured(comparisons: Sequence[Comparison]) -> Iterator[str]:
         )
 
 
-def training(outcomes: Sequence[Outcome]) -> Part:
+def training(outcomes: Sequence[CellResult]) -> Part:
     """Examples, steps and loss of every training."""
     rows = [["arm", "budget", "seed", "steps", "loss, first step", "loss, last step", "seconds"]]
     for one in outcomes:
@@ -261,7 +251,7 @@ def training(outcomes: Sequence[Outcome]) -> Part:
     return Part("Training", lines=[note], kind="note", rows=rows)
 
 
-def chosen(folder: Path, outcomes: Sequence[Outcome]) -> Iterator[Part]:
+def chosen(folder: Path, outcomes: Sequence[CellResult]) -> Iterator[Part]:
     """Yield the first records that each arm was trained on: of its first seed, at its first budget."""
     rows, seen = [["arm", "record"]], set[str]()
     for one in outcomes:

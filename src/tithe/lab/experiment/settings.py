@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tithe.errors import SettingsError, did_you_mean
 from tithe.foreign import shown
+from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
 from tithe.selectors.budget import Budget
 from tithe.settings import NAMED_MODEL, DatasetName, ModelUse, SelectSettings, Settings, Truncation, read_yaml
 from tithe.settings_file import check_powers, underscored
@@ -18,10 +19,9 @@ from tithe.typed import Count, Flag, Seed
 
 LEAST_SEEDS, MOST_SEEDS = 3, 1000
 BARE = ("random", "random-like", "full", "base")  # arms that need no more than their name
-# Keys of an arm that are no settings of a selection, or mean more.
-OWN = ("file", "random_like", "model", "allow_fewer")
 COMMON = ("dataset", "format", "split", "limit", "strict", "keep", "shape", "seed", "turns")  # the experiment's own
 ALL = "100%"
+JUDGE_ONLY = ("prompts", "answers")  # keys of `judge` that `tithe judge compare` does not have
 NAME = re.compile(r"\w[\w.+-]{0,59}")
 
 
@@ -268,3 +268,44 @@ def complete(settings: ExperimentSettings) -> ExperimentSettings:
             arm = arm.model_copy(update={"like": first})
         arms.append(arm)
     return settings.model_copy(update={"arms": tuple(arms)})
+
+
+def prompt_sets(judge: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files that `judge: {prompts: ...}` names.
+
+    Raises:
+        SettingsError: it names none, or two of the same name.
+    """
+    given = judge.get("prompts") or ()
+    files = (given,) if isinstance(given, str) else given
+    if not isinstance(files, list | tuple) or not all(isinstance(file, str) and file.strip() for file in files):
+        raise SettingsError(f"`prompts` of `judge` cannot be `{shown(files)}`: it must be a list of files")
+    files = tuple(files)
+    if not files:
+        raise SettingsError("`judge` names no prompts", hint="`prompts: [questions.jsonl]` beside the judge's name")
+    stems = [Path(name).stem for name in files]
+    if len(set(stems)) < len(stems):
+        raise SettingsError(f"two prompt sets of `judge` have one name: {', '.join(stems)}", hint="rename one")
+    return files
+
+
+def judge_settings(judge: Mapping[str, Any], name: str) -> JudgeSettings:
+    return JudgeSettings.of({**{key: value for key, value in judge.items() if key not in JUDGE_ONLY}, "name": name})
+
+
+def answer_settings(judge: Mapping[str, Any], prompts: str, model: str) -> AnswerSettings:
+    given = judge.get("answers", {})
+    if not isinstance(given, Mapping):
+        raise SettingsError(f"`answers` of `judge` cannot be `{shown(given)}`: it must be `key: value` lines")
+    return AnswerSettings.of({**given, "prompts": prompts, "model": model})
+
+
+def check_judge(judge: Mapping[str, Any], model: str) -> None:
+    """Raise what is wrong with the settings of a judge before hours of training.
+
+    Raises:
+        SettingsError: see `prompt_sets`, or a setting that cannot be.
+    """
+    judge_settings(judge, "-")
+    for prompts in prompt_sets(judge):
+        answer_settings(judge, prompts, model)

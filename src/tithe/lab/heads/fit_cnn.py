@@ -57,7 +57,7 @@ class CnnFit:
 
 
 @dataclass
-class Training:
+class CnnTraining:
     """The network while it learns."""
 
     network: ResponseCnn
@@ -132,11 +132,11 @@ def fit_cnn(
 
 def begin(
     read: Read, labels: Rows, shape: tuple[int, int], seed: int, device: torch.device, rate: float, batch: int
-) -> Training:
+) -> CnnTraining:
     first, dropout = (torch.Generator(device).manual_seed(number) for number in seeds(seed))
     network = ResponseCnn(*shape, first)
     adam = torch.optim.Adam(network.parameters(), lr=rate)
-    return Training(network, adam, read, labels, shape, batch, dropout)
+    return CnnTraining(network, adam, read, labels, shape, batch, dropout)
 
 
 def seeds(seed: int) -> list[int]:
@@ -144,7 +144,7 @@ def seeds(seed: int) -> list[int]:
     return [int(one) for one in np.random.SeedSequence(seed).generate_state(2)]
 
 
-def one_pass(training: Training, order: Rows, epoch: int, steps: int, progress: Progress | None) -> float:
+def one_pass(training: CnnTraining, order: Rows, epoch: int, steps: int, progress: Progress | None) -> float:
     """One step a batch; the mean loss of an example."""
     total = 0.0
     for rows in batches(order, training.batch):
@@ -168,7 +168,7 @@ def one_pass(training: Training, order: Rows, epoch: int, steps: int, progress: 
 
 
 @torch.no_grad()
-def validation_auc(training: Training, check: Rows) -> float | None:
+def validation_auc(training: CnnTraining, check: Rows) -> float | None:
     """Of the margins, without dropout."""
     if not len(check):
         return None
@@ -186,7 +186,7 @@ def batches(rows: Rows, size: int) -> list[Rows]:
     return [rows[begin : begin + size] for begin in range(0, len(rows), size)]
 
 
-def states_of(training: Training, rows: Rows) -> list[torch.Tensor]:
+def states_of(training: CnnTraining, rows: Rows) -> list[torch.Tensor]:
     """What was read, on the network's device."""
     states = list(training.read(rows.tolist()))
     if len(states) != len(rows):

@@ -2,20 +2,108 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.special import expit
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
 
 from tithe.engine.heads.base import LayerChoice, chosen_layers
 from tithe.engine.heads.probe import Means, ProbeHead
 from tithe.errors import DataError
-from tithe.lab.heads.chain import Array, Chain, reduction, regression, together
+
+COMPONENTS = 128  # of one layer, at most
+ROWS = 4000  # that components are taken from, at most
+TOGETHER = 1024  # of all layers of one head, at most: each then gives its first ones
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """One layer's standardised means on their first principal components, not whitened."""
+
+    scaler: StandardScaler
+    pca: PCA
+
+    def __call__(self, means: Means) -> Array:
+        """(rows, width) -> (rows, components)."""
+        return np.asarray(self.pca.transform(self.scaler.transform(means)))
+
+
+def reduction(means: Means, seed: int) -> Reduction:
+    """Fitted to (rows, width): 128 components, or as many as a quarter of the rows, or the width.
+
+    The components come from 4,000 rows at most, and from two power iterations: which plane is looked at need not be
+    exact, what is then done in it is.
+    """
+    scaler = StandardScaler()
+    standard = scaler.fit_transform(means)
+    wanted = max(1, min(COMPONENTS, means.shape[1], len(means) // 4))
+    if len(standard) > ROWS:
+        standard = standard[np.random.default_rng(seed).choice(len(standard), ROWS, replace=False)]
+    solver = "randomized" if wanted < 0.8 * min(standard.shape) else "full"
+    pca = PCA(wanted, svd_solver=solver, iterated_power=2, random_state=seed)
+    return Reduction(scaler, pca.fit(standard))
+
+
+def share(layers: int, components: int) -> int:
+    """How many components each of so many layers gives to a head."""
+    return max(1, min(components, TOGETHER // layers))
+
+
+def together(reduced: Sequence[Array]) -> Array:
+    """Components of several layers side by side: (rows, layers * components)."""
+    each = share(len(reduced), min(one.shape[1] for one in reduced))
+    return np.concatenate([one[:, :each] for one in reduced], axis=1).astype(np.float64)
+
+
+def regression(features: Array, labels: Array, c: float) -> LogisticRegression:
+    """Newton's method: a dozen steps, where a gradient method takes hundreds over components of unlike size.
+
+    Where it stops before the last digit, the digits that are missing order nothing differently.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(C=c, solver="newton-cholesky", max_iter=50).fit(features, labels)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The whole way from means to margins, as it was fitted."""
+
+    reductions: Sequence[Reduction]
+    regression: LogisticRegression
+
+    def margins(self, means: Means) -> Array:
+        """(rows, layers, width) -> (rows,), step by step."""
+        reduced = [reduce(means[:, place]) for place, reduce in enumerate(self.reductions)]
+        return np.asarray(self.regression.decision_function(together(reduced)))
+
+    def fold(self, layers: Sequence[int], count: int) -> ProbeHead:
+        """The same margins from one weight a layer and a bias.
+
+        c . V(((x - m) / s) - p) + b  =  (V'c / s) . x  +  b - (V'c / s) . (m + s p)
+        """
+        coefficients = np.split(self.regression.coef_[0], len(self.reductions))
+        weights, bias = [], float(self.regression.intercept_[0])
+        for reduce, own in zip(self.reductions, coefficients, strict=True):
+            scale = reduce.scaler.scale_.astype(np.float64)
+            weight = own @ reduce.pca.components_[: len(own)].astype(np.float64) / scale  # (width,)
+            bias -= float(weight @ (reduce.scaler.mean_ + scale * reduce.pca.mean_))
+            weights.append(weight)
+        weight = torch.from_numpy(np.stack(weights).astype(np.float32))
+        return ProbeHead(weight, torch.tensor(bias), layers, count, weight.shape[1])
+
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: smaller is stronger
 FEW = 3  # layers of the candidate `best few`
@@ -40,8 +128,8 @@ class ProbeFit:
     head: ProbeHead
     chain: Chain
     layer_aucs: Mapping[int, float]
-    candidates: tuple[Candidate, ...]
-    chosen: Candidate
+    candidates: tuple[LayerSet, ...]
+    chosen: LayerSet
     why: str
     components: int
     folds: int
@@ -131,7 +219,7 @@ def demand_means(means: Means, labels: Array, groups: Array) -> None:
         )
 
 
-def final(means: Means, labels: Array, chosen: Candidate, seed: int) -> Chain:
+def final(means: Means, labels: Array, chosen: LayerSet, seed: int) -> Chain:
     """The chosen layers on all rows."""
     reductions = [reduction(means[:, layer], seed) for layer in chosen.layers]
     reduced = [reduce(means[:, layer]) for reduce, layer in zip(reductions, chosen.layers, strict=True)]
@@ -139,7 +227,7 @@ def final(means: Means, labels: Array, chosen: Candidate, seed: int) -> Chain:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LayerSet:
     """A set of layers, cross-validated.
 
     Args:
@@ -185,13 +273,13 @@ class Trial:
             for layer in layers:
                 self.reduced[fold, layer] = reduction(means[train, layer], seed)(means[:, layer])
 
-    def candidate(self, name: str, layers: tuple[int, ...]) -> Candidate:
+    def candidate(self, name: str, layers: tuple[int, ...]) -> LayerSet:
         """With the penalty of the least log loss: the AUC alone does not see how far margins lie apart."""
         found = np.array([self.measured(fold, layers) for fold in range(len(self.folds))])  # (folds, penalties, 2)
         best = int(np.argmin(found[:, :, 1].mean(0)))
         aucs = found[:, best, 0]
         error = aucs.std(ddof=1) / len(aucs) ** 0.5
-        return Candidate(name, layers, float(aucs.mean()), float(error), PENALTIES[best])
+        return LayerSet(name, layers, float(aucs.mean()), float(error), PENALTIES[best])
 
     def measured(self, fold: int, layers: tuple[int, ...]) -> list[tuple[float, float]]:
         """AUC and log loss of each penalty, on the prompts that this fold held out."""
@@ -205,7 +293,7 @@ class Trial:
         return found
 
 
-def sets(singles: Sequence[Candidate], count: int) -> list[tuple[str, tuple[int, ...]]]:
+def sets(singles: Sequence[LayerSet], count: int) -> list[tuple[str, tuple[int, ...]]]:
     """Sets of several layers to compare: the best few, the thirds, and all."""
     ranked = sorted(singles, key=lambda one: -one.auc)[:FEW]
     found = [("best few", tuple(sorted(one.layers[0] for one in ranked)))]
@@ -214,7 +302,7 @@ def sets(singles: Sequence[Candidate], count: int) -> list[tuple[str, tuple[int,
     return [*found, ("all", chosen_layers("all", count))]
 
 
-def choose(candidates: Sequence[Candidate], folds: int) -> tuple[Candidate, str]:
+def choose(candidates: Sequence[LayerSet], folds: int) -> tuple[LayerSet, str]:
     """The fewest layers whose AUC is within one standard error of the best; of equally many the higher AUC."""
     best = max(candidates, key=lambda one: one.auc)
     near = [one for one in candidates if one.auc >= best.auc - best.error]

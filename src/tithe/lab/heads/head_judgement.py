@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from tithe.errors import DataError
+from tithe.lab.heads.settings import HeadSettings
+from tithe.lab.heads.tier_data import LEAST_PROMPTS, Rows
+from tithe.lab.heads.tier_states import TierStates
 
-LEAST = 5  # prompts of each tier; fewer give no interval worth the name
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tithe.engine.heads.base import StateHead
+
 BINS = 10
 LEVEL = 0.95
 Array: TypeAlias = npt.NDArray[Any]
@@ -96,9 +103,9 @@ def demand_enough(values: dict[str, Floats], labels: Array, groups: Array) -> No
         raise DataError("a label is 1 for the high tier or 0 for the low one, and nothing else")
     for label, tier in ((1, "high"), (0, "low")):
         there = len(np.unique(groups[labels == label]))
-        if there < LEAST:
+        if there < LEAST_PROMPTS:
             raise DataError(
-                f"{there} prompts with a {tier}-tier response are too few to judge a head, it takes {LEAST}",
+                f"{there} prompts with a {tier}-tier response are too few to judge a head, it takes {LEAST_PROMPTS}",
                 hint="label more prompts, or give the test side a larger share",
             )
 
@@ -276,3 +283,39 @@ def draws(prompts: int, rows: int, seed: int, resamples: int) -> Iterator[npt.ND
     step = max(1, CHUNK // rows)
     for begin in range(0, resamples, step):
         yield rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=min(step, resamples - begin))
+
+
+def judged(
+    states: TierStates, head: StateHead, rows: Rows, settings: HeadSettings
+) -> tuple[HeadReport | None, pa.Table]:
+    """The report of a head on some responses, and what it said of each."""
+    import pyarrow as pa
+
+    from tithe.lab.heads.head_judgement import judge
+
+    margins = states.margins(head, rows.tolist())
+    tiers, lengths, nlls = states.tiers, states.lengths[rows], states.nlls[rows]
+    table = pa.table(
+        {
+            "id": [tiers.examples[i].id for i in rows.tolist()],
+            "prompt": tiers.prompts[rows].tolist(),
+            "tier": ["high" if label else "low" for label in tiers.labels[rows]],
+            "margin": margins,
+            "nll_given": nlls,
+            "response_tokens": lengths,
+        }
+    )
+    there = ~(np.isnan(margins) | np.isnan(nlls))
+    if not len(rows):
+        return None, table
+    at = rows[there]
+    report = judge(
+        margins[there],
+        tiers.labels[at],
+        tiers.prompts[at],
+        lengths[there],
+        nlls[there],
+        seed=settings.seed,
+        resamples=settings.resamples,
+    )
+    return report, table

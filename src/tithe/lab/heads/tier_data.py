@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tithe.data.files import Dataset
 from tithe.data.record_counts import RecordCounts
-from tithe.errors import DataError, SettingsError, did_you_mean
+from tithe.errors import DataError, ModelError, SettingsError, did_you_mean
+from tithe.foreign import demand_regular, foreign
 from tithe.lab.heads.settings import HeadSettings
 from tithe.planner import without_numbers
 from tithe.records import BadRow, Example
 from tithe.run.table import prompt_key
+
+if TYPE_CHECKING:
+    from tithe.engine.readouts.head_readout import HeadReadout
 
 SIDES: Mapping[str, str] = {
     "train": "train",
@@ -27,6 +31,7 @@ SIDES: Mapping[str, str] = {
     "dev": "validation",
     "test": "test",
 }
+LEAST_PROMPTS = 5  # of each tier on the side that a head is judged on: fewer give no useful interval
 LEAST = 20  # responses: below that neither a head nor a report means anything
 SIDE_NAMES = ("train", "validation", "test")
 Rows: TypeAlias = npt.NDArray[np.int64]
@@ -223,3 +228,56 @@ def demand_disjoint(groups: Groups, split: Mapping[str, npt.ArrayLike]) -> None:
                     f"{len(both)} prompts are in `{other}` and in `{side}`, e.g. `{str(min(both, key=str))[:60]}`",
                     hint="split by prompt: a head is judged on prompts it never saw",
                 )
+
+
+PROMPTS = "prompts.parquet"
+
+
+def unseen(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
+    """Responses to prompts that a head was not trained on.
+
+    Raises:
+        ModelError: which these are is not to be read.
+        DataError: there are such prompts, and they are not to be left out; or there are no others.
+    """
+    import pyarrow.parquet as pq
+
+    head = readout.folder
+    if "imported" in readout.card.training:
+        return tiers  # what it has seen is not known here
+    said = f"`{head / PROMPTS}` cannot be read, so it is not known which prompts the head was trained on"
+    hint = "copy the whole folder of the head, or train anew"
+    with foreign(ModelError, said, hint):
+        demand_regular(head / PROMPTS, ModelError, hint)
+        with pq.ParquetFile(head / PROMPTS) as file:
+            table = file.read()
+        seen_as = dict(zip(table["prompt"].to_pylist(), table["side"].to_pylist(), strict=True))
+    seen = {prompt for prompt, side in seen_as.items() if side != "test"}
+    there = [i for i, prompt in enumerate(tiers.prompts.tolist()) if prompt not in seen]
+    gone = len(tiers) - len(there)
+    if gone and not settings.drop_seen:
+        raise DataError(
+            f"the head `{head}` was trained on the prompts of {gone:,} of these {len(tiers):,} responses: "
+            "what it says of them proves nothing",
+            hint="`--drop-seen` leaves them out; `held_out.parquet` has the report of those it never saw",
+        )
+    return tiers.only(there, {"the head was trained on its prompt": gone} if gone else {})
+
+
+def demand_judgeable(tiers: Tiers, rows: Rows) -> None:
+    """Refuse a side that is too small to be judged by, before anything is trained."""
+    for label, tier in ((1, "high"), (0, "low")) if len(rows) else ():
+        there = len(set(tiers.prompts[rows][tiers.labels[rows] == label].tolist()))
+        if there < LEAST_PROMPTS:
+            raise DataError(
+                f"a head is judged by at least {LEAST_PROMPTS} prompts with a {tier} response, and there "
+                f"{'is' if there == 1 else 'are'} {there} on the test side",
+                hint="label more prompts, or give a larger `--test-share`; 0 takes no report",
+            )
+
+
+def in_both(tiers: Tiers) -> int:
+    """How many responses stand, to the same prompt, in both tiers."""
+    texts = [(prompt, one.response.content) for prompt, one in zip(tiers.prompts.tolist(), tiers.examples, strict=True)]
+    high, low = ({texts[i] for i in np.flatnonzero(tiers.labels == label).tolist()} for label in (1, 0))
+    return sum(text in high and text in low for text in texts)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from tithe.data.remarks import RemarkCounts
+from tithe.data.render import Renderer
+from tithe.engine.heads.card import HeadCard
+from tithe.engine.measure.shape import size
 from tithe.engine.readouts.base import READOUTS, Readout
-from tithe.errors import DataError
-from tithe.lab.heads.head_run import HeadRun
+from tithe.errors import DataError, SettingsError, demand
+from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import Tiers, counted
 from tithe.planner import plan_window, windows
 from tithe.records import Ask, Pass, Problem
+from tithe.report.reporter import Reporter
+from tithe.run.engines import Engines, Loader
+from tithe.run.method import Method
+from tithe.run.model import Model, longest_pass, open_model, open_renderer
+from tithe.run.source import Source
 from tithe.scorers.base import given
 
 if TYPE_CHECKING:
@@ -26,6 +34,81 @@ if TYPE_CHECKING:
 
 NLL = READOUTS["nll"]
 TOGETHER = 1024  # responses between two reports of progress
+
+
+@dataclass(frozen=True)
+class HeadModel:
+    """The model that a head reads.
+
+    Args:
+        settings: of the training.
+        model: its files.
+        renderer: of the responses.
+    """
+
+    settings: HeadSettings
+    model: Model
+    renderer: Renderer
+
+    @classmethod
+    def open(cls, settings: HeadSettings) -> Self:
+        """Find it.
+
+        Raises:
+            TitheError: there is none, or it cannot read what it is to read.
+        """
+        if settings.warmup:
+            raise SettingsError("a head takes no `warmup`: it reads the model without a warm-up", hint="leave it out")
+        if settings.model is None:
+            raise SettingsError(
+                "no model given", hint="`--model` takes a folder or a hub id: its hidden states are read"
+            )
+        model = open_model(settings)
+        demand(model.weights_dtype)
+        return cls(settings, model, open_renderer(settings, model, whole_response=Method.of(settings).whole_response))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many hidden states the model has, and how wide they are, by its config."""
+        config = self.model.files.config
+        config = config.get("text_config") or config
+        return size(config, "num_hidden_layers", "n_layer") + 1, size(config, "hidden_size", "n_embd", "d_model")
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest response with its prompt."""
+        return longest_pass(self.settings.max_length, self.model)
+
+    def describe(self) -> dict[str, Any]:
+        """Return which model it is, for records."""
+        return {"name": self.model.name, "fingerprint": self.model.fingerprint, "dtype": self.model.weights_dtype}
+
+    def card(self, head: StateHead, training: Mapping[str, Any]) -> HeadCard:
+        """Return what is written beside a head of this model."""
+        return HeadCard.of(head, model=self.describe(), rendering=self.renderer.describe(), training=training)
+
+
+@dataclass(frozen=True)
+class HeadRun:
+    """What a training or a judgement of a head reads.
+
+    Args:
+        of: the model.
+        source: the tiers.
+        load: loads the engine.
+        reporter: who listens.
+    """
+
+    of: HeadModel
+    source: Source
+    load: Loader
+    reporter: Reporter
+
+    @classmethod
+    def open(cls, of: HeadModel, reporter: Reporter) -> Self:
+        """Open the data set; the engine is loaded when it is first asked for."""
+        source, engines = Source.open(of.settings), Engines(reporter, several=False)
+        return cls(of, source, Loader(engines, of.settings, source.dataset, of.model, None), reporter)
 
 
 @dataclass

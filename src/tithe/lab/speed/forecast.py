@@ -10,7 +10,7 @@ from typing import Any
 
 from tithe.data.outfile import check_writable
 from tithe.data.render import Renderer
-from tithe.lab.speed.sample import Reading
+from tithe.lab.speed.sample import TimedReading
 from tithe.run.folder import write_json
 from tithe.runners.tokenising import BESIDE, MOST, PATIENCE, RENDERERS
 
@@ -42,7 +42,7 @@ class SampleSpeed:
         peak: GFLOP/s that the machine multiplies.
     """
 
-    readings: Sequence[Reading]
+    readings: Sequence[TimedReading]
     peak: float
 
     @property
@@ -56,7 +56,7 @@ class SampleSpeed:
         return (max(self.rates) - min(self.rates)) / statistics.median(self.rates)
 
     @property
-    def middle(self) -> Reading:
+    def middle(self) -> TimedReading:
         """The reading of median seconds."""
         return sorted(self.readings, key=lambda one: one.seconds)[len(self.readings) // 2]
 

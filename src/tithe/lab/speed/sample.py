@@ -26,7 +26,7 @@ OTHERS = 500  # records beside the sample that scorers look at, so that they fin
 
 
 @dataclass(frozen=True)
-class Reading:
+class TimedReading:
     """A sample, read once.
 
     Args:
@@ -83,7 +83,7 @@ class Sample:
     shape: Shape
     engine: Engine
 
-    def read(self) -> Reading:
+    def read(self) -> TimedReading:
         """Read the sample in a new run folder, through the run's own runner, by a new engine with the model loaded."""
         from tithe.engine.engine import Engine
         from tithe.engine.measure.memory import peak_memory
@@ -102,7 +102,7 @@ class Sample:
                     cost.add(scored.window, runner.model_readouts)
                     runner.score_seconds += time.perf_counter() - began
         work, config = runner.work, engine.model.model.config.to_dict()
-        return Reading(
+        return TimedReading(
             seconds=work.seconds,
             tokens=work.tokens,
             planned=cost.tokens,

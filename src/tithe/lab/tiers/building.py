@@ -17,11 +17,10 @@ from tithe.data.record_counts import RecordCounts
 from tithe.data.sniff import container_suffix
 from tithe.errors import DataError, SettingsError
 from tithe.extras import versions
-from tithe.lab.tiers.importing import Labels, by_file, by_labels, by_pairs, layout
 from tithe.lab.tiers.look import CountTokens, demand_both
 from tithe.lab.tiers.look import look as look_at
 from tithe.lab.tiers.matching import (
-    Pool,
+    PromptPool,
     counts,
     demand_answers,
     draw,
@@ -32,7 +31,7 @@ from tithe.lab.tiers.matching import (
     unmatched,
 )
 from tithe.lab.tiers.settings import TierImportSettings, TierSettings
-from tithe.lab.tiers.tier_rows import Tier, TierRow, line
+from tithe.lab.tiers.tier_rows import Labels, Tier, TierRow, by_file, by_labels, by_pairs, layout, line
 from tithe.lab.writing.answering import Answers, Writer, make_writer
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Reporter, say_notes
@@ -110,7 +109,7 @@ def build(
     return TierResult(rows, record)
 
 
-def read(settings: TierSettings) -> tuple[Pool, Pool, list[InputCheck]]:
+def read(settings: TierSettings) -> tuple[PromptPool, PromptPool, list[InputCheck]]:
     """The prompts, and the strong responses; the same where one data set holds both."""
     dataset = open_dataset(
         named_dataset(settings.dataset),
@@ -121,11 +120,11 @@ def read(settings: TierSettings) -> tuple[Pool, Pool, list[InputCheck]]:
     )
     watch = InputCheck(dataset)
     if settings.strong is None:
-        pool = Pool.of(settings.dataset, dataset)
+        pool = PromptPool.of(settings.dataset, dataset)
         return pool, pool, [watch]
     strong = open_dataset(named_dataset(settings.strong), strict=settings.strict)
     watches = [watch, InputCheck(strong)]
-    return Pool.of(settings.dataset, prompts(dataset)), Pool.of(settings.strong, strong), watches
+    return PromptPool.of(settings.dataset, prompts(dataset)), PromptPool.of(settings.strong, strong), watches
 
 
 def answer(

@@ -21,7 +21,7 @@ SHOWN = 60  # characters of a prompt in a message
 
 
 @dataclass(frozen=True)
-class Pool:
+class PromptPool:
     """The distinct prompts of a data set, each with the first record that has it.
 
     Args:
@@ -39,7 +39,7 @@ class Pool:
     read: RecordCounts = field(default_factory=RecordCounts)
 
     @classmethod
-    def of(cls, name: str, items: Iterable[Example | BadRow]) -> Pool:
+    def of(cls, name: str, items: Iterable[Example | BadRow]) -> PromptPool:
         """Read a data set through.
 
         Raises:
@@ -79,7 +79,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedPrompts:
     """Prompts that have a strong response.
 
     Args:
@@ -93,7 +93,7 @@ class Matched:
     unused: int
 
 
-def match(asked: Pool, strong: Pool) -> Matched:
+def match(asked: PromptPool, strong: PromptPool) -> MatchedPrompts:
     """Bring both sides together by what the prompts say.
 
     Raises:
@@ -105,10 +105,10 @@ def match(asked: Pool, strong: Pool) -> Matched:
             f"none of the {len(asked):,} prompts of `{asked.name}` is among the {len(strong):,} of `{strong.name}`",
             hint=f"they begin with `{beginning(asked)}` and `{beginning(strong)}`: prompts are matched by their words",
         )
-    return Matched(pairs, len(asked) - len(pairs), len(strong) - len(pairs))
+    return MatchedPrompts(pairs, len(asked) - len(pairs), len(strong) - len(pairs))
 
 
-def beginning(pool: Pool) -> str:
+def beginning(pool: PromptPool) -> str:
     """The first prompt's first words."""
     text = " ".join(next(iter(pool.examples.values())).prompt[-1].content.split())
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
@@ -129,8 +129,8 @@ EMPTY = "the answer is empty"
 
 def in_order(
     chosen: Sequence[str],
-    asked: Pool,
-    matched: Matched,
+    asked: PromptPool,
+    matched: MatchedPrompts,
     writers: Sequence[Writer],
     found: Mapping[str, Answers],
     strong_model: str | None,
@@ -152,7 +152,7 @@ def in_order(
             yield replace(row, source=source, finished=got["finished"], tokens=got["tokens"], tools=example.tools)
 
 
-def unmatched(asked: Pool, matched: Matched) -> Iterator[dict[str, str]]:
+def unmatched(asked: PromptPool, matched: MatchedPrompts) -> Iterator[dict[str, str]]:
     """Prompts without a strong response, with their places."""
     for key, example in asked.examples.items():
         if key not in matched.strong:
@@ -210,7 +210,7 @@ def model_record(writer: Writer, answers: Answers) -> dict[str, Any]:
 
 
 def counts(
-    asked: Pool, strong: Pool, matched: Matched, chosen: Sequence[str], settings: TierSettings
+    asked: PromptPool, strong: PromptPool, matched: MatchedPrompts, chosen: Sequence[str], settings: TierSettings
 ) -> dict[str, Any]:
     """Where every prompt went."""
     out: dict[str, Any] = {"asked": asked.counts}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tithe.errors import ModelError, SettingsError
-from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.settings import TrainingRecipe
 
 Places = npt.NDArray[np.int64]
 GOOD = {"cpu": 4}  # sequences of a forward pass: on a CPU few, of like length, stay in its cache
@@ -43,7 +43,7 @@ class Batches:
         return self.devices * self.each
 
 
-def lay_out(recipe: Recipe, devices: int, device: str) -> Batches:
+def lay_out(recipe: TrainingRecipe, devices: int, device: str) -> Batches:
     """Return the layout of a recipe on so many devices.
 
     Raises:
@@ -72,7 +72,7 @@ def largest_part(whole: int, most: int) -> int:
     return next(n for n in range(min(whole, most), 0, -1) if whole % n == 0)
 
 
-def steps_in_all(rows: int, recipe: Recipe) -> int:
+def steps_in_all(rows: int, recipe: TrainingRecipe) -> int:
     """Return the number of optimiser steps; the last one of an epoch takes what is left.
 
     Raises:

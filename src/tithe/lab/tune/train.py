@@ -15,7 +15,7 @@ from tithe.errors import MissingExtraError, SettingsError, did_you_mean
 from tithe.extras import install_hint
 from tithe.lab.tune.files import Checkpoint
 from tithe.lab.tune.optimiser_steps import Batches, StepOrder
-from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.settings import TrainingRecipe
 from tithe.lab.tune.train_rows import UNREAD, TrainRow
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ ALL = "all-linear"
 
 
 @dataclass
-class Job:
+class TrainJob:
     """What is trained, on what, and who listens.
 
     Args:
@@ -45,7 +45,7 @@ class Job:
     model: Any
     tokenizer: PreTrainedTokenizerBase
     rows: Sequence[TrainRow]
-    recipe: Recipe
+    recipe: TrainingRecipe
     batches: Batches
     seed: int
     device: str
@@ -89,15 +89,15 @@ def demand_packages() -> None:
             raise MissingExtraError(f"training needs the package `{name}`", hint=install_hint("tune"))
 
 
-def train(job: Job) -> Trained:
+def train(job: TrainJob) -> Trained:
     """Train a model.
 
     Raises:
         ModelError: the loss or the gradient of a step is not a number.
         SettingsError: what PEFT, TRL or the model's attention do not allow.
     """
-    from tithe.lab.tune.packing import demand_boundaries
     from tithe.lab.tune.response_trainer import Listener, ResponseTrainer, agrees
+    from tithe.lab.tune.train_rows import demand_boundaries
 
     config, generation = copy.deepcopy(job.model.config), copy.deepcopy(job.model.generation_config)
     base = job.model
@@ -128,7 +128,7 @@ def train(job: Job) -> Trained:
     return Trained(trainer.accelerator.unwrap_model(trainer.model), losses, rates, listener.seconds, trainer.narrow)
 
 
-def dataset_of(job: Job) -> Any:
+def dataset_of(job: TrainJob) -> Any:
     """Return the rows as a `datasets.Dataset`; with a blank one last where devices need it to have equal shares."""
     from datasets import Dataset
 
@@ -149,7 +149,7 @@ def batch_of(trainer: Any, places: Sequence[int]) -> dict[str, Any]:
     return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
-def collator(job: Job) -> Any:
+def collator(job: TrainJob) -> Any:
     """Return TRL's collator; padding is never read, so any id that the model embeds will do."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -158,7 +158,7 @@ def collator(job: Job) -> Any:
     return DataCollatorForLanguageModeling(pad_token_id=next((one for one in said if one in range(rows)), 0))
 
 
-def arguments(job: Job) -> Any:
+def arguments(job: TrainJob) -> Any:
     """Return the recipe in TRL's words."""
     from trl.trainer.sft_config import SFTConfig
 
@@ -199,7 +199,7 @@ def arguments(job: Job) -> Any:
     )
 
 
-def adapter(model: Any, recipe: Recipe) -> Any:
+def adapter(model: Any, recipe: TrainingRecipe) -> Any:
     """Return the adapter's settings in PEFT's words; None where all weights are trained.
 
     Raises:

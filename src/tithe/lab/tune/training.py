@@ -11,9 +11,8 @@ from tithe.engine.sources import BUNDLED, ModelSource, demand_embedded, embedded
 from tithe.errors import DataError, SettingsError
 from tithe.lab.tune.optimiser_steps import Batches, StepOrder, lay_out, steps_in_all
 from tithe.lab.tune.processes import devices
-from tithe.lab.tune.recipe import LAYOUT, Recipe
-from tithe.lab.tune.settings import TuneSettings
-from tithe.lab.tune.train_rows import Ending, TrainRow, TrainRows, read_rows
+from tithe.lab.tune.settings import LAYOUT, TrainingRecipe, TuneSettings
+from tithe.lab.tune.train_rows import EosEnding, TrainRow, TrainRows, read_rows
 from tithe.run.model import Model
 from tithe.run.source import Source
 
@@ -39,8 +38,8 @@ class Training(Generic[S]):
     """
 
     settings: S
-    asked: Recipe
-    recipe: Recipe
+    asked: TrainingRecipe
+    recipe: TrainingRecipe
     device: torch.device
     batches: Batches
     model: Model
@@ -57,7 +56,7 @@ class Training(Generic[S]):
         ending = None
         if self.settings.eos:  # for responses after which the template writes nothing
             plain = make_training_renderer(self.settings, self.asked, self.model, eos=False)
-            ending = Ending(plain, self.model.tokenizer.eos_token_id, self.asked.max_length)
+            ending = EosEnding(plain, self.model.tokenizer.eos_token_id, self.asked.max_length)
         found = read_rows(self.source.dataset, self.renderer, ending)
         if not found.rows:
             reason, n = found.left_out.most_common(1)[0]
@@ -78,7 +77,7 @@ class Training(Generic[S]):
         """
         sequences = rows.rows
         if self.asked.packing:
-            from tithe.lab.tune.packing import packed
+            from tithe.lab.tune.train_rows import packed
 
             sequences = packed(sequences, self.asked.max_length)
         steps = steps_in_all(len(sequences), self.asked)
@@ -197,7 +196,7 @@ def multiplies_bf16(device: torch.device) -> bool:
     return dtype_name(choose_dtype("auto", device)) == "bf16"
 
 
-def make_training_renderer(settings: TuneSettings, recipe: Recipe, model: Model, *, eos: bool) -> Renderer:
+def make_training_renderer(settings: TuneSettings, recipe: TrainingRecipe, model: Model, *, eos: bool) -> Renderer:
     """Return what makes ids of examples; `eos` trains the end-of-turn marker, too."""
     s = settings
     rendering = RenderSettings(
