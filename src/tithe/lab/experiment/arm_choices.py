@@ -1,9 +1,9 @@
-"""What each arm is trained on; choices of all arms are found again where nothing has changed."""
+"""Choose the examples that each arm trains on; a choice is reused from disk while its settings stay the same."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,13 +25,13 @@ from tithe.run.pipeline import select
 from tithe.selectors.budget import Budget
 from tithe.settings import SelectSettings, with_preset
 
-BINS = 20  # of the pool's lengths, equally full, within which a length-matched arm draws
+BINS = 20  # quantile bins of response length, within which a length-matched arm draws
 Choices: TypeAlias = "dict[tuple[str, str], list[Choice]]"
 SCORING, CHOICES = "scoring", "choices"
 
 
-class Said(BaseModel):
-    """What has to be in a record of ours; more may be there."""
+class Stored(BaseModel):
+    """Fields that a JSON file of an experiment must have; it may have more."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -42,9 +42,9 @@ class Choice:
 
     Args:
         arm: name.
-        budget: as it was written; `100%` of the full set.
-        seed: None where all seeds are trained on the same.
-        places: of the pool, in its order.
+        budget: as it was written; `100%` for the full set.
+        seed: None if all seeds train on the same examples.
+        places: indices into the pool, ascending.
     """
 
     arm: str
@@ -54,28 +54,27 @@ class Choice:
 
 
 def wanted(pool: Pool, budget: str) -> int | None:
-    """Rows that a budget comes to; None where it counts tokens."""
+    """Return the number of rows a budget allows; None if it counts tokens."""
     return Budget.parse(budget).rows(len(pool), len(pool))
 
 
 def scored(
     arm: ArmSettings, budget: str, pool: Pool, settings: ExperimentSettings, folder: Path, reporter: Reporter
 ) -> Choice:
-    """A selection as `tithe select` makes it; all arms share the answers in one run folder.
+    """Select as `tithe select` does; all arms share one run folder, so that no answer is computed twice.
 
     Raises:
-        TitheError: what the selection says, naming the arm; or it has chosen fewer than the budget.
+        TitheError: the selection failed (the message names the arm), or chose fewer examples than the budget.
     """
     try:
         result = select(selection_settings(arm, budget, pool, settings), folder=folder, reporter=reporter)
     except TitheError as error:
         raise type(error)(f"arm `{arm.name}` at {budget}: {error}", hint=error.hint) from error
-    kept = set(result.kept)
-    return checked(arm, Choice(arm.name, budget, None, places_of(kept, pool)), pool)
+    return checked(arm, Choice(arm.name, budget, None, places_of(set(result.kept), pool)), pool)
 
 
 def selection_settings(arm: ArmSettings, budget: str, pool: Pool, settings: ExperimentSettings) -> SelectSettings:
-    """The arm's own settings over those of all arms."""
+    """Merge the arm's own settings over those that all arms share."""
     common: dict[str, Any] = {
         "dataset": str(pool.path),
         "model": settings.model,
@@ -85,7 +84,7 @@ def selection_settings(arm: ArmSettings, budget: str, pool: Pool, settings: Expe
         "max_length": settings.max_length,
         "truncation": settings.truncation if settings.truncation == "prompt" else None,
     }
-    if "preset" in arm.select:  # which has a template and a length of its own
+    if "preset" in arm.select:  # a preset brings its own template and length
         common = {key: value for key, value in common.items() if key not in ("template", "max_length", "truncation")}
     return with_preset(SelectSettings, {**common, **settings.scoring, **arm.select, "keep": budget})
 
@@ -95,10 +94,10 @@ def places_of(ids: set[str], pool: Pool) -> tuple[int, ...]:
 
 
 def checked(arm: ArmSettings, choice: Choice, pool: Pool) -> Choice:
-    """Refuse an arm that has fewer examples than the others at its budget.
+    """Return the choice; refuse one with fewer examples than the other arms have at this budget.
 
     Raises:
-        SettingsError: it has, and is not allowed to.
+        SettingsError: it has fewer, and the arm does not set `allow_fewer`.
     """
     rows = wanted(pool, choice.budget)
     if not choice.places:
@@ -113,7 +112,8 @@ def checked(arm: ArmSettings, choice: Choice, pool: Pool) -> Choice:
 
 
 def at_random(name: str, budget: str, seed: int, pool: Pool) -> Choice:
-    """Drawn with equal chances."""
+    """Draw examples uniformly."""
+    # The second number keeps this stream apart from that of `like_lengths` under the same seed.
     order = np.random.default_rng([seed, 1]).permutation(len(pool))
     scores = Scores(pool.ids, np.zeros(len(pool)), columns={"response_tokens": pool.response_tokens}, by=name)
     taken = Budget.parse(budget).take(scores, order)
@@ -121,8 +121,9 @@ def at_random(name: str, budget: str, seed: int, pool: Pool) -> Choice:
 
 
 def like_lengths(name: str, like: Choice, seed: int, pool: Pool) -> Choice:
-    """Drawn by chance with the lengths of another arm: as many from each of twenty bins of the pool's lengths."""
+    """Draw at random, with as many examples from each length bin as another arm has."""
     rng = np.random.default_rng([seed, 2])
+    # Many equal lengths give equal quantiles: `unique` merges their bins.
     edges = np.unique(np.quantile(pool.response_tokens, np.linspace(0, 1, BINS + 1)[1:-1]))
     bins = np.searchsorted(edges, pool.response_tokens, side="right")
     counts = np.bincount(bins[list(like.places)], minlength=len(edges) + 1)
@@ -132,14 +133,14 @@ def like_lengths(name: str, like: Choice, seed: int, pool: Pool) -> Choice:
     return Choice(name, like.budget, seed, tuple(sorted(taken)))
 
 
-def from_file(arm: ArmSettings, budget: str, pool: Pool, held_out: Mapping[str, str]) -> Choice:
-    """Records that were chosen elsewhere, found in the pool by what they say.
+def from_file(arm: ArmSettings, budget: str, pool: Pool, held_out: Collection[str]) -> Choice:
+    """Read records that were chosen elsewhere, and find them in the pool by their text.
 
     Args:
         arm: names the file; `{budget}` in it stands for the budget.
-        budget: to be met.
-        pool: where they are found.
-        held_out: id -> anything, of the examples held out.
+        budget: that the file must fill.
+        pool: that holds the records.
+        held_out: ids of the held-out examples.
 
     Raises:
         DataError: some of them are not in the pool, or are held out.
@@ -159,32 +160,35 @@ def from_file(arm: ArmSettings, budget: str, pool: Pool, held_out: Mapping[str, 
 
 
 def lengths(choice: Choice, pool: Pool) -> dict[str, float]:
-    """Of the responses chosen, in tokens."""
+    """Count the chosen examples and their response tokens."""
     tokens = pool.response_tokens[list(choice.places)]
     return {"examples": len(tokens), "response_tokens": int(tokens.sum()), "median_length": float(np.median(tokens))}
 
 
 def overlap(one: Choice, other: Choice) -> float:
-    """Share of the first that the second has, too."""
+    """Return the share of the first choice that is in the second, too."""
     return len(set(one.places) & set(other.places)) / len(one.places)
 
 
 def all_of(name: str, pool: Pool) -> Choice:
-    return Choice(name, "100%", None, tuple(range(len(pool))))
+    return Choice(name, ALL, None, tuple(range(len(pool))))
 
 
 def by_seed(choices: Sequence[Choice], seed: int) -> Choice:
-    """The choice that a seed is trained on."""
+    """Return the choice that a seed trains on."""
     return next(one for one in choices if one.seed in (None, seed))
 
 
 def choose_all(settings: ExperimentSettings, data: Data, folder: Path, reporter: Reporter) -> Choices:
-    """(arm, budget) -> one choice for all seeds, or one for each; arms in their order.
+    """Choose the examples of every arm at every budget.
 
-    At a budget of everything every arm is the full set, which is trained on once.
+    At a budget of 100 % all arms are the full set, which is trained on once.
+
+    Returns:
+        (arm, budget) -> one choice for all seeds, or one for each; in the order of the arms.
 
     Raises:
-        TitheError: a budget of more than there is, or what stops an arm's selection.
+        TitheError: a budget exceeds the pool, or an arm's selection fails.
     """
     pool = data.pool
     for budget in settings.budgets:
@@ -201,13 +205,14 @@ def choose_all(settings: ExperimentSettings, data: Data, folder: Path, reporter:
             )
     partial = [budget for budget in settings.budgets if wanted(pool, budget) != len(pool)]
     found: Choices = {}
-    order = [arm for arm in settings.arms if arm.kind != "random-like"]
-    for arm in [*order, *(arm for arm in settings.arms if arm.kind == "random-like")]:
+    # A `random-like` arm needs the choice it matches, so these come last.
+    for arm in sorted(settings.arms, key=lambda arm: arm.kind == "random-like"):
         for budget in partial if arm.budgeted else ():
             found[arm.name, budget] = chosen(arm, budget, settings, data, found, folder, reporter)
     full = next((arm.name for arm in settings.arms if arm.kind == "full"), None)
     if full or len(partial) < len(settings.budgets):
-        found[full or "full", ALL] = [all_of(full or "full", pool)]
+        name = full or "full"
+        found[name, ALL] = [all_of(name, pool)]
     names = [arm.name for arm in settings.arms]
     return dict(sorted(found.items(), key=lambda item: names.index(item[0][0]) if item[0][0] in names else len(names)))
 
@@ -221,7 +226,7 @@ def chosen(
     folder: Path,
     reporter: Reporter,
 ) -> list[Choice]:
-    """One arm's examples at one budget."""
+    """Choose one arm's examples at one budget."""
     pool = data.pool
     if arm.kind == "random":
         return [at_random(arm.name, budget, seed, pool) for seed in settings.seeds]
@@ -229,7 +234,7 @@ def chosen(
         assert arm.like is not None
         return [like_lengths(arm.name, found[arm.like, budget][0], seed, pool) for seed in settings.seeds]
     if arm.kind == "file":
-        return [from_file(arm, budget, pool, dict.fromkeys(data.held_out, ""))]
+        return [from_file(arm, budget, pool, data.held_out)]
     kept = ChoiceFile(folder / CHOICES / f"{arm.name}-{budget}.json", selection_key(arm, budget, settings, pool))
     before = kept.read(pool)
     if before is not None:
@@ -240,25 +245,25 @@ def chosen(
     return [choice]
 
 
-class ChoiceSaid(Said):
-    """Of a choice on disk."""
+class StoredChoice(Stored):
+    """A choice on disk."""
 
     key: str
     ids: list[str]
 
 
 class ChoiceFile:
-    """A choice on disk, under what it depends on."""
+    """A choice on disk, valid while its key stays the same."""
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
 
     def read(self, pool: Pool) -> tuple[int, ...] | None:
-        """Places in the pool; None where there are none, or those of other settings."""
+        """Return the stored places; None if there are none, or they belong to other settings."""
         if not self.path.exists():
             return None
         hint = "delete the file: the arm is chosen again, from the answers that are kept"
-        found = read_json(self.path, StoreError, hint, ChoiceSaid)
+        found = read_json(self.path, StoreError, hint, StoredChoice)
         if found["key"] != self.key:
             return None
         place = {id_: i for i, id_ in enumerate(pool.ids)}
@@ -271,7 +276,7 @@ class ChoiceFile:
 
 
 def selection_key(arm: ArmSettings, budget: str, settings: ExperimentSettings, pool: Pool) -> str:
-    """Changes with the selection's settings, the pool, and the files that the settings name."""
+    """Return a key that changes with the selection's settings, the pool, and the files that the settings name."""
     state = hashlib.blake2b(digest_size=8)
     chosen = selection_settings(arm, budget, pool, settings)
     state.update(repr(sorted(chosen.model_dump(mode="json").items())).encode())
@@ -282,7 +287,7 @@ def selection_key(arm: ArmSettings, budget: str, settings: ExperimentSettings, p
 
 
 def stamp(name: str | None) -> str:
-    """Names, sizes and times of a file or folder; nothing for what is not on this disk."""
+    """Return names, sizes and times of a file or folder; nothing for what is not on this disk, such as a hub id."""
     if name is None or not Path(name).exists():
         return ""
     path = Path(name)
@@ -296,13 +301,13 @@ def table(
     settings: ExperimentSettings,
     recipe: TrainingRecipe,
 ) -> list[dict[str, Any]]:
-    """Per arm and budget: examples, tokens, optimiser steps, and how much of it the reference arm has, too.
+    """Return a row per arm and budget: examples, tokens, optimiser steps, and the overlap with the reference arm.
 
-    Of an arm that repeats another's lengths also how much it shares with that: where the other takes all examples of
-    a length, as `length` does, there are no others to draw, and the two are one arm.
+    A length-matched arm also gets its overlap with the arm it matches. If that one takes all examples of a length, as
+    `length` does, no others are left to draw, and the two arms are the same.
     """
     rows, against = [], settings.against
-    before: dict[tuple[str, str], Sequence[Choice]] = {}
+    before: dict[tuple[str, str], Sequence[Choice]] = {}  # rows done so far, to find arms with the same examples
     like = {arm.name: arm.like for arm in settings.arms}
     for (arm, budget), found in choices.items():
         other = choices.get((against, budget))
@@ -319,5 +324,5 @@ def table(
 
 
 def same(one: Sequence[Choice], other: Sequence[Choice]) -> bool:
-    """Whether two arms are trained on the same."""
+    """Return whether two arms train on the same examples."""
     return [choice.places for choice in one] == [choice.places for choice in other]

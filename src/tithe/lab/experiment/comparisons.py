@@ -1,4 +1,4 @@
-"""What the cells say together: means, comparisons in families, and verdicts in words."""
+"""Compare the arms: a judge's reviews of their answers, means over seeds, and corrected tests by family."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tithe.lab.experiment.settings import ALL, ExperimentSettings, judge_setting
 from tithe.lab.judge import pairwise
 from tithe.report.reporter import Reporter
 
-UNBUDGETED = "-"  # the untrained model's
+UNBUDGETED = "-"  # budget of the untrained model
 Runs = Mapping[tuple[str, str], Sequence[Measured]]  # (arm, budget) -> one per seed
-UNTRAINED, AGAINST = "untrained", " against "  # how the budgets of two sides are written where they differ
+UNTRAINED, AGAINST = "untrained", " against "  # for budgets that differ: `5% against 100%`
+REVIEWS = "reviews"
 PAGE, TABLE, PLOTS = "report.html", "comparisons.csv", "plots"
 
 
@@ -33,8 +34,8 @@ class Mean:
         budget: as written.
         mean: over seeds and items.
         by_seed: means over items.
-        items: that have a value, of the first seed.
-        problems: items without one, of all seeds.
+        items: how many have a value, in the first seed.
+        problems: how many have none in some seed.
         unit: of the means.
     """
 
@@ -50,14 +51,14 @@ class Mean:
 
 @dataclass(frozen=True)
 class Results:
-    """All that the experiment says.
+    """Means and comparisons of an experiment.
 
     Args:
         means: of every metric, arm and budget.
-        against: the arms against the one that they are compared with, corrected together for each metric.
-        groups: the same for each group of items, corrected together for each metric over all groups.
-        full: the arms against the full set.
-        references: the full set and the untrained model against the one that arms are compared with.
+        against: arms against the reference arm, corrected together for each metric.
+        groups: arms against the reference arm in each group of items, corrected over all groups of a metric.
+        full: arms against the full set.
+        references: the full set and the untrained model against the reference arm.
     """
 
     means: tuple[Mean, ...]
@@ -73,7 +74,7 @@ class Results:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN: where there is no number there is null."""
+    """Replace NaN by None, since JSON has no NaN."""
     if isinstance(value, dict):
         return {key: without_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -82,10 +83,10 @@ def without_nan(value: Any) -> Any:
 
 
 def results(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> Results:
-    """Compare what was measured.
+    """Compare the arms on every metric.
 
     Raises:
-        StoreError: the cells were not trained by one recipe.
+        StoreError: the cells were trained with different recipes.
     """
     demand_one_recipe(outcomes)
     outcomes = ordered(outcomes, settings)
@@ -101,7 +102,7 @@ def results(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> Res
 
 
 def demand_one_recipe(outcomes: Sequence[CellResult]) -> None:
-    """Another recipe for one arm would be compared instead of its data."""
+    """Refuse cells of different recipes: the comparison would be of recipes instead of data."""
     digests: dict[str, str] = {}
     for outcome in outcomes:
         if outcome.record["training"] is not None:
@@ -114,11 +115,11 @@ def demand_one_recipe(outcomes: Sequence[CellResult]) -> None:
 
 
 def runs_of(metric: str, outcomes: Sequence[CellResult], settings: ExperimentSettings) -> Runs:
-    """One measurement per seed, in the order of the seeds; an untrained model has the same for each."""
+    """Collect one measurement per seed for each arm and budget; the untrained model's counts for every seed."""
     found: dict[tuple[str, str], list[Measured]] = {}
     for outcome in outcomes:
         one = next((m for m in outcome.measured if m.metric == metric), None)
-        if one is None:  # a judge compares arms only with the one that all are compared with
+        if one is None:  # a judge compares nothing but arms with the reference arm
             continue
         times = len(settings.seeds) if outcome.cell.seed is None else 1
         found.setdefault((outcome.cell.arm, outcome.cell.budget or UNBUDGETED), []).extend([one] * times)
@@ -126,13 +127,13 @@ def runs_of(metric: str, outcomes: Sequence[CellResult], settings: ExperimentSet
 
 
 def ordered(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> list[CellResult]:
-    """Return the outcomes in the order in which a person named the budgets; what has none comes first."""
+    """Sort results by budget, in the order the settings name them; those without a budget come first."""
     places = {budget: place for place, budget in enumerate(settings.budgets)}
     return sorted(outcomes, key=lambda one: places.get(str(one.cell.budget), -1))
 
 
 def of_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Results:
-    """One metric's part; `budgets` are those that the reference arm has."""
+    """Compare the arms on one metric, at the budgets that the reference arm has."""
     first = next(iter(runs.values()))[0]
     base = settings.against
     budgets = [budget for arm, budget in runs if arm == base]
@@ -153,17 +154,17 @@ def of_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Results:
 def versus(
     pairs: Iterable[tuple[tuple[str, str], tuple[str, str]]], runs: Runs, groups: Sequence[str | None] = (None,)
 ) -> tuple[Comparison, ...]:
-    """Compare the first of each pair with the second, corrected together."""
+    """Compare the first of each pair with the second, and correct all p values together."""
     made = []
     for one, other in pairs:
-        budget = one[1] if one[1] == other[1] else shown(one[1], other[1])
+        budget = one[1] if one[1] == other[1] else both_budgets(one[1], other[1])
         for group in groups:
             made.append(compare(runs[one], runs[other], names=(one[0], other[0]), budget=budget, group=group))
     return tuple(corrected(made))
 
 
-def shown(budget: str, other: str) -> str:
-    """Two budgets that are compared."""
+def both_budgets(budget: str, other: str) -> str:
+    """Name two budgets that are compared."""
     return f"{UNTRAINED if budget == UNBUDGETED else budget}{AGAINST}{other}"
 
 
@@ -175,13 +176,13 @@ def mean_of(metric: str, key: tuple[str, str], found: Sequence[Measured], unit: 
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What came of an experiment.
+    """The result of an experiment.
 
     Args:
-        folder: where everything lies.
+        folder: that holds its files.
         record: as in `experiment.json`.
-        results: means and comparisons; None where nothing was trained.
-        outcomes: the cells.
+        results: means and comparisons; None if nothing was trained.
+        outcomes: results of the cells.
     """
 
     folder: Path
@@ -190,16 +191,13 @@ class ExperimentResult:
     outcomes: tuple[CellResult, ...] = field(default=(), repr=False)
 
 
-REVIEWS = "reviews"
-
-
 def judged(
     outcomes: Sequence[CellResult], settings: ExperimentSettings, folder: Path, reporter: Reporter
 ) -> list[CellResult]:
-    """The outcomes with `judge <set>`: +1, 0 or -1 per prompt against the reference arm, which has 0 everywhere.
+    """Add a metric `judge <set>`: +1, 0 or -1 per prompt against the reference arm, whose own is 0 everywhere.
 
     Raises:
-        TitheError: whatever stops the judge; reviews that came are kept.
+        TitheError: the judge failed; the reviews made so far are kept.
     """
     assert settings.judge is not None
     known = {(one.cell.arm, one.cell.budget, one.cell.seed): one for one in outcomes}
@@ -210,9 +208,8 @@ def judged(
         if one.cell.arm not in arms or other is None:
             found.append(one)
             continue
-        more = tuple(
-            verdicts(one, other, prompts, settings, folder, reporter) for prompts in prompt_sets(settings.judge)
-        )
+        sets = prompt_sets(settings.judge)
+        more = [verdicts(one, other, prompts, settings, folder, reporter) for prompts in sets]
         found.append(replace(one, measured=(*one.measured, *more)))
     return found
 
@@ -220,11 +217,11 @@ def judged(
 def verdicts(
     one: CellResult, other: CellResult, prompts: str, settings: ExperimentSettings, folder: Path, reporter: Reporter
 ) -> Measured:
-    """A judge's verdicts on one prompt set."""
+    """Let the judge compare two models' answers to one prompt set."""
     assert settings.judge is not None
     own, name = folder / CELLS / one.trained, Path(prompts).stem
     if one.cell.arm == settings.against:
-        return nothing(answers_file(own, prompts), name)
+        return all_ties(answers_file(own, prompts), name)
     theirs = folder / CELLS / other.trained
     output = folder / REVIEWS / f"{one.cell.name}-{name}.jsonl"
     output.parent.mkdir(exist_ok=True)
@@ -235,8 +232,8 @@ def verdicts(
     ).measured
 
 
-def nothing(answers: Path, name: str) -> Measured:
-    """The reference arm against itself."""
+def all_ties(answers: Path, name: str) -> Measured:
+    """Return a tie for every prompt: the reference arm against itself."""
     from tithe.data.asked import answers_of
     from tithe.lab.judge.judge_loop import Answers
 

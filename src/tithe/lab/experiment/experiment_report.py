@@ -1,4 +1,4 @@
-"""The report of an experiment: a page, its pictures as files, and a table."""
+"""Write the report of an experiment: an HTML page, its charts as files, and a CSV table."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ READ = (
 )
 COLOURS = "Green is better and orange worse than the arm compared with, in all charts; other colours only name arms."
 ITEMS = "These very models: tests that take the items as drawn by chance, and say nothing about other seeds."
-SHOWN = 3  # records of an arm
-LONGEST = 300  # characters of a record
+SHOWN = 3  # records shown of each arm
+LONGEST = 300  # characters shown of a record
 
 
 def write_report(result: ExperimentResult, settings: ExperimentSettings) -> Path:
@@ -71,7 +71,7 @@ def summary(result: ExperimentResult, metric: str) -> Part:
 
 
 def metric_parts(metric: str, result: ExperimentResult, settings: ExperimentSettings, plots: Path) -> list[Part]:
-    """Curve, effects, wins and losses, and the numbers of one metric."""
+    """Make the parts of one metric: curve, effects, wins and losses, and tables."""
     assert result.results is not None
     runs = runs_of(metric, ordered(result.outcomes, settings), settings)
     own = [one for one in result.results.against if one.metric == metric]
@@ -106,7 +106,7 @@ def metric_parts(metric: str, result: ExperimentResult, settings: ExperimentSett
 
 
 def curve(runs: Runs, arms: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Points of the arms, and levels of models without a budget."""
+    """Return the arms' points, and the levels of models without a budget."""
     examples = {(row["arm"], row["budget"]): row["examples"] for row in arms}
     rows, levels = list[dict[str, Any]](), dict[str, float]()
     for (arm, budget), found in runs.items():
@@ -126,7 +126,7 @@ def effect_row(one: Comparison) -> dict[str, Any]:
 
 
 def outcomes(comparisons: Sequence[Comparison], runs: Runs) -> list[dict[str, Any]]:
-    """Shares of items on which the arm's models are better, the same or worse, in the mean over the seeds."""
+    """Return the shares of items that each arm wins, ties and loses, by the mean over seeds."""
     rows = []
     for one in comparisons:
         arm, other = runs[one.arm, one.budget], runs[one.against, one.budget]
@@ -178,7 +178,7 @@ def item_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
 
 
 def closing(result: ExperimentResult, settings: ExperimentSettings) -> list[Part]:
-    """Other families, the data, and all settings."""
+    """Make the last parts: other comparisons, training, data and settings."""
     assert result.results is not None
     parts = []
     for title, family in (("Against the full set", result.results.full), ("References", result.results.references)):
@@ -194,7 +194,7 @@ def closing(result: ExperimentResult, settings: ExperimentSettings) -> list[Part
 
 
 def write_table(result: ExperimentResult, path: Path) -> None:
-    """Every comparison as a line of CSV."""
+    """Write every comparison as a line of CSV."""
     assert result.results is not None
     names = ("metric", "group", "arm", "against", "budget", "unit", "effect", "relative", "items", "left_out")
     more = ("p_holm", "family", "verdict", "detectable", "items_needed", "seeds_needed")
@@ -214,7 +214,7 @@ def file_name(metric: str) -> str:
 
 
 def caveats(result: ExperimentResult) -> Part:
-    """What limits the verdicts, all that the screen says too."""
+    """List what limits the verdicts, including all that the terminal shows."""
     lines = list(cautions(result.record))
     seeds = len(result.record["settings"]["seeds"])
     lines += [] if result.results is None else unmeasured(result.results.against)
@@ -223,7 +223,7 @@ def caveats(result: ExperimentResult) -> Part:
 
 
 def unmeasured(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Say of how many items the verdicts are, metric by metric, and how many have no value."""
+    """Yield for each metric how many items are compared, and how many have no value."""
     for metric in dict.fromkeys(one.metric for one in comparisons):
         own = [one for one in comparisons if one.metric == metric]
         items, left_out = min(one.items for one in own), max(one.left_out for one in own)
@@ -233,7 +233,7 @@ def unmeasured(comparisons: Sequence[Comparison]) -> Iterator[str]:
 
 
 def training(outcomes: Sequence[CellResult]) -> Part:
-    """Examples, steps and loss of every training."""
+    """Make the table of every training: steps and loss."""
     rows = [["arm", "budget", "seed", "steps", "loss, first step", "loss, last step", "seconds"]]
     for one in outcomes:
         done: Mapping[str, Any] | None = one.record["training"]
@@ -252,7 +252,7 @@ def training(outcomes: Sequence[CellResult]) -> Part:
 
 
 def chosen(folder: Path, outcomes: Sequence[CellResult]) -> Iterator[Part]:
-    """Yield the first records that each arm was trained on: of its first seed, at its first budget."""
+    """Yield a table of the first records that each arm trained on, with its first seed and budget."""
     rows, seen = [["arm", "record"]], set[str]()
     for one in outcomes:
         if one.record["training"] is None or one.cell.arm in seen:
@@ -266,7 +266,7 @@ def chosen(folder: Path, outcomes: Sequence[CellResult]) -> Iterator[Part]:
 
 
 def first_records(path: Path) -> list[str]:
-    """Some records in short; none where the file was removed."""
+    """Return a few records, shortened; none if the file was removed."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8") as stream:
@@ -274,7 +274,7 @@ def first_records(path: Path) -> list[str]:
 
 
 def short(line: str) -> str:
-    """The texts of a record, without names of fields and without what is null or empty."""
+    """Return the texts of a record without field names and empty values, cut to a readable length."""
     record = json.loads(line)
     said = " | ".join(words_of(record)) or line
     return said if len(said) <= LONGEST else f"{said[: LONGEST - 3]}..."

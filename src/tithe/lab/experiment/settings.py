@@ -1,4 +1,4 @@
-"""Settings of an experiment: arms, budgets, seeds, one recipe, one evaluation."""
+"""Settings of an experiment: arms, budgets, seeds, one recipe, one evaluation, a judge."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tithe.settings_file import check_powers, underscored
 from tithe.typed import Count, Flag, Seed
 
 LEAST_SEEDS, MOST_SEEDS = 3, 1000
-BARE = ("random", "random-like", "full", "base")  # arms that need no more than their name
-COMMON = ("dataset", "format", "split", "limit", "strict", "keep", "shape", "seed", "turns")  # the experiment's own
+BARE = ("random", "random-like", "full", "base")  # arms without settings
+COMMON = ("dataset", "format", "split", "limit", "strict", "keep", "shape", "seed", "turns")  # set once for all arms
 ALL = "100%"
 JUDGE_ONLY = ("prompts", "answers")  # keys of `judge` that `tithe judge compare` does not have
 NAME = re.compile(r"\w[\w.+-]{0,59}")
@@ -47,12 +47,12 @@ class ArmSettings(Settings):
 
     @property
     def drawn(self) -> bool:
-        """Return whether each seed chooses anew."""
+        """Whether each seed draws its own examples."""
         return self.kind in ("random", "random-like")
 
     @property
     def budgeted(self) -> bool:
-        """Return whether it is trained at every budget."""
+        """Whether the arm is trained at every budget."""
         return self.kind not in ("full", "base")
 
 
@@ -200,7 +200,7 @@ def read_arm(name: str, given: Any) -> ArmSettings:
     """Make an arm from its name and its settings.
 
     Raises:
-        SettingsError: a key that means nothing here (with a suggestion), or that is the experiment's own.
+        SettingsError: an unknown key (with a suggestion), or one that only the experiment may set.
     """
     if not NAME.fullmatch(name):
         raise SettingsError(
@@ -243,10 +243,10 @@ def read_arm(name: str, given: Any) -> ArmSettings:
 
 
 def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
-    """Read an experiment from its YAML file; flags win.
+    """Read an experiment from its YAML file; flags override it.
 
     Raises:
-        SettingsError: an unknown key, or a value that does not fit.
+        SettingsError: an unknown key, or a value that cannot be.
     """
     values = read_yaml(path)
     check_powers(values, flags, path)
@@ -258,7 +258,7 @@ def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
 
 
 def complete(settings: ExperimentSettings) -> ExperimentSettings:
-    """Let `random-like` without a name repeat the first arm that has a selection of its own."""
+    """Let a `random-like` arm that names no other match the first arm with a selection of its own."""
     first = next((arm.name for arm in settings.arms if arm.kind in ("scored", "file")), None)
     arms = []
     for arm in settings.arms:
@@ -271,10 +271,10 @@ def complete(settings: ExperimentSettings) -> ExperimentSettings:
 
 
 def prompt_sets(judge: Mapping[str, Any]) -> tuple[str, ...]:
-    """The files that `judge: {prompts: ...}` names.
+    """Return the files of `judge: {prompts: ...}`.
 
     Raises:
-        SettingsError: it names none, or two of the same name.
+        SettingsError: there are none, or two have the same name.
     """
     given = judge.get("prompts") or ()
     files = (given,) if isinstance(given, str) else given
@@ -301,10 +301,10 @@ def answer_settings(judge: Mapping[str, Any], prompts: str, model: str) -> Answe
 
 
 def check_judge(judge: Mapping[str, Any], model: str) -> None:
-    """Raise what is wrong with the settings of a judge before hours of training.
+    """Check the settings of the judge before hours of training.
 
     Raises:
-        SettingsError: see `prompt_sets`, or a setting that cannot be.
+        SettingsError: no prompt set, two of the same name, or an invalid setting.
     """
     judge_settings(judge, "-")
     for prompts in prompt_sets(judge):

@@ -1,4 +1,10 @@
-"""Cells spread over processes: one per GPU, or a few that share the processor."""
+"""Train and evaluate cells in worker processes: one per GPU, or a few that share the CPU.
+
+A process of its own frees all memory of a training, and lets several GPUs work at once. `python -m
+tithe.lab.experiment.workers` is such a process: it reads folders of cells from stdin and ends with it, or in the middle
+of a cell if its parent has died. Messages go to stderr; stdout has one JSON object per line: `{"done": ...}` or
+`{"error": ..., "hint": ...}`.
+"""
 
 from __future__ import annotations
 
@@ -30,23 +36,23 @@ from tithe.report.reporter import Reporter
 from tithe.run.folder import FINISHED, OUTCOME
 from tithe.signals import ended_by_signals
 
-LEAST = 2  # cells done: the first is the untrained model's, and starts the process; it says nothing of the others
+LEAST = 2  # cells before an estimate: the first starts the process and trains nothing
 Done = Callable[[str, Mapping[str, Any]], None]
-PATIENCE = 20.0  # seconds in which a worker writes how far it came
+PATIENCE = 20.0  # seconds for a worker to write its record when it is stopped
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 class CellError(TitheError):
-    """A cell that could not be done."""
+    """A cell failed."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker runs.
+    """The device of a worker.
 
     Args:
-        name: for its log.
-        variables: of its environment.
+        name: of its log file.
+        variables: environment variables that give it its GPU or threads.
     """
 
     name: str
@@ -54,16 +60,16 @@ class Place:
 
 
 def places(parallel: int | None, device: str) -> list[Place]:
-    """One per GPU that may be used; on a processor, so many as asked for, sharing its threads.
+    """Return one place per usable GPU; on a CPU `parallel` places that share its threads.
 
     Raises:
-        SettingsError: more trainings at once than there are GPUs, or cores; or several devices are named.
+        SettingsError: `parallel` exceeds the GPUs or cores, or several devices are named.
     """
     import torch
 
     from tithe.engine.devices import choose_device
 
-    choose_device(device)  # it refuses what is not there, and several: a training has one
+    choose_device(device)  # refuses a missing device, and several
     gpus = visible_gpus() if device in ("auto", "cuda") and torch.cuda.is_available() else []
     if gpus:
         if parallel is not None and parallel > len(gpus):
@@ -86,11 +92,11 @@ def visible_gpus() -> list[str]:
 
 @dataclass
 class Worker:
-    """A process that waits for cells; started with its first one, and again after it has died.
+    """A process that waits for cells; it starts with the first one, and again after it has died.
 
     Args:
-        place: where it runs.
-        logs: folder for what it says.
+        place: its device.
+        logs: folder for its log.
     """
 
     place: Place
@@ -98,10 +104,10 @@ class Worker:
     process: subprocess.Popen[str] | None = field(default=None, init=False)
 
     def do(self, own: Path) -> dict[str, Any]:
-        """The record of a cell.
+        """Train and evaluate a cell, and return its record.
 
         Raises:
-            CellError: what stopped it.
+            CellError: it failed, or the process died.
         """
         process = self.running()
         assert process.stdin is not None and process.stdout is not None
@@ -109,7 +115,7 @@ class Worker:
             process.stdin.write(json.dumps(str(own)) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()
-        except BrokenPipeError:  # it died before it was asked
+        except BrokenPipeError:  # the process died while idle
             line = ""
         if not line:
             process.communicate()
@@ -142,29 +148,29 @@ class Worker:
         return self.logs / f"{self.place.name}.log"
 
     def stop(self) -> None:
-        """It ends when nothing more can be asked of it; in the middle of a cell it is told to."""
+        """Stop the process, even in the middle of a cell."""
         if self.process is None:
             return
         self.process.terminate()
         try:
             self.process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:  # in a call that no signal breaks into
+        except subprocess.TimeoutExpired:  # in a native call that signals do not interrupt
             self.process.kill()
             self.process.communicate()
         self.process = None
 
 
 def do_all(folders: Sequence[tuple[str, Path]], where: Sequence[Place], logs: Path, done: Done) -> None:
-    """Do cells, as many at once as there are places; what fails does not stop what is under way.
+    """Train and evaluate cells, one at a time per place.
 
     Args:
         folders: name and folder of each cell, in order.
-        where: places of workers.
-        logs: folder of their logs.
-        done: called with each cell's name and record, in the order in which they end.
+        where: one place per worker.
+        logs: folder of the workers' logs.
+        done: called with each cell's name and record as soon as it ends.
 
     Raises:
-        CellError: of the first cell that failed, after those under way have ended; no further ones are begun.
+        CellError: the first failure. Running cells end first; no others begin.
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting = deque(folders)
@@ -209,10 +215,10 @@ def stop(workers: Sequence[Worker], pool: ThreadPoolExecutor) -> None:
 
 @dataclass
 class Clock:
-    """How long the rest will take, by what the cells done so far took.
+    """Estimates the remaining time from the cells done so far.
 
     Args:
-        weights: name -> how much work a cell is.
+        weights: name -> relative work of a cell.
     """
 
     weights: Mapping[str, float]
@@ -221,7 +227,7 @@ class Clock:
     count: int = 0
 
     def done(self, name: str) -> str:
-        """A part of a sentence."""
+        """Count a cell as done, and return the progress in words."""
         self.finished += self.weights[name]
         self.count += 1
         left = sum(self.weights.values()) - self.finished
@@ -238,11 +244,11 @@ def duration(seconds: float) -> str:
 
 
 MODEL, EVALUATION, ITEMS = "model", "evaluation", "items.parquet"
-KEPT = ("tune.json", "loss.csv", "loss.png", "loss.svg")  # of a model that is removed
+KEPT = ("tune.json", "loss.csv", "loss.png", "loss.svg")  # files kept of a deleted model
 
 
 class Log(Reporter):
-    """Says it to stderr, which is the worker's log."""
+    """Prints to stderr, which is the worker's log."""
 
     def say(self, sentence: str) -> None:
         print(one_line(sentence), file=sys.stderr, flush=True)
@@ -252,13 +258,13 @@ def do_cell(own: Path) -> dict[str, Any]:
     """Train, evaluate, and write the cell's record.
 
     Raises:
-        TitheError: what stops it; what was done is found again the next time.
+        TitheError: a step failed; the next try resumes from what is on disk.
     """
     spec = read_spec(own)
     began, reporter = time.monotonic(), Log()
     model, training = spec["evaluation"]["model"], None
     if spec["tune"] is not None:
-        gone = (own / MODEL).exists() and not any((own / MODEL).glob("*.safetensors"))  # removed once it was evaluated
+        gone = (own / MODEL).exists() and not any((own / MODEL).glob("*.safetensors"))  # removed after its evaluation
         again = gone and (own / MODEL / KEPT[0]).exists()
         result = tune(TuneSettings.of(restored(spec["tune"])), own / MODEL, overwrite=again, reporter=reporter)
         model, training = str(own / MODEL), brief(result.record)
@@ -283,8 +289,18 @@ def do_cell(own: Path) -> dict[str, Any]:
     return record
 
 
+def write_answers(own: Path, model: str, judge: Mapping[str, Any], reporter: Reporter) -> None:
+    """Let a cell's model answer all prompt sets, before its weights are deleted.
+
+    Raises:
+        TitheError: the model cannot answer.
+    """
+    for prompts in prompt_sets(judge):
+        answer(answer_settings(judge, prompts, model), answers_file(own, prompts), overwrite=True, reporter=reporter)
+
+
 def brief(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the table needs of a training's record."""
+    """Return the part of a training's record that the report needs."""
     losses = record["losses"]
     return {
         "recipe_digest": record["recipe_digest"],
@@ -297,7 +313,7 @@ def brief(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def remove_model(folder: Path) -> None:
-    """Weights and checkpoints go, what tells of the training stays."""
+    """Delete weights and checkpoints, and keep the record and losses."""
     for path in folder.iterdir():
         if path.name in KEPT:
             continue
@@ -305,7 +321,7 @@ def remove_model(folder: Path) -> None:
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
-    """Do cells until there are no more requests."""
+    """Train and evaluate cells until stdin closes."""
     for line in requests:
         try:
             said: dict[str, Any] = {"done": do_cell(Path(json.loads(line)))}
@@ -322,23 +338,13 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 def main() -> None:
     end_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print does not mix with the answers
+    os.dup2(2, 1)  # what libraries print to stdout must not mix with the answers
     with ended_by_signals() as ending:
         try:
             serve(sys.stdin, answers)
-        except KeyboardInterrupt:  # by now the training says in its record that it was interrupted
+        except KeyboardInterrupt:  # the training has written in its record that it was interrupted
             sys.exit(ending.code)
 
 
 if __name__ == "__main__":
     main()
-
-
-def write_answers(own: Path, model: str, judge: Mapping[str, Any], reporter: Reporter) -> None:
-    """Let a cell's model answer all prompt sets, before its weights go.
-
-    Raises:
-        TitheError: whatever stops it.
-    """
-    for prompts in prompt_sets(judge):
-        answer(answer_settings(judge, prompts, model), answers_file(own, prompts), overwrite=True, reporter=reporter)
