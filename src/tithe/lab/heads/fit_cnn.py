@@ -1,7 +1,7 @@
-"""Train the convolutional head as its authors did: cross-entropy, Adam, batches of 16, one pass.
+"""Train the convolutional head of the CPQS paper as its authors did: cross-entropy, Adam, batches of 16, one epoch.
 
-More passes stop early on the AUC of the validation side, and the best state is kept. All random numbers come from
-generators of our own: nothing else in the process is disturbed, and nothing else disturbs the training.
+With more epochs, training stops early by the AUC on the validation side, and the best state is kept. All random numbers
+come from local generators, so that the training neither depends on global random state nor changes it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass: the mean training loss, and the AUC on the validation side (None without one)."""
+    """One epoch: mean training loss, and AUC on the validation side (None without one)."""
 
     loss: float
     auc: float | None
@@ -37,13 +37,13 @@ class Epoch:
 
 @dataclass(frozen=True)
 class CnnFit:
-    """A convolutional head, and how it came about.
+    """A trained convolutional head.
 
     Args:
         head: the state after the best epoch.
-        epochs: what happened in each.
-        best: the place of the best one in `epochs`.
-        steps: batches in all.
+        epochs: loss and AUC of each.
+        best: index of the best one in `epochs`.
+        steps: number of batches.
     """
 
     head: CnnHead
@@ -52,13 +52,13 @@ class CnnFit:
     steps: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Facts for the card."""
+        """Return the facts for the head's card."""
         return {"epochs": [asdict(one) for one in self.epochs], "best": self.best, "steps": self.steps}
 
 
 @dataclass
 class CnnTraining:
-    """The network while it learns."""
+    """The network and its optimiser during training."""
 
     network: ResponseCnn
     adam: torch.optim.Adam
@@ -88,27 +88,27 @@ def fit_cnn(
     patience: int = 2,
     progress: Progress | None = None,
 ) -> CnnFit:
-    """Train on hidden states that are read batch by batch and not kept.
+    """Train on hidden states that are read batch by batch, since all of them would not fit into memory.
 
     Args:
         read: row numbers -> (layers, tokens, width) of each, on any device, in any float dtype.
-        labels: 1 for the high tier, 0 for the low one, of all rows.
+        labels: (rows,) 1 for the high tier, 0 for the low one.
         train: row numbers.
-        validation: row numbers of other prompts; may be empty, and then the last state is kept.
-        count: hidden states of the model.
+        validation: row numbers of other prompts; if empty, the last state is kept.
+        count: number of the model's hidden states.
         width: of one state.
-        layers: which are read, ascending.
-        epochs: passes, at most.
-        seed: of first weights, order and dropout.
-        device: where the network is.
+        layers: hidden states that the head reads, ascending.
+        epochs: at most.
+        seed: random seed of initial weights, order and dropout.
+        device: of the network.
         learning_rate: of Adam.
-        batch: rows a step.
-        patience: epochs without a better AUC before it stops.
-        progress: called after each step with steps done, steps at most, and the loss.
+        batch: rows per step.
+        patience: epochs without a better AUC before training stops.
+        progress: called after each step with steps done, most steps, and the loss.
 
     Raises:
-        DataError: a side has one tier alone, or states of another shape were read.
-        ModelError: the loss is no finite number.
+        DataError: a side has one tier only, or the states have an unexpected shape.
+        ModelError: the loss is not finite.
     """
     demand_layers(layers, count)
     tiers = np.asarray(labels, dtype=np.int64)
@@ -140,15 +140,15 @@ def begin(
 
 
 def seeds(seed: int) -> list[int]:
-    """Two that have nothing to do with each other."""
+    """Derive two independent seeds."""
     return [int(one) for one in np.random.SeedSequence(seed).generate_state(2)]
 
 
 def one_pass(training: CnnTraining, order: Rows, epoch: int, steps: int, progress: Progress | None) -> float:
-    """One step a batch; the mean loss of an example."""
+    """Train one epoch, and return the mean loss per example."""
     total = 0.0
     for rows in batches(order, training.batch):
-        states = states_of(training, rows)
+        states = states_of(training, rows)  # (layers, tokens, width) each
         logits = training.network(states, training.dropout)
         loss = cross_entropy(logits, torch.from_numpy(training.labels[rows]).to(logits.device))
         training.adam.zero_grad()
@@ -169,7 +169,7 @@ def one_pass(training: CnnTraining, order: Rows, epoch: int, steps: int, progres
 
 @torch.no_grad()
 def validation_auc(training: CnnTraining, check: Rows) -> float | None:
-    """Of the margins, without dropout."""
+    """Return the AUC of the margins, computed without dropout; None without a validation side."""
     if not len(check):
         return None
     parts = [training.network(states_of(training, rows)) for rows in batches(check, training.batch)]
@@ -178,7 +178,7 @@ def validation_auc(training: CnnTraining, check: Rows) -> float | None:
 
 
 def better(new: Epoch, old: Epoch) -> bool:
-    """Without a validation side the last one is the best there is."""
+    """Return whether an epoch has the higher AUC; without a validation side the last one counts as best."""
     return new.auc is None or old.auc is None or new.auc > old.auc
 
 
@@ -187,7 +187,7 @@ def batches(rows: Rows, size: int) -> list[Rows]:
 
 
 def states_of(training: CnnTraining, rows: Rows) -> list[torch.Tensor]:
-    """What was read, on the network's device."""
+    """Read the states of some rows, check their shapes, and move them to the network's device."""
     states = list(training.read(rows.tolist()))
     if len(states) != len(rows):
         raise DataError(f"the states of {len(rows)} responses were asked for, and {len(states)} were read")

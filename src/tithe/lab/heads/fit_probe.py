@@ -1,4 +1,7 @@
-"""Train the linear head: which layers, how strong a penalty, by cross-validation over prompts."""
+"""Train the linear head; layers and penalty are chosen by cross-validation over prompts.
+
+Each layer is standardised and reduced by PCA; a logistic regression on top is folded into one weight per layer.
+"""
 
 from __future__ import annotations
 
@@ -22,29 +25,29 @@ from tithe.engine.heads.base import LayerChoice, chosen_layers
 from tithe.engine.heads.probe import Means, ProbeHead
 from tithe.errors import DataError
 
-COMPONENTS = 128  # of one layer, at most
-ROWS = 4000  # that components are taken from, at most
-TOGETHER = 1024  # of all layers of one head, at most: each then gives its first ones
+COMPONENTS = 128  # principal components of one layer, at most
+ROWS = 4000  # rows that PCA is fitted to, at most
+TOGETHER = 1024  # components of all layers of a head, at most; each layer gives its first ones
 Array: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """One layer's standardised means on their first principal components, not whitened."""
+    """Standardise one layer's means and project them on their first principal components, not whitened."""
 
     scaler: StandardScaler
     pca: PCA
 
     def __call__(self, means: Means) -> Array:
-        """(rows, width) -> (rows, components)."""
+        """Map (rows, width) to (rows, components)."""
         return np.asarray(self.pca.transform(self.scaler.transform(means)))
 
 
 def reduction(means: Means, seed: int) -> Reduction:
-    """Fitted to (rows, width): 128 components, or as many as a quarter of the rows, or the width.
+    """Fit a reduction to (rows, width), with at most 128 components, a quarter of the rows, or the width.
 
-    The components come from 4,000 rows at most, and from two power iterations: which plane is looked at need not be
-    exact, what is then done in it is.
+    PCA sees 4,000 rows at most and takes two power iterations: an approximate subspace is enough, since the regression
+    in it is exact.
     """
     scaler = StandardScaler()
     standard = scaler.fit_transform(means)
@@ -57,20 +60,21 @@ def reduction(means: Means, seed: int) -> Reduction:
 
 
 def share(layers: int, components: int) -> int:
-    """How many components each of so many layers gives to a head."""
+    """Return how many components each layer gives to a head of so many layers."""
     return max(1, min(components, TOGETHER // layers))
 
 
 def together(reduced: Sequence[Array]) -> Array:
-    """Components of several layers side by side: (rows, layers * components)."""
+    """Concatenate the components of several layers: (rows, layers * components)."""
     each = share(len(reduced), min(one.shape[1] for one in reduced))
     return np.concatenate([one[:, :each] for one in reduced], axis=1).astype(np.float64)
 
 
 def regression(features: Array, labels: Array, c: float) -> LogisticRegression:
-    """Newton's method: a dozen steps, where a gradient method takes hundreds over components of unlike size.
+    """Fit a logistic regression by Newton's method.
 
-    Where it stops before the last digit, the digits that are missing order nothing differently.
+    It takes a dozen steps where a gradient method takes hundreds, since the components differ in scale. Convergence
+    warnings are ignored: the remaining digits change no ranking.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -79,18 +83,20 @@ def regression(features: Array, labels: Array, c: float) -> LogisticRegression:
 
 @dataclass(frozen=True)
 class Chain:
-    """The whole way from means to margins, as it was fitted."""
+    """The fitted pipeline from means to margins."""
 
     reductions: Sequence[Reduction]
     regression: LogisticRegression
 
     def margins(self, means: Means) -> Array:
-        """(rows, layers, width) -> (rows,), step by step."""
+        """Map (rows, layers, width) to margins (rows,), step by step."""
         reduced = [reduce(means[:, place]) for place, reduce in enumerate(self.reductions)]
         return np.asarray(self.regression.decision_function(together(reduced)))
 
     def fold(self, layers: Sequence[int], count: int) -> ProbeHead:
-        """The same margins from one weight a layer and a bias.
+        """Return a head that gives the same margins with one weight per layer and a bias.
+
+        With standardisation (m, s), PCA (V, mean p) and regression (c, b):
 
         c . V(((x - m) / s) - p) + b  =  (V'c / s) . x  +  b - (V'c / s) . (m + s p)
         """
@@ -112,15 +118,15 @@ Fold: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class ProbeFit:
-    """A linear head, and how it came about.
+    """A trained linear head.
 
     Args:
         head: trained on all rows.
-        chain: the same before it was folded.
-        layer_aucs: cross-validated AUC of each layer that was looked at.
+        chain: the pipeline before folding.
+        layer_aucs: cross-validated AUC of each layer tried.
         candidates: sets of layers that were compared.
-        chosen: the one that was taken.
-        why: in one sentence.
+        chosen: the set that the head reads.
+        why: reason for the choice, in one sentence.
         components: principal components of each layer in the head.
         folds: of the cross-validation.
     """
@@ -135,7 +141,7 @@ class ProbeFit:
     folds: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Facts for the card."""
+        """Return the facts for the head's card."""
         return {
             "layer_aucs": {str(layer): auc for layer, auc in self.layer_aucs.items()},
             "candidates": {one.name: {"auc": one.auc, "error": one.error} for one in self.candidates},
@@ -152,19 +158,19 @@ def fit_probe(
 ) -> ProbeFit:
     """Train on mean states.
 
-    The AUC of the set that is chosen was the reason to choose it, so it is a little too good; `judge` asks prompts that
-    were not here.
+    The AUC of the chosen set is slightly optimistic, since it is what the set was chosen by; `judge` measures it on
+    other prompts.
 
     Args:
-        means: (rows, count, width) float32: of all hidden states of the model.
+        means: (rows, count, width) float32, of all hidden states of the model.
         labels: 1 for the high tier, 0 for the low one.
         groups: the prompt of each row; one prompt is never on both sides of a fold.
-        layers: a choice; None takes the best of several.
-        seed: of folds and components.
+        layers: which ones to read; None chooses among several sets.
+        seed: random seed of folds and components.
         folds: of the cross-validation.
 
     Raises:
-        DataError: too few prompts, one tier alone, or means that are no numbers.
+        DataError: too few prompts, one tier only, or means that are not finite.
     """
     tiers, prompts = np.asarray(labels), np.asarray(groups)
     demand_means(means, tiers, prompts)
@@ -195,7 +201,7 @@ def fit_probe(
 def layer_aucs(
     means: Means, labels: npt.ArrayLike, groups: npt.ArrayLike, *, seed: int, folds: int = 5
 ) -> dict[int, float]:
-    """Cross-validated AUC of each hidden state by itself: where in a model the tiers come apart.
+    """Return the cross-validated AUC of each hidden state by itself: it shows where in a model the tiers separate.
 
     Args and errors are those of `fit_probe`.
     """
@@ -220,7 +226,7 @@ def demand_means(means: Means, labels: Array, groups: Array) -> None:
 
 
 def final(means: Means, labels: Array, chosen: LayerSet, seed: int) -> Chain:
-    """The chosen layers on all rows."""
+    """Fit the chosen layers on all rows."""
     reductions = [reduction(means[:, layer], seed) for layer in chosen.layers]
     reduced = [reduce(means[:, layer]) for reduce, layer in zip(reductions, chosen.layers, strict=True)]
     return Chain(reductions, regression(together(reduced), labels, chosen.c))
@@ -228,12 +234,12 @@ def final(means: Means, labels: Array, chosen: LayerSet, seed: int) -> Chain:
 
 @dataclass(frozen=True)
 class LayerSet:
-    """A set of layers, cross-validated.
+    """A cross-validated set of layers.
 
     Args:
-        name: a choice of layers, `layer 12` or `best few`.
+        name: such as `layer 12` or `best few`.
         layers: their numbers.
-        auc: mean over folds, with the best penalty.
+        auc: mean over folds, at the best penalty.
         error: standard error of that mean.
         c: the best penalty.
     """
@@ -246,7 +252,7 @@ class LayerSet:
 
 
 def cut(labels: Array, groups: Array, folds: int, seed: int) -> list[Fold]:
-    """Folds by prompt, each with both tiers on both sides."""
+    """Cut folds by prompt, each with both tiers in both parts."""
     for label, tier in ((1, "high"), (0, "low")):
         there = len(np.unique(groups[labels == label]))
         if there < folds:
@@ -264,7 +270,7 @@ def cut(labels: Array, groups: Array, folds: int, seed: int) -> list[Fold]:
 
 
 class Trial:
-    """Cross-validation of sets of layers; each layer is reduced once a fold, for all sets."""
+    """Cross-validates sets of layers; each layer is reduced once per fold, for all sets."""
 
     def __init__(self, means: Means, labels: Array, folds: Sequence[Fold], layers: Sequence[int], seed: int) -> None:
         self.labels, self.folds = labels, folds
@@ -274,7 +280,7 @@ class Trial:
                 self.reduced[fold, layer] = reduction(means[train, layer], seed)(means[:, layer])
 
     def candidate(self, name: str, layers: tuple[int, ...]) -> LayerSet:
-        """With the penalty of the least log loss: the AUC alone does not see how far margins lie apart."""
+        """Cross-validate a set of layers at the penalty with the lowest log loss; AUC ignores the scale of margins."""
         found = np.array([self.measured(fold, layers) for fold in range(len(self.folds))])  # (folds, penalties, 2)
         best = int(np.argmin(found[:, :, 1].mean(0)))
         aucs = found[:, best, 0]
@@ -282,7 +288,7 @@ class Trial:
         return LayerSet(name, layers, float(aucs.mean()), float(error), PENALTIES[best])
 
     def measured(self, fold: int, layers: tuple[int, ...]) -> list[tuple[float, float]]:
-        """AUC and log loss of each penalty, on the prompts that this fold held out."""
+        """Return AUC and log loss of each penalty on the prompts that this fold holds out."""
         train, test = self.folds[fold]
         features = together([self.reduced[fold, layer] for layer in layers])
         found = []
@@ -294,7 +300,7 @@ class Trial:
 
 
 def sets(singles: Sequence[LayerSet], count: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Sets of several layers to compare: the best few, the thirds, and all."""
+    """List the sets of several layers to compare: the best few, the thirds, and all."""
     ranked = sorted(singles, key=lambda one: -one.auc)[:FEW]
     found = [("best few", tuple(sorted(one.layers[0] for one in ranked)))]
     thirds: tuple[LayerChoice, ...] = ("front", "middle", "back") if count >= 3 else ()
@@ -303,7 +309,10 @@ def sets(singles: Sequence[LayerSet], count: int) -> list[tuple[str, tuple[int, 
 
 
 def choose(candidates: Sequence[LayerSet], folds: int) -> tuple[LayerSet, str]:
-    """The fewest layers whose AUC is within one standard error of the best; of equally many the higher AUC."""
+    """Choose the fewest layers whose AUC is within one standard error of the best, and say why.
+
+    Among sets with equally many layers, the higher AUC wins.
+    """
     best = max(candidates, key=lambda one: one.auc)
     near = [one for one in candidates if one.auc >= best.auc - best.error]
     chosen = min(near, key=lambda one: (len(one.layers), -one.auc))

@@ -1,4 +1,4 @@
-"""Labelled responses: which tier each belongs to, which prompt it answers, and on which side that is."""
+"""Read labelled responses: the tier of each, its prompt, and the side of the split that the prompt is on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ SIDES: Mapping[str, str] = {
     "test": "test",
 }
 LEAST_PROMPTS = 5  # of each tier on the side that a head is judged on: fewer give no useful interval
-LEAST = 20  # responses: below that neither a head nor a report means anything
+LEAST = 20  # responses; with fewer, neither a head nor a report means anything
+PROMPTS = "prompts.parquet"  # in a head's folder: the prompts it was trained on
 SIDE_NAMES = ("train", "validation", "test")
 Rows: TypeAlias = npt.NDArray[np.int64]
 Groups: TypeAlias = Sequence[Any] | npt.NDArray[Any]
@@ -45,10 +46,10 @@ class Tiers:
     Args:
         examples: in input order.
         labels: (examples,) 1 for the high tier, 0 for the low one.
-        prompts: (examples,) the same text for the same prompt.
-        sides: (examples,) `train`, `validation` or `test`, where a column says so.
-        left_out: reason -> how many records were.
-        read: counts of what was read.
+        prompts: (examples,) a key of each prompt.
+        sides: (examples,) `train`, `validation` or `test`, if a column names them.
+        left_out: reason -> number of records left out.
+        read: counts of the records read.
     """
 
     examples: Sequence[Example]
@@ -62,7 +63,7 @@ class Tiers:
         return len(self.examples)
 
     def only(self, places: Sequence[int], reasons: Mapping[str, int]) -> Tiers:
-        """Those at some places; why the others are not there is counted."""
+        """Return the responses at some places, and add the reasons for leaving out the others."""
         at = np.asarray(places, dtype=np.int64)
         return Tiers(
             [self.examples[i] for i in at.tolist()],
@@ -75,10 +76,10 @@ class Tiers:
 
 
 def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
-    """All responses of a data set with their tiers.
+    """Read all responses of a data set with their tiers.
 
     Raises:
-        DataError: no column of tiers, a tier of another name, one tier alone, or too few responses.
+        DataError: no tier column, an unknown tier, one tier only, or too few responses.
     """
     examples, bad, read = list[Example](), Counter[str](), RecordCounts(deed="read")
     for item in read.counting(dataset):
@@ -87,7 +88,7 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
         else:
             examples.append(item)
     for note in [note for note in read.notes if note.startswith(f"`{settings.tier_column}` ")]:
-        del read.notes[note]  # the column is looked at: it names the tiers
+        del read.notes[note]  # this column is read after all: it names the tiers
     if not examples:
         raise DataError(
             f"no record of `{dataset.source}` can be read: {sum(bad.values()):,} bad rows, {', '.join(bad)}",
@@ -95,7 +96,7 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
         )
     named = [example for example in examples if tier_of(example, settings)]
     if not named:
-        label_of(examples[0], settings)  # which says that there is none
+        label_of(examples[0], settings)  # raises: the column is missing
     bad["no tier"] += len(examples) - len(named)
     examples = named
     labels = np.array([label_of(example, settings) for example in examples], dtype=np.int64)
@@ -112,14 +113,19 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
 
 
 def tier_of(example: Example, settings: HeadSettings) -> str:
-    """The name of its tier; empty where it has none. Whole numbers are written without a point."""
+    """Return the name of an example's tier; empty if it has none. Whole numbers lose their decimal point."""
     value = example.columns.get(settings.tier_column)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return "" if value is None or value != value else str(value)
+    return "" if value is None or value != value else str(value)  # a missing value may be NaN
 
 
 def label_of(example: Example, settings: HeadSettings) -> int:
+    """Return 1 for the high tier, 0 for the low one.
+
+    Raises:
+        DataError: the example has no tier, or an unknown one.
+    """
     name = settings.tier_column
     tier = tier_of(example, settings)
     if not tier:
@@ -170,17 +176,20 @@ def counted(reasons: Iterable[Any]) -> Counter[str]:
 def split_by_prompt(
     groups: Groups, *, shares: Sequence[float] = (0.8, 0.1, 0.1), names: Sequence[str] = SIDE_NAMES, seed: int
 ) -> dict[str, Rows]:
-    """Rows of each side, ascending; all rows of a prompt are on one.
+    """Split rows so that all rows of a prompt are on one side.
 
     Args:
-        groups: the prompt of each row, by any name.
-        shares: of the prompts, for each side; their sum is 1. A side with a share has at least one prompt.
+        groups: a key of each row's prompt.
+        shares: of the prompts, for each side; their sum is 1. A side with a share gets at least one prompt.
         names: of the sides.
-        seed: the same prompts and seed give the same sides, in whatever order the rows are.
+        seed: random seed; the order of the rows does not matter.
+
+    Returns:
+        Rows of each side, ascending.
 
     Raises:
-        SettingsError: shares that are none.
-        DataError: fewer prompts than sides.
+        SettingsError: the shares do not sum to 1.
+        DataError: there are fewer prompts than sides.
     """
     if len(shares) != len(names) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise SettingsError(
@@ -197,7 +206,7 @@ def split_by_prompt(
 
 
 def whole_parts(total: int, shares: Sequence[float]) -> list[int]:
-    """The total in whole numbers: largest remainders, then one for every share from the largest part."""
+    """Divide a total by largest remainders; then every share gets at least 1, taken from the largest part."""
     exact = np.array(shares) * total
     sizes = np.floor(exact + 1e-9).astype(np.int64)
     for place in np.argsort(sizes - exact, kind="stable")[: total - sizes.sum()]:
@@ -210,14 +219,14 @@ def whole_parts(total: int, shares: Sequence[float]) -> list[int]:
 
 
 def demand_disjoint(groups: Groups, split: Mapping[str, npt.ArrayLike]) -> None:
-    """Refuse a split where a prompt is on two sides: a head would be judged on what it was trained on.
+    """Check that no prompt is on two sides: a head would be judged on prompts that it was trained on.
 
     Args:
-        groups: the prompt of each row.
-        split: rows of each side, by its name.
+        groups: a key of each row's prompt.
+        split: side -> its rows.
 
     Raises:
-        DataError: with the prompt and both sides.
+        DataError: a prompt is on two sides; the message names it and both sides.
     """
     names = np.asarray(groups)
     sides = [(side, set(names[np.asarray(rows, dtype=np.int64)].tolist())) for side, rows in split.items()]
@@ -230,21 +239,18 @@ def demand_disjoint(groups: Groups, split: Mapping[str, npt.ArrayLike]) -> None:
                 )
 
 
-PROMPTS = "prompts.parquet"
-
-
 def unseen(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
-    """Responses to prompts that a head was not trained on.
+    """Return the responses to prompts that a head was not trained on.
 
     Raises:
-        ModelError: which these are is not to be read.
-        DataError: there are such prompts, and they are not to be left out; or there are no others.
+        ModelError: the head's list of training prompts cannot be read.
+        DataError: the head was trained on some prompts, and `drop_seen` is not set.
     """
     import pyarrow.parquet as pq
 
     head = readout.folder
     if "imported" in readout.card.training:
-        return tiers  # what it has seen is not known here
+        return tiers  # nobody recorded its training prompts
     said = f"`{head / PROMPTS}` cannot be read, so it is not known which prompts the head was trained on"
     hint = "copy the whole folder of the head, or train anew"
     with foreign(ModelError, said, hint):
@@ -265,7 +271,11 @@ def unseen(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
 
 
 def demand_judgeable(tiers: Tiers, rows: Rows) -> None:
-    """Refuse a side that is too small to be judged by, before anything is trained."""
+    """Check before training that the test side is large enough to judge by; an empty one is allowed.
+
+    Raises:
+        DataError: it has too few prompts of a tier.
+    """
     for label, tier in ((1, "high"), (0, "low")) if len(rows) else ():
         there = len(set(tiers.prompts[rows][tiers.labels[rows] == label].tolist()))
         if there < LEAST_PROMPTS:
@@ -277,7 +287,7 @@ def demand_judgeable(tiers: Tiers, rows: Rows) -> None:
 
 
 def in_both(tiers: Tiers) -> int:
-    """How many responses stand, to the same prompt, in both tiers."""
+    """Count the responses that occur in both tiers with the same prompt."""
     texts = [(prompt, one.response.content) for prompt, one in zip(tiers.prompts.tolist(), tiers.examples, strict=True)]
     high, low = ({texts[i] for i in np.flatnonzero(tiers.labels == label).tolist()} for label in (1, 0))
     return sum(text in high and text in low for text in texts)

@@ -1,4 +1,4 @@
-"""What the model shows of labelled responses: mean states, whole states for a batch, likelihoods, and margins."""
+"""Read labelled responses with a model: mean hidden states, whole states, likelihoods, and a head's margins."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class HeadModel:
     Args:
         settings: of the training.
         model: its files.
-        renderer: of the responses.
+        renderer: that turns responses into tokens.
     """
 
     settings: HeadSettings
@@ -52,10 +52,10 @@ class HeadModel:
 
     @classmethod
     def open(cls, settings: HeadSettings) -> Self:
-        """Find it.
+        """Open the model's files, without its weights.
 
         Raises:
-            TitheError: there is none, or it cannot read what it is to read.
+            TitheError: no model is given, or it cannot read the responses.
         """
         if settings.warmup:
             raise SettingsError("a head takes no `warmup`: it reads the model without a warm-up", hint="leave it out")
@@ -69,34 +69,34 @@ class HeadModel:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many hidden states the model has, and how wide they are, by its config."""
+        """Number and width of the model's hidden states, from its config."""
         config = self.model.files.config
         config = config.get("text_config") or config
         return size(config, "num_hidden_layers", "n_layer") + 1, size(config, "hidden_size", "n_embd", "d_model")
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest response with its prompt."""
+        """Most tokens of a prompt with its response."""
         return longest_pass(self.settings.max_length, self.model)
 
     def describe(self) -> dict[str, Any]:
-        """Return which model it is, for records."""
+        """Return the model's name, fingerprint and dtype, for records."""
         return {"name": self.model.name, "fingerprint": self.model.fingerprint, "dtype": self.model.weights_dtype}
 
     def card(self, head: StateHead, training: Mapping[str, Any]) -> HeadCard:
-        """Return what is written beside a head of this model."""
+        """Return the card of a head of this model."""
         return HeadCard.of(head, model=self.describe(), rendering=self.renderer.describe(), training=training)
 
 
 @dataclass(frozen=True)
 class HeadRun:
-    """What a training or a judgement of a head reads.
+    """The inputs of a head's training or judgement.
 
     Args:
         of: the model.
-        source: the tiers.
+        source: the data set of tiers.
         load: loads the engine.
-        reporter: who listens.
+        reporter: gets messages and progress.
     """
 
     of: HeadModel
@@ -106,20 +106,20 @@ class HeadRun:
 
     @classmethod
     def open(cls, of: HeadModel, reporter: Reporter) -> Self:
-        """Open the data set; the engine is loaded when it is first asked for."""
+        """Open the data set; the engine is loaded at its first use."""
         source, engines = Source.open(of.settings), Engines(reporter, several=False)
         return cls(of, source, Loader(engines, of.settings, source.dataset, of.model, None), reporter)
 
 
 @dataclass
 class TierStates:
-    """Reads the responses of a data set of tiers.
+    """Reads hidden states and likelihoods of the responses.
 
     Args:
-        run: model, engine, renderer, listener.
-        tiers: those that have a pass; the others are counted in `tiers.left_out`.
+        run: model, engine, renderer, reporter.
+        tiers: responses that have a pass; the others are counted in `tiers.left_out`.
         passes: their `given` passes.
-        remarks: what was odd in rendering them.
+        remarks: counts of oddities in rendering.
     """
 
     run: HeadRun
@@ -130,7 +130,7 @@ class TierStates:
 
     @classmethod
     def of(cls, run: HeadRun, tiers: Tiers) -> TierStates:
-        """Tokenise; what has no pass is left out with its reason."""
+        """Tokenise the responses; those without a pass are left out with their reason."""
         made, remarks = list[Pass | Problem](), RemarkCounts()
         for chunk in windows(tiers.examples):
             asks = [[{"given": Ask(given(example), "nll")}] for example in chunk]
@@ -149,11 +149,14 @@ class TierStates:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(responses,) tokens."""
+        """Response tokens: (responses,)."""
         return np.array([pass_.response_tokens for pass_ in self.passes], dtype=np.int64)
 
     def means(self) -> npt.NDArray[np.float32]:
-        """(responses, hidden states, dim), and their likelihoods on the way; what cannot be read is left out."""
+        """Return mean states (responses, hidden states, dim), and keep the likelihoods.
+
+        Responses that cannot be read are left out.
+        """
         from tithe.engine.readouts.collect import Means
 
         readout = Means()
@@ -161,7 +164,7 @@ class TierStates:
         return self.kept(results, [one if isinstance(one, Problem) else one.found[readout.name] for one in results])
 
     def some_means(self, places: Sequence[int]) -> tuple[list[int], npt.NDArray[np.float32]]:
-        """Which of these can be read, and their mean states: (places, hidden states, dim)."""
+        """Return which of these can be read, and their mean states (places, hidden states, dim)."""
         from tithe.engine.readouts.collect import Means
 
         readout = Means()
@@ -170,14 +173,14 @@ class TierStates:
         return [place for place, _ in there], np.stack([one for _, one in there])
 
     def likelihoods(self) -> None:
-        """Likelihoods alone, for a head that reads states batch by batch."""
+        """Compute likelihoods only, for a head that reads states batch by batch."""
         results = self.read(range(len(self.passes)), [NLL])
         self.kept(results, [one if isinstance(one, Problem) else np.empty(0, np.float32) for one in results])
 
     def kept(
         self, results: Sequence[Read | Problem], found: Sequence[npt.NDArray[np.float32] | Problem]
     ) -> npt.NDArray[np.float32]:
-        """Stack what was found, and leave the rest out of tiers, passes and likelihoods."""
+        """Stack the results, and leave failed responses out of tiers, passes and likelihoods."""
         there = [i for i, one in enumerate(found) if not isinstance(one, Problem)]
         why = [one.reason for one in found if isinstance(one, Problem)]
         if not there:
@@ -188,7 +191,7 @@ class TierStates:
         return np.stack([np.asarray(found[i]) for i in there])
 
     def states(self, places: Sequence[int], layers: Sequence[int]) -> list[torch.Tensor]:
-        """(layers, tokens, dim) float32 of some responses, on the model's device.
+        """Return the states of some responses, (layers, tokens, dim) float32 each, on the model's device.
 
         Raises:
             DataError: one of them cannot be read.
@@ -205,7 +208,7 @@ class TierStates:
         return found
 
     def margins(self, head: StateHead, places: Sequence[int]) -> npt.NDArray[np.float64]:
-        """What a head says of some responses, by the way that scoring takes; NaN where it says nothing."""
+        """Return a head's margins of some responses, computed as in scoring; NaN for those it cannot read."""
         from tithe.engine.readouts.head_readout import MarginReadout
 
         readout = MarginReadout(head, "head")
@@ -216,7 +219,7 @@ class TierStates:
     def read(
         self, places: Sequence[int] | range, readouts: Sequence[Readout], *, quiet: bool = False
     ) -> list[Read | Problem]:
-        """One result per place, in order."""
+        """Read some responses; one result per place, in order."""
         reporter = self.run.reporter
         found: list[Read | Problem] = []
         if not quiet:
@@ -226,7 +229,7 @@ class TierStates:
         try:
             for chunk in windows(places, TOGETHER):
                 passes = [self.passes[i] for i in chunk]
-                found += self.together(passes, readouts)
+                found += self.read_chunk(passes, readouts)
                 tokens += sum(len(pass_.ids) for pass_ in passes)
                 if not quiet:
                     reporter.progress(len(chunk), tokens)
@@ -235,7 +238,8 @@ class TierStates:
                 reporter.done()
         return found
 
-    def together(self, passes: Sequence[Pass], readouts: Sequence[Readout]) -> Iterator[Read | Problem]:
+    def read_chunk(self, passes: Sequence[Pass], readouts: Sequence[Readout]) -> Iterator[Read | Problem]:
+        """Read passes in the engine's batches, and return the results in the order of the passes."""
         engine = self.run.load()
         found: dict[int, Read | Problem] = {}
         for batch, results in engine.read(passes, engine.batches(passes), [readouts] * len(passes)):
@@ -244,5 +248,5 @@ class TierStates:
 
 
 def mean_nll(one: Read | Problem) -> float:
-    """Nats per token; NaN where no token has context."""
+    """Return nats per token; NaN if no token has context."""
     return float(one.nll.mean(dtype=np.float64)) if not isinstance(one, Problem) and len(one.nll) else float("nan")

@@ -1,4 +1,4 @@
-"""Heads: trained on tiers, read in from the paper's own network, and judged on tiers."""
+"""Train a head on tiers, import one from the CPQS authors' network, and judge a head on tiers."""
 
 from __future__ import annotations
 
@@ -44,15 +44,19 @@ if TYPE_CHECKING:
     from tithe.lab.heads.head_judgement import HeadReport
 
 REPORT, HELD_OUT = "report.json", "held_out.parquet"
+PLOTS = ("layers.svg", "layers.png")
+SOME = 2000  # responses for AUC by layer beside a network
+CNN_ONLY = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
+SPLIT_ONLY = ("validation_share", "test_share")
 
 
 @dataclass(frozen=True)
 class HeadResult:
-    """A head, and what is known of it.
+    """A head and its report.
 
     Args:
-        folder: where it lies; None where it was only judged.
-        record: settings, counts, training facts, and the report where one was made.
+        folder: that holds it; None if it was only judged.
+        record: settings, counts, training facts, and the report if there is one.
         report: on prompts that the head never saw.
     """
 
@@ -73,20 +77,20 @@ def train_head(
 
     Args:
         settings: the tiers, the model, and how to train.
-        folder: where the head goes: its card and weights, `report.json`, `held_out.parquet` (margin and tier of every
+        folder: for the head: its card and weights, `report.json`, `held_out.parquet` (margin and tier of every
             response it was judged on), `prompts.parquet` (which prompts it was trained on), `layers.svg` and `.png`.
         overwrite: replace a head that is there.
-        reporter: who listens.
+        reporter: gets messages and progress.
 
     Raises:
-        TitheError: whatever stops it; an old head in the folder stays as it was.
+        TitheError: training failed; an old head in the folder stays as it was.
     """
     check_writable(folder / CARD, overwrite)
     began, reporter = time.monotonic(), reporter or Reporter()
     check_settings(settings)
     run = HeadRun.open(HeadModel.open(settings), reporter)
     tiers = read_tiers(run.source.dataset, settings)
-    demand_judgeable(tiers, sides_of(tiers, settings)["test"])  # said before the model is loaded
+    demand_judgeable(tiers, sides_of(tiers, settings)["test"])  # fail before the model is loaded
     twins = in_both(tiers)
     if twins:
         reporter.say(f"note: {twins:,} of {len(tiers):,} responses stand in both tiers, to the same prompt")
@@ -127,10 +131,10 @@ def train_head(
 
 
 def evaluate_head(head: Path, settings: HeadSettings, *, reporter: Reporter | None = None) -> HeadResult:
-    """Judge a head on tiers of another source.
+    """Judge a head on other tiers.
 
     Raises:
-        DataError: it was trained on some of these prompts, unless they are to be left out.
+        DataError: it was trained on some of these prompts, and `drop_seen` is not set.
         ModelError: it belongs to another model.
     """
     from tithe.engine.readouts.head_readout import HeadReadout, check_head
@@ -165,9 +169,9 @@ def evaluate_head(head: Path, settings: HeadSettings, *, reporter: Reporter | No
 def import_head(
     weights: Path, settings: HeadSettings, folder: Path, *, overwrite: bool = False, reporter: Reporter | None = None
 ) -> HeadResult:
-    """A head from a network that was trained with the CPQS authors' scripts.
+    """Import a head from a network that was trained with the CPQS authors' scripts.
 
-    Nothing is known of how well it tells tiers apart, until `evaluate_head` is asked.
+    How well it separates tiers is unknown until `evaluate_head` judges it.
     """
     if settings.kind != "cnn":
         raise SettingsError(f"a `{settings.kind}` cannot be imported", hint="`--kind cnn` is the authors' network")
@@ -182,18 +186,13 @@ def import_head(
     return HeadResult(folder, record)
 
 
-SOME = 2000  # responses, of which AUC by layer is found where a network is trained
-OF_A_CNN = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
-OF_CHANCE = ("validation_share", "test_share")
-
-
 @dataclass
 class Fit:
-    """One training.
+    """One training of a head.
 
     Attributes:
-        sides: places of the prompts' responses on each side.
-        layer_aucs: of each hidden state, where that was looked at.
+        sides: side -> places of its responses.
+        layer_aucs: AUC of each hidden state by itself, if it was measured.
     """
 
     settings: HeadSettings
@@ -203,7 +202,7 @@ class Fit:
     layer_aucs: Mapping[int, float] = field(default_factory=dict, init=False)
 
     def probe(self) -> tuple[StateHead, dict[str, Any]]:
-        """The linear head; it takes the validation side too, since it chooses by cross-validation."""
+        """Train the linear head, on the validation side too: it chooses by cross-validation."""
         from tithe.lab.heads.fit_probe import fit_probe
 
         means, s = self.states.means(), self.settings
@@ -216,7 +215,7 @@ class Fit:
         return fit.head, {name: fact for name, fact in fit.as_dict().items() if name != "layer_aucs"}
 
     def cnn(self) -> tuple[StateHead, dict[str, Any]]:
-        """The paper's network."""
+        """Train the paper's network."""
         from tithe.lab.heads.fit_cnn import fit_cnn
 
         self.states.likelihoods()
@@ -249,7 +248,7 @@ class Fit:
         return fit.head, fit.as_dict()
 
     def by_layer(self) -> dict[int, float]:
-        """AUC of each hidden state by itself, on some of the training side: a network says nothing of that."""
+        """Return the AUC of each hidden state by itself on part of the training side, for the plot beside a network."""
         from tithe.lab.heads.fit_probe import layer_aucs
 
         rows, tiers = self.sides["train"], self.states.tiers
@@ -258,16 +257,17 @@ class Fit:
         places, means = self.states.some_means(rows.tolist())
         try:
             return layer_aucs(means, tiers.labels[places], tiers.prompts[places], seed=self.settings.seed)
-        except DataError as error:  # the head can do without
+        except DataError as error:  # the head does not need it
             self.parts.reporter.say(f"note: no AUC by layer: {error}")
             return {}
 
 
 def sides_of(tiers: Tiers, settings: HeadSettings) -> dict[str, Rows]:
-    """Places on each side; a prompt is on one alone.
+    """Return the places of each side; all responses to a prompt are on one side.
 
     Raises:
-        DataError: the data's own split has a prompt on two sides, or a side that is needed is empty.
+        DataError: the data's own split has a prompt on two sides, or no training side.
+        SettingsError: the shares leave nothing to train on.
     """
     if tiers.sides is not None:
         sides = {name: np.flatnonzero(tiers.sides == name) for name in SIDE_NAMES}
@@ -285,23 +285,20 @@ def sides_of(tiers: Tiers, settings: HeadSettings) -> dict[str, Rows]:
 
 
 def check_settings(settings: HeadSettings) -> None:
-    """Refuse settings that nothing would read.
+    """Refuse settings that have no effect here.
 
     Raises:
-        SettingsError: naming both.
+        SettingsError: naming the setting, and the one that makes it useless.
     """
     given = settings.model_fields_set
-    pairs = [(name, "`kind` is `probe`") for name in OF_A_CNN if settings.kind == "probe"]
-    pairs += [(name, "`split_column` says where prompts stand") for name in OF_CHANCE if settings.split_column]
+    pairs = [(name, "`kind` is `probe`") for name in CNN_ONLY if settings.kind == "probe"]
+    pairs += [(name, "`split_column` says where prompts stand") for name in SPLIT_ONLY if settings.split_column]
     for name, why in pairs:
         if name in given and getattr(settings, name) != HeadSettings.model_fields[name].default:
             raise SettingsError(f"`{name}` is given, and {why}: nothing reads it", hint="leave one of the two out")
     both = set(settings.high_tier) & set(settings.low_tier)
     if both:
         raise SettingsError(f"`{min(both)}` is given as a name of the high tier and of the low one")
-
-
-PLOTS = ("layers.svg", "layers.png")
 
 
 def counts_of(states: TierStates, sides: Mapping[str, Rows]) -> dict[str, Any]:
@@ -322,7 +319,7 @@ def counts_of(states: TierStates, sides: Mapping[str, Rows]) -> dict[str, Any]:
 
 
 def prompts_of(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
-    """Which prompts were on which side: prompts as hashes."""
+    """Return a table of prompts, as hashes, with their side."""
     import pyarrow as pa
 
     found = {prompt: side for side, rows in sides.items() for prompt in tiers.prompts[rows].tolist()}
@@ -330,7 +327,7 @@ def prompts_of(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
 
 
 def draw(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, reporter: Reporter) -> None:
-    """AUC by layer as SVG and PNG, where the extra is installed; the numbers are in the report anyway."""
+    """Draw AUC by layer as SVG and PNG if the extra is installed; the report has the numbers anyway."""
     from tithe.lab.curve import layer_chart, write_chart
 
     if not aucs:
@@ -344,7 +341,7 @@ def draw(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, rep
 
 
 def show_head(result: HeadResult) -> None:
-    """What a head is worth, the verdict first, and where it lies."""
+    """Print counts, the report of a head, and its folder."""
     out, counts = console(), result.record.get("counts", {})
     for reason, n in counts.get("left_out", {}).items():
         say(out, f"responses left out, {n:,}: {reason}")

@@ -1,4 +1,4 @@
-"""What a person sees of tiers, on stderr."""
+"""Print tiers on stderr: how they were built or imported, and what is in them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tithe.lab.tiers.look import QUANTILES
 from tithe.lab.tiers.tier_rows import TIERS
 from tithe.report.terminal import console, pairs, say
 
-MOST_MODELS, MOST_REASONS = 10, 5  # shown
+MOST_MODELS, MOST_REASONS = 10, 5  # shown at most
 
 
 def show_built(result: TierResult, output: Path, folder: Path) -> None:
-    """Where every prompt went, what each weak model did, and the look."""
+    """Print the counts of prompts, what each weak model did, and what is in the tiers."""
     out, counts = console(), result.record["counts"]
     rows = [("prompts read", counts["asked"]["prompts"])]
     rows += bad_rows("prompts", counts["asked"])
@@ -44,7 +44,7 @@ def show_built(result: TierResult, output: Path, folder: Path) -> None:
 
 
 def bad_rows(what: str, counts: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Rows that are no prompts of their own, with reasons."""
+    """Return the rows that were left out, with reasons."""
     rows = [("  the same prompt again, left out", counts["repeated_prompts"])] if counts["repeated_prompts"] else []
     return rows + [(f"  bad row of the {what}: {reason}", n) for reason, n in counts["bad_rows"].items()]
 
@@ -55,7 +55,7 @@ def show_imported(result: TierResult, output: Path) -> None:
 
 
 def show_look(result: TierResult) -> None:
-    """Two columns, high and low, and remarks below."""
+    """Print a table with a column per tier, and remarks below."""
     out, look = console(), result.look
     grid = Grid("", *TIERS, box=None, pad_edge=False)
     for column in grid.columns[1:]:
@@ -73,7 +73,7 @@ def show_look(result: TierResult) -> None:
 
 
 def models(grid: Grid, found: Mapping[str, Mapping[str, int]]) -> None:
-    """A line a model, whichever tier it is in; of many the first."""
+    """Add a line per model, in whichever tier; only the first of many."""
     names = list(dict.fromkeys([*found["high"], *found["low"]]))
     for name in names[:MOST_MODELS]:
         add(grid, f"  by {name}", {tier: found[tier].get(name, "") for tier in TIERS})
@@ -82,7 +82,7 @@ def models(grid: Grid, found: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def duplicates(grid: Grid, found: Mapping[str, Any]) -> None:
-    """Four shares a tier."""
+    """Add the four shares of duplicates of each tier."""
     for kind, words in (("equal", "the same text"), ("near", "nearly the same text")):
         add(grid, f"{words} in its own tier", {tier: part(found[f"{kind}_within_{tier}"]) for tier in TIERS})
         across = {"high": part(found[f"{kind}_high_in_low"]), "low": part(found[f"{kind}_low_in_high"])}
@@ -90,7 +90,7 @@ def duplicates(grid: Grid, found: Mapping[str, Any]) -> None:
 
 
 def remarks(out: Console, look: Mapping[str, Any]) -> None:
-    """What is no column: prompts, bad rows, length, method, warnings."""
+    """Print what the table has no column for: prompts, bad rows, AUC of length, method, warnings."""
     prompts = look["prompts"]
     say(
         out,

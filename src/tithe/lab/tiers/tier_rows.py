@@ -1,4 +1,4 @@
-"""One response with its tier, and the line of a tier file that it becomes."""
+"""Rows of a tier file: made from a `tier` column, from `high` and `low` columns, or from one file per tier."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ OWN = ("messages", "tools", "tier", "model", "prompt_id", "source", "finished", 
 
 @dataclass(frozen=True, slots=True)
 class TierRow:
-    """A prompt, one response to it, and how good those who gave it are.
+    """A prompt, one response to it, and its tier.
 
     Args:
         prompt: all messages before the response.
         response: the assistant's message.
         tier: `high` or `low`.
-        model: who responded, None where that is not known.
-        source: where it was read (`file:line`), or the fingerprint or address of the model that was asked.
-        finished: whether the model ended by itself; None where that is not known.
-        tokens: of the response, by the model's own count; None where it was not generated here.
+        model: who responded; None if unknown.
+        source: where it was read, `file:line`.
+        finished: whether the model ended its response; None if unknown.
+        tokens: of the response, by the model's own count; None if it was not generated here.
         tools: function schemas the dialogue may call.
-        columns: whatever else the record had.
+        columns: other columns of the record.
     """
 
     prompt: tuple[Message, ...]
@@ -55,7 +55,7 @@ class TierRow:
         return prompt_id(self.prompt, self.tools)
 
     def record(self) -> dict[str, Any]:
-        """As it stands in the file; a column of a name that we use ourselves becomes `original_...`."""
+        """Return the record for the file; a column with one of our own names becomes `original_...`."""
         out: dict[str, Any] = {"messages": [message.as_dict() for message in (*self.prompt, self.response)]}
         if self.tools:
             out["tools"] = [dict(tool) for tool in self.tools]
@@ -65,7 +65,7 @@ class TierRow:
 
 
 def of_example(example: Example, tier: Tier, model: str | None = None) -> TierRow:
-    """A record that was read, as a row of a tier; its own `model` column goes before `model`."""
+    """Make a row of an example; its own `model` column overrides `model`."""
     columns = dict(example.columns)
     own = columns.get("model")
     if isinstance(own, str) and own:
@@ -76,16 +76,16 @@ def of_example(example: Example, tier: Tier, model: str | None = None) -> TierRo
 
 
 def place(where: str) -> str:
-    """`file:line` without the folder: a data set that is given away tells nothing of the machine it was made on."""
+    """Return `file:line` without the folder, so that a published data set does not reveal local paths."""
     return where.rpartition("/")[2]
 
 
 def line(row: TierRow) -> bytes:
-    """One line of JSON."""
+    """Return the row as a line of JSON."""
     record = row.record()
     try:
         return json.dumps(record, ensure_ascii=False, default=plain).encode() + b"\n"
-    except UnicodeEncodeError:  # half a character in somebody's column: only its escape can be written
+    except UnicodeEncodeError:  # a lone surrogate in some column: write its escape
         return json.dumps(record, default=plain).encode() + b"\n"
 
 
@@ -116,17 +116,17 @@ class Labels:
 
 
 def as_label(value: object) -> str | None:
-    """A cell of a `tier` column in words: `true`, `1` and `high` alike."""
+    """Return a cell of a `tier` column as text, be it a boolean, a number or a string."""
     if value is None or isinstance(value, Mapping | list | tuple):
         return None
     return str(value).lower() if isinstance(value, bool) else str(value).strip()
 
 
 def layout(dataset: Dataset) -> Layout:
-    """How a file tells the tiers apart.
+    """Find how a file marks the tiers.
 
     Raises:
-        DataError: in no way, in half a way, or in two.
+        DataError: it does not, only half, or in two ways.
     """
     there, name = dataset.columns_seen, dataset.source
     sides = [tier for tier in TIERS if tier in there]
@@ -151,10 +151,10 @@ def layout(dataset: Dataset) -> Layout:
 
 
 def by_labels(dataset: Dataset, labels: Labels, counts: RecordCounts | None = None) -> Iterator[TierRow | BadRow]:
-    """Rows of a file with a `tier` column.
+    """Yield the rows of a file with a `tier` column.
 
     Raises:
-        DataError: there are labels that no tier has, or only those of one tier.
+        DataError: it has unknown labels, or none.
     """
     check_labels(dataset, labels)
     for item in dataset if counts is None else counts.counting(dataset):
@@ -166,7 +166,7 @@ def by_labels(dataset: Dataset, labels: Labels, counts: RecordCounts | None = No
 
 
 def check_labels(dataset: Dataset, labels: Labels) -> None:
-    """Every label must be known before anything is written."""
+    """Check all labels before anything is written."""
     records = (record for _, record in dataset.records() if isinstance(record, dict))
     found = Counter(label for record in records if (label := as_label(record.get("tier"))) is not None)
     unknown = [label for label in found if labels.tier(label) is None]
@@ -181,14 +181,14 @@ def check_labels(dataset: Dataset, labels: Labels) -> None:
 
 
 def shown(labels: Collection[str]) -> str:
-    """At most six labels, with how often they come where that is known."""
+    """Name at most six labels, with their counts if these are given."""
     counts = labels if isinstance(labels, Mapping) else {}
     parts = [f"`{label[:40]}`" + (f" ({counts[label]:,})" if counts else "") for label in list(labels)[:6]]
     return ", ".join(parts) + (f" and {len(labels) - 6:,} more" if len(labels) > 6 else "")
 
 
 def by_pairs(dataset: Dataset, counts: RecordCounts | None = None) -> Iterator[TierRow | BadRow]:
-    """Rows of a file in which a record holds two responses to one prompt: the high one, then the low one."""
+    """Yield the rows of a file whose records have two responses to a prompt: the high one, then the low one."""
     seen, counts = Occurrences(), counts or RecordCounts()
     for number, row in dataset.rows():
         if row.fault is not None or not isinstance(row.record, Mapping):
@@ -220,13 +220,13 @@ def side(dataset: Dataset, row: Row, tier: Tier, number: int, seen: Occurrences)
 def by_file(
     dataset: Dataset, tier: Tier, model: str | None, counts: RecordCounts | None = None
 ) -> Iterator[TierRow | BadRow]:
-    """Rows of a file whose records are all of one tier."""
+    """Yield the rows of a file whose records are all of one tier."""
     for item in dataset if counts is None else counts.counting(dataset):
         yield item if isinstance(item, BadRow) else of_example(item, tier, model)
 
 
 def again(example: Example, tier: Tier, model: str | None) -> TierRow:
-    """A row of a file with a `tier` column; where that is a tier file of ours, its provenance is kept as it was."""
+    """Make a row of an example with a `tier` column; keep the provenance if Tithe wrote the file."""
     columns = {name: value for name, value in example.columns.items() if name != "tier"}
     row = of_example(replace(example, columns=columns), tier, model)
     if not all(name in example.columns for name in WRITTEN):
