@@ -1,4 +1,4 @@
-"""Curves as pictures: the losses of a training, the AUC of each layer of a model."""
+"""Draw curves: the losses of a training, the AUC of each layer of a model."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def loss_chart(losses: Sequence[float]) -> Any:
 
 
 def layer_chart(aucs: Mapping[int, float], length: float | None = None) -> Any:
-    """Return an altair chart of the cross-validated AUC of each hidden state, with lines of chance and length alone.
+    """Return an altair chart of the cross-validated AUC of each hidden state, with lines for chance and length alone.
 
     Args:
         aucs: of each hidden state.
-        length: AUC of response length alone, where it is known.
+        length: AUC of response length alone, if it is known.
 
     Raises:
         MissingExtraError: altair is not installed.

@@ -1,4 +1,4 @@
-"""What a bench found, in a record and in words: speed of the sample, seconds and memory of the whole job."""
+"""Forecast a whole job from a measured sample: seconds and memory, as a record and in words."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tithe.lab.speed.sample import TimedReading
 from tithe.run.folder import write_json
 from tithe.runners.tokenising import BESIDE, MOST, PATIENCE, RENDERERS
 
-NOISY = 0.2  # spread of equal readings above which something else must be going on
-FEW = 4  # batches a worker, below which their ends count
+NOISY = 0.2  # spread of repeated readings above which other work must be running
+FEW = 4  # batches per worker; with fewer, partly filled ones distort the speed
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """A bench; `record` has the numbers."""
+    """The result of a bench; `record` has the numbers."""
 
     record: dict[str, Any] = field(repr=False)
 
@@ -39,7 +39,7 @@ class SampleSpeed:
 
     Args:
         readings: of the same sample.
-        peak: GFLOP/s that the machine multiplies.
+        peak: GFLOP/s of the machine's matrix products.
     """
 
     readings: Sequence[TimedReading]
@@ -74,11 +74,11 @@ class SampleSpeed:
         }
 
     def doubts(self, budget: int, workers: int) -> Iterator[str]:
-        """Yield why the numbers may be worth less than they look.
+        """Yield reasons to doubt the numbers.
 
         Args:
-            budget: tokens a batch holds.
-            workers: passes under way at once.
+            budget: tokens of a batch.
+            workers: batches read at once.
         """
         if self.spread > NOISY:
             yield f"readings of the same differ by {self.spread:.0%}: other work on this machine?"
@@ -90,16 +90,16 @@ class SampleSpeed:
 
 @dataclass(frozen=True)
 class WholeJob:
-    """Seconds of the whole job: each part measured on a sample and taken to all records.
+    """Seconds of the whole job, extrapolated from a sample.
 
     Args:
-        load: seconds until the engine reads at its speed.
-        tokens: that are to be read.
-        rates: tokens per second of the model in each reading: the slowest, the median and the fastest.
-        thread: seconds of tokenising by one thread.
-        processes: that share it out.
-        score: seconds of making scores and their table.
-        overlapped: whether scores are made while the model reads the next records; on a CPU they are not.
+        load: seconds until the engine reads at full speed.
+        tokens: to read.
+        rates: tokens per second of the slowest, the median and the fastest reading.
+        thread: seconds of tokenising with one thread.
+        processes: that share the tokenising.
+        score: seconds of computing scores and their table.
+        overlapped: whether scores are computed while the model reads the next records; not on a CPU.
     """
 
     load: float
@@ -116,7 +116,8 @@ class WholeJob:
         return self.thread / self.processes
 
     def seconds(self, rate: float) -> float:
-        """Return the seconds of all of it, at so many tokens per second of the model."""
+        """Return the seconds of the whole job, if the model reads `rate` tokens per second."""
+        # What runs at the same time costs as much as its slowest part.
         beside = [self.tokens / rate, self.tokenise, *([self.score] if self.overlapped else [])]
         return self.load + max(beside) + (0.0 if self.overlapped else self.score)
 
@@ -135,13 +136,13 @@ class WholeJob:
 
 
 def tokenising_processes(thread: float, read: float, device: str, renderer: Renderer) -> int:
-    """Return how many processes a run starts to tokenise; 1 also where it leaves all to a thread.
+    """Return how many processes a run starts for tokenising; 1 stands for a thread, too.
 
     Args:
         thread: seconds of one thread for the whole job.
-        read: of the model.
+        read: seconds of the model's reading.
         device: `cpu`, `cuda`, ...
-        renderer: of the run; processes know only those of Tithe.
+        renderer: of the run; processes support only Tithe's own ones.
     """
     from tithe.engine.host import cpu_cores
 
@@ -151,7 +152,7 @@ def tokenising_processes(thread: float, read: float, device: str, renderer: Rend
 
 
 def lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a bench says, line by line; the numbers are those of the record."""
+    """Yield the record of a bench in words, line by line."""
     whole, speed, peak, engine = record["whole"], record["speed"], record["peak"], record["engine"]
     machine, sample = record["machine"], record["sample"]
     by = " by oneDNN" if engine.get("fp32", {}).get("name") == "onednn" else ""
@@ -185,7 +186,7 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def whole_words(whole: Mapping[str, Any]) -> str:
-    """Return what is waited for; of what goes on beside the reading, what takes longer."""
+    """Return the parts of the whole job's seconds; of those beside the reading, only one that takes longer."""
     beside = {"tokenising": whole["tokenise_seconds"]}
     if whole["scores_overlapped"]:
         beside["scores"] = whole["score_seconds"]

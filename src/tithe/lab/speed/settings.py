@@ -36,6 +36,6 @@ class BenchSettings(ScoreSettings):
 
     @property
     def job(self) -> ScoreSettings:
-        """Return the settings of the run that is asked about."""
+        """The settings of the run to forecast."""
         own = BenchSettings.model_fields.keys() - ScoreSettings.model_fields.keys()
         return ScoreSettings(**self.model_dump(exclude={*own, "limit", "per_token"}), limit=self.records)

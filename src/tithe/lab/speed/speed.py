@@ -1,4 +1,4 @@
-"""Measure how fast a run would be here: tokens a second, share of the peak, time and memory of the whole job."""
+"""Measure how fast a run would be on this machine: tokens per second, utilisation, time and memory of the whole job."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from tithe.engine.engine import Engine
     from tithe.engine.measure.machine import Machine
 
-FIRST = 8  # records read before anything is timed: kernels are compiled, and the sample's time is told
+FIRST = 8  # records read before the sample: they compile kernels and show how long it will take
 
 
 def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchResult:
     """Count the whole data set, load the model, and read a sample of it several times.
 
     Raises:
-        SettingsError: no scorer reads a model, or what else would stop the run.
-        DataError: the data set holds no example that could be read.
+        SettingsError: no scorer reads a model, or the run would be refused.
+        DataError: no example of the data set can be read.
     """
     reporter = reporter or Reporter()
     check_settings(settings)
@@ -59,7 +59,7 @@ def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchRes
     speed = SampleSpeed(readings, peak.best)
     whole = whole_job(job, sample, speed, tokenising, loading + warming)
     held = max(one.peak_bytes for one in readings)
-    if machine.device.type == "cpu":  # where the examples of the whole job are planned, too
+    if machine.device.type == "cpu":  # the plan of the whole job is in the same memory
         held += grown
     record = describe(setup, job, machine, engine) | {
         "peak": {
@@ -89,14 +89,14 @@ def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchRes
 def whole_job(
     job: dict[str, Any], sample: Sample, speed: SampleSpeed, tokenising: Sequence[tuple[float, int]], load: float
 ) -> WholeJob:
-    """Return the seconds of the whole job.
+    """Forecast the seconds of the whole job.
 
     Args:
         job: record of its plan.
         sample: that was read.
-        speed: of it.
-        tokenising: seconds and tokens of planning the sample, each time.
-        load: seconds until the engine reads at its speed.
+        speed: of the sample.
+        tokenising: seconds and tokens of each planning of the sample.
+        load: seconds until the engine reads at full speed.
     """
     planned = [one.planned / one.seconds for one in speed.readings]
     rate, tokens = statistics.median(planned), job["counts"]["forward_tokens"]
@@ -115,7 +115,7 @@ def whole_job(
 
 
 def check_settings(settings: BenchSettings) -> None:
-    """Raise what a run takes and a bench does not.
+    """Refuse settings that a run supports and a bench does not.
 
     Raises:
         SettingsError: naming the setting.
@@ -129,7 +129,7 @@ def check_settings(settings: BenchSettings) -> None:
 
 
 def counted(settings: BenchSettings, reporter: Reporter) -> tuple[dict[str, Any], int]:
-    """Return the plan of the whole job, and the bytes by which the process grew meanwhile."""
+    """Plan the whole job; return the record, and the bytes by which the process grew."""
     import torch
 
     from tithe.engine.measure.memory import held, peak_memory
@@ -142,7 +142,7 @@ def counted(settings: BenchSettings, reporter: Reporter) -> tuple[dict[str, Any]
 
 
 def sampled(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
-    """Return records spread evenly over the data set; all where there are no more."""
+    """Return records spread evenly over the data set, at most `limit`."""
     wanted = set(spread(records, limit))
     found = [item for item in setup.source.dataset if item.row in wanted]
     if not any(isinstance(item, Example) for item in found):
@@ -153,14 +153,14 @@ def sampled(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
 
 
 def loaded(setup: Setup, engines: Engines, place: Path) -> tuple[Engine, float]:
-    """Return the engine, and the seconds that it took to make; the weights' fingerprint is part of it."""
+    """Make the engine; return it and the seconds it took, which include the fingerprint of the weights."""
     began = time.perf_counter()
     engine = engines.of(setup.settings, setup.source.dataset, setup.model, place)
     return engine, time.perf_counter() - began
 
 
 def measured_machine(engine: Engine, setup: Setup) -> Machine:
-    """Measure the machine's peaks for the model's shapes; only for a square where its config does not tell them."""
+    """Measure the machine's peaks for the model's matrix shapes; for a square if its config does not give them."""
     from tithe.engine.measure.machine import measure_machine, products_of
 
     products = []
@@ -170,10 +170,10 @@ def measured_machine(engine: Engine, setup: Setup) -> Machine:
 
 
 def affordable(sample: Sample, settings: BenchSettings) -> tuple[Sample, float]:
-    """Return the sample, or as much of it as can be read in the time for one reading.
+    """Cut the sample down to what can be read in the time for one reading.
 
     Returns:
-        It, and the seconds by which the very first reading takes longer than the next one of the same.
+        The sample, and the seconds of warming up: by how much a first reading takes longer than a second one.
     """
     few = sample.part(FIRST / len(sample.items))
     first = few.read()
@@ -189,7 +189,7 @@ def affordable(sample: Sample, settings: BenchSettings) -> tuple[Sample, float]:
 
 
 def describe(setup: Setup, job: dict[str, Any], machine: Machine, engine: Engine) -> dict[str, Any]:
-    """Return what was measured, and where."""
+    """Return the facts about job, engine and machine, for the record."""
     import torch
 
     cuda = machine.device.type == "cuda"
@@ -211,7 +211,7 @@ def describe(setup: Setup, job: dict[str, Any], machine: Machine, engine: Engine
 
 
 def notes(setup: Setup, settings: BenchSettings, job: dict[str, Any]) -> list[str]:
-    """Return what a reader must know about the numbers."""
+    """Return notes on what the numbers leave out."""
     found = []
     records = job["counts"]["records"]
     if records < settings.limit:

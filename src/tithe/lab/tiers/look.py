@@ -1,7 +1,7 @@
 """Look at tiers: counts, lengths, duplicates, refusals, and warnings.
 
 Two responses are near duplicates if the Jaccard index of their sets of three-word runs is at least 0.8. Candidates are
-found by MinHash (64 hashes in 16 bands of 4 rows find a pair of index 0.8 with probability above 0.999), and each is then
+found by MinHash: 64 hashes in 16 bands of 4 rows find a pair of index 0.8 with probability above 0.999. Each is then
 compared exactly on the 32-bit hashes of its runs.
 """
 

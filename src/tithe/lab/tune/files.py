@@ -1,4 +1,4 @@
-"""The folder of a training: whose it is, what was begun or ended in it, its checkpoints, and how a model gets there."""
+"""The folder of a training: its records, its checkpoints, and the model that is saved in it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DONE, BEGUN, CHECKPOINTS, NEW = "tune.json", "begun.json", "checkpoints", ".new"
-CHOSEN = "chosen.json"  # which examples a warm-up takes; outlasts an interruption
+CHOSEN = "chosen.json"  # the examples of a warm-up; survives an interruption
 LOSSES, CURVE = "loss.csv", ("loss.svg", "loss.png")
 FOREIGN = "name another folder, or an empty one"
-COMPLETE = "complete.json"  # written last: a checkpoint without it is of a process that was killed over it
+COMPLETE = "complete.json"  # written last: without it, the process was killed while it wrote the checkpoint
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """A trained model, and what is known of it.
+    """A trained model and its record.
 
     Args:
-        folder: where it lies: safetensors, tokenizer, `tune.json`, `loss.csv`, `loss.svg` and `loss.png`.
+        folder: that holds it: safetensors, tokenizer, `tune.json`, `loss.csv`, `loss.svg` and `loss.png`.
         record: settings, recipe and its digest, counts, steps, losses (nats per token), seconds.
     """
 
@@ -42,12 +42,12 @@ class TuneResult:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training stood.
+    """The state of a training after some step.
 
     Args:
         folder: with weights, optimiser, schedule and random states.
         step: optimiser steps done.
-        seconds: trained until then.
+        seconds: of training until then.
     """
 
     folder: Path
@@ -56,12 +56,12 @@ class Checkpoint:
 
 
 def folder_of(place: Path, step: int) -> Path:
-    """Return the folder that the trainer gives a checkpoint."""
+    """Return the folder in which transformers' trainer puts a checkpoint."""
     return place / f"checkpoint-{step}"
 
 
 def last_checkpoint(place: Path) -> Checkpoint | None:
-    """Return the latest whole checkpoint; None where there is none."""
+    """Return the latest complete checkpoint; None if there is none."""
     found = []
     for file in place.glob(f"checkpoint-*/{COMPLETE}"):
         hint = f"remove the folder `{file.parent}`: the training goes on from the checkpoint before it"
@@ -72,17 +72,17 @@ def last_checkpoint(place: Path) -> Checkpoint | None:
 
 
 def sweep_checkpoints(place: Path, keep: Checkpoint | None = None) -> None:
-    """Remove all checkpoints but one: the trainer would count half ones as its own."""
+    """Remove all checkpoints but one: the trainer would count incomplete ones as its own."""
     for folder in place.glob("checkpoint-*"):
         if keep is None or folder != keep.folder:
             shutil.rmtree(folder)
 
 
 def demand_ours(place: Path) -> None:
-    """Refuse a folder that holds something else than a training.
+    """Check that a folder is empty or holds a training.
 
     Raises:
-        OutputError: naming what it holds.
+        OutputError: it holds something else, which the message names.
     """
     if not place.is_dir() or any((place / name).exists() for name in (DONE, BEGUN, CHOSEN)):
         return
@@ -92,7 +92,7 @@ def demand_ours(place: Path) -> None:
 
 
 def finished(place: Path) -> dict[str, Any] | None:
-    """Return the record of a training that came to its end here; None where none did."""
+    """Return the record of the training that finished here; None if none did."""
     record = read_if_there(place / DONE)
     if record is not None and not has_finished(record):
         return None
@@ -102,7 +102,7 @@ def finished(place: Path) -> dict[str, Any] | None:
 
 
 def begun(place: Path) -> dict[str, Any] | None:
-    """Return what was begun here and has not ended."""
+    """Return the record of the training that began here and has not finished."""
     return read_if_there(place / BEGUN)
 
 
@@ -111,10 +111,10 @@ def read_if_there(file: Path) -> dict[str, Any] | None:
 
 
 def demand_same(there: dict[str, Any], here: dict[str, Any], place: Path, *, began: bool = False) -> None:
-    """Refuse a folder in which something else was trained.
+    """Check that the training in a folder has the settings given here.
 
     Raises:
-        OutputError: naming the first difference, with both values.
+        OutputError: it has not; the message names the first difference.
     """
     name = next((name for name in {**here, **there} if there.get(name) != here.get(name)), None)
     if name is not None:
@@ -126,8 +126,8 @@ def demand_same(there: dict[str, Any], here: dict[str, Any], place: Path, *, beg
 
 
 def clear(place: Path, keep: Checkpoint | None) -> None:
-    """Remove what an earlier training left, but the checkpoint to go on from."""
-    (place / DONE).unlink(missing_ok=True)  # first: without it, nothing here counts as a model
+    """Remove what an earlier training left, except the checkpoint to resume from."""
+    (place / DONE).unlink(missing_ok=True)  # first: without it, the folder does not count as a model
     for name in (*CURVE, LOSSES, "config.json", "adapter_config.json"):
         (place / name).unlink(missing_ok=True)
     for file in (*place.glob("*.safetensors"), *place.glob("*.safetensors.index.json")):
@@ -146,12 +146,12 @@ def save(
     learning_rates: Sequence[float],
     reporter: Reporter,
 ) -> None:
-    """Write model, tokenizer, losses and their curve; each file whole or not there."""
+    """Write model, tokenizer, losses and their plot; no file is ever half written."""
     new = place / NEW
     with writing(place):
         model.save_pretrained(str(new))
         tokenizer.save_pretrained(str(new))
-        (new / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+        (new / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         for file in sorted(new.iterdir()):
             file.replace(place / file.name)
         new.rmdir()

@@ -1,4 +1,4 @@
-"""Settings of `tithe tune` and `tithe warmup`."""
+"""Settings of `tithe tune` and `tithe warmup`, and the training recipes they start from, with TRL's names."""
 
 from __future__ import annotations
 
@@ -31,42 +31,42 @@ Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 Steps = Annotated[int, checked(lambda n: n >= -1, "it must be 0 or more, or -1, which goes by the epochs")]
 Scale = Annotated[int, checked(lambda n: n > 0, "it must be above 0")]
 PassLength = Annotated[int, checked(lambda n: n >= 2, "a token is predicted from one before it: it must be at least 2")]
-# How the work is laid out: the same examples stand in the same optimiser step, whatever these are.
+# These only affect the layout of the work: the same examples are in the same optimiser step for any values.
 LAYOUT = ("name", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "save_steps")
 LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
 class TrainingRecipe(Typed):
-    """Settings of a training, by TRL's names; a batch of `train_batch_size` on one device as on eight.
+    """Settings of a training, with TRL's names; `train_batch_size` is the same on one device as on eight.
 
     Args:
-        name: what it is called.
-        train_batch_size: sequences that an optimiser step takes, over all devices and micro-batches.
-        per_device_train_batch_size: sequences of one forward pass; None takes what the device holds well. It does not
+        name: of the recipe.
+        train_batch_size: sequences of an optimiser step, over all devices and micro-batches.
+        per_device_train_batch_size: sequences of one forward pass; None takes what suits the device. It does not
             change the result: the loss is a mean over all response tokens of an optimiser step.
-        gradient_accumulation_steps: forward passes of an optimiser step; None follows from the two and the devices.
-        learning_rate: of AdamW, at its highest.
+        gradient_accumulation_steps: forward passes of an optimiser step; None follows from the batch sizes and devices.
+        learning_rate: peak learning rate of AdamW.
         num_train_epochs: passes over the data.
-        max_steps: optimiser steps, whatever the epochs; -1 goes by the epochs.
+        max_steps: optimiser steps, instead of epochs; -1 goes by the epochs.
         warmup_ratio: share of the steps in which the learning rate rises.
-        lr_scheduler_type: how it falls afterwards.
+        lr_scheduler_type: how the learning rate falls afterwards.
         weight_decay: of AdamW; not of biases and norms.
         adam_beta1: of AdamW.
         adam_beta2: of AdamW.
         adam_epsilon: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
-        max_length: tokens of a sequence; what gives way is said by `truncation` of the run.
-        packing: several examples in a row of `max_length` tokens; a batch counts rows then.
+        max_grad_norm: clip gradients to this norm; 0 does not clip.
+        max_length: tokens of a sequence; the run's `truncation` decides what is cut.
+        packing: put several examples into a row of `max_length` tokens; a batch counts rows then.
         gradient_checkpointing: compute activations twice instead of keeping them.
-        dtype: of the weights in memory: `fp32`, `bf16`, or `auto`, which takes bf16 for those that an adapter leaves as
-            they are on a GPU, else fp32.
-        bf16: multiply in bf16 with weights in `dtype` (mixed precision); None does where a GPU can.
+        dtype: of the weights in memory: `fp32`, `bf16`, or `auto`: bf16 for frozen weights under an adapter on a GPU,
+            else fp32.
+        bf16: multiply in bf16 with weights in `dtype` (mixed precision); None does so if a GPU can.
         save_steps: optimiser steps between checkpoints; 0 makes none, None makes one every ten minutes.
         use_peft: train a LoRA adapter instead of all weights.
         lora_r: rank of the adapter.
-        lora_alpha: its scale, over `lora_r`.
-        lora_dropout: on its input.
-        lora_target_modules: modules that get one; None takes all linear ones but the output head.
+        lora_alpha: scale of the adapter, divided by `lora_r`.
+        lora_dropout: dropout on the adapter's input.
+        lora_target_modules: modules that get an adapter; None takes all linear ones except the output head.
     """
 
     name: str = "custom"
@@ -101,10 +101,10 @@ class TrainingRecipe(Typed):
 
         Args:
             values: by name.
-            where: what holds them, for messages.
+            where: their source, for messages.
 
         Raises:
-            SettingsError: an unknown key, with a suggestion, or a value that cannot be, with what was given.
+            SettingsError: an unknown key (with a suggestion), or an invalid value.
         """
         for key in map(str, values):
             if key not in cls.model_fields:
@@ -128,11 +128,11 @@ class TrainingRecipe(Typed):
         return self
 
     def digest(self) -> str:
-        """Return 16 hex digits of everything that affects the result; the name does not."""
+        """Return 16 hex digits that change with every setting that affects the result."""
         return hashlib.blake2b(json.dumps(self.matters(), sort_keys=True).encode(), digest_size=8).hexdigest()
 
     def matters(self) -> dict[str, Any]:
-        """Return the settings that affect the result: not how the work is laid out, nor LoRA's without LoRA."""
+        """Return the settings that affect the result: without the layout, and without LoRA's if it is off."""
         unread = LAYOUT if self.use_peft else (*LAYOUT, *LORA)
         values = self.model_dump(mode="json", exclude=set(unread))
         if self.max_steps > 0:
@@ -143,7 +143,7 @@ class TrainingRecipe(Typed):
 RECIPES: Mapping[str, TrainingRecipe] = {
     recipe.name: recipe
     for recipe in (
-        # Taori et al. 2023, as the IFD and Superfiltering papers take it over
+        # Taori et al. 2023, as the IFD and Superfiltering papers use it
         TrainingRecipe(name="alpaca"),
         # The CPQS paper's adapter
         TrainingRecipe(
@@ -166,7 +166,7 @@ def named_recipe(name: str) -> TrainingRecipe:
     """Return a recipe by its name.
 
     Raises:
-        SettingsError: there is none of that name.
+        SettingsError: no recipe has that name.
     """
     if not isinstance(name, str) or name not in RECIPES:
         raise SettingsError(f"no recipe `{shown(name)}`, and no such file", hint=did_you_mean(str(name), RECIPES))
@@ -177,7 +177,7 @@ def recipe_from(values: Mapping[str, Any], where: str) -> TrainingRecipe:
     """Make a recipe from a mapping; `extends` names one to start from.
 
     Raises:
-        SettingsError: an unknown key or name, or a value that cannot be.
+        SettingsError: an unknown key or name, or an invalid value.
     """
     values = dict(values)
     base = values.pop("extends", None)
@@ -186,7 +186,7 @@ def recipe_from(values: Mapping[str, Any], where: str) -> TrainingRecipe:
 
 
 def altered(recipe: TrainingRecipe, values: Mapping[str, Any]) -> TrainingRecipe:
-    """Return the recipe with other values, checked like those of a file."""
+    """Return the recipe with some values replaced, and check it."""
     return TrainingRecipe.of({**recipe.model_dump(), **values}) if values else recipe
 
 
@@ -251,7 +251,7 @@ class TuneSettings(SeedSettings, PassSettings, ExampleSettings):
 
     @property
     def altered(self) -> dict[str, Any]:
-        """Return the settings of the recipe that were given here."""
+        """The recipe's settings that were given here."""
         both = TuneSettings.model_fields.keys() & TrainingRecipe.model_fields.keys()
         return {name: getattr(self, name) for name in sorted(both) if getattr(self, name) is not None}
 
@@ -259,7 +259,7 @@ class TuneSettings(SeedSettings, PassSettings, ExampleSettings):
         """Return the recipe with the settings given here.
 
         Raises:
-            SettingsError: no such recipe or file, an unknown key in it, or a value that cannot be.
+            SettingsError: no such recipe or file, an unknown key, or an invalid value.
         """
         return altered(read_recipe(self.recipe), self.altered)
 
@@ -268,7 +268,7 @@ def read_recipe(name: str) -> TrainingRecipe:
     """Read a recipe by name, or from a YAML file.
 
     Raises:
-        SettingsError: there is neither, it is not YAML, or has an unknown key.
+        SettingsError: there is neither, or the file is not YAML or has an unknown key.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
@@ -295,7 +295,7 @@ class WarmupSettings(TuneSettings):
 
     @property
     def each(self) -> int:
-        """Return the number of examples from each cluster."""
+        """Number of examples from each cluster."""
         return self.records // self.clusters
 
     @model_validator(mode="after")

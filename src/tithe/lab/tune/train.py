@@ -1,4 +1,4 @@
-"""One training, from rows to a trained model."""
+"""Train a model on rows of ids, with TRL."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ ALL = "all-linear"
 
 @dataclass
 class TrainJob:
-    """What is trained, on what, and who listens.
+    """The inputs of a training.
 
     Args:
         model: a causal language model, in the recipe's dtype.
-        tokenizer: its own.
+        tokenizer: of the model.
         rows: the sequences.
-        recipe: the settings; `bf16` and `dtype` decided.
-        batches: their layout.
-        seed: of the order, the adapter's first weights and dropout.
+        recipe: the settings, with `bf16` and `dtype` decided.
+        batches: layout of an optimiser step.
+        seed: random seed of the order, the adapter's initial weights and dropout.
         device: `cpu`, `cuda` or `mps`.
         place: folder for checkpoints.
-        progress: is told after every step how many sequences it took, and the tokens read so far.
-        resume: the checkpoint to go on from.
+        progress: called after every step with its sequences, and the tokens read so far.
+        resume: the checkpoint to resume from.
     """
 
     model: Any
@@ -61,14 +61,14 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, and how the training went.
+    """A trained model, and facts about the training.
 
     Args:
-        model: the model, or its adapter's wrapping.
+        model: the model, or PEFT's wrapper of it.
         losses: mean NLL of the response tokens of every optimiser step, before that step; nats per token.
         learning_rates: of every step.
-        seconds: of the training alone, over all processes that went on with it.
-        narrow: whether logits were computed for response tokens alone.
+        seconds: of training, summed over interruptions.
+        narrow: whether logits were computed for response tokens only.
     """
 
     model: Any
@@ -79,10 +79,10 @@ class Trained:
 
 
 def demand_packages() -> None:
-    """Check that the extra is installed, before anything is read.
+    """Check that the packages for training are installed, before anything is read.
 
     Raises:
-        MissingExtraError: a package of it is not there.
+        MissingExtraError: a package is missing.
     """
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:
@@ -93,8 +93,8 @@ def train(job: TrainJob) -> Trained:
     """Train a model.
 
     Raises:
-        ModelError: the loss or the gradient of a step is not a number.
-        SettingsError: what PEFT, TRL or the model's attention do not allow.
+        ModelError: the loss or the gradient of a step is not finite.
+        SettingsError: the model has no such modules, or its attention does not support packing.
     """
     from tithe.lab.tune.response_trainer import Listener, ResponseTrainer, agrees
     from tithe.lab.tune.train_rows import demand_boundaries
@@ -106,7 +106,7 @@ def train(job: TrainJob) -> Trained:
             model=job.model,
             args=arguments(job),
             train_dataset=dataset_of(job),
-            processing_class=copy.deepcopy(job.tokenizer),  # which a trainer changes
+            processing_class=copy.deepcopy(job.tokenizer),  # a trainer changes it
             data_collator=None if job.recipe.packing else collator(job),
             peft_config=adapter(job.model, job.recipe),
             order=job.order,
@@ -122,14 +122,14 @@ def train(job: TrainJob) -> Trained:
         silence(trainer)
         trainer.add_callback(listener)
         trainer.train(resume_from_checkpoint=str(job.resume.folder) if job.resume else None)
-    base.config, base.generation_config = config, generation  # a trainer writes its tokens into them
+    base.config, base.generation_config = config, generation  # a trainer writes its special tokens into them
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     losses, rates = [float(one["loss"]) for one in steps], [float(one["learning_rate"]) for one in steps]
     return Trained(trainer.accelerator.unwrap_model(trainer.model), losses, rates, listener.seconds, trainer.narrow)
 
 
 def dataset_of(job: TrainJob) -> Any:
-    """Return the rows as a `datasets.Dataset`; with a blank one last where devices need it to have equal shares."""
+    """Return the rows as a `datasets.Dataset`; for several devices with a blank one last, see `StepOrder`."""
     from datasets import Dataset
 
     columns = {"input_ids": [row.ids for row in job.rows], "labels": [row.labels for row in job.rows]}
@@ -144,13 +144,13 @@ def dataset_of(job: TrainJob) -> Any:
 
 
 def batch_of(trainer: Any, places: Sequence[int]) -> dict[str, Any]:
-    """Return some rows as the model will get them."""
+    """Return some rows as a batch on the training device."""
     batch = trainer.data_collator([trainer.train_dataset[place] for place in places])
     return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
 def collator(job: TrainJob) -> Any:
-    """Return TRL's collator; padding is never read, so any id that the model embeds will do."""
+    """Return TRL's collator. Padding is masked, so any id that the model embeds will do."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     rows = job.model.get_input_embeddings().weight.shape[0]
@@ -159,7 +159,7 @@ def collator(job: TrainJob) -> Any:
 
 
 def arguments(job: TrainJob) -> Any:
-    """Return the recipe in TRL's words."""
+    """Return the recipe as TRL's config."""
     from trl.trainer.sft_config import SFTConfig
 
     recipe, batches = job.recipe, job.batches
@@ -184,8 +184,8 @@ def arguments(job: TrainJob) -> Any:
         use_cpu=job.device == "cpu",
         seed=job.seed,
         data_seed=job.seed,
-        save_strategy="no",  # ours says when
-        save_total_limit=2,  # the one before is there until the new one is whole
+        save_strategy="no",  # `Listener` decides when
+        save_total_limit=2,  # keep the previous one until the new one is complete
         eval_strategy="no",
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -200,10 +200,10 @@ def arguments(job: TrainJob) -> Any:
 
 
 def adapter(model: Any, recipe: TrainingRecipe) -> Any:
-    """Return the adapter's settings in PEFT's words; None where all weights are trained.
+    """Return PEFT's config of the adapter; None if all weights are trained.
 
     Raises:
-        SettingsError: the model has no such module, or none that can have an adapter.
+        SettingsError: the model has no such module, or it is the output layer.
     """
     if not recipe.use_peft:
         return None
@@ -222,10 +222,10 @@ def adapter(model: Any, recipe: TrainingRecipe) -> Any:
 
 
 def demand_modules(model: Any, names: tuple[str, ...]) -> None:
-    """Check that each name is one of modules with weights.
+    """Check that each name is that of some module with weights.
 
     Raises:
-        SettingsError: with the nearest name that there is.
+        SettingsError: a name matches no module (with a suggestion), or only the output layer.
     """
     there = [name for name, module in model.named_modules() if hasattr(module, "weight") and not is_norm(name)]
     output = [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
@@ -254,7 +254,7 @@ def silence(trainer: Any) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' own messages from the terminal."""
+    """Silence the messages of transformers and datasets."""
     import datasets
     import transformers
 

@@ -1,37 +1,38 @@
-"""Examples as a trainer reads them: the ids of the `given` pass, and labels on exactly what scoring reads."""
+"""Turn examples into training rows: ids of the `given` pass, labels on exactly the tokens that scoring reads.
+
+Several examples may be packed into one row with TRL, after a check that none attends to another.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from tithe.data.record_counts import RecordCounts
 from tithe.data.remarks import RemarkCounts
 from tithe.data.render import Encoded, Renderer
 from tithe.errors import SettingsError
-from tithe.planner import without_numbers
+from tithe.planner import windows, without_numbers
 from tithe.records import BadRow, Example, Pass, Problem
 
 WINDOW = 1024  # examples tokenised in one call
-UNREAD = -100  # label of a token that no loss is taken of
-T = TypeVar("T")
+UNREAD = -100  # label of a token without a loss, as torch and TRL expect
 
 
 @dataclass(frozen=True, slots=True)
 class TrainRow:
-    """One example in ids.
+    """One example as token ids, or several packed ones.
 
     Args:
         id: of the example.
-        ids: all that the model reads.
-        first: place of the first token that a loss is taken of.
-        cut_prompt: tokens left out of the prompt.
-        cut_response: tokens left out of the response.
-        parts: lengths of the examples, where several stand in one row.
-        marked: labels of such a row.
+        ids: tokens that the model reads.
+        first: position of the first token with a loss.
+        cut_prompt: tokens cut from the prompt.
+        cut_response: tokens cut from the response.
+        parts: lengths of the examples in a packed row.
+        marked: labels of a packed row.
     """
 
     id: str
@@ -44,17 +45,17 @@ class TrainRow:
 
     @property
     def labels(self) -> list[int]:
-        """The labels: -100 before the response, then its ids."""
+        """Labels: -100 before the response, then its ids."""
         return list(self.marked) if self.parts else [UNREAD] * self.first + self.ids[self.first :]
 
 
 @dataclass(frozen=True)
 class EosEnding:
-    """What makes up for a template that writes nothing after a response.
+    """Appends EOS to responses for which the template writes no end of turn.
 
     Args:
-        plain: the renderer without the end of a turn: a response that is as long there has none.
-        eos: what is trained in its place; None where the tokenizer has no EOS.
+        plain: a renderer that writes no end of turn: a response as long as here has none.
+        eos: id to append; None if the tokenizer has no EOS.
         max_length: of a row.
     """
 
@@ -63,7 +64,7 @@ class EosEnding:
     max_length: int
 
     def lacks(self, encoded: Sequence[Encoded | Problem], examples: Sequence[Example]) -> list[bool]:
-        """Return whether each response is without an end."""
+        """Return whether each response lacks an end of turn."""
         plain = self.plain.encode(examples)
         return [
             isinstance(one, Encoded)
@@ -74,7 +75,7 @@ class EosEnding:
         ]
 
     def complete(self, row: TrainRow) -> TrainRow:
-        """Return the row with EOS behind its response, where there is one and room for it."""
+        """Return the row with EOS appended, if there is an EOS and it fits."""
         if self.eos is None or row.cut_response or len(row.ids) >= self.max_length:
             return row
         return replace(row, ids=[*row.ids, self.eos])
@@ -82,7 +83,7 @@ class EosEnding:
 
 @dataclass
 class TrainRows:
-    """The rows of a data set, and what became of the other examples."""
+    """The rows of a data set, and counts of the examples that were left out or cut."""
 
     rows: list[TrainRow] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -96,14 +97,14 @@ class TrainRows:
     ends_missing: int = 0
 
     def add(self, example: Example, got: Pass | Problem, ending: EosEnding | None = None) -> None:
-        """Take an example.
+        """Add an example as a row, or count why it cannot be one.
 
         Args:
-            example: it.
-            got: its pass, or why there is none.
-            ending: for a response after which the template writes nothing.
+            example: to add.
+            got: its pass, or why it has none.
+            ending: for a response without an end of turn.
         """
-        first = max(got.start, 1) if isinstance(got, Pass) else 0  # a first token has nothing it is predicted from
+        first = max(got.start, 1) if isinstance(got, Pass) else 0  # the first token is predicted from nothing
         if isinstance(got, Pass) and first < len(got.ids):
             row = TrainRow(example.id, got.ids.tolist(), first, got.cut_prompt, got.cut_response)
             if ending is not None:
@@ -128,7 +129,7 @@ class TrainRows:
         self.left_out[reason] += 1
 
     def only(self, names: Collection[str]) -> TrainRows:
-        """Return the rows of these examples; what was cut is counted anew, what was odd stays that of all examples."""
+        """Return the rows of some examples; truncation is counted anew, remarks remain those of all examples."""
         found = TrainRows(remarks=self.remarks, records=self.records)
         for row in self.rows:
             if row.id in names:
@@ -136,7 +137,7 @@ class TrainRows:
         return found
 
     def counts(self) -> dict[str, Any]:
-        """Return the counts for the record; they add up: examples are trained on or left out, for a reason."""
+        """Return the counts for the record; every example is trained on, or left out for a reason."""
         return {
             "examples": self.examples,
             "trained_on": len(self.rows),
@@ -159,11 +160,11 @@ def read_rows(items: Iterable[Example | BadRow], renderer: Renderer, ending: Eos
 
     Args:
         items: of a data set; bad rows are left out with their reasons.
-        renderer: it decides what the response is and where it is cut.
-        ending: what is trained where the template writes nothing after a response; None where no end is wanted.
+        renderer: decides what the response is and where it is cut.
+        ending: appends EOS if the template writes no end of turn; None appends nothing.
     """
     found = TrainRows()
-    for window in chunks(found.records.counting(items), WINDOW):
+    for window in windows(found.records.counting(items), WINDOW):
         good = [item for item in window if isinstance(item, Example)]
         for item in window:
             if isinstance(item, BadRow):
@@ -178,17 +179,11 @@ def read_rows(items: Iterable[Example | BadRow], renderer: Renderer, ending: Eos
     return found
 
 
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    source = iter(items)
-    while chunk := list(islice(source, size)):
-        yield chunk
-
-
-SOME = 48  # tokens of each example that the check reads
+SOME = 48  # tokens of an example that the packing check reads
 
 
 def packed(rows: Sequence[TrainRow], length: int) -> list[TrainRow]:
-    """Return rows of several whole examples each, by TRL's best fit; no example is cut or split."""
+    """Pack whole examples into rows with TRL's best-fit algorithm; no example is cut or split."""
     from datasets import Dataset, disable_progress_bars, enable_progress_bars
     from trl.data_utils import pack_dataset
 
@@ -205,10 +200,10 @@ def packed(rows: Sequence[TrainRow], length: int) -> list[TrainRow]:
 
 
 def demand_boundaries(trainer: Any, rows: Sequence[TrainRow]) -> None:
-    """Check that an example has the same likelihood in a row with another as by itself.
+    """Check that an example has the same likelihood packed with another as by itself.
 
     Raises:
-        SettingsError: it has not: this model's attention reads over the boundary.
+        SettingsError: this model's attention crosses the boundary between examples.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Fine-tune a model on a data set: from settings to a folder that can be loaded."""
+"""Fine-tune a model on a data set, from settings to a model folder; resume, and report the plan and outcome."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tithe.report.terminal import TerminalReporter, console, say
 from tithe.run.folder import Account, account, run_folder, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
-# Takes some rows of the data set; returns them, and what the record says of the choice.
+# Chooses rows to train on; returns them, and facts for the record.
 Choose = Callable[[TrainRows, Path], tuple[TrainRows, Mapping[str, Any]]]
 
 
@@ -48,14 +48,14 @@ def tune(
     """Fine-tune a model on the responses of a data set.
 
     Args:
-        settings: what, on what, and how.
-        output: folder of the trained model, or adapter. Where a training with the same settings has ended, its record
-            is given back at once; where one was interrupted, it goes on from its last checkpoint.
+        settings: model, data set and recipe.
+        output: folder of the trained model, or adapter. If a training with the same settings has finished there, its
+            record is returned at once; an interrupted one resumes from its last checkpoint.
         overwrite: train anew, whatever training is there.
-        reporter: who listens.
+        reporter: gets messages and progress.
 
     Raises:
-        TitheError: whatever stops it; the folder of a training with other settings stays as it was.
+        TitheError: training failed; the folder of a training with other settings stays as it was.
     """
     demand_packages()
     training = open_training(settings)
@@ -71,18 +71,18 @@ def carry_out(
     reporter: Reporter,
     choose: Choose | None = None,
 ) -> TuneResult:
-    """Train in a folder, or find the training finished there.
+    """Train in a folder, or return the training that finished there.
 
     Args:
         training: its parts.
-        identity: what makes two trainings equal.
+        identity: what identifies the training.
         output: the folder.
         overwrite: train anew, whatever training is there.
-        reporter: who listens.
-        choose: takes some of the rows, once the folder is ours; None trains on all of them.
+        reporter: gets messages and progress.
+        choose: chooses rows, once the folder is ours; None trains on all rows.
 
     Raises:
-        TitheError: whatever stops it.
+        TitheError: training failed.
     """
     demand_apart(training, output)
     with locked(output) as place:
@@ -98,9 +98,9 @@ def carry_out(
             rows, schedule = training.read(), None
             if choose is None:
                 told.record = lambda: basics(training, rows, chosen)
-                schedule = training.schedule(rows)  # what it raises leaves the folder as it was
+                schedule = training.schedule(rows)  # before the folder changes: an error leaves it as it was
             meet(training.device.type)
-            wait()  # all have looked; from here on the folder changes
+            wait()  # until all processes have looked at the folder, since it changes now
             if is_main():
                 clear(place, keep=checkpoint)
                 told.folder = place
@@ -126,10 +126,10 @@ def carry_out(
 
 
 def demand_apart(training: Training[Any], output: Path) -> None:
-    """Refuse to write over what is read.
+    """Check that the output is not one of the inputs.
 
     Raises:
-        OutputError: the output is the model or the data set.
+        OutputError: it is the model or the data set.
     """
     files = training.model.files
     if output.resolve() in (files.folder.resolve(), files.adapter):
@@ -140,13 +140,13 @@ def demand_apart(training: Training[Any], output: Path) -> None:
 
 @contextmanager
 def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter) -> Iterator[Account]:
-    """Keep the account of a training in `tune.json`.
+    """Write to `tune.json` how the training ends.
 
     Args:
         place: its folder.
         training: its parts.
-        ours: whether no finished model lies there, whose record stays as long as the model does.
-        reporter: who listens.
+        ours: whether the folder has no finished model, whose record would have to stay.
+        reporter: gets messages.
     """
 
     def stored() -> int:
@@ -158,7 +158,7 @@ def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter
         try:
             yield told
         except KeyboardInterrupt:
-            if is_main() and ours:  # while the data was read; settings that cannot be leave nothing in the folder
+            if is_main() and ours:  # interrupted while the data was read
                 told.folder = place
             if not stored():
                 reporter.say("no checkpoint was made: the same command begins anew")
@@ -167,7 +167,7 @@ def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter
 
 @contextmanager
 def locked(output: Path) -> Iterator[Path]:
-    """Give the folder, locked by the main process for all of them."""
+    """Lock the folder; the main process does so for all of them."""
     if is_main():
         with run_folder(output, "-o") as place:
             yield place
@@ -176,23 +176,23 @@ def locked(output: Path) -> Iterator[Path]:
 
 
 def begun_before(place: Path, training: Training[Any], identity: dict[str, Any]) -> Checkpoint | None:
-    """Return the last checkpoint of an interrupted training; None where there is none.
+    """Return the last checkpoint of an interrupted training; None if there is none.
 
     Raises:
-        OutputError: another training was begun here.
+        OutputError: the interrupted training has other settings.
     """
     there = begun(place)
     if there is None:
         return None
     checkpoint = last_checkpoint(place / CHECKPOINTS)
-    if checkpoint is not None:  # else nothing would be lost by whatever comes now
+    if checkpoint is not None:  # without one, nothing would be lost
         demand_same(there, identity | {"devices": training.batches.devices}, place, began=True)
     return checkpoint
 
 
 @contextmanager
 def nothing_left(place: Path) -> Iterator[None]:
-    """Empty the folder where a training ends before its first checkpoint."""
+    """Empty the folder if the training fails before its first checkpoint."""
     try:
         yield
     except BaseException:
@@ -205,7 +205,7 @@ def nothing_left(place: Path) -> Iterator[None]:
 def trained(
     training: Training[Any], schedule: Schedule, place: Path, checkpoint: Checkpoint | None, reporter: Reporter
 ) -> Trained:
-    """Train; nothing is saved but checkpoints."""
+    """Train, and save checkpoints only."""
     reporter.phase("training")
     reporter.expect(schedule.examples_after(checkpoint.step if checkpoint else 0))
     job = TrainJob(
@@ -231,20 +231,20 @@ def trained(
 
 
 def way_out(place: Path) -> str:
-    """Return what can be done about a loss that is no number."""
+    """Return a hint for a loss that is not finite."""
     good = last_checkpoint(place / CHECKPOINTS)
     kept = f"the checkpoint after step {good.step} is kept: `{good.folder}`" if good else "no checkpoint was made"
     return f"{kept}; a lower `--learning-rate` or fp32 may help, in another folder or with `--overwrite`"
 
 
 def basics(training: Training[Any], rows: TrainRows | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the model depends on, and what was counted as far as it was read."""
+    """Return what the model depends on, and counts of the rows read so far."""
     counts = {} if rows is None else {"counts": rows.counts()}
     return {**training.describe(), **chosen, "versions": dict(versions(LIBRARIES)), **counts}
 
 
 def outcome(schedule: Schedule, done: Trained, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Return how the training went."""
+    """Return steps, losses and speed of the training."""
     return {
         "steps": schedule.steps,
         "resumed_after_step": checkpoint.step if checkpoint else None,
@@ -278,7 +278,7 @@ def show_tuned(result: TuneResult) -> None:
 def announce(
     training: Training[Any], found: TrainRows, schedule: Schedule, checkpoint: Checkpoint | None, reporter: Reporter
 ) -> None:
-    """Say what is trained, on what, on which device, and in how many steps."""
+    """Report what is trained, on what, on which device, and in how many steps."""
     recipe, batches, model, steps = training.recipe, training.batches, training.model, schedule.steps
     for reason, n in found.left_out.items():
         reporter.say(f"left out, {n:,}: {reason}")
@@ -322,7 +322,7 @@ def announce(
 
 
 def more_steps(recipe: TrainingRecipe, rows: int, steps: int) -> str:
-    """Say what would give more optimiser steps: a smaller batch as far as it goes, else more epochs or examples."""
+    """Say what would give more optimiser steps: a smaller batch, or more epochs or examples."""
     if recipe.max_steps > 0:
         return f"`max_steps` is {recipe.max_steps:,}"
     batch = recipe.train_batch_size

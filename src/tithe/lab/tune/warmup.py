@@ -1,4 +1,8 @@
-"""Warm a model up before it scores: choose examples, train one epoch on them; on its own, or inside a run."""
+"""Warm a model up before it scores, by itself or inside a run: choose examples, and train on them for one epoch.
+
+Paper: Li et al. 2024, From Quantity to Quality, arXiv 2308.12032, section 2.1 and the ablations of section 4.
+The untrained model gives vectors and perplexities of the prompts.
+"""
 
 from __future__ import annotations
 
@@ -43,18 +47,18 @@ LOW, HIGH = 25, 75  # percentiles of a cluster's prompt perplexities between whi
 
 @dataclass(frozen=True)
 class WarmupChoice:
-    """Examples that were chosen.
+    """The examples of a warm-up.
 
     Args:
-        chosen: id, row, turn of each, and where the model read them its cluster and the perplexity of its prompt.
-        facts: how it was done, and of how many.
+        chosen: id, row and turn of each; also its cluster and its prompt's perplexity, if these were computed.
+        facts: how they were chosen, and from how many.
     """
 
     chosen: Sequence[Mapping[str, Any]]
     facts: Mapping[str, Any]
 
     def places(self) -> dict[int, list[int]]:
-        """Return row -> chosen turns."""
+        """Return the chosen turns of each row."""
         found: dict[int, list[int]] = {}
         for one in self.chosen:
             found.setdefault(one["row"], []).append(one["turn"])
@@ -68,7 +72,7 @@ def choose(training: Training[WarmupSettings], rows: TrainRows, reporter: Report
     """Choose among the examples that can be trained on.
 
     Raises:
-        DataError: a prompt has no perplexity.
+        DataError: a prompt is too short to have a perplexity.
     """
     s, names = training.settings, {row.id for row in rows.rows}
     dataset = training.source.dataset
@@ -106,10 +110,10 @@ def named(example: Example) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PromptReader:
-    """The model before it is trained: gives vectors and perplexities of prompts.
+    """Computes vectors and perplexities of prompts with the untrained model.
 
     Args:
-        training: in which the prompts will be used.
+        training: that the prompts are chosen for.
         engine: with the model loaded.
         dtype: of its weights.
     """
@@ -120,7 +124,7 @@ class PromptReader:
 
     @classmethod
     def load(cls, training: Training[WarmupSettings]) -> PromptReader:
-        """Load the model, on a CPU always in fp32: the choice is then the same on all of them."""
+        """Load the model, on a CPU always in fp32: then all CPUs choose the same examples."""
         from tithe.engine.engine import Engine
         from tithe.engine.loading import load_model
 
@@ -143,7 +147,7 @@ class PromptReader:
         return self.training.model.window
 
     def vectors(self, examples: Sequence[Example]) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """Return (examples, width) unit vectors of the prompts, and how they were made."""
+        """Return unit vectors of the prompts (examples, width), and how they were made."""
         from tithe.neighbours.encoders import make_encoder
         from tithe.neighbours.vectors import embed
 
@@ -153,10 +157,10 @@ class PromptReader:
         return found.vectors, {**made.describe(), **found.counts}
 
     def perplexities(self, examples: Sequence[Example], reporter: Reporter) -> FloatArray:
-        """Return (examples,) exp of the mean NLL of each prompt's tokens after the first, in its template.
+        """Return each templated prompt's perplexity (examples,): exp of the mean NLL of its tokens after the first.
 
         Raises:
-            DataError: a prompt has but one token.
+            DataError: a prompt has only one token.
             ModelError: a prompt does not fit into memory.
         """
         encoded = self.training.renderer.encode(examples)
@@ -178,8 +182,8 @@ class PromptReader:
         return found
 
     def prompt(self, example: Example, encoded: Any) -> Pass:
-        """Return the prompt as a sequence of its own, its first tokens where it is too long."""
-        assert not isinstance(encoded, Problem), "rows have it"
+        """Return the prompt as a pass of its own, cut at the end if it is too long."""
+        assert not isinstance(encoded, Problem), "only examples with a row are read"
         ids = np.concatenate([encoded.lead, encoded.prompt])[: self.training.asked.max_length]
         if len(ids) < 2:
             raise DataError(
@@ -190,16 +194,16 @@ class PromptReader:
 
 
 def middle(labels: Places, perplexities: FloatArray, each: int) -> Places:
-    """Take from every cluster some whose prompts are neither easy nor hard, spread evenly over the data set.
+    """Choose from every cluster examples of middling prompt perplexity, spread evenly over the data set.
 
-    A cluster of fewer than `each` is taken whole. Of a larger one those count whose prompt's perplexity lies between
-    the cluster's 25th and 75th percentile, both included, in the order of the data set; if there are `m` of them, every
-    `m // each`-th is taken, `each` at most; fewer than `each` are all taken.
+    A cluster with fewer than `each` examples is taken whole. In a larger one, the candidates are the examples whose
+    prompt perplexity is between the cluster's 25th and 75th percentile, inclusive. Of `m` candidates, in the order of
+    the data set, every `m // each`-th is taken, at most `each`; if `m < each`, all are.
 
     Args:
         labels: (examples,) cluster of each.
         perplexities: (examples,) of each prompt.
-        each: how many of a cluster, at most.
+        each: most examples of a cluster.
 
     Returns:
         Places of the chosen examples, ascending.
@@ -215,7 +219,7 @@ def middle(labels: Places, perplexities: FloatArray, each: int) -> Places:
 
 
 def nearest(clusters: Clusters, vectors: npt.NDArray[np.float32], each: int) -> Places:
-    """Take from every cluster those nearest to its centre, ties in the order of the data set; places ascending."""
+    """Return the places of the examples nearest to the centre of each cluster, ascending; ties keep data set order."""
     chosen = []
     for cluster, centre in enumerate(clusters.centres):
         members = np.flatnonzero(clusters.labels == cluster)
@@ -225,7 +229,7 @@ def nearest(clusters: Clusters, vectors: npt.NDArray[np.float32], each: int) -> 
 
 
 def at_random(examples: int, records: int, seed: int) -> Places:
-    """Draw so many places by chance; all where there are no more. Ascending."""
+    """Draw places at random, ascending; all of them if there are no more than `records`."""
     drawn = np.random.default_rng(seed).permutation(examples)
     return np.sort(drawn[:records])
 
@@ -236,14 +240,14 @@ def warm_up(
     """Train a model for one epoch on a few examples of the data set that it will score.
 
     Args:
-        settings: which examples, and how.
-        output: folder of the model, with `chosen.jsonl`: the records it was trained on. Goes on, or is found finished,
-            as that of `tune`.
+        settings: of the choice and the training.
+        output: folder of the model, with `chosen.jsonl`, the records it was trained on. It is resumed or reused as in
+            `tune`.
         overwrite: choose and train anew.
-        reporter: who listens.
+        reporter: gets messages and progress.
 
     Raises:
-        TitheError: whatever stops it.
+        TitheError: the warm-up failed.
     """
     demand_packages()
     training = open_warmup(settings)
@@ -251,10 +255,10 @@ def warm_up(
 
 
 def open_warmup(settings: WarmupSettings) -> Training[WarmupSettings]:
-    """Find everything that a warm-up is made of.
+    """Find and check all parts of a warm-up.
 
     Raises:
-        TitheError: what is wrong with it; or the model had a warm-up already.
+        TitheError: a part is missing, or the model was warmed up before.
     """
     training = open_training(settings)
     files = training.model.files
@@ -267,7 +271,7 @@ def open_warmup(settings: WarmupSettings) -> Training[WarmupSettings]:
 
 
 def identity(training: Training[WarmupSettings]) -> dict[str, Any]:
-    """Return what makes two warm-ups equal."""
+    """Return everything that identifies a warm-up."""
     s = training.settings
     return training.identity() | {name: getattr(s, name) for name in ("records", "choose", "clusters", "encoder")}
 
@@ -275,7 +279,7 @@ def identity(training: Training[WarmupSettings]) -> dict[str, Any]:
 def train_chosen(
     training: Training[WarmupSettings], own: dict[str, Any], output: Path, *, overwrite: bool, reporter: Reporter
 ) -> TuneResult:
-    """Choose and train in a folder, or find it done there."""
+    """Choose and train in a folder, or return the warm-up that finished there."""
     chooser = partial(choose_in, training, own, overwrite, reporter)
     return carry_out(training, own, output, overwrite=overwrite, reporter=reporter, choose=chooser)
 
@@ -288,10 +292,10 @@ def choose_in(
     rows: TrainRows,
     place: Path,
 ) -> tuple[TrainRows, Mapping[str, Any]]:
-    """Choose the examples, or find the choice that an interrupted run has made.
+    """Choose the examples, or read the choice of an interrupted run.
 
     Returns:
-        Their rows, and what the record says of the choice.
+        Their rows, and facts for the record.
     """
     file = place / CHOSEN
     if is_main():
@@ -310,22 +314,21 @@ def choose_in(
 
 
 def is_warmed(folder: Path) -> bool:
-    """Return whether a folder holds what `warm_up` made."""
+    """Return whether a folder holds a model made by `warm_up`."""
     record = read_if_there(folder / DONE)
     return record is not None and has_finished(record) and "warmup" in record
 
 
 def warm_up_for_run(setup: Setup, folder: Path | None, reporter: Reporter) -> dict[str, Any]:
-    """Train the model that a run scores with, or find it in the run folder (`--warmup`).
+    """Train the model that a run scores with, or reuse the one in the run folder (`--warmup`).
 
-    The model lies under a name made of all that its training depends on: another data set, model or setting makes
-    another one.
+    Its folder is named by a digest of everything that the training depends on.
 
     Returns:
-        What the run record says of the warm-up.
+        Facts about the warm-up for the run record.
 
     Raises:
-        SettingsError: the model had a warm-up already.
+        SettingsError: the model was warmed up before.
     """
     assert folder is not None
     demand_packages()
@@ -350,7 +353,7 @@ def warm_up_for_run(setup: Setup, folder: Path | None, reporter: Reporter) -> di
 
 
 def settings_of_run(settings: ScoreSettings, device: str) -> WarmupSettings:
-    """Return the settings of a run's warm-up: data and rendering are the run's, the rest is the paper's."""
+    """Return the settings of a run's warm-up: data and rendering from the run, the rest from the paper."""
     values: dict[str, Any] = {name: getattr(settings, name) for name in TAKEN}
     values |= {"trust_remote_code": settings.trust_remote_code, "device": device}
     if settings.max_length is not None:
