@@ -96,7 +96,7 @@ def show_contamination(result: ContaminationResult) -> None:
             say(out, f"{name}: {sentence(match)}")
     data, short = record["dataset"], sum(one["items_shorter_than_ngram"] for one in record["against"].values())
     if data["bad_rows"]:
-        say(out, f"note: {data['bad_rows']:,} bad rows of {data['source']} were not looked at")
+        say(out, f"note: {data['bad_rows']:,} bad rows of {data['source']} were not searched")
         for reason, n in record["counts"]["bad_rows"].items():
             say(out, f"bad rows, {n:,}: {reason}")
     if short:

@@ -72,7 +72,7 @@ def test_other_examples_or_settings_are_done_anew(done: Path, places: tuple[int,
     """As when an arm's scorer is changed in the file: what was trained on another choice is no result of this one."""
     own, is_done, said = ready(done, cell(places), common)
     assert not is_done and not (own / DONE).exists() and not (own / "model").exists()
-    assert said == ["ifd-5%-seed0: other examples or settings than before, so that it is done anew"]
+    assert said == ["ifd-5%-seed0: its examples or settings have changed: it is done again"]
     assert (own / "train.jsonl").read_text().split() == [str(place) for place in places]
 
 

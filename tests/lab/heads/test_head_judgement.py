@@ -157,11 +157,11 @@ def test_what_cannot_be_judged():
     margins, labels, groups, lengths, nlls = some()
     with pytest.raises(DataError, match="do not belong together: 119 head, 120 length"):
         judge(margins[1:], labels, groups, lengths, nlls, seed=0)
-    with pytest.raises(DataError, match="1 of 120 responses have no head number"):
+    with pytest.raises(DataError, match="1 of 120 responses have a head value that is not finite"):
         judge(np.r_[np.nan, margins[1:]], labels, groups, lengths, nlls, seed=0)
     with pytest.raises(DataError, match="a label is 1 for the high tier or 0"):
         judge(margins, labels * 2, groups, lengths, nlls, seed=0)
-    with pytest.raises(DataError, match="0 prompts with a low-tier response are too few to judge a head, it takes 5"):
+    with pytest.raises(DataError, match="0 prompts with a low-tier response are too few to judge a head: it needs 5"):
         judge(margins, np.ones(120, int), groups, lengths, nlls, seed=0)
     with pytest.raises(DataError, match="4 prompts with a high-tier response"):
         judge(margins[:8], labels[:8], groups[:8], lengths[:8], nlls[:8], seed=0)

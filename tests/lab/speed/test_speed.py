@@ -117,10 +117,10 @@ def test_scorers_that_look_at_others_are_measured_too(data: Path, model_dir: Pat
         ({"scorer": "length", "model": "pocket"}, "length reads no model: there is nothing to measure"),
         ({"model": "pocket", "repeats": 2}, "fewer than 3 readings"),
         ({"model": "pocket", "limit": 0}, "`limit` cannot be `0`"),
-        ({"model": "pocket", "limit": None}, "a sample has a size"),
+        ({"model": "pocket", "limit": None}, "a sample needs a size"),
         ({"model": "pocket", "seconds": 0}, "above 0"),
-        ({"model": "pocket", "warmup": True}, "a bench trains none"),
-        ({"model": "pocket", "dtype": "fp8"}, "knows none of `fp8`"),
+        ({"model": "pocket", "warmup": True}, "a bench trains nothing"),
+        ({"model": "pocket", "dtype": "fp8"}, "has none for `fp8`"),
         ({"model": "pocket", "reps": 4}, "unknown setting `reps`"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_sample_of_bad_rows_alone(tmp_path: Path, model_dir: Path) -> None:
     """Of three records the middle one is the sample, and it cannot be read."""
     good, bad = json.dumps(records(1)[0]), '{"instruction": "a", "output": ""}'
     (tmp_path / "most.jsonl").write_text(f"{good}\n{bad}\n{good}\n")
-    with pytest.raises(DataError, match=r"of 1 records of .*most\.jsonl` none can be read"):
+    with pytest.raises(DataError, match=r"none of 1 records of .*most\.jsonl` can be read"):
         tithe.bench(tmp_path / "most.jsonl", model=str(model_dir), limit=1)
 
 

@@ -24,13 +24,13 @@ def test_a_batch_is_the_same_on_any_number_of_devices(devices, each):
     ("recipe", "devices", "message"),
     [
         ({}, 3, "a batch of 128 cannot be divided among 3 devices"),
-        ({"per_device_train_batch_size": 3}, 1, "a batch of 128 is not made of 1 device of 3"),
+        ({"per_device_train_batch_size": 3}, 1, "a batch of 128 cannot be made of 1 device of 3"),
         (
             {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
             2,
-            "a batch of 128 is not made of 2 devices of 4, 4 times",
+            "a batch of 128 cannot be made of 2 devices of 4, 4 times",
         ),
-        ({"gradient_accumulation_steps": 3}, 1, "a batch of 128 is not made of"),
+        ({"gradient_accumulation_steps": 3}, 1, "a batch of 128 cannot be made of"),
     ],
 )
 def test_what_does_not_divide_is_refused(recipe, devices, message):

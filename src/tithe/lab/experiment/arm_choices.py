@@ -101,12 +101,12 @@ def checked(arm: ArmSettings, choice: Choice, pool: Pool) -> Choice:
     """
     rows = wanted(pool, choice.budget)
     if not choice.places:
-        raise SettingsError(f"arm `{arm.name}` has selected nothing at {choice.budget}", hint="look at its filters")
+        raise SettingsError(f"arm `{arm.name}` selected nothing at {choice.budget}", hint="check its filters")
     if rows is not None and len(choice.places) < rows and not arm.allow_fewer:
         raise SettingsError(
-            f"arm `{arm.name}` has selected {len(choice.places):,} examples at {choice.budget}, the others have "
+            f"arm `{arm.name}` selected {len(choice.places):,} examples at {choice.budget}, the others have "
             f"{rows:,}: a smaller set would be compared with a larger one",
-            hint="a smaller budget, `drop: []` for the arm, or `allow_fewer: true` to compare them all the same",
+            hint="a smaller budget, `drop: []` for the arm, or `allow_fewer: true` to compare them anyway",
         )
     return choice
 
@@ -196,12 +196,12 @@ def choose_all(settings: ExperimentSettings, data: Data, folder: Path, reporter:
         if rows is None and Budget.parse(budget).amount >= tokens:
             raise SettingsError(
                 f"the budget `{budget}` is not less than the pool, which has {tokens:,} response tokens",
-                hint=f"`{ALL}` is all of it",
+                hint=f"`{ALL}` takes the whole pool",
             )
         if rows is not None and rows > len(pool):
             raise SettingsError(
                 f"the budget `{budget}` is more than the pool, which has {len(pool):,} examples",
-                hint=f"`{ALL}` is all of it",
+                hint=f"`{ALL}` takes the whole pool",
             )
     partial = [budget for budget in settings.budgets if wanted(pool, budget) != len(pool)]
     found: Choices = {}

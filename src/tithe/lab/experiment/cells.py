@@ -120,9 +120,7 @@ def distinct(cells: Sequence[Cell]) -> dict[str, Cell]:
     return found
 
 
-def prepare(
-    cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any], say: Callable[[str], None] = lambda _: None
-) -> Path:
+def prepare(cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any], say: Callable[[str], None]) -> Path:
     """Write a cell's examples and settings for the worker, and return the cell's folder.
 
     Args:
@@ -150,7 +148,7 @@ def forget(own: Path, spec: Mapping[str, Any], say: Callable[[str], None]) -> No
         return
     before = read_spec(own)
     if spec_digest(before) != spec_digest(spec):
-        say(f"{own.name}: other examples or settings than before, so that it is done anew")
+        say(f"{own.name}: its examples or settings have changed: it is done again")
         shutil.rmtree(own)
 
 

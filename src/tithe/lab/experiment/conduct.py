@@ -39,7 +39,7 @@ from tithe.lab.experiment.cells import (
 from tithe.lab.experiment.comparisons import ExperimentResult, judged, results
 from tithe.lab.experiment.experiment_data import Data, make_data
 from tithe.lab.experiment.experiment_report import write_report
-from tithe.lab.experiment.reporter import plan_lines
+from tithe.lab.experiment.reporter import looks_caution, plan_lines
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings, check_judge, prompt_sets
 from tithe.lab.experiment.workers import Clock, do_all, places
 from tithe.lab.judge.judge_loop import Answers
@@ -169,10 +169,7 @@ class Conduct:
         record |= {"results": found.as_dict(), "cells": [brief(one) for one in outcomes]}
         record["earlier_looks"] = looks
         if looks:
-            self.reporter.say(
-                f"note: verdicts were drawn here from {', '.join(map(str, looks))} seeds before; adding some after a "
-                "look makes `better` likelier by chance alone"
-            )
+            self.reporter.say(f"note: {looks_caution(looks)}")
         result = ExperimentResult(self.folder, record, found, tuple(outcomes))
         write_report(result, self.settings)
         record |= told.finished()

@@ -144,7 +144,7 @@ class Pool:
 
 
 def make_pool(
-    dataset: Dataset, rows: Collection[int], renderer: Renderer, path: Path, unwanted: Mapping[str, str] | None = None
+    dataset: Dataset, rows: Collection[int], renderer: Renderer, path: Path, unwanted: Mapping[str, str]
 ) -> Pool:
     """Write the examples that can be trained on.
 
@@ -161,7 +161,7 @@ def make_pool(
     Raises:
         DataError: no example is left.
     """
-    wanted, unwanted = set(rows), unwanted or {}
+    wanted = set(rows)
     read, remarks = RecordCounts(deed="trained on"), RemarkCounts()
     candidates = (item for item in dataset if isinstance(item, BadRow) or item.row in wanted)
     examples = [item for item in read.counting(candidates) if isinstance(item, Example)]

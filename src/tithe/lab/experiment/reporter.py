@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tithe.data.record_counts import note_sentences
@@ -114,10 +114,15 @@ def cautions(record: Mapping[str, Any]) -> Iterator[str]:
             )
     looks = record.get("earlier_looks")
     if looks:
-        yield (
-            f"verdicts were drawn here from {', '.join(map(str, looks))} seeds before; adding some after a look makes "
-            "`better` likelier by chance alone"
-        )
+        yield looks_caution(looks)
+
+
+def looks_caution(looks: Sequence[int]) -> str:
+    """Return the caution about verdicts that were drawn from fewer seeds before."""
+    return (
+        f"verdicts were drawn here from {', '.join(map(str, looks))} seeds before; adding some after a look makes "
+        "`better` likelier by chance alone"
+    )
 
 
 def contamination_lines(found: Mapping[str, Any]) -> Iterator[str]:

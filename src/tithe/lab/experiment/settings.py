@@ -177,8 +177,8 @@ class ExperimentSettings(ModelUse, DatasetName):
         names = [arm.name for arm in self.arms]
         if self.against not in names:
             raise SettingsError(
-                f"the arms are compared with `{self.against}`, which is none of them: {', '.join(names)}",
-                hint=f"add `{self.against}:` to `arms`, or name another with `against`",
+                f"`against` names `{self.against}`, which is not an arm: {', '.join(names)}",
+                hint=f"add `{self.against}:` to `arms`, or name another arm",
             )
         known = {arm.name: arm for arm in self.arms}
         if not known[self.against].budgeted:
@@ -204,7 +204,7 @@ def read_arm(name: str, given: Any) -> ArmSettings:
     """
     if not NAME.fullmatch(name):
         raise SettingsError(
-            f"an arm cannot be called `{shown(name)}`: its name is that of a folder, too",
+            f"`{shown(name)}` cannot be the name of an arm: it is also a folder name",
             hint="letters, digits, `-`, `_`, `+` and `.`, up to 60, a letter or digit first",
         )
     if given is None:
@@ -220,9 +220,10 @@ def read_arm(name: str, given: Any) -> ArmSettings:
             f"arm `{name}` has a `recipe` of its own: then the recipes are compared and not the data",
             hint="one `recipe` for all arms, beside `arms`",
         )
-    if own.keys() & {"file", "random_like"} and len(own) > 1:
-        there = shown(", ".join(sorted(own)))
-        raise SettingsError(f"arm `{name}` has more beside `{shown(min(own))}`: {there}", hint="one of them")
+    sole = next((key for key in ("file", "random_like") if key in own), None)
+    if sole is not None and len(own) > 1:
+        others = shown(", ".join(sorted(own.keys() - {sole})))
+        raise SettingsError(f"arm `{name}` has other keys beside `{sole}`: {others}", hint="keep one of them")
     if "file" in own:
         return ArmSettings.of({**arm, "kind": "file", "file": own["file"]})
     if "random_like" in own or name == "random-like":
@@ -285,7 +286,7 @@ def prompt_sets(judge: Mapping[str, Any]) -> tuple[str, ...]:
         raise SettingsError("`judge` names no prompts", hint="`prompts: [questions.jsonl]` beside the judge's name")
     stems = [Path(name).stem for name in files]
     if len(set(stems)) < len(stems):
-        raise SettingsError(f"two prompt sets of `judge` have one name: {', '.join(stems)}", hint="rename one")
+        raise SettingsError(f"two prompt sets of `judge` have the same name: {', '.join(stems)}", hint="rename one")
     return files
 
 

@@ -113,6 +113,7 @@ class Chain:
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: smaller is stronger
 FEW = 3  # layers of the candidate `best few`
+FOLDS = 5  # of the cross-validation
 Fold: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
@@ -128,7 +129,6 @@ class ProbeFit:
         chosen: the set that the head reads.
         why: reason for the choice, in one sentence.
         components: principal components of each layer in the head.
-        folds: of the cross-validation.
     """
 
     head: ProbeHead
@@ -138,7 +138,6 @@ class ProbeFit:
     chosen: LayerSet
     why: str
     components: int
-    folds: int
 
     def as_dict(self) -> dict[str, Any]:
         """Return the facts for the head's card."""
@@ -149,12 +148,12 @@ class ProbeFit:
             "why": self.why,
             "c": self.chosen.c,
             "components": self.components,
-            "folds": self.folds,
+            "folds": FOLDS,
         }
 
 
 def fit_probe(
-    means: Means, labels: npt.ArrayLike, groups: npt.ArrayLike, *, layers: LayerChoice | None, seed: int, folds: int = 5
+    means: Means, labels: npt.ArrayLike, groups: npt.ArrayLike, *, layers: LayerChoice | None, seed: int
 ) -> ProbeFit:
     """Train on mean states.
 
@@ -167,7 +166,6 @@ def fit_probe(
         groups: the prompt of each row; one prompt is never on both sides of a fold.
         layers: which ones to read; None chooses among several sets.
         seed: random seed of folds and components.
-        folds: of the cross-validation.
 
     Raises:
         DataError: too few prompts, one tier only, or means that are not finite.
@@ -176,12 +174,12 @@ def fit_probe(
     demand_means(means, tiers, prompts)
     count = means.shape[1]
     wanted = tuple(range(count)) if layers is None else chosen_layers(layers, count)
-    trial = Trial(means, tiers, cut(tiers, prompts, folds, seed), wanted, seed)
+    trial = Trial(means, tiers, cut(tiers, prompts, FOLDS, seed), wanted, seed)
     singles = [trial.candidate(f"layer {layer}", (layer,)) for layer in wanted]
     if layers is None:
         candidates = [max(singles, key=lambda one: one.auc)]
         candidates += [trial.candidate(name, several) for name, several in sets(singles, count)]
-        chosen, why = choose(candidates, folds)
+        chosen, why = choose(candidates, FOLDS)
     else:
         candidates = [trial.candidate(layers, wanted)]
         chosen, why = candidates[0], f"the layers were given: {layers}"
@@ -194,13 +192,10 @@ def fit_probe(
         chosen=chosen,
         why=why,
         components=chain.regression.coef_.shape[1] // len(chosen.layers),
-        folds=folds,
     )
 
 
-def layer_aucs(
-    means: Means, labels: npt.ArrayLike, groups: npt.ArrayLike, *, seed: int, folds: int = 5
-) -> dict[int, float]:
+def layer_aucs(means: Means, labels: npt.ArrayLike, groups: npt.ArrayLike, *, seed: int) -> dict[int, float]:
     """Return the cross-validated AUC of each hidden state by itself: it shows where in a model the tiers separate.
 
     Args and errors are those of `fit_probe`.
@@ -208,7 +203,7 @@ def layer_aucs(
     tiers, prompts = np.asarray(labels), np.asarray(groups)
     demand_means(means, tiers, prompts)
     layers = range(means.shape[1])
-    trial = Trial(means, tiers, cut(tiers, prompts, folds, seed), layers, seed)
+    trial = Trial(means, tiers, cut(tiers, prompts, FOLDS, seed), layers, seed)
     return {layer: trial.candidate(f"layer {layer}", (layer,)).auc for layer in layers}
 
 
@@ -258,7 +253,7 @@ def cut(labels: Array, groups: Array, folds: int, seed: int) -> list[Fold]:
         if there < folds:
             raise DataError(
                 f"{there} prompts with a {tier}-tier response are too few for {folds} folds",
-                hint="label more prompts, or take fewer folds",
+                hint="label more prompts",
             )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     found = list(splitter.split(np.zeros(len(labels)), labels, groups))

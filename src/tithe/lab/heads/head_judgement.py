@@ -99,17 +99,20 @@ def demand_enough(values: dict[str, Floats], labels: Array, groups: Array) -> No
     """
     sizes = {name: len(one) for name, one in [*values.items(), ("labels", labels), ("prompts", groups)]}
     if len(set(sizes.values())) > 1:
-        raise DataError(f"these do not belong together: {', '.join(f'{n} {name}' for name, n in sizes.items())}")
+        told = ", ".join(f"{n} {name}" for name, n in sizes.items())
+        raise DataError(f"arrays of different lengths do not belong together: {told}")
     for name, one in values.items():
         if not np.isfinite(one).all():
-            raise DataError(f"{int((~np.isfinite(one)).sum())} of {len(one)} responses have no {name} number")
+            raise DataError(
+                f"{int((~np.isfinite(one)).sum())} of {len(one)} responses have a {name} value that is not finite"
+            )
     if not np.isin(labels, (0, 1)).all():
         raise DataError("a label is 1 for the high tier or 0 for the low one, and nothing else")
     for label, tier in ((1, "high"), (0, "low")):
         there = len(np.unique(groups[labels == label]))
         if there < LEAST_PROMPTS:
             raise DataError(
-                f"{there} prompts with a {tier}-tier response are too few to judge a head, it takes {LEAST_PROMPTS}",
+                f"{there} prompts with a {tier}-tier response are too few to judge a head: it needs {LEAST_PROMPTS}",
                 hint="label more prompts, or give the test side a larger share",
             )
 

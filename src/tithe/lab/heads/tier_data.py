@@ -264,8 +264,8 @@ def unseen(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
     if gone and not settings.drop_seen:
         raise DataError(
             f"the head `{head}` was trained on the prompts of {gone:,} of these {len(tiers):,} responses: "
-            "what it says of them proves nothing",
-            hint="`--drop-seen` leaves them out; `held_out.parquet` has the report of those it never saw",
+            "its margins there prove nothing",
+            hint="`--drop-seen` leaves them out; `held_out.parquet` has its margins on unseen prompts",
         )
     return tiers.only(there, {"the head was trained on its prompt": gone} if gone else {})
 
@@ -280,9 +280,9 @@ def demand_judgeable(tiers: Tiers, rows: Rows) -> None:
         there = len(set(tiers.prompts[rows][tiers.labels[rows] == label].tolist()))
         if there < LEAST_PROMPTS:
             raise DataError(
-                f"a head is judged by at least {LEAST_PROMPTS} prompts with a {tier} response, and there "
-                f"{'is' if there == 1 else 'are'} {there} on the test side",
-                hint="label more prompts, or give a larger `--test-share`; 0 takes no report",
+                f"judging a head needs at least {LEAST_PROMPTS} prompts with a {tier} response, and the test side has "
+                f"{there}",
+                hint="label more prompts, or give a larger `--test-share`; with 0 there is no report",
             )
 
 

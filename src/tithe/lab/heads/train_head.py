@@ -65,7 +65,9 @@ class HeadResult:
     report: HeadReport | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        unknown = "nothing is known of how well it tells tiers apart: `tithe head evaluate` judges it on some"
+        unknown = (
+            "it is unknown how well this head tells tiers apart: `tithe head evaluate` judges it on labelled responses"
+        )
         lines = self.report.lines() if self.report else [unknown]
         return "\n".join([*lines, *([f"head: {self.folder}"] if self.folder else [])])
 
@@ -93,13 +95,8 @@ def train_head(
     demand_judgeable(tiers, sides_of(tiers, settings)["test"])  # fail before the model is loaded
     twins = in_both(tiers)
     if twins:
-        reporter.say(f"note: {twins:,} of {len(tiers):,} responses stand in both tiers, to the same prompt")
-    base = {
-        "kind": settings.kind,
-        "settings": settings.model_dump(mode="json"),
-        "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
-        "dataset": run.source.input_check.describe(),
-    }
+        reporter.say(f"note: {twins:,} of {len(tiers):,} responses are in both tiers, with the same prompt")
+    base = {"kind": settings.kind, **inputs_record(run)}
     with (
         run_folder(folder, "-o") as place,
         account(folder, reporter, lambda: base, name=REPORT, stores=None) as told,
@@ -157,13 +154,20 @@ def evaluate_head(head: Path, settings: HeadSettings, *, reporter: Reporter | No
         "head": str(head),
         "fingerprint": readout.card.fingerprint,
         "model": of.describe(),
-        "settings": settings.model_dump(mode="json"),
-        "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
-        "dataset": run.source.input_check.describe(),
+        **inputs_record(run),
         "counts": counts_of(states, {}),
         "report": report.as_dict(),
     }
     return HeadResult(None, record, report)
+
+
+def inputs_record(run: HeadRun) -> dict[str, Any]:
+    """Return the settings, versions and data set for a record."""
+    return {
+        "settings": run.of.settings.model_dump(mode="json"),
+        "versions": versions(("torch", "transformers", "scikit-learn", "numpy")),
+        "dataset": run.source.input_check.describe(),
+    }
 
 
 def import_head(
@@ -273,7 +277,7 @@ def sides_of(tiers: Tiers, settings: HeadSettings) -> dict[str, Rows]:
         sides = {name: np.flatnonzero(tiers.sides == name) for name in SIDE_NAMES}
         demand_disjoint(tiers.prompts, sides)
         if not len(sides["train"]):
-            raise DataError(f"no response is on the side `train` by the column `{settings.split_column}`")
+            raise DataError(f"the column `{settings.split_column}` puts no response on the side `train`")
         return sides
     shares = (1 - settings.validation_share - settings.test_share, settings.validation_share, settings.test_share)
     if shares[0] <= 0:
@@ -292,13 +296,13 @@ def check_settings(settings: HeadSettings) -> None:
     """
     given = settings.model_fields_set
     pairs = [(name, "`kind` is `probe`") for name in CNN_ONLY if settings.kind == "probe"]
-    pairs += [(name, "`split_column` says where prompts stand") for name in SPLIT_ONLY if settings.split_column]
+    pairs += [(name, "`split_column` names the side of each prompt") for name in SPLIT_ONLY if settings.split_column]
     for name, why in pairs:
         if name in given and getattr(settings, name) != HeadSettings.model_fields[name].default:
             raise SettingsError(f"`{name}` is given, and {why}: nothing reads it", hint="leave one of the two out")
     both = set(settings.high_tier) & set(settings.low_tier)
     if both:
-        raise SettingsError(f"`{min(both)}` is given as a name of the high tier and of the low one")
+        raise SettingsError(f"`{min(both)}` names both the high and the low tier")
 
 
 def counts_of(states: TierStates, sides: Mapping[str, Rows]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class SampleSpeed:
             workers: batches read at once.
         """
         if self.spread > NOISY:
-            yield f"readings of the same differ by {self.spread:.0%}: other work on this machine?"
+            yield f"repeated readings differ by {self.spread:.0%}: other work on this machine?"
         batches = self.middle.through / budget
         if batches < FEW * workers:
             full = f"the sample fills {batches:.1f} batches of {budget:,} tokens"
@@ -166,7 +166,7 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
         f"read {sample['repeats']} times"
     )
     rates = speed["tokens_per_second"]
-    halved = f", halved {speed['batches_halved']:,} times for want of memory" if speed["batches_halved"] else ""
+    halved = f", halved {speed['batches_halved']:,} times because memory ran out" if speed["batches_halved"] else ""
     yield (
         f"speed: {speed['tokens_per_second_median']:,.0f} tokens/s ({min(rates):,.0f} to {max(rates):,.0f}), "
         f"{engine['batch_tokens']:,} tokens a batch, {engine['workers']} at once{halved}"
@@ -180,7 +180,7 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
     low, high = (duration(seconds) for seconds in whole["seconds_range"])
     takes = f"{duration(whole['seconds'])} ({low} to {high})"
     yield f"whole job: {whole['tokens']:,} tokens in {takes}: {whole_words(whole)}"
-    yield f"memory: {size(whole['peak_bytes'])} at most, of it weights {size(whole['weight_bytes'])}"
+    yield f"memory: {size(whole['peak_bytes'])} at most, weights {size(whole['weight_bytes'])} of it"
     for note in record["notes"]:
         yield f"note: {note}"
 

@@ -122,10 +122,12 @@ def check_settings(settings: BenchSettings) -> None:
     """
     if settings.dtype == "fp8":
         raise SettingsError(
-            "a bench holds a model against the matmul peak of its dtype, and knows none of `fp8`", hint="`--dtype bf16`"
+            "a bench compares a model with the matmul peak of its dtype, and has none for `fp8`", hint="`--dtype bf16`"
         )
     if settings.warmup:
-        raise SettingsError("`warmup` trains the model before it scores, and a bench trains none", hint="leave it out")
+        raise SettingsError(
+            "`warmup` trains the model before it scores, and a bench trains nothing", hint="leave it out"
+        )
 
 
 def counted(settings: BenchSettings, reporter: Reporter) -> tuple[dict[str, Any], int]:
@@ -147,7 +149,7 @@ def sampled(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
     found = [item for item in setup.source.dataset if item.row in wanted]
     if not any(isinstance(item, Example) for item in found):
         raise DataError(
-            f"of {len(wanted):,} records of `{setup.settings.dataset}` none can be read", hint="a larger `--limit`"
+            f"none of {len(wanted):,} records of `{setup.settings.dataset}` can be read", hint="a larger `--limit`"
         )
     return found
 
@@ -180,7 +182,7 @@ def affordable(sample: Sample, settings: BenchSettings) -> tuple[Sample, float]:
     reading = few.read()
     if not reading.tokens:
         raise DataError(
-            f"of {len(few.items):,} records of `{sample.setup.settings.dataset}` no pass could be made",
+            f"no forward pass could be made from {len(few.items):,} records of `{sample.setup.settings.dataset}`",
             hint="`tithe plan` lists the reasons",
         )
     whole = reading.seconds * len(sample.items) / len(few.items)
@@ -218,6 +220,6 @@ def notes(setup: Setup, settings: BenchSettings, job: dict[str, Any]) -> list[st
         found.append(f"the data set has {records:,} records, fewer than the {settings.limit:,} of a sample")
     if setup.method.encoder_specs:
         found.append(
-            f"vectors of prompts ({', '.join(setup.method.encoder_specs)}) are made before, and are not in the times"
+            f"the times exclude vectors of prompts ({', '.join(setup.method.encoder_specs)}), which are computed first"
         )
     return found

@@ -85,7 +85,7 @@ def warnings(found: dict[str, Any]) -> list[str]:
         said.append("no prompt has responses of both tiers: a head may learn the prompts instead of the responses")
     same = max(found["duplicates"][f"equal_{tier}_in_{other}"] or 0 for tier, other in (TIERS, TIERS[::-1]))
     if same > SAME:
-        said.append(f"{same:.0%} of a tier's responses stand in the other tier too: nothing tells these apart")
+        said.append(f"{same:.0%} of a tier's responses are also in the other tier: nothing tells these apart")
     for tier in TIERS:
         if (found["unfinished"][tier] or 0) > found["responses"][tier] / 4:
             said.append(

@@ -157,7 +157,7 @@ def by_labels(dataset: Dataset, labels: Labels, counts: RecordCounts | None = No
         DataError: it has unknown labels, or none.
     """
     check_labels(dataset, labels)
-    for item in dataset if counts is None else counts.counting(dataset):
+    for item in (counts or RecordCounts()).counting(dataset):
         if isinstance(item, BadRow):
             yield item
             continue
@@ -217,11 +217,9 @@ def side(dataset: Dataset, row: Row, tier: Tier, number: int, seen: Occurrences)
     return replace(item, reason=f"`{tier}`: {item.reason}") if isinstance(item, BadRow) else item
 
 
-def by_file(
-    dataset: Dataset, tier: Tier, model: str | None, counts: RecordCounts | None = None
-) -> Iterator[TierRow | BadRow]:
+def by_file(dataset: Dataset, tier: Tier, model: str | None, counts: RecordCounts) -> Iterator[TierRow | BadRow]:
     """Yield the rows of a file whose records are all of one tier."""
-    for item in dataset if counts is None else counts.counting(dataset):
+    for item in counts.counting(dataset):
         yield item if isinstance(item, BadRow) else of_example(item, tier, model)
 
 

@@ -71,7 +71,7 @@ def last_checkpoint(place: Path) -> Checkpoint | None:
     return max(found, key=lambda one: one.step, default=None)
 
 
-def sweep_checkpoints(place: Path, keep: Checkpoint | None = None) -> None:
+def sweep_checkpoints(place: Path, keep: Checkpoint | None) -> None:
     """Remove all checkpoints but one: the trainer would count incomplete ones as its own."""
     for folder in place.glob("checkpoint-*"):
         if keep is None or folder != keep.folder:
@@ -120,7 +120,7 @@ def demand_same(there: dict[str, Any], here: dict[str, Any], place: Path, *, beg
     if name is not None:
         what = "was begun" if began else "was done"
         raise OutputError(
-            f"in `{place}` a training {what} with {name} `{there.get(name)}`, not `{here.get(name)}`",
+            f"`{place}` holds a training that {what} with {name} `{there.get(name)}`, not `{here.get(name)}`",
             hint="name another folder, or train anew with `--overwrite`",
         )
 
@@ -161,7 +161,7 @@ def save(
         for name in CURVE:
             write_chart(chart, place / name, overwrite=True)
     except MissingExtraError as error:
-        reporter.say(f"note: no picture of the losses: {error}; {error.hint}")
+        reporter.say(f"note: no plot of the losses: {error}; {error.hint}")
 
 
 def write_losses(path: Path, losses: Sequence[float], learning_rates: Sequence[float]) -> None:

@@ -62,7 +62,7 @@ def lay_out(recipe: TrainingRecipe, devices: int, device: str) -> Batches:
     if share % each or (passes is not None and devices * each * passes != step):
         parts = f"{devices} device{'s' * (devices > 1)} of {each}" + (f", {passes} times" if passes else "")
         raise SettingsError(
-            f"a batch of {step} is not made of {parts}",
+            f"a batch of {step} cannot be made of {parts}",
             hint="`train_batch_size` = devices x `per_device_train_batch_size` x `gradient_accumulation_steps`",
         )
     return Batches(step, devices, each)

@@ -90,7 +90,7 @@ def carry_out(
         there = finished(place)
         if there is not None and not overwrite:
             demand_same(there["identity"], identity, place)
-            reporter.say(f"`{output}` holds this training already: nothing to do")
+            reporter.say(f"`{output}` already holds this training: nothing to do")
             return TuneResult(output, there)
         checkpoint = None if overwrite else begun_before(place, training, identity)
         with told_of(place, training, there is None, reporter) as told:
@@ -318,7 +318,7 @@ def announce(
     if recipe.bf16 and training.device.type == "cpu" and not multiplies_bf16(training.device):
         reporter.say("note: this CPU does not multiply in bf16, fp32 is faster here: `--no-bf16`")
     if checkpoint is not None:
-        reporter.say(f"goes on from the checkpoint after step {checkpoint.step}")
+        reporter.say(f"resuming from the checkpoint after step {checkpoint.step}")
 
 
 def more_steps(recipe: TrainingRecipe, rows: int, steps: int) -> str:
