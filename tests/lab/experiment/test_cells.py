@@ -10,7 +10,7 @@ import pytest
 
 from tithe.errors import StoreError
 from tithe.lab.experiment.arm_choices import Choice
-from tithe.lab.experiment.cells import DONE, SPEC, Cell, cell_key, finished, prepare, spec_digest, write_done
+from tithe.lab.experiment.cells import DONE, SPEC, Cell, cell_key, is_finished, prepare, spec_digest, write_done
 from tithe.lab.experiment.conduct import earlier_looks
 
 COMMON: dict[str, Any] = {
@@ -33,7 +33,7 @@ def cell(places: tuple[int, ...], seed: int = 0) -> Cell:
 def ready(folder: Path, one: Cell, common: dict[str, Any] = COMMON) -> tuple[Path, bool, list[str]]:
     said: list[str] = []
     own = prepare(one, Pool(), folder, common, said.append)  # type: ignore[arg-type]
-    return own, finished(one, own, json.loads((own / SPEC).read_text())), said
+    return own, is_finished(one, own, json.loads((own / SPEC).read_text())), said
 
 
 @pytest.fixture

@@ -165,9 +165,9 @@ def test_a_long_sample_is_made_smaller() -> None:
 
     settings = BenchSettings(dataset="x", seconds=10)
     takes = iter([5.5, 4.0, 3.9, 4.0])
-    made, warming = speed.affordable(Fake(list(range(100))), settings)  # type: ignore[arg-type]
+    made, warming = speed.cut_sample(Fake(list(range(100))), settings)  # type: ignore[arg-type]
     assert len(made.items) == 20 and warming == 1.5
-    made, warming = speed.affordable(Fake(list(range(16))), settings)  # type: ignore[arg-type]
+    made, warming = speed.cut_sample(Fake(list(range(16))), settings)  # type: ignore[arg-type]
     assert len(made.items) == 16 and warming == 0
 
 
@@ -181,16 +181,16 @@ def test_loading_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     setup = SimpleNamespace(settings=None, source=SimpleNamespace(dataset=None), model=None)
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    assert speed.loaded(setup, Fake(), tmp_path) == ("engine", 7)  # type: ignore[arg-type]
+    assert speed.load_engine(setup, Fake(), tmp_path) == ("engine", 7)  # type: ignore[arg-type]
 
 
 def test_what_is_slow_beside_the_model_makes_the_job_slow(
     data: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten tokens a second are tokenised, and loading takes an hour."""
-    load = speed.loaded
+    load = speed.load_engine
     monkeypatch.setattr(Sample, "tokenise", lambda self: (100.0, 1000))
-    monkeypatch.setattr(speed, "loaded", lambda *given: (load(*given)[0], 3600.0))
+    monkeypatch.setattr(speed, "load_engine", lambda *given: (load(*given)[0], 3600.0))
     whole = tithe.bench(data, model=str(model_dir), device="cpu", limit=4, batch_tokens=512, workers=1).record["whole"]
     assert whole["tokenise_seconds"] == whole["tokens"] / 10 and whole["load_seconds"] >= 3600
     assert whole["seconds"] >= 3600 + whole["tokens"] / 10 > 3600 + whole["read_seconds"]

@@ -3,7 +3,7 @@
 import pytest
 
 from tithe.errors import SettingsError
-from tithe.lab.tune.settings import LAYOUT, RECIPES, TrainingRecipe, TuneSettings, altered, read_recipe
+from tithe.lab.tune.settings import LAYOUT, RECIPES, TrainingRecipe, TuneSettings, read_recipe, with_values
 
 
 def settings(**values):
@@ -23,7 +23,7 @@ def test_cpqs_lora_is_what_its_paper_says():
 
 
 def test_warmup_is_alpaca_for_one_epoch():
-    assert altered(RECIPES["warmup"], {"num_train_epochs": 3.0}).digest() == RECIPES["alpaca"].digest()
+    assert with_values(RECIPES["warmup"], {"num_train_epochs": 3.0}).digest() == RECIPES["alpaca"].digest()
 
 
 OTHER = {
@@ -59,7 +59,9 @@ OTHER = {
 def test_the_digest_covers_all_that_affects_the_result(name):
     """A field that is added without a thought about the digest fails here."""
     base = TrainingRecipe(use_peft=name != "use_peft")
-    assert (altered(base, {name: OTHER[name]} if name in OTHER else {}).digest() == base.digest()) == (name in LAYOUT)
+    assert (with_values(base, {name: OTHER[name]} if name in OTHER else {}).digest() == base.digest()) == (
+        name in LAYOUT
+    )
 
 
 def test_lora_settings_do_not_matter_where_there_is_no_adapter():

@@ -53,12 +53,12 @@ class Choice:
     places: tuple[int, ...]
 
 
-def wanted(pool: Pool, budget: str) -> int | None:
+def budget_rows(pool: Pool, budget: str) -> int | None:
     """Return the number of rows a budget allows; None if it counts tokens."""
     return Budget.parse(budget).rows(len(pool), len(pool))
 
 
-def scored(
+def select_arm(
     arm: ArmSettings, budget: str, pool: Pool, settings: ExperimentSettings, folder: Path, reporter: Reporter
 ) -> Choice:
     """Select as `tithe select` does; all arms share one run folder, so that no answer is computed twice.
@@ -70,7 +70,7 @@ def scored(
         result = select(selection_settings(arm, budget, pool, settings), folder=folder, reporter=reporter)
     except TitheError as error:
         raise type(error)(f"arm `{arm.name}` at {budget}: {error}", hint=error.hint) from error
-    return checked(arm, Choice(arm.name, budget, None, places_of(set(result.kept), pool)), pool)
+    return demand_full_budget(arm, Choice(arm.name, budget, None, places_of(set(result.kept), pool)), pool)
 
 
 def selection_settings(arm: ArmSettings, budget: str, pool: Pool, settings: ExperimentSettings) -> SelectSettings:
@@ -93,13 +93,13 @@ def places_of(ids: set[str], pool: Pool) -> tuple[int, ...]:
     return tuple(i for i, id_ in enumerate(pool.ids) if id_ in ids)
 
 
-def checked(arm: ArmSettings, choice: Choice, pool: Pool) -> Choice:
+def demand_full_budget(arm: ArmSettings, choice: Choice, pool: Pool) -> Choice:
     """Return the choice; refuse one with fewer examples than the other arms have at this budget.
 
     Raises:
         SettingsError: it has fewer, and the arm does not set `allow_fewer`.
     """
-    rows = wanted(pool, choice.budget)
+    rows = budget_rows(pool, choice.budget)
     if not choice.places:
         raise SettingsError(f"arm `{arm.name}` selected nothing at {choice.budget}", hint="check its filters")
     if rows is not None and len(choice.places) < rows and not arm.allow_fewer:
@@ -111,7 +111,7 @@ def checked(arm: ArmSettings, choice: Choice, pool: Pool) -> Choice:
     return choice
 
 
-def at_random(name: str, budget: str, seed: int, pool: Pool) -> Choice:
+def draw_random(name: str, budget: str, seed: int, pool: Pool) -> Choice:
     """Draw examples uniformly."""
     # The second number keeps this stream apart from that of `like_lengths` under the same seed.
     order = np.random.default_rng([seed, 1]).permutation(len(pool))
@@ -120,7 +120,7 @@ def at_random(name: str, budget: str, seed: int, pool: Pool) -> Choice:
     return Choice(name, budget, seed, tuple(sorted(taken.tolist())))
 
 
-def like_lengths(name: str, like: Choice, seed: int, pool: Pool) -> Choice:
+def draw_like_lengths(name: str, like: Choice, seed: int, pool: Pool) -> Choice:
     """Draw at random, with as many examples from each length bin as another arm has."""
     rng = np.random.default_rng([seed, 2])
     # Many equal lengths give equal quantiles: `unique` merges their bins.
@@ -133,7 +133,7 @@ def like_lengths(name: str, like: Choice, seed: int, pool: Pool) -> Choice:
     return Choice(name, like.budget, seed, tuple(sorted(taken)))
 
 
-def from_file(arm: ArmSettings, budget: str, pool: Pool, held_out: Collection[str]) -> Choice:
+def read_arm_file(arm: ArmSettings, budget: str, pool: Pool, held_out: Collection[str]) -> Choice:
     """Read records that were chosen elsewhere, and find them in the pool by their text.
 
     Args:
@@ -156,10 +156,10 @@ def from_file(arm: ArmSettings, budget: str, pool: Pool, held_out: Collection[st
             f"{held:,} of them are held out",
             hint="select from `data/pool.jsonl` of the experiment's folder",
         )
-    return checked(arm, Choice(arm.name, budget, None, places_of(ids, pool)), pool)
+    return demand_full_budget(arm, Choice(arm.name, budget, None, places_of(ids, pool)), pool)
 
 
-def lengths(choice: Choice, pool: Pool) -> dict[str, float]:
+def length_facts(choice: Choice, pool: Pool) -> dict[str, float]:
     """Count the chosen examples and their response tokens."""
     tokens = pool.response_tokens[list(choice.places)]
     return {"examples": len(tokens), "response_tokens": int(tokens.sum()), "median_length": float(np.median(tokens))}
@@ -170,11 +170,11 @@ def overlap(one: Choice, other: Choice) -> float:
     return len(set(one.places) & set(other.places)) / len(one.places)
 
 
-def all_of(name: str, pool: Pool) -> Choice:
+def full_choice(name: str, pool: Pool) -> Choice:
     return Choice(name, ALL, None, tuple(range(len(pool))))
 
 
-def by_seed(choices: Sequence[Choice], seed: int) -> Choice:
+def choice_of_seed(choices: Sequence[Choice], seed: int) -> Choice:
     """Return the choice that a seed trains on."""
     return next(one for one in choices if one.seed in (None, seed))
 
@@ -192,7 +192,7 @@ def choose_all(settings: ExperimentSettings, data: Data, folder: Path, reporter:
     """
     pool = data.pool
     for budget in settings.budgets:
-        rows, tokens = wanted(pool, budget), int(pool.response_tokens.sum())
+        rows, tokens = budget_rows(pool, budget), int(pool.response_tokens.sum())
         if rows is None and Budget.parse(budget).amount >= tokens:
             raise SettingsError(
                 f"the budget `{budget}` is not less than the pool, which has {tokens:,} response tokens",
@@ -203,21 +203,21 @@ def choose_all(settings: ExperimentSettings, data: Data, folder: Path, reporter:
                 f"the budget `{budget}` is more than the pool, which has {len(pool):,} examples",
                 hint=f"`{ALL}` takes the whole pool",
             )
-    partial = [budget for budget in settings.budgets if wanted(pool, budget) != len(pool)]
+    partial = [budget for budget in settings.budgets if budget_rows(pool, budget) != len(pool)]
     found: Choices = {}
     # A `random-like` arm needs the choice it matches, so these come last.
     for arm in sorted(settings.arms, key=lambda arm: arm.kind == "random-like"):
         for budget in partial if arm.budgeted else ():
-            found[arm.name, budget] = chosen(arm, budget, settings, data, found, folder, reporter)
+            found[arm.name, budget] = choose_arm(arm, budget, settings, data, found, folder, reporter)
     full = next((arm.name for arm in settings.arms if arm.kind == "full"), None)
     if full or len(partial) < len(settings.budgets):
         name = full or "full"
-        found[name, ALL] = [all_of(name, pool)]
+        found[name, ALL] = [full_choice(name, pool)]
     names = [arm.name for arm in settings.arms]
     return dict(sorted(found.items(), key=lambda item: names.index(item[0][0]) if item[0][0] in names else len(names)))
 
 
-def chosen(
+def choose_arm(
     arm: ArmSettings,
     budget: str,
     settings: ExperimentSettings,
@@ -229,18 +229,18 @@ def chosen(
     """Choose one arm's examples at one budget."""
     pool = data.pool
     if arm.kind == "random":
-        return [at_random(arm.name, budget, seed, pool) for seed in settings.seeds]
+        return [draw_random(arm.name, budget, seed, pool) for seed in settings.seeds]
     if arm.kind == "random-like":
         assert arm.like is not None
-        return [like_lengths(arm.name, found[arm.like, budget][0], seed, pool) for seed in settings.seeds]
+        return [draw_like_lengths(arm.name, found[arm.like, budget][0], seed, pool) for seed in settings.seeds]
     if arm.kind == "file":
-        return [from_file(arm, budget, pool, data.held_out)]
+        return [read_arm_file(arm, budget, pool, data.held_out)]
     kept = ChoiceFile(folder / CHOICES / f"{arm.name}-{budget}.json", selection_key(arm, budget, settings, pool))
     before = kept.read(pool)
     if before is not None:
         return [Choice(arm.name, budget, None, before)]
     reporter.say(f"{arm.name} at {budget}:")
-    choice = scored(arm, budget, pool, settings, folder / SCORING, reporter)
+    choice = select_arm(arm, budget, pool, settings, folder / SCORING, reporter)
     kept.write(choice, pool)
     return [choice]
 
@@ -282,11 +282,11 @@ def selection_key(arm: ArmSettings, budget: str, settings: ExperimentSettings, p
     state.update(repr(sorted(chosen.model_dump(mode="json").items())).encode())
     state.update("\n".join(pool.ids).encode())
     for name in (chosen.head, chosen.target, chosen.shot_pool, chosen.model):
-        state.update(stamp(name).encode())
+        state.update(file_stamp(name).encode())
     return state.hexdigest()
 
 
-def stamp(name: str | None) -> str:
+def file_stamp(name: str | None) -> str:
     """Return names, sizes and times of a file or folder; nothing for what is not on this disk, such as a hub id."""
     if name is None or not Path(name).exists():
         return ""
@@ -295,7 +295,7 @@ def stamp(name: str | None) -> str:
     return repr([(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files])
 
 
-def table(
+def arm_table(
     choices: Mapping[tuple[str, str], Sequence[Choice]],
     pool: Pool,
     settings: ExperimentSettings,
@@ -311,9 +311,9 @@ def table(
     like = {arm.name: arm.like for arm in settings.arms}
     for (arm, budget), found in choices.items():
         other = choices.get((against, budget))
-        row: dict[str, Any] = {"arm": arm, "budget": budget, "draws": len(found), **lengths(found[0], pool)}
+        row: dict[str, Any] = {"arm": arm, "budget": budget, "draws": len(found), **length_facts(found[0], pool)}
         row["steps"] = steps_in_all(len(found[0].places), recipe)
-        row["same_as"] = next((name for (name, _), one in before.items() if same(one, found)), None)
+        row["same_as"] = next((name for (name, _), one in before.items() if same_examples(one, found)), None)
         before[arm, budget] = found
         row[f"shared_with_{against}"] = None if other is None or arm == against else overlap(found[0], other[0])
         repeated = like.get(arm)
@@ -323,6 +323,6 @@ def table(
     return rows
 
 
-def same(one: Sequence[Choice], other: Sequence[Choice]) -> bool:
+def same_examples(one: Sequence[Choice], other: Sequence[Choice]) -> bool:
     """Return whether two arms train on the same examples."""
     return [choice.places for choice in one] == [choice.places for choice in other]

@@ -14,7 +14,7 @@ from tithe.data.outfile import atomic
 from tithe.errors import StoreError
 from tithe.foreign import demand_shape, foreign, read_json
 from tithe.lab.evaluate.measured import Measured, from_files
-from tithe.lab.experiment.arm_choices import Choice, Stored, by_seed
+from tithe.lab.experiment.arm_choices import Choice, Stored, choice_of_seed
 from tithe.lab.experiment.experiment_data import Pool
 from tithe.report.reporter import Reporter
 from tithe.run.folder import Account, has_finished, write_json
@@ -102,7 +102,7 @@ def make_cells(
     """
     cells = [Cell(base, None, None, None, UNTRAINED)] if base else []
     for seed in seeds:
-        own = [by_seed(found, seed) for found in choices.values()]
+        own = [choice_of_seed(found, seed) for found in choices.values()]
         for choice in sorted(own, key=lambda one: -len(one.places)):
             cells.append(Cell(choice.arm, choice.budget, seed, choice, cell_key(choice, seed)))
     return cells
@@ -112,7 +112,7 @@ def cell_key(choice: Choice, seed: int) -> str:
     return hashlib.blake2b(repr((choice.places, seed)).encode(), digest_size=8).hexdigest()
 
 
-def distinct(cells: Sequence[Cell]) -> dict[str, Cell]:
+def distinct_cells(cells: Sequence[Cell]) -> dict[str, Cell]:
     """Map each key to the first cell that has it: the one that is trained."""
     found: dict[str, Cell] = {}
     for cell in cells:
@@ -134,7 +134,7 @@ def prepare(cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any], say
     data = own / TRAIN
     spec: dict[str, Any] = {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, "examples": cell.key, **common}
     spec["tune"] = {**common["tune"], "dataset": str(data), "seed": cell.seed} if cell.choice else None
-    forget(own, spec, say)
+    remove_if_changed(own, spec, say)
     own.mkdir(parents=True, exist_ok=True)
     if cell.choice is not None:
         pool.write(cell.choice.places, data)
@@ -142,7 +142,7 @@ def prepare(cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any], say
     return own
 
 
-def forget(own: Path, spec: Mapping[str, Any], say: Callable[[str], None]) -> None:
+def remove_if_changed(own: Path, spec: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Remove a cell with other examples or settings."""
     if not (own / SPEC).exists():
         return
@@ -216,7 +216,7 @@ def cell_result(cell: Cell, folder: Path) -> CellResult | None:
     return CellResult(cell, record, tuple(measured), cell.name)
 
 
-def finished(cell: Cell, own: Path, spec: Mapping[str, Any]) -> bool:
+def is_finished(cell: Cell, own: Path, spec: Mapping[str, Any]) -> bool:
     """Return whether a cell has finished with exactly these settings."""
     record = read_done(own)
     return record is not None and bool(record["spec_digest"] == spec_digest(spec))
@@ -249,7 +249,7 @@ def write_done(own: Path, record: Mapping[str, Any]) -> None:
         stream.write(text.encode(errors="backslashreplace") + b"\n")
 
 
-def restored(values: Mapping[str, Any]) -> dict[str, Any]:
+def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """Turn lists from JSON back into the tuples that settings have."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 

@@ -82,16 +82,16 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def results(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> Results:
+def compare_arms(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> Results:
     """Compare the arms on every metric.
 
     Raises:
         StoreError: the cells were trained with different recipes.
     """
     demand_one_recipe(outcomes)
-    outcomes = ordered(outcomes, settings)
+    outcomes = order_by_budget(outcomes, settings)
     metrics = list(dict.fromkeys(one.metric for outcome in outcomes for one in outcome.measured))
-    parts = [of_metric(metric, runs_of(metric, outcomes, settings), settings) for metric in metrics]
+    parts = [compare_metric(metric, runs_of(metric, outcomes, settings), settings) for metric in metrics]
     return Results(
         means=tuple(one for part in parts for one in part.means),
         against=tuple(one for part in parts for one in part.against),
@@ -126,13 +126,13 @@ def runs_of(metric: str, outcomes: Sequence[CellResult], settings: ExperimentSet
     return found
 
 
-def ordered(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> list[CellResult]:
+def order_by_budget(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> list[CellResult]:
     """Sort results by budget, in the order the settings name them; those without a budget come first."""
     places = {budget: place for place, budget in enumerate(settings.budgets)}
     return sorted(outcomes, key=lambda one: places.get(str(one.cell.budget), -1))
 
 
-def of_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Results:
+def compare_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Results:
     """Compare the arms on one metric, at the budgets that the reference arm has."""
     first = next(iter(runs.values()))[0]
     base = settings.against
@@ -144,14 +144,14 @@ def of_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Results:
     groups = sorted(set(first.groups))
     return Results(
         means=tuple(mean_of(metric, key, found, first.unit) for key, found in runs.items()),
-        against=versus(pairs, runs),
-        groups=versus(pairs, runs, groups) if groups else (),
-        full=versus([(key, one) for one in full for key in runs if key[1] in budgets], runs),
-        references=versus([(one, (base, budget)) for budget in budgets for one in whole], runs),
+        against=compare_pairs(pairs, runs),
+        groups=compare_pairs(pairs, runs, groups) if groups else (),
+        full=compare_pairs([(key, one) for one in full for key in runs if key[1] in budgets], runs),
+        references=compare_pairs([(one, (base, budget)) for budget in budgets for one in whole], runs),
     )
 
 
-def versus(
+def compare_pairs(
     pairs: Iterable[tuple[tuple[str, str], tuple[str, str]]], runs: Runs, groups: Sequence[str | None] = (None,)
 ) -> tuple[Comparison, ...]:
     """Compare the first of each pair with the second, and correct all p values together."""
@@ -191,7 +191,7 @@ class ExperimentResult:
     outcomes: tuple[CellResult, ...] = field(default=(), repr=False)
 
 
-def judged(
+def add_judge_metrics(
     outcomes: Sequence[CellResult], settings: ExperimentSettings, folder: Path, reporter: Reporter
 ) -> list[CellResult]:
     """Add a metric `judge <set>`: +1, 0 or -1 per prompt against the reference arm, whose own is 0 everywhere.
@@ -209,12 +209,12 @@ def judged(
             found.append(one)
             continue
         sets = prompt_sets(settings.judge)
-        more = [verdicts(one, other, prompts, settings, folder, reporter) for prompts in sets]
+        more = [judge_answers(one, other, prompts, settings, folder, reporter) for prompts in sets]
         found.append(replace(one, measured=(*one.measured, *more)))
     return found
 
 
-def verdicts(
+def judge_answers(
     one: CellResult, other: CellResult, prompts: str, settings: ExperimentSettings, folder: Path, reporter: Reporter
 ) -> Measured:
     """Let the judge compare two models' answers to one prompt set."""

@@ -21,27 +21,27 @@ from tithe.foreign import demand_shape, read_json
 from tithe.lab.evaluate.comparison import holm
 from tithe.lab.evaluate.evaluation import pieces_of
 from tithe.lab.evaluate.settings import EvaluateSettings
-from tithe.lab.experiment.arm_choices import Choice, Stored, choose_all, table
+from tithe.lab.experiment.arm_choices import Choice, Stored, arm_table, choose_all
 from tithe.lab.experiment.cells import (
     CELLS,
     DONE,
     Cell,
     CellResult,
     cell_result,
-    distinct,
-    finished,
+    distinct_cells,
+    is_finished,
     make_cells,
     prepare,
     read_ended,
     read_spec,
-    restored,
+    with_tuples,
 )
-from tithe.lab.experiment.comparisons import ExperimentResult, judged, results
+from tithe.lab.experiment.comparisons import ExperimentResult, add_judge_metrics, compare_arms
 from tithe.lab.experiment.experiment_data import Data, make_data
 from tithe.lab.experiment.experiment_report import write_report
 from tithe.lab.experiment.reporter import looks_caution, plan_lines
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings, check_judge, prompt_sets
-from tithe.lab.experiment.workers import Clock, do_all, places
+from tithe.lab.experiment.workers import Clock, run_cells, worker_places
 from tithe.lab.judge.judge_loop import Answers
 from tithe.lab.tune.settings import TrainingRecipe, TuneSettings
 from tithe.lab.tune.train import demand_packages
@@ -83,7 +83,7 @@ def experiment(
     conduct = Conduct(settings, folder, reporter := reporter or Reporter())
     with run_folder(folder, "-o"), account(None, reporter, conduct.so_far, name=RECORD, stores="cells") as told:
         told.stored = lambda: sum("evaluation" in one for one in conduct.cells_so_far())
-        return conduct.all(told, overwrite=overwrite, plan=plan)
+        return conduct.run(told, overwrite=overwrite, plan=plan)
 
 
 @dataclass
@@ -138,13 +138,13 @@ class Conduct:
     def model(self) -> Model:
         return open_model(self.reading)
 
-    def all(self, told: Account, *, overwrite: bool, plan: bool) -> ExperimentResult:
+    def run(self, told: Account, *, overwrite: bool, plan: bool) -> ExperimentResult:
         demand_extras()
         if self.settings.judge is not None:
             check_judge(self.settings.judge, self.settings.model)
-        where = places(self.settings.parallel, self.settings.device)
+        where = worker_places(self.settings.parallel, self.settings.device)
         looks = earlier_looks(self.folder / RECORD, len(self.settings.seeds))
-        self.keep_design(overwrite)
+        self.check_design(overwrite)
         if not plan:  # a plan writes no record
             told.begin(self.folder)
         data = make_data(
@@ -159,14 +159,14 @@ class Conduct:
             return ExperimentResult(self.folder, record)
         cells = self.cells = make_cells(choices, self.settings.seeds, base_arm(self.settings.arms))
         self.train(cells, data, where)
-        own = {key: cell_result(cell, self.folder) for key, cell in distinct(cells).items()}
+        own = {key: cell_result(cell, self.folder) for key, cell in distinct_cells(cells).items()}
         outcomes = [replace(one, cell=cell) for cell in cells if (one := own[cell.key])]
         if self.settings.judge is not None:
-            outcomes = judged(outcomes, self.settings, self.folder, self.reporter)
-        found = results(outcomes, self.settings)
+            outcomes = add_judge_metrics(outcomes, self.settings, self.folder, self.reporter)
+        found = compare_arms(outcomes, self.settings)
         trained = [one.record["training"]["recipe_digest"] for one in outcomes if one.record["training"]]
         record["recipe"] |= {"digest": trained[0]} if trained else {}  # with the dtype that the device decided
-        record |= {"results": found.as_dict(), "cells": [brief(one) for one in outcomes]}
+        record |= {"results": found.as_dict(), "cells": [cell_facts(one) for one in outcomes]}
         record["earlier_looks"] = looks
         if looks:
             self.reporter.say(f"note: {looks_caution(looks)}")
@@ -182,13 +182,13 @@ class Conduct:
         Raises:
             TitheError: an unknown or forbidden task, an unreadable file, or a missing column.
         """
-        settings = EvaluateSettings.of(restored(self.evaluation(data)))
+        settings = EvaluateSettings.of(with_tuples(self.evaluation(data)))
         for piece in pieces_of(settings, find_model(settings.model), self.reporter):
             piece.check()
         for prompts in prompt_sets(self.settings.judge) if self.settings.judge is not None else ():
             assert Answers.of(prompts, prompts_of(Path(prompts)))
 
-    def keep_design(self, overwrite: bool) -> None:
+    def check_design(self, overwrite: bool) -> None:
         """Write down what may not change while an experiment goes on; arms, budgets and seeds may be added.
 
         Raises:
@@ -223,7 +223,7 @@ class Conduct:
             "model": {"name": self.settings.model, "fingerprint": self.model.fingerprint},
             "recipe": {"digest": self.recipe.digest(), **self.recipe.model_dump(mode="json")},
             "data": data.record,
-            "arms": table(choices, data.pool, self.settings, self.recipe),
+            "arms": arm_table(choices, data.pool, self.settings, self.recipe),
         }
 
     def basics(self) -> dict[str, Any]:
@@ -236,7 +236,7 @@ class Conduct:
     def cells_so_far(self) -> list[dict[str, Any]]:
         """Return how each cell ended that has begun."""
         found = []
-        for cell in distinct(self.cells).values():
+        for cell in distinct_cells(self.cells).values():
             record = read_ended(self.folder / CELLS / cell.name)
             if record is not None:
                 told = {name: record[name] for name in ("training", "evaluation", "seconds", OUTCOME) if name in record}
@@ -254,19 +254,19 @@ class Conduct:
             common["judge"] = self.settings.judge
         todo: list[tuple[str, Path]] = []
         weights: dict[str, float] = {}
-        for cell in distinct(cells).values():
+        for cell in distinct_cells(cells).values():
             own = prepare(cell, data.pool, self.folder, common, self.reporter.say)
-            if finished(cell, own, read_spec(own)):
+            if is_finished(cell, own, read_spec(own)):
                 continue
             (own / DONE).unlink(missing_ok=True)
             todo.append((cell.name, own))
             # Training takes about three times a forward pass, which evaluation is.
             weights[cell.name] = 3 * cell.examples * self.recipe.num_train_epochs + data.record["held_out"]
-        found = len(distinct(cells)) - len(todo)
+        found = len(distinct_cells(cells)) - len(todo)
         if found:
-            self.reporter.say(f"{found} of {len(distinct(cells))} cells are done")
+            self.reporter.say(f"{found} of {len(distinct_cells(cells))} cells are done")
         clock = Clock(weights)
-        do_all(todo, where, self.folder / "logs", lambda name, done: self.reporter.say(ended(name, done, clock)))
+        run_cells(todo, where, self.folder / "logs", lambda name, done: self.reporter.say(cell_line(name, done, clock)))
 
     def evaluation(self, data: Data) -> dict[str, Any]:
         """Settings of `tithe evaluate` that all cells share."""
@@ -327,7 +327,7 @@ def demand_extras() -> None:
     demand_packages()
 
 
-def ended(name: str, done: Mapping[str, Any], clock: Clock) -> str:
+def cell_line(name: str, done: Mapping[str, Any], clock: Clock) -> str:
     """Return the line for a finished cell."""
     parts = []
     training = done["training"]
@@ -337,7 +337,7 @@ def ended(name: str, done: Mapping[str, Any], clock: Clock) -> str:
     return f"{name}: {', '.join(parts)}; {clock.done(name)}"
 
 
-def brief(one: CellResult) -> dict[str, Any]:
+def cell_facts(one: CellResult) -> dict[str, Any]:
     cell, record = one.cell, one.record
     return {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, "training": record["training"]} | {
         "evaluation": record["evaluation"],

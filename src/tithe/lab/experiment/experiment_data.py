@@ -69,7 +69,7 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
         counts: dict[str, Any] = {"held_out": len(split.holdout), "prompts": split.prompts, "bad_rows": split.bad_rows}
     else:
         holdout = Path(s.holdout)
-        rows, counts = apart(dataset, holdout)
+        rows, counts = rows_without_held_out(dataset, holdout)
         if not rows:
             raise DataError(
                 f"every prompt of `{s.dataset}` is in the held-out file `{holdout}`: nothing is left to choose from",
@@ -90,7 +90,7 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
     return Data(pool, holdout, held_out, record)
 
 
-def apart(dataset: Dataset, holdout: Path) -> tuple[tuple[int, ...], dict[str, Any]]:
+def rows_without_held_out(dataset: Dataset, holdout: Path) -> tuple[tuple[int, ...], dict[str, Any]]:
     """Return the rows of the data set whose prompts are not in the held-out file, and counts.
 
     Raises:
@@ -168,7 +168,7 @@ def make_pool(
     cuts = Counter(truncated_prompts=0, truncated_responses=0)
     tokens: dict[int, int] = {}
     why: dict[str, int] = {}
-    for example, found in zip(examples, passes(examples, renderer, remarks), strict=True):
+    for example, found in zip(examples, training_passes(examples, renderer, remarks), strict=True):
         reason = unwanted.get(example.id) or (without_numbers(found.reason) if isinstance(found, Problem) else None)
         if reason is not None:
             why[reason] = why.get(reason, 0) + 1
@@ -194,7 +194,7 @@ def read_pool_file(path: Path, tokens: Sequence[int], left_out: Mapping[str, int
     return Pool(path, ids, rows, np.array(tokens, dtype=np.int64), dict(left_out))
 
 
-def passes(examples: Sequence[Example], renderer: Renderer, remarks: RemarkCounts) -> list[Pass | Problem]:
+def training_passes(examples: Sequence[Example], renderer: Renderer, remarks: RemarkCounts) -> list[Pass | Problem]:
     """Return each example's training pass, or why it has none; count remarks on the way."""
     found: list[Pass | Problem] = []
     for chunk in windows(examples, TOGETHER):

@@ -16,7 +16,7 @@ import yaml
 from tithe.data.outfile import atomic
 from tithe.lab.evaluate.comparison import Comparison, matched
 from tithe.lab.experiment.cells import CELLS, TRAIN, CellResult
-from tithe.lab.experiment.comparisons import PAGE, PLOTS, TABLE, ExperimentResult, Runs, ordered, runs_of
+from tithe.lab.experiment.comparisons import PAGE, PLOTS, TABLE, ExperimentResult, Runs, order_by_budget, runs_of
 from tithe.lab.experiment.reporter import arm_rows, cautions, data_lines, mean_rows, p_value, sentence
 from tithe.lab.experiment.settings import ExperimentSettings
 from tithe.report.charts import arm_chart, budget_chart, effect_chart, outcome_chart
@@ -49,16 +49,16 @@ def write_report(result: ExperimentResult, settings: ExperimentSettings) -> Path
     plots = result.folder / PLOTS
     plots.mkdir(exist_ok=True)
     metrics = list(dict.fromkeys(one.metric for one in result.results.means))
-    parts = [summary(result, metrics[0]), caveats(result)]
+    parts = [summary_part(result, metrics[0]), caveat_part(result)]
     for metric in metrics:
         parts += metric_parts(metric, result, settings, plots)
-    parts += closing(result, settings)
+    parts += closing_parts(result, settings)
     write_page(result.folder / PAGE, "Does the selection beat random?", parts)
     write_table(result, result.folder / TABLE)
     return result.folder / PAGE
 
 
-def summary(result: ExperimentResult, metric: str) -> Part:
+def summary_part(result: ExperimentResult, metric: str) -> Part:
     assert result.results is not None
     record = result.record
     about = (
@@ -73,18 +73,20 @@ def summary(result: ExperimentResult, metric: str) -> Part:
 def metric_parts(metric: str, result: ExperimentResult, settings: ExperimentSettings, plots: Path) -> list[Part]:
     """Make the parts of one metric: curve, effects, wins and losses, and tables."""
     assert result.results is not None
-    runs = runs_of(metric, ordered(result.outcomes, settings), settings)
+    runs = runs_of(metric, order_by_budget(result.outcomes, settings), settings)
     own = [one for one in result.results.against if one.metric == metric]
     means = [one for one in result.results.means if one.metric == metric]
     first = next(iter(runs.values()))[0]
     direction = "higher is better" if first.higher_is_better else "lower is better"
-    rows, levels = curve(runs, result.record["arms"])
+    rows, levels = curve_points(runs, result.record["arms"])
     draw = budget_chart if len({row["examples"] for row in rows}) > 1 else arm_chart
     charts = {"budget": draw(rows, levels, f"{metric}, {first.unit}, {direction}")}
     if own:
         effects = [effect_row(one) for one in own]
         charts["effects"] = effect_chart(effects, f"better than {own[0].against} by, {first.unit}")
-        charts["outcomes"] = outcome_chart(outcomes(own, runs), f"items won, tied and lost against {own[0].against}")
+        charts["outcomes"] = outcome_chart(
+            outcome_rows(own, runs), f"items won, tied and lost against {own[0].against}"
+        )
     for name, chart in charts.items():
         write_png(chart, plots / f"{file_name(metric)}-{name}.png")
     told = [f"{READ} {COLOURS if own else ''}".strip()]
@@ -105,7 +107,7 @@ def metric_parts(metric: str, result: ExperimentResult, settings: ExperimentSett
     return parts
 
 
-def curve(runs: Runs, arms: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def curve_points(runs: Runs, arms: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Return the arms' points, and the levels of models without a budget."""
     examples = {(row["arm"], row["budget"]): row["examples"] for row in arms}
     rows, levels = list[dict[str, Any]](), dict[str, float]()
@@ -125,7 +127,7 @@ def effect_row(one: Comparison) -> dict[str, Any]:
     return {"name": name, "effect": one.effect, "low": low, "high": high, "verdict": one.verdict}
 
 
-def outcomes(comparisons: Sequence[Comparison], runs: Runs) -> list[dict[str, Any]]:
+def outcome_rows(comparisons: Sequence[Comparison], runs: Runs) -> list[dict[str, Any]]:
     """Return the shares of items that each arm wins, ties and loses, by the mean over seeds."""
     rows = []
     for one in comparisons:
@@ -177,15 +179,15 @@ def item_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
     return rows
 
 
-def closing(result: ExperimentResult, settings: ExperimentSettings) -> list[Part]:
+def closing_parts(result: ExperimentResult, settings: ExperimentSettings) -> list[Part]:
     """Make the last parts: other comparisons, training, data and settings."""
     assert result.results is not None
     parts = []
     for title, family in (("Against the full set", result.results.full), ("References", result.results.references)):
         if family:
             parts.append(Part(title, verdicts=[(one.verdict.replace(" ", "-"), sentence(one)) for one in family]))
-    outcomes = ordered(result.outcomes, settings)
-    parts += [training(outcomes), *chosen(result.folder, outcomes)]
+    outcomes = order_by_budget(result.outcomes, settings)
+    parts += [training_part(outcomes), *record_samples(result.folder, outcomes)]
     parts.append(Part("Data", lines=list(data_lines(result.record))))
     parts.append(Part(rows=arm_rows(result.record)))
     all_settings = {name: result.record[name] for name in ("settings", "recipe", "model", "versions")}
@@ -213,7 +215,7 @@ def file_name(metric: str) -> str:
     return "".join(char if char.isalnum() or char in "-_." else "-" for char in metric)
 
 
-def caveats(result: ExperimentResult) -> Part:
+def caveat_part(result: ExperimentResult) -> Part:
     """List what limits the verdicts, including all that the terminal shows."""
     lines = list(cautions(result.record))
     seeds = len(result.record["settings"]["seeds"])
@@ -232,7 +234,7 @@ def unmeasured(comparisons: Sequence[Comparison]) -> Iterator[str]:
         )
 
 
-def training(outcomes: Sequence[CellResult]) -> Part:
+def training_part(outcomes: Sequence[CellResult]) -> Part:
     """Make the table of every training: steps and loss."""
     rows = [["arm", "budget", "seed", "steps", "loss, first step", "loss, last step", "seconds"]]
     for one in outcomes:
@@ -251,7 +253,7 @@ def training(outcomes: Sequence[CellResult]) -> Part:
     return Part("Training", lines=[note], kind="note", rows=rows)
 
 
-def chosen(folder: Path, outcomes: Sequence[CellResult]) -> Iterator[Part]:
+def record_samples(folder: Path, outcomes: Sequence[CellResult]) -> Iterator[Part]:
     """Yield a table of the first records that each arm trained on, with its first seed and budget."""
     rows, seen = [["arm", "record"]], set[str]()
     for one in outcomes:

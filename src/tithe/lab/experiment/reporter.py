@@ -182,7 +182,8 @@ def sentence(one: Comparison) -> str:
     if clear:
         return f"{head}: {one.verdict} than {against} on {one.metric} by {how}"
     way = "the means are equal" if one.effect == 0 else f"the mean is {'better' if one.effect > 0 else 'worse'} by"
-    return f"{head}: not distinguishable from {against} on {one.metric}: {way} {how}; {seen(one)}; {needed(one)}"
+    data = f"{detectable_difference(one)}; {needed_data(one)}"
+    return f"{head}: not distinguishable from {against} on {one.metric}: {way} {how}; {data}"
 
 
 def sides(one: Comparison) -> tuple[str, str]:
@@ -215,14 +216,14 @@ def interval(one: Comparison) -> str:
     return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
 
 
-def seen(one: Comparison) -> str:
+def detectable_difference(one: Comparison) -> str:
     """Say which difference this much data would have shown."""
     assert one.detectable is not None
     size = f"{100 * one.detectable:.1f} points" if one.unit == "right" else f"{one.detectable:.3g} {one.unit}"
     return f"a difference of {size} would have been seen with a power of 80 %"
 
 
-def needed(one: Comparison) -> str:
+def needed_data(one: Comparison) -> str:
     """Say how much data would show the observed effect, if it is the true one."""
     ways = []
     if one.seeds_needed is not None:

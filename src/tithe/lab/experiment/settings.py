@@ -255,10 +255,10 @@ def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
     if (key_env := given.pop("api_key_env", None)) is not None and isinstance(values.get("judge"), Mapping):
         values["judge"] = {**values["judge"], "api_key_env": key_env}
     values |= given
-    return complete(ExperimentSettings.of(values))
+    return fill_in_like(ExperimentSettings.of(values))
 
 
-def complete(settings: ExperimentSettings) -> ExperimentSettings:
+def fill_in_like(settings: ExperimentSettings) -> ExperimentSettings:
     """Let a `random-like` arm that names no other match the first arm with a selection of its own."""
     first = next((arm.name for arm in settings.arms if arm.kind in ("scored", "file")), None)
     arms = []

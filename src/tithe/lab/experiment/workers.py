@@ -26,7 +26,7 @@ from tithe.errors import SettingsError, TitheError
 from tithe.lab.evaluate.evaluation import evaluate
 from tithe.lab.evaluate.measured import as_records
 from tithe.lab.evaluate.settings import EvaluateSettings
-from tithe.lab.experiment.cells import answers_file, read_spec, restored, spec_digest, write_broken_off, write_done
+from tithe.lab.experiment.cells import answers_file, read_spec, spec_digest, with_tuples, write_broken_off, write_done
 from tithe.lab.experiment.settings import answer_settings, prompt_sets
 from tithe.lab.judge.prompt_answers import answer
 from tithe.lab.tune.settings import TuneSettings
@@ -59,7 +59,7 @@ class Place:
     variables: Mapping[str, str]
 
 
-def places(parallel: int | None, device: str) -> list[Place]:
+def worker_places(parallel: int | None, device: str) -> list[Place]:
     """Return one place per usable GPU; on a CPU `parallel` places that share its threads.
 
     Raises:
@@ -160,7 +160,7 @@ class Worker:
         self.process = None
 
 
-def do_all(folders: Sequence[tuple[str, Path]], where: Sequence[Place], logs: Path, done: Done) -> None:
+def run_cells(folders: Sequence[tuple[str, Path]], where: Sequence[Place], logs: Path, done: Done) -> None:
     """Train and evaluate cells, one at a time per place.
 
     Args:
@@ -195,19 +195,19 @@ def do_all(folders: Sequence[tuple[str, Path]], where: Sequence[Place], logs: Pa
                     write_broken_off(own, error)
                 del busy[future]
     except BaseException as error:
-        stop(workers, pool)
+        stop_workers(workers, pool)
         for _, own, _ in busy.values():
             write_broken_off(own, error)
         raise
     finally:
-        stop(workers, pool)
+        stop_workers(workers, pool)
     if failed:
         name, first = failed[0]
         again = "the same command goes on from there"
         raise CellError(f"{name}: {first}", hint=f"{first.hint}; {again}" if first.hint else again)
 
 
-def stop(workers: Sequence[Worker], pool: ThreadPoolExecutor) -> None:
+def stop_workers(workers: Sequence[Worker], pool: ThreadPoolExecutor) -> None:
     for worker in workers:
         worker.stop()
     pool.shutdown(wait=True)
@@ -254,7 +254,7 @@ class Log(Reporter):
         print(one_line(sentence), file=sys.stderr, flush=True)
 
 
-def do_cell(own: Path) -> dict[str, Any]:
+def run_cell(own: Path) -> dict[str, Any]:
     """Train, evaluate, and write the cell's record.
 
     Raises:
@@ -266,9 +266,9 @@ def do_cell(own: Path) -> dict[str, Any]:
     if spec["tune"] is not None:
         gone = (own / MODEL).exists() and not any((own / MODEL).glob("*.safetensors"))  # removed after its evaluation
         again = gone and (own / MODEL / KEPT[0]).exists()
-        result = tune(TuneSettings.of(restored(spec["tune"])), own / MODEL, overwrite=again, reporter=reporter)
-        model, training = str(own / MODEL), brief(result.record)
-    settings = EvaluateSettings.of(restored({**spec["evaluation"], "model": model}))
+        result = tune(TuneSettings.of(with_tuples(spec["tune"])), own / MODEL, overwrite=again, reporter=reporter)
+        model, training = str(own / MODEL), training_facts(result.record)
+    settings = EvaluateSettings.of(with_tuples({**spec["evaluation"], "model": model}))
     found = evaluate(settings, own / EVALUATION, reporter=reporter)
     if spec.get("judge") is not None and training is not None:  # no judge reads an untrained model's answers
         write_answers(own, model, spec["judge"], reporter)
@@ -299,7 +299,7 @@ def write_answers(own: Path, model: str, judge: Mapping[str, Any], reporter: Rep
         answer(answer_settings(judge, prompts, model), answers_file(own, prompts), overwrite=True, reporter=reporter)
 
 
-def brief(record: Mapping[str, Any]) -> dict[str, Any]:
+def training_facts(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a training's record that the report needs."""
     losses = record["losses"]
     return {
@@ -324,7 +324,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     """Train and evaluate cells until stdin closes."""
     for line in requests:
         try:
-            said: dict[str, Any] = {"done": do_cell(Path(json.loads(line)))}
+            said: dict[str, Any] = {"done": run_cell(Path(json.loads(line)))}
         except TitheError as error:
             said = {"error": str(error), "hint": error.hint}
         except Exception as error:

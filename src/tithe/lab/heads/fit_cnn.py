@@ -114,15 +114,15 @@ def fit_cnn(
     tiers = np.asarray(labels, dtype=np.int64)
     learn, check = np.asarray(train, dtype=np.int64), np.asarray(validation, dtype=np.int64)
     demand_tiers(tiers, learn, check)
-    training = begin(read, tiers, (len(layers), width), seed, torch.device(device), learning_rate, batch)
+    training = start_training(read, tiers, (len(layers), width), seed, torch.device(device), learning_rate, batch)
     steps = epochs * math.ceil(len(learn) / batch)
     done: list[Epoch] = []
     best = 0
     for epoch in range(epochs):
         order = learn[np.random.default_rng([seed, epoch]).permutation(len(learn))]
-        loss = one_pass(training, order, epoch, steps, progress)
+        loss = train_epoch(training, order, epoch, steps, progress)
         done.append(Epoch(loss, validation_auc(training, check)))
-        if epoch == 0 or better(done[epoch], done[best]):
+        if epoch == 0 or is_better(done[epoch], done[best]):
             best = epoch
             training.kept = {name: one.cpu().clone() for name, one in training.network.state_dict().items()}
         if epoch - best >= patience:
@@ -130,25 +130,25 @@ def fit_cnn(
     return CnnFit(CnnHead.of(training.kept, layers, count, width), tuple(done), best, training.steps)
 
 
-def begin(
+def start_training(
     read: Read, labels: Rows, shape: tuple[int, int], seed: int, device: torch.device, rate: float, batch: int
 ) -> CnnTraining:
-    first, dropout = (torch.Generator(device).manual_seed(number) for number in seeds(seed))
+    first, dropout = (torch.Generator(device).manual_seed(number) for number in derive_seeds(seed))
     network = ResponseCnn(*shape, first)
     adam = torch.optim.Adam(network.parameters(), lr=rate)
     return CnnTraining(network, adam, read, labels, shape, batch, dropout)
 
 
-def seeds(seed: int) -> list[int]:
+def derive_seeds(seed: int) -> list[int]:
     """Derive two independent seeds."""
     return [int(one) for one in np.random.SeedSequence(seed).generate_state(2)]
 
 
-def one_pass(training: CnnTraining, order: Rows, epoch: int, steps: int, progress: Progress | None) -> float:
+def train_epoch(training: CnnTraining, order: Rows, epoch: int, steps: int, progress: Progress | None) -> float:
     """Train one epoch, and return the mean loss per example."""
     total = 0.0
     for rows in batches(order, training.batch):
-        states = states_of(training, rows)  # (layers, tokens, width) each
+        states = read_states(training, rows)  # (layers, tokens, width) each
         logits = training.network(states, training.dropout)
         loss = cross_entropy(logits, torch.from_numpy(training.labels[rows]).to(logits.device))
         training.adam.zero_grad()
@@ -172,12 +172,12 @@ def validation_auc(training: CnnTraining, check: Rows) -> float | None:
     """Return the AUC of the margins, computed without dropout; None without a validation side."""
     if not len(check):
         return None
-    parts = [training.network(states_of(training, rows)) for rows in batches(check, training.batch)]
+    parts = [training.network(read_states(training, rows)) for rows in batches(check, training.batch)]
     logits = torch.cat(parts).cpu().numpy()
     return float(roc_auc_score(training.labels[check], logits[:, 1] - logits[:, 0]))
 
 
-def better(new: Epoch, old: Epoch) -> bool:
+def is_better(new: Epoch, old: Epoch) -> bool:
     """Return whether an epoch has the higher AUC; without a validation side the last one counts as best."""
     return new.auc is None or old.auc is None or new.auc > old.auc
 
@@ -186,7 +186,7 @@ def batches(rows: Rows, size: int) -> list[Rows]:
     return [rows[begin : begin + size] for begin in range(0, len(rows), size)]
 
 
-def states_of(training: CnnTraining, rows: Rows) -> list[torch.Tensor]:
+def read_states(training: CnnTraining, rows: Rows) -> list[torch.Tensor]:
     """Read the states of some rows, check their shapes, and move them to the network's device."""
     states = list(training.read(rows.tolist()))
     if len(states) != len(rows):

@@ -43,7 +43,7 @@ class Reduction:
         return np.asarray(self.pca.transform(self.scaler.transform(means)))
 
 
-def reduction(means: Means, seed: int) -> Reduction:
+def fit_reduction(means: Means, seed: int) -> Reduction:
     """Fit a reduction to (rows, width), with at most 128 components, a quarter of the rows, or the width.
 
     PCA sees 4,000 rows at most and takes two power iterations: an approximate subspace is enough, since the regression
@@ -59,18 +59,18 @@ def reduction(means: Means, seed: int) -> Reduction:
     return Reduction(scaler, pca.fit(standard))
 
 
-def share(layers: int, components: int) -> int:
+def components_per_layer(layers: int, components: int) -> int:
     """Return how many components each layer gives to a head of so many layers."""
     return max(1, min(components, TOGETHER // layers))
 
 
-def together(reduced: Sequence[Array]) -> Array:
+def concatenate(reduced: Sequence[Array]) -> Array:
     """Concatenate the components of several layers: (rows, layers * components)."""
-    each = share(len(reduced), min(one.shape[1] for one in reduced))
+    each = components_per_layer(len(reduced), min(one.shape[1] for one in reduced))
     return np.concatenate([one[:, :each] for one in reduced], axis=1).astype(np.float64)
 
 
-def regression(features: Array, labels: Array, c: float) -> LogisticRegression:
+def fit_regression(features: Array, labels: Array, c: float) -> LogisticRegression:
     """Fit a logistic regression by Newton's method.
 
     It takes a dozen steps where a gradient method takes hundreds, since the components differ in scale. Convergence
@@ -91,7 +91,7 @@ class Chain:
     def margins(self, means: Means) -> Array:
         """Map (rows, layers, width) to margins (rows,), step by step."""
         reduced = [reduce(means[:, place]) for place, reduce in enumerate(self.reductions)]
-        return np.asarray(self.regression.decision_function(together(reduced)))
+        return np.asarray(self.regression.decision_function(concatenate(reduced)))
 
     def fold(self, layers: Sequence[int], count: int) -> ProbeHead:
         """Return a head that gives the same margins with one weight per layer and a bias.
@@ -174,16 +174,16 @@ def fit_probe(
     demand_means(means, tiers, prompts)
     count = means.shape[1]
     wanted = tuple(range(count)) if layers is None else chosen_layers(layers, count)
-    trial = Trial(means, tiers, cut(tiers, prompts, FOLDS, seed), wanted, seed)
-    singles = [trial.candidate(f"layer {layer}", (layer,)) for layer in wanted]
+    trial = Trial(means, tiers, cut_folds(tiers, prompts, FOLDS, seed), wanted, seed)
+    singles = [trial.cross_validate(f"layer {layer}", (layer,)) for layer in wanted]
     if layers is None:
         candidates = [max(singles, key=lambda one: one.auc)]
-        candidates += [trial.candidate(name, several) for name, several in sets(singles, count)]
-        chosen, why = choose(candidates, FOLDS)
+        candidates += [trial.cross_validate(name, several) for name, several in layer_sets(singles, count)]
+        chosen, why = choose_layers(candidates, FOLDS)
     else:
-        candidates = [trial.candidate(layers, wanted)]
+        candidates = [trial.cross_validate(layers, wanted)]
         chosen, why = candidates[0], f"the layers were given: {layers}"
-    chain = final(means, tiers, chosen, seed)
+    chain = fit_chain(means, tiers, chosen, seed)
     return ProbeFit(
         head=chain.fold(chosen.layers, count),
         chain=chain,
@@ -203,8 +203,8 @@ def layer_aucs(means: Means, labels: npt.ArrayLike, groups: npt.ArrayLike, *, se
     tiers, prompts = np.asarray(labels), np.asarray(groups)
     demand_means(means, tiers, prompts)
     layers = range(means.shape[1])
-    trial = Trial(means, tiers, cut(tiers, prompts, FOLDS, seed), layers, seed)
-    return {layer: trial.candidate(f"layer {layer}", (layer,)).auc for layer in layers}
+    trial = Trial(means, tiers, cut_folds(tiers, prompts, FOLDS, seed), layers, seed)
+    return {layer: trial.cross_validate(f"layer {layer}", (layer,)).auc for layer in layers}
 
 
 def demand_means(means: Means, labels: Array, groups: Array) -> None:
@@ -220,11 +220,11 @@ def demand_means(means: Means, labels: Array, groups: Array) -> None:
         )
 
 
-def final(means: Means, labels: Array, chosen: LayerSet, seed: int) -> Chain:
+def fit_chain(means: Means, labels: Array, chosen: LayerSet, seed: int) -> Chain:
     """Fit the chosen layers on all rows."""
-    reductions = [reduction(means[:, layer], seed) for layer in chosen.layers]
+    reductions = [fit_reduction(means[:, layer], seed) for layer in chosen.layers]
     reduced = [reduce(means[:, layer]) for reduce, layer in zip(reductions, chosen.layers, strict=True)]
-    return Chain(reductions, regression(together(reduced), labels, chosen.c))
+    return Chain(reductions, fit_regression(concatenate(reduced), labels, chosen.c))
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class LayerSet:
     c: float
 
 
-def cut(labels: Array, groups: Array, folds: int, seed: int) -> list[Fold]:
+def cut_folds(labels: Array, groups: Array, folds: int, seed: int) -> list[Fold]:
     """Cut folds by prompt, each with both tiers in both parts."""
     for label, tier in ((1, "high"), (0, "low")):
         there = len(np.unique(groups[labels == label]))
@@ -272,29 +272,29 @@ class Trial:
         self.reduced: dict[tuple[int, int], Array] = {}  # (fold, layer) -> (rows, components), of all rows
         for fold, (train, _) in enumerate(folds):
             for layer in layers:
-                self.reduced[fold, layer] = reduction(means[train, layer], seed)(means[:, layer])
+                self.reduced[fold, layer] = fit_reduction(means[train, layer], seed)(means[:, layer])
 
-    def candidate(self, name: str, layers: tuple[int, ...]) -> LayerSet:
+    def cross_validate(self, name: str, layers: tuple[int, ...]) -> LayerSet:
         """Cross-validate a set of layers at the penalty with the lowest log loss; AUC ignores the scale of margins."""
-        found = np.array([self.measured(fold, layers) for fold in range(len(self.folds))])  # (folds, penalties, 2)
+        found = np.array([self.measure(fold, layers) for fold in range(len(self.folds))])  # (folds, penalties, 2)
         best = int(np.argmin(found[:, :, 1].mean(0)))
         aucs = found[:, best, 0]
         error = aucs.std(ddof=1) / len(aucs) ** 0.5
         return LayerSet(name, layers, float(aucs.mean()), float(error), PENALTIES[best])
 
-    def measured(self, fold: int, layers: tuple[int, ...]) -> list[tuple[float, float]]:
+    def measure(self, fold: int, layers: tuple[int, ...]) -> list[tuple[float, float]]:
         """Return AUC and log loss of each penalty on the prompts that this fold holds out."""
         train, test = self.folds[fold]
-        features = together([self.reduced[fold, layer] for layer in layers])
+        features = concatenate([self.reduced[fold, layer] for layer in layers])
         found = []
         for c in PENALTIES:
-            fit = regression(features[train], self.labels[train], c)
+            fit = fit_regression(features[train], self.labels[train], c)
             margins, truth = fit.decision_function(features[test]), self.labels[test]
             found.append((float(roc_auc_score(truth, margins)), float(log_loss(truth, expit(margins)))))
         return found
 
 
-def sets(singles: Sequence[LayerSet], count: int) -> list[tuple[str, tuple[int, ...]]]:
+def layer_sets(singles: Sequence[LayerSet], count: int) -> list[tuple[str, tuple[int, ...]]]:
     """List the sets of several layers to compare: the best few, the thirds, and all."""
     ranked = sorted(singles, key=lambda one: -one.auc)[:FEW]
     found = [("best few", tuple(sorted(one.layers[0] for one in ranked)))]
@@ -303,7 +303,7 @@ def sets(singles: Sequence[LayerSet], count: int) -> list[tuple[str, tuple[int, 
     return [*found, ("all", chosen_layers("all", count))]
 
 
-def choose(candidates: Sequence[LayerSet], folds: int) -> tuple[LayerSet, str]:
+def choose_layers(candidates: Sequence[LayerSet], folds: int) -> tuple[LayerSet, str]:
     """Choose the fewest layers whose AUC is within one standard error of the best, and say why.
 
     Among sets with equally many layers, the higher AUC wins.

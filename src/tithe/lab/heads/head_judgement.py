@@ -61,14 +61,14 @@ def judge(
     values = {"head": floats(margins), "length": floats(lengths), "nll": floats(nlls)}
     tiers, prompts = np.asarray(labels), np.asarray(groups)
     demand_enough(values, tiers, prompts)
-    alone = {name: told_alone(values[name], tiers) for name in ("length", "nll")}
+    alone = {name: auc_alone(values[name], tiers) for name in ("length", "nll")}
     values["length"] *= 1 if alone["length"].higher else -1  # compare with length in its better direction
     auc = float(roc_auc_score(tiers, values["head"]))
     drawn = resampled_aucs(
         {name: values[name] for name in ("head", "length")}, tiers, prompts, seed=seed, resamples=resamples
     )
     within, within_prompts = auc_within(values["head"], tiers, prompts)
-    slope, intercept = recalibrated(values["head"], tiers)
+    slope, intercept = recalibrate(values["head"], tiers)
     chances = expit(values["head"])
     return HeadReport(
         high=int((tiers == 1).sum()),
@@ -117,7 +117,7 @@ def demand_enough(values: dict[str, Floats], labels: Array, groups: Array) -> No
             )
 
 
-def told_alone(values: Floats, labels: Array) -> Alone:
+def auc_alone(values: Floats, labels: Array) -> Alone:
     """Return the AUC of one number of a response, in its better direction."""
     auc = float(roc_auc_score(labels, values))
     return Alone(max(auc, 1 - auc), auc >= 0.5)
@@ -149,7 +149,7 @@ def auc_within(values: Floats, labels: Array, groups: Array) -> tuple[float | No
     return (float(np.mean(shares)) if shares else None), len(shares)
 
 
-def recalibrated(margins: Floats, labels: Array) -> tuple[float, float]:
+def recalibrate(margins: Floats, labels: Array) -> tuple[float, float]:
     """Return slope and intercept of a logistic regression of the labels on the margins.
 
     A weak penalty keeps the slope finite if the margins separate the tiers perfectly.
@@ -280,14 +280,14 @@ def resampled_aucs(
     """Return the AUCs of several values over the same resamples of prompts: (resamples,) each."""
     prompts, of_row = np.unique(groups, return_inverse=True)
     found: dict[str, list[Floats]] = {name: [] for name in values}
-    for drawn in draws(len(prompts), len(of_row), seed, resamples):
+    for drawn in draw_prompts(len(prompts), len(of_row), seed, resamples):
         weights = drawn[:, of_row].astype(np.float64)
         for name, one in values.items():
             found[name].append(weighted_aucs(one, labels, weights))
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def draws(prompts: int, rows: int, seed: int, resamples: int) -> Iterator[npt.NDArray[np.int64]]:
+def draw_prompts(prompts: int, rows: int, seed: int, resamples: int) -> Iterator[npt.NDArray[np.int64]]:
     """Yield how often each prompt is drawn, some resamples at a time: (resamples, prompts)."""
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK // rows)
@@ -295,7 +295,7 @@ def draws(prompts: int, rows: int, seed: int, resamples: int) -> Iterator[npt.ND
         yield rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=min(step, resamples - begin))
 
 
-def judged(
+def judge_rows(
     states: TierStates, head: StateHead, rows: Rows, settings: HeadSettings
 ) -> tuple[HeadReport | None, pa.Table]:
     """Return the report of a head on some responses (None without any), and a table of its margins."""

@@ -169,7 +169,7 @@ def demand_both(labels: npt.NDArray[np.int64], source: str, settings: HeadSettin
         )
 
 
-def counted(reasons: Iterable[Any]) -> Counter[str]:
+def count_reasons(reasons: Iterable[Any]) -> Counter[str]:
     return Counter(without_numbers(str(reason)) for reason in reasons)
 
 
@@ -239,7 +239,7 @@ def demand_disjoint(groups: Groups, split: Mapping[str, npt.ArrayLike]) -> None:
                 )
 
 
-def unseen(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
+def unseen_tiers(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
     """Return the responses to prompts that a head was not trained on.
 
     Raises:
@@ -286,7 +286,7 @@ def demand_judgeable(tiers: Tiers, rows: Rows) -> None:
             )
 
 
-def in_both(tiers: Tiers) -> int:
+def count_in_both(tiers: Tiers) -> int:
     """Count the responses that occur in both tiers with the same prompt."""
     texts = [(prompt, one.response.content) for prompt, one in zip(tiers.prompts.tolist(), tiers.examples, strict=True)]
     high, low = ({texts[i] for i in np.flatnonzero(tiers.labels == label).tolist()} for label in (1, 0))

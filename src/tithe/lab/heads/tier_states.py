@@ -16,7 +16,7 @@ from tithe.engine.measure.shape import size
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.errors import DataError, SettingsError, demand
 from tithe.lab.heads.settings import HeadSettings
-from tithe.lab.heads.tier_data import Tiers, counted
+from tithe.lab.heads.tier_data import Tiers, count_reasons
 from tithe.planner import plan_window, windows
 from tithe.records import Ask, Pass, Problem
 from tithe.report.reporter import Reporter
@@ -139,7 +139,7 @@ class TierStates:
             for one in window.remarks:
                 remarks.add(one)
         there = [i for i, one in enumerate(made) if isinstance(one, Pass)]
-        why = counted(one.reason for one in made if isinstance(one, Problem))
+        why = count_reasons(one.reason for one in made if isinstance(one, Problem))
         if not there:
             raise DataError(
                 f"none of {len(made):,} responses can be read at max length {run.of.max_length}: {min(why)}",
@@ -161,7 +161,9 @@ class TierStates:
 
         readout = Means()
         results = self.read(range(len(self.passes)), [NLL, readout])
-        return self.kept(results, [one if isinstance(one, Problem) else one.found[readout.name] for one in results])
+        return self.stack_readable(
+            results, [one if isinstance(one, Problem) else one.found[readout.name] for one in results]
+        )
 
     def some_means(self, places: Sequence[int]) -> tuple[list[int], npt.NDArray[np.float32]]:
         """Return which of these can be read, and their mean states (places, hidden states, dim)."""
@@ -175,9 +177,9 @@ class TierStates:
     def likelihoods(self) -> None:
         """Compute likelihoods only, for a head that reads states batch by batch."""
         results = self.read(range(len(self.passes)), [NLL])
-        self.kept(results, [one if isinstance(one, Problem) else np.empty(0, np.float32) for one in results])
+        self.stack_readable(results, [one if isinstance(one, Problem) else np.empty(0, np.float32) for one in results])
 
-    def kept(
+    def stack_readable(
         self, results: Sequence[Read | Problem], found: Sequence[npt.NDArray[np.float32] | Problem]
     ) -> npt.NDArray[np.float32]:
         """Stack the results, and leave failed responses out of tiers, passes and likelihoods."""
@@ -185,7 +187,7 @@ class TierStates:
         why = [one.reason for one in found if isinstance(one, Problem)]
         if not there:
             raise DataError(f"none of {len(found)} responses can be read: {why[0]}")
-        self.tiers = self.tiers.only(there, counted(why))
+        self.tiers = self.tiers.only(there, count_reasons(why))
         self.passes = [self.passes[i] for i in there]
         self.nlls = np.array([mean_nll(results[i]) for i in there])
         return np.stack([np.asarray(found[i]) for i in there])

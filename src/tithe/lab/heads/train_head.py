@@ -16,19 +16,19 @@ from tithe.engine.heads.card import CARD
 from tithe.engine.heads.files import import_cnn, save_head
 from tithe.errors import DataError, MissingExtraError, SettingsError
 from tithe.extras import versions
-from tithe.lab.heads.head_judgement import judged
+from tithe.lab.heads.head_judgement import judge_rows
 from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import (
     PROMPTS,
     SIDE_NAMES,
     Rows,
     Tiers,
+    count_in_both,
     demand_disjoint,
     demand_judgeable,
-    in_both,
     read_tiers,
     split_by_prompt,
-    unseen,
+    unseen_tiers,
 )
 from tithe.lab.heads.tier_states import HeadModel, HeadRun, TierStates
 from tithe.printable import counted
@@ -93,7 +93,7 @@ def train_head(
     run = HeadRun.open(HeadModel.open(settings), reporter)
     tiers = read_tiers(run.source.dataset, settings)
     demand_judgeable(tiers, sides_of(tiers, settings)["test"])  # fail before the model is loaded
-    twins = in_both(tiers)
+    twins = count_in_both(tiers)
     if twins:
         reporter.say(f"note: {twins:,} of {len(tiers):,} responses are in both tiers, with the same prompt")
     base = {"kind": settings.kind, **inputs_record(run)}
@@ -107,7 +107,7 @@ def train_head(
         told.record = lambda: base | {"counts": counts}
         fit = Fit(settings, run, states)
         head, facts = fit.probe() if settings.kind == "probe" else fit.cnn()
-        report, held_out = judged(states, head, fit.sides["test"], settings)
+        report, held_out = judge_rows(states, head, fit.sides["test"], settings)
         training = {
             **base,
             "counts": counts_of(states, fit.sides) | {"in_both_tiers": twins},
@@ -117,9 +117,9 @@ def train_head(
             "seconds": round(time.monotonic() - began, 1),
         }
         run.source.input_check.check()
-        write_table(place / PROMPTS, prompts_of(states.tiers, fit.sides))
+        write_table(place / PROMPTS, prompt_table(states.tiers, fit.sides))
         write_table(place / HELD_OUT, held_out)
-        draw(place, fit.layer_aucs, report, reporter)
+        draw_layers(place, fit.layer_aucs, report, reporter)
         card = save_head(place, head, run.of.card(head, training), overwrite=overwrite)
         record = {"head": str(folder), "fingerprint": card.fingerprint, "layers": list(head.layers), **training}
         record |= told.finished()
@@ -140,14 +140,14 @@ def evaluate_head(head: Path, settings: HeadSettings, *, reporter: Reporter | No
     readout, needs = HeadReadout(head), Facts(of.model, of.renderer)
     check_head(readout, str(head), needs)
     run = HeadRun.open(of, reporter)
-    tiers = unseen(read_tiers(run.source.dataset, settings), readout, settings)
+    tiers = unseen_tiers(read_tiers(run.source.dataset, settings), readout, settings)
     demand_judgeable(tiers, np.arange(len(tiers)))
     for note in needs.notes:
         reporter.say(note)
     states = TierStates.of(run, tiers)
     say_notes(reporter, run.source.dataset, counts_of(states, {}))
     states.likelihoods()
-    report, _ = judged(states, readout.head(), np.arange(len(states.tiers)), settings)
+    report, _ = judge_rows(states, readout.head(), np.arange(len(states.tiers)), settings)
     assert report is not None
     run.source.input_check.check()
     record = {
@@ -322,7 +322,7 @@ def counts_of(states: TierStates, sides: Mapping[str, Rows]) -> dict[str, Any]:
     return out | {f"{name}_responses": len(rows) for name, rows in sides.items()}
 
 
-def prompts_of(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
+def prompt_table(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
     """Return a table of prompts, as hashes, with their side."""
     import pyarrow as pa
 
@@ -330,7 +330,7 @@ def prompts_of(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
     return pa.table({"prompt": list(found), "side": list(found.values())})
 
 
-def draw(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, reporter: Reporter) -> None:
+def draw_layers(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, reporter: Reporter) -> None:
     """Draw AUC by layer as SVG and PNG if the extra is installed; the report has the numbers anyway."""
     from tithe.lab.curve import layer_chart, write_chart
 

@@ -179,13 +179,13 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"padding: {speed['padding']:.1%} of the tokens that go through the layers"
     low, high = (duration(seconds) for seconds in whole["seconds_range"])
     takes = f"{duration(whole['seconds'])} ({low} to {high})"
-    yield f"whole job: {whole['tokens']:,} tokens in {takes}: {whole_words(whole)}"
+    yield f"whole job: {whole['tokens']:,} tokens in {takes}: {job_parts(whole)}"
     yield f"memory: {size(whole['peak_bytes'])} at most, weights {size(whole['weight_bytes'])} of it"
     for note in record["notes"]:
         yield f"note: {note}"
 
 
-def whole_words(whole: Mapping[str, Any]) -> str:
+def job_parts(whole: Mapping[str, Any]) -> str:
     """Return the parts of the whole job's seconds; of those beside the reading, only one that takes longer."""
     beside = {"tokenising": whole["tokenise_seconds"]}
     if whole["scores_overlapped"]:

@@ -141,10 +141,10 @@ class Sample:
         """Return a smaller sample, spread evenly over this one."""
         count = max(1, min(len(self.items), round(len(self.items) * share)))
         items = [self.items[i] for i in spread(len(self.items), count)]
-        return replace(self, items=items, scorers=prepared(self.setup, items))
+        return replace(self, items=items, scorers=prepare_scorers(self.setup, items))
 
 
-def prepared(setup: Setup, items: Sequence[Example | BadRow]) -> Mapping[str, Scorer]:
+def prepare_scorers(setup: Setup, items: Sequence[Example | BadRow]) -> Mapping[str, Scorer]:
     """Return scorers for the sample; those that compare with other examples find them in it if it has enough.
 
     In a run, a worked example is itself a record, and passes that begin with it reuse what was read of it.

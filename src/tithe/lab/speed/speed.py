@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tithe.errors import DataError, ModelError, SettingsError
 from tithe.extras import versions
 from tithe.lab.speed.forecast import BenchResult, SampleSpeed, WholeJob, tokenising_processes
-from tithe.lab.speed.sample import Sample, prepared, spread, working_shape
+from tithe.lab.speed.sample import Sample, prepare_scorers, spread, working_shape
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Reporter
@@ -43,15 +43,15 @@ def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchRes
             f"{', '.join(setup.method.scorers)} reads no model: there is nothing to measure",
             hint="`--scorer ifd` reads one",
         )
-    job, grown = counted(settings, reporter)
+    job, grown = plan_job(settings, reporter)
     engines = Engines(reporter, several=False)
     with tempfile.TemporaryDirectory(prefix="tithe-bench-") as scratch:
-        items = sampled(setup, job["counts"]["records"], settings.limit)
-        engine, loading = loaded(setup, engines, Path(scratch))
-        sample = Sample(setup, prepared(setup, items), items, Path(scratch), working_shape(engine), engine)
+        items = draw_sample(setup, job["counts"]["records"], settings.limit)
+        engine, loading = load_engine(setup, engines, Path(scratch))
+        sample = Sample(setup, prepare_scorers(setup, items), items, Path(scratch), working_shape(engine), engine)
         reporter.say("measuring: matrix products of this machine")
         machine = measured_machine(engine, setup)
-        sample, warming = affordable(sample, settings)
+        sample, warming = cut_sample(sample, settings)
         reporter.say(f"measuring: {len(sample.items):,} records, read {settings.repeats} times")
         readings = [sample.read() for _ in range(settings.repeats)]
         tokenising = [sample.tokenise() for _ in range(settings.repeats)]
@@ -130,7 +130,7 @@ def check_settings(settings: BenchSettings) -> None:
         )
 
 
-def counted(settings: BenchSettings, reporter: Reporter) -> tuple[dict[str, Any], int]:
+def plan_job(settings: BenchSettings, reporter: Reporter) -> tuple[dict[str, Any], int]:
     """Plan the whole job; return the record, and the bytes by which the process grew."""
     import torch
 
@@ -143,7 +143,7 @@ def counted(settings: BenchSettings, reporter: Reporter) -> tuple[dict[str, Any]
     return job, max(0, (memory.bytes or 0) - before)
 
 
-def sampled(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
+def draw_sample(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
     """Return records spread evenly over the data set, at most `limit`."""
     wanted = set(spread(records, limit))
     found = [item for item in setup.source.dataset if item.row in wanted]
@@ -154,7 +154,7 @@ def sampled(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
     return found
 
 
-def loaded(setup: Setup, engines: Engines, place: Path) -> tuple[Engine, float]:
+def load_engine(setup: Setup, engines: Engines, place: Path) -> tuple[Engine, float]:
     """Make the engine; return it and the seconds it took, which include the fingerprint of the weights."""
     began = time.perf_counter()
     engine = engines.of(setup.settings, setup.source.dataset, setup.model, place)
@@ -171,7 +171,7 @@ def measured_machine(engine: Engine, setup: Setup) -> Machine:
     return measure_machine(engine.model.device, products)
 
 
-def affordable(sample: Sample, settings: BenchSettings) -> tuple[Sample, float]:
+def cut_sample(sample: Sample, settings: BenchSettings) -> tuple[Sample, float]:
     """Cut the sample down to what can be read in the time for one reading.
 
     Returns:

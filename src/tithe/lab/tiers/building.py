@@ -21,17 +21,17 @@ from tithe.lab.tiers.look import CountTokens, demand_both
 from tithe.lab.tiers.look import look as look_at
 from tithe.lab.tiers.matching import (
     PromptPool,
-    counts,
     demand_answers,
     draw,
-    in_order,
     match,
     model_record,
+    prompt_counts,
+    tier_rows,
     unanswered,
     unmatched,
 )
 from tithe.lab.tiers.settings import TierImportSettings, TierSettings
-from tithe.lab.tiers.tier_rows import Labels, Tier, TierRow, by_file, by_labels, by_pairs, layout, line
+from tithe.lab.tiers.tier_rows import Labels, Tier, TierRow, by_file, by_labels, by_pairs, json_line, layout
 from tithe.lab.writing.answering import Answers, Writer, make_writer
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Reporter, say_notes
@@ -85,16 +85,16 @@ def build(
     writers: list[Writer] = [make_writer(name, settings, settings.endpoint) for name in settings.weak_model]
     for writer in writers:
         writer.check()
-    base = describe(settings, checks) | {"counts": counts(asked, strong, matched, chosen, settings)}
+    base = describe(settings, checks) | {"counts": prompt_counts(asked, strong, matched, chosen, settings)}
     for check, pool in zip(checks, (asked, strong), strict=False):
         say_notes(reporter, check.dataset, pool.counts(), several=len(checks) > 1)
     with run_folder(folder) as open_folder, account(folder, reporter, lambda: base) as told:
         told.record = lambda: base | {"weak_models": {w.name: w.describe() for w in writers}}
         told.stored = lambda: sum(writer.stored for writer in writers)
-        found = answer(writers, {key: asked.examples[key] for key in chosen}, open_folder, reporter)
+        found = write_answers(writers, {key: asked.examples[key] for key in chosen}, open_folder, reporter)
         for check in checks:
             check.check()
-        rows = [*in_order(chosen, asked, matched, writers, found, settings.strong_model)]
+        rows = [*tier_rows(chosen, asked, matched, writers, found, settings.strong_model)]
         demand_answers(found, len(rows) > len(chosen))
         record = base | {
             "weak_models": {w.name: model_record(w, found[w.name]) for w in writers},
@@ -127,7 +127,7 @@ def read(settings: TierSettings) -> tuple[PromptPool, PromptPool, list[InputChec
     return PromptPool.of(settings.dataset, prompts(dataset)), PromptPool.of(settings.strong, strong), checks
 
 
-def answer(
+def write_answers(
     writers: Sequence[Writer], asked: Mapping[str, Example], open_folder: Path, reporter: Reporter
 ) -> dict[str, Answers]:
     """Let each weak model answer, one model after the other."""
@@ -171,7 +171,7 @@ def import_tiers(
         counts: dict[str, Any] = {}
         told.record = lambda: describe(settings, checks) | {"counts": counts}
         for name, tier in sides:
-            dataset = opened(name, settings)
+            dataset = open_tier_file(name, settings)
             checks.append(InputCheck(dataset))
             read = RecordCounts(deed="taken")
             for item in items_of(dataset, tier, settings, read):
@@ -185,7 +185,7 @@ def import_tiers(
     return TierResult(rows, record)
 
 
-def opened(name: str, settings: TierImportSettings) -> Dataset:
+def open_tier_file(name: str, settings: TierImportSettings) -> Dataset:
     split = None if Path(name).exists() else settings.split
     return open_dataset(
         named_dataset(name), format=settings.format, split=split, strict=settings.strict, limit=settings.limit
@@ -223,10 +223,10 @@ def look(source: str | Path, *, model: str | None = None) -> TierResult:
         (bad if isinstance(item, BadRow) else rows).append(item)  # type: ignore[arg-type]
     if not rows:
         raise DataError(f"no record of `{source}` can be read: the first, {bad[0].where}: {bad[0].reason}")
-    return TierResult(rows, {"source": str(source), "look": look_at(rows, bad, counter(model))})
+    return TierResult(rows, {"source": str(source), "look": look_at(rows, bad, token_counter(model))})
 
 
-def counter(model: str | None) -> CountTokens | None:
+def token_counter(model: str | None) -> CountTokens | None:
     """Return a function that counts tokens with a model's tokenizer; None without a model."""
     if model is None:
         return None
@@ -268,4 +268,4 @@ def write(
     sweep(output)
     with atomic(output, overwrite=True) as stream:
         for row in rows:
-            stream.write(line(row))
+            stream.write(json_line(row))

@@ -40,13 +40,13 @@ def look(
     texts = {tier: [row.response.content for row in rows if row.tier == tier] for tier in TIERS}
     found: dict[str, Any] = {
         "responses": {tier: len(texts[tier]) for tier in TIERS},
-        "models": models(rows),
-        "prompts": sides(rows),
+        "models": count_models(rows),
+        "prompts": count_prompts(rows),
         "bad_rows": dict(Counter(row.reason for row in bad).most_common()),
         "lengths": [lengths("characters", *(list(map(len, texts[tier])) for tier in TIERS))],
-        "duplicates": shares(texts["high"], texts["low"]),
+        "duplicates": duplicate_shares(texts["high"], texts["low"]),
         "refusals": {tier: sum(map(is_refusal, texts[tier])) for tier in TIERS},
-        "unfinished": {tier: unfinished([row for row in rows if row.tier == tier]) for tier in TIERS},
+        "unfinished": {tier: count_unfinished([row for row in rows if row.tier == tier]) for tier in TIERS},
     }
     if count_tokens is not None:
         found["lengths"].append(lengths("tokens", *(count_tokens(texts[tier]) for tier in TIERS)))
@@ -54,19 +54,19 @@ def look(
     return found
 
 
-def models(rows: Sequence[TierRow]) -> dict[str, dict[str, int]]:
+def count_models(rows: Sequence[TierRow]) -> dict[str, dict[str, int]]:
     """Count responses by tier and model, most frequent first."""
     found = {tier: Counter(row.model or NO_MODEL for row in rows if row.tier == tier) for tier in TIERS}
     return {tier: dict(counts.most_common()) for tier, counts in found.items()}
 
 
-def unfinished(rows: Sequence[TierRow]) -> int | None:
+def count_unfinished(rows: Sequence[TierRow]) -> int | None:
     """Count the responses that were cut off; None if that is known of none of them."""
     known = [row.finished for row in rows if row.finished is not None]
     return known.count(False) if known else None
 
 
-def sides(rows: Sequence[TierRow]) -> dict[str, int]:
+def count_prompts(rows: Sequence[TierRow]) -> dict[str, int]:
     """Count the prompts with responses of both tiers, and of one only."""
     tiers: dict[str, set[Tier]] = defaultdict(set)
     for row in rows:
@@ -77,7 +77,7 @@ def sides(rows: Sequence[TierRow]) -> dict[str, int]:
 
 def warnings(found: dict[str, Any]) -> list[str]:
     """Return what would harm a head trained on these tiers."""
-    said = [text for one in found["lengths"][-1:] if (text := warning(one)) is not None]
+    said = [text for one in found["lengths"][-1:] if (text := length_warning(one)) is not None]
     few = [f"{n:,} {tier}" for tier, n in found["responses"].items() if n < FEW]
     if few:
         said.append(f"only {' and '.join(few)} responses: a head needs hundreds, the paper's has thousands")
@@ -144,7 +144,7 @@ def lengths(unit: str, high: Sequence[int], low: Sequence[int]) -> dict[str, Any
     }
 
 
-def warning(found: Mapping[str, Any]) -> str | None:
+def length_warning(found: Mapping[str, Any]) -> str | None:
     """Return a warning if a head could learn length and nothing else."""
     area = found["auc"]
     if area is None or 1 - TELLS < area < TELLS:
@@ -195,7 +195,7 @@ _WORD = regex.compile(r"\w+|[^\w\s]")  # its `\w` matches vowel signs, where the
 Runs = npt.NDArray[np.uint64]
 
 
-def runs(text: str) -> Runs:
+def word_runs(text: str) -> Runs:
     """Return the sorted hashes of a text's three-word runs; a shorter text is one run."""
     words = _WORD.findall(text.lower())
     last = max(1, len(words) - WORDS + 1)
@@ -235,13 +235,13 @@ def candidates(found: npt.NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
             bucket.append(i)
 
 
-def near(texts: Sequence[str]) -> list[tuple[int, int]]:
+def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
     """Find pairs of near duplicates among distinct texts, by index."""
-    all_runs = [runs(text) for text in texts]
+    all_runs = [word_runs(text) for text in texts]
     return [(i, j) for i, j in candidates(signatures(all_runs)) if jaccard(all_runs[i], all_runs[j]) >= LEAST]
 
 
-def shares(high: Sequence[str], low: Sequence[str]) -> dict[str, float | str | None]:
+def duplicate_shares(high: Sequence[str], low: Sequence[str]) -> dict[str, float | str | None]:
     """Return the shares of responses with an equal text, or a near duplicate, in their own tier and in the other.
 
     Equal texts count as near duplicates, too. A share is None if its tier is empty.
@@ -250,7 +250,7 @@ def shares(high: Sequence[str], low: Sequence[str]) -> dict[str, float | str | N
     times = {tier: Counter(texts) for tier, texts in sides.items()}
     distinct = list(dict.fromkeys([*times["high"], *times["low"]]))
     alike: dict[str, set[str]] = defaultdict(set)
-    for i, j in near(distinct):
+    for i, j in near_duplicates(distinct):
         alike[distinct[i]].add(distinct[j])
         alike[distinct[j]].add(distinct[i])
     out: dict[str, float | str | None] = {"method": METHOD}

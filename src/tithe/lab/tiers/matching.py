@@ -12,7 +12,7 @@ from tithe.data.ids import prompt_id
 from tithe.data.record_counts import RecordCounts
 from tithe.errors import DataError
 from tithe.lab.tiers.settings import TierSettings
-from tithe.lab.tiers.tier_rows import TierRow, of_example, place
+from tithe.lab.tiers.tier_rows import TierRow, file_and_line, of_example
 from tithe.lab.writing.answering import Answers, Writer
 from tithe.planner import without_numbers
 from tithe.records import BadRow, Example, Message, Problem
@@ -124,7 +124,7 @@ def draw(keys: Iterable[str], n: int | None, seed: int) -> list[str]:
     return [key for key in there if key in chosen]
 
 
-def in_order(
+def tier_rows(
     chosen: Sequence[str],
     asked: PromptPool,
     matched: MatchedPrompts,
@@ -144,7 +144,7 @@ def in_order(
             got = found[writer.name].get(key)
             if got is None or isinstance(got, Problem) or not got["text"]:
                 continue
-            response, source = Message("assistant", got["text"]), place(example.where)
+            response, source = Message("assistant", got["text"]), file_and_line(example.where)
             facts = {"finished": got["finished"], "tokens": got["tokens"], "tools": example.tools}
             yield TierRow(example.prompt, response, "low", writer.name, source, **facts)
 
@@ -160,7 +160,7 @@ def unanswered(found: Mapping[str, Answers]) -> Iterator[dict[str, str]]:
     """Yield the prompts that a weak model did not answer, and why."""
     for name, answers in found.items():
         for key, got in answers.items():
-            if no_text(got):
+            if has_no_text(got):
                 yield {"prompt_id": key, "model": name, "reason": reason_of(got)}
 
 
@@ -172,7 +172,7 @@ def demand_answers(found: Mapping[str, Answers], there: bool) -> None:
     """
     if there:
         return
-    reasons = Counter(reason for answers in found.values() for reason in why_not(answers).elements())
+    reasons = Counter(reason for answers in found.values() for reason in count_reasons(answers).elements())
     worst, times = reasons.most_common(1)[0]
     raise DataError(
         f"no weak model has given an answer: {worst} ({times:,} of {reasons.total():,})",
@@ -180,16 +180,16 @@ def demand_answers(found: Mapping[str, Answers], there: bool) -> None:
     )
 
 
-def why_not(answers: Answers) -> Counter[str]:
+def count_reasons(answers: Answers) -> Counter[str]:
     """Count the prompts without an answer by reason."""
-    return Counter(without_numbers(reason_of(got)) for got in answers.values() if no_text(got))
+    return Counter(without_numbers(reason_of(got)) for got in answers.values() if has_no_text(got))
 
 
 def reason_of(got: Mapping[str, Any] | Problem) -> str:
     return got.reason if isinstance(got, Problem) else EMPTY
 
 
-def no_text(got: Mapping[str, Any] | Problem) -> bool:
+def has_no_text(got: Mapping[str, Any] | Problem) -> bool:
     return isinstance(got, Problem) or not got["text"]
 
 
@@ -200,13 +200,13 @@ def model_record(writer: Writer, answers: Answers) -> dict[str, Any]:
         "prompts": len(answers),
         "answers": len(texts),
         "unfinished": sum(not got["finished"] for got in texts),
-        "problems": dict(why_not(answers).most_common()),
+        "problems": dict(count_reasons(answers).most_common()),
         "reused": writer.reused,
         **writer.describe(),
     }
 
 
-def counts(
+def prompt_counts(
     asked: PromptPool, strong: PromptPool, matched: MatchedPrompts, chosen: Sequence[str], settings: TierSettings
 ) -> dict[str, Any]:
     """Return the counts of prompts at each step."""

@@ -60,36 +60,36 @@ def show_look(result: TierResult) -> None:
     grid = Grid("", *TIERS, box=None, pad_edge=False)
     for column in grid.columns[1:]:
         column.justify = "right"
-    add(grid, "responses", look["responses"])
-    models(grid, look["models"])
+    add_row(grid, "responses", look["responses"])
+    add_models(grid, look["models"])
     for one in look["lengths"]:
         for name in QUANTILES:
-            add(grid, f"{one['unit']}, {name}", {tier: f"{one[tier][name]:,.0f}" for tier in TIERS if one[tier]})
-    duplicates(grid, look["duplicates"])
+            add_row(grid, f"{one['unit']}, {name}", {tier: f"{one[tier][name]:,.0f}" for tier in TIERS if one[tier]})
+    add_duplicates(grid, look["duplicates"])
     for name in ("refusals", "unfinished"):
-        add(grid, name, {tier: part_of(look[name][tier], look["responses"][tier]) for tier in TIERS})
+        add_row(grid, name, {tier: percent_of(look[name][tier], look["responses"][tier]) for tier in TIERS})
     out.print(grid)
-    remarks(out, look)
+    say_remarks(out, look)
 
 
-def models(grid: Grid, found: Mapping[str, Mapping[str, int]]) -> None:
+def add_models(grid: Grid, found: Mapping[str, Mapping[str, int]]) -> None:
     """Add a line per model, in whichever tier; only the first of many."""
     names = list(dict.fromkeys([*found["high"], *found["low"]]))
     for name in names[:MOST_MODELS]:
-        add(grid, f"  by {name}", {tier: found[tier].get(name, "") for tier in TIERS})
+        add_row(grid, f"  by {name}", {tier: found[tier].get(name, "") for tier in TIERS})
     if len(names) > MOST_MODELS:
-        add(grid, f"  and {len(names) - MOST_MODELS:,} more models", {})
+        add_row(grid, f"  and {len(names) - MOST_MODELS:,} more models", {})
 
 
-def duplicates(grid: Grid, found: Mapping[str, Any]) -> None:
+def add_duplicates(grid: Grid, found: Mapping[str, Any]) -> None:
     """Add the four shares of duplicates of each tier."""
     for kind, words in (("equal", "the same text"), ("near", "nearly the same text")):
-        add(grid, f"{words} in its own tier", {tier: part(found[f"{kind}_within_{tier}"]) for tier in TIERS})
-        across = {"high": part(found[f"{kind}_high_in_low"]), "low": part(found[f"{kind}_low_in_high"])}
-        add(grid, f"{words} in the other tier", across)
+        add_row(grid, f"{words} in its own tier", {tier: percent(found[f"{kind}_within_{tier}"]) for tier in TIERS})
+        across = {"high": percent(found[f"{kind}_high_in_low"]), "low": percent(found[f"{kind}_low_in_high"])}
+        add_row(grid, f"{words} in the other tier", across)
 
 
-def remarks(out: Console, look: Mapping[str, Any]) -> None:
+def say_remarks(out: Console, look: Mapping[str, Any]) -> None:
     """Print what the table has no column for: prompts, bad rows, AUC of length, method, warnings."""
     prompts = look["prompts"]
     say(
@@ -114,14 +114,14 @@ def remarks(out: Console, look: Mapping[str, Any]) -> None:
         say(out, f"warning: {text}")
 
 
-def add(grid: Grid, name: str, values: Mapping[str, Any]) -> None:
+def add_row(grid: Grid, name: str, values: Mapping[str, Any]) -> None:
     cells = [values.get(tier, "") for tier in TIERS]
     grid.add_row(name, *(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells))
 
 
-def part_of(n: int | None, whole: int) -> str:
-    return part(n / whole if n is not None and whole else None)
+def percent_of(n: int | None, whole: int) -> str:
+    return percent(n / whole if n is not None and whole else None)
 
 
-def part(share: float | None) -> str:
+def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"

@@ -71,16 +71,22 @@ def of_example(example: Example, tier: Tier, model: str | None = None) -> TierRo
     if isinstance(own, str) and own:
         model = columns.pop("model")
     return TierRow(
-        example.prompt, example.response, tier, model, place(example.where), tools=example.tools, columns=columns
+        example.prompt,
+        example.response,
+        tier,
+        model,
+        file_and_line(example.where),
+        tools=example.tools,
+        columns=columns,
     )
 
 
-def place(where: str) -> str:
+def file_and_line(where: str) -> str:
     """Return `file:line` without the folder, so that a published data set does not reveal local paths."""
     return where.rpartition("/")[2]
 
 
-def line(row: TierRow) -> bytes:
+def json_line(row: TierRow) -> bytes:
     """Return the row as a line of JSON."""
     record = row.record()
     try:
@@ -162,7 +168,7 @@ def by_labels(dataset: Dataset, labels: Labels, counts: RecordCounts | None = No
             yield item
             continue
         tier = labels.tier(item.columns.get("tier"))
-        yield BadRow(item.row, item.where, "no tier") if tier is None else again(item, tier, None)
+        yield BadRow(item.row, item.where, "no tier") if tier is None else of_labelled(item, tier, None)
 
 
 def check_labels(dataset: Dataset, labels: Labels) -> None:
@@ -172,7 +178,7 @@ def check_labels(dataset: Dataset, labels: Labels) -> None:
     unknown = [label for label in found if labels.tier(label) is None]
     if unknown:
         raise DataError(
-            f"`{dataset.source}` has the tiers {shown(found)}, and {shown(unknown)} is neither of "
+            f"`{dataset.source}` has the tiers {name_labels(found)}, and {name_labels(unknown)} is neither of "
             f"high ({', '.join(labels.high)}) and low ({', '.join(labels.low)})",
             hint="`--high-tier NAME[,NAME]` and `--low-tier NAME[,NAME]` say which is which",
         )
@@ -180,7 +186,7 @@ def check_labels(dataset: Dataset, labels: Labels) -> None:
         raise DataError(f"the column `tier` of `{dataset.source}` is empty", hint="its values are `high` and `low`")
 
 
-def shown(labels: Collection[str]) -> str:
+def name_labels(labels: Collection[str]) -> str:
     """Name at most six labels, with their counts if these are given."""
     counts = labels if isinstance(labels, Mapping) else {}
     parts = [f"`{label[:40]}`" + (f" ({counts[label]:,})" if counts else "") for label in list(labels)[:6]]
@@ -196,14 +202,14 @@ def by_pairs(dataset: Dataset, counts: RecordCounts | None = None) -> Iterator[T
             yield from counts.counting([BadRow(number, row.where, reason)])
             continue
         for tier in TIERS:
-            item = side(dataset, row, tier, number, seen)
+            item = pair_item(dataset, row, tier, number, seen)
             counts.add_item(item)
             named = item.columns.get(f"{tier}_model") if isinstance(item, Example) else None
             model = named if isinstance(named, str) and named else None
             yield item if isinstance(item, BadRow) else of_example(item, tier, model)
 
 
-def side(dataset: Dataset, row: Row, tier: Tier, number: int, seen: Occurrences) -> Example | BadRow:
+def pair_item(dataset: Dataset, row: Row, tier: Tier, number: int, seen: Occurrences) -> Example | BadRow:
     """Return one of the two responses of a pair."""
     record, where = row.record, row.where
     text = record.get(tier)
@@ -223,7 +229,7 @@ def by_file(dataset: Dataset, tier: Tier, model: str | None, counts: RecordCount
         yield item if isinstance(item, BadRow) else of_example(item, tier, model)
 
 
-def again(example: Example, tier: Tier, model: str | None) -> TierRow:
+def of_labelled(example: Example, tier: Tier, model: str | None) -> TierRow:
     """Make a row of an example with a `tier` column; keep the provenance if Tithe wrote the file."""
     columns = {name: value for name, value in example.columns.items() if name != "tier"}
     row = of_example(replace(example, columns=columns), tier, model)

@@ -55,7 +55,7 @@ class Checkpoint:
     seconds: float
 
 
-def folder_of(place: Path, step: int) -> Path:
+def checkpoint_folder(place: Path, step: int) -> Path:
     """Return the folder in which transformers' trainer puts a checkpoint."""
     return place / f"checkpoint-{step}"
 
@@ -91,7 +91,7 @@ def demand_ours(place: Path) -> None:
         raise OutputError(f"`{place}` holds no training, but `{others[0]}`", hint=FOREIGN)
 
 
-def finished(place: Path) -> dict[str, Any] | None:
+def read_finished(place: Path) -> dict[str, Any] | None:
     """Return the record of the training that finished here; None if none did."""
     record = read_if_there(place / DONE)
     if record is not None and not has_finished(record):
@@ -101,7 +101,7 @@ def finished(place: Path) -> dict[str, Any] | None:
     return record
 
 
-def begun(place: Path) -> dict[str, Any] | None:
+def read_begun(place: Path) -> dict[str, Any] | None:
     """Return the record of the training that began here and has not finished."""
     return read_if_there(place / BEGUN)
 

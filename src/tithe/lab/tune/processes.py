@@ -24,7 +24,7 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def meet(device: str) -> None:
+def connect(device: str) -> None:
     """Connect the processes; must come before `wait`."""
     if devices() > 1:
         from accelerate import PartialState
@@ -40,7 +40,7 @@ def wait() -> None:
         PartialState().wait_for_everyone()
 
 
-def agreed(wanted: bool) -> bool:
+def main_value(wanted: bool) -> bool:
     """Return the main process's value in all processes, since their clocks differ."""
     if devices() == 1:
         return wanted

@@ -19,9 +19,9 @@ from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from tithe.data.outfile import atomic
-from tithe.lab.tune.files import COMPLETE, folder_of
+from tithe.lab.tune.files import COMPLETE, checkpoint_folder
 from tithe.lab.tune.optimiser_steps import NotFinite, StepOrder
-from tithe.lab.tune.processes import agreed, is_main, wait
+from tithe.lab.tune.processes import is_main, main_value, wait
 from tithe.lab.tune.train_rows import UNREAD
 
 EVERY = 600.0  # seconds between checkpoints, unless the recipe gives a number of steps
@@ -110,7 +110,7 @@ class Listener(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self.tokens += int(self.order.lengths[taken].sum())
         self.progress(len(taken), self.tokens)
         if self.save_steps is None:
-            control.should_save = agreed(time.monotonic() - self.saved > EVERY)
+            control.should_save = main_value(time.monotonic() - self.saved > EVERY)
         elif self.save_steps:
             control.should_save = state.global_step % self.save_steps == 0
         if state.global_step >= state.max_steps:  # the finished model is saved next
@@ -125,7 +125,7 @@ class Listener(TrainerCallback):  # type: ignore[misc,unused-ignore]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark a checkpoint as complete once all processes have written their part."""
         wait()
-        folder = folder_of(Path(args.output_dir), state.global_step)
+        folder = checkpoint_folder(Path(args.output_dir), state.global_step)
         if is_main():
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
             with atomic(folder / COMPLETE, overwrite=True) as stream:
@@ -165,7 +165,7 @@ def add_narrow_head(model: Any) -> None:
 
 
 @torch.no_grad()
-def agrees(model: Any, inputs: dict[str, Any]) -> bool:
+def heads_agree(model: Any, inputs: dict[str, Any]) -> bool:
     """Return whether narrow and full head give the same NLL; a config may not reveal all changes to logits.
 
     Args:

@@ -185,7 +185,7 @@ def recipe_from(values: Mapping[str, Any], where: str) -> TrainingRecipe:
     return TrainingRecipe.of({**start, "name": where, **values}, where=f"recipe `{where}`")
 
 
-def altered(recipe: TrainingRecipe, values: Mapping[str, Any]) -> TrainingRecipe:
+def with_values(recipe: TrainingRecipe, values: Mapping[str, Any]) -> TrainingRecipe:
     """Return the recipe with some values replaced, and check it."""
     return TrainingRecipe.of({**recipe.model_dump(), **values}) if values else recipe
 
@@ -261,7 +261,7 @@ class TuneSettings(SeedSettings, PassSettings, ExampleSettings):
         Raises:
             SettingsError: no such recipe or file, an unknown key, or an invalid value.
         """
-        return altered(read_recipe(self.recipe), self.altered)
+        return with_values(read_recipe(self.recipe), self.altered)
 
 
 def read_recipe(name: str) -> TrainingRecipe:

@@ -96,30 +96,30 @@ def train(job: TrainJob) -> Trained:
         ModelError: the loss or the gradient of a step is not finite.
         SettingsError: the model has no such modules, or its attention does not support packing.
     """
-    from tithe.lab.tune.response_trainer import Listener, ResponseTrainer, agrees
+    from tithe.lab.tune.response_trainer import Listener, ResponseTrainer, heads_agree
     from tithe.lab.tune.train_rows import demand_boundaries
 
     config, generation = copy.deepcopy(job.model.config), copy.deepcopy(job.model.generation_config)
     base = job.model
-    with quiet():
+    with silent_libraries():
         trainer: Any = ResponseTrainer(
             model=job.model,
-            args=arguments(job),
+            args=trl_config(job),
             train_dataset=dataset_of(job),
             processing_class=copy.deepcopy(job.tokenizer),  # a trainer changes it
             data_collator=None if job.recipe.packing else collator(job),
-            peft_config=adapter(job.model, job.recipe),
+            peft_config=adapter_config(job.model, job.recipe),
             order=job.order,
         )
-        first = batch_of(trainer, [0])
+        first = make_batch(trainer, [0])
         trainer.model.eval()
-        trainer.narrow = trainer.narrow and agrees(trainer.model, first)
+        trainer.narrow = trainer.narrow and heads_agree(trainer.model, first)
         if job.recipe.packing:
             demand_boundaries(trainer, job.rows)
         listener = Listener(
             trainer.order, job.recipe.save_steps, job.resume.seconds if job.resume else 0.0, job.progress
         )
-        silence(trainer)
+        remove_printers(trainer)
         trainer.add_callback(listener)
         trainer.train(resume_from_checkpoint=str(job.resume.folder) if job.resume else None)
     base.config, base.generation_config = config, generation  # a trainer writes its special tokens into them
@@ -143,7 +143,7 @@ def dataset_of(job: TrainJob) -> Any:
     return Dataset.from_dict(columns)
 
 
-def batch_of(trainer: Any, places: Sequence[int]) -> dict[str, Any]:
+def make_batch(trainer: Any, places: Sequence[int]) -> dict[str, Any]:
     """Return some rows as a batch on the training device."""
     batch = trainer.data_collator([trainer.train_dataset[place] for place in places])
     return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
@@ -158,7 +158,7 @@ def collator(job: TrainJob) -> Any:
     return DataCollatorForLanguageModeling(pad_token_id=next((one for one in said if one in range(rows)), 0))
 
 
-def arguments(job: TrainJob) -> Any:
+def trl_config(job: TrainJob) -> Any:
     """Return the recipe as TRL's config."""
     from trl.trainer.sft_config import SFTConfig
 
@@ -199,7 +199,7 @@ def arguments(job: TrainJob) -> Any:
     )
 
 
-def adapter(model: Any, recipe: TrainingRecipe) -> Any:
+def adapter_config(model: Any, recipe: TrainingRecipe) -> Any:
     """Return PEFT's config of the adapter; None if all weights are trained.
 
     Raises:
@@ -244,7 +244,7 @@ def is_norm(name: str) -> bool:
     return "norm" in name.rpartition(".")[2].lower()
 
 
-def silence(trainer: Any) -> None:
+def remove_printers(trainer: Any) -> None:
     """Remove the callbacks that print to stdout."""
     from transformers import PrinterCallback, ProgressCallback
 
@@ -253,7 +253,7 @@ def silence(trainer: Any) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silent_libraries() -> Iterator[None]:
     """Silence the messages of transformers and datasets."""
     import datasets
     import transformers

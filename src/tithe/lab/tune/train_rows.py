@@ -182,7 +182,7 @@ def read_rows(items: Iterable[Example | BadRow], renderer: Renderer, ending: Eos
 SOME = 48  # tokens of an example that the packing check reads
 
 
-def packed(rows: Sequence[TrainRow], length: int) -> list[TrainRow]:
+def pack_rows(rows: Sequence[TrainRow], length: int) -> list[TrainRow]:
     """Pack whole examples into rows with TRL's best-fit algorithm; no example is cut or split."""
     from datasets import Dataset, disable_progress_bars, enable_progress_bars
     from trl.data_utils import pack_dataset

@@ -77,9 +77,9 @@ class Training(Generic[S]):
         """
         sequences = rows.rows
         if self.asked.packing:
-            from tithe.lab.tune.train_rows import packed
+            from tithe.lab.tune.train_rows import pack_rows
 
-            sequences = packed(sequences, self.asked.max_length)
+            sequences = pack_rows(sequences, self.asked.max_length)
         steps = steps_in_all(len(sequences), self.asked)
         return Schedule(sequences, steps, StepOrder([len(r.ids) for r in sequences], self.batches, self.settings.seed))
 

@@ -18,16 +18,16 @@ from tithe.lab.tune.files import (
     DONE,
     Checkpoint,
     TuneResult,
-    begun,
     clear,
     demand_ours,
     demand_same,
-    finished,
     last_checkpoint,
+    read_begun,
+    read_finished,
     save,
 )
 from tithe.lab.tune.optimiser_steps import FEW, NotFinite, steps_by_epochs
-from tithe.lab.tune.processes import is_main, meet, wait
+from tithe.lab.tune.processes import connect, is_main, wait
 from tithe.lab.tune.settings import TrainingRecipe, TuneSettings
 from tithe.lab.tune.train import Trained, TrainJob, demand_packages, train
 from tithe.lab.tune.train_rows import TrainRows
@@ -85,35 +85,39 @@ def carry_out(
         TitheError: training failed.
     """
     demand_apart(training, output)
-    with locked(output) as place:
+    with locked_folder(output) as place:
         demand_ours(place)
-        there = finished(place)
+        there = read_finished(place)
         if there is not None and not overwrite:
             demand_same(there["identity"], identity, place)
             reporter.say(f"`{output}` already holds this training: nothing to do")
             return TuneResult(output, there)
-        checkpoint = None if overwrite else begun_before(place, training, identity)
-        with told_of(place, training, there is None, reporter) as told:
+        checkpoint = None if overwrite else resumable_checkpoint(place, training, identity)
+        with training_account(place, training, there is None, reporter) as told:
             chosen: Mapping[str, Any] = {}
             rows, schedule = training.read(), None
             if choose is None:
-                told.record = lambda: basics(training, rows, chosen)
+                told.record = lambda: input_record(training, rows, chosen)
                 schedule = training.schedule(rows)  # before the folder changes: an error leaves it as it was
-            meet(training.device.type)
+            connect(training.device.type)
             wait()  # until all processes have looked at the folder, since it changes now
             if is_main():
                 clear(place, keep=checkpoint)
                 told.folder = place
                 write_json(place / BEGUN, identity | {"devices": training.batches.devices})
-            with nothing_left(place):
+            with clear_on_failure(place):
                 if choose is not None:
                     rows, chosen = choose(rows, place)
-                    told.record = lambda: basics(training, rows, chosen)
+                    told.record = lambda: input_record(training, rows, chosen)
                     schedule = training.schedule(rows)
                 assert schedule is not None
                 announce(training, rows, schedule, checkpoint, reporter)
-                done = trained(training, schedule, place, checkpoint, reporter)
-                record = basics(training, rows, chosen) | outcome(schedule, done, checkpoint) | {"identity": identity}
+                done = run_training(training, schedule, place, checkpoint, reporter)
+                record = (
+                    input_record(training, rows, chosen)
+                    | outcome_record(schedule, done, checkpoint)
+                    | {"identity": identity}
+                )
                 if is_main():
                     save(place, done.model, training.model.tokenizer, done.losses, done.learning_rates, reporter)
                 record |= told.finished()
@@ -139,7 +143,7 @@ def demand_apart(training: Training[Any], output: Path) -> None:
 
 
 @contextmanager
-def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter) -> Iterator[Account]:
+def training_account(place: Path, training: Training[Any], ours: bool, reporter: Reporter) -> Iterator[Account]:
     """Write to `tune.json` how the training ends.
 
     Args:
@@ -153,7 +157,7 @@ def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter
         checkpoint = last_checkpoint(place / CHECKPOINTS)
         return checkpoint.step if checkpoint else 0
 
-    with account(None, reporter, lambda: basics(training, None, {}), name=DONE, stores="steps") as told:
+    with account(None, reporter, lambda: input_record(training, None, {}), name=DONE, stores="steps") as told:
         told.stored = stored
         try:
             yield told
@@ -166,7 +170,7 @@ def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[Path]:
+def locked_folder(output: Path) -> Iterator[Path]:
     """Lock the folder; the main process does so for all of them."""
     if is_main():
         with run_folder(output, "-o") as place:
@@ -175,13 +179,13 @@ def locked(output: Path) -> Iterator[Path]:
         yield output
 
 
-def begun_before(place: Path, training: Training[Any], identity: dict[str, Any]) -> Checkpoint | None:
+def resumable_checkpoint(place: Path, training: Training[Any], identity: dict[str, Any]) -> Checkpoint | None:
     """Return the last checkpoint of an interrupted training; None if there is none.
 
     Raises:
         OutputError: the interrupted training has other settings.
     """
-    there = begun(place)
+    there = read_begun(place)
     if there is None:
         return None
     checkpoint = last_checkpoint(place / CHECKPOINTS)
@@ -191,7 +195,7 @@ def begun_before(place: Path, training: Training[Any], identity: dict[str, Any])
 
 
 @contextmanager
-def nothing_left(place: Path) -> Iterator[None]:
+def clear_on_failure(place: Path) -> Iterator[None]:
     """Empty the folder if the training fails before its first checkpoint."""
     try:
         yield
@@ -202,7 +206,7 @@ def nothing_left(place: Path) -> Iterator[None]:
         raise
 
 
-def trained(
+def run_training(
     training: Training[Any], schedule: Schedule, place: Path, checkpoint: Checkpoint | None, reporter: Reporter
 ) -> Trained:
     """Train, and save checkpoints only."""
@@ -223,27 +227,27 @@ def trained(
     try:
         done = train(job)
     except NotFinite as error:
-        raise ModelError(str(error), hint=way_out(place)) from error
+        raise ModelError(str(error), hint=loss_hint(place)) from error
     finally:
         reporter.done()
     training.source.input_check.check()
     return done
 
 
-def way_out(place: Path) -> str:
+def loss_hint(place: Path) -> str:
     """Return a hint for a loss that is not finite."""
     good = last_checkpoint(place / CHECKPOINTS)
     kept = f"the checkpoint after step {good.step} is kept: `{good.folder}`" if good else "no checkpoint was made"
     return f"{kept}; a lower `--learning-rate` or fp32 may help, in another folder or with `--overwrite`"
 
 
-def basics(training: Training[Any], rows: TrainRows | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
+def input_record(training: Training[Any], rows: TrainRows | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the model depends on, and counts of the rows read so far."""
     counts = {} if rows is None else {"counts": rows.counts()}
     return {**training.describe(), **chosen, "versions": dict(versions(LIBRARIES)), **counts}
 
 
-def outcome(schedule: Schedule, done: Trained, checkpoint: Checkpoint | None) -> dict[str, Any]:
+def outcome_record(schedule: Schedule, done: Trained, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """Return steps, losses and speed of the training."""
     return {
         "steps": schedule.steps,

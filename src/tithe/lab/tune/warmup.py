@@ -68,7 +68,7 @@ class WarmupChoice:
         return {"chosen": [dict(one) for one in self.chosen], "facts": dict(self.facts)}
 
 
-def choose(training: Training[WarmupSettings], rows: TrainRows, reporter: Reporter) -> WarmupChoice:
+def choose_examples(training: Training[WarmupSettings], rows: TrainRows, reporter: Reporter) -> WarmupChoice:
     """Choose among the examples that can be trained on.
 
     Raises:
@@ -79,9 +79,9 @@ def choose(training: Training[WarmupSettings], rows: TrainRows, reporter: Report
     examples = [replace(one, columns={}) for one in dataset if isinstance(one, Example) and one.id in names]
     facts: dict[str, Any] = {"candidates": len(examples), "records": s.records, "choose": s.choose, "seed": s.seed}
     if s.choose == "random":
-        taken = at_random(len(examples), s.records, s.seed)
+        taken = choose_random(len(examples), s.records, s.seed)
         facts["how"] = "drawn by chance"
-        return WarmupChoice([named(examples[i]) for i in taken], facts)
+        return WarmupChoice([example_facts(examples[i]) for i in taken], facts)
     from tithe.neighbours.kmeans import kmeans
 
     reader = PromptReader.load(training)
@@ -92,19 +92,19 @@ def choose(training: Training[WarmupSettings], rows: TrainRows, reporter: Report
         "kmeans": {"clusters": len(clusters), "asked": s.clusters, "n_init": 1, "init": "k-means++", "seed": s.seed},
     }
     if s.choose == "distance":
-        taken, more = nearest(clusters, vectors, s.each), {}
+        taken, more = choose_nearest(clusters, vectors, s.each), {}
         facts["how"] = f"of {len(clusters)} clusters up to {s.each} each, nearest to the centre"
     else:
         perplexities = reader.perplexities(examples, reporter)
-        taken, more = middle(clusters.labels, perplexities, s.each), {"perplexity": perplexities}
+        taken, more = choose_middling(clusters.labels, perplexities, s.each), {"perplexity": perplexities}
         facts["how"] = f"of {len(clusters)} clusters up to {s.each} each, of middling perplexity"
     told = {"cluster": clusters.labels, **more}
     return WarmupChoice(
-        [named(examples[i]) | {name: column[i].item() for name, column in told.items()} for i in taken], facts
+        [example_facts(examples[i]) | {name: column[i].item() for name, column in told.items()} for i in taken], facts
     )
 
 
-def named(example: Example) -> dict[str, Any]:
+def example_facts(example: Example) -> dict[str, Any]:
     return {"id": example.id, "row": example.row, "turn": example.turn}
 
 
@@ -193,7 +193,7 @@ class PromptReader:
         return Pass(ids, 1)
 
 
-def middle(labels: Places, perplexities: FloatArray, each: int) -> Places:
+def choose_middling(labels: Places, perplexities: FloatArray, each: int) -> Places:
     """Choose from every cluster examples of middling prompt perplexity, spread evenly over the data set.
 
     A cluster with fewer than `each` examples is taken whole. In a larger one, the candidates are the examples whose
@@ -218,7 +218,7 @@ def middle(labels: Places, perplexities: FloatArray, each: int) -> Places:
     return np.sort(np.concatenate(chosen))
 
 
-def nearest(clusters: Clusters, vectors: npt.NDArray[np.float32], each: int) -> Places:
+def choose_nearest(clusters: Clusters, vectors: npt.NDArray[np.float32], each: int) -> Places:
     """Return the places of the examples nearest to the centre of each cluster, ascending; ties keep data set order."""
     chosen = []
     for cluster, centre in enumerate(clusters.centres):
@@ -228,7 +228,7 @@ def nearest(clusters: Clusters, vectors: npt.NDArray[np.float32], each: int) -> 
     return np.sort(np.concatenate(chosen))
 
 
-def at_random(examples: int, records: int, seed: int) -> Places:
+def choose_random(examples: int, records: int, seed: int) -> Places:
     """Draw places at random, ascending; all of them if there are no more than `records`."""
     drawn = np.random.default_rng(seed).permutation(examples)
     return np.sort(drawn[:records])
@@ -301,7 +301,7 @@ def choose_in(
     if is_main():
         there = None if overwrite else read_if_there(file)
         if there is None or there.get("identity") != own:
-            choice = choose(training, rows, reporter)
+            choice = choose_examples(training, rows, reporter)
             write_records(training.source.dataset, choice.places(), place / RECORDS, overwrite=True)
             write_json(file, {"identity": own, **choice.as_dict()})
     wait()
