@@ -102,6 +102,7 @@ def demand_full_budget(arm: ArmSettings, choice: Choice, pool: Pool) -> Choice:
     rows = budget_rows(pool, choice.budget)
     if not choice.places:
         raise SettingsError(f"arm `{arm.name}` selected nothing at {choice.budget}", hint="check its filters")
+    # A budget in tokens has no row count: its arms may differ in examples.
     if rows is not None and len(choice.places) < rows and not arm.allow_fewer:
         raise SettingsError(
             f"arm `{arm.name}` selected {len(choice.places):,} examples at {choice.budget}, the others have "
@@ -203,6 +204,7 @@ def choose_all(settings: ExperimentSettings, data: Data, folder: Path, reporter:
                 f"the budget `{budget}` is more than the pool, which has {len(pool):,} examples",
                 hint=f"`{ALL}` takes the whole pool",
             )
+    # Budgets that take the whole pool leave nothing to choose; all arms would be the same.
     partial = [budget for budget in settings.budgets if budget_rows(pool, budget) != len(pool)]
     found: Choices = {}
     # A `random-like` arm needs the choice it matches, so these come last.
@@ -277,6 +279,7 @@ class ChoiceFile:
 
 def selection_key(arm: ArmSettings, budget: str, settings: ExperimentSettings, pool: Pool) -> str:
     """Return a key that changes with the selection's settings, the pool, and the files that the settings name."""
+    # The digest holds full settings, not just those given, so that a changed default invalidates the choice, too.
     state = hashlib.blake2b(digest_size=8)
     chosen = selection_settings(arm, budget, pool, settings)
     state.update(repr(sorted(chosen.model_dump(mode="json").items())).encode())

@@ -133,6 +133,7 @@ def prepare(cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any], say
     own = folder / CELLS / cell.name
     data = own / TRAIN
     spec: dict[str, Any] = {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, "examples": cell.key, **common}
+    # An untrained model has no training settings.
     spec["tune"] = {**common["tune"], "dataset": str(data), "seed": cell.seed} if cell.choice else None
     remove_if_changed(own, spec, say)
     own.mkdir(parents=True, exist_ok=True)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tithe.data.asked import answers_of
 from tithe.errors import StoreError
 from tithe.lab.evaluate.comparison import Comparison, compare, corrected
 from tithe.lab.evaluate.measured import Measured
 from tithe.lab.experiment.cells import CELLS, CellResult, answers_file
 from tithe.lab.experiment.settings import ALL, ExperimentSettings, judge_settings, prompt_sets
 from tithe.lab.judge import pairwise
+from tithe.lab.judge.judge_loop import Answers
 from tithe.report.reporter import Reporter
 
 UNBUDGETED = "-"  # budget of the untrained model
@@ -79,7 +81,7 @@ def without_nan(value: Any) -> Any:
         return {key: without_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [without_nan(one) for one in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and value != value else value  # NaN is not equal to itself
 
 
 def compare_arms(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> Results:
@@ -92,13 +94,7 @@ def compare_arms(outcomes: Sequence[CellResult], settings: ExperimentSettings) -
     outcomes = order_by_budget(outcomes, settings)
     metrics = list(dict.fromkeys(one.metric for outcome in outcomes for one in outcome.measured))
     parts = [compare_metric(metric, runs_of(metric, outcomes, settings), settings) for metric in metrics]
-    return Results(
-        means=tuple(one for part in parts for one in part.means),
-        against=tuple(one for part in parts for one in part.against),
-        groups=tuple(one for part in parts for one in part.groups),
-        full=tuple(one for part in parts for one in part.full),
-        references=tuple(one for part in parts for one in part.references),
-    )
+    return Results(*(tuple(one for part in parts for one in getattr(part, each.name)) for each in fields(Results)))
 
 
 def demand_one_recipe(outcomes: Sequence[CellResult]) -> None:
@@ -121,6 +117,7 @@ def runs_of(metric: str, outcomes: Sequence[CellResult], settings: ExperimentSet
         one = next((m for m in outcome.measured if m.metric == metric), None)
         if one is None:  # a judge compares nothing but arms with the reference arm
             continue
+        # The untrained model has no seed: its one measurement is paired with every seed of the arms.
         times = len(settings.seeds) if outcome.cell.seed is None else 1
         found.setdefault((outcome.cell.arm, outcome.cell.budget or UNBUDGETED), []).extend([one] * times)
     return found
@@ -142,6 +139,7 @@ def compare_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Res
     whole = [key for key in runs if key[1] in (ALL, UNBUDGETED)]
     full = [key for key in whole if key[1] == ALL]
     groups = sorted(set(first.groups))
+    # Each family is corrected by itself, so that adding references does not weaken the verdicts on the arms.
     return Results(
         means=tuple(mean_of(metric, key, found, first.unit) for key, found in runs.items()),
         against=compare_pairs(pairs, runs),
@@ -234,8 +232,5 @@ def judge_answers(
 
 def all_ties(answers: Path, name: str) -> Measured:
     """Return a tie for every prompt: the reference arm against itself."""
-    from tithe.data.asked import answers_of
-    from tithe.lab.judge.judge_loop import Answers
-
     items = tuple(Answers.of(str(answers), answers_of(answers)).examples)
     return Measured(f"judge {name}", "number", "win - loss", True, items, np.zeros(len(items)))

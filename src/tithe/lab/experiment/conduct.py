@@ -88,7 +88,7 @@ def experiment(
 
 @dataclass
 class Conduct:
-    """One experiment in its folder."""
+    """Conducts one experiment in its folder."""
 
     given: ExperimentSettings
     folder: Path
@@ -139,6 +139,7 @@ class Conduct:
         return open_model(self.reading)
 
     def run(self, told: Account, *, overwrite: bool, plan: bool) -> ExperimentResult:
+        # What can fail early comes first: a training takes hours.
         demand_extras()
         if self.settings.judge is not None:
             check_judge(self.settings.judge, self.settings.model)
@@ -159,6 +160,7 @@ class Conduct:
             return ExperimentResult(self.folder, record)
         cells = self.cells = make_cells(choices, self.settings.seeds, base_arm(self.settings.arms))
         self.train(cells, data, where)
+        # A cell that shares its training with another one takes over that one's measurements.
         own = {key: cell_result(cell, self.folder) for key, cell in distinct_cells(cells).items()}
         outcomes = [replace(one, cell=cell) for cell in cells if (one := own[cell.key])]
         if self.settings.judge is not None:
@@ -186,7 +188,7 @@ class Conduct:
         for piece in pieces_of(settings, find_model(settings.model), self.reporter):
             piece.check()
         for prompts in prompt_sets(self.settings.judge) if self.settings.judge is not None else ():
-            assert Answers.of(prompts, prompts_of(Path(prompts)))
+            demand(Answers.of(prompts, prompts_of(Path(prompts))))  # raises if the file cannot be read
 
     def check_design(self, overwrite: bool) -> None:
         """Write down what may not change while an experiment goes on; arms, budgets and seeds may be added.
@@ -258,7 +260,7 @@ class Conduct:
             own = prepare(cell, data.pool, self.folder, common, self.reporter.say)
             if is_finished(cell, own, read_spec(own)):
                 continue
-            (own / DONE).unlink(missing_ok=True)
+            (own / DONE).unlink(missing_ok=True)  # the record of an unfinished try
             todo.append((cell.name, own))
             # Training takes about three times a forward pass, which evaluation is.
             weights[cell.name] = 3 * cell.examples * self.recipe.num_train_epochs + data.record["held_out"]
@@ -269,7 +271,7 @@ class Conduct:
         run_cells(todo, where, self.folder / "logs", lambda name, done: self.reporter.say(cell_line(name, done, clock)))
 
     def evaluation(self, data: Data) -> dict[str, Any]:
-        """Settings of `tithe evaluate` that all cells share."""
+        """Return the settings of `tithe evaluate` that all cells share."""
         s = self.settings
         names = ["model", "template", "max_length", "truncation", "device", "dtype", "trust_remote_code"]
         own = {name: getattr(s, name) for name in [*names, "allow_code_execution"]}

@@ -63,6 +63,7 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
     folder.mkdir(parents=True, exist_ok=True)
     dataset = open_dataset(named_dataset(s.dataset), format=s.format, split=s.split, limit=s.limit)
     if isinstance(s.holdout, int):
+        # The seed is fixed: all seeds of an experiment train and evaluate on the same split.
         split = split_by_prompt(dataset, s.holdout, seed=0)
         holdout, rows = folder / HOLDOUT, split.pool
         split.write(dataset, folder / BEFORE, holdout)
@@ -78,6 +79,7 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
         write_records(dataset, frozenset(rows), folder / BEFORE, overwrite=True)
     held, read = open_dataset(str(holdout)), RecordCounts()
     held_out = frozenset(item.id for item in read.counting(held) if isinstance(item, Example))
+    # Contamination is searched in what may become the pool, before examples are left out.
     against = [holdout, *map(Path, s.contamination)]
     found = contamination(folder / BEFORE, against, reporter=reporter)
     unwanted = dict(found.examples) if s.drop_contaminated else {}
@@ -251,6 +253,7 @@ def split_by_prompt(dataset: Dataset, size: int, seed: int) -> Split:
             f"{size:,} examples cannot be held out of `{dataset.source}`, which has {examples:,}",
             hint="a smaller `holdout`, or a file of its own",
         )
+    # Sorted prompts make the draw independent of the order of the file.
     keys = sorted(rows)
     held, drawn = set[int](), 0
     for at in np.random.default_rng(seed).permutation(len(keys)).tolist():
@@ -258,6 +261,7 @@ def split_by_prompt(dataset: Dataset, size: int, seed: int) -> Split:
             break
         held |= set(rows[keys[at]])
         drawn += 1
+    # A row with a bad turn may hold examples, too; it goes to neither side.
     pool = sorted({row for own in rows.values() for row in own} - held - bad)
     if not pool:
         raise SettingsError(f"all of `{dataset.source}` would be held out", hint="a smaller `holdout`")

@@ -133,8 +133,9 @@ def outcome_rows(comparisons: Sequence[Comparison], runs: Runs) -> list[dict[str
     for one in comparisons:
         arm, other = runs[one.arm, one.budget], runs[one.against, one.budget]
         both = matched(arm, other)
+        # Seeds are averaged first, so that an item counts once, as in the comparisons.
         sign = 1 if arm[0].higher_is_better else -1
-        difference = sign * (both.arm - both.other).mean(0)
+        difference = sign * (both.arm - both.other).mean(0)  # (seeds, items) -> (items,)
         shares = {"win": difference > 0, "tie": difference == 0, "loss": difference < 0}
         rows += [
             {"name": f"{one.arm} {one.budget}", "outcome": outcome, "share": float(np.mean(mask))}

@@ -208,10 +208,10 @@ def amount(one: Comparison) -> str:
 def interval(one: Comparison) -> str:
     """Return the interval of the gain; of the loss if the verdict is `worse`."""
     assert one.difference is not None
-    scale, digits = (100, 2) if one.unit == "right" else (1, 4)
+    scale, digits = (100, 2) if one.unit == "right" else (1, 4)  # accuracies are shown in points
     low, high = scale * one.difference.low, scale * one.difference.high
     if one.verdict == "worse":
-        low, high = -high, -low
+        low, high = -high, -low  # of the loss instead of the gain
     sign = "" if one.verdict in ("better", "worse") else "+"
     return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
 

@@ -79,6 +79,7 @@ def worker_places(parallel: int | None, device: str) -> list[Place]:
     if count > cores:
         raise SettingsError(f"`parallel` is {count}, and there are {cores} cores", hint="one training a core at most")
     threads = str(max(1, cores // count))
+    # Torch would take all cores in each process.
     own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} if count > 1 else {}
     return [Place(f"worker{i}", own) for i in range(count)]
 
@@ -119,7 +120,7 @@ class Worker:
             line = ""
         if not line:
             process.communicate()
-            code, self.process = process.returncode, None
+            code, self.process = process.returncode, None  # the next cell starts a new process
             signal = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise CellError(
                 f"the process that trained it ended with {signal}",
@@ -176,12 +177,12 @@ def run_cells(folders: Sequence[tuple[str, Path]], where: Sequence[Place], logs:
     waiting = deque(folders)
     workers = [Worker(place, logs) for place in where]
     failed: list[tuple[str, CellError]] = []
-    pool = ThreadPoolExecutor(len(workers))
+    pool = ThreadPoolExecutor(len(workers))  # a thread per worker, which waits for its process
     busy: dict[Future[dict[str, Any]], tuple[str, Path, Worker]] = {}
     try:
         free = list(workers)
         while busy or (waiting and not failed):
-            while free and waiting and not failed:
+            while free and waiting and not failed:  # after a failure nothing new begins
                 (name, own), worker = waiting.popleft(), free.pop()
                 busy[pool.submit(worker.do, own)] = (name, own, worker)
             ended, _ = wait(busy, timeout=1, return_when=FIRST_COMPLETED)

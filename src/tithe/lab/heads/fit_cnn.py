@@ -119,13 +119,14 @@ def fit_cnn(
     done: list[Epoch] = []
     best = 0
     for epoch in range(epochs):
+        # The order depends on seed and epoch only, not on what ran before.
         order = learn[np.random.default_rng([seed, epoch]).permutation(len(learn))]
         loss = train_epoch(training, order, epoch, steps, progress)
         done.append(Epoch(loss, validation_auc(training, check)))
         if epoch == 0 or is_better(done[epoch], done[best]):
             best = epoch
             training.kept = {name: one.cpu().clone() for name, one in training.network.state_dict().items()}
-        if epoch - best >= patience:
+        if epoch - best >= patience:  # early stopping
             break
     return CnnFit(CnnHead.of(training.kept, layers, count, width), tuple(done), best, training.steps)
 
@@ -133,6 +134,7 @@ def fit_cnn(
 def start_training(
     read: Read, labels: Rows, shape: tuple[int, int], seed: int, device: torch.device, rate: float, batch: int
 ) -> CnnTraining:
+    # Separate generators: the number of weights drawn does not shift the dropout masks.
     first, dropout = (torch.Generator(device).manual_seed(number) for number in derive_seeds(seed))
     network = ResponseCnn(*shape, first)
     adam = torch.optim.Adam(network.parameters(), lr=rate)
@@ -161,7 +163,7 @@ def train_epoch(training: CnnTraining, order: Rows, epoch: int, steps: int, prog
                 hint="read the states in bf16 or fp32, half precision overflows in some models; or learn more slowly",
             )
         training.adam.step()
-        total += value * len(rows)
+        total += value * len(rows)  # the last batch may be smaller
         if progress is not None:
             progress(training.steps, steps, value)
     return total / len(order)
@@ -174,7 +176,7 @@ def validation_auc(training: CnnTraining, check: Rows) -> float | None:
         return None
     parts = [training.network(read_states(training, rows)) for rows in batches(check, training.batch)]
     logits = torch.cat(parts).cpu().numpy()
-    return float(roc_auc_score(training.labels[check], logits[:, 1] - logits[:, 0]))
+    return float(roc_auc_score(training.labels[check], logits[:, 1] - logits[:, 0]))  # (rows, 2) logits
 
 
 def is_better(new: Epoch, old: Epoch) -> bool:

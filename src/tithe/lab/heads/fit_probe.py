@@ -51,9 +51,11 @@ def fit_reduction(means: Means, seed: int) -> Reduction:
     """
     scaler = StandardScaler()
     standard = scaler.fit_transform(means)
+    # A quarter of the rows leaves enough of them per component to fit the regression.
     wanted = max(1, min(COMPONENTS, means.shape[1], len(means) // 4))
     if len(standard) > ROWS:
         standard = standard[np.random.default_rng(seed).choice(len(standard), ROWS, replace=False)]
+    # The randomised solver is no faster once it needs almost all components.
     solver = "randomized" if wanted < 0.8 * min(standard.shape) else "full"
     pca = PCA(wanted, svd_solver=solver, iterated_power=2, random_state=seed)
     return Reduction(scaler, pca.fit(standard))
@@ -270,6 +272,7 @@ class Trial:
     def __init__(self, means: Means, labels: Array, folds: Sequence[Fold], layers: Sequence[int], seed: int) -> None:
         self.labels, self.folds = labels, folds
         self.reduced: dict[tuple[int, int], Array] = {}  # (fold, layer) -> (rows, components), of all rows
+        # Scaler and PCA see the training part only: fitted to all rows they would leak the held-out part.
         for fold, (train, _) in enumerate(folds):
             for layer in layers:
                 self.reduced[fold, layer] = fit_reduction(means[train, layer], seed)(means[:, layer])
@@ -277,9 +280,9 @@ class Trial:
     def cross_validate(self, name: str, layers: tuple[int, ...]) -> LayerSet:
         """Cross-validate a set of layers at the penalty with the lowest log loss; AUC ignores the scale of margins."""
         found = np.array([self.measure(fold, layers) for fold in range(len(self.folds))])  # (folds, penalties, 2)
-        best = int(np.argmin(found[:, :, 1].mean(0)))
+        best = int(np.argmin(found[:, :, 1].mean(0)))  # mean log loss over folds
         aucs = found[:, best, 0]
-        error = aucs.std(ddof=1) / len(aucs) ** 0.5
+        error = aucs.std(ddof=1) / len(aucs) ** 0.5  # standard error of the mean over folds
         return LayerSet(name, layers, float(aucs.mean()), float(error), PENALTIES[best])
 
     def measure(self, fold: int, layers: tuple[int, ...]) -> list[tuple[float, float]]:
@@ -309,6 +312,7 @@ def choose_layers(candidates: Sequence[LayerSet], folds: int) -> tuple[LayerSet,
     Among sets with equally many layers, the higher AUC wins.
     """
     best = max(candidates, key=lambda one: one.auc)
+    # The one-standard-error rule: prefer the simplest model that is not clearly worse.
     near = [one for one in candidates if one.auc >= best.auc - best.error]
     chosen = min(near, key=lambda one: (len(one.layers), -one.auc))
     if chosen is best:

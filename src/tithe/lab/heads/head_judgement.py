@@ -75,6 +75,7 @@ def judge(
         low=int((tiers == 0).sum()),
         prompts=len(np.unique(prompts)),
         auc=interval(auc, drawn["head"]),
+        # The same resamples for both, so that what makes a resample easy cancels out.
         over_length=interval(auc - alone["length"].auc, drawn["head"] - drawn["length"]),
         length_rho=rank_correlation(values["head"], floats(lengths)),
         within=within,
@@ -125,6 +126,7 @@ def auc_alone(values: Floats, labels: Array) -> Alone:
 
 def interval(value: float, drawn: Floats) -> Interval:
     """Return a value with the interval of its resamples."""
+    # A resample may have one tier only, and then has no AUC.
     low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high))
 
@@ -161,7 +163,7 @@ def recalibrate(margins: Floats, labels: Array) -> tuple[float, float]:
 
 def calibration_error(chances: Floats, labels: Array) -> float:
     """Return the expected calibration error: |mean probability - share of high| per bin, weighted by bin size."""
-    bins = np.minimum((chances * BINS).astype(np.int64), BINS - 1)
+    bins = np.minimum((chances * BINS).astype(np.int64), BINS - 1)  # a probability of 1 is in the last bin
     return float(np.abs(np.bincount(bins, weights=chances - labels, minlength=BINS)).sum() / len(chances))
 
 
@@ -281,7 +283,7 @@ def resampled_aucs(
     prompts, of_row = np.unique(groups, return_inverse=True)
     found: dict[str, list[Floats]] = {name: [] for name in values}
     for drawn in draw_prompts(len(prompts), len(of_row), seed, resamples):
-        weights = drawn[:, of_row].astype(np.float64)
+        weights = drawn[:, of_row].astype(np.float64)  # (resamples, prompts) -> (resamples, rows)
         for name, one in values.items():
             found[name].append(weighted_aucs(one, labels, weights))
     return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -290,7 +292,7 @@ def resampled_aucs(
 def draw_prompts(prompts: int, rows: int, seed: int, resamples: int) -> Iterator[npt.NDArray[np.int64]]:
     """Yield how often each prompt is drawn, some resamples at a time: (resamples, prompts)."""
     rng = np.random.default_rng(seed)
-    step = max(1, CHUNK // rows)
+    step = max(1, CHUNK // rows)  # resamples whose weights fit into memory
     for begin in range(0, resamples, step):
         yield rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=min(step, resamples - begin))
 

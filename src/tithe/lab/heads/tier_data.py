@@ -195,6 +195,7 @@ def split_by_prompt(
         raise SettingsError(
             f"the shares {list(shares)} of {', '.join(names)} are not parts of 1", hint="for example 0.8, 0.1, 0.1"
         )
+    # `unique` sorts the prompts, so that the order of the rows does not matter.
     prompts, of_row = np.unique(np.asarray(groups), return_inverse=True)
     wanted = sum(share > 0 for share in shares)
     if len(prompts) < wanted:
@@ -208,7 +209,7 @@ def split_by_prompt(
 def whole_parts(total: int, shares: Sequence[float]) -> list[int]:
     """Divide a total by largest remainders; then every share gets at least 1, taken from the largest part."""
     exact = np.array(shares) * total
-    sizes = np.floor(exact + 1e-9).astype(np.int64)
+    sizes = np.floor(exact + 1e-9).astype(np.int64)  # 0.29 * 100 is 28.999...
     for place in np.argsort(sizes - exact, kind="stable")[: total - sizes.sum()]:
         sizes[place] += 1
     for place, share in enumerate(shares):
@@ -258,6 +259,7 @@ def unseen_tiers(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> 
         with pq.ParquetFile(head / PROMPTS) as file:
             table = file.read()
         seen_as = dict(zip(table["prompt"].to_pylist(), table["side"].to_pylist(), strict=True))
+    # Validation prompts count as seen: training stopped by them, or used them.
     seen = {prompt for prompt, side in seen_as.items() if side != "test"}
     there = [i for i, prompt in enumerate(tiers.prompts.tolist()) if prompt not in seen]
     gone = len(tiers) - len(there)

@@ -69,9 +69,9 @@ class HeadModel:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number and width of the model's hidden states, from its config."""
+        """Number and width of the model's hidden states, from its config; the embedding output is the first."""
         config = self.model.files.config
-        config = config.get("text_config") or config
+        config = config.get("text_config") or config  # of a multimodal model
         return size(config, "num_hidden_layers", "n_layer") + 1, size(config, "hidden_size", "n_embd", "d_model")
 
     @property
@@ -245,7 +245,7 @@ class TierStates:
         engine = self.run.load()
         found: dict[int, Read | Problem] = {}
         for batch, results in engine.read(passes, engine.batches(passes), [readouts] * len(passes)):
-            found |= zip(batch.index, results, strict=True)
+            found |= zip(batch.index, results, strict=True)  # batches come longest first
         return (found[i] for i in range(len(passes)))
 
 

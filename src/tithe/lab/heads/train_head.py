@@ -116,7 +116,7 @@ def train_head(
             "report": report.as_dict() if report else None,
             "seconds": round(time.monotonic() - began, 1),
         }
-        run.source.input_check.check()
+        run.source.input_check.check()  # the data must not have changed meanwhile
         write_table(place / PROMPTS, prompt_table(states.tiers, fit.sides))
         write_table(place / HELD_OUT, held_out)
         draw_layers(place, fit.layer_aucs, report, reporter)
@@ -209,7 +209,7 @@ class Fit:
         """Train the linear head, on the validation side too: it chooses by cross-validation."""
         from tithe.lab.heads.fit_probe import fit_probe
 
-        means, s = self.states.means(), self.settings
+        means, s = self.states.means(), self.settings  # (responses, hidden states, width)
         tiers = self.states.tiers
         self.sides = sides_of(tiers, s)
         rows = np.sort(np.concatenate([self.sides["train"], self.sides["validation"]]))
@@ -222,7 +222,7 @@ class Fit:
         """Train the paper's network."""
         from tithe.lab.heads.fit_cnn import fit_cnn
 
-        self.states.likelihoods()
+        self.states.likelihoods()  # also leaves out responses that cannot be read, before the split
         s, parts, tiers = self.settings, self.parts, self.states.tiers
         self.sides = sides_of(tiers, s)
         self.layer_aucs = self.by_layer()

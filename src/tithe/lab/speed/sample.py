@@ -93,6 +93,7 @@ class Sample:
         engine = Engine(usual.model, usual.budget, usual.workers, threads=usual.threads)
         with tempfile.TemporaryDirectory(dir=self.scratch) as place:
             runner, cost, table = self.runner(engine, Path(place)), Cost(), self.table()
+            # A new engine counts halved batches from 0; the meter counts what goes through the layers.
             with peak_memory(*devices(engine)) as memory, metered(engine.model) as meter:
                 if self.setup.method.learns:
                     runner.read_together([item for item in self.items if isinstance(item, Example)])

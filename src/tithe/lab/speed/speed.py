@@ -43,7 +43,7 @@ def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchRes
             f"{', '.join(setup.method.scorers)} reads no model: there is nothing to measure",
             hint="`--scorer ifd` reads one",
         )
-    job, grown = plan_job(settings, reporter)
+    job, grown = plan_job(settings, reporter)  # before the model is loaded: it measures memory
     engines = Engines(reporter, several=False)
     with tempfile.TemporaryDirectory(prefix="tithe-bench-") as scratch:
         items = draw_sample(setup, job["counts"]["records"], settings.limit)
@@ -98,6 +98,7 @@ def whole_job(
         tokenising: seconds and tokens of each planning of the sample.
         load: seconds until the engine reads at full speed.
     """
+    # Per planned token, as the plan of the whole job counts them: what passes share is then in the rate.
     planned = [one.planned / one.seconds for one in speed.readings]
     rate, tokens = statistics.median(planned), job["counts"]["forward_tokens"]
     thread = tokens / statistics.median(count / seconds for seconds, count in tokenising)

@@ -79,6 +79,7 @@ def build(
     began, reporter, folder = time.monotonic(), reporter or Reporter(), folder or default_folder(output)
     sources = [settings.dataset] + ([settings.strong] if settings.strong is not None else [])
     check_output(output, overwrite, sources, folder)
+    # All checks come before the first answer: weak models take hours, or cost money.
     asked, strong, checks = read(settings)
     matched = match(asked, strong)
     chosen = draw(matched.strong, settings.sample, settings.seed)
@@ -186,7 +187,7 @@ def import_tiers(
 
 
 def open_tier_file(name: str, settings: TierImportSettings) -> Dataset:
-    split = None if Path(name).exists() else settings.split
+    split = None if Path(name).exists() else settings.split  # only hub data sets have splits
     return open_dataset(
         named_dataset(name), format=settings.format, split=split, strict=settings.strict, limit=settings.limit
     )

@@ -121,6 +121,7 @@ def auc(high: npt.ArrayLike, low: npt.ArrayLike) -> float:
     above, below = np.asarray(high, dtype=np.float64), np.sort(np.asarray(low, dtype=np.float64))
     if not len(above) or not len(below):
         return float("nan")
+    # Low values below each high one, counted from the left and from the right of ties, and halved.
     wins = np.searchsorted(below, above, side="left") + np.searchsorted(below, above, side="right")
     return float(wins.sum() / (2 * len(above) * len(below)))
 
@@ -200,14 +201,15 @@ def word_runs(text: str) -> Runs:
     words = _WORD.findall(text.lower())
     last = max(1, len(words) - WORDS + 1)
     joined = (" ".join(words[i : i + WORDS]) for i in range(last))
+    # Texts may hold lone surrogates, which plain UTF-8 refuses.
     hashes = [zlib.crc32(run.encode("utf-8", "surrogatepass")) for run in joined]
     return np.unique(np.array(hashes, dtype=np.uint64))
 
 
 def signatures(all_runs: Sequence[Runs]) -> npt.NDArray[np.uint64]:
     """Return MinHash signatures (texts, 64): the least hash of each text's runs under 64 fixed hash functions."""
-    rng = np.random.default_rng(0)
-    factors = rng.integers(0, 2**64, size=(BANDS * ROWS, 1), dtype=np.uint64) | np.uint64(1)
+    rng = np.random.default_rng(0)  # fixed: signatures must be comparable
+    factors = rng.integers(0, 2**64, size=(BANDS * ROWS, 1), dtype=np.uint64) | np.uint64(1)  # odd
     terms = rng.integers(0, 2**64, size=(BANDS * ROWS, 1), dtype=np.uint64)
     found = np.empty((len(all_runs), BANDS * ROWS), dtype=np.uint64)
     for i, one in enumerate(all_runs):  # (64, runs) at a time

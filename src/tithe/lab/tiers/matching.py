@@ -119,6 +119,7 @@ def draw(keys: Iterable[str], n: int | None, seed: int) -> list[str]:
     there = list(keys)
     if n is None or n >= len(there):
         return there
+    # A hash per prompt instead of a generator: the same prompts are drawn whatever else is in the data set.
     lots = {key: hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest() for key in there}
     chosen = set(sorted(there, key=lambda key: lots[key])[:n])
     return [key for key in there if key in chosen]
@@ -139,7 +140,7 @@ def tier_rows(
     for key in chosen:
         example = asked.examples[key]
         high = of_example(matched.strong[key], "high", strong_model)
-        yield replace(high, prompt=example.prompt, tools=example.tools)
+        yield replace(high, prompt=example.prompt, tools=example.tools)  # matched prompts may differ in white space
         for writer in writers:
             got = found[writer.name].get(key)
             if got is None or isinstance(got, Problem) or not got["text"]:

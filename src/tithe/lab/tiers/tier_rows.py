@@ -235,6 +235,7 @@ def of_labelled(example: Example, tier: Tier, model: str | None) -> TierRow:
     row = of_example(replace(example, columns=columns), tier, model)
     if not all(name in example.columns for name in WRITTEN):
         return row
+    # Our own columns became fields of the row; `original_...` ones stay columns.
     rest = {name: value for name, value in row.columns.items() if name not in OWN}
     finished, tokens = columns["finished"], columns["response_tokens"]
     return replace(

@@ -148,6 +148,7 @@ def save(
 ) -> None:
     """Write model, tokenizer, losses and their plot; no file is ever half written."""
     new = place / NEW
+    # Save into a folder inside, then move: an interruption leaves no half-written model.
     with writing(place):
         model.save_pretrained(str(new))
         tokenizer.save_pretrained(str(new))
@@ -170,6 +171,7 @@ def write_losses(path: Path, losses: Sequence[float], learning_rates: Sequence[f
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("step", "loss", "learning_rate"))
     pairs = zip(losses, learning_rates, strict=True)
+    # `repr` keeps all digits, so that equal trainings give equal files.
     table.writerows((step, repr(loss), repr(rate)) for step, (loss, rate) in enumerate(pairs, 1))
     with atomic(path, overwrite=True) as stream:
         stream.write(text.getvalue().encode(errors="backslashreplace"))

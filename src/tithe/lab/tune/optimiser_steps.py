@@ -81,12 +81,14 @@ def steps_in_all(rows: int, recipe: TrainingRecipe) -> int:
     """
     if not rows:
         raise SettingsError("no optimiser step: there is no example to train on")
+    # As in transformers, `max_steps` above 0 overrides the epochs.
     steps = steps_by_epochs(rows, recipe.train_batch_size, recipe.num_train_epochs)
     if recipe.max_steps > 0:
         steps = recipe.max_steps
     if steps < 1 or recipe.max_steps == 0:
         what = "`max_steps` is 0" if recipe.max_steps == 0 else f"{recipe.num_train_epochs:g} epochs of {rows:,}"
         raise SettingsError(f"no optimiser step: {what}", hint="nothing would be learned; give at least 1")
+    # The schedule starts at 0: with a warm-up, a single step would change nothing.
     if steps == 1 and recipe.warmup_ratio > 0 and recipe.lr_scheduler_type != "constant":
         raise SettingsError(
             f"one optimiser step of up to {recipe.train_batch_size}, and warm-up begins at learning rate 0: nothing "
@@ -117,7 +119,7 @@ class StepOrder:
     def __init__(self, lengths: Sequence[int], batches: Batches, seed: int, blank: int | None = None) -> None:
         self.lengths, self.batches, self.seed, self.blank = np.asarray(lengths), batches, seed, blank
         self.epoch = 0
-        self.known: tuple[int, list[Places]] = (-1, [])
+        self.known: tuple[int, list[Places]] = (-1, [])  # steps of the last epoch asked for
 
     def __len__(self) -> int:
         return len(self.lengths) + self.filling
@@ -137,6 +139,7 @@ class StepOrder:
         """Return the places of the examples that each optimiser step of an epoch takes."""
         if self.known[0] == epoch:
             return self.known[1]
+        # Seeded by epoch, so that a resumed training continues with the same order.
         drawn = np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
         steps = [drawn[begin : begin + self.batches.step] for begin in range(0, len(drawn), self.batches.step)]
         self.known = epoch, steps

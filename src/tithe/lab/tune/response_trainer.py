@@ -151,11 +151,12 @@ def add_narrow_head(model: Any) -> None:
     """Let `model(..., narrow_head=True)` return the summed NLL of the labels, with logits at their positions only."""
     original = model.forward
 
+    # `wraps` keeps the signature, by which the trainer decides which columns the model takes.
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, narrow_head: bool = False, **kwargs: Any) -> Any:
         if not narrow_head:
             return original(*args, **kwargs)
-        labels = kwargs.pop("labels")[:, 1:]
+        labels = kwargs.pop("labels")[:, 1:]  # a state predicts the next token
         states = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]  # (batch, tokens - 1, width)
         there = labels != UNREAD
         logits = self.get_output_embeddings()(states[there]).float()  # (response tokens, vocabulary)

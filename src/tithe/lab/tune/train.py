@@ -97,7 +97,7 @@ def train(job: TrainJob) -> Trained:
         SettingsError: the model has no such modules, or its attention does not support packing.
     """
     from tithe.lab.tune.response_trainer import Listener, ResponseTrainer, heads_agree
-    from tithe.lab.tune.train_rows import demand_boundaries
+    from tithe.lab.tune.train_rows import collate, demand_boundaries
 
     config, generation = copy.deepcopy(job.model.config), copy.deepcopy(job.model.generation_config)
     base = job.model
@@ -111,8 +111,8 @@ def train(job: TrainJob) -> Trained:
             peft_config=adapter_config(job.model, job.recipe),
             order=job.order,
         )
-        first = make_batch(trainer, [0])
-        trainer.model.eval()
+        first = collate(trainer, [trainer.train_dataset[0]])
+        trainer.model.eval()  # dropout would make the two heads differ; `train` switches it on again
         trainer.narrow = trainer.narrow and heads_agree(trainer.model, first)
         if job.recipe.packing:
             demand_boundaries(trainer, job.rows)
@@ -136,17 +136,11 @@ def dataset_of(job: TrainJob) -> Any:
     if job.recipe.packing:
         columns["seq_lengths"] = [list(row.parts) for row in job.rows]
     if job.batches.devices > 1:
-        columns["input_ids"].append(job.rows[0].ids[:2])
+        columns["input_ids"].append(job.rows[0].ids[:2])  # any ids: no token of it has a loss
         columns["labels"].append([UNREAD] * 2)
         if job.recipe.packing:
             columns["seq_lengths"].append([2])
     return Dataset.from_dict(columns)
-
-
-def make_batch(trainer: Any, places: Sequence[int]) -> dict[str, Any]:
-    """Return some rows as a batch on the training device."""
-    batch = trainer.data_collator([trainer.train_dataset[place] for place in places])
-    return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
 def collator(job: TrainJob) -> Any:
@@ -188,14 +182,14 @@ def trl_config(job: TrainJob) -> Any:
         save_total_limit=2,  # keep the previous one until the new one is complete
         eval_strategy="no",
         logging_steps=1,
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=False,  # else transformers would log the last finite loss instead of NaN
         report_to="none",
         push_to_hub=False,
         disable_tqdm=True,
         dataloader_num_workers=0,
         dataloader_pin_memory=job.device == "cuda",
-        ddp_find_unused_parameters=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
+        ddp_find_unused_parameters=False,  # all weights are used, and searching for others is slow
+        dataset_kwargs={"skip_prepare_dataset": True},  # rows are tokenised already
     )
 
 

@@ -209,9 +209,9 @@ def demand_boundaries(trainer: Any, rows: Sequence[TrainRow]) -> None:
 
     ids = next(row.ids for row in rows)[:SOME]
     half = max(2, len(ids) // 2)
-    labels = [UNREAD, *ids[1:half]]
+    labels = [UNREAD, *ids[1:half]]  # the first token has no context in either row
     alone = {"input_ids": ids[:half], "labels": labels, "seq_lengths": [half]}
-    first = ids[::-1][:half]
+    first = ids[::-1][:half]  # another example: the same ids backwards
     both = {
         "input_ids": first + ids[:half],
         "labels": [UNREAD] * len(first) + labels,
@@ -228,10 +228,15 @@ def demand_boundaries(trainer: Any, rows: Sequence[TrainRow]) -> None:
         )
 
 
+def collate(trainer: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return rows as a batch on the training device."""
+    batch = trainer.data_collator(list(rows))
+    return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
+
+
 def nll(trainer: Any, row: dict[str, Any]) -> Any:
     """Return the summed NLL of a row's labels, by the forward path that training takes."""
-    batch = trainer.data_collator([row])
-    inputs = {name: v.to(trainer.args.device) if hasattr(v, "to") else v for name, v in batch.items()}
+    inputs = collate(trainer, [row])
     if trainer.narrow:
         return trainer.model(**inputs, use_cache=False, narrow_head=True)["loss"]
     return -trainer.model(**inputs, fused_lm_head=True).log_probs.sum()

@@ -152,6 +152,7 @@ def open_training(settings: S) -> Training[S]:
     """
     asked, device = settings.full_recipe(), training_device(settings.device)
     good = device.type == "cuda" and multiplies_bf16(device)
+    # Weights that are trained stay in fp32: small steps would be rounded away in bf16.
     dtype = asked.dtype
     if dtype == "auto":
         dtype = "bf16" if asked.use_peft and good else "fp32"
@@ -181,7 +182,7 @@ def training_device(name: str) -> torch.device:
     from tithe.engine.devices import choose_device
 
     device = choose_device(name)
-    if device.type == "cuda" and device.index:
+    if device.type == "cuda" and device.index:  # transformers' trainer knows no device index
         raise SettingsError(
             f"training takes no device index, and `{device}` has one",
             hint=f"set CUDA_VISIBLE_DEVICES={device.index} and give `--device cuda`",

@@ -113,15 +113,12 @@ def carry_out(
                 assert schedule is not None
                 announce(training, rows, schedule, checkpoint, reporter)
                 done = run_training(training, schedule, place, checkpoint, reporter)
-                record = (
-                    input_record(training, rows, chosen)
-                    | outcome_record(schedule, done, checkpoint)
-                    | {"identity": identity}
-                )
+                record = input_record(training, rows, chosen) | outcome_record(schedule, done, checkpoint)
+                record["identity"] = identity
                 if is_main():
                     save(place, done.model, training.model.tokenizer, done.losses, done.learning_rates, reporter)
                 record |= told.finished()
-            if is_main():
+            if is_main():  # the record comes before the checkpoints go: one of both is always there
                 write_json(place / DONE, record)
                 shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
                 (place / BEGUN).unlink()

@@ -76,6 +76,7 @@ def choose_examples(training: Training[WarmupSettings], rows: TrainRows, reporte
     """
     s, names = training.settings, {row.id for row in rows.rows}
     dataset = training.source.dataset
+    # Columns are not needed here, and may be large.
     examples = [replace(one, columns={}) for one in dataset if isinstance(one, Example) and one.id in names]
     facts: dict[str, Any] = {"candidates": len(examples), "records": s.records, "choose": s.choose, "seed": s.seed}
     if s.choose == "random":
@@ -223,7 +224,7 @@ def choose_nearest(clusters: Clusters, vectors: npt.NDArray[np.float32], each: i
     chosen = []
     for cluster, centre in enumerate(clusters.centres):
         members = np.flatnonzero(clusters.labels == cluster)
-        apart = ((vectors[members].astype(np.float64) - centre) ** 2).sum(axis=1)
+        apart = ((vectors[members].astype(np.float64) - centre) ** 2).sum(axis=1)  # squared distance: (members,)
         chosen.append(members[np.argsort(apart, kind="stable")[:each]])
     return np.sort(np.concatenate(chosen))
 
@@ -304,7 +305,7 @@ def choose_in(
             choice = choose_examples(training, rows, reporter)
             write_records(training.source.dataset, choice.places(), place / RECORDS, overwrite=True)
             write_json(file, {"identity": own, **choice.as_dict()})
-    wait()
+    wait()  # for the main process, which chooses for all
     told = read_if_there(file)
     assert told is not None
     made = WarmupChoice(told["chosen"], told["facts"])
