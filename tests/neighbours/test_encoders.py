@@ -292,7 +292,7 @@ def test_weights_that_do_not_load(tmp_path: Path) -> None:
 def test_a_missing_package_names_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path], package: str
 ) -> None:
-    monkeypatch.setattr("tithe.neighbours.sources.find_spec", lambda name: None)
+    monkeypatch.setattr("tithe.neighbours.pretrained.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=f"needs the package `{package}`") as caught:
         make_encoder(str(make(tmp_path / "m")))
     assert caught.value.hint == install_hint("encoders")

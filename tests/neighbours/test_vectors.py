@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.neighbours.small_encoders import ask, asks, make_sentence, random_texts
 from tithe.errors import ModelError, OutputError, StoreError
-from tithe.neighbours import vector_store, vectors
+from tithe.neighbours import vectors
 from tithe.neighbours.encoder import Encoded, TextEncoder, TextSettings
 from tithe.neighbours.encoders import make_encoder
 from tithe.neighbours.vectors import embed, unit
@@ -64,7 +64,7 @@ class Fake(TextEncoder):
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every batch is a part of its own."""
-    monkeypatch.setattr(vector_store, "FLUSH_SECONDS", -1.0)
+    monkeypatch.setattr(vectors, "FLUSH_SECONDS", -1.0)
 
 
 def twin(texts: Sequence[str]) -> np.ndarray:
@@ -238,7 +238,7 @@ def test_a_part_of_another_width_is_named(tmp_path: Path) -> None:
             pa.array([[1.0] * (DIM + 1)], pa.list_(pa.float32(), DIM + 1)),
             pa.array([0], pa.int32()),
         ],
-        schema=vector_store.schema(DIM + 1),
+        schema=vectors.schema(DIM + 1),
     )
     pq.write_table(table, part.with_name("part-000002.parquet"))
     with pytest.raises(StoreError, match=r"part-000002\.parquet` is not ours"):
@@ -258,7 +258,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vector_store, "write_table", full)
+    monkeypatch.setattr(vectors, "write_table", full)
     with pytest.raises(OutputError, match=r"cannot write vectors to .* No space left on device"):
         embed(asks("ab"), Fake(), tmp_path)
 
@@ -282,13 +282,13 @@ def test_unit_length_of_any_size(scale: float) -> None:
 
 def test_nothing_is_kept_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(vector_store, "PART", 0)
+    monkeypatch.setattr(vectors, "PART", 0)
     texts = random_texts(9)
     assert np.abs(embed(asks(texts), Fake()).vectors - twin(texts)).max() < 1e-6
     assert not list(tmp_path.iterdir())
 
 
 def test_held_back_vectors_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_store, "PART", 3 * 2 * DIM * 4)  # three batches
+    monkeypatch.setattr(vectors, "PART", 3 * 2 * DIM * 4)  # three batches
     embed(asks(random_texts(16)), Fake(), tmp_path)
     assert len(list(tmp_path.rglob("part-*.parquet"))) == 2

@@ -48,7 +48,7 @@ def make_encoder(
 
         return make_tfidf(spec, settings, corpus, seed)
     if name.startswith(FILE):
-        from tithe.neighbours.files import make_given
+        from tithe.neighbours.vector_files import make_given
 
         return make_given(spec, settings, corpus, rows)
     return make_loaded(spec, name, settings, device)
@@ -56,13 +56,13 @@ def make_encoder(
 
 def make_loaded(spec: str, name: str, settings: Mapping[str, str], device: str) -> Encoder:
     """A model of its own, static or a transformer, as its config says."""
-    from tithe.neighbours.sources import config_of, find_encoder
+    from tithe.neighbours.pretrained import config_of, find_encoder
 
     source = find_encoder(name)
     if config_of(source).get("model_type") == "model2vec":
-        from tithe.neighbours.static import make_static
+        from tithe.neighbours.pretrained import make_static
 
         return make_static(spec, source, settings)
-    from tithe.neighbours.sentence import make_sentence
+    from tithe.neighbours.pretrained import make_sentence
 
     return make_sentence(spec, source, settings, device)

@@ -9,8 +9,8 @@ from typing import ClassVar
 from tithe.errors import SettingsError
 from tithe.neighbours.coverage import unlike
 from tithe.records import Scores, Selection
+from tithe.selectors.base import Diverse
 from tithe.selectors.budget import Budget, Indices
-from tithe.selectors.diverse import Diverse
 from tithe.selectors.rank import Top
 
 

@@ -11,9 +11,8 @@ import numpy as np
 from tithe.errors import SettingsError
 from tithe.neighbours.coverage import facility_location
 from tithe.records import FloatArray, Scores, Selection
-from tithe.selectors.base import scored
+from tithe.selectors.base import COVERED, Diverse, scored
 from tithe.selectors.budget import Budget
-from tithe.selectors.diverse import COVERED, Diverse
 
 MOST_WEIGHT = 1e6
 

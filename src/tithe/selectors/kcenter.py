@@ -13,8 +13,8 @@ import numpy as np
 from tithe.errors import SettingsError
 from tithe.neighbours.coverage import farthest_first
 from tithe.records import Scores, Selection
+from tithe.selectors.base import COVERED, Diverse
 from tithe.selectors.budget import Budget, Indices
-from tithe.selectors.diverse import COVERED, Diverse
 from tithe.selectors.rank import Top
 
 

@@ -11,11 +11,9 @@ import numpy.typing as npt
 from tithe.errors import SettingsError
 from tithe.neighbours import kmeans
 from tithe.records import FloatArray, Scores, Selection
-from tithe.selectors.base import scored
-from tithe.selectors.budget import Budget
-from tithe.selectors.diverse import Diverse
+from tithe.selectors.base import Diverse, scored
+from tithe.selectors.budget import Budget, share_out
 from tithe.selectors.rank import Top
-from tithe.selectors.strata import share_out
 
 
 @dataclass(frozen=True)

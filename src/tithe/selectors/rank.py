@@ -14,8 +14,7 @@ import numpy as np
 from tithe.errors import SettingsError
 from tithe.records import Scores, Selection
 from tithe.selectors.base import NO_REASONS, Selector, scored
-from tithe.selectors.budget import Budget, Indices
-from tithe.selectors.strata import groups, share_out
+from tithe.selectors.budget import Budget, Indices, groups, share_out
 
 Ties: TypeAlias = Literal["first", "last"]
 

@@ -3,7 +3,7 @@
 Each function raises AssertionError with what was expected, what came, and why it matters.
 """
 
-from tithe.testing.bench import FakeBench
+from tithe.testing.fake_bench import FakeBench
 from tithe.testing.readouts import check_readout
 from tithe.testing.scorers import check_scorer
 from tithe.testing.selectors import check_selector

@@ -13,7 +13,7 @@ import numpy as np
 
 from tithe.engine.readouts.base import Readout, View
 from tithe.records import Answer, Pass, Problem
-from tithe.testing.fabricate import MEANS, TOKENS
+from tithe.testing.fake_bench import MEANS, TOKENS
 from tithe.testing.settings import expect
 
 if TYPE_CHECKING:

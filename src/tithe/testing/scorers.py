@@ -14,8 +14,7 @@ import numpy as np
 
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.scorers.base import Scorer, Workbench, learns, settings_of
-from tithe.testing.bench import FakeBench
-from tithe.testing.fabricate import EXAMPLES, Fabricate, answer, describe, fabricated, lookup
+from tithe.testing.fake_bench import EXAMPLES, Fabricate, FakeBench, answer, describe, fabricated, lookup
 from tithe.testing.settings import check_settings, check_texts, expect
 
 _SECTION = re.compile(r"^\s*(Paper|Formula|Reads|Range|Differs):", re.MULTILINE)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tithe.lab.tune.warmup_choice import at_random, middle, nearest
-from tithe.neighbours.kmeans import kmeans
+from tithe.neighbours.clusters import kmeans
 
 
 def percentile(values, share):

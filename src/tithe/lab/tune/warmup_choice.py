@@ -17,7 +17,7 @@ from tithe.errors import DataError, ModelError
 from tithe.lab.tune.settings import WarmupSettings
 from tithe.lab.tune.train_rows import TrainRows
 from tithe.lab.tune.training import Training, multiplies_bf16
-from tithe.neighbours.kmeans import Clusters
+from tithe.neighbours.clusters import Clusters
 from tithe.records import Example, FloatArray, Pass, Problem
 from tithe.report.reporter import Reporter
 
@@ -67,7 +67,7 @@ def choose(training: Training[WarmupSettings], rows: TrainRows, reporter: Report
         taken = at_random(len(examples), s.records, s.seed)
         facts["how"] = "drawn by chance"
         return WarmupChoice([named(examples[i]) for i in taken], facts)
-    from tithe.neighbours.kmeans import kmeans
+    from tithe.neighbours.clusters import kmeans
 
     reader = PromptReader.load(training)
     vectors, encoder = reader.vectors(examples)

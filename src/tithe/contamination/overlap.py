@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tithe.contamination.index import Hit, Index
+from tithe.contamination.index import Hit, Index, words
 from tithe.contamination.items import file_digest, read_items
-from tithe.contamination.words import words
 from tithe.data.files import Dataset
 from tithe.data.input_check import InputCheck
 from tithe.data.record_counts import RecordCounts
