@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.neighbours.small_encoders import ask, asks, make_sentence, random_texts
 from tithe.errors import ModelError, OutputError, StoreError
 from tithe.neighbours import vectors
-from tithe.neighbours.encoder import Encoded, TextEncoder, TextSettings
+from tithe.neighbours.encoder import TextEncoder, TextSettings, TextVectors
 from tithe.neighbours.encoders import make_encoder
 from tithe.neighbours.vectors import embed, unit
 
@@ -47,7 +47,7 @@ class Fake(TextEncoder):
     def identity(self) -> dict[str, Any]:
         return {"kind": "fake", "version": self.version}
 
-    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[Encoded]:
+    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[TextVectors]:
         for start in range(0, len(texts), 2):
             part = [i for i in range(start, min(start + 2, len(texts))) if not have[i]]
             if not part:
@@ -58,7 +58,7 @@ class Fake(TextEncoder):
             rows = np.array([vector_of(texts[i]) for i in part])
             rows += self.together * rows.sum(axis=0)
             rows[[texts[i] == self.odd for i in part]] = np.nan
-            yield Encoded(part, rows.astype(np.float32), [len(texts[i]) // 10 for i in part])
+            yield TextVectors(part, rows.astype(np.float32), [len(texts[i]) // 10 for i in part])
 
 
 @pytest.fixture
@@ -195,7 +195,9 @@ def test_the_response_moves_nothing(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("eager")
 def test_a_vector_that_is_not_finite_is_named_and_not_stored(tmp_path: Path) -> None:
     examples = asks(["aaaa", "bbb", "cc", "cc", "d"])
-    with pytest.raises(ModelError, match=r"`fake` gives a vector that is not finite for example `id2` \(data.jsonl:3"):
+    with pytest.raises(
+        ModelError, match=r"`fake` returns a vector that is not finite for example `id2` \(data.jsonl:3"
+    ):
         embed(examples, Fake(odd="cc"), tmp_path)
     fake = Fake()
     embed(examples, fake, tmp_path)
@@ -211,7 +213,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
         part.write_bytes(damage)
         with pytest.raises(StoreError, match=r"part-000001-[0-9a-f]{8}\.parquet` is damaged") as caught:
             embed(asks("ab"), Fake(), tmp_path)
-        assert caught.value.hint == "delete that file: its vectors are computed again"
+        assert caught.value.hint == "delete that file; its vectors are then computed again"
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_a_part_that_is_not_ours_is_named(tmp_path: Path, columns: dict[str, Any
     embed(asks("ab"), Fake(), tmp_path)
     (part,) = tmp_path.rglob("part-*.parquet")
     pq.write_table(pa.table(columns), part.with_name("part-000002.parquet"))
-    with pytest.raises(StoreError, match=r"part-000002\.parquet` is not ours: it holds"):
+    with pytest.raises(StoreError, match=r"part-000002\.parquet` does not fit this encoder: it has"):
         embed(asks("ab"), Fake(), tmp_path)
 
 
@@ -241,7 +243,7 @@ def test_a_part_of_another_width_is_named(tmp_path: Path) -> None:
         schema=vectors.schema(DIM + 1),
     )
     pq.write_table(table, part.with_name("part-000002.parquet"))
-    with pytest.raises(StoreError, match=r"part-000002\.parquet` is not ours"):
+    with pytest.raises(StoreError, match=r"part-000002\.parquet` does not fit this encoder"):
         embed(asks("ab"), Fake(), tmp_path)
 
 

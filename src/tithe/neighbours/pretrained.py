@@ -1,4 +1,7 @@
-"""Sentence encoders: whatever sentence-transformers can load from safetensors without running the model's own code."""
+"""Load pretrained encoders: sentence-transformers models, and static model2vec models.
+
+Both are safetensors in a folder or on the hub; no code of the model's own is ever run.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +22,110 @@ from tithe.engine.sources import BUNDLED, HUB_ID, TEXT_FILES, ModelSource, conte
 from tithe.errors import MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint
 from tithe.foreign import foreign, read_json
-from tithe.neighbours.encoder import Encoded, Encoder, TextEncoder, TextSettings, Vectors
+from tithe.neighbours.encoder import Encoder, TextEncoder, TextSettings, TextVectors, Vectors
 from tithe.specs import read_settings
 
-MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
+NAMES = ("self", "tfidf")
+ENDINGS = (".json", ".txt", ".model", ".safetensors")  # files that a vector may depend on
+OTHER_BACKENDS = ("onnx", "openvino")
+MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # our word -> that of sentence-transformers
+STATIC_BATCH = 1024
+
+
+def make_pretrained(spec: str, name: str, settings: Mapping[str, str], device: str) -> Encoder:
+    """Make a static or a transformer encoder, as the model's config says."""
+    source = find_encoder(name)
+    if config_of(source).get("model_type") == "model2vec":
+        demand_package("model2vec", "model2vec", source)
+        return StaticEncoder(spec, source, StaticSettings(**read_settings(StaticSettings, source.name, settings)))
+    demand_package("sentence_transformers", "sentence-transformers", source)
+    chosen = SentenceSettings(**read_settings(SentenceSettings, source.name, settings))
+    for option in ("max_length", "batch_size"):
+        if (value := getattr(chosen, option)) is not None and value < 1:
+            raise SettingsError(f"`{spec}`: `{option}` must be at least 1, not {value}")
+    places = config_of(source).get("max_position_embeddings")
+    if isinstance(places, int) and (chosen.max_length or 0) > places:
+        raise SettingsError(f"`{source.name}` reads at most {places} tokens, `max_length` is {chosen.max_length}")
+    if parts_of(source) is None and chosen.pooling == "model":
+        raise SettingsError(
+            f"`{source.name}` does not say how its vectors are pooled",
+            hint=f"`{source.name}(pooling=mean)`, or cls, last",
+        )
+    return SentenceEncoder(spec, source, chosen, device)
+
+
+class PretrainedEncoder(TextEncoder):
+    """An encoder with weights of its own.
+
+    Args:
+        name: the spec.
+        source: its files.
+    """
+
+    def __init__(self, name: str, source: ModelSource) -> None:
+        super().__init__(name)
+        self.source = source
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.source)
+
+
+@dataclass(frozen=True)
+class StaticSettings(TextSettings):
+    """The vector is the mean over all tokens of a text that the model knows; no text is cut.
+
+    Args:
+        prefix: put before every text.
+    """
+
+    prefix: str = ""
+
+
+class StaticEncoder(PretrainedEncoder):
+    """A table of token vectors, and their mean: fast on any machine."""
+
+    libraries = ("model2vec", "tokenizers", "numpy")
+
+    def __init__(self, name: str, source: ModelSource, settings: StaticSettings) -> None:
+        super().__init__(name, source)
+        self.settings: StaticSettings = settings
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "static", "fingerprint": self.fingerprint, "prefix": self.settings.prefix}
+
+    @cached_property
+    def model(self) -> Any:
+        from model2vec import StaticModel
+
+        with foreign(ModelError, f"cannot load encoder `{self.name}`", f"looked in `{self.source.folder}`"):
+            model = StaticModel.from_pretrained(self.source.folder)
+        model.embedding = model.embedding.astype(np.float32)  # in a smaller type, means would be rounded to it
+        return model
+
+    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[TextVectors]:
+        wanted = [i for i, there in enumerate(have) if not there]
+        for start in range(0, len(wanted), STATIC_BATCH):
+            part = wanted[start : start + STATIC_BATCH]
+            vectors = self.model.encode(
+                [self.settings.prefix + texts[i] for i in part],
+                max_length=None,
+                batch_size=STATIC_BATCH,
+                use_multiprocessing=False,  # it would switch off the tokenizers' own threads, for good
+            )
+            yield TextVectors(part, np.asarray(vectors, dtype=np.float32), [0] * len(part))
 
 
 @dataclass(frozen=True)
 class SentenceSettings(TextSettings):
-    """How a model is read.
+    """How a sentence-transformers model reads texts.
 
     Args:
-        pooling: `model` is what the model was made with; `mean`, `cls` and `last` (token) replace it.
-        max_length: tokens of a text that are read; None is the model's own limit.
+        pooling: `model` keeps the model's own; `mean`, `cls` and `last` (token) replace it.
+        max_length: read at most this many tokens of a text; None is the model's own limit.
         prefix: put before every text, for models that want `query: `; None is the model's own default prompt.
         dtype: of the weights and the computation; half precision rounds the vectors to it, too.
-        batch_size: texts at a time; moves vectors by rounding alone.
+        batch_size: texts at a time; changes vectors by rounding only.
     """
 
     pooling: Literal["model", "mean", "cls", "last"] = "model"
@@ -44,17 +135,13 @@ class SentenceSettings(TextSettings):
     batch_size: int = 32
 
 
-class Sentence(TextEncoder):
+class SentenceEncoder(PretrainedEncoder):
     libraries = ("sentence-transformers", "transformers", "torch", "tokenizers")
 
     def __init__(self, name: str, source: ModelSource, settings: SentenceSettings, device: str) -> None:
-        super().__init__(name)
-        self.source, self.device = source, device
+        super().__init__(name, source)
+        self.device = device
         self.settings: SentenceSettings = settings
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return fingerprint(self.source)
 
     def identity(self) -> dict[str, Any]:
         chosen = {name: getattr(self.settings, name) for name in ("pooling", "max_length", "prefix", "dtype")}
@@ -65,11 +152,11 @@ class Sentence(TextEncoder):
 
     @cached_property
     def model(self) -> Any:
-        """Loaded whole, on its device.
+        """Load the model onto its device.
 
         Raises:
-            ModelError: sentence-transformers cannot load it, or its pooling cannot be replaced.
-            SettingsError: the maximal length is more than the model has places for.
+            ModelError: sentence-transformers cannot load it.
+            SettingsError: its pooling cannot be replaced.
         """
         from sentence_transformers import SentenceTransformer
 
@@ -87,16 +174,16 @@ class Sentence(TextEncoder):
             model.max_seq_length = self.settings.max_length
         return model.eval()
 
-    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[Encoded]:
+    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[TextVectors]:
         for start in range(0, len(texts), self.settings.batch_size):
             stop = min(start + self.settings.batch_size, len(texts))
             part = [i for i in range(start, stop) if not have[i]]
             if part:
                 chosen = [texts[i] for i in part]
-                yield Encoded(part, self.read(chosen), self.cut(chosen))
+                yield TextVectors(part, self.read(chosen), self.cut(chosen))
 
     def read(self, texts: list[str]) -> Vectors:
-        """One batch; out of memory halves it and goes on."""
+        """Encode one batch; if it does not fit into memory, encode its halves."""
         from tithe.engine.engine import is_out_of_memory, release
 
         model, prefix = self.model, self.settings.prefix
@@ -109,9 +196,9 @@ class Sentence(TextEncoder):
             if not is_out_of_memory(error):
                 raise ModelError(
                     f"encoder `{self.name}` cannot read its texts: {first_line(error)}",
-                    hint="where they are too long for it, `max_length=` cuts them",
+                    hint="if they are too long for it, cut them with `max_length=`",
                 ) from error
-        release(model.device)  # outside the handler: the traceback, and with it the batch, is gone
+        release(model.device)  # after the handler, where the traceback no longer holds the batch
         if len(texts) == 1:
             raise ModelError(
                 f"encoder `{self.name}` is out of memory on a text of {len(texts[0])} characters",
@@ -121,38 +208,39 @@ class Sentence(TextEncoder):
         return np.concatenate([self.read(texts[:middle]), self.read(texts[middle:])])
 
     def cut(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens of each text the model does not read."""
+        """Count the tokens of each text beyond the model's limit."""
         from transformers import PreTrainedTokenizerBase
 
         limit, tokenizer = self.model.max_seq_length, self.model.tokenizer
         if not isinstance(limit, int) or not isinstance(tokenizer, PreTrainedTokenizerBase):
-            return [0] * len(texts)  # static tables and bags of words read all
+            return [0] * len(texts)  # static tables and bags of words have no limit
         prefix = self.settings.prefix
         before = self.model.prompts.get(self.model.default_prompt_name, "") if prefix is None else prefix
         found = [0] * len(texts)
         for i, text in enumerate(texts):
-            if len((before + text).encode("utf-8", "surrogatepass")) + 8 > limit:  # a token is a byte at least
+            # A token is at least one byte, and at most 8 are special: shorter texts need not be tokenised.
+            if len((before + text).encode("utf-8", "surrogatepass")) + 8 > limit:
                 ids = tokenizer(before + text, truncation=False, verbose=False)["input_ids"]
                 found[i] = max(0, len(ids) - limit)
         return found
 
 
 def replace_pooling(model: Any, mode: str, name: str) -> None:
-    """Put another pooling in the place of the model's own; what comes after it stays."""
+    """Replace the model's pooling layer and keep the layers after it."""
     for place, module in model.named_children():
-        if type(module).__name__ == "Pooling":  # by name: its place in the package has moved
+        if type(module).__name__ == "Pooling":  # by name, as versions of the package differ in where the class is
             known = vars(module)
             width = known.get("embedding_dimension") or known["word_embedding_dimension"]
             model._modules[place] = type(module)(width, mode)
             return
-    raise SettingsError(f"encoder `{name}` has no pooling that could be replaced", hint="leave `pooling` out")
+    raise SettingsError(f"encoder `{name}` has no pooling layer to replace", hint="leave `pooling` out")
 
 
 def parts_of(source: ModelSource) -> list[dict[str, Any]] | None:
-    """What sentence-transformers will put together, or None where the folder is a plain transformer.
+    """Return the modules that sentence-transformers will chain, or None if the folder is a plain transformer.
 
     Raises:
-        ModelError: the list is damaged, or wants code of its own to be run.
+        ModelError: the list is damaged, or a module needs custom code.
     """
     path = source.folder / "modules.json"
     if not path.is_file():
@@ -163,14 +251,14 @@ def parts_of(source: ModelSource) -> list[dict[str, Any]] | None:
     for part in parts:
         if not part["type"].startswith("sentence_transformers."):
             raise ModelError(
-                f"encoder `{source.name}` wants code of its own to be run (`{part['type']}`)",
+                f"encoder `{source.name}` needs custom code (`{part['type']}`), which is never run",
                 hint="take another encoder, or compute vectors with it and give them as `file:vectors.npy`",
             )
     return parts
 
 
 def pooling_of(source: ModelSource, settings: SentenceSettings) -> str:
-    """The pooling in force, in sentence-transformers' words."""
+    """Return the pooling in force, by sentence-transformers' name for it."""
     if settings.pooling != "model":
         return MODES[settings.pooling]
     for part in parts_of(source) or []:
@@ -180,84 +268,6 @@ def pooling_of(source: ModelSource, settings: SentenceSettings) -> str:
             old = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
             return str(config.get("pooling_mode") or "+".join(key.removeprefix("pooling_mode_") for key in old))
     return "none"
-
-
-def make_sentence(spec: str, source: ModelSource, settings: Mapping[str, str], device: str) -> Encoder:
-    demand_package("sentence_transformers", "sentence-transformers", source)
-    chosen = SentenceSettings(**read_settings(SentenceSettings, source.name, settings))
-    for name in ("max_length", "batch_size"):
-        if (value := getattr(chosen, name)) is not None and value < 1:
-            raise SettingsError(f"`{spec}`: `{name}` is at least 1, not {value}")
-    places = config_of(source).get("max_position_embeddings")
-    if isinstance(places, int) and (chosen.max_length or 0) > places:
-        raise SettingsError(f"`{source.name}` reads at most {places} tokens, `max_length` is {chosen.max_length}")
-    if parts_of(source) is None and chosen.pooling == "model":
-        raise SettingsError(
-            f"`{source.name}` does not say how its vectors are pooled",
-            hint=f"`{source.name}(pooling=mean)`, or cls, last",
-        )
-    return Sentence(spec, source, chosen, device)
-
-
-BLOCK = 1024
-
-
-@dataclass(frozen=True)
-class StaticSettings(TextSettings):
-    """The mean over all tokens of a text that the model knows; nothing is cut.
-
-    Args:
-        prefix: put before every text.
-    """
-
-    prefix: str = ""
-
-
-class Static(TextEncoder):
-    libraries = ("model2vec", "tokenizers", "numpy")
-
-    def __init__(self, name: str, source: ModelSource, settings: StaticSettings) -> None:
-        super().__init__(name)
-        self.source = source
-        self.settings: StaticSettings = settings
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return fingerprint(self.source)
-
-    def identity(self) -> dict[str, Any]:
-        return {"kind": "static", "fingerprint": self.fingerprint, "prefix": self.settings.prefix}
-
-    @cached_property
-    def model(self) -> Any:
-        from model2vec import StaticModel
-
-        with foreign(ModelError, f"cannot load encoder `{self.name}`", f"looked in `{self.source.folder}`"):
-            model = StaticModel.from_pretrained(self.source.folder)
-        model.embedding = model.embedding.astype(np.float32)  # means of a smaller type would be rounded to it
-        return model
-
-    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[Encoded]:
-        wanted = [i for i, there in enumerate(have) if not there]
-        for start in range(0, len(wanted), BLOCK):
-            part = wanted[start : start + BLOCK]
-            vectors = self.model.encode(
-                [self.settings.prefix + texts[i] for i in part],
-                max_length=None,
-                batch_size=BLOCK,
-                use_multiprocessing=False,  # it would switch the tokenizers' own threads off, for good
-            )
-            yield Encoded(part, np.asarray(vectors, dtype=np.float32), [0] * len(part))
-
-
-def make_static(spec: str, source: ModelSource, settings: Mapping[str, str]) -> Encoder:
-    demand_package("model2vec", "model2vec", source)
-    return Static(spec, source, StaticSettings(**read_settings(StaticSettings, source.name, settings)))
-
-
-NAMES = ("self", "tfidf")
-ENDINGS = (".json", ".txt", ".model", ".safetensors")  # what a vector may depend on
-OTHER_BACKENDS = ("onnx", "openvino")
 
 
 def find_encoder(name: str) -> ModelSource:
@@ -273,7 +283,7 @@ def find_encoder(name: str) -> ModelSource:
         raise ModelError(f"there is no encoder `{name}`", hint=f"a file of vectors is `file:{name}`")
     if name in BUNDLED:
         raise ModelError(
-            f"`{name}` is no encoder but a language model",
+            f"`{name}` is a language model, not an encoder",
             hint=f"`--model {name} --encoder self` embeds with it",
         )
     if near := difflib.get_close_matches(name, NAMES, n=1, cutoff=0.6):
@@ -284,13 +294,13 @@ def find_encoder(name: str) -> ModelSource:
 
 
 def suggestion(path: Path) -> str:
-    """A folder that is nearly the missing one, or what else an encoder can be."""
+    """Suggest a folder with a similar name, or else list what an encoder can be."""
     parent = path.parent
     while not parent.is_dir():
         parent, path = parent.parent, parent
     try:
         folders = [entry.name for entry in parent.iterdir() if entry.is_dir()]
-    except OSError:  # not ours to look into
+    except OSError:  # we may not read it
         folders = []
     near = difflib.get_close_matches(path.name, folders, n=1, cutoff=0.6)
     if near:
@@ -299,7 +309,7 @@ def suggestion(path: Path) -> str:
 
 
 def fetch(name: str, path: Path) -> ModelSource:
-    """Download an encoder's texts and safetensors into the hub's own cache; no code, nothing pickled."""
+    """Download an encoder's text files and safetensors into the hub's cache; no code, nothing pickled."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -318,7 +328,7 @@ def fetch(name: str, path: Path) -> ModelSource:
 
 
 def demand_files(source: ModelSource) -> ModelSource:
-    """Refuse folders that hold no encoder."""
+    """Refuse a folder that holds no encoder."""
     demand_model_files(source.name, source.folder)
     here = sorted(entry.name for entry in source.folder.iterdir())
     if not {"config.json", "modules.json"} & set(here):
@@ -332,12 +342,12 @@ def demand_files(source: ModelSource) -> ModelSource:
 
 
 def config_of(source: ModelSource) -> dict[str, Any]:
-    """The config of a transformer or a static model; empty where a list of modules has parts in folders alone."""
+    """Return the model's config; empty for a chain of modules whose configs are all in subfolders."""
     return source.config if (source.folder / "config.json").is_file() else {}
 
 
 def demand_package(module: str, package: str, source: ModelSource) -> None:
-    """Say which extra is missing before anything is read.
+    """Name the missing extra before anything is read.
 
     Raises:
         MissingExtraError: the package is not installed.
@@ -347,7 +357,7 @@ def demand_package(module: str, package: str, source: ModelSource) -> None:
 
 
 def fingerprint(source: ModelSource) -> str:
-    """16 hex digits of all files that a vector may depend on: weights, tokenizer, configs, in subfolders too."""
+    """Hash all files that a vector may depend on to 16 hex digits: weights, tokenizer, configs, subfolders included."""
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(source.folder.rglob("*")):
         place = file.relative_to(source.folder)
