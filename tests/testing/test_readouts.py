@@ -169,7 +169,7 @@ FAULTS = [
     (OtherKind, "answer\\(\\) gives Margin, made_up\\(\\) Nll"),
     (NotMadeUp, "made_up\\(\\) raises NotImplementedError"),
     (OtherFields, "gives \\['highest'\\], and `fields` are \\['top'\\]"),
-    (Rounds, "stored was"),
+    (Rounds, "got back"),
     (NoVersion, "`version` is a whole number from 1 on, not 0"),
     (BadName, "part of a folder's name"),
     (Nothing, "a `Problem` without a reason"),

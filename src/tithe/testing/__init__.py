@@ -1,4 +1,4 @@
-"""The contract of scorers, selectors and readouts, for ours and for yours: call these from your own tests.
+"""Check that scorers, selectors and readouts keep to the contract; call these from the tests of your plugin.
 
 Each function raises AssertionError with what was expected, what came, and why it matters.
 """
