@@ -66,7 +66,7 @@ def test_another_length(data: Path, evals: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda evals: ([], {}), "no evaluation file is given"),
+        (lambda evals: ([], {}), "no evaluation file given"),
         (lambda evals: ([evals[0]] * 2, {}), "is given twice"),
         (lambda evals: (evals, {"n": 0}), "`ngram` cannot be `0`"),
     ],

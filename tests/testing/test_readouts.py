@@ -173,7 +173,7 @@ FAULTS = [
     (NoVersion, "`version` is a whole number from 1 on, not 0"),
     (BadName, "part of a folder's name"),
     (Nothing, "a `Problem` without a reason"),
-    (Neighbours, "in a batch and .* alone"),
+    (Neighbours, "in a batch and .* by itself"),
     (NoLayer, "they ascend from 0 to 3"),
     (NoSpan, "span\\(\\) gives"),
     (NotPlain, "which `run.json` cannot"),

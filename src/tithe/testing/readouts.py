@@ -148,10 +148,10 @@ def _drawn(seed: int, rows: int) -> Any:
 def _check_batched(one: Readout, pass_: Pass, answer: Answer, title: str) -> None:
     """Assert that the rest of the batch never changes an answer beyond rounding."""
     (row,) = _rows(one, [pass_], title)
-    expect(not isinstance(row, Problem), f"{title}: a pass has an answer in a batch and none alone")
+    expect(not isinstance(row, Problem), f"{title}: a pass has an answer in a batch, but not by itself")
     assert not isinstance(row, Problem)
-    alone = one.answer(row)
-    expect(_near(alone, answer), f"{title}: a pass is answered {answer} in a batch and {alone} alone")
+    single = one.answer(row)
+    expect(_near(single, answer), f"{title}: a pass is answered {answer} in a batch and {single} by itself")
 
 
 def _check_stored(
