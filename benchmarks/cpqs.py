@@ -37,8 +37,8 @@ def make_heads(folder: Path, model: str, dtype: str) -> None:
     from tithe.engine.heads.cnn import CnnHead, ResponseCnn
     from tithe.engine.heads.files import save_head
     from tithe.engine.heads.probe import ProbeHead
-    from tithe.lab.heads.head_run import HeadModel
     from tithe.lab.heads.settings import HeadSettings
+    from tithe.lab.heads.tier_states import HeadModel
 
     of = HeadModel.open(HeadSettings.of({"dataset": "", "model": model, "dtype": dtype}))
     count, width = of.shape

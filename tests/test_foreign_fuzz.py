@@ -36,7 +36,7 @@ from tithe.lab.experiment.conduct import earlier_looks
 from tithe.lab.experiment.settings import read_experiment
 from tithe.lab.tune.files import last_checkpoint
 from tithe.lab.tune.settings import read_recipe
-from tithe.neighbours.files import read_npy, read_parquet
+from tithe.neighbours.vector_files import read_npy, read_parquet
 from tithe.run.source import read_kept
 from tithe.settings import SelectSettings, settings_from
 

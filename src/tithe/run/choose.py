@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tithe.contamination.search import ContaminationResult, find
+from tithe.contamination.overlap import ContaminationResult, find
 from tithe.data.dataset import Dataset
 from tithe.data.ids import content_of
 from tithe.data.writers import Reason

@@ -106,8 +106,8 @@ class EngineLoader:
 
 
 @dataclass(frozen=True)
-class ScoringModel:
-    """The scoring model, as the encoder `self` uses it.
+class DeferredModel:
+    """The scoring model, as the encoder `self` uses it: weights are loaded when they are needed.
 
     Args:
         model: its files.

@@ -20,14 +20,14 @@ from tithe.neighbours.encoder import FILE
 from tithe.neighbours.encoders import make_encoder
 from tithe.records import Ask, Example
 from tithe.run.answers import borrow, demand_run_folder, model_answers
-from tithe.run.engines import ScoringModel
+from tithe.run.engines import DeferredModel
 from tithe.run.run_model import ALWAYS_THERE, RunModel, open_model, open_renderer
 from tithe.run.source import DataSource, Pools, read_kept
 from tithe.scorers.base import Scorer, learns, settings_of
 from tithe.selectors.base import Selector
 from tithe.settings import INHERITED, ScoreSettings
 from tithe.specs import parse_spec
-from tithe.testing.stubs import StubBench
+from tithe.testing.fake_bench import PlanBench
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -112,7 +112,7 @@ class Method:
             asked: called with the asks that a scorer makes while it prepares.
             sample: ids of examples that become each other's neighbours.
         """
-        bench = StubBench(examples, pools.load, read_kept, asked, sample)
+        bench = PlanBench(examples, read=pools.load, tables=read_kept, asked=asked, sample=sample)
         return {name: scorer.prepare(bench) for name, scorer in self.scorers.items()}
 
     def readouts_asked(self, source: DataSource, pools: Pools) -> frozenset[str]:
@@ -345,7 +345,7 @@ def check_encoders(method: Method, source: DataSource, model: RunModel | None) -
         TitheError: see `make_encoder`.
     """
     for spec in method.encoder_specs:
-        own = None if model is None else ScoringModel(model)
+        own = None if model is None else DeferredModel(model)
         device = "auto" if model is None else model.first_device
         if spec.strip().startswith(FILE):  # a file of vectors must match the data set row by row
             examples, rows = source.whole.in_memory

@@ -19,7 +19,7 @@ from tithe.neighbours.encoders import make_encoder
 from tithe.planner import Cost
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.report.reporter import Reporter
-from tithe.run.engines import ScoringModel
+from tithe.run.engines import DeferredModel
 from tithe.run.folder import SCORES, TOKENS, remove_partial_files, write_table
 from tithe.run.method import Setup
 from tithe.run.source import read_kept
@@ -98,7 +98,7 @@ class RunBench:
             examples, rows = source.in_memory
             self.encoders[spec] = make_encoder(
                 spec,
-                own=ScoringModel(model, self.runner.engine),
+                own=DeferredModel(model, self.runner.engine),
                 corpus=examples,
                 rows=rows,
                 device=model.first_device,

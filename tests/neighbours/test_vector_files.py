@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tithe.errors import DataError
-from tithe.neighbours.files import read_npy, read_parquet
+from tithe.neighbours.vector_files import read_npy, read_parquet
 
 
 def npy(header: bytes) -> bytes:

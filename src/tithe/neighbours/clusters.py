@@ -1,4 +1,4 @@
-"""k-means on unit vectors, the same on any number of threads."""
+"""Cluster unit vectors by k-means, with the same result on any number of threads."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tithe.neighbours.rows import Index, Rows, Vectors, distinct, spans
 
 @dataclass(frozen=True)
 class Clusters:
-    """Vectors in clusters, none of them empty.
+    """The clusters of some vectors, none of them empty.
 
     Args:
-        labels: (n,) int64 cluster of each vector.
-        centres: (clusters, dim) float32 means of each cluster's vectors; shorter than 1.
-        nearest: (clusters,) int64 the member nearest to each centre, ties by the lowest row; all different.
+        labels: (n,) int64, the cluster of each vector.
+        centres: (clusters, dim) float32, the mean of each cluster's vectors; shorter than 1.
+        nearest: (clusters,) int64, the member nearest to each centre, ties by the lowest row; all different.
     """
 
     labels: Index
@@ -34,33 +34,32 @@ class Clusters:
 
 
 def kmeans(vectors: Vectors, k: int, seed: int = 0) -> Clusters:
-    """Lloyd's k-means from a k-means++ start by Euclidean distance, which orders unit vectors as the cosine does.
+    """Run Lloyd's k-means from a k-means++ start by Euclidean distance, which orders unit vectors as the cosine does.
 
-    One thread does it, so that sums are taken in one order. Clusters are numbered by their lowest row. With no more
-    than k distinct vectors each of these is a cluster, so there are fewer than k; near-equal vectors may leave fewer,
-    too.
+    It runs on one thread, so that sums are always taken in one order. Clusters are numbered by their lowest row. There
+    are fewer than k if there are fewer distinct vectors (each is then a cluster), or if some are nearly equal.
 
     Args:
         vectors: (n, dim) float32, each of length 1 (or zeros), at least one.
         k: how many clusters, at least 1.
-        seed: of the start.
+        seed: of the k-means++ start.
 
     Raises:
-        DataError: no vectors, or some that are not what they should be.
+        DataError: no vectors, or a vector whose length is neither 1 nor 0.
         SettingsError: `k` below 1.
     """
     if k < 1:
-        raise SettingsError(f"at least 1 cluster is to be made, not {k}")
+        raise SettingsError(f"k-means needs at least 1 cluster, not {k}")
     rows = Rows.of(vectors, "cpu")
     if not len(rows):
-        raise DataError("there are no vectors to make clusters of")
+        raise DataError("there are no vectors to cluster")
     groups = distinct(rows)
     labels = groups.group if len(groups.first) <= k else fit(vectors, k, seed)
     return describe(vectors, labels)
 
 
 def fit(vectors: Vectors, k: int, seed: int) -> Index:
-    """Labels by scikit-learn, which warns where it finds fewer clusters than asked for: here that is no surprise."""
+    """Compute labels with scikit-learn, without its warning about fewer clusters than k: nearly equal rows cause it."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
@@ -72,12 +71,12 @@ def fit(vectors: Vectors, k: int, seed: int) -> Index:
 
 @cache
 def threads() -> Any:
-    """The thread pools of the libraries that are loaded; to look for them takes longer than a small k-means."""
+    """Return a controller of the loaded libraries' thread pools; cached, as finding them outlasts a small k-means."""
     return importlib.import_module("threadpoolctl").ThreadpoolController()
 
 
 def describe(vectors: Vectors, labels: Index) -> Clusters:
-    """Number clusters by their lowest row; their means, and the members nearest to these, in float64."""
+    """Number clusters by their lowest row, and compute their means and nearest members in float64."""
     _, first, labels = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
@@ -101,6 +100,6 @@ def mean(vectors: Vectors, members: Index) -> npt.NDArray[np.float64]:
 
 
 def distances(vectors: Vectors, members: Index, centre: Vectors) -> npt.NDArray[np.float64]:
-    """Squared distances, equal for equal vectors."""
+    """Return squared distances; a BLAS would give equal vectors slightly different ones."""
     wide = centre.astype(np.float64)
     return np.concatenate([((vectors[members[part]] - wide) ** 2).sum(axis=1) for part in spans(len(members), 8192)])

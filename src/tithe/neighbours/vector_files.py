@@ -1,4 +1,4 @@
-"""Vectors that the user computed: parquet with an id or a row number beside each, or one `.npy` row per record."""
+"""Read vectors that the user computed: parquet with an `id` or `row` column, or `.npy` with one row per record."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from tithe.records import Example
 HINT = "parquet with the columns `id` or `row`, and `vector`; or .npy of shape (records, width)"
 
 
-class Given(PlacedEncoder):
-    """Args:
-    name: the spec.
-    path: the file.
-    corpus: the data set that it belongs to; empty where that is not known.
-    rows: records of it, unreadable ones included, where that is known.
+class VectorFile(PlacedEncoder):
+    """A file of vectors, one for each record of a data set.
+
+    Args:
+        name: the spec.
+        path: the file.
+        corpus: the data set that it belongs to; empty if unknown.
+        rows: number of records in the data set, unreadable ones included, if known.
     """
 
     libraries = ("numpy", "pyarrow")
@@ -39,7 +41,7 @@ class Given(PlacedEncoder):
 
     @cached_property
     def table(self) -> tuple[str, dict[Any, int], Vectors]:
-        """By what vectors are found (`id` or `row`), where each is, and all of them."""
+        """Read the file: the key of its vectors (`id` or `row`), key -> position, and the vectors."""
         if self.path.suffix == ".npy":
             vectors = read_npy(self.path)
             if self.rows is not None and len(vectors) != self.rows:
@@ -54,9 +56,9 @@ class Given(PlacedEncoder):
         strangers = sum(example.id not in self.ours for example in examples) if self.ours else 0
         if strangers:
             raise DataError(
-                f"`{self.path}` has vectors for the data set alone, and {strangers} of {len(examples)} examples are "
-                "of another one",
-                hint="with a pool of worked examples take an encoder that reads texts",
+                f"`{self.path}` has vectors for the data set only, and {strangers} of {len(examples)} examples come "
+                "from another one",
+                hint="for a shot pool, use an encoder that reads texts",
             )
         by, places, vectors = self.table
         found = [places.get(example.id if by == "id" else example.row, -1) for example in examples]
@@ -75,12 +77,12 @@ def read_npy(path: Path) -> Vectors:
     with foreign(DataError, f"cannot read `{path}`", HINT):
         demand_regular(path, DataError, HINT)
         try:
-            array = np.lib.format.open_memmap(path, mode="r")  # an array alone, and nothing pickled
+            array = np.lib.format.open_memmap(path, mode="r")  # it reads plain arrays only and never unpickles
         except ValueError as error:
-            raise DataError(f"`{path}` is no array of numbers", hint=HINT) from error
+            raise DataError(f"`{path}` is not an array of numbers", hint=HINT) from error
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         shape = f"shape {array.shape} of {array.dtype}"
-        raise DataError(f"`{path}` holds {shape}, it must hold numbers of shape (records, width)", hint=HINT)
+        raise DataError(f"`{path}` has {shape}, but must hold numbers of shape (records, width)", hint=HINT)
     return np.asarray(array, dtype=np.float32)
 
 
@@ -102,34 +104,34 @@ def read_parquet(path: Path) -> tuple[str, dict[Any, int], Vectors]:
 
 
 def matrix(column: Any, path: Path) -> Vectors:
-    """A column of equally long lists as an array: (rows, width)."""
+    """Turn a column of equally long lists into an array: (rows, width)."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if not any(is_kind(column.type) for is_kind in kinds):
-        raise DataError(f"`vector` in `{path}` is {column.type}, it must be a list of numbers", hint=HINT)
+        raise DataError(f"`vector` in `{path}` is {column.type}, but must be a list of numbers", hint=HINT)
     lengths = pc.list_value_length(column)
     narrow, wide = pc.min(lengths).as_py(), pc.max(lengths).as_py()
     if column.null_count or narrow != wide:
         what = f"{column.null_count} empty entries" if column.null_count else f"widths from {narrow} to {wide}"
-        raise DataError(f"`vector` in `{path}` has {what}, all must be equally wide", hint=HINT)
+        raise DataError(f"`vector` in `{path}` has {what}; all vectors must be equally wide", hint=HINT)
     with foreign(DataError, f"`vector` in `{path}` holds no numbers", HINT):
         flat = column.flatten().cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return np.asarray(flat, dtype=np.float32).reshape(len(column), wide or 0)
 
 
-def make_given(spec: str, settings: Mapping[str, str], corpus: Sequence[Example], rows: int | None) -> Encoder:
+def make_vector_file(spec: str, settings: Mapping[str, str], corpus: Sequence[Example], rows: int | None) -> Encoder:
     name = spec.strip().partition("(")[0].strip().removeprefix(FILE)
     if settings:
         raise SettingsError(f"`{spec}`: vectors from a file take no settings", hint=f"`{FILE}{name}`")
     path = Path(name).expanduser()
     if path.suffix not in (".npy", ".parquet"):
-        raise SettingsError(f"`{name}` is no file of vectors", hint=HINT)
+        raise SettingsError(f"`{name}` is not a file of vectors", hint=HINT)
     if not path.is_file():
         folder = path.parent
         names = [entry.name for entry in folder.iterdir() if entry.suffix == path.suffix] if folder.is_dir() else []
         near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
         hint = f"did you mean `{FILE}{folder / near[0]}`?" if near else f"`{folder}` has no `{path.name}`"
         raise SettingsError(f"there is no file of vectors `{path}`", hint=hint)
-    return Given(spec, path, corpus, rows)
+    return VectorFile(spec, path, corpus, rows)

@@ -1,4 +1,4 @@
-"""Which examples of a data set are in evaluation sets, and which evaluation items are in it."""
+"""Find examples that also occur in evaluation files, and evaluation items that occur in the data set."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tithe.contamination.index import Hit, Index
+from tithe.contamination.index import Hit, Index, words
 from tithe.contamination.items import file_digest, read_items
-from tithe.contamination.words import words
 from tithe.data.counts import RecordCounts
 from tithe.data.dataset import Dataset
 from tithe.data.input_check import InputCheck
@@ -26,8 +25,8 @@ from tithe.report.reporter import Reporter
 
 NGRAM = 13  # words in a row, as in Brown et al. 2020, arXiv 2005.14165, appendix C
 BATCH = 512
-WORST = 10  # items of each evaluation file that are told, each with the example that shares most with it
-MOSTLY = 0.8  # of an item's runs
+WORST = 10  # items of each evaluation file that are listed, each with the example that shares most with it
+MOSTLY = 0.8  # share of an item's n-grams
 RULE = "NFKC, lower case, runs of letters and digits; punctuation separates words"
 
 
@@ -37,7 +36,7 @@ class ContaminationResult:
 
     Args:
         record: counts per evaluation file, the worst matches, digests.
-        examples: id -> reason, of every example that shares something.
+        examples: id -> reason, for every example that shares something.
     """
 
     record: dict[str, Any] = field(repr=False)
@@ -45,19 +44,19 @@ class ContaminationResult:
 
     @property
     def told(self) -> dict[str, Any]:
-        """For the record of a run that drops these examples."""
+        """Return what the record of a run that drops these examples says."""
         return {"contamination": dict(self.record)} if self.record else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One example and one item of an evaluation file.
+    """An example and an item of an evaluation file that share text.
 
     Args:
-        example: its place.
-        item: its place.
+        example: where the example is.
+        item: where the item is.
         hit: what they share.
-        share: part of the item that is in the example; None where only its question is.
+        share: share of the item that is in the example; None if only its short question is.
     """
 
     example: str
@@ -67,7 +66,7 @@ class Match:
 
     @property
     def rank(self) -> tuple[float, int]:
-        """The worst first."""
+        """Return a sort key that puts the worst first."""
         return -(1.0 if self.share is None else self.share), -self.hit.shared
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,22 +77,22 @@ class Match:
 
 @dataclass
 class EvalFile:
-    """An evaluation file and what was found of it.
+    """An evaluation file, and which of its items were found.
 
     Args:
         path: where it is.
-        name: what reasons call it.
-        items: which of the index's items are its.
+        name: its name in reasons.
+        items: numbers of its items in the index.
     """
 
     path: Path
     name: str
     items: range
     examples: int = field(default=0, init=False)
-    worst: dict[int, Match] = field(default_factory=dict, init=False)  # item -> what shares most with it
+    worst: dict[int, Match] = field(default_factory=dict, init=False)  # item -> the match that shares most with it
 
     def take(self, example: Example, hits: Sequence[Hit], index: Index) -> str:
-        """Note what one example shares; gives the reason to drop it."""
+        """Note what an example shares, and return the reason to drop it."""
         self.examples += 1
         for hit in hits:
             found = Match(example.where, index.where[hit.item], hit, index.share(hit))
@@ -119,21 +118,21 @@ class EvalFile:
 def find(
     dataset: Dataset, against: Sequence[Path], *, n: int = NGRAM, reporter: Reporter | None = None
 ) -> ContaminationResult:
-    """Find what an open data set shares with evaluation files; its examples have the ids that they have elsewhere."""
+    """Find what a data set shares with evaluation files; ids are the same as in every other command."""
     return ItemSearch.of(dataset, against, n).result(reporter or Reporter())
 
 
 @dataclass
 class ItemSearch:
-    """Looks for evaluation items in a data set.
+    """Search a data set for evaluation items.
 
     Args:
-        dataset: where.
-        index: of all items.
-        files: whose items.
-        input_check: what the data set was when this began.
-        examples: id -> reason, of every example found so far that shares something.
-        counts: what was read of the data set so far.
+        dataset: where to look.
+        index: all items.
+        files: the evaluation files that they come from.
+        input_check: the state of the data set at the start.
+        examples: id -> reason, for every example found so far that shares something.
+        counts: what was read so far.
     """
 
     dataset: Dataset
@@ -155,7 +154,7 @@ class ItemSearch:
         return cls(dataset, *eval_files(against, n), InputCheck(dataset), began=began)
 
     def result(self, reporter: Reporter) -> ContaminationResult:
-        """Read the data set through."""
+        """Search the whole data set."""
         reporter.phase("looking for evaluation items")
         reporter.expect(None)
         try:
@@ -174,9 +173,9 @@ class ItemSearch:
                 self.examples.setdefault(example.id, file.take(example, own, self.index))
 
     def so_far(self) -> dict[str, Any]:
-        """Return the record of what was found by now."""
+        """Return the record of what was found so far."""
         shares, counts = self.index.covered_shares(), self.counts.as_dict()
-        del counts["duplicates"]  # which share what the first of them shares
+        del counts["duplicates"]  # a duplicate shares what the first one shares
         data = {"examples": self.counts.examples, "bad_rows": self.counts.bad.total()}
         return {
             "ngram": self.index.n,
@@ -191,16 +190,16 @@ class ItemSearch:
 
 
 def eval_files(against: Sequence[Path], n: int) -> tuple[Index, list[EvalFile]]:
-    """All of them in one index; files of the same name are told apart by their whole path.
+    """Index all evaluation files; files with equal names are named by their whole path.
 
     Raises:
-        SettingsError: none is given, one twice, or n is no length.
-        DataError: one holds no text.
+        SettingsError: no file is given, or one twice, or n is below 1.
+        DataError: a file has no text.
     """
     if n < 1:
         raise SettingsError(f"`ngram` cannot be `{n}`: it must be at least 1")
     if not against:
-        raise SettingsError("no evaluation file is given", hint="`--against FILE`, more than once for several")
+        raise SettingsError("no evaluation file given", hint="`--against FILE`, more than once for several")
     twice = [str(path) for i, path in enumerate(against) if path in against[:i]]
     if twice:
         raise SettingsError(f"the evaluation file `{twice[0]}` is given twice")
@@ -210,7 +209,7 @@ def eval_files(against: Sequence[Path], n: int) -> tuple[Index, list[EvalFile]]:
         first = len(index.where)
         index.add(read_items(path))
         if len(index.where) == first:
-            raise DataError(f"the evaluation file `{path}` holds no text")
+            raise DataError(f"the evaluation file `{path}` has no text")
         name = path.name if names.count(path.name) == 1 else str(path)
         files.append(EvalFile(path, name, range(first, len(index.where))))
     index.build()
@@ -218,14 +217,14 @@ def eval_files(against: Sequence[Path], n: int) -> tuple[Index, list[EvalFile]]:
 
 
 def by_file(files: Sequence[EvalFile], hits: Sequence[Hit]) -> Iterator[tuple[EvalFile, list[Hit]]]:
-    """The hits of each file that has some."""
+    """Yield each file that has hits, with these."""
     for file in files if hits else ():
         if own := [hit for hit in hits if hit.item in file.items]:
             yield file, own
 
 
 def texts(example: Example) -> Iterator[str]:
-    """What its messages say, each by itself."""
+    """Yield the texts of its messages."""
     for message in (*example.prompt, example.response):
         if message.reasoning:
             yield message.reasoning

@@ -3,8 +3,7 @@
 import pytest
 
 from tithe.errors import SettingsError
-from tithe.lab.tune.recipe import LAYOUT, RECIPES, Recipe, altered
-from tithe.lab.tune.settings import TuneSettings, read_recipe
+from tithe.lab.tune.settings import LAYOUT, RECIPES, TrainingRecipe, TuneSettings, read_recipe, with_values
 
 
 def settings(**values):
@@ -24,7 +23,7 @@ def test_cpqs_lora_is_what_its_paper_says():
 
 
 def test_warmup_is_alpaca_for_one_epoch():
-    assert altered(RECIPES["warmup"], {"num_train_epochs": 3.0}).digest() == RECIPES["alpaca"].digest()
+    assert with_values(RECIPES["warmup"], {"num_train_epochs": 3.0}).digest() == RECIPES["alpaca"].digest()
 
 
 OTHER = {
@@ -56,15 +55,17 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("name", Recipe.model_fields)
+@pytest.mark.parametrize("name", TrainingRecipe.model_fields)
 def test_the_digest_covers_all_that_affects_the_result(name):
     """A field that is added without a thought about the digest fails here."""
-    base = Recipe(use_peft=name != "use_peft")
-    assert (altered(base, {name: OTHER[name]} if name in OTHER else {}).digest() == base.digest()) == (name in LAYOUT)
+    base = TrainingRecipe(use_peft=name != "use_peft")
+    assert (with_values(base, {name: OTHER[name]} if name in OTHER else {}).digest() == base.digest()) == (
+        name in LAYOUT
+    )
 
 
 def test_lora_settings_do_not_matter_where_there_is_no_adapter():
-    assert Recipe(lora_r=4).digest() == Recipe().digest()
+    assert TrainingRecipe(lora_r=4).digest() == TrainingRecipe().digest()
 
 
 def test_flags_win_over_the_recipe():
@@ -77,7 +78,7 @@ def test_flags_win_over_the_recipe():
 def test_every_flag_has_the_name_of_a_field():
     own = {"dataset", "format", "turns", "split", "limit", "strict", "model", "template", "truncation", "bos", "eos"}
     own |= {"recipe", "device", "seed", "trust_remote_code"}
-    assert set(TuneSettings.model_fields) - own <= set(Recipe.model_fields)
+    assert set(TuneSettings.model_fields) - own <= set(TrainingRecipe.model_fields)
 
 
 def test_a_file_extends_a_named_recipe(tmp_path):
