@@ -1,4 +1,4 @@
-"""The planner: each distinct pass once, and the cost counted by hand."""
+"""The planner keeps each distinct pass once, and its costs equal those counted by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: preset, then YAML, then flags; nothing unknown, nothing silent."""
+"""Settings come from preset, YAML and flags, in this order; unknown ones are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings from a YAML file: values mean what they say, errors name their place, and a file alone runs no code."""
+"""Settings from a YAML file: plain values, errors that name the place, and no code run because of a file alone."""
 
 from __future__ import annotations
 

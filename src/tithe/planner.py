@@ -107,6 +107,7 @@ def plan_window(
         encoded: encodings of examples that are tokenised already, by id.
     """
     examples = [item for item in items if isinstance(item, Example)]
+    # Encode the examples first and the shots after them: an example that is also a shot is tokenised once.
     specs = [ask.spec for each in asks for named in each for ask in named.values()]
     builder = _Builder(renderer, dict(encoded))
     builder.encode(examples)
@@ -142,7 +143,7 @@ class _Builder:
     kinds: list[PassKind] = field(default_factory=list)
     readouts: list[set[str]] = field(default_factory=list)
     asked: int = 0
-    _built: dict[tuple[PassKind, tuple[str, ...]], Pass | Problem] = field(default_factory=dict)
+    _built: dict[tuple[PassKind, tuple[str, ...]], Pass | Problem] = field(default_factory=dict)  # by kind and ids
     index: dict[bytes, int] = field(default_factory=dict)  # of each pass by its key, in the order of `passes`
 
     def encode(self, examples: Iterable[Example]) -> None:
@@ -158,6 +159,7 @@ class _Builder:
         if isinstance(made, Problem):
             return made
         key = made.key
+        # Different specs may give the same token ids, for instance two equal examples: such a pass is read once.
         if key not in self.index:
             self.index[key] = len(self.passes)
             self.passes.append(made)
@@ -176,7 +178,7 @@ class _Builder:
         return self._built[key]
 
     def _build(self, kind: PassKind, ids: Sequence[str]) -> Pass | Problem:
-        own, *shots = map(self.encoded.__getitem__, ids)
+        own, *shots = map(self.encoded.__getitem__, ids)  # in the order of `members`
         if isinstance(own, Problem):
             return own
         ready = list[Encoded]()
@@ -230,15 +232,17 @@ class Cost(RecordCounts):
         """Count the passes of a window but not its examples; for passes that scorers read while they prepare."""
         self.asked += window.asked
         for pass_, key, kind, readouts in zip(window.passes, window.keys, window.kinds, window.readouts, strict=True):
+            # 8 of the 16 bytes tell passes apart, and `_seen` holds every distinct pass of the run.
             if readouts & model_readouts and self._seen.add(first_half(key)):
                 self.passes[kind] += 1
                 self.tokens += len(pass_.ids) - 1  # the last token predicts nothing, so the model does not read it
-                self.scored += pass_.response_tokens - (pass_.start == 0)
+                self.scored += pass_.response_tokens - (pass_.start == 0)  # nothing predicts a token at position 0
                 self.longest = max(self.longest, len(pass_.ids))
 
     def _add_example(
         self, made: Pass | Problem, slots: Sequence[Mapping[str, Slot | Problem]], cut: int, rated: bool
     ) -> None:
+        # A `given` pass that cannot be made explains all other problems; questions (`rated`) do not use it.
         if isinstance(made, Problem) and not rated:
             self.problems[without_details(made.reason)] += 1
             return

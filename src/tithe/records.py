@@ -146,6 +146,7 @@ class PassSpec:
         """The example whose tokens are in the pass; for a `rated` pass, one made of the question and a reply."""
         if self.kind != "rated":
             return self.example
+        # Its id must differ for each question about an example, as encodings are kept by id.
         text = f"{self.question}\0{self.options[0]}"
         name = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
         turns = (Message("user", self.question),)
@@ -306,6 +307,7 @@ class Scores:
             raise ValueError(f"{len(self.ids)} ids but {len(self.values)} values of `{self.by}`")
         if len(set(self.ids)) != len(self.ids):
             raise ValueError(f"ids of `{self.by}` are not distinct")
+        # No silent gaps: every NaN has a reason, and every reason a NaN.
         holes = set(np.flatnonzero(np.isnan(self.values)).tolist())
         if holes != set(self.problems):
             odd = sorted(holes ^ set(self.problems))[:5]

@@ -58,7 +58,7 @@ class Settings(Typed):
 
 
 class DatasetName(Settings):
-    """Which data set is read.
+    """The data set to read.
 
     Args:
         dataset: file, folder or hub id; `starter` is bundled.
@@ -68,7 +68,7 @@ class DatasetName(Settings):
 
 
 class RecordSettings(Settings):
-    """How records are read.
+    """Settings that say how records are read.
 
     Args:
         format: shape of the records: alpaca, prompt-completion, messages, sharegpt, or `auto`.
@@ -84,7 +84,7 @@ class RecordSettings(Settings):
 
 
 class ExampleSettings(RecordSettings, DatasetName):
-    """Which examples are made of a data set's records.
+    """Settings that say which examples a record becomes.
 
     Args:
         turns: the `last` assistant turn of a dialogue, or `all` of them.
@@ -94,7 +94,7 @@ class ExampleSettings(RecordSettings, DatasetName):
 
 
 class SeedSettings(Settings):
-    """What repeats a run.
+    """The setting that makes a run repeatable.
 
     Args:
         seed: random seed.
@@ -104,7 +104,7 @@ class SeedSettings(Settings):
 
 
 class ModelUse(Settings):
-    """How a model is loaded and prompted.
+    """Settings that say how a model is loaded and prompted.
 
     Args:
         template: a name from `tithe templates`, a Jinja file, or `auto`.
@@ -120,12 +120,12 @@ class ModelUse(Settings):
 
 
 class PassSettings(ModelUse):
-    """How an example becomes tokens.
+    """Settings that say how an example becomes tokens.
 
     Args:
         max_length: tokens of the longest pass; the model's context window by default.
-        truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`, which
-            leaves the example out; by default `response`.
+        truncation: what is cut to fit `max_length`: the end of the `response`, the start of the `prompt`, or `problem`
+            to leave the example out; by default `response`.
         bos: whether a pass begins with the BOS token: `auto`, `always` or `never`.
         eos: score the end-of-turn marker too.
     """
@@ -137,20 +137,20 @@ class PassSettings(ModelUse):
 
 
 class ScorerSettings(Settings):
-    """What scores, and what scorers and selectors inherit.
+    """The scorers, and the settings that scorers and selectors inherit.
 
     Args:
         scorer: scorers with their settings, e.g. `ifd,length` or `random(seed=1)`.
         preset: a paper's own settings: `cherry`, `superfiltering`, `miwv-paper` or `cpqs-paper`.
-        encoder: what makes vectors of prompts: `self`, `tfidf`, a folder or hub id, `file:x.npy`; by default the
-            scorer's or selector's own.
+        encoder: encoder of prompts: `self`, `tfidf`, a folder or hub id, `file:x.npy`; by default the scorer's or
+            selector's own.
         shots: worked examples before each prompt; the scorer's own number by default.
-        exclude_similarity: leave out worked examples whose prompt has this cosine or more with the example's; 0.999
-            leaves out equals.
+        exclude_similarity: show no worked example whose prompt is this similar to the example's (cosine); 0.999 leaves
+            out only equal prompts.
         shot_pool: data set to take worked examples from; the scored one by default.
         head: folder of the head that `cpqs` reads hidden states with.
-        residualise: `length`: rank by what is left of the score when length is taken away.
-        target: data set that shows what the selection is to be like, for `rds`.
+        residualise: `length`: rank by the score minus what response length predicts.
+        target: data set that the selection should resemble, for `rds`.
     """
 
     scorer: Annotated[tuple[str, ...], split_by(plugins.split_specs), Flag(("-s",))] = ("ifd",)
@@ -165,24 +165,24 @@ class ScorerSettings(Settings):
 
 
 class ScoreSettings(SeedSettings, PassSettings, ScorerSettings, ExampleSettings):
-    """What is scored and how.
+    """All settings of scoring.
 
     Args:
         model: folder or hub id, also of a LoRA adapter; `pocket` is bundled, for trying out.
         warmup: give the model IFD's warm-up first: one epoch on 1,000 examples, in the run folder.
-        answers: another run's folder; what it has answered is not computed again.
-        truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`, which
-            leaves the example out; by default `prompt` where a scorer shows worked examples, else `response`.
-        alone_header: text before the response where it is scored without its prompt.
+        answers: another run's folder, whose stored answers are used as well.
+        truncation: what is cut to fit `max_length`: the end of the `response`, the start of the `prompt`, or `problem`
+            to leave the example out; by default `prompt` where a scorer shows worked examples, else `response`.
+        alone_header: text before a response that is scored without its prompt.
         dtype: `auto`, `fp32`, `bf16` or `fp16`, or `fp8` for the weights, on a GPU that multiplies it; `float32`,
             `bfloat16` and `float16` mean the same.
         device: `auto`, `cuda`, `mps` or `cpu`, or several of one kind with a process on each: `cuda:0,cuda:1`,
             `cuda:all`, `cpu,cpu`; `auto` takes all GPUs that are like the first.
-        shard: spread the model over the GPUs instead of one on each; by default where it does not fit into one.
-        batch_tokens: tokens that a batch holds; the device's own number by default.
+        shard: spread one model over the GPUs instead of loading one on each; by default if it does not fit into one.
+        batch_tokens: tokens per batch; chosen for the device by default.
         workers: forward passes at once on a CPU; one per core by default, eight at most.
-        compile: compile norms, MLPs and rotations with torch.compile: `on`, `off`, or `auto`, which does for long jobs
-            on a GPU.
+        compile: compile norms, MLPs and rotations with torch.compile: `on`, `off`, or `auto`, which compiles for long
+            jobs on a GPU.
         per_token: keep every response token's NLL.
     """
 
@@ -205,16 +205,16 @@ class ScoreSettings(SeedSettings, PassSettings, ScorerSettings, ExampleSettings)
 
 
 class SelectSettings(ScoreSettings):
-    """What is kept.
+    """All settings of a selection.
 
     Args:
         keep: budget: rows `500`, share `5%` of the records, or `200k-tokens` of their responses.
-        keep_of: what a share is a share of: the `input`, or what is left (`kept`) after filters and problems.
+        keep_of: base of a share: the whole `input`, or what is left (`kept`) after filters and problems.
         by: the scorer that ranks; the first by default.
         selector: a name from `tithe selectors`, with its settings.
         drop: filter, e.g. `ifd > 1`; may be repeated; by default the ranking scorer's own.
         drop_duplicates: keep the first of examples with the same prompt and response.
-        drop_contaminated: drop what shares 13 words in a row with this evaluation file; may be repeated.
+        drop_contaminated: drop examples that share 13 words in a row with this evaluation file; may be repeated.
         pipeline: stages instead of one scorer, e.g. `superfiltering@gpt2:20% -> ifd:5%`.
         shape: shape of the kept records: `same`, `messages`, `alpaca` or `prompt-completion`.
     """
@@ -230,6 +230,7 @@ class SelectSettings(ScoreSettings):
     shape: Literal["same", "messages", "alpaca", "prompt-completion"] = "same"
 
 
+# The settings of the papers' own code, where they differ from our defaults.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "cherry": {
         "scorer": ("ifd(same_tokens=false)",),
@@ -280,7 +281,7 @@ def with_preset(model: type[Chosen], values: Mapping[str, Any]) -> Chosen:
     if not isinstance(name, str) or name not in PRESETS:
         raise SettingsError(f"no preset `{shown(name)}`", hint=did_you_mean(str(name), PRESETS))
     known = {key: value for key, value in PRESETS[name].items() if key in model.model_fields}
-    settings = model.of({**known, **values})
+    settings = model.of({**known, **values})  # checks the scorers before they are compared with the preset's
     (own,) = PRESETS[name]["scorer"]
     bare = own.partition("(")[0]
     scorers = tuple(own if spec == bare else spec for spec in settings.scorer)

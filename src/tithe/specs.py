@@ -76,7 +76,7 @@ def split_top(text: str) -> Iterator[str]:
         elif char == "," and depth == 0:
             yield text[start:place]
             start = place + 1
-        if depth < 0:
+        if depth < 0:  # a closing bracket without an opening one
             break
     if depth or quote:
         raise SettingsError(f"`{text}`: brackets or quotes do not match")
@@ -99,6 +99,7 @@ def read_setting(text: str, hint: Any, what: str) -> Any:
         SettingsError: it is no value of that type.
     """
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    # Quotes keep commas and brackets in a value, and are not a part of it.
     plain = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES else text
     for kind in sorted(kinds, key=lambda kind: kind is str):  # text fits everything, so it is tried last
         try:

@@ -48,7 +48,7 @@ class Stage:
         name = base_name(self.scorer) + chosen if self.scorer else base_name(self.selector)
         return f"stage {self.number}, {name}"
 
-    def spends(self, total: int, of: Base) -> Budget:
+    def budget_for(self, total: int, of: Base) -> Budget:
         """Return the budget of the stage.
 
         Args:
@@ -95,7 +95,7 @@ def parse_pipeline(text: str) -> tuple[Stage, ...]:
         stages.append(parse_stage(number, part.strip()))
     for stage in stages:
         with naming_stage(stage):
-            stage.spends(10**40, "input")  # so many examples that any share is at least a row
+            stage.budget_for(10**40, "input")  # so many examples that any share is at least a row
             plugins.build_selector(stage.selector)
             if stage.scorer:
                 plugins.build_scorer(stage.scorer)
@@ -112,10 +112,11 @@ def parse_stage(number: int, text: str) -> Stage:
         SettingsError: it cannot be read, or a name is unknown.
     """
     where = f"stage {number}, `{text}`,"
-    *heads, budget = split(text, SPENDS)
+    *heads, budget = split(text, SPENDS)  # the last colon: a model may be a path with colons
     head = SPENDS.join(heads).strip()
     if not heads or not budget.strip():
         raise SettingsError(f"{where} has no budget", hint=f"for example `{head or text}:5%`")
+    # A forgotten arrow (`ifd:20% superfiltering:5%`) would otherwise make the first budget a part of the name.
     if _EARLIER_BUDGET.search(blank_quoted(head)):
         raise SettingsError(f"{where} has two budgets", hint=f"stages are separated by `{ARROW}`; quote a model's path")
     what, *choices = (part.strip() for part in split(head, CHOICE))
@@ -179,6 +180,7 @@ def unquote(text: str) -> str:
 
 def split(text: str, mark: str) -> list[str]:
     """Split a text at the marks that are outside quotes and brackets."""
+    # Marks are searched in the blanked text, and cut from the original: both have the same length.
     bare, parts, start, at = blank_quoted(text), [], 0, -1
     while (at := bare.find(mark, at + 1)) >= 0:
         if at >= start:

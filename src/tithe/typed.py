@@ -75,7 +75,7 @@ def read_value(name: str, value: Any, field: FieldInfo) -> Any:
         SettingsError: an empty text where a name is needed, a NUL character, or a number that is too large.
     """
     kinds = kinds_of(field.annotation)
-    if isinstance(value, str) and bool in kinds and str not in kinds:
+    if isinstance(value, str) and bool in kinds and str not in kinds:  # YAML 1.2 reads `yes` and `on` as text
         return WORDS.get(value.strip().lower(), value)
     value = tuple(value) if isinstance(value, list) else value
     if isinstance(value, tuple) and not value and isinstance(field.default, tuple) and field.default:
@@ -106,7 +106,7 @@ def kinds_of(annotation: Any) -> tuple[Any, ...]:
 def meanings(model: type) -> dict[str, str]:
     """Return each setting's line under `Args` in the docstrings of a settings class and its bases."""
     found: dict[str, str] = {}
-    for one in reversed(model.__mro__):
+    for one in reversed(model.__mro__):  # base classes first, so that a subclass can say it anew
         name = ""
         for line in inspect.cleandoc(one.__doc__ or "").partition("Args:\n")[2].splitlines():
             if match := re.fullmatch(r" {4}(\w+): (.*)", line):

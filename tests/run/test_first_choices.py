@@ -1,4 +1,4 @@
-"""What a run chose when it began is what it does when it goes on."""
+"""A resumed run does what it chose when it began."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tithe.settings import ScoreSettings
 
 
 def loaded(settings: dict[str, Any], place: Path) -> Any:
-    """The engine of a run whose answers are kept in a folder."""
+    """Make the engine of a run whose answers are kept in a folder."""
     setup = set_up(ScoreSettings.of(settings))
     return make_engine(setup.settings, setup.source.dataset, setup.model, place, Reporter())
 
@@ -83,7 +83,7 @@ def test_a_damaged_file_is_an_error_and_is_left_alone(tmp_path: Path, text: str)
 
 
 def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
-    """The memory that is free is another one each time; the batches are those with which the run began."""
+    """Free memory differs between calls; the batches stay those with which the run began."""
     data, load = write_jsonl(tmp_path / "data.jsonl", records(5)), loading.load_model
     found = [Room(4096, 10, 1, 2.0), Room(8192, 20, 1, 2.0), Room(2048)]
     monkeypatch.setattr(engine, "find_room", lambda loaded, most: found.pop(0))
@@ -108,7 +108,7 @@ def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
 
 @pytest.mark.slow
 def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
-    """What was measured stays with the run; what a user gives counts for that run alone, and is not kept."""
+    """A measured number is kept for later runs; a number that the user gives is used once and not kept."""
     data, spoken = write_jsonl(tmp_path / "data.jsonl", records(5)), list[str]()
     monkeypatch.setattr(layout, "SMALL", 0)
     monkeypatch.setattr(engine, "cpu_cores", lambda: 4)
@@ -143,7 +143,7 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
 
 
 def test_the_dtype_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
-    """`auto` is a matter of speed there: what a busy machine measures later computes nothing again."""
+    """On a CPU, speed decides `auto`: if a busy machine measures otherwise later, nothing is computed again."""
     data, fastest = write_jsonl(tmp_path / "data.jsonl", records(5)), [torch.bfloat16]
     for room in (devices, loading):
         monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""A pipe in the place of a file of ours is refused, or written over nothing: reading it would wait for ever."""
+"""A pipe in place of one of our files is refused or replaced: reading it would wait forever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selecting: what filters and duplicates do to one another."""
+"""Selecting: how filters and duplicates work together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_copy_without_a_score_does_not_stand_for_the_others() -> None:
 
 @dataclass(frozen=True)
 class Near(Top):
-    """Keeps the highest scores, and looks at vectors."""
+    """A selector that keeps the highest scores, and reads vectors."""
 
     encoder: str = "tfidf"
 

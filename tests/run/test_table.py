@@ -1,4 +1,4 @@
-"""The score table gives what plain lists would, in memory that does not grow with every value."""
+"""The score table holds the same as plain lists, in little memory per value."""
 
 import math
 import tracemalloc
@@ -16,7 +16,7 @@ from tithe.runners.local import ScoredWindow
 
 
 def window(start, count):
-    """Scored examples, every 50th a bad row and every 7th without a score."""
+    """Make scored examples, every 50th a bad row and every 7th without a score."""
     items = [
         BadRow(i, f"line {i}", "no response")
         if i % 50 == 0
@@ -65,7 +65,7 @@ def test_parts_of_the_table_are_the_table(count, monkeypatch):
 
 
 def test_writing_the_table_does_not_hold_it_a_second_time(tmp_path, monkeypatch):
-    """Of arrays and bytes there are at most two parts at a time, of 16, and pyarrow's own are of no more."""
+    """At most two of 16 parts are in memory at a time, as Python objects and in pyarrow."""
     monkeypatch.setattr("tithe.run.table.PART", 512)
     table = ScoreTable(["a", "b"])
     for start in range(0, 8192, 1024):
@@ -89,7 +89,7 @@ def window_table(count):
 
 @pytest.mark.slow
 def test_a_row_of_the_table_takes_few_bytes():
-    """Ids of 16 characters with their ends, row and turn, three scores, three NLLs, four counts, a few bits."""
+    """A row is an id of 16 characters and its offset, row, turn, three scores, three NLLs, four counts, a few bits."""
     table = ScoreTable(["a", "b"], more=["a_more"])
     table.add(window(0, 4096))
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""The workbench of a run, and what a plan puts in its place."""
+"""The workbench of a run, and the stub that a plan uses instead."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_without_a_run_folder(tmp_path: Path, model_dir: Path) -> None:
 
 
 def test_more_shots_than_are_looked_at_first(tmp_path: Path, model_dir: Path) -> None:
-    """What a scorer will ask is seen on the first hundred records; that there are more is not forgotten."""
+    """The first hundred records show what a scorer asks; the others are read if these do not suffice."""
     data = write_jsonl(tmp_path / "data.jsonl", records(130))
     planned = tithe.plan(data, scorer="miwv(shots=110)", model=str(model_dir))
     assert planned.record["counts"]["passes"]["shown"] + sum(planned.record["counts"]["problems"].values()) == 130

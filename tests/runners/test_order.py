@@ -1,4 +1,4 @@
-"""Examples next to the ones they show: a permutation that keeps families together."""
+"""The reading order: a permutation that keeps families of examples together."""
 
 from __future__ import annotations
 

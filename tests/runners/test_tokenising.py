@@ -1,4 +1,4 @@
-"""Examples encoded in other processes: as here, in order, and with an end that is told and leaves nothing behind."""
+"""Tokenising processes give the same encodings in order, and their failures are reported and leave nothing behind."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def example(i, text="Green."):
 
 
 def examples(count):
-    """Some without a response, one with half a character, one with a tool."""
+    """Examples, some without a response, one with a lone surrogate, one with a tool."""
     found = [example(i, "" if i % 11 == 3 else f"Red and {i}\n") for i in range(count)]
     found[5] = example(5, "half \ud800")
     found[7] = Example("tool", 7, 1, found[7].prompt, found[7].response, tools=({"name": "f", "parameters": {}},))
@@ -48,7 +48,7 @@ def tokenisers(model_dir):
 
 
 def test_a_process_answers_what_the_renderer_says(tokenisers, monkeypatch):
-    """Its loop, run here."""
+    """Run the loop of a tokenising process in a thread."""
     monkeypatch.setattr("tithe.runners.tokenising.hide_torch", lambda: None)
     some, (ours, theirs) = examples(20), Pipe()
     thread = Thread(target=tokeniser.serve, args=(theirs,))
@@ -102,7 +102,7 @@ def gone(pid):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_windows_are_those_of_a_single_process(tokenisers, monkeypatch):
-    """With real processes: the same windows, one sentence when one is killed, and none is left in the end."""
+    """Real processes give the same windows, one sentence if one is killed, and none is left in the end."""
     monkeypatch.setattr("tithe.planner.WINDOW", 8)
     monkeypatch.setattr("tithe.runners.tokenising.PIECE", 3)
     runner = LocalRunner({"ifd": IFD()}, tokenisers.renderer, None, {})
@@ -162,7 +162,7 @@ def test_processes_that_do_not_start_leave_the_work_to_the_thread(tokenisers, tm
 
 
 def test_asks_of_others_are_tokenised_here(tokenisers):
-    """What a window's plan is not given, it makes."""
+    """Planning a window tokenises what is not encoded yet."""
     one, other = example(1), example(2)
     runner = LocalRunner({"ifd": IFD()}, tokenisers.renderer, None, {})
     given = dict(zip([one.id], tokenisers.renderer.encode([one]), strict=True))

@@ -89,9 +89,9 @@ def add_vectors(scores: Scores, selector: Selector, result: ScoreResult) -> Scor
     spec = getattr(selector, "encoder", None)
     if spec is None or result.vectors is None:
         return scores
-    there = np.flatnonzero(~np.isnan(scores.values))
+    there = np.flatnonzero(~np.isnan(scores.values))  # only these are embedded, which costs forward passes
     found = result.vectors([scores.ids[i] for i in there.tolist()], spec)
-    vectors = np.zeros((len(scores), found.shape[1] if len(there) else 1), dtype=np.float32)
+    vectors = np.zeros((len(scores), found.shape[1] if len(there) else 1), dtype=np.float32)  # (examples, dim)
     if len(there):
         vectors[there] = found
     return replace(scores, vectors=vectors)
@@ -146,7 +146,7 @@ def input_columns(method: Method, source: DataSource, selector: Selector, filter
     Raises:
         SettingsError: the input has no such column.
     """
-    computed = {*method.score_columns, *COUNTS[:-1]}
+    computed = {*method.score_columns, *COUNTS[:-1]}  # the last one, `problem`, is text
     wanted = [each.column for each in filters]
     made = [name for name in getattr(selector, "reads", ()) if name in COMPUTED]
     if isinstance(getattr(selector, "by", None), str):
@@ -163,7 +163,7 @@ def selection_record(
 ) -> dict[str, Any]:
     """Return the record of a selection: counts that add up, and how the kept differ from the pool."""
     kept, table = set(selection.kept), result.score_table
-    mask = np.array([id_ in kept for id_ in scores.ids], dtype=bool)
+    mask = np.array([id_ in kept for id_ in scores.ids], dtype=bool)  # (examples,)
     bad = sum(result.record["counts"]["bad_rows"].values())
     return {
         "by": scores.by,
@@ -254,7 +254,7 @@ def narrow_scores(chosen: SelectResult, dataset: Dataset, learned: dict[str, Any
         dataset: the data set, reduced to these examples.
         learned: dict for the record, which the next selection fills.
     """
-    kept, before = set(chosen.selection.kept), chosen.scored.score_table
+    kept, before = set(chosen.selection.kept), chosen.scored.score_table  # bad rows are left out: their id is None
     table = before.take([i for i, id_ in enumerate(before.values("id")) if id_ in kept])
     nothing: dict[str, Any] = {"bad_rows": {}, "notes": {}}  # the first stage reports them
     record = chosen.scored.record | {"counts": chosen.scored.record["counts"] | nothing, "learned": learned}
@@ -280,6 +280,7 @@ def combine_stages(
     record["work"] = sum_work([done.chosen.record["work"] for done in stages if done.column])
     scored = ScoreResult(dataset, record, folder, table, first.scored.input_check)
     scores = table.scores(table.scorers[-1])
+    # The record of the whole names the pipeline as its budget; nothing is selected with these rules.
     rules = SelectionRules(scores.by, Top(), replace(Budget.parse(1), text=text))
     record["selection"] = selection_record(rules, selection, scores, scored) | {
         "filters": [text for done in stages for text in done.chosen.record["selection"]["filters"]],
@@ -303,6 +304,7 @@ def combine_tables(stages: Sequence[StageResult], leavers: Mapping[str, Stage]) 
     """
     first = stages[0].chosen.scored.score_table
     ids = first.values("id")
+    # Rows follow the first stage, which has seen every record; a later stage fills its column where it has the id.
     columns: dict[str, Any] = {name: first.values(name) for name in FIXED}
     reasons: dict[str, dict[int, str]] = {}
     bad = {i: first.reasons[first.scorers[0]][i] for i, id_ in enumerate(ids) if id_ is None}
@@ -321,7 +323,7 @@ def combine_tables(stages: Sequence[StageResult], leavers: Mapping[str, Stage]) 
         }
     columns |= {name: first.values(name) for name in COUNTS[:-1]}
     columns["problem"] = [join_reasons({name: said.get(i) for name, said in reasons.items()}) for i in range(len(ids))]
-    return ScoreTable.made(columns, reasons)
+    return ScoreTable.from_columns(columns, reasons)
 
 
 def reason_of_stage(stage: Stage) -> str:

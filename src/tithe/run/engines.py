@@ -51,7 +51,7 @@ class EngineCache:
     engine: Engine | None = None
     fingerprint: str = ""
 
-    def of(self, settings: ScoreSettings, dataset: Dataset, model: RunModel, place: Path | None) -> Engine:
+    def get(self, settings: ScoreSettings, dataset: Dataset, model: RunModel, place: Path | None) -> Engine:
         """Return the engine for this model; load it if another one, or none, is loaded.
 
         Args:
@@ -101,7 +101,7 @@ class EngineLoader:
     engine: Engine | None = None
 
     def __call__(self) -> Engine:
-        self.engine = self.engines.of(self.settings, self.dataset, self.model, self.answers_in)
+        self.engine = self.engines.get(self.settings, self.dataset, self.model, self.answers_in)
         return self.engine
 
 

@@ -260,17 +260,17 @@ class RecordWriter:
 
     def finished(self) -> dict[str, Any]:
         """Return the outcome of a run that finished."""
-        return {OUTCOME: {"status": FINISHED} | self.unheard()}
+        return {OUTCOME: {"status": FINISHED} | self.log_trouble()}
 
     def running(self) -> dict[str, Any]:
         """Return the outcome of a run in progress; it stays in the record if the process is killed."""
         return {OUTCOME: {"status": RUNNING}}
 
-    def unheard(self) -> dict[str, Any]:
+    def log_trouble(self) -> dict[str, Any]:
         """Return the failure of the terminal or log, if some messages could not be printed."""
         return {} if self.reporter.trouble is None else {"log": self.reporter.trouble}
 
-    def broken_off(self, error: BaseException) -> dict[str, Any]:
+    def unfinished_record(self, error: BaseException) -> dict[str, Any]:
         """Return the record of a run that did not finish: what it did, and why it ended."""
         try:
             made = self.record()
@@ -283,7 +283,7 @@ class RecordWriter:
         else:
             why = {"status": FAILED, "error": str(error), "hint": getattr(error, "hint", None)} | unexpected
         stored = {} if self.stores is None else {f"{self.stores}_stored": self.stored()}
-        return made | {OUTCOME: why | stored | self.unheard()}
+        return made | {OUTCOME: why | stored | self.log_trouble()}
 
     def write_broken_off(self, error: BaseException) -> None:
         """Write the record of a run that did not finish; if it was interrupted, print how much is stored.
@@ -292,7 +292,7 @@ class RecordWriter:
         """
         if self.folder is None:
             return
-        made = self.broken_off(error)
+        made = self.unfinished_record(error)
         if isinstance(error, KeyboardInterrupt) and self.stores and (n := made[OUTCOME][f"{self.stores}_stored"]):
             what = f"1 {self.stores.removesuffix('s')} is" if n == 1 else f"{n:,} {self.stores} are"
             self.reporter.say(f"{what} stored in `{self.folder}`: run the same command again to go on")

@@ -138,6 +138,7 @@ class Method:
                 raise
             # The first records may have too few of a kind (say, of one label): try all examples.
             scorers = self.stubs(source.examples, pools, asked.extend)
+        # Asks must name the same readouts for every example, so one example tells which stores to open.
         known = plugins.names(plugins.READOUTS)
         for scorer in scorers.values():
             asks = scorer.asks(first.examples[0])
@@ -195,12 +196,12 @@ class Setup:
         out["scorers"] = {name: scorer_record(scorer) for name, scorer in self.method.scorers.items()}
         out["template"] = self.renderer.describe()
         out["model"] = self.model.describe()
-        own = {name: told for name, one in self.readouts.items() if (told := one.describe())}
-        if own:
-            out["readouts"] = own
+        described = {name: facts for name, one in self.readouts.items() if (facts := one.describe())}
+        if described:
+            out["readouts"] = described
         if self.warmed is not None:
             out["warmup"] = self.warmed
-        if self.reads_model:
+        if self.reads_model:  # hashing the weights takes seconds: only if they are read
             out["model"] |= {"fingerprint": self.model.fingerprint, "dtype": self.model.weights_dtype}
         return out
 
@@ -222,7 +223,7 @@ class Setup:
             say(f"note: `{other}` has no answers of this model in {self.model.weights_dtype}")
         return stores
 
-    def warm(self, record: Mapping[str, Any]) -> Setup:
+    def with_trained_model(self, record: Mapping[str, Any]) -> Setup:
         """Return the setup with the model that a warm-up trained in the run folder.
 
         Args:
@@ -261,6 +262,7 @@ def set_up(
         demand_run_folder(Path(settings.answers).expanduser())
     if settings.per_token and weights and folder is None:
         raise SettingsError("`per_token` needs a run folder for its file", hint="give `run_dir`")
+    # Order matters for the first error: settings, then data, then the model, which may have to be downloaded.
     method = method or Method.of(settings)
     source = source or DataSource.open(settings)
     pools = pools or Pools(settings)
@@ -271,12 +273,12 @@ def set_up(
             f"`per_token` keeps likelihoods, and {', '.join(method.scorers)} reads none",
             hint="leave it out, or score with `ifd` as well",
         )
-    needed = needs_model(asked, method)
+    needed = needs_model(asked, method)  # without one, the tokenizer is still needed: a run counts tokens
     what = "a model" if needed else "a model's tokenizer, to count tokens"
     model = open_model(
         settings, weights=weights and needed, began_in=folder, missing=f"{', '.join(method.scorers)} needs {what}"
     )
-    notes = [] if source.of is not None else [*source.dataset.notes]
+    notes = [] if source.part_of is not None else [*source.dataset.notes]
     if weights and settings.device not in ALWAYS_THERE:  # a mistyped device is an error, needed or not
         demand(model.devices)
     if weights and needed and (note := model.chosen_dtype[1]) is not None:
@@ -345,6 +347,7 @@ def check_encoders(method: Method, source: DataSource, model: RunModel | None) -
         TitheError: see `make_encoder`.
     """
     for spec in method.encoder_specs:
+        # Without `load`, the encoder `self` checks its settings and embeds nothing.
         own = None if model is None else DeferredModel(model)
         device = "auto" if model is None else model.first_device
         if spec.strip().startswith(FILE):  # a file of vectors must match the data set row by row

@@ -92,7 +92,7 @@ class StageJob:
             total: examples of the whole input.
         """
         s = self.settings
-        return Budget.parse(s.keep, of=s.keep_of) if self.stage is None else self.stage.spends(total, s.keep_of)
+        return Budget.parse(s.keep, of=s.keep_of) if self.stage is None else self.stage.budget_for(total, s.keep_of)
 
 
 def select(
@@ -250,22 +250,22 @@ class PipelineRun:
             TitheError: a stage cannot go on; in a pipeline the message names it.
         """
         if self.settings.pipeline is None:
-            return self.single(self.jobs[0])
+            return self.run_single(self.jobs[0])
         for job in self.jobs:
             assert job.stage is not None
             with naming_stage(job.stage):
-                self.step(job, job.stage)
+                self.run_stage(job, job.stage)
         for text in self.waiting:
             self.reporter.say(f"note: the filter `{text}` did nothing: no stage reads its column")
         return combine_stages(self.done, self.settings, self.whole.dataset, self.folder)
 
-    def single(self, job: StageJob) -> SelectResult:
+    def run_single(self, job: StageJob) -> SelectResult:
         """Run the single stage of a selection without a pipeline."""
         setup = warm_up(job.setup, self.folder, self.reporter)
         scored = Scoring(setup, self.engines, self.reporter, self.place, self.writer, extra=job.extra).run(self.folder)
         return choose(scored, self.rules(job, setup, scored, len(scored)))
 
-    def step(self, job: StageJob, stage: Stage) -> None:
+    def run_stage(self, job: StageJob, stage: Stage) -> None:
         """Score the examples that are left, and keep a part of them.
 
         Raises:
@@ -276,7 +276,7 @@ class PipelineRun:
         with run_folder(self.place / FOLDER.format(stage.number)) as here:
             own = RecordWriter(None, self.reporter, dict)  # collects the stage's record; only the run writes one
             scoring = Scoring(setup, self.engines, self.reporter, here, own, self.place, job.extra)
-            scored = self.scored(job, stage, scoring)
+            scored = self.score_stage(job, stage, scoring)
             total = len(self.done[0].chosen.scores) if self.done else len(scored.scores())
             chosen = choose(scored, self.rules(job, setup, scored, total))
             chosen = replace(chosen, scored=replace(chosen.scored, vectors=None))  # frees the examples
@@ -300,7 +300,7 @@ class PipelineRun:
         setup = set_up(job.settings, method=job.method, source=source, pools=before.pools, folder=self.folder)
         return replace(setup, notes=[*dict.fromkeys([*before.notes, *setup.notes])])
 
-    def scored(self, job: StageJob, stage: Stage, scoring: Scoring) -> ScoreResult:
+    def score_stage(self, job: StageJob, stage: Stage, scoring: Scoring) -> ScoreResult:
         """Return the stage's own scores, or the scores of the stage before for the examples that are left."""
         if not job.scores:
             bench = scoring.bench
@@ -310,10 +310,10 @@ class PipelineRun:
             )
         own = scoring.writer
         assert own is not None
-        self.writer.record, self.writer.stored = lambda: self.so_far(stage, own), lambda: own.stored()
+        self.writer.record, self.writer.stored = lambda: self.record_so_far(stage, own), lambda: own.stored()
         return scoring.run(None if self.folder is None else scoring.place)
 
-    def so_far(self, stage: Stage, own: RecordWriter) -> dict[str, Any]:
+    def record_so_far(self, stage: Stage, own: RecordWriter) -> dict[str, Any]:
         """Return the record of the finished stages and of the current one."""
         now = {"stage": stage.number, "text": stage.text, **own.record()}
         return basic_record(self.settings) | {"stages": [*(done.record for done in self.done), now]}

@@ -141,12 +141,13 @@ class SelectResult:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the kept records, unchanged from the input."""
-        self.scored.input_check.check()
+        self.scored.input_check.check()  # row numbers mean nothing in a changed file
         rows = self.rows()
         return (record for row, record in self.scored.dataset.records() if row in rows)
 
     def rows(self) -> dict[int, set[int]]:
         """Return row -> kept turns."""
+        # With `--turns all` a record has several examples, and may be kept in part.
         chosen, rows = set(self.selection.kept), dict[int, set[int]]()
         columns = [self.scored.score_table.values(name) for name in ("id", "row", "turn")]
         for id_, row, turn in zip(*columns, strict=True):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ALWAYS_THERE = ("auto", "cpu")
 AUTHORS: Mapping[str, Callable[..., Renderer]] = {
+    # presets that render as the authors' code does, down to its quirks
     "cherry": CherryRenderer,
     "superfiltering": SuperfilteringRenderer,
     "cpqs-paper": CpqsRenderer,
@@ -76,6 +77,7 @@ class RunModel:
     @property
     def first_device(self) -> str:
         """The device for everything else, such as an encoder."""
+        # A single name needs no look at the devices, which would import torch.
         one_name = "," not in self.device and self.device != "cuda:all"
         return self.device if one_name else str(self.devices[0])
 

@@ -172,7 +172,7 @@ def warm_up(setup: Setup, folder: Path | None, reporter: Reporter) -> Setup:
     Raises:
         SettingsError: the model has been warmed up already.
     """
-    return setup.warm(plugins.step("warmup")(setup, folder, reporter)) if setup.settings.warmup else setup
+    return setup.with_trained_model(plugins.step("warmup")(setup, folder, reporter)) if setup.settings.warmup else setup
 
 
 @dataclass
@@ -228,7 +228,7 @@ class Scoring:
             tokens = stack.enter_context(TokenFile(self.place / TOKENS)) if setup.settings.per_token else None
             if method.learns:  # otherwise no pass contains another example, and the order does not matter
                 self.read_together()
-            table = self.scored(tokens)
+            table = self.score_windows(tokens)
         setup.source.input_check.check()
         for name in method.residualised:
             table.residualise(name, residual_name(name))
@@ -241,7 +241,7 @@ class Scoring:
             setup.source.dataset, record, folder, table, setup.source.input_check, self.bench.tables, self.bench.vectors
         )
 
-    def scored(self, tokens: TokenFile | None) -> ScoreTable:
+    def score_windows(self, tokens: TokenFile | None) -> ScoreTable:
         """Read and score window by window; return the score table."""
         setup, method, reporter = self.setup, self.setup.method, self.reporter
         table = ScoreTable(list(method.scorers), self.extra, method.score_columns[len(method.scorers) :])
@@ -355,7 +355,7 @@ def begin_phase(setup: Setup, reporter: Reporter, what: str) -> None:
 def count_problems(cost: Cost, table: ScoreTable) -> dict[str, int]:
     """Count examples by problem: reason -> examples, for problems of passes and of scorers."""
     found: Counter[str] = Counter()
-    examples = set(table.there().tolist())
+    examples = set(table.example_rows().tolist())
     for row in sorted(examples & set().union(*table.reasons.values())):
         reasons = (said[row] for said in table.reasons.values() if row in said)
         found.update({without_details(reason) for reason in reasons})

@@ -67,12 +67,12 @@ class DataSource:
     Args:
         dataset: the records.
         input_check: notices changed files; made first, before anything is read.
-        of: the whole source, if this is a part; None for a whole source.
+        part_of: the whole source, if this is a part; None for a whole source.
     """
 
     dataset: Dataset
     input_check: InputCheck
-    of: DataSource | None = None
+    part_of: DataSource | None = None
 
     @classmethod
     def open(cls, settings: DataSettings) -> Self:
@@ -97,12 +97,13 @@ class DataSource:
     @property
     def whole(self) -> DataSource:
         """The whole source: this one, unless it is a part."""
-        return self if self.of is None else self.of
+        return self if self.part_of is None else self.part_of
 
     @cached_property
     def first_records(self) -> FirstRecords:
         """The first records, parsed only once."""
         examples, bad, first_bad = list[Example](), 0, None
+        # Bad rows may come first: go on until there is an example, however long it takes.
         for number, item in enumerate(self.dataset, 1):
             if isinstance(item, Example):
                 examples.append(item)
@@ -115,8 +116,8 @@ class DataSource:
     @cached_property
     def columns(self) -> list[str]:
         """Input columns besides the dialogue, found in the first examples of the whole source."""
-        if self.of is not None:
-            return self.of.columns
+        if self.part_of is not None:
+            return self.part_of.columns
         return list(dict.fromkeys(name for example in self.first_records.examples for name in example.columns))
 
     @cached_property
@@ -129,7 +130,7 @@ class DataSource:
         for item in self.dataset:
             records = item.row + 1
             if isinstance(item, Example):
-                found.append(replace(item, columns={}))
+                found.append(replace(item, columns={}))  # other columns may be large, and no scorer reads them
         return found, records
 
     def size(self) -> tuple[int | None, bool]:
@@ -189,7 +190,7 @@ def records_in(file: DataFile, dataset: Dataset) -> tuple[int | None, bool]:
             with unpacked(file.path) as stream:
                 return sum(not line.isspace() for line in bounded_lines(stream) if line is not None), True
         first = [row for row in islice(file.rows(), LOOK) if row.fault is None]
-        if not first or file.path.suffix in PACKED:
+        if not first or file.path.suffix in PACKED:  # the size of a compressed file says little
             return None, False
         each = [len(json.dumps(row.record, ensure_ascii=False, default=str).encode(errors="replace")) for row in first]
         if file.container == "csv":  # unlike JSON, CSV repeats no column names, quotes or separators per record

@@ -64,7 +64,7 @@ class ScoreTable:
         self.reasons: dict[str, dict[int, str]] = {name: {} for name in self.scorers}  # scorer -> row -> why no score
 
     @classmethod
-    def made(cls, columns: Mapping[str, Sequence[Any]], reasons: Mapping[str, Mapping[int, str]]) -> Self:
+    def from_columns(cls, columns: Mapping[str, Sequence[Any]], reasons: Mapping[str, Mapping[int, str]]) -> Self:
         """Make a table from finished columns, in the order of `schema`.
 
         Args:
@@ -87,7 +87,7 @@ class ScoreTable:
         columns: dict[str, list[Any]] = {name: [None] * len(items) for name in self.schema.names}
         example = 0
         for place, item in enumerate(items):
-            columns["row"][place], told = item.row, dict[str, Any]()
+            columns["row"][place], carried = item.row, dict[str, Any]()
             if isinstance(item, BadRow):
                 reasons: dict[str, str | None] = dict.fromkeys(self.scorers, item.reason)
                 columns["problem"][place] = item.reason
@@ -96,13 +96,13 @@ class ScoreTable:
                 found["problem"] = join_reasons(reasons)
                 for name in found.keys() & columns.keys():  # values without a column are left out
                     columns[name][place] = found[name]
-                told = {**item.columns, **{name: COMPUTED[name](item) for name in self.extra if name in COMPUTED}}
+                carried = {**item.columns, **{name: COMPUTED[name](item) for name in self.extra if name in COMPUTED}}
                 example += 1
             for name, why in reasons.items():
                 if why is not None:
                     self.reasons[name][self.length + place] = why
             for name, values in self.extra.items():
-                values.append(told.get(name))
+                values.append(carried.get(name))
         self.batches.append(pa.record_batch(columns, schema=self.schema))
         self.length += len(items)
 
@@ -126,7 +126,7 @@ class ScoreTable:
         found = [batch.column(name).cast("float64").to_numpy(zero_copy_only=False) for batch in self.batches]
         return np.concatenate(found) if found else np.empty(0)
 
-    def there(self) -> npt.NDArray[np.intp]:
+    def example_rows(self) -> npt.NDArray[np.intp]:
         """Return the indices of the rows that are examples, not bad rows."""
         found = [batch.column("id").is_valid().to_numpy(zero_copy_only=False) for batch in self.batches]
         return np.flatnonzero(np.concatenate(found)) if found else np.empty(0, np.intp)
@@ -141,7 +141,7 @@ class ScoreTable:
 
     def without_score(self, name: str) -> int:
         """Return how many examples have no score of this name."""
-        return len(self.reasons[name].keys() & set(self.there().tolist()))
+        return len(self.reasons[name].keys() & set(self.example_rows().tolist()))
 
     def __len__(self) -> int:
         return self.length
@@ -164,15 +164,15 @@ class ScoreTable:
         made.schema = self.schema
         made.batches, made.length = self.arrow().take(list(rows)).to_batches(), len(rows)
         made.reasons = {
-            name: {places[row]: why for row, why in said.items() if row in places}
-            for name, said in self.reasons.items()
+            name: {places[row]: why for row, why in reasons_of.items() if row in places}
+            for name, reasons_of in self.reasons.items()
         }
         made.extra = {name: [values[row] for row in rows] for name, values in self.extra.items()}
         return made
 
     def scores(self, name: str) -> Scores:
         """Return one scorer's scores of the examples, without bad rows, which have no id."""
-        rows = self.there()
+        rows = self.example_rows()
         places = {row: i for i, row in enumerate(rows.tolist())}
         problems = {places[row]: why for row, why in sorted(self.reasons[name].items()) if row in places}
         numbers = (*self.scorers, *self.more, *COUNTS[:-1])

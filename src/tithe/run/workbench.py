@@ -81,6 +81,7 @@ class RunBench:
     def examples(self) -> Sequence[Example]:
         return self.setup.source.examples
 
+    # What scorers call is described in `tithe.scorers.base.Workbench`.
     def load(self, path: str, what: str = "shot pool") -> Sequence[Example]:
         found = self.setup.pools.load(path, what)
         self.note(f"{what.replace(' ', '_')}_examples", len(found))
@@ -113,7 +114,7 @@ class RunBench:
         made, reporter, before = self.encoder(encoder), self.reporter, -1
 
         def progress(done: int, total: int) -> None:
-            nonlocal before
+            nonlocal before  # -1 until the first call: stored vectors need no phase of their own
             if before < 0:
                 reporter.phase(f"embedding prompts with {encoder}")
                 reporter.expect(total)
@@ -124,7 +125,7 @@ class RunBench:
             found = embed(examples, made, self.answers_in, progress)
         finally:
             reporter.done()
-        counts = dict(found.counts)
+        counts = dict(found.counts)  # `found.vectors` is (examples, dims)
         self.facts.setdefault("encoders", {})[encoder] = {**made.describe(), **counts, "dims": found.vectors.shape[1]}
         odd = {name: counts[name] for name in ("cut", "empty", "unknown") if counts.get(name)}
         if odd:
@@ -162,7 +163,7 @@ class RunBench:
             raise SettingsError(f"two scorers keep a table `{name}`", hint="score with one of them at a time")
         import pyarrow as pa
 
-        path = self.place / f"{name}.parquet"
+        path = self.place / f"{name}.parquet"  # may be a user's own file, which must not be lost
         if path.exists() and not is_ours(path):
             raise OutputError(f"`{path}` was not written by a run, and would be replaced", hint="another `--run-dir`")
         self.tables[name] = pa.table(dict(columns)).replace_schema_metadata(MARK)

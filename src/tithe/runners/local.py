@@ -91,7 +91,7 @@ class LocalRunner:
         The first window is always read in this thread: it loads the model, which may take long, and Ctrl-C must reach
         it.
         """
-        self._stopped.clear()
+        self._stopped.clear()  # from an earlier run of this runner
         yield from islice(read, 1) if self.overlapped else read
         if self.overlapped:
             yield from prefetch(read, self._stopped.set)
@@ -212,7 +212,7 @@ class LocalRunner:
 
     def answers(self, window: Window) -> Answers:
         """Return the answers of a window by pass and readout, from the store or the engine."""
-        keys = window.keys
+        keys = window.keys  # equal token ids and response spans have equal keys, in every run
         found: Answers = {}
         for readout, store in self.stores.items():
             wanted = [i for i, readouts in enumerate(window.readouts) if readout in readouts]

@@ -158,7 +158,7 @@ def draw_sample(setup: Setup, records: int, limit: int) -> list[Example | BadRow
 def load_engine(setup: Setup, engines: EngineCache, place: Path) -> tuple[Engine, float]:
     """Make the engine; return it and the seconds it took, which include the fingerprint of the weights."""
     began = time.perf_counter()
-    engine = engines.of(setup.settings, setup.source.dataset, setup.model, place)
+    engine = engines.get(setup.settings, setup.source.dataset, setup.model, place)
     return engine, time.perf_counter() - began
 
 
