@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from tithe.report.drawing import library
+from tithe.data.outfile import atomic
+from tithe.errors import MissingExtraError
+from tithe.extras import install_hint
+
+
+def library(name: str) -> Any:
+    """A package of the extra `report`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise MissingExtraError(f"a plot needs the package `{name}`", hint=install_hint("report")) from None
+
+
+def svg(chart: Any) -> str:
+    """The drawing as an SVG element."""
+    return str(library("vl_convert").vegalite_to_svg(json.dumps(chart.to_dict())))
+
+
+def write_png(chart: Any, path: Path) -> None:
+    """The drawing as a file, twice as large as on a page; replaces one that is there."""
+    with atomic(path, overwrite=True) as stream:
+        stream.write(library("vl_convert").vegalite_to_png(json.dumps(chart.to_dict()), scale=2))
+
 
 WIDTH = 560
 # Of arms: none of them green, orange or grey, which say better, worse and neither.

@@ -12,8 +12,8 @@ import pytest
 from tithe.engine.sources import find_model
 from tithe.errors import DataError, MissingExtraError, SettingsError, TemplateError
 from tithe.extras import install_hint
-from tithe.lab.evaluate import task_names as index
 from tithe.lab.evaluate import tasks as building
+from tithe.lab.evaluate import tasks as index
 from tithe.lab.evaluate.harness import Harness, Recipe, quiet
 from tithe.lab.evaluate.tasks import build, resolve
 

@@ -15,7 +15,7 @@ from tests.lab.endpoint.server import KEY, Played, reply, serve
 from tithe.errors import DataError, OutputError, SettingsError
 from tithe.lab.endpoint import client
 from tithe.lab.endpoint.client import REFUSED
-from tithe.lab.judge.judge_prompt import REMINDER
+from tithe.lab.judge.judge_loop import REMINDER
 from tithe.lab.judge.pairwise import JudgeResult, compare, tally
 from tithe.lab.judge.prompt_answers import answer
 from tithe.lab.judge.settings import AnswerSettings, JudgeSettings

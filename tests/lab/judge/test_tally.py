@@ -15,8 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import chi2
 
 from tithe.errors import DataError, SettingsError
-from tithe.lab.judge.reviews import read_reviews
-from tithe.lab.judge.tally import Review, Scored, Tally, judge_measured, score_interval, tally
+from tithe.lab.judge.tally import Review, Scored, Tally, judge_measured, read_reviews, score_interval, tally
 from tithe.records import Problem
 
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tithe.engine.sources import TEXT_FILES, ModelSource, content_hash, find_model, fingerprint
 from tithe.extras import versions
-from tithe.lab.evaluate.files import RECORD, Kept, read_kept, record_of, write_kept
 from tithe.lab.evaluate.holdout import READ, holdout_setup, measure_holdout
-from tithe.lab.evaluate.measured import Measured
+from tithe.lab.evaluate.measured import RECORD, Kept, Measured, read_kept, record_of, write_kept
 from tithe.lab.evaluate.settings import EvaluateSettings
 from tithe.report.reporter import Reporter
 from tithe.run.folder import account, run_folder

@@ -3,18 +3,106 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tithe.errors import DataError, MissingExtraError, SettingsError, TitheError
+from tithe.errors import DataError, MissingExtraError, SettingsError, TitheError, did_you_mean
 from tithe.extras import install_hint
-from tithe.lab.evaluate import task_names as index
 from tithe.lab.evaluate.programs import Grader, passed_at
 from tithe.lab.evaluate.sandbox import Limits, confinement
 from tithe.lab.evaluate.task_files import KNOWN, LocalData, find
-from tithe.lab.evaluate.task_names import leaves, quiet
+
+FAMILIES = ("gsm8k", "humaneval", "mmlu/default", "arc", "truthfulqa", "piqa")  # found without reading all of lm-eval
+
+
+def leaves(name: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The tasks behind a name, each with its configuration; a group's in its order.
+
+    Raises:
+        SettingsError: there is no such name.
+    """
+    for manager in managers():
+        index = manager.task_index
+        if name in index and (kind_of(index[name]) != "TAG" or manager.include_path is None):
+            return list(dict(walk(name, index)).items())
+    raise SettingsError(f"lm-eval has no task `{name}`", hint=near(name, managers_all().all_tasks))
+
+
+def near(name: str, known: Sequence[str]) -> str:
+    hint = did_you_mean(name, known)
+    return hint if hint.startswith("did you mean") else "`lm-eval ls tasks` lists them"
+
+
+def walk(name: str, index: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Down through groups and tags."""
+    entry = index[name]
+    if kind_of(entry) == "TAG":
+        members: Sequence[Any] = sorted(entry.tags)
+    elif kind_of(entry) == "GROUP":
+        members = entry.cfg["task"]
+    else:
+        yield name, entry.cfg
+        return
+    for one in members:
+        if not isinstance(one, str):
+            raise SettingsError(
+                f"group `{name}` of lm-eval changes its members, which is not carried out here",
+                hint="name the tasks instead",
+            )
+        yield from walk(one, index)
+
+
+def kind_of(entry: Any) -> str:
+    return str(entry.kind.name)
+
+
+def managers() -> Iterator[Any]:
+    """A quick one first; the one that knows all of lm-eval takes seconds."""
+    yield manager_of(FAMILIES)
+    yield managers_all()
+
+
+def managers_all() -> Any:
+    return manager_of(())
+
+
+@lru_cache(maxsize=2)
+def manager_of(families: tuple[str, ...]) -> Any:
+    with quiet():
+        import lm_eval.tasks
+
+        if not families:
+            return lm_eval.tasks.TaskManager()
+        root = Path(lm_eval.tasks.__file__).parent
+        places = [str(root / name) for name in families if (root / name).is_dir()]
+        return lm_eval.tasks.TaskManager(include_path=places, include_defaults=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While lm-eval works; what matters of its remarks we count and say ourselves."""
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(redirect_stdout(io.StringIO()))
+        if not sys.stderr.isatty():
+            stack.enter_context(redirect_stderr(io.StringIO()))
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
+
 
 GRADED = {  # data sets whose programs we run ourselves -> within which limits
     "openai/openai_humaneval": Limits(),
@@ -186,7 +274,7 @@ def made(leaf: Leaf, changes: Mapping[str, Any]) -> Any:
     if leaf.runs_code:  # lm-eval's own file would load a metric from the hub that runs code in this process
         plain = {key: value for key, value in leaf.config.items() if key not in ("tag", "group", "task_list")}
         return ConfigurableTask(config={**plain, **changes})
-    manager: lm_eval.tasks.TaskManager = next(one for one in index.managers() if leaf.name in one.task_index)
+    manager: lm_eval.tasks.TaskManager = next(one for one in managers() if leaf.name in one.task_index)
     group = {"group": "tithe", "task": [{"task": leaf.name, **changes}]}
     return manager.load([group])["tasks"][leaf.name]
 

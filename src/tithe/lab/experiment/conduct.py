@@ -43,11 +43,11 @@ from tithe.lab.experiment.experiment_report import write_report
 from tithe.lab.experiment.screen import plan_lines
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings
 from tithe.lab.experiment.workers import Clock, do_all, places
-from tithe.lab.judge.judge_loop import Answers
+from tithe.lab.judge.prompt_answers import Answers
 from tithe.lab.tune.recipe import Recipe
 from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.train import demand_packages
-from tithe.report.drawing import library
+from tithe.report.charts import library
 from tithe.report.reporter import Reporter
 from tithe.run.folder import BEFORE, OUTCOME, Account, account, has_finished, run_folder, write_json
 from tithe.run.model import Model, open_model, open_renderer

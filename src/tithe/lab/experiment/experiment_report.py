@@ -29,8 +29,7 @@ from tithe.lab.experiment.comparisons import (
 )
 from tithe.lab.experiment.screen import arm_rows, cautions, data_lines, mean_rows
 from tithe.lab.experiment.settings import ExperimentSettings
-from tithe.report.charts import arm_chart, budget_chart, effect_chart, outcome_chart
-from tithe.report.drawing import svg, write_png
+from tithe.report.charts import arm_chart, budget_chart, effect_chart, outcome_chart, svg, write_png
 from tithe.report.page import Part, write_page
 
 HOW = (

@@ -13,20 +13,19 @@ from typing import Any
 from tithe.data.asked import answers_of
 from tithe.data.outfile import atomic
 from tithe.data.record_counts import note_sentences
-from tithe.data.sniff import container_suffix, sniff
-from tithe.errors import DataError, SettingsError
+from tithe.data.sniff import sniff
+from tithe.errors import DataError
 from tithe.extras import versions
 from tithe.lab.evaluate.measured import Measured
-from tithe.lab.judge.judge_loop import ORDERS, Answers, Court, Heard, Pair, both, reviews_of
-from tithe.lab.judge.judge_prompt import told
-from tithe.lab.judge.reviews import read_reviews
+from tithe.lab.judge.judge_loop import ORDERS, Court, Heard, Pair, reviews_of, told
+from tithe.lab.judge.prompt_answers import Answers, both, check_reviews_file, write_left_out
 from tithe.lab.judge.settings import JudgeSettings
-from tithe.lab.judge.tally import LEVEL, WORDS, Review, Scored, Tally, judge_measured
+from tithe.lab.judge.tally import LEVEL, WORDS, Review, Scored, Tally, judge_measured, read_reviews
 from tithe.lab.judge.tally import tally as count
 from tithe.lab.writing.answering import make_writer
 from tithe.records import Problem
 from tithe.report.reporter import Reporter
-from tithe.run.folder import DROPPED, RECORD, account, check_places, default_folder, run_folder, sweep, write_json
+from tithe.run.folder import DROPPED, RECORD, account, default_folder, run_folder, sweep, write_json
 
 NO_VERDICT = "no verdict"
 
@@ -113,16 +112,6 @@ def tally(path: Path, *, level: float = LEVEL) -> Tally:
     return count(read_reviews(path), level)
 
 
-def check_reviews_file(output: Path, overwrite: bool, sources: Sequence[Path], folder: Path) -> None:
-    """Raise what stands against writing there, before anybody is asked."""
-    if container_suffix(output) not in (".jsonl", ".ndjson"):
-        raise SettingsError(
-            f"this is written as JSON lines, not to `{output}`", hint=f"name it `{output.with_suffix('.jsonl').name}`"
-        )
-    for source in sources:
-        check_places(output, overwrite, str(source), folder)
-
-
 def describe(settings: JudgeSettings, sides: Sequence[Answers], digests: Sequence[str]) -> dict[str, Any]:
     """What the verdicts depend on."""
     read = [{"source": side.name, "digest": digest} for side, digest in zip(sides, digests, strict=True)]
@@ -153,12 +142,6 @@ def without_verdict(pairs: Sequence[Pair], reviews: Sequence[Review]) -> Iterato
     for pair, review in zip(pairs, reviews, strict=True):
         if isinstance(review.value, Problem):
             yield {"where": pair.a.where, "item": pair.item, "reason": f"{NO_VERDICT}: {review.value.reason}"}
-
-
-def write_left_out(rows: Sequence[Mapping[str, str]], folder: Path) -> None:
-    with atomic(folder / DROPPED, overwrite=True) as stream:
-        for one in rows:
-            stream.write(json.dumps(one).encode() + b"\n")
 
 
 def demand_verdict(

@@ -5,26 +5,98 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tithe.data.asked import prompts_of
+from tithe.data.ids import prompt_id
 from tithe.data.outfile import atomic
-from tithe.data.record_counts import note_sentences
-from tithe.data.sniff import sniff
-from tithe.errors import DataError
+from tithe.data.record_counts import RecordCounts, note_sentences
+from tithe.data.sniff import container_suffix, sniff
+from tithe.errors import DataError, SettingsError
 from tithe.extras import versions
-from tithe.lab.judge.judge_loop import Answers
-from tithe.lab.judge.pairwise import check_reviews_file, write_left_out
 from tithe.lab.judge.settings import AnswerSettings
 from tithe.lab.writing.answering import make_writer
 from tithe.planner import without_numbers
-from tithe.records import Example, Problem
+from tithe.records import BadRow, Example, Problem
 from tithe.report.reporter import Reporter
-from tithe.run.folder import RECORD, account, default_folder, run_folder, sweep, write_json
+from tithe.run.folder import DROPPED, RECORD, account, check_places, default_folder, run_folder, sweep, write_json
+
+SHOWN = 60  # characters of a prompt in a message
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Examples by item.
+
+    Args:
+        name: the file, for messages.
+        examples: item -> example, in the file's order. A prompt that stands there again is an item of its own, with
+            `-1`, `-2`, ... behind its id: WizardLM's prompt set has one twice, and the papers count it twice.
+        bad: records that could not be read.
+        read: counts of what was read.
+    """
+
+    name: str
+    examples: Mapping[str, Example]
+    bad: Sequence[BadRow] = ()
+    read: RecordCounts = field(default_factory=RecordCounts)
+
+    @classmethod
+    def of(cls, name: str, items: Iterable[Example | BadRow]) -> Answers:
+        """Read a file through.
+
+        Raises:
+            DataError: no record can be read; names the first and its reason.
+        """
+        found, bad, seen = dict[str, Example](), list[BadRow](), Counter[str]()
+        read = RecordCounts(deed="read", learning=False)
+        for item in read.counting(items):
+            if isinstance(item, BadRow):
+                bad.append(item)
+                continue
+            key = prompt_id(item.prompt, item.tools)
+            found[f"{key}-{seen[key]}" if seen[key] else key] = item
+            seen[key] += 1
+        if not found:
+            why = f": {len(bad):,} bad rows, the first at {bad[0].where}: {bad[0].reason}" if bad else ""
+            raise DataError(f"no record of `{name}` can be read{why}")
+        return cls(name, found, bad, read)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """How many records there are, and what is noted of them."""
+        read = self.read.as_dict()
+        return {"records": read["records"], "notes": read["notes"]}
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def without(self, other: Answers) -> Iterator[Example]:
+        """Those whose prompt the other file has not."""
+        return (example for item, example in self.examples.items() if item not in other.examples)
+
+    def first_words(self) -> str:
+        text = " ".join(next(iter(self.examples.values())).prompt[-1].content.split())
+        return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def both(a: Answers, b: Answers) -> list[str]:
+    """The items that both files answer, in A's order.
+
+    Raises:
+        DataError: there is none; shows the first prompt of either.
+    """
+    shared = [item for item in a.examples if item in b.examples]
+    if not shared:
+        raise DataError(
+            f"none of the {len(a):,} prompts of `{a.name}` is among the {len(b):,} of `{b.name}`",
+            hint=f"they begin with `{a.first_words()}` and `{b.first_words()}`: prompts are matched by their words",
+        )
+    return shared
 
 
 @dataclass(frozen=True)
@@ -136,3 +208,19 @@ def line(item: str, example: Example, said: Mapping[str, Any], model: str) -> by
     )
     out = {"prompt_id": item, **asked, "response": said["text"], "model": model}
     return json.dumps(out | {"finished": said["finished"], "tokens": said["tokens"]}).encode() + b"\n"
+
+
+def check_reviews_file(output: Path, overwrite: bool, sources: Sequence[Path], folder: Path) -> None:
+    """Raise what stands against writing there, before anybody is asked."""
+    if container_suffix(output) not in (".jsonl", ".ndjson"):
+        raise SettingsError(
+            f"this is written as JSON lines, not to `{output}`", hint=f"name it `{output.with_suffix('.jsonl').name}`"
+        )
+    for source in sources:
+        check_places(output, overwrite, str(source), folder)
+
+
+def write_left_out(rows: Sequence[Mapping[str, str]], folder: Path) -> None:
+    with atomic(folder / DROPPED, overwrite=True) as stream:
+        for one in rows:
+            stream.write(json.dumps(one).encode() + b"\n")
