@@ -39,7 +39,7 @@ th { font-weight: 600 } .note { color: #555 } svg { max-width: 100%; height: aut
 
 
 @dataclass(frozen=True)
-class Part:
+class Section:
     """A section of a page.
 
     Args:
@@ -66,7 +66,7 @@ def words(line: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(line))))  # a Markup would escape the tags
 
 
-def write_page(path: Path, title: str, parts: Sequence[Part]) -> None:
+def write_page(path: Path, title: str, parts: Sequence[Section]) -> None:
     """Write the page, replacing one that is there."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["words"] = words

@@ -447,7 +447,7 @@ def test_a_container_is_started_closed_and_taken_away(found, tmp_path, monkeypat
     log = tmp_path / "log"
     found("docker", ENGINE.format(log=log, python=sys.executable))
     way = Container(str(tmp_path / "docker"))
-    assert confinement.look().ways == [way]
+    assert confinement.find_confinements()[0] == [way]
     monkeypatch.setattr(cell, "limit", None)
     started = way.start(["-c", "print(1)"], 1 << 20, 5.0, subprocess.PIPE)
     assert started.process.communicate()[0] == b"1\n"

@@ -39,7 +39,7 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True)
-class Again:
+class Retry:
     """Why to try again, and after how many seconds if the server said so."""
 
     reason: str
@@ -48,7 +48,7 @@ class Again:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class ServerRefusal:
     """No other request would do better, unless one did already: what is wrong, and the way out."""
 
     reason: str
@@ -58,7 +58,7 @@ class Refusal:
 
 @dataclass
 class Client:
-    """An endpoint that many threads may ask at once.
+    """An endpoint that many threads may ask at ask_once.
 
     Whatever a server sends becomes an answer, another try, or the problem of that one request.
 
@@ -78,7 +78,7 @@ class Client:
     stopped: threading.Event = field(default_factory=threading.Event, init=False)
     lock: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False)
     answered: bool = field(default=False, init=False)  # in whatever way
-    useful: bool = field(default=False, init=False)  # at least once
+    useful: bool = field(default=False, init=False)  # at least ask_once
     under_way: int = field(default=0, init=False)
     in_doubt: int = field(default=0, init=False)  # refused, while others are under way that may be answered
     refused: int = field(default=0, init=False)  # in a row
@@ -135,13 +135,13 @@ class Client:
         with self.lock:
             self.under_way += 1
         try:
-            return self.settled(self.patiently(path, sent, read))
+            return self.count_failures(self.ask_until_settled(path, sent, read))
         finally:
             with self.lock:
                 self.under_way -= 1
                 self.lock.notify_all()
 
-    def patiently(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Refusal:
+    def ask_until_settled(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | ServerRefusal:
         """Try until it helps no more.
 
         Raises:
@@ -149,9 +149,9 @@ class Client:
         """
         tries = 0
         while True:
-            found = self.once(path, sent, read)
+            found = self.ask_once(path, sent, read)
             tries += 1
-            if not isinstance(found, Again):
+            if not isinstance(found, Retry):
                 return found
             if tries > self.retries or (not self.answered and not found.reached and tries >= KNOCKS):
                 break
@@ -165,23 +165,23 @@ class Client:
             )
         return Problem(found.reason)
 
-    def settled(self, found: T | Problem | Refusal) -> T | Problem:
+    def count_failures(self, found: T | Problem | ServerRefusal) -> T | Problem:
         """Keep count of failures: a server that is broken for good is not asked thousands of times.
 
         Raises:
             EndpointError: the server refuses, or all requests fail.
         """
         with self.lock:
-            if not isinstance(found, Problem | Refusal):
+            if not isinstance(found, Problem | ServerRefusal):
                 self.failed, self.refused, self.useful = 0, 0, True
                 self.lock.notify_all()
                 return found
-            hopeless = isinstance(found, Refusal) and self.hopeless()
+            hopeless = isinstance(found, ServerRefusal) and self.hopeless()
             if self.stopped.is_set() and not hopeless:
                 return Problem(found.reason)  # the run ends already, and for its own reason
             self.failed += 1
             failed = self.failed
-        if isinstance(found, Refusal) and hopeless:
+        if isinstance(found, ServerRefusal) and hopeless:
             raise EndpointError(f"`{self.address.url}` {found.what} ({found.reason})", hint=found.hint)
         if failed >= GIVE_UP:
             raise EndpointError(f"the last {failed} requests to `{self.address.url}` failed: {found.reason}", hint=KEPT)
@@ -199,22 +199,22 @@ class Client:
         self.in_doubt -= 1
         return self.refused >= REFUSED or not (self.useful or self.stopped.is_set())
 
-    def once(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Again | Refusal:
+    def ask_once(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Retry | ServerRefusal:
         """One try. All that a server says leaves through here, without the key."""
-        found: T | Problem | Again | Refusal
+        found: T | Problem | Retry | ServerRefusal
         try:
             found = self.exchange(path, sent, read)
         except WireError as error:
-            found = Again(str(error), reached=error.reached)
+            found = Retry(str(error), reached=error.reached)
         except Unusable as error:
-            found = Again(str(error))
+            found = Retry(str(error))
         except Exception as error:  # what else somebody's bytes can set off: it is the trouble of this request alone
-            found = Again(f"the answer cannot be read: {type(error).__name__}, {error}")
-        if isinstance(found, Problem | Again | Refusal):
+            found = Retry(f"the answer cannot be read: {type(error).__name__}, {error}")
+        if isinstance(found, Problem | Retry | ServerRefusal):
             return replace(found, reason=self.address.clean(found.reason))
         return found
 
-    def exchange(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Again | Refusal:
+    def exchange(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Retry | ServerRefusal:
         """Send it, and make something of what comes back.
 
         Raises:
@@ -229,22 +229,22 @@ class Client:
             raise Unusable(f"the answer is empty (HTTP {response.status})")
         return read(read_json(response.body))
 
-    def refusal_of(self, response: Arrived) -> Problem | Again | Refusal:
+    def refusal_of(self, response: Arrived) -> Problem | Retry | ServerRefusal:
         """What a status other than success means."""
         status = response.status
         said = f"HTTP {status}, {own_words(response)}"
         if status in LATER or status >= 500 or status < 200:
-            return Again(said, retry_after(response.headers.get("Retry-After")))
+            return Retry(said, retry_after(response.headers.get("Retry-After")))
         if status < 400:
             said = f"HTTP {status}, sent on to {response.headers.get('Location', 'nowhere')}"
-            return Refusal(said, "sends requests on, and tithe does not follow", "give the address itself")
+            return ServerRefusal(said, "sends requests on, and tithe does not follow", "give the address itself")
         if status in (401, 403):
             name = self.address.key_env
             what = f"refuses the key in `{name}`" if self.address.key else f"wants a key, and `{name}` is not set"
-            return Refusal(said, what, f"put the endpoint's key into the environment variable `{name}`")
+            return ServerRefusal(said, what, f"put the endpoint's key into the environment variable `{name}`")
         if status in (404, 405):
             hint = "the address ends before `/chat/completions`, often in `/v1`; the model has the server's name"
-            return Refusal(said, "has no such page or model", hint)
+            return ServerRefusal(said, "has no such page or model", hint)
         return Problem(said)
 
     def pause(self, tries: int, asked: float | None) -> float:
@@ -262,7 +262,7 @@ def unwritable(error: Exception) -> str:
 
 
 def read_json(data: bytes) -> Any:
-    """JSON of which every field is there once.
+    """JSON of which every field is there ask_once.
 
     Raises:
         Unusable: it is none, or it is nested too deeply.

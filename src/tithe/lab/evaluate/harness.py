@@ -1,4 +1,4 @@
-"""lm-eval's tasks on a model of ours."""
+"""Run lm-eval's tasks on a model that tithe loads, and turn the samples into one value per item."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -22,55 +22,55 @@ from tithe.lab.evaluate.tasks import Asked, Built, quiet
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How tasks are run.
+class TaskSettings:
+    """How to run tasks.
 
     Args:
-        limit: only so many items of each task, the first ones.
-        batch_size: of lm-eval: a number, or `auto`.
-        seed: all of lm-eval's.
-        apply_chat_template: put prompts to the model by its chat template.
+        limit: run only the first so many items of each task.
+        seed: random seed of all of lm-eval's generators.
+        batch_size: lm-eval's batch size: a number, or `auto`.
+        apply_chat_template: wrap prompts in the model's chat template.
     """
 
     limit: int | None = None
-    batch_size: int | str = 8
     seed: int = 0
+    batch_size: int | str = 8
     apply_chat_template: bool = False
 
 
 @dataclass
 class Harness:
-    """A model as lm-eval sees it, loaded when first used.
+    """Run lm-eval's tasks on one model, which is loaded when first used.
 
     Args:
-        source: where it lies.
+        source: the model's files.
         device: `auto`, `cuda`, `mps`, `cpu`.
         dtype: `auto`, `fp32`, `bf16`, `fp16`.
-        recipe: how tasks are run.
+        how: how to run tasks.
         trust_remote_code: run code that comes with the model.
     """
 
     source: ModelSource
     device: str = "auto"
     dtype: str = "auto"
-    recipe: Recipe = field(default_factory=Recipe)
+    how: TaskSettings = field(default_factory=TaskSettings)
     trust_remote_code: bool = False
 
     @cached_property
     def where(self) -> tuple[str, str]:
-        """Device and dtype that are taken."""
+        """Return the device and dtype that are used."""
         device = choose_device(self.device)
         return str(device), dtype_name(choose_dtype(self.dtype, device))
 
     def check(self, built: Iterable[Built]) -> None:
-        """Raise what can be known to be wrong before the weights are loaded.
+        """Raise every error that can be found before the weights are loaded.
 
         Raises:
             TemplateError: a chat template is wanted, and the tokenizer has none.
             SettingsError: an answer may be longer than the model's window.
         """
         tokenizer = load_tokenizer(self.source, trust_remote_code=self.trust_remote_code)
-        if self.recipe.apply_chat_template and not tokenizer.chat_template:
+        if self.how.apply_chat_template and not tokenizer.chat_template:
             raise TemplateError(
                 f"the tokenizer of `{self.source.name}` has no chat template", hint="leave out `--apply-chat-template`"
             )
@@ -85,37 +85,38 @@ class Harness:
 
     @cached_property
     def model(self) -> Any:
-        """lm-eval's `HFLM`.
+        """Return lm-eval's `HFLM` with our weights.
 
         Raises:
-            ModelError: it cannot be loaded.
+            ModelError: the model cannot be loaded.
         """
         device, dtype = self.where
         remote = self.trust_remote_code
         try:
-            model = read_weights(self.source, DTYPES[dtype], remote).to(device)  # an adapter merged, no tensor left out
-            watch_ids(model, self.source.name)
+            model = read_weights(self.source, DTYPES[dtype], remote).to(
+                device
+            )  # merges an adapter, refuses missing tensors
+            refuse_unknown_ids(model, self.source.name)
             with quiet():
                 from lm_eval.models.huggingface import HFLM
 
                 return HFLM(
                     pretrained=model,
                     tokenizer=load_tokenizer(self.source, trust_remote_code=remote),
-                    batch_size=self.recipe.batch_size,
+                    batch_size=self.how.batch_size,
                     trust_remote_code=remote,
                 )
         except TitheError:
             raise
-        except Exception as error:  # lm-eval raises whatever comes up
+        except Exception as error:  # lm-eval lets through whatever is raised below it
             raise ModelError(
                 f"lm-eval cannot load `{self.source.name}`: {first_line(error)}",
                 hint=f"looked in `{self.source.folder}`",
             ) from error
 
-    def run(self, asked: Asked, built: Sequence[Built]) -> Found:
-        """Run the tasks behind one name."""
-        recipe = self.recipe
-        seed_all(recipe.seed)
+    def run(self, asked: Asked, built: Sequence[Built]) -> tuple[list[Measured], list[str]]:
+        """Run the tasks behind one name, and return the metrics and notes on them."""
+        seed_all(self.how.seed)
         model = self.model
         with quiet():
             from lm_eval.evaluator import evaluate
@@ -123,27 +124,24 @@ class Harness:
             results = evaluate(
                 lm=model,
                 task_dict={"tasks": {one.leaf.name: one.task for one in built}, "groups": {}},
-                limit=recipe.limit,
-                bootstrap_iters=0,
+                limit=self.how.limit,
+                bootstrap_iters=0,  # `interval` computes intervals from the items
                 log_samples=True,
-                apply_chat_template=recipe.apply_chat_template,
+                apply_chat_template=self.how.apply_chat_template,
                 fewshot_as_multiturn=True,
             )
             cut = cut_prompts(model, results["samples"], {one.leaf.name: one.task for one in built})
-        return task_values(asked, built, results, self.about(built, cut), cut)
+        return metrics_of(asked, built, results, self.about(built, cut), cut)
 
     def about(self, built: Sequence[Built], cut: int) -> dict[str, Any]:
-        """What the values depend on, besides the task."""
+        """Return what the values depend on besides the task."""
         device, dtype = self.where
         first = built[0]
         out: dict[str, Any] = {
             "lm_eval": version("lm-eval"),
             "task_version": (first.leaf.config.get("metadata") or {}).get("version"),
             "num_fewshot": first.task.get_config("num_fewshot"),
-            "limit": self.recipe.limit,
-            "seed": self.recipe.seed,
-            "batch_size": self.recipe.batch_size,
-            "apply_chat_template": self.recipe.apply_chat_template,
+            **asdict(self.how),
             "device": device,
             "dtype": dtype,
             "generation": first.task.get_config("generation_kwargs"),
@@ -155,23 +153,23 @@ class Harness:
 
 
 def seed_all(seed: int) -> None:
-    """As lm-eval's own command does."""
+    """Seed all generators, as lm-eval's own command does."""
     import torch
 
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (it is lm-eval that draws)
+    np.random.seed(seed)  # noqa: NPY002  (lm-eval draws from it)
     torch.manual_seed(seed)
 
 
 def source_of(one: Built) -> dict[str, Any]:
-    """Local files with their digests, or the hub's names."""
+    """Return the local files with their digests, or the data set's name on the hub."""
     if one.leaf.data is not None:
         return {"files": one.leaf.data.digest()}
     return {"hub": one.leaf.config.get("dataset_path"), "subset": one.leaf.config.get("dataset_name")}
 
 
 def new_tokens(task: Any) -> int | None:
-    """How long an answer may become; None where nothing is generated."""
+    """Return the maximum length of an answer; None if the task generates nothing."""
     if task.get_config("output_type") != "generate_until":
         return None
     given = task.get_config("generation_kwargs") or {}
@@ -179,69 +177,59 @@ def new_tokens(task: Any) -> int | None:
 
 
 def cut_prompts(model: Any, samples: Mapping[str, Sequence[Mapping[str, Any]]], tasks: Mapping[str, Any]) -> int:
-    """How many items do not fit the model's window; lm-eval leaves out their beginning."""
+    """Count the items that do not fit the model's window; lm-eval cuts their beginning without saying so."""
     cut = 0
     for name, items in samples.items():
-        room = model.max_length - (new_tokens(tasks[name]) or -1)  # the last token of all is not read
+        # An answer takes its share of the window. Without one, the last token is scored but never read: one more fits.
+        limit = model.max_length - (new_tokens(tasks[name]) or -1)
         seen: dict[Any, bool] = {}
         for item in items:
             if item["doc_id"] not in seen:
-                seen[item["doc_id"]] = any(longer(model, text_of(call), room) for call in item["arguments"])
+                seen[item["doc_id"]] = any(longer(model, text_of(call), limit) for call in item["arguments"])
         cut += sum(seen.values())
     return cut
 
 
 def text_of(call: Sequence[Any]) -> str:
-    """All that the model reads: a prompt, and the continuation that is judged."""
+    """Return everything the model reads: the prompt, and the continuation that is scored."""
     return "".join(part for part in call if isinstance(part, str))
 
 
-def longer(model: Any, text: str, room: int) -> bool:
-    """Whether a text has more tokens than there is room for; few bytes are never many tokens."""
-    return len(text.encode("utf-8", "surrogatepass")) + 8 > room and len(model.tok_encode(text)) > room
+def longer(model: Any, text: str, limit: int) -> bool:
+    """Return whether a text has more tokens than `limit`."""
+    # A text has at most as many tokens as bytes, and a few special ones: short texts need no tokenizer.
+    return len(text.encode("utf-8", "surrogatepass")) + 8 > limit and len(model.tok_encode(text)) > limit
 
 
-def watch_ids(model: Any, name: str) -> None:
-    """Have the model refuse token ids that it does not embed.
+def refuse_unknown_ids(model: Any, name: str) -> None:
+    """Make a transformers model raise on token ids that it has no embedding for.
 
     Args:
-        model: of transformers.
-        name: for the sentence.
+        model: the model.
+        name: its name, for the message.
     """
     table = model.get_input_embeddings()
 
-    def look(_: Any, given: tuple[Any, ...]) -> None:
+    def check(_: Any, given: tuple[Any, ...]) -> None:
         if given and given[0].numel():
             demand_embedded(name, int(given[0].max()), int(table.weight.shape[0]))
 
-    table.register_forward_pre_hook(look)
+    table.register_forward_pre_hook(check)
 
 
-RIGHT = {"acc", "acc_norm", "acc_bytes", "exact_match", "pass@1"}  # where a value is 0 or 1, it is right or wrong
+RIGHT = {"acc", "acc_norm", "acc_bytes", "exact_match", "pass@1"}  # metrics whose 0 and 1 mean wrong and right
 
 
-@dataclass(frozen=True)
-class Found:
-    """What came of one name.
-
-    Args:
-        measured: one metric each.
-        notes: what a person should know of them.
-    """
-
-    measured: list[Measured]
-    notes: list[str]
-
-
-def task_values(
+def metrics_of(
     asked: Asked, built: Sequence[Built], results: Mapping[str, Any], about: Mapping[str, Any], cut: int
-) -> Found:
-    """One `Measured` per metric and filter; of a group all items together, its tasks being the groups.
+) -> tuple[list[Measured], list[str]]:
+    """Return one `Measured` per metric and filter, and notes; a group's tasks are one metric, with a group each.
 
     Raises:
         DataError: no metric of the task has a number for each item.
     """
     samples = results["samples"]
+    # (metric, filter) -> the tasks that have it, each with its samples
     parts: dict[tuple[str, str], list[tuple[Built, list[Mapping[str, Any]]]]] = defaultdict(list)
     for one in built:
         by: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
@@ -267,15 +255,15 @@ def task_values(
     stopped = sum(one.grader.stopped for one in built if one.grader is not None)
     if stopped:
         notes.append(f"`{asked.name}`: {stopped:,} programs were stopped by a limit of time, and count as wrong")
-    return Found(whole, notes)
+    return whole, notes
 
 
 class NotANumberError(Exception):
-    """A metric that is made of all items together."""
+    """A metric has no number for each item; it is computed from all items together, such as a corpus BLEU."""
 
 
 def named(task: str, metric: str, filter_: str, all_: Sequence[tuple[str, str]]) -> str:
-    """The task, and what tells its metrics apart: `gsm8k strict-match`, `arc_easy acc_norm`, `mmlu`."""
+    """Return the task's name and what tells its metrics apart: `gsm8k strict-match`, `arc_easy acc_norm`, `mmlu`."""
     more = [metric] if len({one for one, _ in all_}) > 1 else []
     more += [filter_] if len({one for _, one in all_}) > 1 else []
     return " ".join([task, *more])
@@ -289,7 +277,7 @@ def metric_of(
     about: Mapping[str, Any],
     grouped: bool,
 ) -> Measured:
-    """Items of one or more tasks under one metric."""
+    """Return one metric over the items of one or more tasks."""
     values: dict[str, float] = {}
     groups: list[str] = []
     problems: dict[str, str] = {}
@@ -319,18 +307,24 @@ def metric_of(
 
 
 def number(value: Any) -> float:
+    """Return a sample's value of a metric as a float.
+
+    Raises:
+        NotANumberError: it is not a number.
+    """
     if isinstance(value, bool | int | float | np.number):
         return float(value)
     raise NotANumberError(f"its metric has {type(value).__name__} and no number for each item")
 
 
 def ids(items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The hash of each item's content, which is the same for every model; of repeated ones with a number."""
-    seen: Counter[str] = Counter()
-    out = []
+    """Return each item's id: the hash of its content, so that it is the same for every model.
+
+    Items with equal content are numbered in the order of the data set; samples may come in another order.
+    """
+    seen, found = Counter[str](), dict[int, str]()
     for item in sorted(items, key=lambda one: one["doc_id"]):
         hash_ = item["doc_hash"][:16]
-        out.append(f"{hash_}-{seen[hash_]}" if seen[hash_] else hash_)
+        found[item["doc_id"]] = f"{hash_}-{seen[hash_]}" if seen[hash_] else hash_
         seen[hash_] += 1
-    place = {item["doc_id"]: id_ for item, id_ in zip(sorted(items, key=lambda one: one["doc_id"]), out, strict=True)}
-    return [place[item["doc_id"]] for item in items]
+    return [found[item["doc_id"]] for item in items]

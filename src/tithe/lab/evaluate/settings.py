@@ -14,7 +14,7 @@ OF_TASKS = ("num_fewshot", "limit", "batch_size", "max_new_tokens", "apply_chat_
 
 
 class EvaluateSettings(SeedSettings, PassSettings):
-    """What a model is measured by.
+    """What to measure a model by.
 
     Args:
         model: folder or hub id; `pocket` is bundled, for trying out.
@@ -48,7 +48,7 @@ class EvaluateSettings(SeedSettings, PassSettings):
     @field_validator("batch_size", mode="before")
     @classmethod
     def read_batch_size(cls, value: Any) -> Any:
-        """Take the text of a number, as the command line has it, for the number."""
+        """Accept the number as text, as the command line gives it."""
         if isinstance(value, str) and value.isdecimal():
             value = int(value)
         if value != "auto" and (not isinstance(value, int) or isinstance(value, bool)):
@@ -59,6 +59,7 @@ class EvaluateSettings(SeedSettings, PassSettings):
 
     @model_validator(mode="after")
     def possible(self) -> Self:
+        """Refuse settings that would measure nothing or that nothing would read."""
         if self.holdout is None and not self.tasks:
             raise SettingsError(
                 "nothing is given to evaluate the model by", hint="`--holdout FILE`, `--tasks NAMES`, or both"

@@ -1,6 +1,6 @@
-"""Local files of tasks that lm-eval reads from the hub: its own rows, made of what such files hold.
+"""Read a task's data from local files, as the rows of the data set that lm-eval would load from the hub.
 
-Prompts, filters and metrics stay lm-eval's; only the data set is given by hand.
+Only the data come from the files; prompts, filters and metrics stay lm-eval's.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ Record: TypeAlias = Mapping[str, Any]
 BEFORE = "Question: "
 
 
+# One function per data set follows: a record of the file, and its place for messages -> the row of the hub.
 def gsm8k(record: Record, where: str) -> dict[str, Any]:
     return {name: field(record, name, TEXT, where) for name in ("question", "answer")}
 
 
 def humaneval(record: Record, where: str) -> dict[str, Any]:
-    """OpenAI's file as it is; in files without `entry_point` the tests end with a call that names it."""
+    """Read OpenAI's file; without the field `entry_point`, the call at the end of the tests names the function."""
     row = {name: field(record, name, TEXT, where) for name in ("task_id", "prompt", "test")}
     if "entry_point" in record:
         return row | {"entry_point": field(record, "entry_point", TEXT, where)}
@@ -39,7 +40,7 @@ def humaneval(record: Record, where: str) -> dict[str, Any]:
 
 
 def humaneval_plus(record: Record, where: str) -> dict[str, Any]:
-    """The hub's file as it is; of EvalPlus's own file, with inputs, the tests are made."""
+    """Read the hub's file, or EvalPlus's own, which has inputs instead of complete tests."""
     row = {name: field(record, name, TEXT, where) for name in ("task_id", "prompt", "entry_point", "test")}
     if "plus_input" not in record:
         return row
@@ -83,7 +84,7 @@ def piqa(record: Record, where: str) -> dict[str, Any]:
 
 
 def truthfulqa(record: Record, where: str) -> dict[str, Any]:
-    """One true answer against all false ones, and all true ones against all false ones."""
+    """Build both targets: mc1 is the best answer against all false ones, mc2 all true ones against all false ones."""
     question = field(record, "question", TEXT, where)
     best = field(record, "best_answer", TEXT, where)
     right, wrong = (field(record, f"{name}_answers", TEXTS, where) for name in ("correct", "incorrect"))
@@ -100,10 +101,10 @@ TEXT, TEXTS, NUMBER, MANY = "a text", "a list of texts", "a whole number", "a li
 
 
 def records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Where and what, of each record of a JSON lines, JSON, CSV or Parquet file, packed or not.
+    """Yield each record of a JSON lines, JSON, CSV or Parquet file, packed or not, after its place.
 
     Raises:
-        DataError: it cannot be read, or a record is no object.
+        DataError: the file cannot be read or is empty, or a record is no object.
     """
     found = 0
     for row in sniff(path).rows():
@@ -114,16 +115,21 @@ def records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def an_object(row: Row) -> Mapping[str, Any]:
+    """Return the row's record.
+
+    Raises:
+        DataError: it is no object.
+    """
     if row.fault is not None or not isinstance(row.record, Mapping):
         raise DataError(f"{row.where}: {row.fault or 'the record is no object with fields'}")
     return row.record
 
 
 def field(record: Mapping[str, Any], name: str, kind: str, where: str) -> Any:
-    """One field of a record.
+    """Return a field of a record.
 
     Raises:
-        DataError: it is not there, or of another kind.
+        DataError: it is missing or of another kind.
     """
     if name not in record:
         raise DataError(f"{where}: the record has no field `{name}`", hint=f"it has: {', '.join(record) or 'nothing'}")
@@ -140,7 +146,11 @@ def field(record: Mapping[str, Any], name: str, kind: str, where: str) -> Any:
 
 
 def choice(record: Mapping[str, Any], name: str, choices: int, where: str) -> int:
-    """A field that points at one of so many choices, counted from 0."""
+    """Return a field that is the index of one of so many choices.
+
+    Raises:
+        DataError: it is missing, or no such index.
+    """
     value: int = field(record, name, NUMBER, where)
     if not 0 <= value < choices:
         raise DataError(f"{where}: the field `{name}` is {value}, and there are {choices} choices, counted from 0")
@@ -153,12 +163,12 @@ PACKED = ("", ".gz", ".zst")
 
 @dataclass(frozen=True)
 class Known:
-    """A data set of the hub that a local file can stand for.
+    """A data set of the hub that can be read from local files.
 
     Args:
-        split: that is evaluated.
-        names: split -> name of its file in a folder, by the hub's name of the subset where that decides.
-        row: a record of the file, and where it stands -> a row as the hub has it; None for MMLU's tables.
+        split: the split that is evaluated.
+        names: subset -> split -> name of its file in a folder.
+        row: turns a record of the file, and its place, into a row of the hub; None for MMLU's tables.
     """
 
     split: str
@@ -167,10 +177,12 @@ class Known:
 
 
 def fixed(**names: str) -> Callable[[str | None], Mapping[str, str]]:
+    """Return file names that do not depend on the subset."""
     return lambda _: names
 
 
 def arc_names(subset: str | None) -> Mapping[str, str]:
+    """Return the file names of `ARC-Easy` or `ARC-Challenge`."""
     stem = str(subset).lower().replace("-", "_")
     return {"test": f"{stem}.jsonl", "train": f"{stem}_train.jsonl"}
 
@@ -188,12 +200,12 @@ KNOWN: Mapping[str, Known] = {
 
 @dataclass(frozen=True)
 class LocalData:
-    """Splits of one task, from files.
+    """Local files of one task.
 
     Args:
-        files: split -> file; MMLU has one for all.
-        hub: the hub's name of the data set that they stand for.
-        subset: the hub's name of the subset.
+        files: split -> file; MMLU has one for all splits.
+        hub: the data set's name on the hub.
+        subset: the subset's name on the hub.
     """
 
     files: Mapping[str, Path]
@@ -201,10 +213,10 @@ class LocalData:
     subset: str | None
 
     def rows(self) -> dict[str, Rows]:
-        """Split -> rows as the hub has them.
+        """Return the rows of each split, in the hub's format.
 
         Raises:
-            DataError: a file that is damaged, or has not the fields.
+            DataError: a file is damaged, or lacks a field.
         """
         made = KNOWN[self.hub].row
         if made is None:
@@ -212,15 +224,15 @@ class LocalData:
         return {split: [made(one, where) for where, one in records(file)] for split, file in self.files.items()}
 
     def digest(self) -> dict[str, str]:
-        """File -> hash of its bytes."""
+        """Return the hash of each file."""
         return {str(file): digest(file) for file in self.files.values()}
 
 
 def find(hub: str, subset: str | None, path: Path, task: str) -> LocalData:
-    """The files of a task: the one that is given and, for worked examples, the one beside it.
+    """Find the files of a task: the given one and, for worked examples, the one beside it.
 
     Raises:
-        SettingsError: no form of local files is known for the task, or there is no such file.
+        SettingsError: tithe cannot read this task from files, or there is no such file.
     """
     if hub not in KNOWN:
         raise SettingsError(
@@ -247,12 +259,12 @@ def find(hub: str, subset: str | None, path: Path, task: str) -> LocalData:
 
 
 def packed_or_not(path: Path) -> Path | None:
-    """The file, or the packed one of that name."""
+    """Return the path of the file, packed or not; None if there is neither."""
     return next((one for end in PACKED if (one := path.with_name(path.name + end)).is_file()), None)
 
 
 def digest(path: Path) -> str:
-    """Of a file's bytes; of a folder's tables."""
+    """Return the hash of a file, or of the CSV tables in a folder."""
     state = hashlib.blake2b(digest_size=16)
     for file in [path] if path.is_file() else sorted(path.rglob("*.csv")):
         with file.open("rb") as stream:
@@ -261,19 +273,23 @@ def digest(path: Path) -> str:
 
 
 LETTERS = "ABCD"
-MOST_TABLE = 1 << 24  # bytes: the largest of MMLU has 2 MB
+MOST_TABLE = 1 << 24  # bytes; MMLU's largest table has 2 MB
 
 
 @lru_cache(maxsize=2)
 def tables(path: Path, _: tuple[int, int]) -> Mapping[str, bytes]:
-    """Name -> bytes of every table of a zip file or a folder.
+    """Return name -> bytes of every table in a zip file or a folder.
+
+    Args:
+        path: the zip file or folder.
+        _: its time and size, so that a changed file is read again in spite of the cache.
 
     Raises:
-        DataError: it cannot be read, or a table is larger than one can be.
+        DataError: it cannot be read, or a table is too large.
     """
     if path.is_dir():
         return {file.name: read_small(file, DataError, MOST_TABLE) for file in sorted(path.rglob("*.csv"))}
-    # Damage, a way of packing that Python lacks, a password: `zipfile` has an exception of another kind for each.
+    # `zipfile` raises a different exception for damage, for an unknown compression and for a password.
     with (
         foreign(DataError, f"`{path}` is no zip file that can be read", hint="MMLU's `data.zip`"),
         zipfile.ZipFile(path) as packed,
@@ -283,7 +299,11 @@ def tables(path: Path, _: tuple[int, int]) -> Mapping[str, bytes]:
 
 
 def member(packed: zipfile.ZipFile, name: str, path: Path) -> bytes:
-    """One table of an archive, unpacked no further than a table goes."""
+    """Read one table of an archive, but no more bytes than a table can have.
+
+    Raises:
+        DataError: it is larger.
+    """
     with packed.open(name) as stream:
         raw = stream.read(MOST_TABLE + 1)
     if len(raw) > MOST_TABLE:
@@ -292,10 +312,10 @@ def member(packed: zipfile.ZipFile, name: str, path: Path) -> bytes:
 
 
 def mmlu_tables(path: Path, subject: str) -> dict[str, list[dict[str, Any]]]:
-    """One subject's tables: question, four choices and a letter a row.
+    """Return the rows of one subject's tables, whose rows have a question, four choices and a letter.
 
     Raises:
-        DataError: a table is missing, empty, or not such a table.
+        DataError: a table is missing, empty or has other columns.
     """
     stat = path.stat()
     found = tables(path, (stat.st_mtime_ns, stat.st_size))
@@ -313,6 +333,11 @@ def mmlu_tables(path: Path, subject: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def mmlu_row(cells: Sequence[str], subject: str, where: str) -> dict[str, Any]:
+    """Return a row of the hub from the cells of a table's row.
+
+    Raises:
+        DataError: the cells do not fit.
+    """
     if len(cells) != 6 or cells[5] not in LETTERS or not cells[5]:
         raise DataError(
             f"{where}: {len(cells)} cells ending in `{''.join(cells[-1:])[:20]}`, and not 6 ending in A to D"

@@ -122,7 +122,7 @@ def verdicts(
 def nothing(answers: Path, name: str) -> Measured:
     """The reference arm against itself."""
     from tithe.data.asked import answers_of
-    from tithe.lab.judge.prompt_answers import Answers
+    from tithe.lab.judge.prompt_answers import AnswerSet
 
-    items = tuple(Answers.of(str(answers), answers_of(answers)).examples)
+    items = tuple(AnswerSet.of(str(answers), answers_of(answers)).examples)
     return Measured(f"judge {name}", "number", "win - loss", True, items, np.zeros(len(items)))

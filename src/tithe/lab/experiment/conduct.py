@@ -43,7 +43,7 @@ from tithe.lab.experiment.experiment_report import write_report
 from tithe.lab.experiment.screen import plan_lines
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings
 from tithe.lab.experiment.workers import Clock, do_all, places
-from tithe.lab.judge.prompt_answers import Answers
+from tithe.lab.judge.prompt_answers import AnswerSet
 from tithe.lab.tune.recipe import Recipe
 from tithe.lab.tune.settings import TuneSettings
 from tithe.lab.tune.train import demand_packages
@@ -190,7 +190,7 @@ class Conduct:
         for piece in pieces_of(settings, find_model(settings.model), self.reporter):
             piece.check()
         for prompts in prompt_sets(self.settings.judge) if self.settings.judge is not None else ():
-            assert Answers.of(prompts, prompts_of(Path(prompts)))
+            assert AnswerSet.of(prompts, prompts_of(Path(prompts)))
 
     def keep_design(self, overwrite: bool) -> None:
         """What may not change while an experiment goes on; arms, budgets and seeds may be added.

@@ -1,4 +1,4 @@
-"""A model answers a prompt set."""
+"""Let a model answer a prompt set, and read files of answers."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from tithe.records import BadRow, Example, Problem
 from tithe.report.reporter import Reporter
 from tithe.run.folder import DROPPED, RECORD, account, check_places, default_folder, run_folder, sweep, write_json
 
-SHOWN = 60  # characters of a prompt in a message
+SHOWN = 60  # characters of a prompt that a message shows
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Examples by item.
+class AnswerSet:
+    """The prompts or answers of a file, by item.
 
     Args:
         name: the file, for messages.
-        examples: item -> example, in the file's order. A prompt that stands there again is an item of its own, with
-            `-1`, `-2`, ... behind its id: WizardLM's prompt set has one twice, and the papers count it twice.
+        examples: item -> example, in the order of the file. A repeated prompt is an item of its own, with `-1`, `-2`,
+            ... after its id: WizardLM's prompt set has one twice, and the papers count it twice.
         bad: records that could not be read.
-        read: counts of what was read.
+        read: counts of the records.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Answers:
     read: RecordCounts = field(default_factory=RecordCounts)
 
     @classmethod
-    def of(cls, name: str, items: Iterable[Example | BadRow]) -> Answers:
-        """Read a file through.
+    def of(cls, name: str, items: Iterable[Example | BadRow]) -> AnswerSet:
+        """Read all records of a file.
 
         Raises:
-            DataError: no record can be read; names the first and its reason.
+            DataError: no record can be read; names the first one and what is wrong with it.
         """
         found, bad, seen = dict[str, Example](), list[BadRow](), Counter[str]()
         read = RecordCounts(deed="read", learning=False)
@@ -68,27 +68,28 @@ class Answers:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """How many records there are, and what is noted of them."""
+        """Return the number of records and notes on them."""
         read = self.read.as_dict()
         return {"records": read["records"], "notes": read["notes"]}
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def without(self, other: Answers) -> Iterator[Example]:
-        """Those whose prompt the other file has not."""
+    def without(self, other: AnswerSet) -> Iterator[Example]:
+        """Return the examples whose prompt is not in the other file."""
         return (example for item, example in self.examples.items() if item not in other.examples)
 
     def first_words(self) -> str:
+        """Return the beginning of the first prompt."""
         text = " ".join(next(iter(self.examples.values())).prompt[-1].content.split())
         return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
-def both(a: Answers, b: Answers) -> list[str]:
-    """The items that both files answer, in A's order.
+def both(a: AnswerSet, b: AnswerSet) -> list[str]:
+    """Return the items that both files answer, in the order of A.
 
     Raises:
-        DataError: there is none; shows the first prompt of either.
+        DataError: there are none; shows the first prompt of either file.
     """
     shared = [item for item in a.examples if item in b.examples]
     if not shared:
@@ -101,7 +102,7 @@ def both(a: Answers, b: Answers) -> list[str]:
 
 @dataclass(frozen=True)
 class AnswerResult:
-    """What came of a prompt set; `record` has the counts."""
+    """The answers to a prompt set; `record` has the counts."""
 
     output: Path
     record: Mapping[str, Any] = field(repr=False)
@@ -115,22 +116,22 @@ def answer(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> AnswerResult:
-    """Let a model answer a prompt set; an answer depends on the prompt, the model and the settings alone.
+    """Let a model answer a prompt set; an answer depends only on its prompt, the model and the settings.
 
     Args:
-        settings: what and how.
-        output: the answers, JSON lines with `prompt_id`, `messages` or `prompt`, and `response`.
-        folder: the run folder, which keeps answers; beside the output by default.
-        overwrite: replace `output` if it is there.
-        reporter: who listens.
+        settings: prompts, model, and how it writes.
+        output: file for the answers, JSON lines with `prompt_id`, `messages` or `prompt`, and `response`.
+        folder: the run folder, which stores answers; beside the output by default.
+        overwrite: replace `output` if it exists.
+        reporter: receives progress and messages.
 
     Raises:
-        TitheError: whatever stops the run; what was answered before is in the run folder.
+        TitheError: anything that stops the run; prompts answered until then are in the run folder.
     """
     began, reporter, folder = time.monotonic(), reporter or Reporter(), folder or default_folder(output)
     source = Path(settings.prompts).expanduser()
     check_reviews_file(output, overwrite, [source], folder)
-    asked = Answers.of(settings.prompts, islice(prompts_of(source), settings.limit))
+    asked = AnswerSet.of(settings.prompts, islice(prompts_of(source), settings.limit))
     for sentence in note_sentences(asked.counts):
         reporter.say(sentence)
     digest = sniff(source).digest()
@@ -141,9 +142,9 @@ def answer(
         "versions": versions(),
         "prompts": {"source": settings.prompts, "digest": digest},
     }
-    with run_folder(folder) as place, account(folder, reporter, lambda: base) as told:
-        told.record = lambda: base | {"counts": {"prompts": len(asked), **asked.counts}, "model": writer.describe()}
-        told.stored = lambda: writer.stored
+    with run_folder(folder) as place, account(folder, reporter, lambda: base) as keeper:
+        keeper.record = lambda: base | {"counts": {"prompts": len(asked), **asked.counts}, "model": writer.describe()}
+        keeper.stored = lambda: writer.stored
         reporter.phase("answering")
         reporter.expect(len(asked))
         try:
@@ -156,9 +157,9 @@ def answer(
             "counts": counts(asked, [*there.values()], problems),
             "model": writer.describe() | {"reused": writer.reused},
             "seconds": round(time.monotonic() - began, 2),
-            **told.finished(),
+            **keeper.finished(),
         }
-        told.record = lambda: record
+        keeper.record = lambda: record
         bad = [{"where": row.where, "reason": row.reason} for row in asked.bad]
         none = [{"where": asked.examples[item].where, "item": item, "reason": why} for item, why in problems.items()]
         write_left_out(bad + none, folder)
@@ -172,8 +173,8 @@ def answer(
     return AnswerResult(output, record)
 
 
-def counts(asked: Answers, there: Sequence[Mapping[str, Any]], problems: Mapping[str, str]) -> dict[str, Any]:
-    """Where every prompt went."""
+def counts(asked: AnswerSet, there: Sequence[Mapping[str, Any]], problems: Mapping[str, str]) -> dict[str, Any]:
+    """Count what became of the prompts."""
     return {
         "prompts": len(asked),
         "answers": len(there),
@@ -186,10 +187,10 @@ def counts(asked: Answers, there: Sequence[Mapping[str, Any]], problems: Mapping
 
 
 def demand_answers(settings: AnswerSettings, problems: Mapping[str, str], asked: int) -> None:
-    """Refuse a file of no answers.
+    """Check that there is an answer.
 
     Raises:
-        DataError: with the reason that was met most often.
+        DataError: there is none; gives the most frequent reason.
     """
     if len(problems) < asked:
         return
@@ -201,17 +202,20 @@ def demand_answers(settings: AnswerSettings, problems: Mapping[str, str], asked:
 
 
 def line(item: str, example: Example, said: Mapping[str, Any], model: str) -> bytes:
-    """One answer: a single turn as `prompt`, a dialogue as `messages`."""
-    alone = len(example.prompt) == 1
-    asked: dict[str, Any] = (
-        {"prompt": example.prompt[0].content} if alone else {"messages": [m.as_dict() for m in example.prompt]}
-    )
+    """Return one line of the output: a single turn as `prompt`, a dialogue as `messages`."""
+    asked: dict[str, Any] = {"messages": [message.as_dict() for message in example.prompt]}
+    if len(example.prompt) == 1:
+        asked = {"prompt": example.prompt[0].content}
     out = {"prompt_id": item, **asked, "response": said["text"], "model": model}
     return json.dumps(out | {"finished": said["finished"], "tokens": said["tokens"]}).encode() + b"\n"
 
 
 def check_reviews_file(output: Path, overwrite: bool, sources: Sequence[Path], folder: Path) -> None:
-    """Raise what stands against writing there, before anybody is asked."""
+    """Check that the output can be written, before any model is asked.
+
+    Raises:
+        SettingsError: it is not a JSON lines file, is there already, or is one of the sources.
+    """
     if container_suffix(output) not in (".jsonl", ".ndjson"):
         raise SettingsError(
             f"this is written as JSON lines, not to `{output}`", hint=f"name it `{output.with_suffix('.jsonl').name}`"
@@ -221,6 +225,7 @@ def check_reviews_file(output: Path, overwrite: bool, sources: Sequence[Path], f
 
 
 def write_left_out(rows: Sequence[Mapping[str, str]], folder: Path) -> None:
+    """Write the records that were left out to the run folder, with their reasons."""
     with atomic(folder / DROPPED, overwrite=True) as stream:
         for one in rows:
             stream.write(json.dumps(one).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""What a person sees of judging, on stderr."""
+"""Print the results of answering and judging to stderr."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tithe.lab.judge.tally import Tally
 from tithe.report.terminal import console, pairs, say
 
 MOST_REASONS = 5  # shown
-MUCH, FEW = 0.3, 2  # part of the pairs, and pairs, that are decided by their order: more is worth a warning
+MUCH, FEW = 0.3, 2  # share and number of pairs decided by their order, above which there is a warning
 
 
 def show_answered(result: AnswerResult, folder: Path) -> None:
-    """Where every prompt went."""
+    """Print what became of the prompts."""
     out, counts = console(), result.record["counts"]
     rows = [("prompts", counts["prompts"]), ("answers", counts["answers"])]
     rows += [("  empty", counts["empty"])] if counts["empty"] else []
@@ -27,7 +27,7 @@ def show_answered(result: AnswerResult, folder: Path) -> None:
 
 
 def show_compared(result: JudgeResult, output: Path, folder: Path) -> None:
-    """What was matched, what the judge did, and the tally."""
+    """Print what was matched, what the judge did, and the tally."""
     out, counts, judge = console(), result.record["counts"], result.record["judge"]
     rows = []
     for side in ("a", "b"):
@@ -44,7 +44,7 @@ def show_compared(result: JudgeResult, output: Path, folder: Path) -> None:
 
 
 def show_tally(found: Tally) -> None:
-    """Counts, the win rate with its interval, and what there is to be said against it."""
+    """Print counts, the win rate with its interval, and a warning if the order decides too many pairs."""
     out = console()
     rows = [("win", found.win), ("tie", found.tie), ("loss", found.loss), ("no verdict", found.no_verdict)]
     out.print(pairs([*rows, ("= pairs", found.n + found.no_verdict)]))

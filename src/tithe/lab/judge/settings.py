@@ -33,6 +33,7 @@ class AnswerSettings(WritingSettings):
 
     @model_validator(mode="after")
     def possible(self) -> Self:
+        """Refuse an address that cannot be one, and settings that nothing reads."""
         if self.endpoint is not None:
             check_url(self.endpoint, self.api_key_env)
         self.check_read(served=self.endpoint is not None)
@@ -65,13 +66,14 @@ class JudgeSettings(WritingSettings):
 
     @property
     def who(self) -> str:
-        """Return the judge's name where it runs."""
+        """Return the judge's name, as the server calls it or as it was given."""
         return self.judge_model or self.judge
 
     @model_validator(mode="after")
     def possible(self) -> Self:
+        """Refuse a judge without a name, an address that cannot be one, and settings that nothing reads."""
         if self.endpoint is not None:
-            check_url(self.endpoint, self.api_key_env)  # first: no message repeats an address that holds a password
+            check_url(self.endpoint, self.api_key_env)  # first: the messages below repeat the address
         if self.endpoint is not None and self.judge_model is None:
             raise SettingsError(
                 f"no judge is named at `{self.judge}`", hint="`--judge-model NAME`, as the server calls the model"
