@@ -18,7 +18,7 @@ from tests.test_printable import harmless
 from tithe.errors import SettingsError, TitheError
 from tithe.lab.endpoint import wire
 from tithe.lab.endpoint.address import Address
-from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, crowd
+from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, map_unordered
 from tithe.lab.endpoint.client import Client
 from tithe.records import Message, Problem
 
@@ -135,7 +135,7 @@ def test_one_bad_answer_after_the_other_never_ends_a_run():
 
     with serve_raw(play) as url, closing(Client(Address(url), retries=0, timeout=10.0)) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in numbers]
-        found = dict(crowd(lambda i: chat(client, bodies[i]), numbers, 4, client.stop))
+        found = dict(map_unordered(lambda i: chat(client, bodies[i]), numbers, 4, client.stop))
     assert {i for i, got in found.items() if got == FINE} == {i for i in numbers if i % 3 != 1}
     assert all(isinstance(found[i], Problem) for i in numbers if i % 3 == 1)
 

@@ -40,6 +40,7 @@ class WritingSettings(SeedSettings, ModelUse):
 
     @model_validator(mode="after")
     def can_write(self) -> Self:
+        """Refuse values with which nothing could be written."""
         if not 0 < self.top_p <= 1:
             raise SettingsError(f"`top_p` cannot be `{self.top_p}`: it must be above 0 and at most 1")
         if self.timeout == 0:
