@@ -102,7 +102,7 @@ class LocalWriter:
 
     @property
     def left_out(self) -> dict[str, Any]:
-        """Return what the template leaves out of the prompts. Remarks on the response do not apply: there is none yet."""
+        """Return what the template leaves out of the prompts; other remarks concern responses, and none exist yet."""
         name = "left_out_by_template"
         found = self.remarks.as_dict()[name]
         return {name: found} if found else {}
