@@ -135,8 +135,8 @@ def test_mcnemar_by_hand():
 
 def test_sign_flips_by_hand():
     # of 2**4 signs only all plus and all minus give a mean as far from 0
-    assert sign_flip(np.array([1.0, 2.0, 3.0, 4.0]), 0) == pytest.approx(2 / 16)
-    assert sign_flip(np.zeros(4), 0) == 1
+    assert sign_flip(np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(2 / 16)
+    assert sign_flip(np.zeros(4)) == 1
 
 
 def test_item_test_against_scipy():

@@ -180,7 +180,7 @@ def reason(items: int, seeds: int) -> str:
     return "one item says nothing about others like it" if items == 1 else f"{seeds} seed says nothing about others"
 
 
-def corrected(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> list[Comparison]:
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Return the comparisons with verdicts, corrected as one family.
 
     Holm (1979) holds whatever the dependence between the comparisons; they share reference runs, so they are dependent.
@@ -194,7 +194,7 @@ def corrected(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> list[C
         return found
     values = holm([found[i].difference.p for i in tested])  # type: ignore[union-attr]
     for i, p in zip(tested, values, strict=True):
-        found[i] = judged(found[i], p, len(tested), alpha)
+        found[i] = judged(found[i], p, len(tested))
     return found
 
 
@@ -212,12 +212,12 @@ def steadied(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return found
 
 
-def judged(one: Comparison, p: float, family: int, alpha: float) -> Comparison:
+def judged(one: Comparison, p: float, family: int) -> Comparison:
     """Return the comparison with its verdict and, if unclear, what it would take to see the effect."""
     assert one.difference is not None
     spread, effect = one.difference.spread, one.difference.effect
-    level = alpha / family  # of Holm's first step, the strictest
-    verdict: Verdict = "not distinguishable" if p > alpha else "better" if effect > 0 else "worse"
+    level = ALPHA / family  # of Holm's first step, the strictest
+    verdict: Verdict = "not distinguishable" if p > ALPHA else "better" if effect > 0 else "worse"
     unclear = verdict == "not distinguishable" and effect != 0
     return replace(
         one,
@@ -245,7 +245,7 @@ def holm(values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(values, method="holm")[1]]
 
 
-RESAMPLES = 9_999
+RESAMPLES, SEED = 9_999, 0
 BATCH = 1 << 22  # numbers in memory at once
 
 
@@ -268,20 +268,19 @@ class ItemTest:
     dz: float | None
 
 
-def item_test(differences: FloatArray, right: bool, seed: int = 0) -> ItemTest:
+def item_test(differences: FloatArray, right: bool) -> ItemTest:
     """Test whether these models differ, leaving aside that other seeds would give other models.
 
     Args:
         differences: (seeds, items), positive where the first arm is better.
         right: whether values were 0 or 1.
-        seed: random seed of the resamples.
     """
     mean = differences.mean(0)  # (items,)
     same = bool(np.ptp(mean) == 0)
     deviation = float(mean.std(ddof=1)) if len(mean) > 1 else 0.0
-    low, high = (float(mean[0]),) * 2 if same else bootstrap_interval(mean, seed)
+    low, high = (float(mean[0]),) * 2 if same else bootstrap_interval(mean)
     return ItemTest(
-        p_sign_flip=sign_flip(mean, seed),
+        p_sign_flip=sign_flip(mean),
         low=low,
         high=high,
         p_mcnemar=tuple(mcnemar(row) for row in differences) if right else None,
@@ -289,7 +288,7 @@ def item_test(differences: FloatArray, right: bool, seed: int = 0) -> ItemTest:
     )
 
 
-def sign_flip(mean: FloatArray, seed: int) -> float:
+def sign_flip(mean: FloatArray) -> float:
     """Return the two-sided p of the mean under random signs: exact for few items, from 9,999 draws for more."""
     if not mean.any():
         return 1.0
@@ -300,12 +299,12 @@ def sign_flip(mean: FloatArray, seed: int) -> float:
         vectorized=True,
         n_resamples=RESAMPLES,
         batch=max(1, BATCH // len(mean)),
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(SEED),
     )
     return float(found.pvalue)
 
 
-def bootstrap_interval(mean: FloatArray, seed: int) -> tuple[float, float]:
+def bootstrap_interval(mean: FloatArray) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the mean over items."""
     found = stats.bootstrap(
         (mean,),
@@ -313,7 +312,7 @@ def bootstrap_interval(mean: FloatArray, seed: int) -> tuple[float, float]:
         vectorized=True,
         n_resamples=RESAMPLES,
         batch=max(1, BATCH // len(mean)),
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(SEED),
         method="BCa" if len(mean) <= 5000 else "percentile",  # the jackknife of BCa holds items x items numbers
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -16,12 +16,12 @@ from tithe.extras import versions
 from tithe.lab.evaluate.holdout import READ, holdout_setup, measure_holdout
 from tithe.lab.evaluate.measured import RECORD, Measured, StoredPiece, read_pieces, record_of, write_pieces
 from tithe.lab.evaluate.settings import EvaluateSettings
+from tithe.lab.evaluate.tasks import Asked, Built, build, resolve
 from tithe.report.reporter import Reporter
 from tithe.run.folder import account, run_folder
 
 if TYPE_CHECKING:
     from tithe.lab.evaluate.harness import Harness
-    from tithe.lab.evaluate.tasks import Asked, Built
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,19 +145,10 @@ def pieces_of(settings: EvaluateSettings, source: ModelSource, reporter: Reporte
     Raises:
         TitheError: a task is unknown or not allowed, or a file or model cannot be read.
     """
-    asked = tasks_of(settings)
+    asked = resolve(settings.tasks, allow_code=settings.allow_code_execution) if settings.tasks else []
     both = {"model": identity(source), "versions": versions()}
     found = [] if settings.holdout is None else [holdout_piece(settings, settings.holdout, both, reporter)]
     return found + task_pieces(asked, settings, source, both, reporter)
-
-
-def tasks_of(settings: EvaluateSettings) -> list[Asked]:
-    """Look up the tasks by name; imports lm-eval only if there are any."""
-    if not settings.tasks:
-        return []
-    from tithe.lab.evaluate.tasks import resolve
-
-    return resolve(settings.tasks, allow_code=settings.allow_code_execution)
 
 
 def identity(source: ModelSource) -> dict[str, str]:
@@ -231,8 +222,6 @@ class TaskPiece:
         return Piece(self.asked.name, depends, self.check, self.measure)
 
     def check(self) -> None:
-        from tithe.lab.evaluate.tasks import build
-
         s = self.settings
         for leaf in self.asked.leaves:
             if s.num_fewshot is not None and leaf.shots(s.num_fewshot) != s.num_fewshot:

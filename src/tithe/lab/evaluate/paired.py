@@ -29,7 +29,8 @@ from scipy import optimize, special
 
 from tithe.records import FloatArray
 
-Squares = tuple[float, float, float]
+LEVEL = 0.95  # of intervals
+Squares = tuple[float, float, float]  # mean squares of seeds, items and cells
 ODD = 4.0  # an arm whose between-seed variance is this many times the pooled one is not pooled with the others
 
 
@@ -86,29 +87,24 @@ class MeanDifference:
     squares: Squares
 
 
-def mean_difference(differences: FloatArray, level: float = 0.95) -> MeanDifference:
+def mean_difference(differences: FloatArray) -> MeanDifference:
     """Test the mean of `differences` and compute its interval.
 
     Args:
         differences: (seeds, items), at least 2 x 2, finite.
-        level: confidence level of the interval.
     """
     seeds, items = differences.shape
     assert seeds > 1 and items > 1 and np.isfinite(differences).all()
-    squares = mean_squares(differences)
-    return from_squares(float(differences.mean()), squares, (seeds, items), level)
+    return from_squares(float(differences.mean()), mean_squares(differences), (seeds, items))
 
 
-def from_squares(
-    effect: float, squares: Squares, shape: tuple[int, int], level: float = 0.95, times: float = 1.0
-) -> MeanDifference:
+def from_squares(effect: float, squares: Squares, shape: tuple[int, int], times: float = 1.0) -> MeanDifference:
     """Test a mean difference and compute its interval from the mean squares of seeds, items and cells.
 
     Args:
         effect: mean difference.
         squares: result of `mean_squares`.
         shape: number of seeds and of items.
-        level: confidence level of the interval.
         times: degrees of freedom of the seeds' mean square, as a multiple of `seeds - 1`.
     """
     (of_seed, of_item, of_cell), (seeds, items) = squares, shape
@@ -120,11 +116,11 @@ def from_squares(
     spread = Spread(seeds, items, *parts, times=times)
     if error == 0:  # all differences are equal: only a sign test over items is possible
         p = 1.0 if effect == 0 else 0.5 ** (items - 1)
-        return MeanDifference(effect, 0.0, 0.0, p, effect, effect, level, spread, squares)
+        return MeanDifference(effect, 0.0, 0.0, p, effect, effect, LEVEL, spread, squares)
     share, freedom = (total - of_item) / total, times * (seeds - 1)
     p = tail(abs(effect) / error, share, freedom, items)
-    reach = critical(1 - level, share, freedom, items) * error
-    return MeanDifference(effect, error, share, p, effect - reach, effect + reach, level, spread, squares)
+    reach = critical(1 - LEVEL, share, freedom, items) * error
+    return MeanDifference(effect, error, share, p, effect - reach, effect + reach, LEVEL, spread, squares)
 
 
 def pooled(found: Sequence[MeanDifference]) -> list[MeanDifference]:
@@ -137,7 +133,7 @@ def pooled(found: Sequence[MeanDifference]) -> list[MeanDifference]:
     each seed.
 
     Args:
-        found: differences with the same number of seeds and the same level.
+        found: differences with the same number of seeds.
     """
     if len(found) < 2:
         return list(found)
@@ -150,7 +146,7 @@ def pooled(found: Sequence[MeanDifference]) -> list[MeanDifference]:
         least = average * one.spread.items
         squares = (max(own, least), of_item, of_cell)
         more = 1.0 if own > ODD * least else times
-        result.append(from_squares(one.effect, squares, (one.spread.seeds, one.spread.items), one.level, more))
+        result.append(from_squares(one.effect, squares, (one.spread.seeds, one.spread.items), more))
     return result
 
 
@@ -187,7 +183,7 @@ def tail(value: float, share: float, freedom: float, items: int) -> float:
     return math.exp(high)
 
 
-def mean_squares(differences: FloatArray) -> tuple[float, float, float]:
+def mean_squares(differences: FloatArray) -> Squares:
     """Return the mean squares of seeds, items and cells: n * var(seed means), S * var(item means), residual."""
     seeds, items = differences.shape
     by_seed, by_item = differences.mean(1), differences.mean(0)
@@ -239,14 +235,14 @@ def detectable(spread: Spread, alpha: float, wanted: float = WANTED) -> float:
     return float(optimize.brentq(lambda effect: power(effect, spread, alpha) - wanted, 0, top, rtol=1e-6))
 
 
-def items_needed(effect: float, spread: Spread, alpha: float, wanted: float = WANTED) -> int | None:
+def items_needed(effect: float, spread: Spread, alpha: float) -> int | None:
     """Return how many items it takes to find this effect with the same seeds; None if no number is enough."""
-    return fewest(lambda n: power(effect, spread, alpha, items=n) >= wanted, MOST_ITEMS)
+    return fewest(lambda n: power(effect, spread, alpha, items=n) >= WANTED, MOST_ITEMS)
 
 
-def seeds_needed(effect: float, spread: Spread, alpha: float, wanted: float = WANTED) -> int | None:
+def seeds_needed(effect: float, spread: Spread, alpha: float) -> int | None:
     """Return how many seeds it takes to find this effect on the same items; None if no number is enough."""
-    return fewest(lambda s: power(effect, spread, alpha, seeds=s) >= wanted, MOST_SEEDS)
+    return fewest(lambda s: power(effect, spread, alpha, seeds=s) >= WANTED, MOST_SEEDS)
 
 
 def fewest(enough: Callable[[int], bool], most: int) -> int | None:
