@@ -114,7 +114,7 @@ def run(ending: Ending) -> NoReturn:
         if lost is not None:
             discard_output()
             why = "it is closed" if lost.errno == errno.EBADF else lost.strerror or lost
-            fail(f"cannot write to standard output: {why}", "what went to files is there")
+            fail(f"cannot write to standard output: {why}", "files are not affected")
         if os.environ.get("TITHE_DEBUG"):
             raise
         fail(f"unexpected {type(error).__name__}: {error}", "this is a fault in tithe; TITHE_DEBUG=1 shows where")

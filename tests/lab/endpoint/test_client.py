@@ -191,10 +191,10 @@ def test_a_server_that_always_fails_is_given_up(monkeypatch):
         ("http://me:pass@localhost/v1", "a name, a password or a query"),
         ("http://localhost/v1?key=pass", "a name, a password or a query"),
         ("http://localhost/v1#pass", "a name, a password or a query"),
-        ("http://localhost/v1/a\nb", "not a URL|not seen"),
-        ("http://\u200b/v1", "not a URL|not seen"),
-        ("http://localhost/a b", "not a URL|not seen"),
-        ("http://local\u202ehost/v1", "not a URL|not seen"),
+        ("http://localhost/v1/a\nb", "not a URL|invisible"),
+        ("http://\u200b/v1", "not a URL|invisible"),
+        ("http://localhost/a b", "not a URL|invisible"),
+        ("http://local\u202ehost/v1", "not a URL|invisible"),
     ],
 )
 def test_addresses_that_cannot_be(url, said):

@@ -98,7 +98,7 @@ def test_correlated_responses_do_not_make_chance_an_effect():
 def test_one_item_and_no_item():
     arm, other = runs([1, 1, 1], items=ITEMS[:1]), runs([0, 0, 0], items=ITEMS[:1])
     one = judged(arm, other)
-    assert one.verdict == "no verdict" and one.why == "one item says nothing about others like it"
+    assert one.verdict == "no verdict" and one.why == "one item is too few for a test"
     none = judged(arm, runs([0, 0, 0], items=ITEMS[5:6]))
     assert none.verdict == "no verdict" and none.why == "no item has a value in every run"
     assert np.isnan(none.effect)

@@ -240,7 +240,7 @@ def test_prompts_that_do_not_fit_are_counted(model_dir, tmp_path):
         ("gms8k", "lm-eval has no task `gms8k`", "did you mean `gsm8k`?"),
         ("gsm8k=", "`gsm8k=` names no file", "gsm8k=FILE"),
         ("gsm8k=nowhere.jsonl", "there is no file `nowhere.jsonl`", "NAME=FILE"),
-        ("humaneval", "runs the code that the model writes", "--allow-code-execution"),
+        ("humaneval", "runs code that the model writes", "--allow-code-execution"),
         ("hellaswag=tests", "no known form of local files", "openai/gsm8k"),
     ],
 )
@@ -254,14 +254,14 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(monkeypatch, spec, w
 
 
 def test_a_task_twice_is_refused():
-    with pytest.raises(SettingsError, match="`gsm8k` is asked for twice"):
+    with pytest.raises(SettingsError, match="`gsm8k` is given twice"):
         resolve(["gsm8k", "gsm8k"], allow_code=False)
 
 
 def test_code_that_would_run_in_this_process_is_refused_even_if_allowed(monkeypatch):
     small = tasks.manager_of(("mbpp",))
     monkeypatch.setattr(tasks, "managers", lambda: iter([small]))
-    with pytest.raises(SettingsError, match="`mbpp` would run generated code inside this very process"):
+    with pytest.raises(SettingsError, match="`mbpp` would run generated code in this process"):
         resolve(["mbpp"], allow_code=True)
 
 

@@ -46,7 +46,7 @@ def test_what_is_right_passes_and_what_is_wrong_does_not():
     ("solution", "why"),
     [
         ("import sys\nsys.exit(0)", "SystemExit"),
-        ("import os\nos._exit(0)", "left early with exit code 0"),
+        ("import os\nos._exit(0)", "exited early with code 0"),
         ("raise SystemExit", "SystemExit"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("def f(x)\n    return x + 1", "SyntaxError"),
@@ -54,7 +54,7 @@ def test_what_is_right_passes_and_what_is_wrong_does_not():
         (GOOD + "'''", "SyntaxError"),
         (GOOD + "@staticmethod", "SyntaxError"),
         (GOOD + "AssertionError = ValueError\nassert False", "AssertionError"),
-        ("import os\ndef f(x):\n    os._exit(0)", "left early with exit code 0"),
+        ("import os\ndef f(x):\n    os._exit(0)", "exited early with code 0"),
         ("import sys\ndef f(x):\n    sys.exit(0)", "SystemExit"),
         ("import sys\nsys.setrecursionlimit(10**9)\ndef f(x):\n    return f(x)", ""),
         (GOOD + "input()", "EOFError"),

@@ -81,7 +81,7 @@ def test_truthfulqa_has_one_true_answer_or_all(tmp_path):
     [
         (GSM8K, [{"question": "q", "answer": "a"}, {"question": "q"}], r"some.jsonl:2: .* no field `answer`"),
         (GSM8K, [{"question": 3, "answer": "a"}], r":1: the field `question` is '3', and not a text"),
-        (GSM8K, [["q"]], r":1: the record is no object"),
+        (GSM8K, [["q"]], r":1: the record is not an object"),
         (GSM8K, [], r"is empty"),
         (
             ARC,
@@ -95,7 +95,7 @@ def test_truthfulqa_has_one_true_answer_or_all(tmp_path):
             [{"question": "q", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "B"}],
             r"`answerKey` is `B`, and the labels are A",
         ),
-        (PIQA, [{"query": "q", "choices": ["a", "b", "c"], "gold": 2}], r"holds 3 texts, and not 2"),
+        (PIQA, [{"query": "q", "choices": ["a", "b", "c"], "gold": 2}], r"holds 3 texts, not 2"),
         (HUMANEVAL, [{"task_id": "1", "prompt": "p", "test": "x = 1"}], r":1: the record has no field `entry_point`"),
         (PLUS, [{k: v for k, v in PROGRAM.items() if k != "test"}], r"no field `test`"),
         (TRUTH, [{"question": "q", "best_answer": "b"}], r"no field `correct_answers`"),
@@ -146,7 +146,7 @@ def test_mmlu_is_read_from_its_zip(tmp_path):
     with pytest.raises(DataError, match=r"has no table `tax_test.csv`"):
         rows(MMLU, tmp_path / "mmlu.zip", "tax")
     (tmp_path / "no.zip").write_text("x")
-    with pytest.raises(DataError, match="no zip file"):
+    with pytest.raises(DataError, match="not a readable zip file"):
         rows(MMLU, tmp_path / "no.zip", "law")
 
 

@@ -271,9 +271,9 @@ def test_an_empty_answer_is_judged(sides: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"judge": "http://localhost:1/v1"}, "no judge is named"),
+        ({"judge": "http://localhost:1/v1"}, "no model is given for the judge"),
         ({"judge": "m", "judge_model": "x"}, "runs here"),
-        ({"judge": "m", "concurrency": 3}, "without `endpoint` nothing reads it"),
+        ({"judge": "m", "concurrency": 3}, "it is only used with `endpoint`"),
         ({"judge": "http://localhost:1/v1", "judge_model": "x", "dtype": "fp32"}, "an endpoint does that itself"),
         ({"judge": "m", "attempts": 0}, "at least 1"),
         ({"judge": "m", "level": 95}, "between 0 and 1"),

@@ -187,7 +187,7 @@ def test_a_marked_failure_is_no_tie(tmp_path: Path) -> None:
         ({"prompt": "q"}, "`item` is missing"),
         ({"item": "x", "given": {"a": 1}, "swapped": {"a": 1, "b": 2}}, "`given` holds neither"),
         ({"item": 3, "given": {}, "swapped": {}}, "`item` is not a text"),
-        ([1, 2], "it is no object"),
+        ([1, 2], "it is not an object"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path: Path, record: Any, why: str) -> None:

@@ -98,7 +98,7 @@ def check_url(url: str, key_env: str = KEY_ENV) -> None:
         guess = f"`http://{url}`?" if "://" not in url else "it begins with `http://` or `https://`"
         raise SettingsError(f"the endpoint `{url}` is not an address of http or https", hint=guess)
     if url != printable(url) or url.split() != [url]:
-        raise SettingsError(f"the endpoint `{url}` holds spaces or characters that are not seen", hint=LOOKS_LIKE)
+        raise SettingsError(f"the endpoint `{url}` holds spaces or invisible characters", hint=LOOKS_LIKE)
 
 
 HUB = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")

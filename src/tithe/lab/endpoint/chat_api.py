@@ -75,10 +75,10 @@ def text_of(message: Mapping[str, Any]) -> str:
     if not content and isinstance(refusal, str) and refusal:
         raise Unusable(f"the model refuses: {refusal}")
     if content is not None and not isinstance(content, str):
-        raise Unusable("the answer's content is no text")
+        raise Unusable("the answer's content is not text")
     text = content or ""
     if any("\ud800" <= char <= "\udfff" for char in text):
-        raise Unusable("the answer holds half a character, which no file can")
+        raise Unusable("the answer holds half a character, which cannot be stored")
     return text
 
 

@@ -249,8 +249,10 @@ class Client:
         if status in RETRIED or status >= 500 or status < 200:
             return Retry(said, retry_after(response.headers.get("Retry-After")))
         if status < 400:
-            said = f"HTTP {status}, sent on to {response.headers.get('Location', 'nowhere')}"
-            return ServerRefusal(said, "sends requests on, and tithe does not follow", "give the address itself")
+            said = f"HTTP {status}, redirected to {response.headers.get('Location', 'nowhere')}"
+            return ServerRefusal(
+                said, "redirects requests, and tithe does not follow", "give the address that it redirects to"
+            )
         if status in (401, 403):
             name = self.address.key_env
             what = f"refuses the key in `{name}`" if self.address.key else f"wants a key, and `{name}` is not set"

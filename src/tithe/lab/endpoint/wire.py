@@ -63,7 +63,7 @@ class Wire:
                 follow_redirects=False,  # another address must not get the request, nor the key
             )
         except httpx2.InvalidURL as error:
-            raise WireError(f"the address of a proxy is no URL: {error}") from None
+            raise WireError(f"the address of a proxy is not a URL: {error}") from None
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="tithe-endpoint", daemon=True)
         self.thread.start()
@@ -151,7 +151,7 @@ async def unpacked(response: httpx2.Response) -> bytes:
     """
     packing, found = response.headers.get("Content-Encoding", "identity").strip().lower() or "identity", bytearray()
     if packing not in ("identity", *PACKED):
-        raise WireError(f"the answer is packed as `{packing}`, which was not asked for")
+        raise WireError(f"the answer is compressed as `{packing}`, which was not asked for")
     unpack = zlib.decompressobj(PACKED[packing]) if packing in PACKED else None
     take: Callable[[bytes], bytes] = (
         (lambda part: part) if unpack is None else (lambda part: unpack.decompress(part, MOST_BYTES + 1 - len(found)))
@@ -161,5 +161,5 @@ async def unpacked(response: httpx2.Response) -> bytes:
         if len(found) > MOST_BYTES:
             raise WireError(f"the answer is longer than {MOST_BYTES >> 20} MB")
     if unpack is not None and not unpack.eof and found:
-        raise WireError("no whole answer: what it was packed in ends too early")
+        raise WireError("no whole answer: the compressed data end too early")
     return bytes(found)

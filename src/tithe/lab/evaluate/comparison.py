@@ -177,7 +177,7 @@ def reason(items: int, seeds: int) -> str:
     """Say why so few items or seeds allow no test."""
     if items == 0:
         return "no item has a value in every run"
-    return "one item says nothing about others like it" if items == 1 else f"{seeds} seed says nothing about others"
+    return "one item is too few for a test" if items == 1 else f"{seeds} seed is too few for a test"
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:

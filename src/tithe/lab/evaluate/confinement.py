@@ -100,7 +100,7 @@ def refuse(library: Any, context: ctypes.c_void_p, name: str, number: int, *when
 
 def check(code: int, what: str) -> None:
     if code < 0:
-        raise SandboxError(f"libseccomp made no filter: {what}: {os.strerror(-code)}")
+        raise SandboxError(f"libseccomp cannot make the filter: {what}: {os.strerror(-code)}")
 
 
 @dataclass

@@ -105,7 +105,9 @@ def still_valid(
         if one.depends.get("model") != pieces[0].depends["model"]:
             reporter.say(f"note: `{place}` holds `{name}` of another model; it is replaced")
         elif keys.get(name, one.key) != one.key:
-            reporter.say(f"note: `{place}` holds `{name}` by other settings, data or versions; it is measured again")
+            reporter.say(
+                f"note: `{place}` holds `{name}` measured with other settings, data or versions; it is measured again"
+            )
         else:
             continue
         del kept[name]

@@ -246,7 +246,9 @@ def metrics_of(
         except NotANumberError as error:
             notes.append(f"`{name}` is left out: {error}")
     if not whole:
-        raise DataError(f"task `{asked.name}` gives no number per item: {'; '.join(notes)}", hint="leave it out")
+        raise DataError(
+            f"task `{asked.name}` has no metric with a number per item: {'; '.join(notes)}", hint="leave it out"
+        )
     if cut:
         all_ = len({(name, item["doc_id"]) for name, some in samples.items() for item in some})
         notes.append(
@@ -254,7 +256,7 @@ def metrics_of(
         )
     stopped = sum(one.grader.stopped for one in built if one.grader is not None)
     if stopped:
-        notes.append(f"`{asked.name}`: {stopped:,} programs were stopped by a limit of time, and count as wrong")
+        notes.append(f"`{asked.name}`: {stopped:,} programs ran out of time and count as wrong")
     return whole, notes
 
 

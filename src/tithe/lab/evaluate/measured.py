@@ -217,7 +217,7 @@ def read_pieces(folder: Path) -> list[StoredPiece]:
     if not (folder / RECORD).exists():
         return []
     record = read_json(folder / RECORD, StoreError, AGAIN)
-    with foreign(StoreError, f"`{folder / RECORD}` is no evaluation that can be read", AGAIN):
+    with foreign(StoreError, f"`{folder / RECORD}` cannot be read as an evaluation", AGAIN):
         # Without metrics there is no file of items: the run was stopped before its first one was measured.
         by = {one.metric: one for one in from_files(folder / ITEMS, record["metrics"])} if record["metrics"] else {}
         for one in record["metrics"]:

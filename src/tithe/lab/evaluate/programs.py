@@ -56,7 +56,7 @@ def entry_point(test: str, where: str) -> tuple[str, str]:
     found = LAST_CALL.search(test)
     if found is None:
         raise DataError(
-            f"{where}: the record has no field `entry_point`", hint="nor do its tests end in a call of `check`"
+            f"{where}: the record has no field `entry_point`", hint="add it, or end the tests in a call of `check`"
         )
     return test[: found.start()], found[1]
 

@@ -161,8 +161,8 @@ class Half:
         # Out of processor time, a program gets SIGXCPU and then SIGKILL; a container out of time or of memory gets
         # SIGKILL as well, and the cases cannot be told apart.
         if number in (signal.SIGXCPU, signal.SIGKILL):
-            return f"{OUT_OF_TIME} after {self.limits.cpu_seconds} s of the processor, or killed"
-        return f"ended by signal {number}" if number > 0 else f"left early with exit code {code}"
+            return f"{OUT_OF_TIME} after {self.limits.cpu_seconds} s of processor time, or killed"
+        return f"ended by signal {number}" if number > 0 else f"exited early with code {code}"
 
     def close(self) -> None:
         """Kill the process and close its pipes."""
@@ -246,7 +246,8 @@ def await_ready(one: Half) -> None:
 def unconfined(stop: Stop) -> SandboxError:
     """Return the error of a half that ended before it had limits."""
     return SandboxError(
-        f"the process for generated code could not confine itself: it {stop}", hint="`tithe doctor` says what is there"
+        f"the process for generated code could not confine itself: it {stop}",
+        hint="`tithe doctor` shows whether a sandbox works",
     )
 
 
@@ -265,13 +266,13 @@ def relayed(tested: Half, judge: Half, until: float) -> str:
         tested.send(CALL, body, until)
         kind, body = tested.receive(until)
         judge.send(REPLY, body, until)
-    return "answered with something else than an answer"
+    return "sent a message that is not an answer"
 
 
 def words(body: bytes) -> str:
     """Return a program's message without control characters."""
     text = body.decode("utf-8", "replace")[:WORDS]
-    return "".join(letter if letter.isprintable() else " " for letter in text) or "failed without a word"
+    return "".join(letter if letter.isprintable() else " " for letter in text) or "failed without a message"
 
 
 # A solution that tries to break out, harmlessly, and returns what was not refused.

@@ -68,5 +68,5 @@ class EvaluateSettings(SeedSettings, PassSettings):
             raise SettingsError("`holdout_group` is given without `holdout`", hint="it is a column of that file")
         unread = [name for name in OF_TASKS if getattr(self, name) != type(self).model_fields[name].default]
         if unread and not self.tasks:
-            raise SettingsError(f"`{unread[0]}` is given, and there are no tasks that read it", hint="`--tasks NAMES`")
+            raise SettingsError(f"`{unread[0]}` is given, but no tasks that use it", hint="`--tasks NAMES`")
         return self

@@ -62,9 +62,7 @@ def arc(record: Record, where: str) -> dict[str, Any]:
 def arc_of_the_hub(record: Record, where: str) -> dict[str, Any]:
     choices = record.get("choices")
     if not isinstance(choices, Mapping):
-        raise DataError(
-            f"{where}: the field `choices` is {str(choices)[:60]!r}, and not an object of `text` and `label`"
-        )
+        raise DataError(f"{where}: the field `choices` is {str(choices)[:60]!r}, not an object of `text` and `label`")
     found = {name: field(choices, name, TEXTS, where) for name in ("text", "label")}
     key = field(record, "answerKey", TEXT, where)
     if key not in found["label"] or len(found["label"]) != len(found["text"]):
@@ -78,7 +76,7 @@ def piqa(record: Record, where: str) -> dict[str, Any]:
         return row | {"label": choice(record, "label", 2, where)}
     texts = field(record, "choices", TEXTS, where)
     if len(texts) != 2:
-        raise DataError(f"{where}: the field `choices` holds {len(texts)} texts, and not 2")
+        raise DataError(f"{where}: the field `choices` holds {len(texts)} texts, not 2")
     goal = field(record, "query", TEXT, where).removeprefix(BEFORE).removesuffix("\n")
     return {"goal": goal, "sol1": texts[0], "sol2": texts[1], "label": choice(record, "gold", 2, where)}
 
@@ -118,10 +116,10 @@ def an_object(row: Row) -> Mapping[str, Any]:
     """Return the row's record.
 
     Raises:
-        DataError: it is no object.
+        DataError: it is not an object.
     """
     if row.fault is not None or not isinstance(row.record, Mapping):
-        raise DataError(f"{row.where}: {row.fault or 'the record is no object with fields'}")
+        raise DataError(f"{row.where}: {row.fault or 'the record is not an object'}")
     return row.record
 
 
@@ -291,7 +289,7 @@ def tables(path: Path, _: tuple[int, int]) -> Mapping[str, bytes]:
         return {file.name: read_small(file, DataError, MOST_TABLE) for file in sorted(path.rglob("*.csv"))}
     # `zipfile` raises a different exception for damage, for an unknown compression and for a password.
     with (
-        foreign(DataError, f"`{path}` is no zip file that can be read", hint="MMLU's `data.zip`"),
+        foreign(DataError, f"`{path}` is not a readable zip file", hint="MMLU's `data.zip`"),
         zipfile.ZipFile(path) as packed,
     ):
         names = [name for name in packed.namelist() if name.endswith(".csv")]
@@ -339,8 +337,6 @@ def mmlu_row(cells: Sequence[str], subject: str, where: str) -> dict[str, Any]:
         DataError: the cells do not fit.
     """
     if len(cells) != 6 or cells[5] not in LETTERS or not cells[5]:
-        raise DataError(
-            f"{where}: {len(cells)} cells ending in `{''.join(cells[-1:])[:20]}`, and not 6 ending in A to D"
-        )
+        raise DataError(f"{where}: {len(cells)} cells ending in `{''.join(cells[-1:])[:20]}`, not 6 ending in A to D")
     question, *choices, letter = cells
     return {"question": question, "subject": subject, "choices": choices, "answer": LETTERS.index(letter)}

@@ -63,7 +63,7 @@ def walk(name: str, index: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str
     for one in members:
         if not isinstance(one, str):
             raise SettingsError(
-                f"group `{name}` of lm-eval changes its members, which is not carried out here",
+                f"group `{name}` of lm-eval changes the settings of its tasks, which tithe does not support",
                 hint="name the tasks instead",
             )
         yield from walk(one, index)
@@ -168,7 +168,7 @@ def demand_lm_eval() -> None:
         MissingExtraError: it is not.
     """
     if importlib.util.find_spec("lm_eval") is None:
-        raise MissingExtraError("tasks are lm-eval's, and it is not installed", hint=install_hint("eval"))
+        raise MissingExtraError("tasks need lm-eval, which is not installed", hint=install_hint("eval"))
 
 
 def resolve(specs: Sequence[str], *, allow_code: bool) -> list[Asked]:
@@ -186,7 +186,7 @@ def resolve(specs: Sequence[str], *, allow_code: bool) -> list[Asked]:
         if given and not path:
             raise SettingsError(f"`{spec}` names no file", hint=f"`{name}=FILE`, or `{name}` alone")
         if name in {one.name for one in found}:
-            raise SettingsError(f"task `{name}` is asked for twice", hint="once is enough")
+            raise SettingsError(f"task `{name}` is given twice", hint="give it once")
         place = Path(path).expanduser() if path else None
         asked = Asked(name, tuple(leaf_of(one, config, place) for one, config in leaves(name)))
         check_code(asked, allow_code)
@@ -212,13 +212,13 @@ def check_code(asked: Asked, allow_code: bool) -> None:
             continue
         if not allow_code:
             raise SettingsError(
-                f"task `{leaf.name}` runs the code that the model writes, and that is not allowed",
+                f"task `{leaf.name}` runs code that the model writes, which is not allowed",
                 hint="`--allow-code-execution` runs it, in a sandbox",
             )
         if leaf.config.get("dataset_path") not in GRADED or filter_of(leaf.config) not in FILTERS:
             raise SettingsError(
-                f"task `{leaf.name}` would run generated code inside this very process",
-                hint=f"in the sandbox: the tasks of {', '.join(GRADED)}",
+                f"task `{leaf.name}` would run generated code in this process",
+                hint=f"the tasks that run in a sandbox are those of {', '.join(GRADED)}",
             )
         confinement()
 
@@ -331,7 +331,7 @@ def unread(leaf: Leaf, error: Exception) -> DataError:
     """Return the error of data that could not be loaded."""
     words = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     hub = leaf.config.get("dataset_path")
-    local = f"`--tasks {leaf.name}=FILE` reads a file instead" if hub in KNOWN else "is there a connection?"
+    local = f"`--tasks {leaf.name}=FILE` reads a file instead" if hub in KNOWN else "is there a network connection?"
     if leaf.data is not None:
         return DataError(
             f"task `{leaf.name}` cannot use {', '.join(map(str, leaf.data.files.values()))}: {words[:300]}"

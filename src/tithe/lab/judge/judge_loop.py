@@ -202,7 +202,7 @@ class JudgeLoop:
             if not todo:
                 break
             if attempt:
-                self.reporter.say(f"{len(todo):,} replies hold no verdict: asked again, attempt {attempt + 1}")
+                self.reporter.say(f"{len(todo):,} replies hold no verdict: asking again, attempt {attempt + 1}")
             said = self.ask(todo, attempt)
             left = []
             for pair, order in todo:

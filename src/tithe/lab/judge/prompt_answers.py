@@ -95,7 +95,7 @@ def both(a: AnswerSet, b: AnswerSet) -> list[str]:
     if not shared:
         raise DataError(
             f"none of the {len(a):,} prompts of `{a.name}` is among the {len(b):,} of `{b.name}`",
-            hint=f"they begin with `{a.first_words()}` and `{b.first_words()}`: prompts are matched by their words",
+            hint=f"they begin with `{a.first_words()}` and `{b.first_words()}`: prompts are matched by their text",
         )
     return shared
 

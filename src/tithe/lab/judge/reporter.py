@@ -33,10 +33,10 @@ def show_compared(result: JudgeResult, output: Path, folder: Path) -> None:
     for side in ("a", "b"):
         one = counts[side]
         rows.append((f"answers of {side.upper()}", one["answers"]))
-        rows += [("  without a partner, left out", one["unmatched"])] if one["unmatched"] else []
-        rows += [("  bad rows besides", one["bad_rows"])] if one["bad_rows"] else []
+        rows += [("  left out, no answer in the other file", one["unmatched"])] if one["unmatched"] else []
+        rows += [("  bad rows", one["bad_rows"])] if one["bad_rows"] else []
     rows.append(("pairs", counts["pairs"]))
-    rows += [("  of equal answers, a tie unasked", counts["same_answer"])] if counts["same_answer"] else []
+    rows += [("  equal answers, a tie without asking", counts["same_answer"])] if counts["same_answer"] else []
     out.print(pairs(rows))
     say(out, f"{judge['replies']:,} replies of the judge, {judge['reused']:,} of them found here")
     show_tally(result.tally)
@@ -60,13 +60,12 @@ def show_tally(found: Tally) -> None:
     low, high = found.interval["low"], found.interval["high"]
     say(
         out,
-        f"win rate {found.win_rate:.4f} (1 is as good as the other), {100 * found.level:g} % interval "
-        f"{low:.4f} to {high:.4f}",
+        f"win rate {found.win_rate:.4f} (1 is equally good), {100 * found.level:g} % interval {low:.4f} to {high:.4f}",
     )
     for side in ("first", "second"):
         n = found.orders.get(side, 0)
         if n > max(FEW, MUCH * found.n):
             say(
                 out,
-                f"warning: in {n:,} of {found.n:,} pairs the judge is for the answer shown {side}, whichever that is",
+                f"warning: in {n:,} of {found.n:,} pairs the judge prefers the answer shown {side}, whichever it is",
             )

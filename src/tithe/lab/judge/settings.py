@@ -76,11 +76,12 @@ class JudgeSettings(WritingSettings):
             check_url(self.endpoint, self.api_key_env)  # first: the messages below repeat the address
         if self.endpoint is not None and self.judge_model is None:
             raise SettingsError(
-                f"no judge is named at `{self.judge}`", hint="`--judge-model NAME`, as the server calls the model"
+                f"no model is given for the judge at `{self.judge}`",
+                hint="`--judge-model NAME`, as the server calls the model",
             )
         if self.endpoint is None and self.judge_model is not None:
             raise SettingsError(
-                f"`judge_model` is given as `{self.judge_model}`, and the judge `{self.judge}` runs here",
+                f"`judge_model` is given as `{self.judge_model}`, but the judge `{self.judge}` runs here",
                 hint="a judge behind an endpoint is given by its address, e.g. `--judge http://localhost:8000/v1`",
             )
         self.check_read(served=self.endpoint is not None)

@@ -251,7 +251,7 @@ def read_reviews(path: Path) -> list[Review]:
 def hint_of(record: Any) -> str | None:
     """Name the layouts that can be read, for a record that is of neither."""
     known = isinstance(record, Mapping) and any(name in record for name in (*OWN, *CHERRY))
-    return None if known else "read are what `tithe judge compare` writes, and the review files of Cherry_LLM"
+    return None if known else "it must come from `tithe judge compare`, or be a review file of Cherry_LLM"
 
 
 def review_of(row: Row, number: int) -> Review:
@@ -264,7 +264,7 @@ def review_of(row: Row, number: int) -> Review:
         raise ValueError(row.fault)
     record = row.record
     if not isinstance(record, Mapping):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     if any(name in record for name in CHERRY):
         demand(record, CHERRY)
         # The first number belongs to the answer shown first: `Answer1` in `scores`, `Answer2` in `scores_reverse`.

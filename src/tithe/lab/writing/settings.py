@@ -44,7 +44,7 @@ class WritingSettings(SeedSettings, ModelUse):
         if not 0 < self.top_p <= 1:
             raise SettingsError(f"`top_p` cannot be `{self.top_p}`: it must be above 0 and at most 1")
         if self.timeout == 0:
-            raise SettingsError("`timeout` cannot be `0`: no answer comes within no time")
+            raise SettingsError("`timeout` cannot be `0`: an answer takes some time")
         return self
 
     def check_read(self, served: bool) -> None:
@@ -58,5 +58,5 @@ class WritingSettings(SeedSettings, ModelUse):
         """
         for name in THERE if not served else HERE:
             if getattr(self, name) != type(self).model_fields[name].default:
-                where = "an endpoint does that itself" if served else "without `endpoint` nothing reads it"
-                raise SettingsError(f"`{name}` is given as `{getattr(self, name)}`, and {where}", hint="leave it out")
+                where = "an endpoint does that itself" if served else "it is only used with `endpoint`"
+                raise SettingsError(f"`{name}` is given as `{getattr(self, name)}`, but {where}", hint="leave it out")

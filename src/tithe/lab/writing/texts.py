@@ -107,7 +107,7 @@ def read_part(part: Part) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in data.splitlines()]
         for line in lines:
             if line.keys() != FIELDS.keys() or not all(type(line[name]) in types for name, types in FIELDS.items()):
-                raise ValueError("other fields than ours")
+                raise ValueError("unknown or missing fields")
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise StoreError(f"`{part.path}` is damaged or not ours: {error}", hint=hint) from error
+        raise StoreError(f"`{part.path}` is damaged or was not written by tithe: {error}", hint=hint) from error
     return lines
