@@ -88,6 +88,7 @@ def take_closed_streams() -> None:
 
 def run(ending: Ending) -> NoReturn:
     """Run the command line and exit with its code."""
+    # Set before any of these libraries is imported: no warnings about forks, progress bars or log lines between ours.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -97,7 +98,7 @@ def run(ending: Ending) -> NoReturn:
         arguments = dashed(sys.argv[1:])
         demand_values(arguments)
         code = app(arguments, prog_name="tithe", standalone_mode=False) or 0
-        print(end="", flush=True)
+        print(end="", flush=True)  # errors of a buffered stdout show here, not at exit
     except (KeyboardInterrupt, typer.Abort):
         code = PARSER_INTERRUPTED
     except TitheError as error:
@@ -110,7 +111,7 @@ def run(ending: Ending) -> NoReturn:
         discard_output()
         code = 1
     except Exception as error:
-        lost = output_error()
+        lost = output_error()  # printing failed, such as on a full disk: the exception may be of any type
         if lost is not None:
             discard_output()
             why = "it is closed" if lost.errno == errno.EBADF else lost.strerror or lost

@@ -67,7 +67,7 @@ class Takes:
 
         module, _, name = self.settings.partition(":")
         model = getattr(importlib.import_module(module), name)
-        own = list(inspect.signature(f, eval_str=True).parameters.values())[1:]
+        own = list(inspect.signature(f, eval_str=True).parameters.values())[1:]  # all but the settings
 
         def command(**given: Any) -> None:
             mine = {one.name: given.pop(one.name) for one in own}
@@ -76,6 +76,7 @@ class Takes:
             for names, (said, hint) in self.needs.items():
                 first, *others = names.split()
                 found = any((given | mine).get(one) not in (None, []) for one in (first, *others))
+                # A YAML file may hold a missing setting, but never one of the command's own options.
                 if not found and (first in mine or config is None):
                     raise Usage(said, hint=hint)
             with self.within():
@@ -166,6 +167,7 @@ def kind_of(one: FieldInfo) -> Any:
 
     if (kind := flag_of(one).kind) is not None:
         return kind
+    # Tuples are repeatable options, choices are text, and so are settings that may have several types.
     kinds = {list[str] if get_origin(kind) is tuple else kind for kind in kinds_of(one.annotation)} - {type(None)}
     kinds = {str if get_origin(kind) is Literal else kind for kind in kinds}
     return kinds.pop() if len(kinds) == 1 else str

@@ -86,7 +86,7 @@ def test_a_table_is_unpacked_no_further_than_one_goes(tmp_path: Path, monkeypatc
     path.write_bytes(archive())
     assert len(mmlu_tables(path, "s")["test"]) == 40
     monkeypatch.setattr(tables, "MOST_TABLE", 100)
-    tables.tables.cache_clear()
+    tables.read_tables.cache_clear()
     with pytest.raises(DataError, match="more than 100 bytes"):
         mmlu_tables(path, "s")
-    tables.tables.cache_clear()
+    tables.read_tables.cache_clear()

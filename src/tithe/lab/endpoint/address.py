@@ -131,7 +131,7 @@ def hide(text: str, values: Sequence[str]) -> str:
     whole, words, pieces = patterns(tuple(values))
     for pattern in (whole, words):
         text = pattern.sub(HIDDEN, text) if pattern is not None else text
-    return without_pieces(text, pieces)
+    return hide_pieces(text, pieces)
 
 
 def scrub(text: str, values: Sequence[str]) -> str:
@@ -140,7 +140,7 @@ def scrub(text: str, values: Sequence[str]) -> str:
     return whole.sub(HIDDEN, text) if whole is not None else text
 
 
-def without_pieces(text: str, pieces: frozenset[str]) -> str:
+def hide_pieces(text: str, pieces: frozenset[str]) -> str:
     """Replace every run of characters that consists of pieces of secrets."""
     lower, end = text.translate(_LOWER), 0
     out: list[str] = []
@@ -158,8 +158,10 @@ _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}  # only 
 @lru_cache(maxsize=8)
 def patterns(values: tuple[str, ...]) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None, frozenset[str]]:
     """Return a pattern for long secrets anywhere, one for short secrets as whole words, and the pieces of long ones."""
-    long = {form for value in values if len(value) >= PIECE for form in forms(value) if len(form) >= PIECE}
-    short = {form for value in values if len(value) < PIECE for form in forms(value) if form == value or len(form) > 3}
+    long = {form for value in values if len(value) >= PIECE for form in encodings(value) if len(form) >= PIECE}
+    short = {
+        form for value in values if len(value) < PIECE for form in encodings(value) if form == value or len(form) > 3
+    }
     pieces = {form[i : i + PIECE].translate(_LOWER) for form in long for i in range(len(form) - PIECE + 1)}
     return any_of(long), any_of(short, "(?<![A-Za-z0-9])(?:{})(?![A-Za-z0-9])"), frozenset(pieces)
 
@@ -170,7 +172,7 @@ def any_of(forms: set[str], around: str = "{}") -> re.Pattern[str] | None:
     return re.compile(around.format(escaped), re.IGNORECASE) if forms else None
 
 
-def forms(value: str) -> set[str]:
+def encodings(value: str) -> set[str]:
     """Return a secret as it is and as JSON, URLs, HTML, hex and base64 encode it, also in the middle of other bytes."""
     data = value.encode("utf-8", "surrogatepass")
     found = {value, json.dumps(value)[1:-1], repr(value)[1:-1], html.escape(value), data.hex()}

@@ -143,7 +143,7 @@ class Client:
         try:
             sent = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, TypeError, RecursionError) as error:
-            return Problem(f"the request cannot be written as JSON: {self.address.clean(unwritable(error))}")
+            return Problem(f"the request cannot be written as JSON: {self.address.clean(describe_json_error(error))}")
         with self.lock:
             self.under_way += 1
         try:
@@ -245,7 +245,7 @@ class Client:
     def refusal_of(self, response: HttpAnswer) -> Problem | Retry | ServerRefusal:
         """Return what a status other than success means."""
         status = response.status
-        said = f"HTTP {status}, {own_words(response)}"
+        said = f"HTTP {status}, {server_words(response)}"
         if status in RETRIED or status >= 500 or status < 200:
             return Retry(said, retry_after(response.headers.get("Retry-After")))
         if status < 400:
@@ -269,7 +269,7 @@ class Client:
         return min(self.first_wait * 2.0 ** (tries - 1), LONGEST_WAIT) * random.uniform(0.5, 1.0)
 
 
-def unwritable(error: Exception) -> str:
+def describe_json_error(error: Exception) -> str:
     """Say why a request cannot be written as JSON."""
     if isinstance(error, UnicodeEncodeError):
         return f"it holds half a character, {error.object[error.start : error.start + 1]!r}"
@@ -283,14 +283,14 @@ def read_json(data: bytes) -> Any:
         Unusable: it is not JSON, is nested too deeply, or has a field twice.
     """
     try:
-        return json.loads(data, object_pairs_hook=each_once)
+        return json.loads(data, object_pairs_hook=unique_fields)
     except ValueError:
         raise Unusable("the answer is not JSON") from None
     except RecursionError:
         raise Unusable("the answer is nested too deeply") from None
 
 
-def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object, unless it has a field twice: it would be unclear which one is meant.
 
     Raises:
@@ -304,7 +304,7 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def own_words(response: HttpAnswer) -> str:
+def server_words(response: HttpAnswer) -> str:
     """Return what the server says is wrong: OpenAI's `error.message`, else the body, else what the status means."""
     text = response.body.decode("utf-8", "replace")
     try:

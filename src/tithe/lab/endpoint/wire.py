@@ -93,7 +93,7 @@ class Wire:
             return under_way.result(timeout + GRACE)
         except LateError:
             under_way.cancel()
-        raise WireError(too_late(timeout))
+        raise WireError(deadline_message(timeout))
 
     async def exchange(self, url: str, body: bytes, timeout: float) -> HttpAnswer:
         """Do what `post` does, on the event loop."""
@@ -111,29 +111,29 @@ class Wire:
             async with asyncio.timeout(timeout):
                 response = await self.http.send(sent, stream=True)
                 try:
-                    content = await unpacked(response)
+                    content = await read_body(response)
                 finally:
                     await response.aclose()
         except TimeoutError:
-            problem = WireError(too_late(timeout), reached=reached)
+            problem = WireError(deadline_message(timeout), reached=reached)
         except (
             httpx2.ConnectError,
             httpx2.ProxyError,
             UnicodeError,
         ) as error:  # `UnicodeError`: a host name that DNS cannot hold
-            problem = WireError(root(error) or "no connection", reached=False)
+            problem = WireError(root_message(error) or "no connection", reached=False)
         except (httpx2.HTTPError, httpx2.StreamError, OSError, zlib.error) as error:
-            problem = WireError(f"no whole answer: {root(error) or type(error).__name__}")
+            problem = WireError(f"no whole answer: {root_message(error) or type(error).__name__}")
         else:
             return HttpAnswer(response.status_code, response.reason_phrase, response.headers, content)
         raise problem  # outside `except`: with the library's error as its context it would hold the request and the key
 
 
-def too_late(timeout: float) -> str:
+def deadline_message(timeout: float) -> str:
     return f"no answer within {timeout:g} s"
 
 
-def root(error: BaseException) -> str:
+def root_message(error: BaseException) -> str:
     """Return the message of the first cause: `Connection refused`, not `All connection attempts failed`."""
     while True:
         inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error.__context__
@@ -143,7 +143,7 @@ def root(error: BaseException) -> str:
         error = inner
 
 
-async def unpacked(response: httpx2.Response) -> bytes:
+async def read_body(response: httpx2.Response) -> bytes:
     """Return the unpacked body, and read no more than `MOST_BYTES` of it, however small it is packed.
 
     Raises:

@@ -83,28 +83,28 @@ KINDS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
 }
 
 
-def packed(value: Any) -> Any:
+def pack(value: Any) -> Any:
     """Return a value as JSON: plain values unchanged, others as `{kind: parts}`."""
     kind = type(value)
     if value is None or kind in (bool, float, str) or (kind is int and -SMALL < value < SMALL):
         return value
     if kind is list:
-        return [packed(one) for one in value]
+        return [pack(one) for one in value]
     if kind.__module__ == "numpy" and hasattr(value, "dtype") and not getattr(value, "shape", None):
-        return packed(value.item())
+        return pack(value.item())
     if kind.__module__ in ("fractions", "decimal") and kind.__name__ in ("Fraction", "Decimal"):
         return {kind.__name__: str(value)}
     for name, (base, parts, _) in KINDS.items():
         if isinstance(value, base):
             made = parts(value)
-            return {name: packed(made) if type(made) is list else made}
+            return {name: pack(made) if type(made) is list else made}
     return {"opaque": kind.__name__}
 
 
-def unpacked(value: Any) -> Any:
-    """Rebuild a value from what `packed` returned."""
+def unpack(value: Any) -> Any:
+    """Rebuild a value from what `pack` returned."""
     if isinstance(value, list):
-        return [unpacked(one) for one in value]
+        return [unpack(one) for one in value]
     if not isinstance(value, dict):
         return value
     ((name, parts),) = value.items()
@@ -118,7 +118,7 @@ def unpacked(value: Any) -> Any:
         from decimal import Decimal
 
         return Decimal(parts)
-    return KINDS[name][2](unpacked(parts))
+    return KINDS[name][2](unpack(parts))
 
 
 class EndedError(BaseException):
@@ -136,9 +136,9 @@ class RemoteFunction:
         self.channel, self.__name__ = channel, name
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        answer = self.channel.ask({"call": self.__name__, "args": packed(args), "named": packed(named)})
+        answer = self.channel.ask({"call": self.__name__, "args": pack(args), "named": pack(named)})
         if "raised" not in answer:
-            return unpacked(answer["value"])
+            return unpack(answer["value"])
         name, text, ordinary = answer["raised"]
         if not ordinary:
             raise EndedError(f"{name}: {text}")
@@ -161,7 +161,7 @@ class Names(dict[str, Any]):
             raise KeyError(name)
         answer = self.channel.ask({"name": name})
         if "value" in answer:
-            self[name] = unpacked(answer["value"])
+            self[name] = unpack(answer["value"])
         elif answer.get("callable"):
             self[name] = RemoteFunction(self.channel, name)
         else:
@@ -181,7 +181,7 @@ def judge(channel: Channel, job: dict[str, Any]) -> None:
             names.pop(job["entry_point"], None)
         exec(compile(job["code"], "tests.py", "exec"), names)
     except BaseException as error:
-        channel.send(FAILED, told(error))
+        channel.send(FAILED, describe_error(error))
     else:
         channel.send(PASSED)
 
@@ -193,30 +193,30 @@ def serve(channel: Channel, job: dict[str, Any]) -> None:
     try:
         exec(compile(job["code"], "solution.py", "exec"), module.__dict__)
     except BaseException as error:  # including `SystemExit`
-        channel.send(FAILED, told(error))
+        channel.send(FAILED, describe_error(error))
         return
     channel.send(LOADED)
     while True:
         question = json.loads(channel.receive()[1])
-        channel.send(REPLY, json.dumps(answered(module, question)).encode())
+        channel.send(REPLY, json.dumps(answer_question(module, question)).encode())
 
 
-def answered(module: types.ModuleType, question: dict[str, Any]) -> dict[str, Any]:
+def answer_question(module: types.ModuleType, question: dict[str, Any]) -> dict[str, Any]:
     """Look up a name or call a function of the solution."""
     if "name" in question:
         if not hasattr(module, question["name"]):
             return {}
         value = getattr(module, question["name"])
-        return {"callable": True} if callable(value) else {"value": packed(value)}
+        return {"callable": True} if callable(value) else {"value": pack(value)}
     try:
         called = getattr(module, question["call"])
-        return {"value": packed(called(*unpacked(question["args"]), **unpacked(question["named"])))}
+        return {"value": pack(called(*unpack(question["args"]), **unpack(question["named"])))}
     except BaseException as error:
-        name, _, text = told(error).decode().partition(": ")
+        name, _, text = describe_error(error).decode().partition(": ")
         return {"raised": [name, text, isinstance(error, Exception)]}
 
 
-def told(error: BaseException) -> bytes:
+def describe_error(error: BaseException) -> bytes:
     """Describe an error briefly."""
     try:
         text = str(error)

@@ -106,6 +106,7 @@ def pair_values(arm: Sequence[Measured], other: Sequence[Measured], items: Seque
     """
     runs = [*arm, *other]
     first = runs[0]
+    # An item without a value in one run is left out of all: each seed's mean must be over the same items.
     there = set.intersection(*(set(run.items) for run in runs))
     known = {item: None for run in runs for item in (*run.items, *run.problems)}  # in order
     asked = known if items is None else set(items)
@@ -113,10 +114,10 @@ def pair_values(arm: Sequence[Measured], other: Sequence[Measured], items: Seque
     common = tuple(item for item in wanted if item in there)
     values = [np.stack([run.only(common).values for run in side]) for side in (arm, other)]
     both = PairedValues(values[0], values[1], common, len(wanted) - len(common))
-    return by_cluster(both, first.only(common).clusters)
+    return average_clusters(both, first.only(common).clusters)
 
 
-def by_cluster(both: PairedValues, clusters: Sequence[str]) -> PairedValues:
+def average_clusters(both: PairedValues, clusters: Sequence[str]) -> PairedValues:
     """Average the items of each cluster, such as several responses to one prompt.
 
     They depend on each other, and a test that treated them as independent would report p-values that are too small.
@@ -125,7 +126,7 @@ def by_cluster(both: PairedValues, clusters: Sequence[str]) -> PairedValues:
         return both
     names, of_item = np.unique(np.array(clusters), return_inverse=True)
     weights = (of_item[:, None] == np.arange(len(names))[None, :]).astype(np.float64)  # (items, clusters)
-    weights /= weights.sum(0)
+    weights /= weights.sum(0)  # each column sums to 1: a product with it is the mean of the cluster
     # (seeds, items) @ (items, clusters) -> (seeds, clusters)
     return PairedValues(both.arm @ weights, both.other @ weights, tuple(names.tolist()), both.left_out)
 
@@ -153,7 +154,7 @@ def compare(
     sign = 1.0 if first.higher_is_better else -1.0
     differences = sign * (both.arm - both.other)  # (seeds, items), positive where the arm is better
     n = len(both.items)
-    enough = n > 1 and len(arm) > 1
+    enough = n > 1 and len(arm) > 1  # a variance over seeds and one over items need two of each
     return Comparison(
         metric=first.metric,
         group=group,
@@ -188,20 +189,20 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     Raises:
         MissingExtraError: statsmodels is not installed.
     """
-    found = steadied(comparisons)
+    found = pool_by_reference(comparisons)
     tested = [i for i, one in enumerate(found) if one.difference is not None]
     if not tested:
         return found
     values = holm([found[i].difference.p for i in tested])  # type: ignore[union-attr]
     for i, p in zip(tested, values, strict=True):
-        found[i] = judged(found[i], p, len(tested))
+        found[i] = add_verdict(found[i], p, len(tested))
     return found
 
 
-def steadied(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def pool_by_reference(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Pool the between-seed variance of arms compared with the same reference on the same items."""
     found = list(comparisons)
-    together: dict[tuple[str, str, str | None], list[int]] = {}
+    together: dict[tuple[str, str, str | None], list[int]] = {}  # same reference, budget and items -> positions
     for i, one in enumerate(comparisons):
         if one.difference is not None:
             together.setdefault((one.against, one.budget, one.group), []).append(i)
@@ -212,12 +213,13 @@ def steadied(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return found
 
 
-def judged(one: Comparison, p: float, family: int) -> Comparison:
+def add_verdict(one: Comparison, p: float, family: int) -> Comparison:
     """Return the comparison with its verdict and, if unclear, what it would take to see the effect."""
     assert one.difference is not None
     spread, effect = one.difference.spread, one.difference.effect
     level = ALPHA / family  # of Holm's first step, the strictest
     verdict: Verdict = "not distinguishable" if p > ALPHA else "better" if effect > 0 else "worse"
+    # How much more data it would take is of interest only for an effect that was seen and is not significant.
     unclear = verdict == "not distinguishable" and effect != 0
     return replace(
         one,
@@ -278,6 +280,7 @@ def item_test(differences: FloatArray, right: bool) -> ItemTest:
     mean = differences.mean(0)  # (items,)
     same = bool(np.ptp(mean) == 0)
     deviation = float(mean.std(ddof=1)) if len(mean) > 1 else 0.0
+    # All differences equal: resamples would be, too, and BCa divides by their variance.
     low, high = (float(mean[0]),) * 2 if same else bootstrap_interval(mean)
     return ItemTest(
         p_sign_flip=sign_flip(mean),
@@ -298,7 +301,7 @@ def sign_flip(mean: FloatArray) -> float:
         permutation_type="samples",
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=max(1, BATCH // len(mean)),
+        batch=max(1, BATCH // len(mean)),  # resamples at once
         rng=np.random.default_rng(SEED),
     )
     return float(found.pvalue)

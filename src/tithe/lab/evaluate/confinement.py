@@ -154,7 +154,7 @@ class Bubblewrap:
             *(self.bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"),
             *("--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", "sandbox"),
             *("--die-with-parent", "--new-session", "--clearenv", *ours),
-            *(*shown(readable()), *devices),  # no /proc: root could change kernel settings there
+            *(*bind_options(readable_paths()), *devices),  # no /proc: root could change kernel settings there
             *("--size", str(folder_bytes), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"),
             *("--seccomp", str(filter_at)),
         ]
@@ -162,14 +162,14 @@ class Bubblewrap:
     def outer(self) -> list[str]:
         """Return the command line that turns root into `nobody`, to stand before that of the sandbox."""
         setpriv = shutil.which("setpriv") or "setpriv"
-        paths = [*readable(), *(Path(one) for one in ("/usr/bin", "/bin", self.bwrap, setpriv))]
+        paths = [*readable_paths(), *(Path(one) for one in ("/usr/bin", "/bin", self.bwrap, setpriv))]
         below = [*paths, *map(Path, DEVICES)]
         parents = sorted({str(parent) for path in below for parent in path.parents if str(parent) != "/"})
         open_to_all = [part for name in parents if not Path(name).is_symlink() for part in ("--dir", name)]
         return [
             *(self.bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--die-with-parent", "--clearenv"),
             *("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"),
-            *(*open_to_all, *shown(paths), *(part for name in DEVICES for part in ("--dev-bind", name, name))),
+            *(*open_to_all, *bind_options(paths), *(part for name in DEVICES for part in ("--dev-bind", name, name))),
             *("--proc", "/proc", "--dir", "/tmp", "--remount-ro", "/", "--chdir", "/"),
             *("--", setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all", "--"),
         ]
@@ -254,7 +254,7 @@ def popen(line: Sequence[str], stderr: int, *kept: int, home: bool = False) -> s
         raise SandboxError(f"the process for generated code cannot be started: {error.strerror or error}") from error
 
 
-def readable() -> list[Path]:
+def readable_paths() -> list[Path]:
     """List what a program can read: the system's libraries and Python's own files, nothing beside them."""
     prefixes = dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix))
     own = [Path(prefix) / part for prefix in prefixes for part in OF_PYTHON]
@@ -262,7 +262,7 @@ def readable() -> list[Path]:
     return [path for path in dict.fromkeys(wanted) if path.exists()]
 
 
-def shown(paths: Iterable[Path]) -> list[str]:
+def bind_options(paths: Iterable[Path]) -> list[str]:
     """Return the options of bubblewrap that show paths read-only; links in the root folder stay links."""
     options: list[str] = []
     done: list[Path] = []

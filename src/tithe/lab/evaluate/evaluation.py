@@ -148,12 +148,12 @@ def pieces_of(settings: EvaluateSettings, source: ModelSource, reporter: Reporte
         TitheError: a task is unknown or not allowed, or a file or model cannot be read.
     """
     asked = resolve(settings.tasks, allow_code=settings.allow_code_execution) if settings.tasks else []
-    both = {"model": identity(source), "versions": versions()}
+    both = {"model": model_identity(source), "versions": versions()}
     found = [] if settings.holdout is None else [holdout_piece(settings, settings.holdout, both, reporter)]
     return found + task_pieces(asked, settings, source, both, reporter)
 
 
-def identity(source: ModelSource) -> dict[str, str]:
+def model_identity(source: ModelSource) -> dict[str, str]:
     """Return hashes of the weights, and of the tokenizer and other text files beside them."""
     state = hashlib.blake2b(digest_size=8)
     for file in sorted({file for pattern in TEXT_FILES for file in source.folder.glob(pattern)}):

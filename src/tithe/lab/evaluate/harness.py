@@ -76,7 +76,7 @@ class Harness:
             )
         window = context_window(self.source, tokenizer)
         for one in built:
-            longest = new_tokens(one.task)
+            longest = most_new_tokens(one.task)
             if window is not None and longest is not None and longest >= window:
                 raise SettingsError(
                     f"task `{one.leaf.name}` takes answers of up to {longest:,} tokens, and the model reads {window:,}",
@@ -93,6 +93,7 @@ class Harness:
         device, dtype = self.where
         remote = self.trust_remote_code
         try:
+            # Not by lm-eval's own loading: the weights must be read as everywhere else in tithe.
             model = read_weights(self.source, DTYPES[dtype], remote).to(
                 device
             )  # merges an adapter, refuses missing tensors
@@ -128,9 +129,9 @@ class Harness:
                 bootstrap_iters=0,  # `interval` computes intervals from the items
                 log_samples=True,
                 apply_chat_template=self.how.apply_chat_template,
-                fewshot_as_multiturn=True,
+                fewshot_as_multiturn=True,  # has an effect only with a chat template
             )
-            cut = cut_prompts(model, results["samples"], {one.leaf.name: one.task for one in built})
+            cut = count_cut_prompts(model, results["samples"], {one.leaf.name: one.task for one in built})
         return metrics_of(asked, built, results, self.about(built, cut), cut)
 
     def about(self, built: Sequence[Built], cut: int) -> dict[str, Any]:
@@ -146,7 +147,7 @@ class Harness:
             "dtype": dtype,
             "generation": first.task.get_config("generation_kwargs"),
             "cut_prompts": cut,
-            "data": source_of(first),
+            "data": data_source(first),
         }
         graders = [one.grader for one in built if one.grader is not None]
         return out | ({"execution": graders[0].about()} if graders else {})
@@ -161,14 +162,14 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def source_of(one: Built) -> dict[str, Any]:
+def data_source(one: Built) -> dict[str, Any]:
     """Return the local files with their digests, or the data set's name on the hub."""
     if one.leaf.data is not None:
         return {"files": one.leaf.data.digest()}
     return {"hub": one.leaf.config.get("dataset_path"), "subset": one.leaf.config.get("dataset_name")}
 
 
-def new_tokens(task: Any) -> int | None:
+def most_new_tokens(task: Any) -> int | None:
     """Return the maximum length of an answer; None if the task generates nothing."""
     if task.get_config("output_type") != "generate_until":
         return None
@@ -176,16 +177,16 @@ def new_tokens(task: Any) -> int | None:
     return int(given.get("max_gen_toks", 256))  # lm-eval's own default
 
 
-def cut_prompts(model: Any, samples: Mapping[str, Sequence[Mapping[str, Any]]], tasks: Mapping[str, Any]) -> int:
+def count_cut_prompts(model: Any, samples: Mapping[str, Sequence[Mapping[str, Any]]], tasks: Mapping[str, Any]) -> int:
     """Count the items that do not fit the model's window; lm-eval cuts their beginning without saying so."""
     cut = 0
     for name, items in samples.items():
         # An answer takes its share of the window. Without one, the last token is scored but never read: one more fits.
-        limit = model.max_length - (new_tokens(tasks[name]) or -1)
+        limit = model.max_length - (most_new_tokens(tasks[name]) or -1)
         seen: dict[Any, bool] = {}
         for item in items:
-            if item["doc_id"] not in seen:
-                seen[item["doc_id"]] = any(longer(model, text_of(call), limit) for call in item["arguments"])
+            if item["doc_id"] not in seen:  # each filter has its own sample of an item
+                seen[item["doc_id"]] = any(is_longer(model, text_of(call), limit) for call in item["arguments"])
         cut += sum(seen.values())
     return cut
 
@@ -195,7 +196,7 @@ def text_of(call: Sequence[Any]) -> str:
     return "".join(part for part in call if isinstance(part, str))
 
 
-def longer(model: Any, text: str, limit: int) -> bool:
+def is_longer(model: Any, text: str, limit: int) -> bool:
     """Return whether a text has more tokens than `limit`."""
     # A text has at most as many tokens as bytes, and a few special ones: short texts need no tokenizer.
     return len(text.encode("utf-8", "surrogatepass")) + 8 > limit and len(model.tok_encode(text)) > limit
@@ -240,9 +241,9 @@ def metrics_of(
             parts[key].append((one, items))
     whole, notes = [], []
     for (metric, filter_), some in parts.items():
-        name = named(asked.name, metric, filter_, list(parts))
+        name = metric_name(asked.name, metric, filter_, list(parts))
         try:
-            whole.append(metric_of(name, metric, some, results, about, len(built) > 1))
+            whole.append(metric_of_items(name, metric, some, results, about, len(built) > 1))
         except NotANumberError as error:
             notes.append(f"`{name}` is left out: {error}")
     if not whole:
@@ -264,14 +265,14 @@ class NotANumberError(Exception):
     """A metric has no number for each item; it is computed from all items together, such as a corpus BLEU."""
 
 
-def named(task: str, metric: str, filter_: str, all_: Sequence[tuple[str, str]]) -> str:
+def metric_name(task: str, metric: str, filter_: str, all_: Sequence[tuple[str, str]]) -> str:
     """Return the task's name and what tells its metrics apart: `gsm8k strict-match`, `arc_easy acc_norm`, `mmlu`."""
     more = [metric] if len({one for one, _ in all_}) > 1 else []
     more += [filter_] if len({one for _, one in all_}) > 1 else []
     return " ".join([task, *more])
 
 
-def metric_of(
+def metric_of_items(
     name: str,
     metric: str,
     parts: Sequence[tuple[Built, Sequence[Mapping[str, Any]]]],
@@ -285,8 +286,8 @@ def metric_of(
     problems: dict[str, str] = {}
     for one, items in parts:
         prefix = f"{one.leaf.name}/" if grouped else ""
-        for id_, item in zip(ids(items), items, strict=True):
-            value = number(item[metric])
+        for id_, item in zip(item_ids(items), items, strict=True):
+            value = sample_value(item[metric])
             if math.isfinite(value):
                 values[prefix + id_] = value
                 groups.append(one.leaf.name)
@@ -308,7 +309,7 @@ def metric_of(
     )
 
 
-def number(value: Any) -> float:
+def sample_value(value: Any) -> float:
     """Return a sample's value of a metric as a float.
 
     Raises:
@@ -316,10 +317,10 @@ def number(value: Any) -> float:
     """
     if isinstance(value, bool | int | float | np.number):
         return float(value)
-    raise NotANumberError(f"its metric has {type(value).__name__} and no number for each item")
+    raise NotANumberError(f"the metric has a value of type {type(value).__name__} instead of a number for each item")
 
 
-def ids(items: Sequence[Mapping[str, Any]]) -> list[str]:
+def item_ids(items: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return each item's id: the hash of its content, so that it is the same for every model.
 
     Items with equal content are numbered in the order of the data set; samples may come in another order.

@@ -74,8 +74,9 @@ def measure_holdout(
     """
     reporter, setup = reporter or Reporter(), holdout_setup(settings, path, group)
     extra = [] if group is None else [group]
+    # In a temporary folder: scores are not kept, only what is made of them.
     with run_folder(None) as place, closing(Engines(reporter)) as engines:
-        return measured(Scoring(setup, engines, reporter, place, extra=extra).run(), group, reporter)
+        return from_scores(Scoring(setup, engines, reporter, place, extra=extra).run(), group, reporter)
 
 
 def holdout_setup(settings: ReadingSettings, path: str | Path, group: str | None) -> Setup:
@@ -93,7 +94,7 @@ def holdout_setup(settings: ReadingSettings, path: str | Path, group: str | None
     return set_up(given, source=source)
 
 
-def measured(result: ScoreResult, group: str | None, reporter: Reporter) -> Measured:
+def from_scores(result: ScoreResult, group: str | None, reporter: Reporter) -> Measured:
     """Turn a score table into a `Measured`; bad rows and examples without an NLL become its problems."""
     columns = {name: result.grown.values(name) for name in ("id", "row", "nll_given", "problem", "truncated")}
     ids = [f"row {row}" if id_ is None else id_ for id_, row in zip(columns["id"], columns["row"], strict=True)]

@@ -69,7 +69,7 @@ class Measured:
     def only(self, wanted: Sequence[str]) -> Measured:
         """Return the values of these items in this order; each must have a value."""
         place = {item: i for i, item in enumerate(self.items)}
-        at = [place[item] for item in wanted]
+        at = [place[item] for item in wanted]  # positions of the wanted items
         groups = tuple(self.groups[i] for i in at) if self.groups else ()
         clusters = tuple(self.clusters[i] for i in at) if self.clusters else ()
         return replace(self, items=tuple(wanted), values=self.values[at], groups=groups, clusters=clusters)
@@ -128,7 +128,7 @@ def read_measured(table: Path, records: Sequence[Mapping[str, Any]]) -> list[Mea
         own = [row for row in rows if row["metric"] == record["metric"]]
         there = [row for row in own if row["problem"] is None]
         groups = tuple(row["group"] for row in there)
-        clusters = tuple(row.get("cluster") for row in there)
+        clusters = tuple(row.get("cluster") for row in there)  # files of older versions have no such column
         found.append(
             Measured(
                 metric=record["metric"],

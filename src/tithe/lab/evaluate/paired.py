@@ -117,6 +117,7 @@ def from_squares(effect: float, squares: Squares, shape: tuple[int, int], times:
     if error == 0:  # all differences are equal: only a sign test over items is possible
         p = 1.0 if effect == 0 else 0.5 ** (items - 1)
         return MeanDifference(effect, 0.0, 0.0, p, effect, effect, LEVEL, spread, squares)
+    # `total` is MS_item plus what the seeds add, so the seeds' share of the variance is the rest.
     share, freedom = (total - of_item) / total, times * (seeds - 1)
     p = tail(abs(effect) / error, share, freedom, items)
     reach = critical(1 - LEVEL, share, freedom, items) * error
@@ -145,7 +146,7 @@ def pooled(found: Sequence[MeanDifference]) -> list[MeanDifference]:
         own, of_item, of_cell = one.squares
         least = average * one.spread.items
         squares = (max(own, least), of_item, of_cell)
-        more = 1.0 if own > ODD * least else times
+        more = 1.0 if own > ODD * least else times  # an outlier keeps its own variance and its own degrees of freedom
         result.append(from_squares(one.effect, squares, (one.spread.seeds, one.spread.items), more))
     return result
 
@@ -173,7 +174,7 @@ def tail(value: float, share: float, freedom: float, items: int) -> float:
     low, high = -690.0, 0.0  # of the level's logarithm
     if value <= 0:
         return 1.0
-    for _ in range(60):
+    for _ in range(60):  # 690 / 2**60 is below float64's resolution
         middle = (low + high) / 2
         quantiles = special.stdtrit([freedom, items - 1], math.exp(middle) / 2)  # lower tails: exact where tiny
         if -(share * quantiles[0] + (1 - share) * quantiles[1]) > value:
@@ -229,7 +230,7 @@ def detectable(spread: Spread, alpha: float, wanted: float = WANTED) -> float:
     error = math.sqrt(spread.variance())
     if error == 0:
         return 0.0
-    top = error
+    top = error  # an upper bound for the root, found by doubling
     while power(top, spread, alpha) < wanted:
         top *= 2
     return float(optimize.brentq(lambda effect: power(effect, spread, alpha) - wanted, 0, top, rtol=1e-6))
@@ -249,7 +250,7 @@ def fewest(enough: Callable[[int], bool], most: int) -> int | None:
     """Return the smallest number from 2 on that is enough, given that every larger one is enough too."""
     if not enough(most):
         return None
-    low, high = 1, 2
+    low, high = 1, 2  # after this loop `low` is not enough and `high` is
     while not enough(high):
         low, high = high, min(most, high * 2)
     while high - low > 1:

@@ -47,7 +47,7 @@ def check(candidate):
 """
 
 
-def entry_point(test: str, where: str) -> tuple[str, str]:
+def split_tests(test: str, where: str) -> tuple[str, str]:
     """Split HumanEval's tests into the tests and the name of the function that their last line calls.
 
     Raises:

@@ -96,6 +96,7 @@ class Half:
         process = self.started.process
         assert process.stdin is not None and process.stdout is not None
         self.writes, self.reads = process.stdin.fileno(), process.stdout.fileno()
+        # A program that stops reading or writing must not block us: `wait` has the deadline.
         os.set_blocking(self.writes, False)
         os.set_blocking(self.reads, False)
 
@@ -111,7 +112,7 @@ class Half:
             try:
                 left = left[os.write(self.writes, left) :]
             except BrokenPipeError:
-                raise Stop(self.ended()) from None
+                raise Stop(self.describe_end()) from None
 
     def receive(self, until: float) -> tuple[bytes, bytes]:
         """Receive a message and return its kind and body.
@@ -135,7 +136,7 @@ class Half:
             self.wait(self.reads, selectors.EVENT_READ, until)
             part = os.read(self.reads, min(size - len(parts), 1 << 20))
             if not part:
-                raise Stop(self.ended())
+                raise Stop(self.describe_end())
             parts += part
         return bytes(parts)
 
@@ -151,7 +152,7 @@ class Half:
             if left <= 0 or not selector.select(left):
                 raise Stop(f"{OUT_OF_TIME} after {self.limits.wall_seconds:g} s")
 
-    def ended(self) -> str:
+    def describe_end(self) -> str:
         """Say how the process ended."""
         try:
             code = self.started.process.wait(GRACE)
@@ -199,20 +200,21 @@ def run_in(
 ) -> ProgramOutcome:
     """Run a solution and its tests in sandboxes of this kind; see `run_program`."""
     means = where.means
-    with half(where, limits) as tested, half(where, limits) as judge:
-        begin(tested, {"role": "solution", "code": solution})
-        begin(judge, {"role": "tests", "code": tests, "given": given, "entry_point": entry_point})
+    # Both are started before either is waited for, as a start takes a while.
+    with open_half(where, limits) as tested, open_half(where, limits) as judge:
+        send_job(tested, {"role": "solution", "code": solution})
+        send_job(judge, {"role": "tests", "code": tests, "given": given, "entry_point": entry_point})
         for one in (tested, judge):
             await_ready(one)
         try:
-            reason = relayed(tested, judge, time.monotonic() + limits.wall_seconds)
+            reason = relay(tested, judge, time.monotonic() + limits.wall_seconds)
         except Stop as stop:
             reason = str(stop)
     return ProgramOutcome(not reason, reason, means)
 
 
 @contextmanager
-def half(where: Confinement, limits: Limits) -> Iterator[Half]:
+def open_half(where: Confinement, limits: Limits) -> Iterator[Half]:
     """Start one half, and end it afterwards."""
     one = Half(where, limits)
     try:
@@ -221,7 +223,7 @@ def half(where: Confinement, limits: Limits) -> Iterator[Half]:
         one.close()
 
 
-def begin(one: Half, job: dict[str, Any]) -> None:
+def send_job(one: Half, job: dict[str, Any]) -> None:
     """Send a half its code and limits."""
     text = json.dumps({**job, "limits": asdict(one.limits)}).encode()
     try:
@@ -251,25 +253,25 @@ def unconfined(stop: Stop) -> SandboxError:
     )
 
 
-def relayed(tested: Half, judge: Half, until: float) -> str:
+def relay(tested: Half, judge: Half, until: float) -> str:
     """Relay questions and answers, and return why the program does not pass; an empty text if it does.
 
     Only the tests decide: the solution has no access to their pipe.
     """
     kind, body = tested.receive(until)
     if kind == FAILED:
-        return words(body)
+        return printable_words(body)
     while kind in (LOADED, REPLY):
         said, body = judge.receive(until)
         if said != CALL:
-            return "" if said == PASSED else words(body)
+            return "" if said == PASSED else printable_words(body)
         tested.send(CALL, body, until)
         kind, body = tested.receive(until)
         judge.send(REPLY, body, until)
     return "sent a message that is not an answer"
 
 
-def words(body: bytes) -> str:
+def printable_words(body: bytes) -> str:
     """Return a program's message without control characters."""
     text = body.decode("utf-8", "replace")[:WORDS]
     return "".join(letter if letter.isprintable() else " " for letter in text) or "failed without a message"
@@ -315,14 +317,14 @@ def confinement() -> Confinement:
     """
     found, missing = find_confinements()
     for way in found:
-        reason = tried(way)
+        reason = try_out(way)
         if not reason:
             return way
         missing.append(reason)
     raise SandboxError(f"generated code cannot be confined here: {'; '.join(missing)}", hint=how_to_get())
 
 
-def tried(way: Confinement) -> str:
+def try_out(way: Confinement) -> str:
     """Run a small program, and return why this sandbox does not work or confine it; an empty text if it does."""
     name = type(way).__name__.lower()
     try:
@@ -333,7 +335,7 @@ def tried(way: Confinement) -> str:
             started.end()
         if started.process.returncode:
             lines = said.decode("utf-8", "replace").strip().splitlines() or [f"exit code {started.process.returncode}"]
-            return f"{name} does not work: {words(lines[-1].encode())}"
+            return f"{name} does not work: {printable_words(lines[-1].encode())}"
         own = "PLUS = (fork, signal)\n" if isinstance(way, Bubblewrap) else "PLUS = ()\n"
         outcome = run_in(way, PROBE + own, "assert open_to() == [], open_to()", Limits())
     except subprocess.TimeoutExpired:

@@ -19,7 +19,7 @@ from tithe.data.containers import Row
 from tithe.data.sniff import sniff
 from tithe.errors import DataError, SettingsError
 from tithe.foreign import foreign, read_small
-from tithe.lab.evaluate.programs import entry_point, plus_tests
+from tithe.lab.evaluate.programs import plus_tests, split_tests
 
 Record: TypeAlias = Mapping[str, Any]
 BEFORE = "Question: "
@@ -27,35 +27,35 @@ BEFORE = "Question: "
 
 # One function per data set follows: a record of the file, and its place for messages -> the row of the hub.
 def gsm8k(record: Record, where: str) -> dict[str, Any]:
-    return {name: field(record, name, TEXT, where) for name in ("question", "answer")}
+    return {name: read_field(record, name, TEXT, where) for name in ("question", "answer")}
 
 
 def humaneval(record: Record, where: str) -> dict[str, Any]:
     """Read OpenAI's file; without the field `entry_point`, the call at the end of the tests names the function."""
-    row = {name: field(record, name, TEXT, where) for name in ("task_id", "prompt", "test")}
+    row = {name: read_field(record, name, TEXT, where) for name in ("task_id", "prompt", "test")}
     if "entry_point" in record:
-        return row | {"entry_point": field(record, "entry_point", TEXT, where)}
-    test, name = entry_point(row["test"], where)
+        return row | {"entry_point": read_field(record, "entry_point", TEXT, where)}
+    test, name = split_tests(row["test"], where)
     return row | {"test": test, "entry_point": name}
 
 
 def humaneval_plus(record: Record, where: str) -> dict[str, Any]:
     """Read the hub's file, or EvalPlus's own, which has inputs instead of complete tests."""
-    row = {name: field(record, name, TEXT, where) for name in ("task_id", "prompt", "entry_point", "test")}
+    row = {name: read_field(record, name, TEXT, where) for name in ("task_id", "prompt", "entry_point", "test")}
     if "plus_input" not in record:
         return row
-    inputs = [*field(record, "base_input", MANY, where), *field(record, "plus_input", MANY, where)]
-    reference = row["prompt"] + field(record, "canonical_solution", TEXT, where)
+    inputs = [*read_field(record, "base_input", MANY, where), *read_field(record, "plus_input", MANY, where)]
+    reference = row["prompt"] + read_field(record, "canonical_solution", TEXT, where)
     return row | {"test": plus_tests(reference, row["entry_point"], inputs, record.get("atol", 0))}
 
 
 def arc(record: Record, where: str) -> dict[str, Any]:
     if "query" not in record and "answerKey" in record:
         return arc_of_the_hub(record, where)
-    texts = field(record, "choices", TEXTS, where)
-    gold = choice(record, "gold", len(texts), where)
+    texts = read_field(record, "choices", TEXTS, where)
+    gold = read_choice(record, "gold", len(texts), where)
     labels = [chr(ord("A") + i) for i in range(len(texts))]
-    question = field(record, "query", TEXT, where).removeprefix(BEFORE)
+    question = read_field(record, "query", TEXT, where).removeprefix(BEFORE)
     return {"question": question, "choices": {"text": texts, "label": labels}, "answerKey": labels[gold]}
 
 
@@ -63,29 +63,29 @@ def arc_of_the_hub(record: Record, where: str) -> dict[str, Any]:
     choices = record.get("choices")
     if not isinstance(choices, Mapping):
         raise DataError(f"{where}: the field `choices` is {str(choices)[:60]!r}, not an object of `text` and `label`")
-    found = {name: field(choices, name, TEXTS, where) for name in ("text", "label")}
-    key = field(record, "answerKey", TEXT, where)
+    found = {name: read_field(choices, name, TEXTS, where) for name in ("text", "label")}
+    key = read_field(record, "answerKey", TEXT, where)
     if key not in found["label"] or len(found["label"]) != len(found["text"]):
         raise DataError(f"{where}: the field `answerKey` is `{key}`, and the labels are {', '.join(found['label'])}")
-    return {"question": field(record, "question", TEXT, where), "choices": found, "answerKey": key}
+    return {"question": read_field(record, "question", TEXT, where), "choices": found, "answerKey": key}
 
 
 def piqa(record: Record, where: str) -> dict[str, Any]:
     if "query" not in record:
-        row = {name: field(record, name, TEXT, where) for name in ("goal", "sol1", "sol2")}
-        return row | {"label": choice(record, "label", 2, where)}
-    texts = field(record, "choices", TEXTS, where)
+        row = {name: read_field(record, name, TEXT, where) for name in ("goal", "sol1", "sol2")}
+        return row | {"label": read_choice(record, "label", 2, where)}
+    texts = read_field(record, "choices", TEXTS, where)
     if len(texts) != 2:
         raise DataError(f"{where}: the field `choices` holds {len(texts)} texts, not 2")
-    goal = field(record, "query", TEXT, where).removeprefix(BEFORE).removesuffix("\n")
-    return {"goal": goal, "sol1": texts[0], "sol2": texts[1], "label": choice(record, "gold", 2, where)}
+    goal = read_field(record, "query", TEXT, where).removeprefix(BEFORE).removesuffix("\n")
+    return {"goal": goal, "sol1": texts[0], "sol2": texts[1], "label": read_choice(record, "gold", 2, where)}
 
 
 def truthfulqa(record: Record, where: str) -> dict[str, Any]:
     """Build both targets: mc1 is the best answer against all false ones, mc2 all true ones against all false ones."""
-    question = field(record, "question", TEXT, where)
-    best = field(record, "best_answer", TEXT, where)
-    right, wrong = (field(record, f"{name}_answers", TEXTS, where) for name in ("correct", "incorrect"))
+    question = read_field(record, "question", TEXT, where)
+    best = read_field(record, "best_answer", TEXT, where)
+    right, wrong = (read_field(record, f"{name}_answers", TEXTS, where) for name in ("correct", "incorrect"))
     return {
         "question": question,
         "correct_answers": right,
@@ -98,7 +98,7 @@ def truthfulqa(record: Record, where: str) -> dict[str, Any]:
 TEXT, TEXTS, NUMBER, MANY = "a text", "a list of texts", "a whole number", "a list"
 
 
-def records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield each record of a JSON lines, JSON, CSV or Parquet file, packed or not, after its place.
 
     Raises:
@@ -107,12 +107,12 @@ def records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     found = 0
     for row in sniff(path).rows():
         found += 1
-        yield row.where, an_object(row)
+        yield row.where, as_object(row)
     if not found:
         raise DataError(f"`{path}` has no records", hint="a task needs at least one")
 
 
-def an_object(row: Row) -> Mapping[str, Any]:
+def as_object(row: Row) -> Mapping[str, Any]:
     """Return the row's record.
 
     Raises:
@@ -123,7 +123,7 @@ def an_object(row: Row) -> Mapping[str, Any]:
     return row.record
 
 
-def field(record: Mapping[str, Any], name: str, kind: str, where: str) -> Any:
+def read_field(record: Mapping[str, Any], name: str, kind: str, where: str) -> Any:
     """Return a field of a record.
 
     Raises:
@@ -143,13 +143,13 @@ def field(record: Mapping[str, Any], name: str, kind: str, where: str) -> Any:
     return value
 
 
-def choice(record: Mapping[str, Any], name: str, choices: int, where: str) -> int:
+def read_choice(record: Mapping[str, Any], name: str, choices: int, where: str) -> int:
     """Return a field that is the index of one of so many choices.
 
     Raises:
         DataError: it is missing, or no such index.
     """
-    value: int = field(record, name, NUMBER, where)
+    value: int = read_field(record, name, NUMBER, where)
     if not 0 <= value < choices:
         raise DataError(f"{where}: the field `{name}` is {value}, and there are {choices} choices, counted from 0")
     return value
@@ -174,7 +174,7 @@ class Known:
     row: Callable[[Record, str], dict[str, Any]] | None
 
 
-def fixed(**names: str) -> Callable[[str | None], Mapping[str, str]]:
+def same_names(**names: str) -> Callable[[str | None], Mapping[str, str]]:
     """Return file names that do not depend on the subset."""
     return lambda _: names
 
@@ -186,13 +186,13 @@ def arc_names(subset: str | None) -> Mapping[str, str]:
 
 
 KNOWN: Mapping[str, Known] = {
-    "openai/gsm8k": Known("test", fixed(test="gsm8k_test.jsonl", train="gsm8k_train.jsonl"), gsm8k),
-    "openai/openai_humaneval": Known("test", fixed(test="humaneval.jsonl"), humaneval),
-    "evalplus/humanevalplus": Known("test", fixed(test="humaneval_plus.jsonl"), humaneval_plus),
+    "openai/gsm8k": Known("test", same_names(test="gsm8k_test.jsonl", train="gsm8k_train.jsonl"), gsm8k),
+    "openai/openai_humaneval": Known("test", same_names(test="humaneval.jsonl"), humaneval),
+    "evalplus/humanevalplus": Known("test", same_names(test="humaneval_plus.jsonl"), humaneval_plus),
     "allenai/ai2_arc": Known("test", arc_names, arc),
-    "baber/piqa": Known("validation", fixed(validation="piqa.jsonl", train="piqa_train.jsonl"), piqa),
-    "truthfulqa/truthful_qa": Known("validation", fixed(validation="truthfulqa.jsonl"), truthfulqa),
-    "cais/mmlu": Known("test", fixed(test="mmlu.zip"), None),
+    "baber/piqa": Known("validation", same_names(validation="piqa.jsonl", train="piqa_train.jsonl"), piqa),
+    "truthfulqa/truthful_qa": Known("validation", same_names(validation="truthfulqa.jsonl"), truthfulqa),
+    "cais/mmlu": Known("test", same_names(test="mmlu.zip"), None),
 }
 
 
@@ -219,14 +219,14 @@ class LocalData:
         made = KNOWN[self.hub].row
         if made is None:
             return mmlu_tables(self.files["test"], str(self.subset))
-        return {split: [made(one, where) for where, one in records(file)] for split, file in self.files.items()}
+        return {split: [made(one, where) for where, one in read_records(file)] for split, file in self.files.items()}
 
     def digest(self) -> dict[str, str]:
         """Return the hash of each file."""
         return {str(file): digest(file) for file in self.files.values()}
 
 
-def find(hub: str, subset: str | None, path: Path, task: str) -> LocalData:
+def find_files(hub: str, subset: str | None, path: Path, task: str) -> LocalData:
     """Find the files of a task: the given one and, for worked examples, the one beside it.
 
     Raises:
@@ -244,19 +244,19 @@ def find(hub: str, subset: str | None, path: Path, task: str) -> LocalData:
     if known.row is None:
         packed = path / names["test"]
         return LocalData({"test": packed if path.is_dir() and packed.exists() else path}, hub, subset)
-    first = path if path.is_file() else packed_or_not(path / names[known.split])
+    first = path if path.is_file() else find_packed(path / names[known.split])
     if first is None:
         raise SettingsError(f"task `{task}`: the folder `{path}` has no `{names[known.split]}`", hint="name the file")
     files = {known.split: first}
-    for split in names.keys() - {known.split}:
+    for split in names.keys() - {known.split}:  # the splits that worked examples may come from
         beside = [first.with_name(first.name.replace("test", split)), first.with_name(names[split])]
-        there = next((one for name in beside if (one := packed_or_not(name)) not in (None, first)), None)
+        there = next((one for name in beside if (one := find_packed(name)) not in (None, first)), None)
         if there is not None:
             files[split] = there
     return LocalData(files, hub, subset)
 
 
-def packed_or_not(path: Path) -> Path | None:
+def find_packed(path: Path) -> Path | None:
     """Return the path of the file, packed or not; None if there is neither."""
     return next((one for end in PACKED if (one := path.with_name(path.name + end)).is_file()), None)
 
@@ -275,7 +275,7 @@ MOST_TABLE = 1 << 24  # bytes; MMLU's largest table has 2 MB
 
 
 @lru_cache(maxsize=2)
-def tables(path: Path, _: tuple[int, int]) -> Mapping[str, bytes]:
+def read_tables(path: Path, _: tuple[int, int]) -> Mapping[str, bytes]:
     """Return name -> bytes of every table in a zip file or a folder.
 
     Args:
@@ -293,10 +293,10 @@ def tables(path: Path, _: tuple[int, int]) -> Mapping[str, bytes]:
         zipfile.ZipFile(path) as packed,
     ):
         names = [name for name in packed.namelist() if name.endswith(".csv")]
-        return {Path(name).name: member(packed, name, path) for name in names}
+        return {Path(name).name: read_member(packed, name, path) for name in names}
 
 
-def member(packed: zipfile.ZipFile, name: str, path: Path) -> bytes:
+def read_member(packed: zipfile.ZipFile, name: str, path: Path) -> bytes:
     """Read one table of an archive, but no more bytes than a table can have.
 
     Raises:
@@ -316,7 +316,7 @@ def mmlu_tables(path: Path, subject: str) -> dict[str, list[dict[str, Any]]]:
         DataError: a table is missing, empty or has other columns.
     """
     stat = path.stat()
-    found = tables(path, (stat.st_mtime_ns, stat.st_size))
+    found = read_tables(path, (stat.st_mtime_ns, stat.st_size))
     out: dict[str, list[dict[str, Any]]] = {}
     for split in ("test", "dev"):
         name = f"{subject}_{split}.csv"

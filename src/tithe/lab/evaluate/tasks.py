@@ -18,7 +18,7 @@ from tithe.errors import DataError, MissingExtraError, SettingsError, TitheError
 from tithe.extras import install_hint
 from tithe.lab.evaluate.programs import Grader, passed_at
 from tithe.lab.evaluate.sandbox import Limits, confinement
-from tithe.lab.evaluate.task_files import KNOWN, LocalData, find
+from tithe.lab.evaluate.task_files import KNOWN, LocalData, find_files
 
 FAMILIES = (
     "gsm8k",
@@ -197,7 +197,7 @@ def resolve(specs: Sequence[str], *, allow_code: bool) -> list[Asked]:
 def leaf_of(name: str, config: Mapping[str, Any], path: Path | None) -> Leaf:
     """Return a task with its local files, if a path is given."""
     hub, subset = config.get("dataset_path"), config.get("dataset_name")
-    return Leaf(name, config, None if path is None else find(str(hub), subset, path, name))
+    return Leaf(name, config, None if path is None else find_files(str(hub), subset, path, name))
 
 
 def check_code(asked: Asked, allow_code: bool) -> None:
@@ -215,7 +215,7 @@ def check_code(asked: Asked, allow_code: bool) -> None:
                 f"task `{leaf.name}` runs code that the model writes, which is not allowed",
                 hint="`--allow-code-execution` runs it, in a sandbox",
             )
-        if leaf.config.get("dataset_path") not in GRADED or filter_of(leaf.config) not in FILTERS:
+        if leaf.config.get("dataset_path") not in GRADED or filter_name(leaf.config) not in FILTERS:
             raise SettingsError(
                 f"task `{leaf.name}` would run generated code in this process",
                 hint=f"the tasks that run in a sandbox are those of {', '.join(GRADED)}",
@@ -223,7 +223,7 @@ def check_code(asked: Asked, allow_code: bool) -> None:
         confinement()
 
 
-def filter_of(config: Mapping[str, Any]) -> str | None:
+def filter_name(config: Mapping[str, Any]) -> str | None:
     """Return the name of the function that makes programs of a task's responses; None if there is not exactly one."""
     names = [step.get("filter_fn") for one in config.get("filter_list") or () for step in one["filter"]]
     return str(names[0]).rpartition(".")[2] if len(names) == 1 and names[0] is not None else None
@@ -257,18 +257,18 @@ def build(leaf: Leaf, *, shots: int | None, seed: int, max_new_tokens: int | Non
         DataError: a file lacks a field, or the hub's data set cannot be read.
     """
     number = leaf.shots(shots)
-    changes = with_data(leaf, number)
+    changes = data_changes(leaf, number)
     grader = None
     if leaf.runs_code:
-        grader = Grader(FILTERS[str(filter_of(leaf.config))], GRADED[leaf.config["dataset_path"]])
-        changes |= graded(leaf.config, grader)
+        grader = Grader(FILTERS[str(filter_name(leaf.config))], GRADED[leaf.config["dataset_path"]])
+        changes |= grading_changes(leaf.config, grader)
     try:
         with quiet():
-            task = made(leaf, changes)
+            task = make_task(leaf, changes)
     except TitheError:
         raise
     except Exception as error:  # `datasets` and the hub let through whatever is raised below them
-        raise unread(leaf, error) from error
+        raise loading_error(leaf, error) from error
     if max_new_tokens is not None and task.get_config("output_type") == "generate_until":
         task.set_config(key="generation_kwargs", value={"max_gen_toks": max_new_tokens}, update=True)
     task.set_config(key="num_fewshot", value=number)
@@ -276,7 +276,7 @@ def build(leaf: Leaf, *, shots: int | None, seed: int, max_new_tokens: int | Non
     return Built(leaf, task, grader)
 
 
-def made(leaf: Leaf, changes: Mapping[str, Any]) -> Any:
+def make_task(leaf: Leaf, changes: Mapping[str, Any]) -> Any:
     """Return lm-eval's task with parts of its configuration replaced."""
     import lm_eval.tasks
     from lm_eval.api.task import ConfigurableTask
@@ -289,7 +289,7 @@ def made(leaf: Leaf, changes: Mapping[str, Any]) -> Any:
     return manager.load([group])["tasks"][leaf.name]
 
 
-def with_data(leaf: Leaf, shots: int) -> dict[str, Any]:
+def data_changes(leaf: Leaf, shots: int) -> dict[str, Any]:
     """Return the changes to a configuration that make it read local files.
 
     Raises:
@@ -316,7 +316,7 @@ def with_data(leaf: Leaf, shots: int) -> dict[str, Any]:
     return changes | gone
 
 
-def graded(config: Mapping[str, Any], grader: Grader) -> dict[str, Any]:
+def grading_changes(config: Mapping[str, Any], grader: Grader) -> dict[str, Any]:
     """Return the changes to a configuration that make our grader run the programs."""
     (metric,) = config["metric_list"]
     (steps,) = config["filter_list"]
@@ -327,7 +327,7 @@ def graded(config: Mapping[str, Any], grader: Grader) -> dict[str, Any]:
     }
 
 
-def unread(leaf: Leaf, error: Exception) -> DataError:
+def loading_error(leaf: Leaf, error: Exception) -> DataError:
     """Return the error of data that could not be loaded."""
     words = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     hub = leaf.config.get("dataset_path")

@@ -127,7 +127,7 @@ def separates(text: str) -> bool:
     return set(core) <= set(_COMMAS) and (bool(core) or len(signs) < len(text))
 
 
-ORDERS = ("given", "swapped")  # A shown first, B shown first
+ORDERS = ("given", "swapped")  # A shown first, B shown first: judges tend to prefer one position
 EQUAL = ReviewScores(0.0, 0.0)  # of two equal texts
 
 
@@ -204,9 +204,9 @@ class JudgeLoop:
             if attempt:
                 self.reporter.say(f"{len(todo):,} replies hold no verdict: asking again, attempt {attempt + 1}")
             said = self.ask(todo, attempt)
-            left = []
+            left = []  # asked again in the next attempt
             for pair, order in todo:
-                one = read(said[name_of(pair, order, attempt)], order, attempt)
+                one = read_reply(said[question_id(pair, order, attempt)], order, attempt)
                 if one.reply is None and attempt:
                     continue  # the request failed: keep the reply of the attempt before
                 found[pair.item][order] = one
@@ -220,7 +220,7 @@ class JudgeLoop:
         asked = {}
         for pair, order in todo:
             message = Message("user", pair.question(order, attempt))
-            name = name_of(pair, order, attempt)
+            name = question_id(pair, order, attempt)
             asked[name] = Example(name, pair.a.row, 1, (message,), Message("assistant", STAND_IN), where=pair.a.where)
         self.reporter.phase("judging")
         self.reporter.expect(len(asked))
@@ -235,12 +235,12 @@ class JudgeLoop:
         return said
 
 
-def name_of(pair: Pair, order: str, attempt: int) -> str:
+def question_id(pair: Pair, order: str, attempt: int) -> str:
     """Return the id of a question."""
     return f"{pair.item}/{order}/{attempt}"
 
 
-def read(said: Mapping[str, Any] | Problem, order: str, attempt: int) -> JudgeReply:
+def read_reply(said: Mapping[str, Any] | Problem, order: str, attempt: int) -> JudgeReply:
     """Read the scores of a reply; those of the swapped order are swapped back."""
     if isinstance(said, Problem):
         return JudgeReply(said, None, attempt)

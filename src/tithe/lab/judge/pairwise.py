@@ -18,7 +18,7 @@ from tithe.errors import DataError
 from tithe.extras import versions
 from tithe.lab.evaluate.measured import Measured
 from tithe.lab.judge.judge_loop import ORDERS, JudgeLoop, JudgeReply, Pair, prompt_text, reviews_of
-from tithe.lab.judge.prompt_answers import AnswerSet, both, check_reviews_file, write_left_out
+from tithe.lab.judge.prompt_answers import AnswerSet, check_reviews_file, shared_items, write_left_out
 from tithe.lab.judge.settings import JudgeSettings
 from tithe.lab.judge.tally import LEVEL, WORDS, Review, ReviewScores, Tally, judge_measured, read_reviews
 from tithe.lab.judge.tally import tally as count
@@ -75,13 +75,13 @@ def compare(
     check_reviews_file(output, overwrite, [a, b], folder)
     sides = [AnswerSet.of(str(path), answers_of(path)) for path in (a, b)]
     digests = [sniff(path).digest() for path in (a, b)]
-    pairs = [Pair(item, sides[0].examples[item], sides[1].examples[item]) for item in both(*sides)]
+    pairs = [Pair(item, sides[0].examples[item], sides[1].examples[item]) for item in shared_items(*sides)]
     for side in sides:
         for sentence in note_sentences(side.counts, f"`{side.name}`"):
             reporter.say(sentence)
-    judge = make_writer(settings.who, settings, settings.endpoint, hold=0)
+    judge = make_writer(settings.who, settings, settings.endpoint, hold=0)  # replies may cost money: store each at once
     judge.check()
-    base = describe(settings, sides, digests) | {"counts": counts(sides, pairs)}
+    base = describe(settings, sides, digests) | {"counts": count_answers(sides, pairs)}
     with run_folder(folder) as place, account(folder, reporter, lambda: base) as keeper:
         loop = JudgeLoop(judge, settings.attempts, place, reporter)
         keeper.record = lambda: base | {"judge": loop.as_dict(), "seconds": round(time.monotonic() - began, 2)}
@@ -91,13 +91,14 @@ def compare(
         found = count(reviews, settings.level)
         record = keeper.record() | {"tally": found.as_dict()} | keeper.finished()
         keeper.record = lambda: record
-        write_left_out([*left_out(sides), *without_verdict(pairs, reviews)], folder)
+        # What was left out, and why, is written even if there is no verdict at all.
+        write_left_out([*unpaired_rows(sides), *undecided_rows(pairs, reviews)], folder)
         write_json(folder / RECORD, record)
         demand_verdict(settings, reviews, replies, folder)
         sweep(output)
         with atomic(output, overwrite=True) as stream:
             for pair, review in zip(pairs, reviews, strict=True):
-                stream.write(line(pair, review, replies.get(pair.item, {}), settings))
+                stream.write(review_line(pair, review, replies.get(pair.item, {}), settings))
     name = settings.name or container_stem(a)
     about = {key: record[key] for key in ("settings", "versions", "answers")}
     return JudgeResult(found, judge_measured(reviews, name, about), record, reviews)
@@ -118,7 +119,7 @@ def describe(settings: JudgeSettings, sides: Sequence[AnswerSet], digests: Seque
     return {"settings": settings.model_dump(mode="json"), "versions": versions(), "answers": read}
 
 
-def counts(sides: Sequence[AnswerSet], pairs: Sequence[Pair]) -> dict[str, Any]:
+def count_answers(sides: Sequence[AnswerSet], pairs: Sequence[Pair]) -> dict[str, Any]:
     """Count what became of the answers."""
     a, b = sides
     return {
@@ -129,7 +130,7 @@ def counts(sides: Sequence[AnswerSet], pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
-def left_out(sides: Sequence[AnswerSet]) -> Iterator[dict[str, str]]:
+def unpaired_rows(sides: Sequence[AnswerSet]) -> Iterator[dict[str, str]]:
     """Yield every record that is in no pair, with its place and the reason."""
     for side, other in zip(sides, reversed(sides), strict=True):
         yield from ({"where": row.where, "reason": row.reason} for row in side.bad)
@@ -137,7 +138,7 @@ def left_out(sides: Sequence[AnswerSet]) -> Iterator[dict[str, str]]:
         yield from ({"where": example.where, "reason": reason} for example in side.without(other))
 
 
-def without_verdict(pairs: Sequence[Pair], reviews: Sequence[Review]) -> Iterator[dict[str, str]]:
+def undecided_rows(pairs: Sequence[Pair], reviews: Sequence[Review]) -> Iterator[dict[str, str]]:
     """Yield every pair without a verdict, and the reason."""
     for pair, review in zip(pairs, reviews, strict=True):
         if isinstance(review.value, Problem):
@@ -168,7 +169,7 @@ def demand_verdict(
     )
 
 
-def line(pair: Pair, review: Review, replies: Mapping[str, JudgeReply], settings: JudgeSettings) -> bytes:
+def review_line(pair: Pair, review: Review, replies: Mapping[str, JudgeReply], settings: JudgeSettings) -> bytes:
     """Return one line of the file of reviews."""
     value = review.value
     out: dict[str, Any] = {

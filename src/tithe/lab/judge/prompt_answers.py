@@ -85,7 +85,7 @@ class AnswerSet:
         return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
-def both(a: AnswerSet, b: AnswerSet) -> list[str]:
+def shared_items(a: AnswerSet, b: AnswerSet) -> list[str]:
     """Return the items that both files answer, in the order of A.
 
     Raises:
@@ -154,7 +154,7 @@ def answer(
         problems = {item: one.reason for item, one in said.items() if isinstance(one, Problem)}
         there = {item: one for item, one in said.items() if not isinstance(one, Problem)}
         record = base | {
-            "counts": counts(asked, [*there.values()], problems),
+            "counts": count_answers(asked, [*there.values()], problems),
             "model": writer.describe() | {"reused": writer.reused},
             "seconds": round(time.monotonic() - began, 2),
             **keeper.finished(),
@@ -162,6 +162,7 @@ def answer(
         keeper.record = lambda: record
         bad = [{"where": row.where, "reason": row.reason} for row in asked.bad]
         none = [{"where": asked.examples[item].where, "item": item, "reason": why} for item, why in problems.items()]
+        # What was left out, and why, is written even if there is no answer at all.
         write_left_out(bad + none, folder)
         write_json(folder / RECORD, record)
         demand_answers(settings, problems, len(asked))
@@ -169,11 +170,11 @@ def answer(
         with atomic(output, overwrite=True) as stream:
             for item, example in asked.examples.items():
                 if item in there:
-                    stream.write(line(item, example, there[item], settings.model))
+                    stream.write(answer_line(item, example, there[item], settings.model))
     return AnswerResult(output, record)
 
 
-def counts(asked: AnswerSet, there: Sequence[Mapping[str, Any]], problems: Mapping[str, str]) -> dict[str, Any]:
+def count_answers(asked: AnswerSet, there: Sequence[Mapping[str, Any]], problems: Mapping[str, str]) -> dict[str, Any]:
     """Count what became of the prompts."""
     return {
         "prompts": len(asked),
@@ -201,7 +202,7 @@ def demand_answers(settings: AnswerSettings, problems: Mapping[str, str], asked:
     )
 
 
-def line(item: str, example: Example, said: Mapping[str, Any], model: str) -> bytes:
+def answer_line(item: str, example: Example, said: Mapping[str, Any], model: str) -> bytes:
     """Return one line of the output: a single turn as `prompt`, a dialogue as `messages`."""
     asked: dict[str, Any] = {"messages": [message.as_dict() for message in example.prompt]}
     if len(example.prompt) == 1:

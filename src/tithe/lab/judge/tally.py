@@ -118,11 +118,11 @@ def tally(reviews: Sequence[Review], level: float = LEVEL) -> Tally:
     values = [review.value for review in reviews]
     counts = Counter(value for value in values if not isinstance(value, Problem))
     why = Counter(value.reason for value in values if isinstance(value, Problem))
-    orders = Counter(order_of(review) for review in reviews if not isinstance(review.value, Problem))
+    orders = Counter(order_agreement(review) for review in reviews if not isinstance(review.value, Problem))
     return Tally(counts[1], counts[0], counts[-1], why.total(), dict(why.most_common()), dict(orders), level)
 
 
-def order_of(review: Review) -> str:
+def order_agreement(review: Review) -> str:
     """Say how the verdicts of the two orders agree."""
     assert isinstance(review.given, ReviewScores) and isinstance(review.swapped, ReviewScores)
     signs = (review.given.sign, review.swapped.sign)
@@ -197,7 +197,7 @@ def score_interval(wins: int, ties: int, losses: int, level: float = 0.95) -> tu
     if min(wins, ties, losses) < 0 or n == 0:
         raise SettingsError(f"no interval of {wins} wins, {ties} ties and {losses} losses")
     if not 0 < level < 1:
-        raise SettingsError(f"a confidence level of {level} cannot be", hint="for example 0.95")
+        raise SettingsError(f"the confidence level is {level}, it must be between 0 and 1", hint="for example 0.95")
     z2 = float(norm.isf((1 - level) / 2)) ** 2
 
     def beyond(d: float, more: int, fewer: int) -> float:
@@ -266,18 +266,19 @@ def review_of(row: Row, number: int) -> Review:
     if not isinstance(record, Mapping):
         raise ValueError("it is not an object")
     if any(name in record for name in CHERRY):
-        demand(record, CHERRY)
+        demand_fields(record, CHERRY)
         # The first number belongs to the answer shown first: `Answer1` in `scores`, `Answer2` in `scores_reverse`.
-        given, swapped = pair(record["scores"], "scores"), pair(record["scores_reverse"], "scores_reverse")
-        return Review(f"record {number}", of(given), of(swapped, swap=True))
-    demand(record, OWN)
+        given, swapped = (number_pair(record[name], name) for name in CHERRY)
+        return Review(f"record {number}", cherry_scores(given), cherry_scores(swapped, swap=True))
+    demand_fields(record, OWN)
     item = record["item"]
     if not isinstance(item, str):
         raise ValueError("`item` is not a text")
-    return Review(item, own(record["given"], "given"), own(record["swapped"], "swapped"), record.get("same") is True)
+    given_scores, swapped_scores = (own_scores(record[name], name) for name in ("given", "swapped"))
+    return Review(item, given_scores, swapped_scores, record.get("same") is True)
 
 
-def demand(record: Mapping[str, Any], names: tuple[str, ...]) -> None:
+def demand_fields(record: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Check that a record has these fields.
 
     Raises:
@@ -289,7 +290,7 @@ def demand(record: Mapping[str, Any], names: tuple[str, ...]) -> None:
         raise ValueError(f"`{missing[0]}` is missing: there is {there}")
 
 
-def own(value: Any, name: str) -> ReviewScores | Problem:
+def own_scores(value: Any, name: str) -> ReviewScores | Problem:
     """Read scores as we write them: `{"a": 8, "b": 6}`, or `{"problem": "why"}`."""
     if isinstance(value, Mapping) and isinstance(value.get("problem"), str):
         return Problem(value["problem"])
@@ -298,7 +299,7 @@ def own(value: Any, name: str) -> ReviewScores | Problem:
     raise ValueError(f"`{name}` holds neither the numbers `a` and `b` nor a `problem`")
 
 
-def pair(value: Any, name: str) -> tuple[float, float]:
+def number_pair(value: Any, name: str) -> tuple[float, float]:
     """Read two numbers, from a list or from the text of one."""
     if isinstance(value, str):
         try:
@@ -310,7 +311,7 @@ def pair(value: Any, name: str) -> tuple[float, float]:
     raise ValueError(f"`{name}` is `{str(value)[:40]}`, it must be two numbers")
 
 
-def of(scores: tuple[float, float], swap: bool = False) -> ReviewScores | Problem:
+def cherry_scores(scores: tuple[float, float], swap: bool = False) -> ReviewScores | Problem:
     """Return scores of Cherry_LLM; FastChat's scripts, on which it builds, mark a reply without scores by -1."""
     if min(scores) < 0:
         return Problem(f"scores of {scores[0]:g} and {scores[1]:g}, which mark a reply without scores")

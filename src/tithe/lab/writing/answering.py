@@ -165,7 +165,7 @@ class LocalWriter:
         drawn = {"top_p": s.top_p, "seed": s.seed} if s.temperature > 0 else {}
         return {"temperature": s.temperature, "max_new_tokens": s.max_new_tokens, **drawn}
 
-    def wanted(self, prompts: Mapping[str, Example]) -> dict[str, Wanted | Problem]:
+    def encode(self, prompts: Mapping[str, Example]) -> dict[str, Wanted | Problem]:
         """Return each prompt as token ids, the ones that precede the response in a scorer's `given` pass."""
         import numpy as np
 
@@ -179,7 +179,7 @@ class LocalWriter:
                 found[key] = made
                 continue
             self.remarks.add(made.remarks)
-            ids = np.concatenate([made.lead, made.prompt])
+            ids = np.concatenate([made.lead, made.prompt])  # (tokens,)
             found[key] = (
                 Wanted(ids, seed_of(self.settings.seed, key)) if len(ids) else Problem("the prompt has no token")
             )
@@ -193,23 +193,24 @@ class LocalWriter:
         who = {"fingerprint": self.fingerprint, "dtype": self.dtype, "version": GENERATION, "window": self.window}
         store = TextStore(place, store_name(self.name, who | self.sampling | {"stops": sorted(self.stops)}))
         found: Answers = {}
-        wanted = self.wanted(prompts)
+        wanted = self.encode(prompts)
         for sentence in remark_sentences(self.left_out):
             reporter.say(f"{self.name}: {sentence}")
         found |= {key: one for key, one in wanted.items() if isinstance(one, Problem)}
         asked = {key: one for key, one in wanted.items() if not isinstance(one, Problem)}
+        # The tokens stand for prompt and template; the seed is that of the prompt's own draws.
         names = {key: key_of(one.ids.tobytes(), str(one.seed)) for key, one in asked.items()}
         self.reused = self.stored = sum(name in store for name in names.values())
         reporter.progress(self.reused + len(found), 0)
         if self.reused < len(asked):
-            found |= self.write([*asked], [*asked.values()], [*names.values()], store, reporter)
+            found |= self.generate([*asked], [*asked.values()], [*names.values()], store, reporter)
         return found | {key: store[name] for key, name in names.items() if name in store}
 
-    def write(
+    def generate(
         self, keys: Sequence[str], asked: Sequence[Wanted], names: Sequence[str], store: TextStore, reporter: Reporter
     ) -> Answers:
         """Load the model and let it answer, batch by batch; return the problems of prompts without an answer."""
-        generator, problems, tokens = self.generator(reporter), Answers(), 0
+        generator, problems, tokens = self.load(reporter), Answers(), 0
         # Batches are made of all prompts, and answered ones are left out afterwards: a resumed run has the same batches
         # as one that was never stopped.
         for batch in generator.batches(asked):
@@ -230,7 +231,7 @@ class LocalWriter:
         gc.collect()  # free the memory for the next model
         return problems
 
-    def generator(self, reporter: Reporter) -> Generator:
+    def load(self, reporter: Reporter) -> Generator:
         """Load the model."""
         from tithe.engine.generate import Generator, load_writer
 
@@ -283,7 +284,7 @@ class EndpointWriter:
     def address(self) -> Address:
         return Address(self.endpoint, self.settings.api_key_env)
 
-    def body(self, prompt_id: str, example: Example) -> dict[str, Any]:
+    def request(self, prompt_id: str, example: Example) -> dict[str, Any]:
         """Return the request for one prompt; a server that supports seeds gives the same answer again."""
         s = self.settings
         return chat_body(
@@ -298,7 +299,7 @@ class EndpointWriter:
 
     def answers(self, prompts: Mapping[str, Example], place: Path, reporter: Reporter) -> Answers:
         """Ask the endpoint about the prompts that have no answer in the folder yet."""
-        bodies = {key: self.body(key, example) for key, example in prompts.items()}
+        bodies = {key: self.request(key, example) for key, example in prompts.items()}
         names = {key: key_of(json.dumps(body, sort_keys=True)) for key, body in bodies.items()}
         store = TextStore(place, store_name(self.name, {"endpoint": self.address.page("")}))
         self.reused = self.stored = sum(name in store for name in names.values())
@@ -319,7 +320,7 @@ class EndpointWriter:
                         problems[key] = got
                     store.flush_now_and_then(self.hold)
                     reporter.progress(1, tokens)
-            finally:
+            finally:  # also after an error: answers from a server may have been paid for
                 store.flush()
                 self.stored = len(store)
         self.work = {"tokens_generated": tokens, "requests_tried_again": client.tried_again}
