@@ -16,7 +16,7 @@ from tithe.errors import TitheError
 
 tiers = group("tiers", "Strong responses and weaker ones to the same prompts, for a head to be trained on.")
 head = group("head", "Heads that tell a strong model's responses from a weak one's by hidden states.")
-judge = group("judge", "Which of two models answers a prompt set better, as a third one sees it.")
+judge = group("judge", "Compare two models' answers to a prompt set, with a third model as the judge.")
 
 NO_TRAINING_DATA = {"dataset": ("no data set is given", "`tithe tune data.jsonl ...`; `starter` is bundled")}
 NO_TUNED = {"output": ("no place for the trained model is given", "`-o tuned`")}
@@ -155,7 +155,7 @@ def build(
 def import_tiers(
     settings: Any, output: Place = NEEDED, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
-    """Bring tiers that are already there into one form."""
+    """Convert existing tiers to one form."""
     from tithe.lab.tiers import building as run
     from tithe.lab.tiers.reporter import show_imported
     from tithe.report.terminal import TerminalReporter

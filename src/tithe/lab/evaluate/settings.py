@@ -19,10 +19,10 @@ class EvaluateSettings(SeedSettings, PassSettings):
     Args:
         model: folder or hub id; `pocket` is bundled, for trying out.
         holdout: data set whose responses' likelihood is measured.
-        holdout_group: column of it that tells groups apart, e.g. `category`.
-        tasks: lm-eval's tasks, `NAME,NAME`, or `NAME=FILE` where a file or folder holds a task's data; may be repeated.
+        holdout_group: column of that data set that holds each record's group, e.g. `category`.
+        tasks: lm-eval's tasks, `NAME,NAME`, or `NAME=FILE` to read a task's data from files; may be repeated.
         num_fewshot: worked examples before each item of a task; each task's own number by default.
-        limit: only the first so many items of each task.
+        limit: use only the first so many items of each task.
         batch_size: items at once in lm-eval: a number, or `auto`.
         max_new_tokens: tokens at which an answer to a task is cut off; each task's own number by default.
         template: a name from `tithe templates`, a Jinja file, or `auto`; for the held-out file.
@@ -30,7 +30,7 @@ class EvaluateSettings(SeedSettings, PassSettings):
         truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`, which
             leaves the example out; by default `response`.
         eos: measure the end-of-turn marker of the held-out responses too.
-        apply_chat_template: put the tasks' prompts to the model by its chat template.
+        apply_chat_template: wrap the tasks' prompts in the model's chat template.
         allow_code_execution: run the code that the model writes, in a sandbox.
     """
 

@@ -22,7 +22,7 @@ class AnswerSettings(WritingSettings):
         prompts: file of prompts, JSON lines or JSON, in the shape it was published in.
         model: folder or hub id; with `endpoint`, the server's name for it.
         endpoint: address of an OpenAI-compatible server that has the model, e.g. `http://localhost:8000/v1`.
-        limit: read only so many prompts.
+        limit: read only the first so many prompts.
     """
 
     prompts: Annotated[str, Flag(metavar="PROMPTS", positional=True)]
@@ -48,7 +48,7 @@ class JudgeSettings(WritingSettings):
             `http://localhost:8000/v1`.
         judge_model: the server's name for the model that judges.
         name: name of the prompt set, for the metric `judge <name>`; by default that of the file with A's answers.
-        attempts: how often a judge whose reply holds no verdict is asked.
+        attempts: how often to ask a judge whose reply holds no verdict.
         level: confidence of the win rate's interval.
     """
 

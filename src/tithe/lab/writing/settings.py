@@ -19,14 +19,14 @@ class WritingSettings(SeedSettings, ModelUse):
     """How a model writes.
 
     Args:
-        temperature: 0 takes the likeliest token each time; above it tokens are drawn.
-        top_p: share of probability that is drawn from.
+        temperature: 0 always takes the likeliest token; above 0 tokens are sampled.
+        top_p: probability mass that tokens are sampled from.
         max_new_tokens: tokens at which an answer is cut off.
-        batch_tokens: tokens a batch holds, answers included; the device's own number by default.
+        batch_tokens: tokens per batch, answers included; chosen for the device by default.
         api_key_env: environment variable that holds the server's key.
-        concurrency: requests at once.
-        timeout: seconds for all of a request, from its start to the last byte of its answer.
-        retries: how often a failed request is tried again.
+        concurrency: requests at the same time.
+        timeout: seconds for a whole request, up to the last byte of its answer.
+        retries: how often a failed request is retried.
     """
 
     temperature: NotNegative = 0.7
