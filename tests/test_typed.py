@@ -9,11 +9,9 @@ import pytest
 
 from tithe.errors import SettingsError
 from tithe.lab.evaluate.settings import EvaluateSettings
-from tithe.lab.experiment.arm_judging import check_judge
-from tithe.lab.experiment.settings import ExperimentSettings
+from tithe.lab.experiment.settings import ExperimentSettings, check_judge
 from tithe.lab.heads.settings import HeadSettings
-from tithe.lab.tune.recipe import Recipe
-from tithe.lab.tune.settings import TuneSettings
+from tithe.lab.tune.settings import TrainingRecipe, TuneSettings
 from tithe.settings import ScoreSettings, SelectSettings, Settings
 from tithe.typed import LARGEST
 
@@ -68,11 +66,11 @@ def test_what_is_meant_is_taken() -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "said"),
     [
-        (Recipe, {"lora_target_modules": -5}, "list"),
-        (Recipe, {"max_steps": -5}, "-1"),
-        (Recipe, {"packing": 1}, "`true`"),
-        (Recipe, {"num_train_epochs": float("nan")}, "finite"),
-        (Recipe, {"train_batch_size": 2.5}, "whole number"),
+        (TrainingRecipe, {"lora_target_modules": -5}, "list"),
+        (TrainingRecipe, {"max_steps": -5}, "-1"),
+        (TrainingRecipe, {"packing": 1}, "`true`"),
+        (TrainingRecipe, {"num_train_epochs": float("nan")}, "finite"),
+        (TrainingRecipe, {"train_batch_size": 2.5}, "whole number"),
         (TuneSettings, {"dataset": "d", "limit": -1}, "at least 1"),
         (TuneSettings, {"dataset": "d", "recipe": ""}, "`recipe` is empty"),
         (EvaluateSettings, {"model": "m", "tasks": "x", "limit": True}, "whole number"),

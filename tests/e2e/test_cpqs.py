@@ -539,7 +539,7 @@ def test_responses_of_both_tiers_are_counted(tithe: Command, model_dir: Path, tm
     done = tithe.ok("head", "train", data, "--model", model_dir, *QUICK, "--test-share", 0.2, "-o", tmp_path / "head",
                     "--json")  # fmt: skip
     assert done.json["counts"]["in_both_tiers"] == 10
-    assert "note: 10 of 85 responses stand in both tiers, to the same prompt" in done.err
+    assert "note: 10 of 85 responses are in both tiers, with the same prompt" in done.err
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def test_contamination(tithe: Command, pool: Path, tmp_path: Path) -> None:
     assert f"{pool}:" in done.err and f"{held}:" in done.err
     assert len(json.loads((tmp_path / "report.json").read_text())["examples"]) == 5
     assert "exists" in tithe.fails("contamination", pool, "--against", held, "-o", tmp_path / "report.json").errors[0]
-    assert "no evaluation file is given" in tithe.fails("contamination", pool, code=2).errors[0]
+    assert "no evaluation file given" in tithe.fails("contamination", pool, code=2).errors[0]
     assert "no evaluation file `x`" in tithe.fails("contamination", pool, "--against", "x").errors[0]
     itself = tithe.fails("contamination", pool, "--against", held, "-o", held, "--overwrite")
     assert "is the data set itself" in itself.errors[0]

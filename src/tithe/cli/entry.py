@@ -14,9 +14,8 @@ import typer
 
 from tithe.cli.app import Usage, app
 from tithe.errors import SettingsError, TitheError
-from tithe.printable import hint_line, one_line, printable
+from tithe.printable import hint_line, one_line, printable, steady_stderr
 from tithe.signals import Ending, ended_by_signals
-from tithe.stderr import steady_stderr
 
 PARSER_INTERRUPTED = 130  # Typer's exit code for a `KeyboardInterrupt`
 ParserError: type[Exception] = typer.BadParameter.__mro__[

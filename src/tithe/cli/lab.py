@@ -90,7 +90,7 @@ def export(
     argument="dataset",
     about="file, folder or hub id; `starter` is bundled",
     only="dataset format",
-    needs={"dataset": NO_DATA["dataset"], "against": ("no evaluation file is given", "`--against FILE`; repeat it")},
+    needs={"dataset": NO_DATA["dataset"], "against": ("no evaluation file given", "`--against FILE`; repeat it")},
     config=False,
 )
 def contamination(
@@ -186,7 +186,7 @@ def look(
 @Takes("tithe.lab.heads.settings:HeadSettings", argument="dataset", without=f"{SCORING} drop_seen", needs=NO_DATA)
 def train_head(settings: Any, output: Place, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Train a head on tiers, and judge it on prompts that it never saw."""
-    from tithe.lab.heads.screen import show_head
+    from tithe.lab.heads.train_head import show_head
     from tithe.lab.heads.train_head import train_head as carry_out
     from tithe.report.terminal import TerminalReporter
 
@@ -208,8 +208,8 @@ def evaluate_head(
     as_json: Json = False,
 ) -> None:
     """Judge a head on tiers of another source."""
-    from tithe.lab.heads.screen import show_head
     from tithe.lab.heads.train_head import evaluate_head as carry_out
+    from tithe.lab.heads.train_head import show_head
     from tithe.report.terminal import TerminalReporter
 
     result = carry_out(folder, settings, reporter=TerminalReporter())
@@ -229,8 +229,8 @@ def evaluate_head(
 )
 def import_head(settings: Any, output: Place, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Make a head of a network that was trained with the CPQS authors' scripts."""
-    from tithe.lab.heads.screen import show_head
     from tithe.lab.heads.train_head import import_head as carry_out
+    from tithe.lab.heads.train_head import show_head
     from tithe.report.terminal import TerminalReporter
 
     result = carry_out(Path(settings.dataset), settings, output, overwrite=overwrite, reporter=TerminalReporter())
@@ -280,7 +280,7 @@ def warmup(settings: Any, output: Place = NEEDED, overwrite: Overwrite = False, 
 def train(carry_out: Any, settings: Any, output: Path, overwrite: bool, as_json: bool) -> None:
     """Train, and print the result once, whatever the number of processes."""
     from tithe.lab.tune.processes import is_main
-    from tithe.lab.tune.screen import make_reporter, show_tuned
+    from tithe.lab.tune.tune import make_reporter, show_tuned
 
     result = carry_out(settings, output, overwrite=overwrite, reporter=make_reporter())
     show_tuned(result)
@@ -402,7 +402,7 @@ def experiment(
 ) -> None:
     """Train on every arm's choice at every budget with every seed, and say which arms beat random."""
     from tithe.lab.experiment.conduct import experiment as carry_out
-    from tithe.lab.experiment.screen import show_experiment
+    from tithe.lab.experiment.reporter import show_experiment
     from tithe.lab.experiment.settings import read_experiment
     from tithe.report.terminal import TerminalReporter
 

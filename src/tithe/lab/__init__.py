@@ -1,1 +1,1 @@
-"""What stands on the core: training, evaluation, judging, response tiers, heads, experiments, speed."""
+"""Tools built on the core: training, evaluation, judging, response tiers, heads, experiments, speed."""

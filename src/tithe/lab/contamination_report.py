@@ -1,4 +1,4 @@
-"""What a data set has in common with evaluation sets: as a file with every example hit, and as a person sees it."""
+"""Report the text that a data set shares with evaluation files: as JSON with every example hit, and in the terminal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from rich.table import Table as Grid
 
-from tithe.contamination.search import MOSTLY, NGRAM, ContaminationResult, ItemSearch, find
-from tithe.data.files import open_dataset
+from tithe.contamination.overlap import MOSTLY, NGRAM, ContaminationResult, ItemSearch, find
+from tithe.data.dataset import open_dataset
 from tithe.report.reporter import Reporter, say_notes
 from tithe.report.terminal import console, say
 from tithe.run.folder import RECORD, account, check_places, is_broken_off, write_json
 from tithe.run.source import named_dataset
 
-MOST_MATCHES, LONGEST = 3, 120  # matches of a file, characters of a text
+MOST_MATCHES, LONGEST = 3, 120  # matches shown per file, characters shown per text
 HOW = {"item": "the same as the whole item", "question": "the same as the item's question"}
 
 
@@ -27,20 +27,20 @@ def contamination(
     format: str = "auto",
     reporter: Reporter | None = None,
 ) -> ContaminationResult:
-    """Find what a data set and evaluation files have in common.
+    """Find text that a data set shares with evaluation files.
 
-    An example is hit by an item if they share n words in a row. Of an item that has fewer words, or of its question
-    if that has, the whole must be one of the example's messages, or all of them together.
+    An item hits an example if they share n words in a row. An item, or a question, with fewer words hits an example if
+    all of it equals one of the example's messages, or all messages together.
 
     Args:
         dataset: file, folder or hub id.
         against: evaluation files.
         n: words in a row; 13 as in Brown et al. 2020, arXiv 2005.14165, appendix C.
         format: shape of the data set's records.
-        reporter: who listens.
+        reporter: gets messages and progress.
 
     Raises:
-        TitheError: a file cannot be read, or nothing is given.
+        TitheError: a file cannot be read, or none is given.
     """
     return find(open_dataset(named_dataset(str(dataset)), format=format), against, n=n, reporter=reporter)
 
@@ -55,19 +55,19 @@ def report(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> ContaminationResult:
-    """Find what a data set and evaluation files have in common, and write it as JSON with every example hit.
+    """Find text that a data set shares with evaluation files, and write it as JSON with every example hit.
 
     Args:
         dataset: file, folder or hub id.
         against: evaluation files.
         n: words in a row.
         format: shape of the data set's records.
-        output: where it goes, None for nowhere.
+        output: file to write, if any.
         overwrite: replace `output` if it is there.
-        reporter: who listens.
+        reporter: gets messages and progress.
     """
     reporter = reporter or Reporter()
-    again = overwrite or (output is not None and is_broken_off(output))  # of which nothing is lost
+    again = overwrite or (output is not None and is_broken_off(output))  # an unfinished report may be replaced
     for source in (str(dataset), *map(str, against)):
         check_places(output, again, source, None)
     search = ItemSearch.of(open_dataset(named_dataset(str(dataset)), format=format), against, n)
@@ -82,7 +82,7 @@ def report(
 
 
 def show_contamination(result: ContaminationResult) -> None:
-    """Counts by evaluation file, and the worst matches with both places."""
+    """Print counts by evaluation file, and the worst matches with both places."""
     out, record = console(), result.record
     grid = Grid("", "items", "shorter", "items hit", f"by {MOSTLY:.0%}", "examples hit", box=None, pad_edge=False)
     for column in grid.columns[1:]:
@@ -96,7 +96,7 @@ def show_contamination(result: ContaminationResult) -> None:
             say(out, f"{name}: {sentence(match)}")
     data, short = record["dataset"], sum(one["items_shorter_than_ngram"] for one in record["against"].values())
     if data["bad_rows"]:
-        say(out, f"note: {data['bad_rows']:,} bad rows of {data['source']} were not looked at")
+        say(out, f"note: {data['bad_rows']:,} bad rows of {data['source']} were not searched")
         for reason, n in record["counts"]["bad_rows"].items():
             say(out, f"bad rows, {n:,}: {reason}")
     if short:
@@ -106,7 +106,7 @@ def show_contamination(result: ContaminationResult) -> None:
 
 
 def sentence(match: Mapping[str, Any]) -> str:
-    """Both places, and what stands in both."""
+    """Return a match in words: both places, and the shared text."""
     text = match["text"] if len(match["text"]) <= LONGEST else match["text"][: LONGEST - 3] + "..."
     how = HOW.get(match["how"])
     if how is None:

@@ -1,4 +1,4 @@
-"""Curves as pictures: the losses of a training, the AUC of each layer of a model."""
+"""Draw curves: the losses of a training, the AUC of each layer of a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def loss_chart(losses: Sequence[float]) -> Any:
         MissingExtraError: altair is not installed.
     """
     alt = library("altair")
-    every = max(1, len(losses) // MOST)
+    every = max(1, len(losses) // MOST)  # a vector chart of a long training would be megabytes
     points = [{"step": i + 1, "loss": loss} for i, loss in enumerate(losses) if i % every == 0]
     step = alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickMinStep=1))
     loss = alt.Y("loss:Q", title="loss, nats per response token", scale=alt.Scale(zero=False))
@@ -32,11 +32,11 @@ def loss_chart(losses: Sequence[float]) -> Any:
 
 
 def layer_chart(aucs: Mapping[int, float], length: float | None = None) -> Any:
-    """Return an altair chart of the cross-validated AUC of each hidden state, with lines of chance and length alone.
+    """Return an altair chart of the cross-validated AUC of each hidden state, with lines for chance and length alone.
 
     Args:
         aucs: of each hidden state.
-        length: AUC of response length alone, where it is known.
+        length: AUC of response length alone, if it is known.
 
     Raises:
         MissingExtraError: altair is not installed.
@@ -45,6 +45,7 @@ def layer_chart(aucs: Mapping[int, float], length: float | None = None) -> Any:
     points = alt.Data(values=[{"layer": int(layer), "auc": float(auc)} for layer, auc in sorted(aucs.items())])
     known = {"chance": 0.5} if length is None else {"chance": 0.5, "length alone": length}
     levels = [{"auc": auc, "what": what} for what, auc in known.items()]
+    # A little below the lowest line, so that its label is readable.
     lowest = min([*aucs.values(), *known.values()]) - 0.02
     layer = alt.X("layer:Q", title="hidden state (0 is the embedding output)", axis=alt.Axis(tickMinStep=1))
     height = alt.Y("auc:Q", title="cross-validated AUC", scale=alt.Scale(domain=[lowest, 1]))

@@ -1,18 +1,17 @@
-"""A kept file for somebody else's trainer."""
+"""Export a data set to another shape or for another trainer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import cast, get_args
 
+from tithe.data.counts import RecordCounts
+from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.export import write_records
-from tithe.data.files import Dataset, open_dataset
 from tithe.data.formats import Turns
 from tithe.data.outfile import atomic
-from tithe.data.record_counts import RecordCounts
 from tithe.data.survey import survey
-from tithe.data.trainer_notes import notes, rewriting_helps
-from tithe.data.trainers import axolotl_snippet, trl_snippet, write_llamafactory
+from tithe.data.trainers import axolotl_snippet, notes, rewriting_helps, trl_snippet, write_llamafactory
 from tithe.data.writers import OutShape
 from tithe.errors import SettingsError, did_you_mean
 from tithe.records import Example
@@ -35,28 +34,28 @@ def export(
     turns: str = "last",
     reporter: Reporter | None = None,
 ) -> str | None:
-    """Rewrite records, or give the text that a trainer needs to read them.
+    """Rewrite records, or make the settings or program with which a trainer reads them.
 
     Args:
         data: a data set.
         to: a shape, or a trainer.
-        output: where the result goes.
+        output: file to write.
         overwrite: replace a file that is there.
         format: the records' shape.
-        turns: which responses of a record are learnt.
-        reporter: who listens.
+        turns: which responses of a record are trained on.
+        reporter: gets messages.
 
     Returns:
-        A snippet to print, or None where a file was written, which `reporter` says.
+        A snippet to print, or None if a file was written.
 
     Raises:
-        TitheError: no such target, or records it cannot hold.
+        TitheError: an unknown target, or one that cannot hold these records.
     """
     known = [*SHAPES, "llamafactory", *SNIPPETS]
     if to not in known:
         raise SettingsError(f"no export to `{to}`", hint=did_you_mean(to, known))
     reporter, data = reporter or Reporter(), named_dataset(data)
-    if to != "llamafactory":  # that one adds to a file which may be there
+    if to != "llamafactory":  # which adds to an existing file
         check_places(output, overwrite, data, None)
     dataset = open_dataset(data, format=format, turns=cast(Turns, turns))
     if to in SHAPES:
@@ -87,7 +86,7 @@ def export(
 
 
 def rewrite(dataset: Dataset, to: str, output: Path | None, overwrite: bool, reporter: Reporter) -> None:
-    """Write all records in another shape, or in the plain spelling of their own."""
+    """Write all records in another shape, or normalise them in their own."""
     if output is None:
         raise SettingsError(f"`--to {to}` writes a file", hint="name it with `-o`")
     rows: dict[int, list[int]] = {row: [] for row, _ in dataset.rows()}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tithe.data.files import Dataset
-from tithe.data.record_counts import note_sentences
-from tithe.data.remarks import remark_sentences
+from tithe.data.counts import note_sentences, remark_sentences
+from tithe.data.dataset import Dataset
 
 
 class Reporter:

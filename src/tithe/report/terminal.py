@@ -17,10 +17,9 @@ from rich.segment import Segment
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tithe.data.record_counts import note_sentences
-from tithe.printable import MOST, json_text, printable, shorten
+from tithe.data.counts import note_sentences
+from tithe.printable import MOST, SteadyStream, json_text, printable, shorten
 from tithe.report.reporter import Reporter
-from tithe.stderr import SteadyStream
 
 EVERY = 10.0  # seconds between two lines of progress
 FAIR_SECONDS, FAIR_SHARE = 5.0, 0.02  # of a phase that must be done before the time left is estimated

@@ -58,7 +58,7 @@ def test_a_parent_that_died_before_it_was_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["tithe.lab.experiment.worker", "tithe.runners.tokeniser", "tithe.engine.workers.child"]
+    "module", ["tithe.lab.experiment.workers", "tithe.runners.tokeniser", "tithe.engine.workers.child"]
 )
 def test_every_child_looks(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ends at once where its parent is not there, though its input stays open."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tithe.lab.evaluate.measured import Measured, as_records
-from tithe.lab.experiment.cells import Cell, Outcome
+from tithe.lab.experiment.cells import Cell, CellResult
 from tithe.lab.experiment.settings import ExperimentSettings
 
 
@@ -27,7 +27,7 @@ def fabricate(
     world: tuple[float, float, float] = (0.05, 0.5, 0.5),
     groups: Sequence[str] = (),
     digest: str = "r",
-) -> list[Outcome]:
+) -> list[CellResult]:
     """NLLs: how hard an item is, less the arm's effect, with chance of runs, of (arm, item) and of the rest.
 
     Args:
@@ -54,5 +54,5 @@ def fabricate(
                 training = {"recipe_digest": digest, "steps": 9, "first_loss": 3.0, "last_loss": 2.0}
                 record = {"training": training if budget else None, "evaluation": as_records([one]), "seconds": 1.0}
                 cell = Cell(arm.name, budget, seed, None, f"{arm.name}{budget}{seed}")
-                found.append(Outcome(cell, record, (one,), cell.name))
+                found.append(CellResult(cell, record, (one,), cell.name))
     return found

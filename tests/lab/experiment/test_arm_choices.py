@@ -8,24 +8,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tithe.data.files import open_dataset
+from tithe.data.dataset import open_dataset
 from tithe.errors import DataError, SettingsError
 from tithe.lab.experiment.arm_choices import (
     Choice,
-    all_of,
-    at_random,
-    checked,
-    from_file,
-    like_lengths,
+    arm_table,
+    demand_full_budget,
+    draw_like_lengths,
+    draw_random,
+    full_choice,
     overlap,
+    read_arm_file,
     selection_settings,
-    table,
 )
-from tithe.lab.experiment.cells import distinct, make_cells
+from tithe.lab.experiment.cells import distinct_cells, make_cells
 from tithe.lab.experiment.conduct import earlier_looks
-from tithe.lab.experiment.experiment_data import apart, read_pool_file, split_by_prompt
+from tithe.lab.experiment.experiment_data import read_pool_file, rows_without_held_out, split_by_prompt
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings
-from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.settings import TrainingRecipe
 
 
 def write(path, records):
@@ -94,32 +94,36 @@ def test_one_prompt_for_all(tmp_path):
 def test_a_held_out_file_takes_its_prompts_from_the_pool(tmp_path):
     records = alpaca(50)
     held = write(tmp_path / "h.jsonl", [records[3], {**records[7], "output": "another answer"}])
-    rows, counts = apart(open_dataset(str(write(tmp_path / "d.jsonl", records))), held)
+    rows, counts = rows_without_held_out(open_dataset(str(write(tmp_path / "d.jsonl", records))), held)
     assert sorted(set(range(50)) - set(rows)) == [3, 7] and counts["same_prompt"] == 2 and counts["held_out"] == 2
 
 
 def test_random_draws_differ_by_seed_and_repeat(pool):
-    one, again, other = at_random("r", "10%", 0, pool), at_random("r", "10%", 0, pool), at_random("r", "10%", 1, pool)
+    one, again, other = (
+        draw_random("r", "10%", 0, pool),
+        draw_random("r", "10%", 0, pool),
+        draw_random("r", "10%", 1, pool),
+    )
     assert one.places == again.places != other.places and len(one.places) == 40
     assert list(one.places) == sorted(set(one.places))
 
 
 def test_random_by_tokens_spends_the_budget(pool):
-    taken = at_random("r", "500-tokens", 0, pool)
+    taken = draw_random("r", "500-tokens", 0, pool)
     assert 460 < pool.response_tokens[list(taken.places)].sum() <= 500
 
 
 def test_every_example_is_as_likely(pool):
     counts = np.zeros(400)
     for seed in range(400):
-        counts[list(at_random("r", "25%", seed, pool).places)] += 1
+        counts[list(draw_random("r", "25%", seed, pool).places)] += 1
     assert abs(counts.mean() - 100) < 1e-9 and counts.min() > 60 and counts.max() < 140  # 100 +- 4.6 deviations of 8.7
 
 
 def test_lengths_are_repeated(pool):
     longest = np.argsort(-pool.response_tokens, kind="stable")[:160]
     long = Choice("long", "10%", None, tuple(sorted(longest[::4].tolist())))
-    drawn = [like_lengths("like", long, seed, pool) for seed in range(3)]
+    drawn = [draw_like_lengths("like", long, seed, pool) for seed in range(3)]
     wanted = pool.response_tokens[list(long.places)].mean()
     for one in drawn:
         assert len(one.places) == 40
@@ -130,27 +134,27 @@ def test_lengths_are_repeated(pool):
 
 def test_where_an_arm_takes_all_of_a_length_there_is_nothing_else_to_draw(pool):
     longest = Choice("long", "10%", None, tuple(np.argsort(-pool.response_tokens, kind="stable")[:40].tolist()))
-    assert overlap(like_lengths("like", longest, 0, pool), longest) > 0.9  # which `table` says
+    assert overlap(draw_like_lengths("like", longest, 0, pool), longest) > 0.9  # which `table` says
 
 
 def test_too_few_are_refused_unless_allowed(pool):
     few = Choice("x", "10%", None, tuple(range(30)))
     arm = ArmSettings(name="x", kind="scored")
     with pytest.raises(SettingsError, match="selected 30 examples at 10%, the others have 40"):
-        checked(arm, few, pool)
-    assert checked(arm.model_copy(update={"allow_fewer": True}), few, pool) is few
+        demand_full_budget(arm, few, pool)
+    assert demand_full_budget(arm.model_copy(update={"allow_fewer": True}), few, pool) is few
     with pytest.raises(SettingsError, match="selected nothing"):
-        checked(arm, Choice("x", "10%", None, ()), pool)
+        demand_full_budget(arm, Choice("x", "10%", None, ()), pool)
 
 
 def test_a_file_of_its_own(pool, tmp_path):
     records = [json.loads(line) for line in pool.path.read_text().splitlines()]
     write(tmp_path / "kept-10%.jsonl", records[:40])
     arm = ArmSettings(name="mine", kind="file", file=str(tmp_path / "kept-{budget}.jsonl"))
-    assert from_file(arm, "10%", pool, {}).places == tuple(range(40))
+    assert read_arm_file(arm, "10%", pool, {}).places == tuple(range(40))
     write(tmp_path / "kept-10%.jsonl", [*records[:39], {"instruction": "new", "input": "", "output": "no"}])
     with pytest.raises(DataError, match=r"1 of 40 examples .* are not in the pool, 0 of them are held out"):
-        from_file(arm, "10%", pool, {})
+        read_arm_file(arm, "10%", pool, {})
 
 
 def test_an_arms_settings_win_over_those_of_all(pool):
@@ -181,9 +185,9 @@ def test_the_table_says_steps_and_which_arms_are_one(pool):
     choices = {
         ("a", "10%"): [own],
         ("b", "10%"): [replace(own, arm="b")],
-        ("random", "10%"): [at_random("r", "10%", 0, pool)],
+        ("random", "10%"): [draw_random("r", "10%", 0, pool)],
     }
-    rows = table(choices, pool, settings, Recipe(train_batch_size=16, num_train_epochs=2))
+    rows = arm_table(choices, pool, settings, TrainingRecipe(train_batch_size=16, num_train_epochs=2))
     assert [row["same_as"] for row in rows] == [None, "a", None]
     assert [row["steps"] for row in rows] == [6, 6, 6]  # three batches of 40 examples, twice
     assert rows[0]["shared_with_random"] == overlap(own, choices["random", "10%"][0])
@@ -199,10 +203,10 @@ def test_verdicts_drawn_before_from_fewer_seeds_are_remembered(tmp_path):
 
 
 def test_cells_that_see_the_same_are_trained_once(pool):
-    full, half = all_of("full", pool), Choice("a", "50%", None, tuple(range(200)))
-    twin, drawn = Choice("b", "50%", None, tuple(range(200))), [at_random("r", "50%", s, pool) for s in (0, 1, 2)]
+    full, half = full_choice("full", pool), Choice("a", "50%", None, tuple(range(200)))
+    twin, drawn = Choice("b", "50%", None, tuple(range(200))), [draw_random("r", "50%", s, pool) for s in (0, 1, 2)]
     choices = {("full", "100%"): [full], ("a", "50%"): [half], ("b", "50%"): [twin], ("r", "50%"): drawn}
     cells = make_cells(choices, (0, 1, 2), "base")
-    assert len(cells) == 13 and len(distinct(cells)) == 10
+    assert len(cells) == 13 and len(distinct_cells(cells)) == 10
     assert [cell.name for cell in cells[:3]] == ["base", "full-100%-seed0", "a-50%-seed0"]  # whole seeds, largest first
     assert overlap(half, full) == 1 and overlap(full, half) == 0.5

@@ -10,7 +10,7 @@ import pytest
 
 from tithe.errors import StoreError
 from tithe.lab.experiment.arm_choices import Choice
-from tithe.lab.experiment.cells import DONE, SPEC, Cell, cell_key, finished, prepare, spec_digest, write_done
+from tithe.lab.experiment.cells import DONE, SPEC, Cell, cell_key, is_finished, prepare, spec_digest, write_done
 from tithe.lab.experiment.conduct import earlier_looks
 
 COMMON: dict[str, Any] = {
@@ -33,7 +33,7 @@ def cell(places: tuple[int, ...], seed: int = 0) -> Cell:
 def ready(folder: Path, one: Cell, common: dict[str, Any] = COMMON) -> tuple[Path, bool, list[str]]:
     said: list[str] = []
     own = prepare(one, Pool(), folder, common, said.append)  # type: ignore[arg-type]
-    return own, finished(one, own, json.loads((own / SPEC).read_text())), said
+    return own, is_finished(one, own, json.loads((own / SPEC).read_text())), said
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_other_examples_or_settings_are_done_anew(done: Path, places: tuple[int,
     """As when an arm's scorer is changed in the file: what was trained on another choice is no result of this one."""
     own, is_done, said = ready(done, cell(places), common)
     assert not is_done and not (own / DONE).exists() and not (own / "model").exists()
-    assert said == ["ifd-5%-seed0: other examples or settings than before, so that it is done anew"]
+    assert said == ["ifd-5%-seed0: its examples or settings have changed: it is done again"]
     assert (own / "train.jsonl").read_text().split() == [str(place) for place in places]
 
 

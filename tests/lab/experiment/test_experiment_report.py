@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab.experiment.fabricated import fabricate, settings_of
 from tithe.lab.evaluate.comparison import Comparison
-from tithe.lab.experiment.comparisons import ExperimentResult, results
+from tithe.lab.experiment.comparisons import ExperimentResult, compare_arms
 from tithe.lab.experiment.experiment_report import unmeasured, write_report
 from tithe.report.charts import BETTER, COLOURS, SAME, WORSE, arm_chart
 
@@ -56,7 +56,7 @@ def page(tmp_path_factory):
             line = json.dumps({"instruction": f"Asked of {outcome.cell.arm}", "input": None, "output": EVIL})
             (place / "train.jsonl").write_text(f"{line}\n" * 5)
     (folder / "record.json").write_text(json.dumps(record))
-    found = results(outcomes, settings)
+    found = compare_arms(outcomes, settings)
     write_report(ExperimentResult(folder, record, found, tuple(outcomes)), settings)
     return folder
 
@@ -96,7 +96,7 @@ def test_the_same_results_give_the_same_bytes(page):
     settings = settings_of(["a", "b", "random", "full", "base"], ["5%", "20%"], 3)
     outcomes = fabricate({"a": 0.5, "full": 0.6, "base": -0.4}, settings, np.random.default_rng(0), groups=["x", EVIL])
     record = json.loads((page / "record.json").read_text())
-    write_report(ExperimentResult(page, record, results(outcomes, settings), tuple(outcomes)), settings)
+    write_report(ExperimentResult(page, record, compare_arms(outcomes, settings), tuple(outcomes)), settings)
     assert (page / "report.html").read_bytes() == before
 
 

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from tithe.errors import SettingsError
-from tithe.lab.experiment import worker
-from tithe.lab.experiment.workers import CellError, Clock, Place, do_all, duration, places
+from tithe.lab.experiment import workers
+from tithe.lab.experiment.workers import CellError, Clock, Place, duration, run_cells, worker_places
 
 FAKE = """
 import json, os, sys, time
@@ -46,7 +46,7 @@ def fake(tmp_path, monkeypatch):
 def carry_out(fake, names, count=2):
     done = {}
     where = [Place(f"w{i}", {"OMP_NUM_THREADS": "1"}) for i in range(count)]
-    do_all(
+    run_cells(
         [(name, fake / name) for name in names], where, fake / "logs", lambda name, record: done.update({name: record})
     )
     return done
@@ -64,7 +64,7 @@ def test_all_are_done_by_as_many_processes_as_there_are_places(fake):
 def test_a_failure_names_the_cell_and_lets_the_others_end(fake):
     done = {}
     with pytest.raises(CellError) as caught:
-        do_all(
+        run_cells(
             [("slow", fake / "slow"), ("bad", fake / "fails"), ("later", fake / "later")],
             [Place("w0", {}), Place("w1", {})],
             fake / "logs",
@@ -77,17 +77,17 @@ def test_a_failure_names_the_cell_and_lets_the_others_end(fake):
 
 def test_a_process_that_dies_is_an_error_with_its_log(fake):
     with pytest.raises(CellError, match="x: the process that trained it ended with exit code 9"):
-        do_all([("x", fake / "dies")], [Place("w0", {})], fake / "logs", lambda *_: None)
+        run_cells([("x", fake / "dies")], [Place("w0", {})], fake / "logs", lambda *_: None)
     told = json.loads((fake / "dies" / "cell.json").read_text())["outcome"]
     assert told["status"] == "failed" and told["error"] == "the process that trained it ended with exit code 9"
 
 
 def test_one_place_each(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert [one.variables for one in places(2, "cpu")] == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 2
-    assert [one.variables for one in places(None, "cpu")] == [{}]
+    assert [one.variables for one in worker_places(2, "cpu")] == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 2
+    assert [one.variables for one in worker_places(None, "cpu")] == [{}]
     with pytest.raises(SettingsError, match="`parallel` is 5, and there are 4 cores"):
-        places(5, "cpu")
+        worker_places(5, "cpu")
 
 
 def test_gpus_are_shared_out(monkeypatch):
@@ -96,11 +96,11 @@ def test_gpus_are_shared_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [one.variables for one in places(None, "auto")] == [{"CUDA_VISIBLE_DEVICES": n} for n in "012"]
+    assert [one.variables for one in worker_places(None, "auto")] == [{"CUDA_VISIBLE_DEVICES": n} for n in "012"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
-    assert [one.name for one in places(None, "cuda")] == ["gpu1", "gpu2"]
+    assert [one.name for one in worker_places(None, "cuda")] == ["gpu1", "gpu2"]
     with pytest.raises(SettingsError, match="there are 2 GPUs"):
-        places(3, "cuda")
+        worker_places(3, "cuda")
 
 
 def test_a_worker_answers_line_by_line_and_survives_a_failure(monkeypatch, tmp_path):
@@ -111,9 +111,9 @@ def test_a_worker_answers_line_by_line_and_survives_a_failure(monkeypatch, tmp_p
             raise SettingsError("no such thing", hint="another")
         return {"name": own.name}
 
-    monkeypatch.setattr(worker, "do_cell", do_cell)
+    monkeypatch.setattr(workers, "run_cell", do_cell)
     answers = io.StringIO()
-    worker.serve(io.StringIO("".join(json.dumps(str(tmp_path / n)) + "\n" for n in ("bad", "odd", "good"))), answers)
+    workers.serve(io.StringIO("".join(json.dumps(str(tmp_path / n)) + "\n" for n in ("bad", "odd", "good"))), answers)
     said = [json.loads(line) for line in answers.getvalue().splitlines()]
     assert said[0] == {"error": "no such thing", "hint": "another"}
     assert said[1]["error"] == "unexpected RuntimeError: boom" and said[2] == {"done": {"name": "good"}}

@@ -9,8 +9,23 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from tithe.errors import DataError
-from tithe.lab.heads.chain import COMPONENTS, ROWS, TOGETHER, Chain, Reduction, reduction, regression, share, together
-from tithe.lab.heads.fit_probe import Candidate, choose, cut, fit_probe, layer_aucs, sets
+from tithe.lab.heads.fit_probe import (
+    COMPONENTS,
+    ROWS,
+    TOGETHER,
+    Chain,
+    LayerSet,
+    Reduction,
+    choose_layers,
+    components_per_layer,
+    concatenate,
+    cut_folds,
+    fit_probe,
+    fit_reduction,
+    fit_regression,
+    layer_aucs,
+    layer_sets,
+)
 
 COUNT, WIDTH = 6, 12
 
@@ -79,7 +94,7 @@ def test_every_part_of_the_chain_is_folded():
         standard = scaler.transform(own[:, place])
         reductions.append(Reduction(scaler, PCA(5).fit(standard[:40] + np.float32(2))))
     reduced = [reduce(own[:, place]) for place, reduce in enumerate(reductions)]
-    chain = Chain(reductions, regression(together(reduced), labels, 1.0))
+    chain = Chain(reductions, fit_regression(concatenate(reduced), labels, 1.0))
     expected = chain.margins(own)
     assert expected.std() > 0.1
     np.testing.assert_allclose(chain.fold((3, 4), COUNT).margins(own), expected, rtol=1e-4, atol=1e-4)
@@ -103,7 +118,7 @@ def test_the_seed_decides_alone():
 
 def test_a_prompt_is_on_one_side_of_a_fold():
     _, labels, groups = some({})
-    folds = cut(labels, groups, 5, 0)
+    folds = cut_folds(labels, groups, 5, 0)
     assert sorted(np.concatenate([test for _, test in folds]).tolist()) == list(range(len(labels)))
     for train, test in folds:
         assert not set(groups[train]) & set(groups[test])
@@ -121,12 +136,16 @@ def test_a_memory_of_prompts_is_no_signal():
 def test_components_are_few_where_rows_are():
     draw = np.random.default_rng(0).standard_normal
     wide = draw((700, 400)).astype(np.float32)
-    assert reduction(wide, 0)(wide).shape == (700, COMPONENTS)
-    assert reduction(wide[:40], 0)(wide).shape == (700, 10)
-    assert reduction(wide[:, :5], 0)(wide[:, :5]).shape == (700, 5)
+    assert fit_reduction(wide, 0)(wide).shape == (700, COMPONENTS)
+    assert fit_reduction(wide[:40], 0)(wide).shape == (700, 10)
+    assert fit_reduction(wide[:, :5], 0)(wide[:, :5]).shape == (700, 5)
     tall = draw((ROWS + 500, 8)).astype(np.float32)
-    assert reduction(tall, 0)(tall).shape == (ROWS + 500, 8)
-    assert (share(1, 128), share(8, 128), share(29, 128)) == (128, 128, TOGETHER // 29)
+    assert fit_reduction(tall, 0)(tall).shape == (ROWS + 500, 8)
+    assert (components_per_layer(1, 128), components_per_layer(8, 128), components_per_layer(29, 128)) == (
+        128,
+        128,
+        TOGETHER // 29,
+    )
 
 
 def test_a_dimension_that_never_moves_is_no_trouble():
@@ -137,19 +156,20 @@ def test_a_dimension_that_never_moves_is_no_trouble():
 
 def test_the_fewest_layers_near_the_best_are_taken():
     def one(name, layers, auc, error=0.01):
-        return Candidate(name, layers, auc, error, 1.0)
+        return LayerSet(name, layers, auc, error, 1.0)
 
     many, single, far = one("all", (0, 1, 2), 0.9), one("layer 1", (1,), 0.893), one("front", (0,), 0.88)
-    assert choose([single, many, far], 5)[0] is single
+    assert choose_layers([single, many, far], 5)[0] is single
     assert (
-        "fewest layers within one standard error of the best: AUC 0.8930, `all` 0.9000" in choose([single, many], 5)[1]
+        "fewest layers within one standard error of the best: AUC 0.8930, `all` 0.9000"
+        in choose_layers([single, many], 5)[1]
     )
-    assert choose([far, many], 5) == (many, "`all` has the highest AUC, 0.9000 in 5 folds by prompt")
+    assert choose_layers([far, many], 5) == (many, "`all` has the highest AUC, 0.9000 in 5 folds by prompt")
 
 
 def test_two_states_have_no_thirds():
-    singles = [Candidate(f"layer {layer}", (layer,), 0.5, 0.1, 1.0) for layer in (0, 1)]
-    assert sets(singles, 2) == [("best few", (0, 1)), ("all", (0, 1))]
+    singles = [LayerSet(f"layer {layer}", (layer,), 0.5, 0.1, 1.0) for layer in (0, 1)]
+    assert layer_sets(singles, 2) == [("best few", (0, 1)), ("all", (0, 1))]
 
 
 def test_what_cannot_be_trained_on():

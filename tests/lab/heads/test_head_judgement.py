@@ -9,14 +9,14 @@ from sklearn.metrics import roc_auc_score
 
 from tithe.errors import DataError
 from tithe.lab.heads.head_judgement import (
+    auc_alone,
     auc_within,
     calibration_error,
-    draws,
+    draw_prompts,
     interval,
     judge,
-    recalibrated,
+    recalibrate,
     resampled_aucs,
-    told_alone,
     weighted_aucs,
 )
 
@@ -57,7 +57,7 @@ def test_resamples_are_of_prompts():
 
 
 def test_the_memory_at_once_changes_no_draw():
-    few, many = list(draws(7, 1 << 22, 0, 5)), list(draws(7, 7, 0, 5))
+    few, many = list(draw_prompts(7, 1 << 22, 0, 5)), list(draw_prompts(7, 7, 0, 5))
     assert (len(few), len(many)) == (5, 1)
     np.testing.assert_array_equal(np.concatenate(few), many[0])
     assert (many[0].sum(1) == 7).all()
@@ -70,8 +70,8 @@ def test_an_interval_is_of_quantiles():
 
 def test_direction_is_found():
     labels = np.array([1, 1, 0, 0])
-    assert told_alone(np.array([4.0, 3, 2, 1]), labels) == told_alone(np.array([4.0, 3, 2, 1]) * 2, labels)
-    down = told_alone(np.array([1.0, 2, 3, 4]), labels)
+    assert auc_alone(np.array([4.0, 3, 2, 1]), labels) == auc_alone(np.array([4.0, 3, 2, 1]) * 2, labels)
+    down = auc_alone(np.array([1.0, 2, 3, 4]), labels)
     assert (down.auc, down.higher) == (1.0, False)
 
 
@@ -96,7 +96,7 @@ def test_recalibration_finds_what_was_planted():
     rng = np.random.default_rng(0)
     truth = rng.standard_normal(20_000)
     labels = (rng.random(20_000) < 1 / (1 + np.exp(-(truth + 0.5)))).astype(int)
-    slope, intercept = recalibrated(4 * truth, labels)
+    slope, intercept = recalibrate(4 * truth, labels)
     assert slope == pytest.approx(0.25, abs=0.01)
     assert intercept == pytest.approx(0.5, abs=0.05)
 
@@ -157,11 +157,11 @@ def test_what_cannot_be_judged():
     margins, labels, groups, lengths, nlls = some()
     with pytest.raises(DataError, match="do not belong together: 119 head, 120 length"):
         judge(margins[1:], labels, groups, lengths, nlls, seed=0)
-    with pytest.raises(DataError, match="1 of 120 responses have no head number"):
+    with pytest.raises(DataError, match="1 of 120 responses have a head value that is not finite"):
         judge(np.r_[np.nan, margins[1:]], labels, groups, lengths, nlls, seed=0)
     with pytest.raises(DataError, match="a label is 1 for the high tier or 0"):
         judge(margins, labels * 2, groups, lengths, nlls, seed=0)
-    with pytest.raises(DataError, match="0 prompts with a low-tier response are too few to judge a head, it takes 5"):
+    with pytest.raises(DataError, match="0 prompts with a low-tier response are too few to judge a head: it needs 5"):
         judge(margins, np.ones(120, int), groups, lengths, nlls, seed=0)
     with pytest.raises(DataError, match="4 prompts with a high-tier response"):
         judge(margins[:8], labels[:8], groups[:8], lengths[:8], nlls[:8], seed=0)

@@ -9,12 +9,12 @@ import pytest
 
 from tests.e2e.command import records, write_jsonl
 from tithe.data.render import Renderer
-from tithe.lab.speed.forecast import PATIENCE, SampleSpeed, WholeJob, duration, tokenising_processes, whole_words
-from tithe.lab.speed.sample import Reading
+from tithe.lab.speed.forecast import PATIENCE, SampleSpeed, WholeJob, duration, job_parts, tokenising_processes
+from tithe.lab.speed.sample import TimedReading
 from tithe.lab.speed.settings import BenchSettings
 from tithe.run.method import set_up
 
-READING = Reading(seconds=2.0, tokens=100, planned=120, flops=4e9, through=128, peak_bytes=1000, halved=0)
+READING = TimedReading(seconds=2.0, tokens=100, planned=120, flops=4e9, through=128, peak_bytes=1000, halved=0)
 
 
 def test_a_speed_follows_from_its_readings() -> None:
@@ -61,7 +61,7 @@ def test_what_goes_on_beside_the_reading_counts_where_it_is_longer(
 
 def test_the_parts_of_the_whole_job_are_named() -> None:
     def words(overlapped: bool, thread: float, score: float) -> str:
-        return whole_words(WholeJob(8.1, 1000, (50, 100, 125), thread, 1, score, overlapped).as_dict())
+        return job_parts(WholeJob(8.1, 1000, (50, 100, 125), thread, 1, score, overlapped).as_dict())
 
     assert words(False, 4, 3.2) == "loading 8.1 s, reading 10.0 s, scores 3.2 s"
     assert words(False, 14, 3.2) == "loading 8.1 s, reading 10.0 s, beside it tokenising 14.0 s, scores 3.2 s"

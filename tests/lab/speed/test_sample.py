@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.e2e.command import records, write_jsonl
-from tithe.engine.batches.sharing import find_stars
+from tithe.engine.batches import find_stars
 from tithe.lab.speed import sample as speed_sample
-from tithe.lab.speed.sample import Sample, prepared, working_shape
+from tithe.lab.speed.sample import Sample, prepare_scorers, working_shape
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import Example
 from tithe.report.reporter import Reporter
@@ -31,7 +31,7 @@ def sample_of(data: Path, model_dir: Path, place: Path, scorer: str, count: int)
     setup = set_up(BenchSettings.of(settings | {"batch_tokens": 4096, "workers": 1}).job)
     items = list(setup.source.dataset)[:count]
     engine = make_engine(setup.settings, setup.source.dataset, setup.model, place, Reporter(), several=False)
-    return Sample(setup, prepared(setup, items), items, place, working_shape(engine), engine)
+    return Sample(setup, prepare_scorers(setup, items), items, place, working_shape(engine), engine)
 
 
 def test_a_worked_example_is_read_once_in_a_sample(data: Path, model_dir: Path, tmp_path: Path) -> None:

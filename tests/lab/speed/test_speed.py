@@ -17,10 +17,10 @@ from tithe.engine.measure import machine, matmul
 from tithe.errors import DataError, SettingsError
 from tithe.lab.speed import speed
 from tithe.lab.speed.forecast import BenchResult
-from tithe.lab.speed.sample import Reading, Sample, spread
+from tithe.lab.speed.sample import Sample, TimedReading, spread
 from tithe.lab.speed.settings import BenchSettings
 
-READING = Reading(seconds=2.0, tokens=100, planned=120, flops=0.0, through=128, peak_bytes=1000, halved=0)
+READING = TimedReading(seconds=2.0, tokens=100, planned=120, flops=0.0, through=128, peak_bytes=1000, halved=0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -117,10 +117,10 @@ def test_scorers_that_look_at_others_are_measured_too(data: Path, model_dir: Pat
         ({"scorer": "length", "model": "pocket"}, "length reads no model: there is nothing to measure"),
         ({"model": "pocket", "repeats": 2}, "fewer than 3 readings"),
         ({"model": "pocket", "limit": 0}, "`limit` cannot be `0`"),
-        ({"model": "pocket", "limit": None}, "a sample has a size"),
+        ({"model": "pocket", "limit": None}, "a sample needs a size"),
         ({"model": "pocket", "seconds": 0}, "above 0"),
-        ({"model": "pocket", "warmup": True}, "a bench trains none"),
-        ({"model": "pocket", "dtype": "fp8"}, "knows none of `fp8`"),
+        ({"model": "pocket", "warmup": True}, "a bench trains nothing"),
+        ({"model": "pocket", "dtype": "fp8"}, "has none for `fp8`"),
         ({"model": "pocket", "reps": 4}, "unknown setting `reps`"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_sample_of_bad_rows_alone(tmp_path: Path, model_dir: Path) -> None:
     """Of three records the middle one is the sample, and it cannot be read."""
     good, bad = json.dumps(records(1)[0]), '{"instruction": "a", "output": ""}'
     (tmp_path / "most.jsonl").write_text(f"{good}\n{bad}\n{good}\n")
-    with pytest.raises(DataError, match=r"of 1 records of .*most\.jsonl` none can be read"):
+    with pytest.raises(DataError, match=r"none of 1 records of .*most\.jsonl` can be read"):
         tithe.bench(tmp_path / "most.jsonl", model=str(model_dir), limit=1)
 
 
@@ -159,15 +159,15 @@ def test_a_long_sample_is_made_smaller() -> None:
         def part(self, share: float) -> Fake:
             return Fake(self.items[: round(len(self.items) * share)])
 
-        def read(self) -> Reading:
+        def read(self) -> TimedReading:
             assert len(self.items) == 8
             return dataclasses.replace(READING, seconds=next(takes))
 
     settings = BenchSettings(dataset="x", seconds=10)
     takes = iter([5.5, 4.0, 3.9, 4.0])
-    made, warming = speed.affordable(Fake(list(range(100))), settings)  # type: ignore[arg-type]
+    made, warming = speed.cut_sample(Fake(list(range(100))), settings)  # type: ignore[arg-type]
     assert len(made.items) == 20 and warming == 1.5
-    made, warming = speed.affordable(Fake(list(range(16))), settings)  # type: ignore[arg-type]
+    made, warming = speed.cut_sample(Fake(list(range(16))), settings)  # type: ignore[arg-type]
     assert len(made.items) == 16 and warming == 0
 
 
@@ -181,16 +181,16 @@ def test_loading_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     setup = SimpleNamespace(settings=None, source=SimpleNamespace(dataset=None), model=None)
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    assert speed.loaded(setup, Fake(), tmp_path) == ("engine", 7)  # type: ignore[arg-type]
+    assert speed.load_engine(setup, Fake(), tmp_path) == ("engine", 7)  # type: ignore[arg-type]
 
 
 def test_what_is_slow_beside_the_model_makes_the_job_slow(
     data: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten tokens a second are tokenised, and loading takes an hour."""
-    load = speed.loaded
+    load = speed.load_engine
     monkeypatch.setattr(Sample, "tokenise", lambda self: (100.0, 1000))
-    monkeypatch.setattr(speed, "loaded", lambda *given: (load(*given)[0], 3600.0))
+    monkeypatch.setattr(speed, "load_engine", lambda *given: (load(*given)[0], 3600.0))
     whole = tithe.bench(data, model=str(model_dir), device="cpu", limit=4, batch_tokens=512, workers=1).record["whole"]
     assert whole["tokenise_seconds"] == whole["tokens"] / 10 and whole["load_seconds"] >= 3600
     assert whole["seconds"] >= 3600 + whole["tokens"] / 10 > 3600 + whole["read_seconds"]

@@ -12,15 +12,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.e2e.command import write_jsonl
-from tithe.data.files import open_dataset
+from tithe.data.dataset import open_dataset
 from tithe.data.prompts import prompts
 from tithe.errors import DataError, SettingsError
-from tithe.lab.tiers import likeness
-from tithe.lab.tiers.importing import Labels, as_label, by_labels, by_pairs, layout
-from tithe.lab.tiers.likeness import jaccard, near, runs, shares
-from tithe.lab.tiers.look import auc, demand_both, is_refusal, lengths, look, warning
-from tithe.lab.tiers.matching import Pool, draw, match
-from tithe.lab.tiers.tier_rows import TierRow, line, of_example, prompt_id
+from tithe.lab.tiers.look import (
+    LEAST,
+    auc,
+    demand_both,
+    duplicate_shares,
+    is_refusal,
+    jaccard,
+    length_warning,
+    lengths,
+    look,
+    near_duplicates,
+    signatures,
+    word_runs,
+)
+from tithe.lab.tiers.matching import PromptPool, draw, match
+from tithe.lab.tiers.tier_rows import (
+    Labels,
+    TierRow,
+    as_label,
+    by_labels,
+    by_pairs,
+    json_line,
+    layout,
+    of_example,
+    prompt_id,
+)
 from tithe.records import BadRow, Example, Message
 
 
@@ -38,7 +58,7 @@ def test_prompt_ids_are_of_what_is_asked():
 
 def test_a_line_is_read_back_with_its_columns(tmp_path):
     made = row("yes", "low", model="m", source="x:1", finished=False, tokens=3, columns={"model": 1, "topic": "é"})
-    (tmp_path / "t.jsonl").write_bytes(line(made))
+    (tmp_path / "t.jsonl").write_bytes(json_line(made))
     (example,) = open_dataset(tmp_path / "t.jsonl")
     assert example.response.content == "yes" and example.prompt == made.prompt
     assert example.columns == {
@@ -48,7 +68,7 @@ def test_a_line_is_read_back_with_its_columns(tmp_path):
 
 
 def test_half_a_character_in_a_column_does_not_stop_the_writing():
-    assert json.loads(line(row("yes", columns={"odd": "\ud800"})))["odd"] == "\ud800"
+    assert json.loads(json_line(row("yes", columns={"odd": "\ud800"})))["odd"] == "\ud800"
 
 
 def test_provenance_names_no_folder():
@@ -84,7 +104,9 @@ def test_prompts_that_are_none_are_bad_rows(tmp_path):
 
 
 def pool(name, *asked):
-    return Pool.of(name, (Example(a, 0, 1, (Message("user", a),), Message("assistant", a.upper())) for a in asked))
+    return PromptPool.of(
+        name, (Example(a, 0, 1, (Message("user", a),), Message("assistant", a.upper())) for a in asked)
+    )
 
 
 def test_matching_counts_what_is_left_over():
@@ -117,12 +139,12 @@ def test_auc_is_the_share_of_pairs_won(high, low):
 
 
 def test_length_that_tells_is_told():
-    assert warning(lengths("characters", [5, 6, 7], [1, 2, 3])).startswith(
+    assert length_warning(lengths("characters", [5, 6, 7], [1, 2, 3])).startswith(
         "length alone tells the tiers apart: AUC 1.00"
     )
-    assert "the low tier is longer" in warning(lengths("tokens", [1, 1, 2], [5, 6, 7]))
-    assert warning(lengths("characters", [1, 5, 9], [2, 5, 8])) is None
-    assert warning(lengths("characters", [], [1])) is None and lengths("characters", [], [1])["auc"] is None
+    assert "the low tier is longer" in length_warning(lengths("tokens", [1, 1, 2], [5, 6, 7]))
+    assert length_warning(lengths("characters", [1, 5, 9], [2, 5, 8])) is None
+    assert length_warning(lengths("characters", [], [1])) is None and lengths("characters", [], [1])["auc"] is None
 
 
 def slow_runs(text):
@@ -136,7 +158,7 @@ def slow_runs(text):
 )
 def test_jaccard_is_that_of_the_sets(first, second):
     a, b = slow_runs(" ".join(first)), slow_runs(" ".join(second))
-    assert jaccard(runs(" ".join(first)), runs(" ".join(second))) == pytest.approx(len(a & b) / len(a | b))
+    assert jaccard(word_runs(" ".join(first)), word_runs(" ".join(second))) == pytest.approx(len(a & b) / len(a | b))
 
 
 def test_near_duplicates_are_found_and_no_others():
@@ -150,20 +172,20 @@ def test_near_duplicates_are_found_and_no_others():
         (i, j)
         for j in range(len(texts))
         for i in range(j)
-        if len(all_sets[i] & all_sets[j]) >= likeness.LEAST * len(all_sets[i] | all_sets[j])
+        if len(all_sets[i] & all_sets[j]) >= LEAST * len(all_sets[i] | all_sets[j])
     }
-    assert len(expected) == 30 and set(near(texts)) == expected
+    assert len(expected) == 30 and set(near_duplicates(texts)) == expected
 
 
 def test_shares_within_and_across():
     long = "the quick brown fox jumps over the lazy dog and then goes home to sleep for a long while in its den"
     alike = long.replace("den", "hut")
-    found = shares([long, "x", " x "], [alike, "y", "z", long])
+    found = duplicate_shares([long, "x", " x "], [alike, "y", "z", long])
     assert found["equal_within_high"] == pytest.approx(2 / 3) and found["near_within_high"] == pytest.approx(2 / 3)
     assert found["equal_within_low"] == 0 and found["near_within_low"] == 0.5
     assert found["equal_high_in_low"] == pytest.approx(1 / 3) and found["near_low_in_high"] == 0.5
     assert found["equal_low_in_high"] == 0.25
-    assert shares([], ["a"])["equal_within_high"] is None
+    assert duplicate_shares([], ["a"])["equal_within_high"] is None
 
 
 @pytest.mark.slow
@@ -171,7 +193,7 @@ def test_a_crowd_of_near_equals_costs_no_square_of_it():
     texts = [
         f"{i} I am a language model and can say nothing about that at all, whatever you ask of me" for i in range(3000)
     ]
-    assert shares(texts, [])["near_within_high"] == 1.0
+    assert duplicate_shares(texts, [])["near_within_high"] == 1.0
 
 
 def test_refusals_by_their_openings():
@@ -244,11 +266,11 @@ def test_any_file_gives_rows_or_reasons(tmp_path_factory, made, kind):
     for item in found:
         if isinstance(item, TierRow):
             assert item.response.content.strip() or item.response.tool_calls
-            back = json.loads(line(item))
+            back = json.loads(json_line(item))
             assert back["tier"] in ("high", "low") and back["prompt_id"] == item.prompt_id
 
 
 def test_signatures_agree_as_often_as_the_sets_do():
-    first, second = (runs(" ".join(f"w{i}" for i in range(a, a + 400))) for a in (0, 100))
-    found = likeness.signatures([first, second])
+    first, second = (word_runs(" ".join(f"w{i}" for i in range(a, a + 400))) for a in (0, 100))
+    found = signatures([first, second])
     assert np.mean(found[0] == found[1]) == pytest.approx(jaccard(first, second), abs=0.2)

@@ -8,13 +8,14 @@ import pytest
 
 from tithe.errors import SettingsError
 from tithe.lab.tune.optimiser_steps import Batches, StepOrder, lay_out, steps_in_all
-from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.settings import TrainingRecipe
+from tithe.lab.tune.tune import more_steps
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("each", [None, 1, 2, 16])
 def test_a_batch_is_the_same_on_any_number_of_devices(devices, each):
-    got = lay_out(Recipe(per_device_train_batch_size=each), devices, "cuda")
+    got = lay_out(TrainingRecipe(per_device_train_batch_size=each), devices, "cuda")
     assert got.devices * got.each * got.passes == 128
     assert each in (None, got.each)
 
@@ -23,23 +24,23 @@ def test_a_batch_is_the_same_on_any_number_of_devices(devices, each):
     ("recipe", "devices", "message"),
     [
         ({}, 3, "a batch of 128 cannot be divided among 3 devices"),
-        ({"per_device_train_batch_size": 3}, 1, "a batch of 128 is not made of 1 device of 3"),
+        ({"per_device_train_batch_size": 3}, 1, "a batch of 128 cannot be made of 1 device of 3"),
         (
             {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
             2,
-            "a batch of 128 is not made of 2 devices of 4, 4 times",
+            "a batch of 128 cannot be made of 2 devices of 4, 4 times",
         ),
-        ({"gradient_accumulation_steps": 3}, 1, "a batch of 128 is not made of"),
+        ({"gradient_accumulation_steps": 3}, 1, "a batch of 128 cannot be made of"),
     ],
 )
 def test_what_does_not_divide_is_refused(recipe, devices, message):
     with pytest.raises(SettingsError) as caught:
-        lay_out(Recipe(**recipe), devices, "cpu")
+        lay_out(TrainingRecipe(**recipe), devices, "cpu")
     assert message in str(caught.value)
 
 
 def test_accumulation_alone_settles_the_pass():
-    assert lay_out(Recipe(gradient_accumulation_steps=16), 2, "cpu") == Batches(128, 2, 4)
+    assert lay_out(TrainingRecipe(gradient_accumulation_steps=16), 2, "cpu") == Batches(128, 2, 4)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +57,13 @@ def test_accumulation_alone_settles_the_pass():
     ],
 )
 def test_steps_are_counted_by_hand(rows, recipe, steps):
-    assert steps_in_all(rows, Recipe(**recipe)) == steps
+    assert steps_in_all(rows, TrainingRecipe(**recipe)) == steps
 
 
 @pytest.mark.parametrize("recipe", [{"num_train_epochs": 0}, {"max_steps": 0}])
 def test_no_step_at_all_is_refused(recipe):
     with pytest.raises(SettingsError, match="no optimiser step"):
-        steps_in_all(10, Recipe(**recipe))
+        steps_in_all(10, TrainingRecipe(**recipe))
 
 
 def order(n, *, step=8, devices=1, each=2, seed=0, blank=None):
@@ -110,4 +111,23 @@ def test_steps_of_later_epochs_are_found_again():
 def test_a_single_step_at_learning_rate_zero_is_refused(recipe):
     """Warm-up begins at 0: a training of one step gives back the model as it was."""
     with pytest.raises(SettingsError, match="begins at learning rate 0"):
-        steps_in_all(100, Recipe(**recipe))
+        steps_in_all(100, TrainingRecipe(**recipe))
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "steps", "words"),
+    [
+        ({"max_steps": 2}, 3, 2, "`max_steps` is 2"),
+        ({"train_batch_size": 128, "num_train_epochs": 3}, 300, 9, "a batch of 32 makes 30"),  # 3 x ceil(300 / 32)
+        (
+            {"train_batch_size": 128, "num_train_epochs": 3},
+            3,
+            3,
+            "a batch of 1 makes 9, and more epochs or examples make more",
+        ),
+        ({"train_batch_size": 1, "num_train_epochs": 1}, 5, 5, "more epochs or examples make more"),
+    ],
+)
+def test_what_makes_more_steps(settings: dict[str, int], rows: int, steps: int, words: str) -> None:
+    """A way out that would not work is worse than none: three examples make no eight steps of 32."""
+    assert more_steps(TrainingRecipe(**settings), rows, steps) == words

@@ -6,7 +6,7 @@ import pytest
 from tithe.data.render import RenderSettings, make_renderer
 from tithe.engine.loading import load_model
 from tithe.engine.sources import find_model, load_tokenizer
-from tithe.lab.tune.train_rows import Ending, read_rows
+from tithe.lab.tune.train_rows import EosEnding, read_rows
 from tithe.records import BadRow, Example, Message
 
 
@@ -74,7 +74,9 @@ def bare_rows(model_dir, tmp_path, examples, eos="own", **settings):
     (tmp_path / "bare.jinja").write_text(BARE)
     settings = {"template": str(tmp_path / "bare.jinja"), "max_length": 64, **settings}
     tokenizer, made = renderer(model_dir, **settings)
-    ending = Ending(renderer(model_dir, **settings, eos=False)[1], 1 if eos == "own" else eos, settings["max_length"])
+    ending = EosEnding(
+        renderer(model_dir, **settings, eos=False)[1], 1 if eos == "own" else eos, settings["max_length"]
+    )
     assert tokenizer.eos_token_id == 1
     return tokenizer, read_rows(examples, made, ending)
 
@@ -101,7 +103,7 @@ def test_a_template_with_an_end_gets_no_other(model_dir, template):
     _, made = renderer(model_dir, template=template)
     _, plain = renderer(model_dir, template=template, eos=False)
     examples = [example("Name a colour.", "Red."), example("Hi", "w " * 90, "b")]
-    with_end, without = read_rows(examples, made, Ending(plain, 1, 64)), read_rows(examples, made)
+    with_end, without = read_rows(examples, made, EosEnding(plain, 1, 64)), read_rows(examples, made)
     assert with_end.rows == without.rows and (with_end.ends_added, with_end.ends_missing) == (0, 0)
 
 

@@ -234,7 +234,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(straight, data, model_dir, 
     (place / "checkpoints" / "checkpoint-7").mkdir()  # half written
     heard = Heard()
     got = tune(settings(data, model_dir, save_steps=3), place, reporter=heard)
-    assert "goes on from the checkpoint after step 3" in heard.said
+    assert "resuming from the checkpoint after step 3" in heard.said
     assert len(heard.steps) == 5 and heard.total == sum(n for n, _ in heard.steps)
     assert got.record["losses"] == pytest.approx(straight.record["losses"], abs=1e-6)
     assert distance(got.folder, straight.folder) < 1e-6
@@ -295,7 +295,7 @@ def test_the_last_good_checkpoint_stays(data, model_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(ResponseTrainer, "compute_loss", real)
     heard = Heard()
     tune(settings(data, model_dir, save_steps=1), tmp_path / "a", reporter=heard)
-    assert "goes on from the checkpoint after step 4" in heard.said
+    assert "resuming from the checkpoint after step 4" in heard.said
 
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "learning_rate": 1e-2}

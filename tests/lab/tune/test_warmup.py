@@ -119,17 +119,17 @@ def test_an_interrupted_choice_is_not_made_again(data, model_dir, tmp_path, monk
         patch.setattr(Listener, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
             warm_up(wanted(data, model_dir), tmp_path / "a")
-    monkeypatch.setattr(warmup, "choose", lambda *_: pytest.fail("chosen again"))
+    monkeypatch.setattr(warmup, "choose_examples", lambda *_: pytest.fail("chosen again"))
     warm_up(wanted(data, model_dir), tmp_path / "a")
 
 
 @pytest.fixture
 def brief(monkeypatch):
     """A recipe that fits 300 examples; the paper's batch of 128 would make three steps of them."""
-    from tithe.lab.tune import recipe
+    from tithe.lab.tune import settings
 
-    small = recipe.altered(recipe.RECIPES["warmup"], {"train_batch_size": 8, "learning_rate": 1e-3})
-    monkeypatch.setattr(recipe, "RECIPES", {**recipe.RECIPES, "warmup": small})
+    small = settings.with_values(settings.RECIPES["warmup"], {"train_batch_size": 8, "learning_rate": 1e-3})
+    monkeypatch.setattr(settings, "RECIPES", {**settings.RECIPES, "warmup": small})
 
 
 class Heard(Reporter):

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tithe.lab.tune.warmup_choice import at_random, middle, nearest
-from tithe.neighbours.kmeans import kmeans
+from tithe.lab.tune.warmup import choose_middling, choose_nearest, choose_random
+from tithe.neighbours.clusters import kmeans
 
 
 def percentile(values, share):
@@ -44,13 +44,15 @@ def test_middle_is_the_rule_in_words(seed, each):
     perplexities = np.exp(draw.normal(2, 1, 400))
     if seed == 4:
         perplexities = np.round(perplexities)  # ties at the edges of the band
-    assert middle(labels, perplexities, each).tolist() == in_words(labels.tolist(), perplexities.tolist(), each)
+    assert choose_middling(labels, perplexities, each).tolist() == in_words(
+        labels.tolist(), perplexities.tolist(), each
+    )
 
 
 def test_a_small_cluster_is_taken_whole_and_a_large_one_without_its_extremes():
     labels = np.array([0] * 4 + [1] * 40)
     perplexities = np.concatenate([[1, 1000, 1, 1000], np.arange(40)])
-    got = middle(labels, perplexities, 5)
+    got = choose_middling(labels, perplexities, 5)
     assert got[:4].tolist() == [0, 1, 2, 3]
     assert len(got) == 9 and all(9 < perplexities[i] < 30 for i in got[4:])
 
@@ -60,7 +62,7 @@ def test_nearest_takes_the_heart_of_every_cluster():
     vectors = draw.normal(size=(60, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     found = kmeans(vectors, 6, 0)
-    got = nearest(found, vectors, 3)
+    got = choose_nearest(found, vectors, 3)
     for cluster in range(len(found)):
         members = np.flatnonzero(found.labels == cluster)
         apart = np.linalg.norm(vectors[members] - vectors[members].mean(axis=0), axis=1)
@@ -68,7 +70,7 @@ def test_nearest_takes_the_heart_of_every_cluster():
 
 
 def test_random_is_a_draw_without_return():
-    got = at_random(50, 20, 3)
-    assert len(set(got.tolist())) == 20 and got.tolist() == sorted(got.tolist()) == at_random(50, 20, 3).tolist()
-    assert at_random(50, 20, 4).tolist() != got.tolist()
-    assert at_random(5, 20, 0).tolist() == [0, 1, 2, 3, 4]
+    got = choose_random(50, 20, 3)
+    assert len(set(got.tolist())) == 20 and got.tolist() == sorted(got.tolist()) == choose_random(50, 20, 3).tolist()
+    assert choose_random(50, 20, 4).tolist() != got.tolist()
+    assert choose_random(5, 20, 0).tolist() == [0, 1, 2, 3, 4]

@@ -9,10 +9,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from tithe.data.files import Dataset
+from tithe.data.counts import RemarkCounts, note_sentences, remark_sentences
+from tithe.data.dataset import Dataset
 from tithe.data.ids import prompt_id
-from tithe.data.record_counts import note_sentences
-from tithe.data.remarks import RemarkCounts, remark_sentences
 from tithe.errors import DataError, did_you_mean
 from tithe.lab.evaluate.measured import Measured
 from tithe.records import Example

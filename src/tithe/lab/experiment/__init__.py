@@ -1,1 +1,1 @@
-"""Train and evaluate by several selections, and say which beat a random one."""
+"""Train and evaluate a model on several selections, and report which beat a random one."""

@@ -1,9 +1,9 @@
-"""What each arm is trained on; choices of all arms are found again where nothing has changed."""
+"""Choose the examples that each arm trains on; a choice is reused from disk while its settings stay the same."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,13 +11,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from tithe.data.files import open_dataset
+from tithe.data.dataset import open_dataset
 from tithe.errors import DataError, SettingsError, StoreError, TitheError
 from tithe.foreign import foreign, read_json
 from tithe.lab.experiment.experiment_data import Data, Pool
 from tithe.lab.experiment.settings import ALL, ArmSettings, ExperimentSettings
 from tithe.lab.tune.optimiser_steps import steps_in_all
-from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.settings import TrainingRecipe
 from tithe.records import Example, Scores
 from tithe.report.reporter import Reporter
 from tithe.run.folder import write_json
@@ -25,13 +25,13 @@ from tithe.run.pipeline import select
 from tithe.selectors.budget import Budget
 from tithe.settings import SelectSettings, with_preset
 
-BINS = 20  # of the pool's lengths, equally full, within which a length-matched arm draws
+BINS = 20  # quantile bins of response length, within which a length-matched arm draws
 Choices: TypeAlias = "dict[tuple[str, str], list[Choice]]"
 SCORING, CHOICES = "scoring", "choices"
 
 
-class Said(BaseModel):
-    """What has to be in a record of ours; more may be there."""
+class Stored(BaseModel):
+    """Fields that a JSON file of an experiment must have; it may have more."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -42,9 +42,9 @@ class Choice:
 
     Args:
         arm: name.
-        budget: as it was written; `100%` of the full set.
-        seed: None where all seeds are trained on the same.
-        places: of the pool, in its order.
+        budget: as it was written; `100%` for the full set.
+        seed: None if all seeds train on the same examples.
+        places: indices into the pool, ascending.
     """
 
     arm: str
@@ -53,29 +53,28 @@ class Choice:
     places: tuple[int, ...]
 
 
-def wanted(pool: Pool, budget: str) -> int | None:
-    """Rows that a budget comes to; None where it counts tokens."""
+def budget_rows(pool: Pool, budget: str) -> int | None:
+    """Return the number of rows a budget allows; None if it counts tokens."""
     return Budget.parse(budget).rows(len(pool), len(pool))
 
 
-def scored(
+def select_arm(
     arm: ArmSettings, budget: str, pool: Pool, settings: ExperimentSettings, folder: Path, reporter: Reporter
 ) -> Choice:
-    """A selection as `tithe select` makes it; all arms share the answers in one run folder.
+    """Select as `tithe select` does; all arms share one run folder, so that no answer is computed twice.
 
     Raises:
-        TitheError: what the selection says, naming the arm; or it has chosen fewer than the budget.
+        TitheError: the selection failed (the message names the arm), or chose fewer examples than the budget.
     """
     try:
         result = select(selection_settings(arm, budget, pool, settings), folder=folder, reporter=reporter)
     except TitheError as error:
         raise type(error)(f"arm `{arm.name}` at {budget}: {error}", hint=error.hint) from error
-    kept = set(result.kept)
-    return checked(arm, Choice(arm.name, budget, None, places_of(kept, pool)), pool)
+    return demand_full_budget(arm, Choice(arm.name, budget, None, places_of(set(result.kept), pool)), pool)
 
 
 def selection_settings(arm: ArmSettings, budget: str, pool: Pool, settings: ExperimentSettings) -> SelectSettings:
-    """The arm's own settings over those of all arms."""
+    """Merge the arm's own settings over those that all arms share."""
     common: dict[str, Any] = {
         "dataset": str(pool.path),
         "model": settings.model,
@@ -85,7 +84,7 @@ def selection_settings(arm: ArmSettings, budget: str, pool: Pool, settings: Expe
         "max_length": settings.max_length,
         "truncation": settings.truncation if settings.truncation == "prompt" else None,
     }
-    if "preset" in arm.select:  # which has a template and a length of its own
+    if "preset" in arm.select:  # a preset brings its own template and length
         common = {key: value for key, value in common.items() if key not in ("template", "max_length", "truncation")}
     return with_preset(SelectSettings, {**common, **settings.scoring, **arm.select, "keep": budget})
 
@@ -94,35 +93,38 @@ def places_of(ids: set[str], pool: Pool) -> tuple[int, ...]:
     return tuple(i for i, id_ in enumerate(pool.ids) if id_ in ids)
 
 
-def checked(arm: ArmSettings, choice: Choice, pool: Pool) -> Choice:
-    """Refuse an arm that has fewer examples than the others at its budget.
+def demand_full_budget(arm: ArmSettings, choice: Choice, pool: Pool) -> Choice:
+    """Return the choice; refuse one with fewer examples than the other arms have at this budget.
 
     Raises:
-        SettingsError: it has, and is not allowed to.
+        SettingsError: it has fewer, and the arm does not set `allow_fewer`.
     """
-    rows = wanted(pool, choice.budget)
+    rows = budget_rows(pool, choice.budget)
     if not choice.places:
-        raise SettingsError(f"arm `{arm.name}` has selected nothing at {choice.budget}", hint="look at its filters")
+        raise SettingsError(f"arm `{arm.name}` selected nothing at {choice.budget}", hint="check its filters")
+    # A budget in tokens has no row count: its arms may differ in examples.
     if rows is not None and len(choice.places) < rows and not arm.allow_fewer:
         raise SettingsError(
-            f"arm `{arm.name}` has selected {len(choice.places):,} examples at {choice.budget}, the others have "
+            f"arm `{arm.name}` selected {len(choice.places):,} examples at {choice.budget}, the others have "
             f"{rows:,}: a smaller set would be compared with a larger one",
-            hint="a smaller budget, `drop: []` for the arm, or `allow_fewer: true` to compare them all the same",
+            hint="a smaller budget, `drop: []` for the arm, or `allow_fewer: true` to compare them anyway",
         )
     return choice
 
 
-def at_random(name: str, budget: str, seed: int, pool: Pool) -> Choice:
-    """Drawn with equal chances."""
+def draw_random(name: str, budget: str, seed: int, pool: Pool) -> Choice:
+    """Draw examples uniformly."""
+    # The second number keeps this stream apart from that of `like_lengths` under the same seed.
     order = np.random.default_rng([seed, 1]).permutation(len(pool))
     scores = Scores(pool.ids, np.zeros(len(pool)), columns={"response_tokens": pool.response_tokens}, by=name)
     taken = Budget.parse(budget).take(scores, order)
     return Choice(name, budget, seed, tuple(sorted(taken.tolist())))
 
 
-def like_lengths(name: str, like: Choice, seed: int, pool: Pool) -> Choice:
-    """Drawn by chance with the lengths of another arm: as many from each of twenty bins of the pool's lengths."""
+def draw_like_lengths(name: str, like: Choice, seed: int, pool: Pool) -> Choice:
+    """Draw at random, with as many examples from each length bin as another arm has."""
     rng = np.random.default_rng([seed, 2])
+    # Many equal lengths give equal quantiles: `unique` merges their bins.
     edges = np.unique(np.quantile(pool.response_tokens, np.linspace(0, 1, BINS + 1)[1:-1]))
     bins = np.searchsorted(edges, pool.response_tokens, side="right")
     counts = np.bincount(bins[list(like.places)], minlength=len(edges) + 1)
@@ -132,14 +134,14 @@ def like_lengths(name: str, like: Choice, seed: int, pool: Pool) -> Choice:
     return Choice(name, like.budget, seed, tuple(sorted(taken)))
 
 
-def from_file(arm: ArmSettings, budget: str, pool: Pool, held_out: Mapping[str, str]) -> Choice:
-    """Records that were chosen elsewhere, found in the pool by what they say.
+def read_arm_file(arm: ArmSettings, budget: str, pool: Pool, held_out: Collection[str]) -> Choice:
+    """Read records that were chosen elsewhere, and find them in the pool by their text.
 
     Args:
         arm: names the file; `{budget}` in it stands for the budget.
-        budget: to be met.
-        pool: where they are found.
-        held_out: id -> anything, of the examples held out.
+        budget: that the file must fill.
+        pool: that holds the records.
+        held_out: ids of the held-out examples.
 
     Raises:
         DataError: some of them are not in the pool, or are held out.
@@ -155,64 +157,69 @@ def from_file(arm: ArmSettings, budget: str, pool: Pool, held_out: Mapping[str, 
             f"{held:,} of them are held out",
             hint="select from `data/pool.jsonl` of the experiment's folder",
         )
-    return checked(arm, Choice(arm.name, budget, None, places_of(ids, pool)), pool)
+    return demand_full_budget(arm, Choice(arm.name, budget, None, places_of(ids, pool)), pool)
 
 
-def lengths(choice: Choice, pool: Pool) -> dict[str, float]:
-    """Of the responses chosen, in tokens."""
+def length_facts(choice: Choice, pool: Pool) -> dict[str, float]:
+    """Count the chosen examples and their response tokens."""
     tokens = pool.response_tokens[list(choice.places)]
     return {"examples": len(tokens), "response_tokens": int(tokens.sum()), "median_length": float(np.median(tokens))}
 
 
 def overlap(one: Choice, other: Choice) -> float:
-    """Share of the first that the second has, too."""
+    """Return the share of the first choice that is in the second, too."""
     return len(set(one.places) & set(other.places)) / len(one.places)
 
 
-def all_of(name: str, pool: Pool) -> Choice:
-    return Choice(name, "100%", None, tuple(range(len(pool))))
+def full_choice(name: str, pool: Pool) -> Choice:
+    return Choice(name, ALL, None, tuple(range(len(pool))))
 
 
-def by_seed(choices: Sequence[Choice], seed: int) -> Choice:
-    """The choice that a seed is trained on."""
+def choice_of_seed(choices: Sequence[Choice], seed: int) -> Choice:
+    """Return the choice that a seed trains on."""
     return next(one for one in choices if one.seed in (None, seed))
 
 
 def choose_all(settings: ExperimentSettings, data: Data, folder: Path, reporter: Reporter) -> Choices:
-    """(arm, budget) -> one choice for all seeds, or one for each; arms in their order.
+    """Choose the examples of every arm at every budget.
 
-    At a budget of everything every arm is the full set, which is trained on once.
+    At a budget of 100 % all arms are the full set, which is trained on once.
+
+    Returns:
+        (arm, budget) -> one choice for all seeds, or one for each; in the order of the arms.
 
     Raises:
-        TitheError: a budget of more than there is, or what stops an arm's selection.
+        TitheError: a budget exceeds the pool, or an arm's selection fails.
     """
     pool = data.pool
     for budget in settings.budgets:
-        rows, tokens = wanted(pool, budget), int(pool.response_tokens.sum())
+        rows, tokens = budget_rows(pool, budget), int(pool.response_tokens.sum())
         if rows is None and Budget.parse(budget).amount >= tokens:
             raise SettingsError(
                 f"the budget `{budget}` is not less than the pool, which has {tokens:,} response tokens",
-                hint=f"`{ALL}` is all of it",
+                hint=f"`{ALL}` takes the whole pool",
             )
         if rows is not None and rows > len(pool):
             raise SettingsError(
                 f"the budget `{budget}` is more than the pool, which has {len(pool):,} examples",
-                hint=f"`{ALL}` is all of it",
+                hint=f"`{ALL}` takes the whole pool",
             )
-    partial = [budget for budget in settings.budgets if wanted(pool, budget) != len(pool)]
+    # Budgets that take the whole pool leave nothing to choose; all arms would be the same.
+    partial = [budget for budget in settings.budgets if budget_rows(pool, budget) != len(pool)]
     found: Choices = {}
-    order = [arm for arm in settings.arms if arm.kind != "random-like"]
-    for arm in [*order, *(arm for arm in settings.arms if arm.kind == "random-like")]:
+    # A `random-like` arm needs the choice it matches, so these come last.
+    for arm in sorted(settings.arms, key=lambda arm: arm.kind == "random-like"):
         for budget in partial if arm.budgeted else ():
-            found[arm.name, budget] = chosen(arm, budget, settings, data, found, folder, reporter)
+            found[arm.name, budget] = choose_arm(arm, budget, settings, data, found, folder, reporter)
     full = next((arm.name for arm in settings.arms if arm.kind == "full"), None)
     if full or len(partial) < len(settings.budgets):
-        found[full or "full", ALL] = [all_of(full or "full", pool)]
+        name = full or "full"
+        found[name, ALL] = [full_choice(name, pool)]
     names = [arm.name for arm in settings.arms]
     return dict(sorted(found.items(), key=lambda item: names.index(item[0][0]) if item[0][0] in names else len(names)))
 
 
-def chosen(
+def choose_arm(
     arm: ArmSettings,
     budget: str,
     settings: ExperimentSettings,
@@ -221,44 +228,44 @@ def chosen(
     folder: Path,
     reporter: Reporter,
 ) -> list[Choice]:
-    """One arm's examples at one budget."""
+    """Choose one arm's examples at one budget."""
     pool = data.pool
     if arm.kind == "random":
-        return [at_random(arm.name, budget, seed, pool) for seed in settings.seeds]
+        return [draw_random(arm.name, budget, seed, pool) for seed in settings.seeds]
     if arm.kind == "random-like":
         assert arm.like is not None
-        return [like_lengths(arm.name, found[arm.like, budget][0], seed, pool) for seed in settings.seeds]
+        return [draw_like_lengths(arm.name, found[arm.like, budget][0], seed, pool) for seed in settings.seeds]
     if arm.kind == "file":
-        return [from_file(arm, budget, pool, dict.fromkeys(data.held_out, ""))]
-    kept = Kept(folder / CHOICES / f"{arm.name}-{budget}.json", selection_key(arm, budget, settings, pool))
+        return [read_arm_file(arm, budget, pool, data.held_out)]
+    kept = ChoiceFile(folder / CHOICES / f"{arm.name}-{budget}.json", selection_key(arm, budget, settings, pool))
     before = kept.read(pool)
     if before is not None:
         return [Choice(arm.name, budget, None, before)]
     reporter.say(f"{arm.name} at {budget}:")
-    choice = scored(arm, budget, pool, settings, folder / SCORING, reporter)
+    choice = select_arm(arm, budget, pool, settings, folder / SCORING, reporter)
     kept.write(choice, pool)
     return [choice]
 
 
-class ChoiceSaid(Said):
-    """Of a choice on disk."""
+class StoredChoice(Stored):
+    """A choice on disk."""
 
     key: str
     ids: list[str]
 
 
-class Kept:
-    """A choice on disk, under what it depends on."""
+class ChoiceFile:
+    """A choice on disk, valid while its key stays the same."""
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
 
     def read(self, pool: Pool) -> tuple[int, ...] | None:
-        """Places in the pool; None where there are none, or those of other settings."""
+        """Return the stored places; None if there are none, or they belong to other settings."""
         if not self.path.exists():
             return None
         hint = "delete the file: the arm is chosen again, from the answers that are kept"
-        found = read_json(self.path, StoreError, hint, ChoiceSaid)
+        found = read_json(self.path, StoreError, hint, StoredChoice)
         if found["key"] != self.key:
             return None
         place = {id_: i for i, id_ in enumerate(pool.ids)}
@@ -271,18 +278,19 @@ class Kept:
 
 
 def selection_key(arm: ArmSettings, budget: str, settings: ExperimentSettings, pool: Pool) -> str:
-    """Changes with the selection's settings, the pool, and the files that the settings name."""
+    """Return a key that changes with the selection's settings, the pool, and the files that the settings name."""
+    # The digest holds full settings, not just those given, so that a changed default invalidates the choice, too.
     state = hashlib.blake2b(digest_size=8)
     chosen = selection_settings(arm, budget, pool, settings)
     state.update(repr(sorted(chosen.model_dump(mode="json").items())).encode())
     state.update("\n".join(pool.ids).encode())
     for name in (chosen.head, chosen.target, chosen.shot_pool, chosen.model):
-        state.update(stamp(name).encode())
+        state.update(file_stamp(name).encode())
     return state.hexdigest()
 
 
-def stamp(name: str | None) -> str:
-    """Names, sizes and times of a file or folder; nothing for what is not on this disk."""
+def file_stamp(name: str | None) -> str:
+    """Return names, sizes and times of a file or folder; nothing for what is not on this disk, such as a hub id."""
     if name is None or not Path(name).exists():
         return ""
     path = Path(name)
@@ -290,22 +298,25 @@ def stamp(name: str | None) -> str:
     return repr([(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files])
 
 
-def table(
-    choices: Mapping[tuple[str, str], Sequence[Choice]], pool: Pool, settings: ExperimentSettings, recipe: Recipe
+def arm_table(
+    choices: Mapping[tuple[str, str], Sequence[Choice]],
+    pool: Pool,
+    settings: ExperimentSettings,
+    recipe: TrainingRecipe,
 ) -> list[dict[str, Any]]:
-    """Per arm and budget: examples, tokens, optimiser steps, and how much of it the reference arm has, too.
+    """Return a row per arm and budget: examples, tokens, optimiser steps, and the overlap with the reference arm.
 
-    Of an arm that repeats another's lengths also how much it shares with that: where the other takes all examples of
-    a length, as `length` does, there are no others to draw, and the two are one arm.
+    A length-matched arm also gets its overlap with the arm it matches. If that one takes all examples of a length, as
+    `length` does, no others are left to draw, and the two arms are the same.
     """
     rows, against = [], settings.against
-    before: dict[tuple[str, str], Sequence[Choice]] = {}
+    before: dict[tuple[str, str], Sequence[Choice]] = {}  # rows done so far, to find arms with the same examples
     like = {arm.name: arm.like for arm in settings.arms}
     for (arm, budget), found in choices.items():
         other = choices.get((against, budget))
-        row: dict[str, Any] = {"arm": arm, "budget": budget, "draws": len(found), **lengths(found[0], pool)}
+        row: dict[str, Any] = {"arm": arm, "budget": budget, "draws": len(found), **length_facts(found[0], pool)}
         row["steps"] = steps_in_all(len(found[0].places), recipe)
-        row["same_as"] = next((name for (name, _), one in before.items() if same(one, found)), None)
+        row["same_as"] = next((name for (name, _), one in before.items() if same_examples(one, found)), None)
         before[arm, budget] = found
         row[f"shared_with_{against}"] = None if other is None or arm == against else overlap(found[0], other[0])
         repeated = like.get(arm)
@@ -315,6 +326,6 @@ def table(
     return rows
 
 
-def same(one: Sequence[Choice], other: Sequence[Choice]) -> bool:
-    """Whether two arms are trained on the same."""
+def same_examples(one: Sequence[Choice], other: Sequence[Choice]) -> bool:
+    """Return whether two arms train on the same examples."""
     return [choice.places for choice in one] == [choice.places for choice in other]

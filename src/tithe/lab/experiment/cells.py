@@ -1,4 +1,4 @@
-"""One training and its evaluation: a cell of the table of arms, budgets and seeds."""
+"""A cell is one training and its evaluation, in the grid of arms, budgets and seeds; its folder keeps all files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tithe.data.outfile import atomic
 from tithe.errors import StoreError
 from tithe.foreign import demand_shape, foreign, read_json
 from tithe.lab.evaluate.measured import Measured, from_files
-from tithe.lab.experiment.arm_choices import Choice, Said, by_seed
+from tithe.lab.experiment.arm_choices import Choice, Stored, choice_of_seed
 from tithe.lab.experiment.experiment_data import Pool
 from tithe.report.reporter import Reporter
 from tithe.run.folder import Account, has_finished, write_json
@@ -24,8 +24,8 @@ UNTRAINED = "base"
 AGAIN = "delete the file: the cell is then done again"
 
 
-class SpecSaid(Said):
-    """Of `cell-settings.json`."""
+class StoredSpec(Stored):
+    """`cell-settings.json`."""
 
     arm: str
     budget: str | None
@@ -35,15 +35,15 @@ class SpecSaid(Said):
     keep_models: bool
 
 
-class TrainingSaid(Said):
-    """Of a training in `cell.json`."""
+class StoredTraining(Stored):
+    """A training in `cell.json`."""
 
     recipe_digest: str
     steps: int
 
 
-class MetricSaid(Said):
-    """Of a metric in `cell.json`."""
+class StoredMetric(Stored):
+    """A metric in `cell.json`."""
 
     metric: str
     kind: str
@@ -52,11 +52,11 @@ class MetricSaid(Said):
     about: dict[str, Any]
 
 
-class DoneSaid(Said):
-    """Of `cell.json`."""
+class StoredCell(Stored):
+    """`cell.json` of a finished cell."""
 
-    training: TrainingSaid | None
-    evaluation: list[MetricSaid]
+    training: StoredTraining | None
+    evaluation: list[StoredMetric]
     items: str
     seconds: float
     spec_digest: str
@@ -64,14 +64,14 @@ class DoneSaid(Said):
 
 @dataclass(frozen=True)
 class Cell:
-    """What is trained and evaluated once.
+    """A model to train and evaluate once.
 
     Args:
         arm: name.
-        budget: as it was written; None of the untrained model.
-        seed: of the training; None of the untrained model.
-        choice: what it is trained on; None of the untrained model.
-        key: the same for cells that are trained on the same examples with the same seed.
+        budget: as it was written; None for the untrained model.
+        seed: of the training; None for the untrained model.
+        choice: the training examples; None for the untrained model.
+        key: equal for cells with the same examples and seed, of which only one is trained.
     """
 
     arm: str
@@ -82,7 +82,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder, and for people."""
+        """Name of the folder, also shown to users."""
         return self.arm if self.budget is None else f"{self.arm}-{self.budget}-seed{self.seed}"
 
     @property
@@ -93,51 +93,49 @@ class Cell:
 def make_cells(
     choices: Mapping[tuple[str, str], Sequence[Choice]], seeds: Sequence[int], base: str | None
 ) -> list[Cell]:
-    """All cells, seed by seed, so that a stopped experiment has whole seeds; the largest first within each.
+    """List all cells, seed by seed, so that a stopped experiment has complete seeds; the largest first in each.
 
     Args:
         choices: (arm, budget) -> one choice for all seeds, or one for each.
         seeds: of training.
-        base: name of the arm of the untrained model, if there is one.
+        base: name of the untrained model's arm, if there is one.
     """
     cells = [Cell(base, None, None, None, UNTRAINED)] if base else []
     for seed in seeds:
-        own = [by_seed(found, seed) for found in choices.values()]
+        own = [choice_of_seed(found, seed) for found in choices.values()]
         for choice in sorted(own, key=lambda one: -len(one.places)):
             cells.append(Cell(choice.arm, choice.budget, seed, choice, cell_key(choice, seed)))
     return cells
 
 
 def cell_key(choice: Choice, seed: int) -> str:
-    state = hashlib.blake2b(repr((choice.places, seed)).encode(), digest_size=8)
-    return state.hexdigest()
+    return hashlib.blake2b(repr((choice.places, seed)).encode(), digest_size=8).hexdigest()
 
 
-def distinct(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """Key -> the first cell that has it, which is the one that is trained."""
+def distinct_cells(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """Map each key to the first cell that has it: the one that is trained."""
     found: dict[str, Cell] = {}
     for cell in cells:
         found.setdefault(cell.key, cell)
     return found
 
 
-def prepare(
-    cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any], say: Callable[[str], None] = lambda _: None
-) -> Path:
-    """Write what a worker reads of a cell: its examples and its settings.
+def prepare(cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any], say: Callable[[str], None]) -> Path:
+    """Write a cell's examples and settings for the worker, and return the cell's folder.
 
     Args:
         cell: to be trained.
-        pool: of the examples.
+        pool: that its examples come from.
         folder: of the experiment.
         common: `tune` and `evaluation` settings of all cells, and `keep_models`.
-        say: is told of a cell that was there with other examples or settings, and is removed.
+        say: called with a sentence if a cell with other examples or settings is removed.
     """
     own = folder / CELLS / cell.name
     data = own / TRAIN
     spec: dict[str, Any] = {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, "examples": cell.key, **common}
+    # An untrained model has no training settings.
     spec["tune"] = {**common["tune"], "dataset": str(data), "seed": cell.seed} if cell.choice else None
-    forget(own, spec, say)
+    remove_if_changed(own, spec, say)
     own.mkdir(parents=True, exist_ok=True)
     if cell.choice is not None:
         pool.write(cell.choice.places, data)
@@ -145,28 +143,28 @@ def prepare(
     return own
 
 
-def forget(own: Path, spec: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Remove a cell of other settings: of another choice, that is, since all else is one for the whole folder."""
+def remove_if_changed(own: Path, spec: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Remove a cell with other examples or settings."""
     if not (own / SPEC).exists():
         return
     before = read_spec(own)
     if spec_digest(before) != spec_digest(spec):
-        say(f"{own.name}: other examples or settings than before, so that it is done anew")
+        say(f"{own.name}: its examples or settings have changed: it is done again")
         shutil.rmtree(own)
 
 
 def read_spec(own: Path) -> dict[str, Any]:
-    """Return what a worker is to read of a cell.
+    """Read a cell's settings.
 
     Raises:
         StoreError: the file is damaged.
     """
     hint = "delete the file: it is written again, and a cell that is done stays"
-    return read_json(own / SPEC, StoreError, hint, SpecSaid)
+    return read_json(own / SPEC, StoreError, hint, StoredSpec)
 
 
 def read_done(own: Path) -> dict[str, Any] | None:
-    """Return the record of a cell that is done; None where it is not.
+    """Return the record of a finished cell; None if it has not finished.
 
     Raises:
         StoreError: the file is damaged.
@@ -174,12 +172,12 @@ def read_done(own: Path) -> dict[str, Any] | None:
     found = read_ended(own)
     if found is None or not has_finished(found):
         return None
-    demand_shape(found, DoneSaid, own / DONE, StoreError, AGAIN)
+    demand_shape(found, StoredCell, own / DONE, StoreError, AGAIN)
     return found
 
 
 def read_ended(own: Path) -> dict[str, Any] | None:
-    """Return the record of a cell however it ended; None where it was not begun, or the process was killed.
+    """Return the record of a cell, finished or not; None if it never began, or its process was killed.
 
     Raises:
         StoreError: the file is damaged.
@@ -188,14 +186,14 @@ def read_ended(own: Path) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A cell that is done.
+class CellResult:
+    """What a finished cell measured.
 
     Args:
-        cell: which.
+        cell: which one.
         record: its `cell.json`.
         measured: every metric, item by item.
-        trained: name of the cell that was trained in its place, where both are trained on the same.
+        trained: name of the cell whose training this is; another one's if both have the same examples.
     """
 
     cell: Cell
@@ -204,8 +202,8 @@ class Outcome:
     trained: str
 
 
-def outcome(cell: Cell, folder: Path) -> Outcome | None:
-    """What a worker left of a cell that is done; None where it is not.
+def cell_result(cell: Cell, folder: Path) -> CellResult | None:
+    """Read what a cell measured; None if it has not finished.
 
     Raises:
         StoreError: its record cannot be read.
@@ -216,17 +214,18 @@ def outcome(cell: Cell, folder: Path) -> Outcome | None:
         return None
     with foreign(StoreError, f"`{own / DONE}` cannot be read", AGAIN):
         measured = from_files(own / record["items"], record["evaluation"])
-    return Outcome(cell, record, tuple(measured), cell.name)
+    return CellResult(cell, record, tuple(measured), cell.name)
 
 
-def finished(cell: Cell, own: Path, spec: Mapping[str, Any]) -> bool:
-    """Whether a cell is done under these very settings."""
+def is_finished(cell: Cell, own: Path, spec: Mapping[str, Any]) -> bool:
+    """Return whether a cell has finished with exactly these settings."""
     record = read_done(own)
     return record is not None and bool(record["spec_digest"] == spec_digest(spec))
 
 
 def spec_digest(spec: Mapping[str, Any]) -> str:
-    """Of all that its result depends on: the examples by what they are, wherever the folder lies."""
+    """Return a digest of everything that a cell's result depends on."""
+    # Without the paths of the examples: an experiment's folder may be moved, and `examples` has their key.
     tune, evaluation = spec["tune"], spec["evaluation"]
     rest = {"tune": tune and {**tune, "dataset": None}, "evaluation": {**evaluation, "holdout": None}}
     text = json.dumps({**spec, **rest}, sort_keys=True, default=str)
@@ -234,13 +233,13 @@ def spec_digest(spec: Mapping[str, Any]) -> str:
 
 
 def write_broken_off(own: Path, error: BaseException) -> None:
-    """Write how a cell ended that was begun and is not done."""
+    """Record why a cell stopped before it finished."""
     if read_done(own) is None:
         Account(own, Reporter(), lambda: brief_spec(own), DONE, stores=None).write_broken_off(error)
 
 
 def brief_spec(own: Path) -> dict[str, Any]:
-    """Return which cell this is."""
+    """Return the arm, budget, seed and settings digest of a cell."""
     spec = read_spec(own)
     return {name: spec[name] for name in ("arm", "budget", "seed")} | {"spec_digest": spec_digest(spec)}
 
@@ -251,6 +250,11 @@ def write_done(own: Path, record: Mapping[str, Any]) -> None:
         stream.write(text.encode(errors="backslashreplace") + b"\n")
 
 
-def restored(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has lists where settings have tuples."""
+def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn lists from JSON back into the tuples that settings have."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def answers_file(own: Path, prompts: str) -> Path:
+    """Return the file with the answers of a cell's model to a prompt set."""
+    return own / f"answers-{Path(prompts).stem}.jsonl"

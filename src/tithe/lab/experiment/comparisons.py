@@ -1,23 +1,28 @@
-"""What the cells say together: means, comparisons in families, and verdicts in words."""
+"""Compare the arms: a judge's reviews of their answers, means over seeds, and corrected tests by family."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tithe.data.prompts import answers_of
 from tithe.errors import StoreError
 from tithe.lab.evaluate.comparison import Comparison, compare, corrected
 from tithe.lab.evaluate.measured import Measured
-from tithe.lab.experiment.cells import Outcome
-from tithe.lab.experiment.settings import ALL, ExperimentSettings
+from tithe.lab.experiment.cells import CELLS, CellResult, answers_file
+from tithe.lab.experiment.settings import ALL, ExperimentSettings, judge_settings, prompt_sets
+from tithe.lab.judge import pairwise
+from tithe.lab.judge.prompt_answers import AnswerSet
+from tithe.report.reporter import Reporter
 
-UNBUDGETED = "-"  # the untrained model's
+UNBUDGETED = "-"  # budget of the untrained model
 Runs = Mapping[tuple[str, str], Sequence[Measured]]  # (arm, budget) -> one per seed
-UNTRAINED, AGAINST = "untrained", " against "  # how the budgets of two sides are written where they differ
+UNTRAINED, AGAINST = "untrained", " against "  # for budgets that differ: `5% against 100%`
+REVIEWS = "reviews"
 PAGE, TABLE, PLOTS = "report.html", "comparisons.csv", "plots"
 
 
@@ -31,8 +36,8 @@ class Mean:
         budget: as written.
         mean: over seeds and items.
         by_seed: means over items.
-        items: that have a value, of the first seed.
-        problems: items without one, of all seeds.
+        items: how many have a value, in the first seed.
+        problems: how many have none in some seed.
         unit: of the means.
     """
 
@@ -48,14 +53,14 @@ class Mean:
 
 @dataclass(frozen=True)
 class Results:
-    """All that the experiment says.
+    """Means and comparisons of an experiment.
 
     Args:
         means: of every metric, arm and budget.
-        against: the arms against the one that they are compared with, corrected together for each metric.
-        groups: the same for each group of items, corrected together for each metric over all groups.
-        full: the arms against the full set.
-        references: the full set and the untrained model against the one that arms are compared with.
+        against: arms against the reference arm, corrected together for each metric.
+        groups: arms against the reference arm in each group of items, corrected over all groups of a metric.
+        full: arms against the full set.
+        references: the full set and the untrained model against the reference arm.
     """
 
     means: tuple[Mean, ...]
@@ -71,35 +76,29 @@ class Results:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN: where there is no number there is null."""
+    """Replace NaN by None, since JSON has no NaN."""
     if isinstance(value, dict):
         return {key: without_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [without_nan(one) for one in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and value != value else value  # NaN is not equal to itself
 
 
-def results(outcomes: Sequence[Outcome], settings: ExperimentSettings) -> Results:
-    """Compare what was measured.
+def compare_arms(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> Results:
+    """Compare the arms on every metric.
 
     Raises:
-        StoreError: the cells were not trained by one recipe.
+        StoreError: the cells were trained with different recipes.
     """
     demand_one_recipe(outcomes)
-    outcomes = ordered(outcomes, settings)
+    outcomes = order_by_budget(outcomes, settings)
     metrics = list(dict.fromkeys(one.metric for outcome in outcomes for one in outcome.measured))
-    parts = [of_metric(metric, runs_of(metric, outcomes, settings), settings) for metric in metrics]
-    return Results(
-        means=tuple(one for part in parts for one in part.means),
-        against=tuple(one for part in parts for one in part.against),
-        groups=tuple(one for part in parts for one in part.groups),
-        full=tuple(one for part in parts for one in part.full),
-        references=tuple(one for part in parts for one in part.references),
-    )
+    parts = [compare_metric(metric, runs_of(metric, outcomes, settings), settings) for metric in metrics]
+    return Results(*(tuple(one for part in parts for one in getattr(part, each.name)) for each in fields(Results)))
 
 
-def demand_one_recipe(outcomes: Sequence[Outcome]) -> None:
-    """Another recipe for one arm would be compared instead of its data."""
+def demand_one_recipe(outcomes: Sequence[CellResult]) -> None:
+    """Refuse cells of different recipes: the comparison would be of recipes instead of data."""
     digests: dict[str, str] = {}
     for outcome in outcomes:
         if outcome.record["training"] is not None:
@@ -111,26 +110,27 @@ def demand_one_recipe(outcomes: Sequence[Outcome]) -> None:
         )
 
 
-def runs_of(metric: str, outcomes: Sequence[Outcome], settings: ExperimentSettings) -> Runs:
-    """One measurement per seed, in the order of the seeds; an untrained model has the same for each."""
+def runs_of(metric: str, outcomes: Sequence[CellResult], settings: ExperimentSettings) -> Runs:
+    """Collect one measurement per seed for each arm and budget; the untrained model's counts for every seed."""
     found: dict[tuple[str, str], list[Measured]] = {}
     for outcome in outcomes:
         one = next((m for m in outcome.measured if m.metric == metric), None)
-        if one is None:  # a judge compares arms only with the one that all are compared with
+        if one is None:  # a judge compares nothing but arms with the reference arm
             continue
+        # The untrained model has no seed: its one measurement is paired with every seed of the arms.
         times = len(settings.seeds) if outcome.cell.seed is None else 1
         found.setdefault((outcome.cell.arm, outcome.cell.budget or UNBUDGETED), []).extend([one] * times)
     return found
 
 
-def ordered(outcomes: Sequence[Outcome], settings: ExperimentSettings) -> list[Outcome]:
-    """Return the outcomes in the order in which a person named the budgets; what has none comes first."""
+def order_by_budget(outcomes: Sequence[CellResult], settings: ExperimentSettings) -> list[CellResult]:
+    """Sort results by budget, in the order the settings name them; those without a budget come first."""
     places = {budget: place for place, budget in enumerate(settings.budgets)}
     return sorted(outcomes, key=lambda one: places.get(str(one.cell.budget), -1))
 
 
-def of_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Results:
-    """One metric's part; `budgets` are those that the reference arm has."""
+def compare_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Results:
+    """Compare the arms on one metric, at the budgets that the reference arm has."""
     first = next(iter(runs.values()))[0]
     base = settings.against
     budgets = [budget for arm, budget in runs if arm == base]
@@ -139,29 +139,30 @@ def of_metric(metric: str, runs: Runs, settings: ExperimentSettings) -> Results:
     whole = [key for key in runs if key[1] in (ALL, UNBUDGETED)]
     full = [key for key in whole if key[1] == ALL]
     groups = sorted(set(first.groups))
+    # Each family is corrected by itself, so that adding references does not weaken the verdicts on the arms.
     return Results(
         means=tuple(mean_of(metric, key, found, first.unit) for key, found in runs.items()),
-        against=versus(pairs, runs),
-        groups=versus(pairs, runs, groups) if groups else (),
-        full=versus([(key, one) for one in full for key in runs if key[1] in budgets], runs),
-        references=versus([(one, (base, budget)) for budget in budgets for one in whole], runs),
+        against=compare_pairs(pairs, runs),
+        groups=compare_pairs(pairs, runs, groups) if groups else (),
+        full=compare_pairs([(key, one) for one in full for key in runs if key[1] in budgets], runs),
+        references=compare_pairs([(one, (base, budget)) for budget in budgets for one in whole], runs),
     )
 
 
-def versus(
+def compare_pairs(
     pairs: Iterable[tuple[tuple[str, str], tuple[str, str]]], runs: Runs, groups: Sequence[str | None] = (None,)
 ) -> tuple[Comparison, ...]:
-    """Compare the first of each pair with the second, corrected together."""
+    """Compare the first of each pair with the second, and correct all p values together."""
     made = []
     for one, other in pairs:
-        budget = one[1] if one[1] == other[1] else shown(one[1], other[1])
+        budget = one[1] if one[1] == other[1] else both_budgets(one[1], other[1])
         for group in groups:
             made.append(compare(runs[one], runs[other], names=(one[0], other[0]), budget=budget, group=group))
     return tuple(corrected(made))
 
 
-def shown(budget: str, other: str) -> str:
-    """Two budgets that are compared."""
+def both_budgets(budget: str, other: str) -> str:
+    """Name two budgets that are compared."""
     return f"{UNTRAINED if budget == UNBUDGETED else budget}{AGAINST}{other}"
 
 
@@ -171,88 +172,65 @@ def mean_of(metric: str, key: tuple[str, str], found: Sequence[Measured], unit: 
     return Mean(metric, *key, float(np.mean(by_seed)), by_seed, len(found[0].items), problems, unit)
 
 
-def sentence(one: Comparison) -> str:
-    """What may be said of an arm at a budget, with what it rests on."""
-    head, against = sides(one)
-    if one.verdict == "no verdict":
-        return f"{head}: no verdict on {one.metric}, {one.why}"
-    assert one.difference is not None and one.detectable is not None
-    clear = one.verdict in ("better", "worse")
-    what = "interval" if clear else "interval of the gain"
-    how = f"{amount(one)} (95 % {what} {interval(one)}, p {p_value(one.p_holm)} after Holm over {one.family})".lstrip()
-    if clear:
-        return f"{head}: {one.verdict} than {against} on {one.metric} by {how}"
-    way = "the means are equal" if one.effect == 0 else f"the mean is {'better' if one.effect > 0 else 'worse'} by"
-    return f"{head}: not distinguishable from {against} on {one.metric}: {way} {how}; {seen(one)}; {needed(one)}"
-
-
-def sides(one: Comparison) -> tuple[str, str]:
-    """Name the arm and what it is compared with; the budgets stand beside them where they differ."""
-    own, _, other = one.budget.partition(AGAINST)
-    head = f"{one.arm} ({own})" if own == UNTRAINED else f"{one.arm} at {own}"
-    against = f"{one.against} at {other}" if other else one.against
-    return head if one.group is None else f"{head}, {one.group}", against
-
-
-def amount(one: Comparison) -> str:
-    """Return the effect's size with its unit; the words before it say the direction."""
-    if one.effect == 0:
-        return ""
-    size = abs(one.effect)
-    if one.unit == "right":
-        return f"{100 * size:.2f} points"
-    share = "" if one.relative is None else f", {abs(100 * one.relative):.2f} %"
-    return f"{size:.4g} {one.unit}{share}"
-
-
-def interval(one: Comparison) -> str:
-    """Return the interval of what the sentence says: how much worse where it is worse, else how much better."""
-    assert one.difference is not None
-    scale, digits = (100, 2) if one.unit == "right" else (1, 4)
-    low, high = scale * one.difference.low, scale * one.difference.high
-    if one.verdict == "worse":
-        low, high = -high, -low
-    sign = "" if one.verdict in ("better", "worse") else "+"
-    return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
-
-
-def seen(one: Comparison) -> str:
-    """Which effects this much data would have shown."""
-    assert one.detectable is not None
-    size = f"{100 * one.detectable:.1f} points" if one.unit == "right" else f"{one.detectable:.3g} {one.unit}"
-    return f"a difference of {size} would have been seen with a power of 80 %"
-
-
-def needed(one: Comparison) -> str:
-    """How much data would show the effect found, if it is the true one."""
-    ways = []
-    if one.seeds_needed is not None:
-        ways.append(f"{one.seeds_needed:,} seeds")
-    if one.items_needed is not None:
-        ways.append(f"{one.items_needed:,} items")
-    if one.effect == 0:
-        return "no difference was found"
-    if not ways:
-        return "to show one as small as the one found, more seeds and more items would be needed together"
-    return f"to show one as small as the one found, {' or '.join(ways)} would be needed"
-
-
-def p_value(p: float | None) -> str:
-    return "unknown" if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
-
-
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What came of an experiment.
+    """The result of an experiment.
 
     Args:
-        folder: where everything lies.
+        folder: that holds its files.
         record: as in `experiment.json`.
-        results: means and comparisons; None where nothing was trained.
-        outcomes: the cells.
+        results: means and comparisons; None if nothing was trained.
+        outcomes: results of the cells.
     """
 
     folder: Path
     record: dict[str, Any] = field(repr=False)
     results: Results | None = field(default=None, repr=False)
-    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
+    outcomes: tuple[CellResult, ...] = field(default=(), repr=False)
+
+
+def add_judge_metrics(
+    outcomes: Sequence[CellResult], settings: ExperimentSettings, folder: Path, reporter: Reporter
+) -> list[CellResult]:
+    """Add a metric `judge <set>`: +1, 0 or -1 per prompt against the reference arm, whose own is 0 everywhere.
+
+    Raises:
+        TitheError: the judge failed; the reviews made so far are kept.
+    """
+    assert settings.judge is not None
+    known = {(one.cell.arm, one.cell.budget, one.cell.seed): one for one in outcomes}
+    arms = [arm.name for arm in settings.arms if arm.budgeted]
+    found = []
+    for one in outcomes:
+        other = known.get((settings.against, one.cell.budget, one.cell.seed))
+        if one.cell.arm not in arms or other is None:
+            found.append(one)
+            continue
+        sets = prompt_sets(settings.judge)
+        more = [judge_answers(one, other, prompts, settings, folder, reporter) for prompts in sets]
+        found.append(replace(one, measured=(*one.measured, *more)))
+    return found
+
+
+def judge_answers(
+    one: CellResult, other: CellResult, prompts: str, settings: ExperimentSettings, folder: Path, reporter: Reporter
+) -> Measured:
+    """Let the judge compare two models' answers to one prompt set."""
+    assert settings.judge is not None
+    own, name = folder / CELLS / one.trained, Path(prompts).stem
+    if one.cell.arm == settings.against:
+        return all_ties(answers_file(own, prompts), name)
+    theirs = folder / CELLS / other.trained
+    output = folder / REVIEWS / f"{one.cell.name}-{name}.jsonl"
+    output.parent.mkdir(exist_ok=True)
+    reporter.say(f"{one.cell.name} against {other.cell.name}, prompts of {name}:")
+    a, b = answers_file(own, prompts), answers_file(theirs, prompts)
+    return pairwise.compare(
+        judge_settings(settings.judge, name), a, b, output, overwrite=True, reporter=reporter
+    ).measured
+
+
+def all_ties(answers: Path, name: str) -> Measured:
+    """Return a tie for every prompt: the reference arm against itself."""
+    items = tuple(AnswerSet.of(str(answers), answers_of(answers)).examples)
+    return Measured(f"judge {name}", "number", "win - loss", True, items, np.zeros(len(items)))

@@ -1,4 +1,4 @@
-"""An experiment from its settings to its verdicts: split, choose, train, evaluate, compare."""
+"""Conduct an experiment: split the data, choose, train, evaluate, compare."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tithe.data.asked import prompts_of
+from tithe.data.prompts import prompts_of
 from tithe.engine.sources import find_model
 from tithe.errors import StoreError, demand
 from tithe.extras import versions
@@ -21,31 +21,29 @@ from tithe.foreign import demand_shape, read_json
 from tithe.lab.evaluate.comparison import holm
 from tithe.lab.evaluate.evaluation import pieces_of
 from tithe.lab.evaluate.settings import EvaluateSettings
-from tithe.lab.experiment.arm_choices import Choice, Said, choose_all, table
-from tithe.lab.experiment.arm_judging import check_judge, judged, prompt_sets
+from tithe.lab.experiment.arm_choices import Choice, Stored, arm_table, choose_all
 from tithe.lab.experiment.cells import (
     CELLS,
     DONE,
     Cell,
-    Outcome,
-    distinct,
-    finished,
+    CellResult,
+    cell_result,
+    distinct_cells,
+    is_finished,
     make_cells,
-    outcome,
     prepare,
     read_ended,
     read_spec,
-    restored,
+    with_tuples,
 )
-from tithe.lab.experiment.comparisons import ExperimentResult, results
+from tithe.lab.experiment.comparisons import ExperimentResult, add_judge_metrics, compare_arms
 from tithe.lab.experiment.experiment_data import Data, make_data
 from tithe.lab.experiment.experiment_report import write_report
-from tithe.lab.experiment.screen import plan_lines
-from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings
-from tithe.lab.experiment.workers import Clock, do_all, places
+from tithe.lab.experiment.reporter import looks_caution, plan_lines
+from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings, check_judge, prompt_sets
+from tithe.lab.experiment.workers import Clock, run_cells, worker_places
 from tithe.lab.judge.prompt_answers import AnswerSet
-from tithe.lab.tune.recipe import Recipe
-from tithe.lab.tune.settings import TuneSettings
+from tithe.lab.tune.settings import TrainingRecipe, TuneSettings
 from tithe.lab.tune.train import demand_packages
 from tithe.report.charts import library
 from tithe.report.reporter import Reporter
@@ -55,7 +53,7 @@ from tithe.run.source import Source
 from tithe.settings import ScoreSettings
 
 DESIGN, RECORD = "design.json", "experiment.json"
-DESIGNED = (
+DESIGNED = (  # settings that may not change while an experiment goes on
     *("limit", "split", "holdout_group", "template", "max_length", "truncation", "dtype"),
     *("tasks", "evaluation", "judge", "drop_contaminated"),
 )
@@ -70,36 +68,36 @@ def experiment(
     plan: bool = False,
     reporter: Reporter | None = None,
 ) -> ExperimentResult:
-    """Conduct an experiment, or go on with it.
+    """Conduct an experiment, or resume it.
 
     Args:
         settings: arms, budgets, seeds, recipe, evaluation.
-        folder: where everything goes: `data/`, `scoring/`, `cells/`, `experiment.json`, the report.
-        overwrite: begin again where the folder holds an experiment of another design.
+        folder: for all files: `data/`, `scoring/`, `cells/`, `experiment.json`, the report.
+        overwrite: start over if the folder holds an experiment of another design.
         plan: split, choose and look for contamination, but train nothing.
-        reporter: who listens.
+        reporter: gets messages and progress.
 
     Raises:
-        TitheError: whatever stops it; what was done is found again by the same call.
+        TitheError: the experiment failed; the same call resumes it.
     """
     conduct = Conduct(settings, folder, reporter := reporter or Reporter())
     with run_folder(folder, "-o"), account(None, reporter, conduct.so_far, name=RECORD, stores="cells") as told:
         told.stored = lambda: sum("evaluation" in one for one in conduct.cells_so_far())
-        return conduct.all(told, overwrite=overwrite, plan=plan)
+        return conduct.run(told, overwrite=overwrite, plan=plan)
 
 
 @dataclass
 class Conduct:
-    """One experiment in its folder."""
+    """Conducts one experiment in its folder."""
 
     given: ExperimentSettings
     folder: Path
     reporter: Reporter
-    known: dict[str, Any] = field(default_factory=dict, init=False)  # of the record, so far
+    known: dict[str, Any] = field(default_factory=dict, init=False)  # the record so far
     cells: list[Cell] = field(default_factory=list, init=False)
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> TrainingRecipe:
         return TuneSettings.of({"dataset": self.given.dataset, **self.training}).full_recipe()
 
     @property
@@ -113,12 +111,12 @@ class Conduct:
 
     @cached_property
     def settings(self) -> ExperimentSettings:
-        """With the recipe's length where none is given."""
+        """The settings, with the recipe's `max_length` if none is given."""
         return self.given.model_copy(update={"max_length": self.given.max_length or self.recipe.max_length})
 
     @cached_property
     def reading(self) -> ScoreSettings:
-        """How training reads the data set."""
+        """Settings that read the data set as training does."""
         s = self.settings
         return ScoreSettings(
             dataset=s.dataset,
@@ -140,14 +138,15 @@ class Conduct:
     def model(self) -> Model:
         return open_model(self.reading)
 
-    def all(self, told: Account, *, overwrite: bool, plan: bool) -> ExperimentResult:
+    def run(self, told: Account, *, overwrite: bool, plan: bool) -> ExperimentResult:
+        # What can fail early comes first: a training takes hours.
         demand_extras()
         if self.settings.judge is not None:
             check_judge(self.settings.judge, self.settings.model)
-        where = places(self.settings.parallel, self.settings.device)
+        where = worker_places(self.settings.parallel, self.settings.device)
         looks = earlier_looks(self.folder / RECORD, len(self.settings.seeds))
-        self.keep_design(overwrite)
-        if not plan:  # which writes no record
+        self.check_design(overwrite)
+        if not plan:  # a plan writes no record
             told.begin(self.folder)
         data = make_data(
             self.settings, lambda: open_renderer(self.reading, self.model), self.folder / "data", self.reporter
@@ -155,25 +154,24 @@ class Conduct:
         self.check_evaluation(data)
         choices = choose_all(self.settings, data, self.folder, self.reporter)
         record = self.known = self.record(data, choices)
-        self.say_plan(record)
+        for line in plan_lines(record):
+            self.reporter.say(line)
         if plan:
             return ExperimentResult(self.folder, record)
         cells = self.cells = make_cells(choices, self.settings.seeds, base_arm(self.settings.arms))
         self.train(cells, data, where)
-        own = {key: outcome(cell, self.folder) for key, cell in distinct(cells).items()}
+        # A cell that shares its training with another one takes over that one's measurements.
+        own = {key: cell_result(cell, self.folder) for key, cell in distinct_cells(cells).items()}
         outcomes = [replace(one, cell=cell) for cell in cells if (one := own[cell.key])]
         if self.settings.judge is not None:
-            outcomes = judged(outcomes, self.settings, self.folder, self.reporter)
-        found = results(outcomes, self.settings)
+            outcomes = add_judge_metrics(outcomes, self.settings, self.folder, self.reporter)
+        found = compare_arms(outcomes, self.settings)
         trained = [one.record["training"]["recipe_digest"] for one in outcomes if one.record["training"]]
         record["recipe"] |= {"digest": trained[0]} if trained else {}  # with the dtype that the device decided
-        record |= {"results": found.as_dict(), "cells": [brief(one) for one in outcomes]}
+        record |= {"results": found.as_dict(), "cells": [cell_facts(one) for one in outcomes]}
         record["earlier_looks"] = looks
         if looks:
-            self.reporter.say(
-                f"note: verdicts were drawn here from {', '.join(map(str, looks))} seeds before; adding some after a "
-                "look makes `better` likelier by chance alone"
-            )
+            self.reporter.say(f"note: {looks_caution(looks)}")
         result = ExperimentResult(self.folder, record, found, tuple(outcomes))
         write_report(result, self.settings)
         record |= told.finished()
@@ -181,22 +179,22 @@ class Conduct:
         return result
 
     def check_evaluation(self, data: Data) -> None:
-        """Raise what is wrong with tasks, groups and prompt sets before hours of training.
+        """Check tasks, groups and prompt sets before hours of training.
 
         Raises:
-            TitheError: a task that is not there or not allowed, a file that cannot be read, a column that is missing.
+            TitheError: an unknown or forbidden task, an unreadable file, or a missing column.
         """
-        settings = EvaluateSettings.of(restored(self.evaluation(data)))
+        settings = EvaluateSettings.of(with_tuples(self.evaluation(data)))
         for piece in pieces_of(settings, find_model(settings.model), self.reporter):
             piece.check()
         for prompts in prompt_sets(self.settings.judge) if self.settings.judge is not None else ():
-            assert AnswerSet.of(prompts, prompts_of(Path(prompts)))
+            demand(AnswerSet.of(prompts, prompts_of(Path(prompts))))  # raises if the file cannot be read
 
-    def keep_design(self, overwrite: bool) -> None:
-        """What may not change while an experiment goes on; arms, budgets and seeds may be added.
+    def check_design(self, overwrite: bool) -> None:
+        """Write down what may not change while an experiment goes on; arms, budgets and seeds may be added.
 
         Raises:
-            StoreError: the folder holds another one.
+            StoreError: the folder holds an experiment of another design.
         """
         s = self.settings
         design = {
@@ -206,7 +204,7 @@ class Conduct:
             "recipe": self.recipe.digest(),
             **{name: getattr(s, name) for name in DESIGNED},
         }
-        design = json.loads(json.dumps(design))
+        design = json.loads(json.dumps(design))  # tuples become lists, as in the file it is compared with
         path = self.folder / DESIGN
         if path.exists() and not overwrite:
             hint = "delete the file: it is written again, and cells that are done stay"
@@ -215,7 +213,7 @@ class Conduct:
                 if before.get(key) != value:
                     raise StoreError(
                         f"`{self.folder}` holds an experiment with another `{key}`: {before.get(key)}, here {value}",
-                        hint="name another folder with `-o`, or `--overwrite` begins again",
+                        hint="name another folder with `-o`, or start over with `--overwrite`",
                     )
         if overwrite and (self.folder / CELLS).exists():
             shutil.rmtree(self.folder / CELLS)
@@ -227,32 +225,28 @@ class Conduct:
             "model": {"name": self.settings.model, "fingerprint": self.model.fingerprint},
             "recipe": {"digest": self.recipe.digest(), **self.recipe.model_dump(mode="json")},
             "data": data.record,
-            "arms": table(choices, data.pool, self.settings, self.recipe),
+            "arms": arm_table(choices, data.pool, self.settings, self.recipe),
         }
 
     def basics(self) -> dict[str, Any]:
         return {"settings": self.settings.model_dump(mode="json"), "versions": versions(VERSIONS)}
 
     def so_far(self) -> dict[str, Any]:
-        """Return the record of what was done by now."""
+        """Return the record so far."""
         return {**self.basics(), **self.known, "cells": self.cells_so_far()}
 
     def cells_so_far(self) -> list[dict[str, Any]]:
-        """Return how each cell ended that was begun."""
+        """Return how each cell ended that has begun."""
         found = []
-        for cell in distinct(self.cells).values():
+        for cell in distinct_cells(self.cells).values():
             record = read_ended(self.folder / CELLS / cell.name)
             if record is not None:
                 told = {name: record[name] for name in ("training", "evaluation", "seconds", OUTCOME) if name in record}
                 found.append({"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, **told})
         return found
 
-    def say_plan(self, record: Mapping[str, Any]) -> None:
-        for line in plan_lines(record):
-            self.reporter.say(line)
-
     def train(self, cells: Sequence[Cell], data: Data, where: Sequence[Any]) -> None:
-        """Do the cells that are not done."""
+        """Train and evaluate the cells that have not finished."""
         common: dict[str, Any] = {
             "tune": self.training,
             "evaluation": self.evaluation(data),
@@ -262,21 +256,22 @@ class Conduct:
             common["judge"] = self.settings.judge
         todo: list[tuple[str, Path]] = []
         weights: dict[str, float] = {}
-        for cell in distinct(cells).values():
+        for cell in distinct_cells(cells).values():
             own = prepare(cell, data.pool, self.folder, common, self.reporter.say)
-            if finished(cell, own, read_spec(own)):
+            if is_finished(cell, own, read_spec(own)):
                 continue
-            (own / DONE).unlink(missing_ok=True)
+            (own / DONE).unlink(missing_ok=True)  # the record of an unfinished try
             todo.append((cell.name, own))
+            # Training takes about three times a forward pass, which evaluation is.
             weights[cell.name] = 3 * cell.examples * self.recipe.num_train_epochs + data.record["held_out"]
-        found = len(distinct(cells)) - len(todo)
+        found = len(distinct_cells(cells)) - len(todo)
         if found:
-            self.reporter.say(f"{found} of {len(distinct(cells))} cells are done")
+            self.reporter.say(f"{found} of {len(distinct_cells(cells))} cells are done")
         clock = Clock(weights)
-        do_all(todo, where, self.folder / "logs", lambda name, done: self.reporter.say(ended(name, done, clock)))
+        run_cells(todo, where, self.folder / "logs", lambda name, done: self.reporter.say(cell_line(name, done, clock)))
 
     def evaluation(self, data: Data) -> dict[str, Any]:
-        """Settings of `tithe evaluate` that all cells share."""
+        """Return the settings of `tithe evaluate` that all cells share."""
         s = self.settings
         names = ["model", "template", "max_length", "truncation", "device", "dtype", "trust_remote_code"]
         own = {name: getattr(s, name) for name in [*names, "allow_code_execution"]}
@@ -291,51 +286,51 @@ class Conduct:
 
 
 def base_arm(arms: Sequence[ArmSettings]) -> str:
-    """Return the name of the untrained model's arm, which every experiment measures, asked for or not."""
+    """Return the name of the untrained model's arm, which every experiment has, listed or not."""
     asked = next((arm.name for arm in arms if arm.kind == "base"), None)
     taken = {arm.name for arm in arms}
     return asked or next(name for name in chain(["base"], (f"base-{i}" for i in count(2))) if name not in taken)
 
 
-class SettingsSaid(Said):
-    """Of the settings in `experiment.json`."""
+class StoredSettings(Stored):
+    """The settings in `experiment.json`."""
 
     seeds: list[int]
 
 
-class RecordSaid(Said):
-    """Of `experiment.json`."""
+class StoredExperiment(Stored):
+    """`experiment.json`."""
 
-    settings: SettingsSaid
+    settings: StoredSettings
     earlier_looks: list[int] = Field(default_factory=list)
 
 
 def earlier_looks(path: Path, seeds: int) -> list[int]:
-    """From how many seeds verdicts were drawn in this folder before, where it was from fewer."""
+    """Return from how many seeds earlier verdicts in this folder were drawn, if from fewer than now."""
     if not path.exists():
         return []
     hint = "delete the file: it is written again, but no longer says from how many seeds verdicts were drawn before"
     found = read_json(path, StoreError, hint)
-    before = found if has_finished(found) else found.get(BEFORE)  # a run that did not come to its end drew none
+    before = found if has_finished(found) else found.get(BEFORE)  # an unfinished run drew no verdicts
     if before is None:
         return []
-    demand_shape(before, RecordSaid, path, StoreError, hint)
+    demand_shape(before, StoredExperiment, path, StoreError, hint)
     looks = {*before.get("earlier_looks", []), len(before["settings"]["seeds"])}
     return sorted(look for look in looks if look < seeds)
 
 
 def demand_extras() -> None:
-    """What the end needs is asked for before hours of training.
+    """Check before hours of training that the packages for the final report are installed.
 
     Raises:
-        MissingExtraError: a package is not installed.
+        MissingExtraError: a package is missing.
     """
     demand(holm([1.0]), library("altair"), library("vl_convert"))
     demand_packages()
 
 
-def ended(name: str, done: Mapping[str, Any], clock: Clock) -> str:
-    """A line for a cell that is done."""
+def cell_line(name: str, done: Mapping[str, Any], clock: Clock) -> str:
+    """Return the line for a finished cell."""
     parts = []
     training = done["training"]
     if training is not None:
@@ -344,7 +339,7 @@ def ended(name: str, done: Mapping[str, Any], clock: Clock) -> str:
     return f"{name}: {', '.join(parts)}; {clock.done(name)}"
 
 
-def brief(one: Outcome) -> dict[str, Any]:
+def cell_facts(one: CellResult) -> dict[str, Any]:
     cell, record = one.cell, one.record
     return {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, "training": record["training"]} | {
         "evaluation": record["evaluation"],

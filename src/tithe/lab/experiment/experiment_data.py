@@ -1,4 +1,4 @@
-"""The data of an experiment: what is held out, what overlaps with it, and the pool that arms choose from."""
+"""Split the data of an experiment: hold examples out, and make the pool that the arms choose from."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tithe.data.counts import RecordCounts, RemarkCounts
+from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.export import write_records
-from tithe.data.files import Dataset, open_dataset
 from tithe.data.ids import prompt_id
 from tithe.data.input_check import InputCheck
-from tithe.data.record_counts import RecordCounts
-from tithe.data.remarks import RemarkCounts
 from tithe.data.render import Encoded, Renderer
 from tithe.errors import DataError, SettingsError
 from tithe.lab.contamination_report import contamination
@@ -32,12 +31,12 @@ TOGETHER = 1024  # examples tokenised in one call
 
 @dataclass(frozen=True)
 class Data:
-    """What the arms choose from and what they are judged on.
+    """The examples that arms choose from, and those they are evaluated on.
 
     Args:
         pool: the file `data/pool.jsonl`.
-        holdout: the held-out file.
-        held_out: ids of its examples.
+        holdout: file of the held-out examples.
+        held_out: their ids.
         record: counts and contamination, for the report.
     """
 
@@ -48,28 +47,29 @@ class Data:
 
 
 def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], folder: Path, reporter: Reporter) -> Data:
-    """Split, look for what the pool shares with the evaluation, and write the pool.
+    """Split the data, find what the pool shares with the evaluation, and write the pool.
 
     Args:
         settings: of the experiment.
-        renderer: as training will have it.
+        renderer: the one that training uses.
         folder: for the files.
-        reporter: who listens.
+        reporter: gets messages and progress.
 
     Raises:
-        TitheError: a file cannot be read, or nothing is left.
+        TitheError: a file cannot be read, or no example is left.
     """
     s = settings
     folder.mkdir(parents=True, exist_ok=True)
     dataset = open_dataset(named_dataset(s.dataset), format=s.format, split=s.split, limit=s.limit)
     if isinstance(s.holdout, int):
+        # The seed is fixed: all seeds of an experiment train and evaluate on the same split.
         split = split_by_prompt(dataset, s.holdout, seed=0)
         holdout, rows = folder / HOLDOUT, split.pool
         split.write(dataset, folder / BEFORE, holdout)
         counts: dict[str, Any] = {"held_out": len(split.holdout), "prompts": split.prompts, "bad_rows": split.bad_rows}
     else:
         holdout = Path(s.holdout)
-        rows, counts = apart(dataset, holdout)
+        rows, counts = rows_without_held_out(dataset, holdout)
         if not rows:
             raise DataError(
                 f"every prompt of `{s.dataset}` is in the held-out file `{holdout}`: nothing is left to choose from",
@@ -78,6 +78,7 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
         write_records(dataset, frozenset(rows), folder / BEFORE, overwrite=True)
     held, read = open_dataset(str(holdout)), RecordCounts()
     held_out = frozenset(item.id for item in read.counting(held) if isinstance(item, Example))
+    # Contamination is searched in what may become the pool, before examples are left out.
     against = [holdout, *map(Path, s.contamination)]
     found = contamination(folder / BEFORE, against, reporter=reporter)
     unwanted = dict(found.examples) if s.drop_contaminated else {}
@@ -90,8 +91,8 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
     return Data(pool, holdout, held_out, record)
 
 
-def apart(dataset: Dataset, holdout: Path) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Rows of the data set whose prompts the held-out file does not have.
+def rows_without_held_out(dataset: Dataset, holdout: Path) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Return the rows of the data set whose prompts are not in the held-out file, and counts.
 
     Raises:
         DataError: the held-out file has no example.
@@ -113,15 +114,15 @@ def apart(dataset: Dataset, holdout: Path) -> tuple[tuple[int, ...], dict[str, A
 
 @dataclass(frozen=True)
 class Pool:
-    """The pool, in the order of its file.
+    """The examples that arms choose from, in the order of their file.
 
     Args:
-        path: the file, which holds these examples and no others.
+        path: the file, which holds these examples only.
         ids: (examples,).
-        rows: (examples,) of the file.
-        response_tokens: (examples,) that a training reads, after a cut.
-        left_out: reason -> how many records were not taken into the file.
-        counts: of the records that it was made of, and of their rendering.
+        rows: (examples,) rows of the file.
+        response_tokens: (examples,) tokens that training reads, after truncation.
+        left_out: reason -> how many records are not in the file.
+        counts: of the records read, and of their rendering.
     """
 
     path: Path
@@ -139,36 +140,36 @@ class Pool:
         return open_dataset(str(self.path))
 
     def write(self, chosen: Sequence[int], path: Path) -> None:
-        """These examples as a file, in the pool's order; replaces one that is there."""
+        """Write these examples to a file in the pool's order, replacing what is there."""
         write_records(self.dataset, frozenset(self.rows[i] for i in chosen), path, overwrite=True)
 
 
 def make_pool(
-    dataset: Dataset, rows: Collection[int], renderer: Renderer, path: Path, unwanted: Mapping[str, str] | None = None
+    dataset: Dataset, rows: Collection[int], renderer: Renderer, path: Path, unwanted: Mapping[str, str]
 ) -> Pool:
     """Write the examples that can be trained on.
 
-    An arm that looks at no likelihood would choose what the others cannot score, and be trained on fewer examples
-    than they: so what has no pass is taken from all of them.
+    Examples without a forward pass are left out for all arms: an arm that needs no likelihoods could choose them, and
+    would then train on fewer examples than the others.
 
     Args:
-        dataset: where they come from.
-        rows: of it, that the pool may have.
-        renderer: as training will have it.
-        path: where to.
+        dataset: that the examples come from.
+        rows: of the data set, that the pool may have.
+        renderer: the one that training uses.
+        path: of the pool's file.
         unwanted: id -> why an example is left out besides.
 
     Raises:
-        DataError: nothing is left.
+        DataError: no example is left.
     """
-    wanted, unwanted = set(rows), unwanted or {}
+    wanted = set(rows)
     read, remarks = RecordCounts(deed="trained on"), RemarkCounts()
     candidates = (item for item in dataset if isinstance(item, BadRow) or item.row in wanted)
     examples = [item for item in read.counting(candidates) if isinstance(item, Example)]
     cuts = Counter(truncated_prompts=0, truncated_responses=0)
     tokens: dict[int, int] = {}
     why: dict[str, int] = {}
-    for example, found in zip(examples, passes(examples, renderer, remarks), strict=True):
+    for example, found in zip(examples, training_passes(examples, renderer, remarks), strict=True):
         reason = unwanted.get(example.id) or (without_numbers(found.reason) if isinstance(found, Problem) else None)
         if reason is not None:
             why[reason] = why.get(reason, 0) + 1
@@ -187,15 +188,15 @@ def make_pool(
 
 
 def read_pool_file(path: Path, tokens: Sequence[int], left_out: Mapping[str, int]) -> Pool:
-    """The pool under the ids and rows of its own file."""
+    """Read the pool's file back: its ids and rows are those of the file, not of the data set."""
     items = [item for item in open_dataset(str(path)) if isinstance(item, Example)]
     assert len(items) == len(tokens), "the pool's file holds what was written to it"
     ids, rows = tuple(item.id for item in items), tuple(item.row for item in items)
     return Pool(path, ids, rows, np.array(tokens, dtype=np.int64), dict(left_out))
 
 
-def passes(examples: Sequence[Example], renderer: Renderer, remarks: RemarkCounts) -> list[Pass | Problem]:
-    """Return the pass that a training reads, of each; what is odd in it is counted."""
+def training_passes(examples: Sequence[Example], renderer: Renderer, remarks: RemarkCounts) -> list[Pass | Problem]:
+    """Return each example's training pass, or why it has none; count remarks on the way."""
     found: list[Pass | Problem] = []
     for chunk in windows(examples, TOGETHER):
         for one in renderer.encode(chunk):
@@ -207,13 +208,13 @@ def passes(examples: Sequence[Example], renderer: Renderer, remarks: RemarkCount
 
 @dataclass(frozen=True)
 class Split:
-    """Rows on either side; no prompt stands on both.
+    """The rows of both sides of a split; no prompt is on both.
 
     Args:
         pool: rows of the data set to choose from, in order.
         holdout: rows held out, in order.
         prompts: how many different prompts are held out.
-        bad_rows: rows that hold no example, on neither side.
+        bad_rows: how many rows hold no example; they are on neither side.
     """
 
     pool: tuple[int, ...]
@@ -222,21 +223,21 @@ class Split:
     bad_rows: int
 
     def write(self, dataset: Dataset, pool: Path, holdout: Path) -> None:
-        """Both sides as files of the data set's own shape, replacing what is there."""
+        """Write both sides in the data set's own shape, replacing what is there."""
         write_records(dataset, frozenset(self.pool), pool, overwrite=True)
         write_records(dataset, frozenset(self.holdout), holdout, overwrite=True)
 
 
 def split_by_prompt(dataset: Dataset, size: int, seed: int) -> Split:
-    """Hold out whole prompts, drawn by chance, until so many examples are held out.
+    """Hold out randomly drawn prompts with all their responses, until at least `size` examples are held out.
 
     Args:
-        dataset: what is split.
-        size: examples to hold out, at least; the last prompt drawn may bring a few more.
-        seed: of the draw, which depends on the prompts and not on their order in the file.
+        dataset: to split.
+        size: least number of held-out examples; the last prompt drawn may add a few more.
+        seed: random seed; the draw does not depend on the order of the file.
 
     Raises:
-        SettingsError: nothing would be left to choose from.
+        SettingsError: no example would be left to choose from.
     """
     rows: dict[str, list[int]] = {}
     bad, examples = set[int](), 0
@@ -251,6 +252,7 @@ def split_by_prompt(dataset: Dataset, size: int, seed: int) -> Split:
             f"{size:,} examples cannot be held out of `{dataset.source}`, which has {examples:,}",
             hint="a smaller `holdout`, or a file of its own",
         )
+    # Sorted prompts make the draw independent of the order of the file.
     keys = sorted(rows)
     held, drawn = set[int](), 0
     for at in np.random.default_rng(seed).permutation(len(keys)).tolist():
@@ -258,6 +260,7 @@ def split_by_prompt(dataset: Dataset, size: int, seed: int) -> Split:
             break
         held |= set(rows[keys[at]])
         drawn += 1
+    # A row with a bad turn may hold examples, too; it goes to neither side.
     pool = sorted({row for own in rows.values() for row in own} - held - bad)
     if not pool:
         raise SettingsError(f"all of `{dataset.source}` would be held out", hint="a smaller `holdout`")

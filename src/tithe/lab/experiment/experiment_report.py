@@ -1,4 +1,4 @@
-"""The report of an experiment: a page, its pictures as files, and a table."""
+"""Write the report of an experiment: an HTML page, its charts as files, and a CSV table."""
 
 from __future__ import annotations
 
@@ -15,19 +15,9 @@ import yaml
 
 from tithe.data.outfile import atomic
 from tithe.lab.evaluate.comparison import Comparison, pair_values
-from tithe.lab.experiment.cells import CELLS, TRAIN, Outcome
-from tithe.lab.experiment.comparisons import (
-    PAGE,
-    PLOTS,
-    TABLE,
-    ExperimentResult,
-    Runs,
-    ordered,
-    p_value,
-    runs_of,
-    sentence,
-)
-from tithe.lab.experiment.screen import arm_rows, cautions, data_lines, mean_rows
+from tithe.lab.experiment.cells import CELLS, TRAIN, CellResult
+from tithe.lab.experiment.comparisons import PAGE, PLOTS, TABLE, ExperimentResult, Runs, order_by_budget, runs_of
+from tithe.lab.experiment.reporter import arm_rows, cautions, data_lines, mean_rows, p_value, sentence
 from tithe.lab.experiment.settings import ExperimentSettings
 from tithe.report.charts import arm_chart, budget_chart, effect_chart, outcome_chart, svg, write_png
 from tithe.report.page import Section, write_page
@@ -44,8 +34,8 @@ READ = (
 )
 COLOURS = "Green is better and orange worse than the arm compared with, in all charts; other colours only name arms."
 ITEMS = "These very models: tests that take the items as drawn by chance, and say nothing about other seeds."
-SHOWN = 3  # records of an arm
-LONGEST = 300  # characters of a record
+SHOWN = 3  # records shown of each arm
+LONGEST = 300  # characters shown of a record
 
 
 def write_report(result: ExperimentResult, settings: ExperimentSettings) -> Path:
@@ -58,16 +48,16 @@ def write_report(result: ExperimentResult, settings: ExperimentSettings) -> Path
     plots = result.folder / PLOTS
     plots.mkdir(exist_ok=True)
     metrics = list(dict.fromkeys(one.metric for one in result.results.means))
-    parts = [summary(result, metrics[0]), caveats(result)]
+    parts = [summary_part(result, metrics[0]), caveat_part(result)]
     for metric in metrics:
         parts += metric_parts(metric, result, settings, plots)
-    parts += closing(result, settings)
+    parts += closing_parts(result, settings)
     write_page(result.folder / PAGE, "Does the selection beat random?", parts)
     write_table(result, result.folder / TABLE)
     return result.folder / PAGE
 
 
-def summary(result: ExperimentResult, metric: str) -> Section:
+def summary_part(result: ExperimentResult, metric: str) -> Section:
     assert result.results is not None
     record = result.record
     about = (
@@ -80,20 +70,22 @@ def summary(result: ExperimentResult, metric: str) -> Section:
 
 
 def metric_parts(metric: str, result: ExperimentResult, settings: ExperimentSettings, plots: Path) -> list[Section]:
-    """Curve, effects, wins and losses, and the numbers of one metric."""
+    """Make the parts of one metric: curve, effects, wins and losses, and tables."""
     assert result.results is not None
-    runs = runs_of(metric, ordered(result.outcomes, settings), settings)
+    runs = runs_of(metric, order_by_budget(result.outcomes, settings), settings)
     own = [one for one in result.results.against if one.metric == metric]
     means = [one for one in result.results.means if one.metric == metric]
     first = next(iter(runs.values()))[0]
     direction = "higher is better" if first.higher_is_better else "lower is better"
-    rows, levels = curve(runs, result.record["arms"])
+    rows, levels = curve_points(runs, result.record["arms"])
     draw = budget_chart if len({row["examples"] for row in rows}) > 1 else arm_chart
     charts = {"budget": draw(rows, levels, f"{metric}, {first.unit}, {direction}")}
     if own:
         effects = [effect_row(one) for one in own]
         charts["effects"] = effect_chart(effects, f"better than {own[0].against} by, {first.unit}")
-        charts["outcomes"] = outcome_chart(outcomes(own, runs), f"items won, tied and lost against {own[0].against}")
+        charts["outcomes"] = outcome_chart(
+            outcome_rows(own, runs), f"items won, tied and lost against {own[0].against}"
+        )
     for name, chart in charts.items():
         write_png(chart, plots / f"{file_name(metric)}-{name}.png")
     told = [f"{READ} {COLOURS if own else ''}".strip()]
@@ -114,8 +106,8 @@ def metric_parts(metric: str, result: ExperimentResult, settings: ExperimentSett
     return parts
 
 
-def curve(runs: Runs, arms: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Points of the arms, and levels of models without a budget."""
+def curve_points(runs: Runs, arms: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Return the arms' points, and the levels of models without a budget."""
     examples = {(row["arm"], row["budget"]): row["examples"] for row in arms}
     rows, levels = list[dict[str, Any]](), dict[str, float]()
     for (arm, budget), found in runs.items():
@@ -134,14 +126,15 @@ def effect_row(one: Comparison) -> dict[str, Any]:
     return {"name": name, "effect": one.effect, "low": low, "high": high, "verdict": one.verdict}
 
 
-def outcomes(comparisons: Sequence[Comparison], runs: Runs) -> list[dict[str, Any]]:
-    """Shares of items on which the arm's models are better, the same or worse, in the mean over the seeds."""
+def outcome_rows(comparisons: Sequence[Comparison], runs: Runs) -> list[dict[str, Any]]:
+    """Return the shares of items that each arm wins, ties and loses, by the mean over seeds."""
     rows = []
     for one in comparisons:
         arm, other = runs[one.arm, one.budget], runs[one.against, one.budget]
         both = pair_values(arm, other)
+        # Seeds are averaged first, so that an item counts once, as in the comparisons.
         sign = 1 if arm[0].higher_is_better else -1
-        difference = sign * (both.arm - both.other).mean(0)
+        difference = sign * (both.arm - both.other).mean(0)  # (seeds, items) -> (items,)
         shares = {"win": difference > 0, "tie": difference == 0, "loss": difference < 0}
         rows += [
             {"name": f"{one.arm} {one.budget}", "outcome": outcome, "share": float(np.mean(mask))}
@@ -186,15 +179,15 @@ def item_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
     return rows
 
 
-def closing(result: ExperimentResult, settings: ExperimentSettings) -> list[Section]:
-    """Other families, the data, and all settings."""
+def closing_parts(result: ExperimentResult, settings: ExperimentSettings) -> list[Section]:
+    """Make the last parts: other comparisons, training, data and settings."""
     assert result.results is not None
     parts = []
     for title, family in (("Against the full set", result.results.full), ("References", result.results.references)):
         if family:
             parts.append(Section(title, verdicts=[(one.verdict.replace(" ", "-"), sentence(one)) for one in family]))
-    outcomes = ordered(result.outcomes, settings)
-    parts += [training(outcomes), *chosen(result.folder, outcomes)]
+    outcomes = order_by_budget(result.outcomes, settings)
+    parts += [training_part(outcomes), *record_samples(result.folder, outcomes)]
     parts.append(Section("Data", lines=list(data_lines(result.record))))
     parts.append(Section(rows=arm_rows(result.record)))
     all_settings = {name: result.record[name] for name in ("settings", "recipe", "model", "versions")}
@@ -203,7 +196,7 @@ def closing(result: ExperimentResult, settings: ExperimentSettings) -> list[Sect
 
 
 def write_table(result: ExperimentResult, path: Path) -> None:
-    """Every comparison as a line of CSV."""
+    """Write every comparison as a line of CSV."""
     assert result.results is not None
     names = ("metric", "group", "arm", "against", "budget", "unit", "effect", "relative", "items", "left_out")
     more = ("p_holm", "family", "verdict", "detectable", "items_needed", "seeds_needed")
@@ -222,8 +215,8 @@ def file_name(metric: str) -> str:
     return "".join(char if char.isalnum() or char in "-_." else "-" for char in metric)
 
 
-def caveats(result: ExperimentResult) -> Section:
-    """What limits the verdicts, all that the screen says too."""
+def caveat_part(result: ExperimentResult) -> Section:
+    """List what limits the verdicts, including all that the terminal shows."""
     lines = list(cautions(result.record))
     seeds = len(result.record["settings"]["seeds"])
     lines += [] if result.results is None else unmeasured(result.results.against)
@@ -232,7 +225,7 @@ def caveats(result: ExperimentResult) -> Section:
 
 
 def unmeasured(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Say of how many items the verdicts are, metric by metric, and how many have no value."""
+    """Yield for each metric how many items are compared, and how many have no value."""
     for metric in dict.fromkeys(one.metric for one in comparisons):
         own = [one for one in comparisons if one.metric == metric]
         items, left_out = min(one.items for one in own), max(one.left_out for one in own)
@@ -241,8 +234,8 @@ def unmeasured(comparisons: Sequence[Comparison]) -> Iterator[str]:
         )
 
 
-def training(outcomes: Sequence[Outcome]) -> Section:
-    """Examples, steps and loss of every training."""
+def training_part(outcomes: Sequence[CellResult]) -> Section:
+    """Make the table of every training: steps and loss."""
     rows = [["arm", "budget", "seed", "steps", "loss, first step", "loss, last step", "seconds"]]
     for one in outcomes:
         done: Mapping[str, Any] | None = one.record["training"]
@@ -260,8 +253,8 @@ def training(outcomes: Sequence[Outcome]) -> Section:
     return Section("Training", lines=[note], kind="note", rows=rows)
 
 
-def chosen(folder: Path, outcomes: Sequence[Outcome]) -> Iterator[Section]:
-    """Yield the first records that each arm was trained on: of its first seed, at its first budget."""
+def record_samples(folder: Path, outcomes: Sequence[CellResult]) -> Iterator[Section]:
+    """Yield a table of the first records that each arm trained on, with its first seed and budget."""
     rows, seen = [["arm", "record"]], set[str]()
     for one in outcomes:
         if one.record["training"] is None or one.cell.arm in seen:
@@ -275,7 +268,7 @@ def chosen(folder: Path, outcomes: Sequence[Outcome]) -> Iterator[Section]:
 
 
 def first_records(path: Path) -> list[str]:
-    """Some records in short; none where the file was removed."""
+    """Return a few records, shortened; none if the file was removed."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8") as stream:
@@ -283,7 +276,7 @@ def first_records(path: Path) -> list[str]:
 
 
 def short(line: str) -> str:
-    """The texts of a record, without names of fields and without what is null or empty."""
+    """Return the texts of a record without field names and empty values, cut to a readable length."""
     record = json.loads(line)
     said = " | ".join(words_of(record)) or line
     return said if len(said) <= LONGEST else f"{said[: LONGEST - 3]}..."

@@ -1,4 +1,4 @@
-"""Settings of an experiment: arms, budgets, seeds, one recipe, one evaluation."""
+"""Settings of an experiment: arms, budgets, seeds, one recipe, one evaluation, a judge."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pydantic import Field, field_validator, model_validator
 
 from tithe.errors import SettingsError, did_you_mean
 from tithe.foreign import shown
+from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
 from tithe.selectors.budget import Budget
 from tithe.settings import NAMED_MODEL, DatasetName, ModelUse, SelectSettings, Settings, Truncation, read_yaml
 from tithe.settings_file import check_powers, underscored
 from tithe.typed import Count, Flag, Seed
 
 LEAST_SEEDS, MOST_SEEDS = 3, 1000
-BARE = ("random", "random-like", "full", "base")  # arms that need no more than their name
-# Keys of an arm that are no settings of a selection, or mean more.
-OWN = ("file", "random_like", "model", "allow_fewer")
-COMMON = ("dataset", "format", "split", "limit", "strict", "keep", "shape", "seed", "turns")  # the experiment's own
+BARE = ("random", "random-like", "full", "base")  # arms without settings
+COMMON = ("dataset", "format", "split", "limit", "strict", "keep", "shape", "seed", "turns")  # set once for all arms
 ALL = "100%"
+JUDGE_ONLY = ("prompts", "answers")  # keys of `judge` that `tithe judge compare` does not have
 NAME = re.compile(r"\w[\w.+-]{0,59}")
 
 
@@ -47,12 +47,12 @@ class ArmSettings(Settings):
 
     @property
     def drawn(self) -> bool:
-        """Return whether each seed chooses anew."""
+        """Whether each seed draws its own examples."""
         return self.kind in ("random", "random-like")
 
     @property
     def budgeted(self) -> bool:
-        """Return whether it is trained at every budget."""
+        """Whether the arm is trained at every budget."""
         return self.kind not in ("full", "base")
 
 
@@ -177,8 +177,8 @@ class ExperimentSettings(ModelUse, DatasetName):
         names = [arm.name for arm in self.arms]
         if self.against not in names:
             raise SettingsError(
-                f"the arms are compared with `{self.against}`, which is none of them: {', '.join(names)}",
-                hint=f"add `{self.against}:` to `arms`, or name another with `against`",
+                f"`against` names `{self.against}`, which is not an arm: {', '.join(names)}",
+                hint=f"add `{self.against}:` to `arms`, or name another arm",
             )
         known = {arm.name: arm for arm in self.arms}
         if not known[self.against].budgeted:
@@ -200,11 +200,11 @@ def read_arm(name: str, given: Any) -> ArmSettings:
     """Make an arm from its name and its settings.
 
     Raises:
-        SettingsError: a key that means nothing here (with a suggestion), or that is the experiment's own.
+        SettingsError: an unknown key (with a suggestion), or one that only the experiment may set.
     """
     if not NAME.fullmatch(name):
         raise SettingsError(
-            f"an arm cannot be called `{shown(name)}`: its name is that of a folder, too",
+            f"`{shown(name)}` cannot be the name of an arm: it is also a folder name",
             hint="letters, digits, `-`, `_`, `+` and `.`, up to 60, a letter or digit first",
         )
     if given is None:
@@ -220,9 +220,10 @@ def read_arm(name: str, given: Any) -> ArmSettings:
             f"arm `{name}` has a `recipe` of its own: then the recipes are compared and not the data",
             hint="one `recipe` for all arms, beside `arms`",
         )
-    if own.keys() & {"file", "random_like"} and len(own) > 1:
-        there = shown(", ".join(sorted(own)))
-        raise SettingsError(f"arm `{name}` has more beside `{shown(min(own))}`: {there}", hint="one of them")
+    sole = next((key for key in ("file", "random_like") if key in own), None)
+    if sole is not None and len(own) > 1:
+        others = shown(", ".join(sorted(own.keys() - {sole})))
+        raise SettingsError(f"arm `{name}` has other keys beside `{sole}`: {others}", hint="keep one of them")
     if "file" in own:
         return ArmSettings.of({**arm, "kind": "file", "file": own["file"]})
     if "random_like" in own or name == "random-like":
@@ -243,10 +244,10 @@ def read_arm(name: str, given: Any) -> ArmSettings:
 
 
 def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
-    """Read an experiment from its YAML file; flags win.
+    """Read an experiment from its YAML file; flags override it.
 
     Raises:
-        SettingsError: an unknown key, or a value that does not fit.
+        SettingsError: an unknown key, or a value that cannot be.
     """
     values = read_yaml(path)
     check_powers(values, flags, path)
@@ -254,11 +255,11 @@ def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
     if (key_env := given.pop("api_key_env", None)) is not None and isinstance(values.get("judge"), Mapping):
         values["judge"] = {**values["judge"], "api_key_env": key_env}
     values |= given
-    return complete(ExperimentSettings.of(values))
+    return fill_in_like(ExperimentSettings.of(values))
 
 
-def complete(settings: ExperimentSettings) -> ExperimentSettings:
-    """Let `random-like` without a name repeat the first arm that has a selection of its own."""
+def fill_in_like(settings: ExperimentSettings) -> ExperimentSettings:
+    """Let a `random-like` arm that names no other match the first arm with a selection of its own."""
     first = next((arm.name for arm in settings.arms if arm.kind in ("scored", "file")), None)
     arms = []
     for arm in settings.arms:
@@ -268,3 +269,44 @@ def complete(settings: ExperimentSettings) -> ExperimentSettings:
             arm = arm.model_copy(update={"like": first})
         arms.append(arm)
     return settings.model_copy(update={"arms": tuple(arms)})
+
+
+def prompt_sets(judge: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the files of `judge: {prompts: ...}`.
+
+    Raises:
+        SettingsError: there are none, or two have the same name.
+    """
+    given = judge.get("prompts") or ()
+    files = (given,) if isinstance(given, str) else given
+    if not isinstance(files, list | tuple) or not all(isinstance(file, str) and file.strip() for file in files):
+        raise SettingsError(f"`prompts` of `judge` cannot be `{shown(files)}`: it must be a list of files")
+    files = tuple(files)
+    if not files:
+        raise SettingsError("`judge` names no prompts", hint="`prompts: [questions.jsonl]` beside the judge's name")
+    stems = [Path(name).stem for name in files]
+    if len(set(stems)) < len(stems):
+        raise SettingsError(f"two prompt sets of `judge` have the same name: {', '.join(stems)}", hint="rename one")
+    return files
+
+
+def judge_settings(judge: Mapping[str, Any], name: str) -> JudgeSettings:
+    return JudgeSettings.of({**{key: value for key, value in judge.items() if key not in JUDGE_ONLY}, "name": name})
+
+
+def answer_settings(judge: Mapping[str, Any], prompts: str, model: str) -> AnswerSettings:
+    given = judge.get("answers", {})
+    if not isinstance(given, Mapping):
+        raise SettingsError(f"`answers` of `judge` cannot be `{shown(given)}`: it must be `key: value` lines")
+    return AnswerSettings.of({**given, "prompts": prompts, "model": model})
+
+
+def check_judge(judge: Mapping[str, Any], model: str) -> None:
+    """Check the settings of the judge before hours of training.
+
+    Raises:
+        SettingsError: no prompt set, two of the same name, or an invalid setting.
+    """
+    judge_settings(judge, "-")
+    for prompts in prompt_sets(judge):
+        answer_settings(judge, prompts, model)

@@ -1,1 +1,1 @@
-"""Train and test heads on tiers of responses."""
+"""Train heads on two quality tiers of responses, and judge them."""

@@ -1,7 +1,7 @@
-"""Train the convolutional head as its authors did: cross-entropy, Adam, batches of 16, one pass.
+"""Train the convolutional head of the CPQS paper as its authors did: cross-entropy, Adam, batches of 16, one epoch.
 
-More passes stop early on the AUC of the validation side, and the best state is kept. All random numbers come from
-generators of our own: nothing else in the process is disturbed, and nothing else disturbs the training.
+With more epochs, training stops early by the AUC on the validation side, and the best state is kept. All random numbers
+come from local generators, so that the training neither depends on global random state nor changes it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import cross_entropy
 
 from tithe.engine.heads.base import demand_layers
-from tithe.engine.heads.cnn import CnnHead
-from tithe.engine.heads.network import ResponseCnn
+from tithe.engine.heads.cnn import CnnHead, ResponseCnn
 from tithe.errors import DataError, ModelError
 
 Read: TypeAlias = Callable[[Sequence[int]], Sequence[torch.Tensor]]
@@ -29,7 +28,7 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass: the mean training loss, and the AUC on the validation side (None without one)."""
+    """One epoch: mean training loss, and AUC on the validation side (None without one)."""
 
     loss: float
     auc: float | None
@@ -37,13 +36,13 @@ class Epoch:
 
 @dataclass(frozen=True)
 class CnnFit:
-    """A convolutional head, and how it came about.
+    """A trained convolutional head.
 
     Args:
         head: the state after the best epoch.
-        epochs: what happened in each.
-        best: the place of the best one in `epochs`.
-        steps: batches in all.
+        epochs: loss and AUC of each.
+        best: index of the best one in `epochs`.
+        steps: number of batches.
     """
 
     head: CnnHead
@@ -52,13 +51,13 @@ class CnnFit:
     steps: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Facts for the card."""
+        """Return the facts for the head's card."""
         return {"epochs": [asdict(one) for one in self.epochs], "best": self.best, "steps": self.steps}
 
 
 @dataclass
-class Training:
-    """The network while it learns."""
+class CnnTraining:
+    """The network and its optimiser during training."""
 
     network: ResponseCnn
     adam: torch.optim.Adam
@@ -88,67 +87,69 @@ def fit_cnn(
     patience: int = 2,
     progress: Progress | None = None,
 ) -> CnnFit:
-    """Train on hidden states that are read batch by batch and not kept.
+    """Train on hidden states that are read batch by batch, since all of them would not fit into memory.
 
     Args:
         read: row numbers -> (layers, tokens, width) of each, on any device, in any float dtype.
-        labels: 1 for the high tier, 0 for the low one, of all rows.
+        labels: (rows,) 1 for the high tier, 0 for the low one.
         train: row numbers.
-        validation: row numbers of other prompts; may be empty, and then the last state is kept.
-        count: hidden states of the model.
+        validation: row numbers of other prompts; if empty, the last state is kept.
+        count: number of the model's hidden states.
         width: of one state.
-        layers: which are read, ascending.
-        epochs: passes, at most.
-        seed: of first weights, order and dropout.
-        device: where the network is.
+        layers: hidden states that the head reads, ascending.
+        epochs: at most.
+        seed: random seed of initial weights, order and dropout.
+        device: of the network.
         learning_rate: of Adam.
-        batch: rows a step.
-        patience: epochs without a better AUC before it stops.
-        progress: called after each step with steps done, steps at most, and the loss.
+        batch: rows per step.
+        patience: epochs without a better AUC before training stops.
+        progress: called after each step with steps done, most steps, and the loss.
 
     Raises:
-        DataError: a side has one tier alone, or states of another shape were read.
-        ModelError: the loss is no finite number.
+        DataError: a side has one tier only, or the states have an unexpected shape.
+        ModelError: the loss is not finite.
     """
     demand_layers(layers, count)
     tiers = np.asarray(labels, dtype=np.int64)
     learn, check = np.asarray(train, dtype=np.int64), np.asarray(validation, dtype=np.int64)
     demand_tiers(tiers, learn, check)
-    training = begin(read, tiers, (len(layers), width), seed, torch.device(device), learning_rate, batch)
+    training = start_training(read, tiers, (len(layers), width), seed, torch.device(device), learning_rate, batch)
     steps = epochs * math.ceil(len(learn) / batch)
     done: list[Epoch] = []
     best = 0
     for epoch in range(epochs):
+        # The order depends on seed and epoch only, not on what ran before.
         order = learn[np.random.default_rng([seed, epoch]).permutation(len(learn))]
-        loss = one_pass(training, order, epoch, steps, progress)
+        loss = train_epoch(training, order, epoch, steps, progress)
         done.append(Epoch(loss, validation_auc(training, check)))
-        if epoch == 0 or better(done[epoch], done[best]):
+        if epoch == 0 or is_better(done[epoch], done[best]):
             best = epoch
             training.kept = {name: one.cpu().clone() for name, one in training.network.state_dict().items()}
-        if epoch - best >= patience:
+        if epoch - best >= patience:  # early stopping
             break
     return CnnFit(CnnHead.of(training.kept, layers, count, width), tuple(done), best, training.steps)
 
 
-def begin(
+def start_training(
     read: Read, labels: Rows, shape: tuple[int, int], seed: int, device: torch.device, rate: float, batch: int
-) -> Training:
-    first, dropout = (torch.Generator(device).manual_seed(number) for number in seeds(seed))
+) -> CnnTraining:
+    # Separate generators: the number of weights drawn does not shift the dropout masks.
+    first, dropout = (torch.Generator(device).manual_seed(number) for number in derive_seeds(seed))
     network = ResponseCnn(*shape, first)
     adam = torch.optim.Adam(network.parameters(), lr=rate)
-    return Training(network, adam, read, labels, shape, batch, dropout)
+    return CnnTraining(network, adam, read, labels, shape, batch, dropout)
 
 
-def seeds(seed: int) -> list[int]:
-    """Two that have nothing to do with each other."""
+def derive_seeds(seed: int) -> list[int]:
+    """Derive two independent seeds."""
     return [int(one) for one in np.random.SeedSequence(seed).generate_state(2)]
 
 
-def one_pass(training: Training, order: Rows, epoch: int, steps: int, progress: Progress | None) -> float:
-    """One step a batch; the mean loss of an example."""
+def train_epoch(training: CnnTraining, order: Rows, epoch: int, steps: int, progress: Progress | None) -> float:
+    """Train one epoch, and return the mean loss per example."""
     total = 0.0
     for rows in batches(order, training.batch):
-        states = states_of(training, rows)
+        states = read_states(training, rows)  # (layers, tokens, width) each
         logits = training.network(states, training.dropout)
         loss = cross_entropy(logits, torch.from_numpy(training.labels[rows]).to(logits.device))
         training.adam.zero_grad()
@@ -161,24 +162,24 @@ def one_pass(training: Training, order: Rows, epoch: int, steps: int, progress: 
                 hint="read the states in bf16 or fp32, half precision overflows in some models; or learn more slowly",
             )
         training.adam.step()
-        total += value * len(rows)
+        total += value * len(rows)  # the last batch may be smaller
         if progress is not None:
             progress(training.steps, steps, value)
     return total / len(order)
 
 
 @torch.no_grad()
-def validation_auc(training: Training, check: Rows) -> float | None:
-    """Of the margins, without dropout."""
+def validation_auc(training: CnnTraining, check: Rows) -> float | None:
+    """Return the AUC of the margins, computed without dropout; None without a validation side."""
     if not len(check):
         return None
-    parts = [training.network(states_of(training, rows)) for rows in batches(check, training.batch)]
+    parts = [training.network(read_states(training, rows)) for rows in batches(check, training.batch)]
     logits = torch.cat(parts).cpu().numpy()
-    return float(roc_auc_score(training.labels[check], logits[:, 1] - logits[:, 0]))
+    return float(roc_auc_score(training.labels[check], logits[:, 1] - logits[:, 0]))  # (rows, 2) logits
 
 
-def better(new: Epoch, old: Epoch) -> bool:
-    """Without a validation side the last one is the best there is."""
+def is_better(new: Epoch, old: Epoch) -> bool:
+    """Return whether an epoch has the higher AUC; without a validation side the last one counts as best."""
     return new.auc is None or old.auc is None or new.auc > old.auc
 
 
@@ -186,8 +187,8 @@ def batches(rows: Rows, size: int) -> list[Rows]:
     return [rows[begin : begin + size] for begin in range(0, len(rows), size)]
 
 
-def states_of(training: Training, rows: Rows) -> list[torch.Tensor]:
-    """What was read, on the network's device."""
+def read_states(training: CnnTraining, rows: Rows) -> list[torch.Tensor]:
+    """Read the states of some rows, check their shapes, and move them to the network's device."""
     states = list(training.read(rows.tolist()))
     if len(states) != len(rows):
         raise DataError(f"the states of {len(rows)} responses were asked for, and {len(states)} were read")

@@ -1,22 +1,26 @@
-"""Labelled responses: which tier each belongs to, which prompt it answers, and on which side that is."""
+"""Read labelled responses: the tier of each, its prompt, and the side of the split that the prompt is on."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from tithe.data.files import Dataset
-from tithe.data.record_counts import RecordCounts
-from tithe.errors import DataError, SettingsError, did_you_mean
+from tithe.data.counts import RecordCounts
+from tithe.data.dataset import Dataset
+from tithe.errors import DataError, ModelError, SettingsError, did_you_mean
+from tithe.foreign import demand_regular, foreign
 from tithe.lab.heads.settings import HeadSettings
 from tithe.planner import without_numbers
 from tithe.records import BadRow, Example
 from tithe.run.table import prompt_key
+
+if TYPE_CHECKING:
+    from tithe.engine.readouts.head_readout import HeadReadout
 
 SIDES: Mapping[str, str] = {
     "train": "train",
@@ -27,7 +31,9 @@ SIDES: Mapping[str, str] = {
     "dev": "validation",
     "test": "test",
 }
-LEAST = 20  # responses: below that neither a head nor a report means anything
+LEAST_PROMPTS = 5  # of each tier on the side that a head is judged on: fewer give no useful interval
+LEAST = 20  # responses; with fewer, neither a head nor a report means anything
+PROMPTS = "prompts.parquet"  # in a head's folder: the prompts it was trained on
 SIDE_NAMES = ("train", "validation", "test")
 Rows: TypeAlias = npt.NDArray[np.int64]
 Groups: TypeAlias = Sequence[Any] | npt.NDArray[Any]
@@ -40,10 +46,10 @@ class Tiers:
     Args:
         examples: in input order.
         labels: (examples,) 1 for the high tier, 0 for the low one.
-        prompts: (examples,) the same text for the same prompt.
-        sides: (examples,) `train`, `validation` or `test`, where a column says so.
-        left_out: reason -> how many records were.
-        read: counts of what was read.
+        prompts: (examples,) a key of each prompt.
+        sides: (examples,) `train`, `validation` or `test`, if a column names them.
+        left_out: reason -> number of records left out.
+        read: counts of the records read.
     """
 
     examples: Sequence[Example]
@@ -57,7 +63,7 @@ class Tiers:
         return len(self.examples)
 
     def only(self, places: Sequence[int], reasons: Mapping[str, int]) -> Tiers:
-        """Those at some places; why the others are not there is counted."""
+        """Return the responses at some places, and add the reasons for leaving out the others."""
         at = np.asarray(places, dtype=np.int64)
         return Tiers(
             [self.examples[i] for i in at.tolist()],
@@ -70,10 +76,10 @@ class Tiers:
 
 
 def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
-    """All responses of a data set with their tiers.
+    """Read all responses of a data set with their tiers.
 
     Raises:
-        DataError: no column of tiers, a tier of another name, one tier alone, or too few responses.
+        DataError: no tier column, an unknown tier, one tier only, or too few responses.
     """
     examples, bad, read = list[Example](), Counter[str](), RecordCounts(deed="read")
     for item in read.counting(dataset):
@@ -82,7 +88,7 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
         else:
             examples.append(item)
     for note in [note for note in read.notes if note.startswith(f"`{settings.tier_column}` ")]:
-        del read.notes[note]  # the column is looked at: it names the tiers
+        del read.notes[note]  # this column is read after all: it names the tiers
     if not examples:
         raise DataError(
             f"no record of `{dataset.source}` can be read: {sum(bad.values()):,} bad rows, {', '.join(bad)}",
@@ -90,7 +96,7 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
         )
     named = [example for example in examples if tier_of(example, settings)]
     if not named:
-        label_of(examples[0], settings)  # which says that there is none
+        label_of(examples[0], settings)  # raises: the column is missing
     bad["no tier"] += len(examples) - len(named)
     examples = named
     labels = np.array([label_of(example, settings) for example in examples], dtype=np.int64)
@@ -107,14 +113,19 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
 
 
 def tier_of(example: Example, settings: HeadSettings) -> str:
-    """The name of its tier; empty where it has none. Whole numbers are written without a point."""
+    """Return the name of an example's tier; empty if it has none. Whole numbers lose their decimal point."""
     value = example.columns.get(settings.tier_column)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return "" if value is None or value != value else str(value)
+    return "" if value is None or value != value else str(value)  # a missing value may be NaN
 
 
 def label_of(example: Example, settings: HeadSettings) -> int:
+    """Return 1 for the high tier, 0 for the low one.
+
+    Raises:
+        DataError: the example has no tier, or an unknown one.
+    """
     name = settings.tier_column
     tier = tier_of(example, settings)
     if not tier:
@@ -158,29 +169,33 @@ def demand_both(labels: npt.NDArray[np.int64], source: str, settings: HeadSettin
         )
 
 
-def counted(reasons: Iterable[Any]) -> Counter[str]:
+def count_reasons(reasons: Iterable[Any]) -> Counter[str]:
     return Counter(without_numbers(str(reason)) for reason in reasons)
 
 
 def split_by_prompt(
     groups: Groups, *, shares: Sequence[float] = (0.8, 0.1, 0.1), names: Sequence[str] = SIDE_NAMES, seed: int
 ) -> dict[str, Rows]:
-    """Rows of each side, ascending; all rows of a prompt are on one.
+    """Split rows so that all rows of a prompt are on one side.
 
     Args:
-        groups: the prompt of each row, by any name.
-        shares: of the prompts, for each side; their sum is 1. A side with a share has at least one prompt.
+        groups: a key of each row's prompt.
+        shares: of the prompts, for each side; their sum is 1. A side with a share gets at least one prompt.
         names: of the sides.
-        seed: the same prompts and seed give the same sides, in whatever order the rows are.
+        seed: random seed; the order of the rows does not matter.
+
+    Returns:
+        Rows of each side, ascending.
 
     Raises:
-        SettingsError: shares that are none.
-        DataError: fewer prompts than sides.
+        SettingsError: the shares do not sum to 1.
+        DataError: there are fewer prompts than sides.
     """
     if len(shares) != len(names) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise SettingsError(
             f"the shares {list(shares)} of {', '.join(names)} are not parts of 1", hint="for example 0.8, 0.1, 0.1"
         )
+    # `unique` sorts the prompts, so that the order of the rows does not matter.
     prompts, of_row = np.unique(np.asarray(groups), return_inverse=True)
     wanted = sum(share > 0 for share in shares)
     if len(prompts) < wanted:
@@ -192,9 +207,9 @@ def split_by_prompt(
 
 
 def whole_parts(total: int, shares: Sequence[float]) -> list[int]:
-    """The total in whole numbers: largest remainders, then one for every share from the largest part."""
+    """Divide a total by largest remainders; then every share gets at least 1, taken from the largest part."""
     exact = np.array(shares) * total
-    sizes = np.floor(exact + 1e-9).astype(np.int64)
+    sizes = np.floor(exact + 1e-9).astype(np.int64)  # 0.29 * 100 is 28.999...
     for place in np.argsort(sizes - exact, kind="stable")[: total - sizes.sum()]:
         sizes[place] += 1
     for place, share in enumerate(shares):
@@ -205,14 +220,14 @@ def whole_parts(total: int, shares: Sequence[float]) -> list[int]:
 
 
 def demand_disjoint(groups: Groups, split: Mapping[str, npt.ArrayLike]) -> None:
-    """Refuse a split where a prompt is on two sides: a head would be judged on what it was trained on.
+    """Check that no prompt is on two sides: a head would be judged on prompts that it was trained on.
 
     Args:
-        groups: the prompt of each row.
-        split: rows of each side, by its name.
+        groups: a key of each row's prompt.
+        split: side -> its rows.
 
     Raises:
-        DataError: with the prompt and both sides.
+        DataError: a prompt is on two sides; the message names it and both sides.
     """
     names = np.asarray(groups)
     sides = [(side, set(names[np.asarray(rows, dtype=np.int64)].tolist())) for side, rows in split.items()]
@@ -223,3 +238,58 @@ def demand_disjoint(groups: Groups, split: Mapping[str, npt.ArrayLike]) -> None:
                     f"{len(both)} prompts are in `{other}` and in `{side}`, e.g. `{str(min(both, key=str))[:60]}`",
                     hint="split by prompt: a head is judged on prompts it never saw",
                 )
+
+
+def unseen_tiers(tiers: Tiers, readout: HeadReadout, settings: HeadSettings) -> Tiers:
+    """Return the responses to prompts that a head was not trained on.
+
+    Raises:
+        ModelError: the head's list of training prompts cannot be read.
+        DataError: the head was trained on some prompts, and `drop_seen` is not set.
+    """
+    import pyarrow.parquet as pq
+
+    head = readout.folder
+    if "imported" in readout.card.training:
+        return tiers  # nobody recorded its training prompts
+    said = f"`{head / PROMPTS}` cannot be read, so it is not known which prompts the head was trained on"
+    hint = "copy the whole folder of the head, or train anew"
+    with foreign(ModelError, said, hint):
+        demand_regular(head / PROMPTS, ModelError, hint)
+        with pq.ParquetFile(head / PROMPTS) as file:
+            table = file.read()
+        seen_as = dict(zip(table["prompt"].to_pylist(), table["side"].to_pylist(), strict=True))
+    # Validation prompts count as seen: training stopped by them, or used them.
+    seen = {prompt for prompt, side in seen_as.items() if side != "test"}
+    there = [i for i, prompt in enumerate(tiers.prompts.tolist()) if prompt not in seen]
+    gone = len(tiers) - len(there)
+    if gone and not settings.drop_seen:
+        raise DataError(
+            f"the head `{head}` was trained on the prompts of {gone:,} of these {len(tiers):,} responses: "
+            "its margins there prove nothing",
+            hint="`--drop-seen` leaves them out; `held_out.parquet` has its margins on unseen prompts",
+        )
+    return tiers.only(there, {"the head was trained on its prompt": gone} if gone else {})
+
+
+def demand_judgeable(tiers: Tiers, rows: Rows) -> None:
+    """Check before training that the test side is large enough to judge by; an empty one is allowed.
+
+    Raises:
+        DataError: it has too few prompts of a tier.
+    """
+    for label, tier in ((1, "high"), (0, "low")) if len(rows) else ():
+        there = len(set(tiers.prompts[rows][tiers.labels[rows] == label].tolist()))
+        if there < LEAST_PROMPTS:
+            raise DataError(
+                f"judging a head needs at least {LEAST_PROMPTS} prompts with a {tier} response, and the test side has "
+                f"{there}",
+                hint="label more prompts, or give a larger `--test-share`; with 0 there is no report",
+            )
+
+
+def count_in_both(tiers: Tiers) -> int:
+    """Count the responses that occur in both tiers with the same prompt."""
+    texts = [(prompt, one.response.content) for prompt, one in zip(tiers.prompts.tolist(), tiers.examples, strict=True)]
+    high, low = ({texts[i] for i in np.flatnonzero(tiers.labels == label).tolist()} for label in (1, 0))
+    return sum(text in high and text in low for text in texts)

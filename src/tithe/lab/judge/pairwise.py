@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tithe.data.asked import answers_of
+from tithe.data.counts import note_sentences
 from tithe.data.outfile import atomic
-from tithe.data.record_counts import note_sentences
+from tithe.data.prompts import answers_of
 from tithe.data.sniff import sniff
 from tithe.errors import DataError
 from tithe.extras import versions

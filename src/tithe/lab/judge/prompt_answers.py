@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tithe.data.asked import prompts_of
+from tithe.data.counts import RecordCounts, note_sentences
 from tithe.data.ids import prompt_id
 from tithe.data.outfile import atomic
-from tithe.data.record_counts import RecordCounts, note_sentences
+from tithe.data.prompts import prompts_of
 from tithe.data.sniff import container_suffix, sniff
 from tithe.errors import DataError, SettingsError
 from tithe.extras import versions

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tithe.data.containers import Row
-from tithe.data.packed import reading
+from tithe.data.lines import reading
 from tithe.data.sniff import sniff
 from tithe.errors import DataError, SettingsError
 from tithe.lab.evaluate.measured import Measured

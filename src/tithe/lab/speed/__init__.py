@@ -1,1 +1,1 @@
-"""How fast scoring is on this machine."""
+"""Measure how fast scoring is on this machine."""

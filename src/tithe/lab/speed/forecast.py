@@ -1,4 +1,4 @@
-"""What a bench found, in a record and in words: speed of the sample, seconds and memory of the whole job."""
+"""Forecast a whole job from a measured sample: seconds and memory, as a record and in words."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from tithe.data.outfile import check_writable
 from tithe.data.render import Renderer
-from tithe.lab.speed.sample import Reading
+from tithe.lab.speed.sample import TimedReading
 from tithe.run.folder import write_json
 from tithe.runners.tokenising import BESIDE, MOST, PATIENCE, RENDERERS
 
-NOISY = 0.2  # spread of equal readings above which something else must be going on
-FEW = 4  # batches a worker, below which their ends count
+NOISY = 0.2  # spread of repeated readings above which other work must be running
+FEW = 4  # batches per worker; with fewer, partly filled ones distort the speed
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """A bench; `record` has the numbers."""
+    """The result of a bench; `record` has the numbers."""
 
     record: dict[str, Any] = field(repr=False)
 
@@ -39,10 +39,10 @@ class SampleSpeed:
 
     Args:
         readings: of the same sample.
-        peak: GFLOP/s that the machine multiplies.
+        peak: GFLOP/s of the machine's matrix products.
     """
 
-    readings: Sequence[Reading]
+    readings: Sequence[TimedReading]
     peak: float
 
     @property
@@ -56,7 +56,7 @@ class SampleSpeed:
         return (max(self.rates) - min(self.rates)) / statistics.median(self.rates)
 
     @property
-    def middle(self) -> Reading:
+    def middle(self) -> TimedReading:
         """The reading of median seconds."""
         return sorted(self.readings, key=lambda one: one.seconds)[len(self.readings) // 2]
 
@@ -74,14 +74,14 @@ class SampleSpeed:
         }
 
     def doubts(self, budget: int, workers: int) -> Iterator[str]:
-        """Yield why the numbers may be worth less than they look.
+        """Yield reasons to doubt the numbers.
 
         Args:
-            budget: tokens a batch holds.
-            workers: passes under way at once.
+            budget: tokens of a batch.
+            workers: batches read at once.
         """
         if self.spread > NOISY:
-            yield f"readings of the same differ by {self.spread:.0%}: other work on this machine?"
+            yield f"repeated readings differ by {self.spread:.0%}: other work on this machine?"
         batches = self.middle.through / budget
         if batches < FEW * workers:
             full = f"the sample fills {batches:.1f} batches of {budget:,} tokens"
@@ -90,16 +90,16 @@ class SampleSpeed:
 
 @dataclass(frozen=True)
 class WholeJob:
-    """Seconds of the whole job: each part measured on a sample and taken to all records.
+    """Seconds of the whole job, extrapolated from a sample.
 
     Args:
-        load: seconds until the engine reads at its speed.
-        tokens: that are to be read.
-        rates: tokens per second of the model in each reading: the slowest, the median and the fastest.
-        thread: seconds of tokenising by one thread.
-        processes: that share it out.
-        score: seconds of making scores and their table.
-        overlapped: whether scores are made while the model reads the next records; on a CPU they are not.
+        load: seconds until the engine reads at full speed.
+        tokens: to read.
+        rates: tokens per second of the slowest, the median and the fastest reading.
+        thread: seconds of tokenising with one thread.
+        processes: that share the tokenising.
+        score: seconds of computing scores and their table.
+        overlapped: whether scores are computed while the model reads the next records; not on a CPU.
     """
 
     load: float
@@ -116,7 +116,8 @@ class WholeJob:
         return self.thread / self.processes
 
     def seconds(self, rate: float) -> float:
-        """Return the seconds of all of it, at so many tokens per second of the model."""
+        """Return the seconds of the whole job, if the model reads `rate` tokens per second."""
+        # What runs at the same time costs as much as its slowest part.
         beside = [self.tokens / rate, self.tokenise, *([self.score] if self.overlapped else [])]
         return self.load + max(beside) + (0.0 if self.overlapped else self.score)
 
@@ -135,13 +136,13 @@ class WholeJob:
 
 
 def tokenising_processes(thread: float, read: float, device: str, renderer: Renderer) -> int:
-    """Return how many processes a run starts to tokenise; 1 also where it leaves all to a thread.
+    """Return how many processes a run starts for tokenising; 1 stands for a thread, too.
 
     Args:
         thread: seconds of one thread for the whole job.
-        read: of the model.
+        read: seconds of the model's reading.
         device: `cpu`, `cuda`, ...
-        renderer: of the run; processes know only those of Tithe.
+        renderer: of the run; processes support only Tithe's own ones.
     """
     from tithe.engine.host import cpu_cores
 
@@ -151,7 +152,7 @@ def tokenising_processes(thread: float, read: float, device: str, renderer: Rend
 
 
 def lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a bench says, line by line; the numbers are those of the record."""
+    """Yield the record of a bench in words, line by line."""
     whole, speed, peak, engine = record["whole"], record["speed"], record["peak"], record["engine"]
     machine, sample = record["machine"], record["sample"]
     by = " by oneDNN" if engine.get("fp32", {}).get("name") == "onednn" else ""
@@ -165,7 +166,7 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
         f"read {sample['repeats']} times"
     )
     rates = speed["tokens_per_second"]
-    halved = f", halved {speed['batches_halved']:,} times for want of memory" if speed["batches_halved"] else ""
+    halved = f", halved {speed['batches_halved']:,} times because memory ran out" if speed["batches_halved"] else ""
     yield (
         f"speed: {speed['tokens_per_second_median']:,.0f} tokens/s ({min(rates):,.0f} to {max(rates):,.0f}), "
         f"{engine['batch_tokens']:,} tokens a batch, {engine['workers']} at once{halved}"
@@ -178,14 +179,14 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"padding: {speed['padding']:.1%} of the tokens that go through the layers"
     low, high = (duration(seconds) for seconds in whole["seconds_range"])
     takes = f"{duration(whole['seconds'])} ({low} to {high})"
-    yield f"whole job: {whole['tokens']:,} tokens in {takes}: {whole_words(whole)}"
-    yield f"memory: {size(whole['peak_bytes'])} at most, of it weights {size(whole['weight_bytes'])}"
+    yield f"whole job: {whole['tokens']:,} tokens in {takes}: {job_parts(whole)}"
+    yield f"memory: {size(whole['peak_bytes'])} at most, weights {size(whole['weight_bytes'])} of it"
     for note in record["notes"]:
         yield f"note: {note}"
 
 
-def whole_words(whole: Mapping[str, Any]) -> str:
-    """Return what is waited for; of what goes on beside the reading, what takes longer."""
+def job_parts(whole: Mapping[str, Any]) -> str:
+    """Return the parts of the whole job's seconds; of those beside the reading, only one that takes longer."""
     beside = {"tokenising": whole["tokenise_seconds"]}
     if whole["scores_overlapped"]:
         beside["scores"] = whole["score_seconds"]

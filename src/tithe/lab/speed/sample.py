@@ -1,4 +1,4 @@
-"""A sample of a run, read as the run reads it, with its seconds, its work and its memory."""
+"""Read a sample of a run as the run would, and measure seconds, FLOPs and memory."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
     from tithe.engine.engine import Engine
 
-OTHERS = 500  # records beside the sample that scorers look at, so that they find as many anchors as they want
+OTHERS = 500  # records besides the sample, so that scorers find enough examples to compare with
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A sample, read once.
+class TimedReading:
+    """One reading of a sample.
 
     Args:
         seconds: of reading, without loading the model, planning and scoring.
-        tokens: that the model read; a beginning that several passes share counts once.
+        tokens: that the model read; a prefix shared by several passes counts once.
         planned: tokens of all passes, as a plan counts them.
-        flops: that it took, padding left out.
-        through: tokens that went through the layers, padding and fillers included.
-        peak_bytes: memory.
-        halved: how often memory ran out.
-        score_seconds: of making scores and their table of what was read.
+        flops: of the reading, without padding.
+        through: tokens that went through the layers, including padding and fillers.
+        peak_bytes: most memory in use.
+        halved: how often a batch was halved because memory ran out.
+        score_seconds: of computing scores and their table.
     """
 
     seconds: float
@@ -52,7 +52,7 @@ class Reading:
 
 @dataclass
 class TimedRunner(LocalRunner):
-    """The run's own, with the seconds that scores take."""
+    """The run's own runner; also measures the seconds of scoring."""
 
     score_seconds: float = field(default=0.0, init=False)
 
@@ -65,15 +65,15 @@ class TimedRunner(LocalRunner):
 
 @dataclass(frozen=True)
 class Sample:
-    """What is read, again and again.
+    """A sample that is read repeatedly.
 
     Args:
         setup: of the whole run.
-        scorers: prepared with made-up answers.
+        scorers: prepared with stubs instead of answers.
         items: the records.
-        scratch: a folder for run folders that nobody keeps.
-        shape: of the model, without the experts that a token is not sent to.
-        engine: as a run has it.
+        scratch: folder for temporary run folders.
+        shape: of the model, without the experts that a token is not routed to.
+        engine: the one that the run would use.
     """
 
     setup: Setup
@@ -83,16 +83,17 @@ class Sample:
     shape: Shape
     engine: Engine
 
-    def read(self) -> Reading:
-        """Read the sample in a new run folder, through the run's own runner, by a new engine with the model loaded."""
+    def read(self) -> TimedReading:
+        """Read the sample once, in a new run folder so that no answer is reused; the model stays loaded."""
         from tithe.engine.engine import Engine
+        from tithe.engine.measure.machine import metered
         from tithe.engine.measure.memory import peak_memory
-        from tithe.engine.measure.meter import metered
 
         usual = self.engine
         engine = Engine(usual.model, usual.budget, usual.workers, threads=usual.threads)
         with tempfile.TemporaryDirectory(dir=self.scratch) as place:
             runner, cost, table = self.runner(engine, Path(place)), Cost(), self.table()
+            # A new engine counts halved batches from 0; the meter counts what goes through the layers.
             with peak_memory(*devices(engine)) as memory, metered(engine.model) as meter:
                 if self.setup.method.learns:
                     runner.read_together([item for item in self.items if isinstance(item, Example)])
@@ -102,7 +103,7 @@ class Sample:
                     cost.add(scored.window, runner.model_readouts)
                     runner.score_seconds += time.perf_counter() - began
         work, config = runner.work, engine.model.model.config.to_dict()
-        return Reading(
+        return TimedReading(
             seconds=work.seconds,
             tokens=work.tokens,
             planned=cost.tokens,
@@ -115,21 +116,21 @@ class Sample:
 
     @property
     def records(self) -> int:
-        """Of the data set; one may hold several examples."""
+        """Number of records; one may hold several examples."""
         return len({item.row for item in self.items})
 
     def table(self) -> Table:
-        """Return the run's own score table, still empty."""
+        """Return the run's score table, still empty."""
         return Table(list(self.scorers), more=self.setup.method.score_columns[len(self.scorers) :])
 
     def runner(self, engine: Engine | None, place: Path) -> TimedRunner:
-        """Return the run's own runner with an engine; without one it only plans."""
+        """Return the run's runner; without an engine it only plans."""
         stores = self.setup.stores(place, lambda _: None) if engine is not None else {}
         reads = None if engine is None else lambda: engine
         return TimedRunner(self.scorers, self.setup.renderer, reads, stores, readouts=self.setup.readouts)
 
     def tokenise(self) -> tuple[float, int]:
-        """Return the seconds of planning the sample, and the tokens that come of it."""
+        """Return the seconds of planning the sample, and its tokens."""
         runner, cost = self.runner(None, self.scratch), Cost()
         began = time.perf_counter()
         window = runner.plan(self.items)
@@ -141,13 +142,13 @@ class Sample:
         """Return a smaller sample, spread evenly over this one."""
         count = max(1, min(len(self.items), round(len(self.items) * share)))
         items = [self.items[i] for i in spread(len(self.items), count)]
-        return replace(self, items=items, scorers=prepared(self.setup, items))
+        return replace(self, items=items, scorers=prepare_scorers(self.setup, items))
 
 
-def prepared(setup: Setup, items: Sequence[Example | BadRow]) -> Mapping[str, Scorer]:
-    """Return the scorers; one that looks at other examples finds them in the sample, as far as there are enough.
+def prepare_scorers(setup: Setup, items: Sequence[Example | BadRow]) -> Mapping[str, Scorer]:
+    """Return scorers for the sample; those that compare with other examples find them in it if it has enough.
 
-    In a run a worked example is itself a record whose own pass is read, and those that show it only continue that.
+    In a run, a worked example is itself a record, and passes that begin with it reuse what was read of it.
     """
     if not setup.method.learns:
         return setup.method.scorers
@@ -162,19 +163,19 @@ def devices(engine: Engine) -> list[torch.device]:
     """Return all devices that hold a part of the model."""
     import torch
 
-    from tithe.engine.shard import placed
+    from tithe.engine.loading import placed
 
     return [torch.device(name) for name in placed(engine.model)]
 
 
 def spread(total: int, count: int) -> list[int]:
-    """Return `count` places of `total`, evenly: the middles of equal parts."""
+    """Return `count` places spread evenly over `total`: the middles of equal parts."""
     count = min(count, total)
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
 def working_shape(engine: Engine) -> Shape:
-    """Return the model's sizes, without experts that a token is not sent to."""
+    """Return the model's shape, without experts that a token is not routed to."""
     model = engine.model
     shape = model_shape(model.source)
     weights = ((name, one.numel()) for name, one in model.model.named_parameters())

@@ -9,7 +9,7 @@ from pydantic import field_validator
 from tithe.settings import ScoreSettings
 from tithe.typed import Count, Positive, checked
 
-Readings = Annotated[int, checked(lambda n: n >= 3, "fewer than 3 readings tell no spread")]
+Readings = Annotated[int, checked(lambda n: n >= 3, "fewer than 3 readings show no spread")]
 
 
 class BenchSettings(ScoreSettings):
@@ -31,11 +31,11 @@ class BenchSettings(ScoreSettings):
     @classmethod
     def demand_size(cls, value: Any) -> Any:
         if value is None:
-            raise ValueError("a sample has a size")
+            raise ValueError("a sample needs a size")
         return value
 
     @property
     def job(self) -> ScoreSettings:
-        """Return the settings of the run that is asked about."""
+        """The settings of the run to forecast."""
         own = BenchSettings.model_fields.keys() - ScoreSettings.model_fields.keys()
         return ScoreSettings(**self.model_dump(exclude={*own, "limit", "per_token"}), limit=self.records)

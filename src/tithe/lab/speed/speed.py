@@ -1,4 +1,4 @@
-"""Measure how fast a run would be here: tokens a second, share of the peak, time and memory of the whole job."""
+"""Measure how fast a run would be on this machine: tokens per second, utilisation, time and memory of the whole job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tithe.errors import DataError, ModelError, SettingsError
 from tithe.extras import versions
 from tithe.lab.speed.forecast import BenchResult, SampleSpeed, WholeJob, tokenising_processes
-from tithe.lab.speed.sample import Sample, prepared, spread, working_shape
+from tithe.lab.speed.sample import Sample, prepare_scorers, spread, working_shape
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Reporter
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from tithe.engine.engine import Engine
     from tithe.engine.measure.machine import Machine
 
-FIRST = 8  # records read before anything is timed: kernels are compiled, and the sample's time is told
+FIRST = 8  # records read before the sample: they compile kernels and show how long it will take
 
 
 def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchResult:
     """Count the whole data set, load the model, and read a sample of it several times.
 
     Raises:
-        SettingsError: no scorer reads a model, or what else would stop the run.
-        DataError: the data set holds no example that could be read.
+        SettingsError: no scorer reads a model, or the run would be refused.
+        DataError: no example of the data set can be read.
     """
     reporter = reporter or Reporter()
     check_settings(settings)
@@ -43,15 +43,15 @@ def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchRes
             f"{', '.join(setup.method.scorers)} reads no model: there is nothing to measure",
             hint="`--scorer ifd` reads one",
         )
-    job, grown = counted(settings, reporter)
+    job, grown = plan_job(settings, reporter)  # before the model is loaded: it measures memory
     engines = Engines(reporter, several=False)
     with tempfile.TemporaryDirectory(prefix="tithe-bench-") as scratch:
-        items = sampled(setup, job["counts"]["records"], settings.limit)
-        engine, loading = loaded(setup, engines, Path(scratch))
-        sample = Sample(setup, prepared(setup, items), items, Path(scratch), working_shape(engine), engine)
+        items = draw_sample(setup, job["counts"]["records"], settings.limit)
+        engine, loading = load_engine(setup, engines, Path(scratch))
+        sample = Sample(setup, prepare_scorers(setup, items), items, Path(scratch), working_shape(engine), engine)
         reporter.say("measuring: matrix products of this machine")
         machine = measured_machine(engine, setup)
-        sample, warming = affordable(sample, settings)
+        sample, warming = cut_sample(sample, settings)
         reporter.say(f"measuring: {len(sample.items):,} records, read {settings.repeats} times")
         readings = [sample.read() for _ in range(settings.repeats)]
         tokenising = [sample.tokenise() for _ in range(settings.repeats)]
@@ -59,7 +59,7 @@ def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchRes
     speed = SampleSpeed(readings, peak.best)
     whole = whole_job(job, sample, speed, tokenising, loading + warming)
     held = max(one.peak_bytes for one in readings)
-    if machine.device.type == "cpu":  # where the examples of the whole job are planned, too
+    if machine.device.type == "cpu":  # the plan of the whole job is in the same memory
         held += grown
     record = describe(setup, job, machine, engine) | {
         "peak": {
@@ -89,15 +89,16 @@ def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchRes
 def whole_job(
     job: dict[str, Any], sample: Sample, speed: SampleSpeed, tokenising: Sequence[tuple[float, int]], load: float
 ) -> WholeJob:
-    """Return the seconds of the whole job.
+    """Forecast the seconds of the whole job.
 
     Args:
         job: record of its plan.
         sample: that was read.
-        speed: of it.
-        tokenising: seconds and tokens of planning the sample, each time.
-        load: seconds until the engine reads at its speed.
+        speed: of the sample.
+        tokenising: seconds and tokens of each planning of the sample.
+        load: seconds until the engine reads at full speed.
     """
+    # Per planned token, as the plan of the whole job counts them: what passes share is then in the rate.
     planned = [one.planned / one.seconds for one in speed.readings]
     rate, tokens = statistics.median(planned), job["counts"]["forward_tokens"]
     thread = tokens / statistics.median(count / seconds for seconds, count in tokenising)
@@ -115,21 +116,23 @@ def whole_job(
 
 
 def check_settings(settings: BenchSettings) -> None:
-    """Raise what a run takes and a bench does not.
+    """Refuse settings that a run supports and a bench does not.
 
     Raises:
         SettingsError: naming the setting.
     """
     if settings.dtype == "fp8":
         raise SettingsError(
-            "a bench holds a model against the matmul peak of its dtype, and knows none of `fp8`", hint="`--dtype bf16`"
+            "a bench compares a model with the matmul peak of its dtype, and has none for `fp8`", hint="`--dtype bf16`"
         )
     if settings.warmup:
-        raise SettingsError("`warmup` trains the model before it scores, and a bench trains none", hint="leave it out")
+        raise SettingsError(
+            "`warmup` trains the model before it scores, and a bench trains nothing", hint="leave it out"
+        )
 
 
-def counted(settings: BenchSettings, reporter: Reporter) -> tuple[dict[str, Any], int]:
-    """Return the plan of the whole job, and the bytes by which the process grew meanwhile."""
+def plan_job(settings: BenchSettings, reporter: Reporter) -> tuple[dict[str, Any], int]:
+    """Plan the whole job; return the record, and the bytes by which the process grew."""
     import torch
 
     from tithe.engine.measure.memory import held, peak_memory
@@ -141,26 +144,26 @@ def counted(settings: BenchSettings, reporter: Reporter) -> tuple[dict[str, Any]
     return job, max(0, (memory.bytes or 0) - before)
 
 
-def sampled(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
-    """Return records spread evenly over the data set; all where there are no more."""
+def draw_sample(setup: Setup, records: int, limit: int) -> list[Example | BadRow]:
+    """Return records spread evenly over the data set, at most `limit`."""
     wanted = set(spread(records, limit))
     found = [item for item in setup.source.dataset if item.row in wanted]
     if not any(isinstance(item, Example) for item in found):
         raise DataError(
-            f"of {len(wanted):,} records of `{setup.settings.dataset}` none can be read", hint="a larger `--limit`"
+            f"none of {len(wanted):,} records of `{setup.settings.dataset}` can be read", hint="a larger `--limit`"
         )
     return found
 
 
-def loaded(setup: Setup, engines: Engines, place: Path) -> tuple[Engine, float]:
-    """Return the engine, and the seconds that it took to make; the weights' fingerprint is part of it."""
+def load_engine(setup: Setup, engines: Engines, place: Path) -> tuple[Engine, float]:
+    """Make the engine; return it and the seconds it took, which include the fingerprint of the weights."""
     began = time.perf_counter()
     engine = engines.of(setup.settings, setup.source.dataset, setup.model, place)
     return engine, time.perf_counter() - began
 
 
 def measured_machine(engine: Engine, setup: Setup) -> Machine:
-    """Measure the machine's peaks for the model's shapes; only for a square where its config does not tell them."""
+    """Measure the machine's peaks for the model's matrix shapes; for a square if its config does not give them."""
     from tithe.engine.measure.machine import measure_machine, products_of
 
     products = []
@@ -169,18 +172,18 @@ def measured_machine(engine: Engine, setup: Setup) -> Machine:
     return measure_machine(engine.model.device, products)
 
 
-def affordable(sample: Sample, settings: BenchSettings) -> tuple[Sample, float]:
-    """Return the sample, or as much of it as can be read in the time for one reading.
+def cut_sample(sample: Sample, settings: BenchSettings) -> tuple[Sample, float]:
+    """Cut the sample down to what can be read in the time for one reading.
 
     Returns:
-        It, and the seconds by which the very first reading takes longer than the next one of the same.
+        The sample, and the seconds of warming up: by how much a first reading takes longer than a second one.
     """
     few = sample.part(FIRST / len(sample.items))
     first = few.read()
     reading = few.read()
     if not reading.tokens:
         raise DataError(
-            f"of {len(few.items):,} records of `{sample.setup.settings.dataset}` no pass could be made",
+            f"no forward pass could be made from {len(few.items):,} records of `{sample.setup.settings.dataset}`",
             hint="`tithe plan` lists the reasons",
         )
     whole = reading.seconds * len(sample.items) / len(few.items)
@@ -189,7 +192,7 @@ def affordable(sample: Sample, settings: BenchSettings) -> tuple[Sample, float]:
 
 
 def describe(setup: Setup, job: dict[str, Any], machine: Machine, engine: Engine) -> dict[str, Any]:
-    """Return what was measured, and where."""
+    """Return the facts about job, engine and machine, for the record."""
     import torch
 
     cuda = machine.device.type == "cuda"
@@ -211,13 +214,13 @@ def describe(setup: Setup, job: dict[str, Any], machine: Machine, engine: Engine
 
 
 def notes(setup: Setup, settings: BenchSettings, job: dict[str, Any]) -> list[str]:
-    """Return what a reader must know about the numbers."""
+    """Return notes on what the numbers leave out."""
     found = []
     records = job["counts"]["records"]
     if records < settings.limit:
         found.append(f"the data set has {records:,} records, fewer than the {settings.limit:,} of a sample")
     if setup.method.encoder_specs:
         found.append(
-            f"vectors of prompts ({', '.join(setup.method.encoder_specs)}) are made before, and are not in the times"
+            f"the times exclude vectors of prompts ({', '.join(setup.method.encoder_specs)}), which are computed first"
         )
     return found

@@ -1,1 +1,1 @@
-"""Several responses to one prompt, of models or people of different strength."""
+"""Quality tiers: better and worse responses to the same prompts, from stronger and weaker models or people."""

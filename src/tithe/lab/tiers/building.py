@@ -1,4 +1,4 @@
-"""Quality tiers: strong responses and weaker ones to the same prompts, built, imported, looked at."""
+"""Build a tier file from strong and weak responses, import one, or look at one."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from tithe.data.files import Dataset, open_dataset
+from tithe.data.counts import RecordCounts
+from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.input_check import InputCheck
 from tithe.data.outfile import atomic
 from tithe.data.prompts import prompts
-from tithe.data.record_counts import RecordCounts
 from tithe.data.sniff import container_suffix
 from tithe.errors import DataError, SettingsError
 from tithe.extras import versions
-from tithe.lab.tiers.importing import Labels, by_file, by_labels, by_pairs, layout
 from tithe.lab.tiers.look import CountTokens, demand_both
 from tithe.lab.tiers.look import look as look_at
 from tithe.lab.tiers.matching import (
-    Pool,
-    counts,
+    PromptPool,
     demand_answers,
     draw,
-    in_order,
     match,
     model_record,
+    prompt_counts,
+    tier_rows,
     unanswered,
     unmatched,
 )
 from tithe.lab.tiers.settings import TierImportSettings, TierSettings
-from tithe.lab.tiers.tier_rows import Tier, TierRow, line
+from tithe.lab.tiers.tier_rows import Labels, Tier, TierRow, by_file, by_labels, by_pairs, json_line, layout
 from tithe.lab.writing.answering import Answers, Writer, make_writer
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Reporter, say_notes
@@ -42,11 +41,11 @@ from tithe.run.source import named_dataset
 
 @dataclass(frozen=True)
 class TierResult:
-    """A tier file's rows and what is told about them.
+    """The rows of a tier file, and facts about them.
 
     Args:
-        rows: as they stand in the file.
-        record: the run record, with `look` in it.
+        rows: in the order of the file.
+        record: the run record, including `look`.
     """
 
     rows: Sequence[TierRow] = field(repr=False)
@@ -68,34 +67,35 @@ def build(
     """Let weak models answer the prompts of strong responses, and write both as tiers.
 
     Args:
-        settings: what and how.
+        settings: prompts, strong responses and weak models.
         output: the tier file, JSON lines.
-        folder: the run folder, which keeps answers; beside the output by default.
+        folder: the run folder, which keeps answers; next to the output by default.
         overwrite: replace `output` if it is there.
-        reporter: who listens.
+        reporter: gets messages and progress.
 
     Raises:
-        TitheError: whatever stops the run; what was answered before is in the run folder.
+        TitheError: the run failed; answers given so far are in the run folder.
     """
     began, reporter, folder = time.monotonic(), reporter or Reporter(), folder or default_folder(output)
     sources = [settings.dataset] + ([settings.strong] if settings.strong is not None else [])
     check_output(output, overwrite, sources, folder)
-    asked, strong, watches = read(settings)
+    # All checks come before the first answer: weak models take hours, or cost money.
+    asked, strong, checks = read(settings)
     matched = match(asked, strong)
     chosen = draw(matched.strong, settings.sample, settings.seed)
     writers: list[Writer] = [make_writer(name, settings, settings.endpoint) for name in settings.weak_model]
     for writer in writers:
         writer.check()
-    base = describe(settings, watches) | {"counts": counts(asked, strong, matched, chosen, settings)}
-    for watch, pool in zip(watches, (asked, strong), strict=False):
-        say_notes(reporter, watch.dataset, pool.counts, several=len(watches) > 1)
+    base = describe(settings, checks) | {"counts": prompt_counts(asked, strong, matched, chosen, settings)}
+    for check, pool in zip(checks, (asked, strong), strict=False):
+        say_notes(reporter, check.dataset, pool.counts(), several=len(checks) > 1)
     with run_folder(folder) as open_folder, account(folder, reporter, lambda: base) as told:
         told.record = lambda: base | {"weak_models": {w.name: w.describe() for w in writers}}
         told.stored = lambda: sum(writer.stored for writer in writers)
-        found = answer(writers, {key: asked.examples[key] for key in chosen}, open_folder, reporter)
-        for watch in watches:
-            watch.check()
-        rows = [*in_order(chosen, asked, matched, writers, found, settings.strong_model)]
+        found = write_answers(writers, {key: asked.examples[key] for key in chosen}, open_folder, reporter)
+        for check in checks:
+            check.check()
+        rows = [*tier_rows(chosen, asked, matched, writers, found, settings.strong_model)]
         demand_answers(found, len(rows) > len(chosen))
         record = base | {
             "weak_models": {w.name: model_record(w, found[w.name]) for w in writers},
@@ -110,8 +110,8 @@ def build(
     return TierResult(rows, record)
 
 
-def read(settings: TierSettings) -> tuple[Pool, Pool, list[InputCheck]]:
-    """The prompts, and the strong responses; the same where one data set holds both."""
+def read(settings: TierSettings) -> tuple[PromptPool, PromptPool, list[InputCheck]]:
+    """Read the prompts and the strong responses, which may be in one data set; return their input checks, too."""
     dataset = open_dataset(
         named_dataset(settings.dataset),
         format=settings.format,
@@ -119,19 +119,19 @@ def read(settings: TierSettings) -> tuple[Pool, Pool, list[InputCheck]]:
         strict=settings.strict,
         limit=settings.limit,
     )
-    watch = InputCheck(dataset)
+    check = InputCheck(dataset)
     if settings.strong is None:
-        pool = Pool.of(settings.dataset, dataset)
-        return pool, pool, [watch]
+        pool = PromptPool.of(settings.dataset, dataset)
+        return pool, pool, [check]
     strong = open_dataset(named_dataset(settings.strong), strict=settings.strict)
-    watches = [watch, InputCheck(strong)]
-    return Pool.of(settings.dataset, prompts(dataset)), Pool.of(settings.strong, strong), watches
+    checks = [check, InputCheck(strong)]
+    return PromptPool.of(settings.dataset, prompts(dataset)), PromptPool.of(settings.strong, strong), checks
 
 
-def answer(
+def write_answers(
     writers: Sequence[Writer], asked: Mapping[str, Example], open_folder: Path, reporter: Reporter
 ) -> dict[str, Answers]:
-    """Each weak model's answers, one model after the other."""
+    """Let each weak model answer, one model after the other."""
     found = {}
     for writer in writers:
         reporter.phase(f"{writer.name} answers")
@@ -151,29 +151,29 @@ def import_tiers(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> TierResult:
-    """Bring tiers that are already there into the one form.
+    """Convert existing tiers to a tier file.
 
     Args:
-        settings: which files, and how they tell the tiers apart.
+        settings: the files, and how they mark the tiers.
         output: the tier file, JSON lines.
-        folder: where the run record goes; beside the output by default.
+        folder: for the run record; next to the output by default.
         overwrite: replace `output` if it is there.
-        reporter: who listens.
+        reporter: gets messages and progress.
 
     Raises:
-        TitheError: with one sentence; no tier file is written then.
+        TitheError: a file cannot be read or has no tiers; no tier file is written then.
     """
     folder, reporter = folder or default_folder(output), reporter or Reporter()
     sides: list[tuple[str, Tier | None]] = [(name, None) for name in settings.files]
     sides += [(name, "high") for name in settings.high_file] + [(name, "low") for name in settings.low_file]
     check_output(output, overwrite, [name for name, _ in sides], folder)
-    rows, bad, watches = list[TierRow](), list[BadRow](), list[InputCheck]()
-    with run_folder(folder), account(folder, reporter, lambda: describe(settings, watches), stores=None) as told:
+    rows, bad, checks = list[TierRow](), list[BadRow](), list[InputCheck]()
+    with run_folder(folder), account(folder, reporter, lambda: describe(settings, checks), stores=None) as told:
         counts: dict[str, Any] = {}
-        told.record = lambda: describe(settings, watches) | {"counts": counts}
+        told.record = lambda: describe(settings, checks) | {"counts": counts}
         for name, tier in sides:
-            dataset = opened(name, settings)
-            watches.append(InputCheck(dataset))
+            dataset = open_tier_file(name, settings)
+            checks.append(InputCheck(dataset))
             read = RecordCounts(deed="taken")
             for item in items_of(dataset, tier, settings, read):
                 (bad if isinstance(item, BadRow) else rows).append(item)  # type: ignore[arg-type]
@@ -186,8 +186,8 @@ def import_tiers(
     return TierResult(rows, record)
 
 
-def opened(name: str, settings: TierImportSettings) -> Dataset:
-    split = None if Path(name).exists() else settings.split
+def open_tier_file(name: str, settings: TierImportSettings) -> Dataset:
+    split = None if Path(name).exists() else settings.split  # only hub data sets have splits
     return open_dataset(
         named_dataset(name), format=settings.format, split=split, strict=settings.strict, limit=settings.limit
     )
@@ -196,7 +196,7 @@ def opened(name: str, settings: TierImportSettings) -> Dataset:
 def items_of(
     dataset: Dataset, tier: Tier | None, settings: TierImportSettings, counts: RecordCounts
 ) -> Iterator[TierRow | BadRow]:
-    """The rows of one file, whose records are counted on the way."""
+    """Yield the rows of one file, and count its records."""
     if tier is not None:
         return by_file(dataset, tier, settings.high_model if tier == "high" else settings.low_model, counts)
     if layout(dataset) == "pairs":
@@ -208,11 +208,11 @@ def look(source: str | Path, *, model: str | None = None) -> TierResult:
     """Look at a tier file.
 
     Args:
-        source: what `build` or `import_tiers` wrote.
-        model: whose tokenizer counts lengths, besides characters.
+        source: a file written by `build` or `import_tiers`.
+        model: whose tokenizer counts lengths, in addition to characters.
 
     Raises:
-        DataError: it has no column `tier`, other labels, or nothing that can be read.
+        DataError: it has no column `tier`, other labels, or no readable record.
     """
     dataset = open_dataset(source)
     if "tier" not in dataset.columns_seen:
@@ -224,11 +224,11 @@ def look(source: str | Path, *, model: str | None = None) -> TierResult:
         (bad if isinstance(item, BadRow) else rows).append(item)  # type: ignore[arg-type]
     if not rows:
         raise DataError(f"no record of `{source}` can be read: the first, {bad[0].where}: {bad[0].reason}")
-    return TierResult(rows, {"source": str(source), "look": look_at(rows, bad, counter(model))})
+    return TierResult(rows, {"source": str(source), "look": look_at(rows, bad, token_counter(model))})
 
 
-def counter(model: str | None) -> CountTokens | None:
-    """Counts tokens as a model does; needs its tokenizer alone."""
+def token_counter(model: str | None) -> CountTokens | None:
+    """Return a function that counts tokens with a model's tokenizer; None without a model."""
     if model is None:
         return None
     from tithe.data.tokens import Tokens
@@ -239,7 +239,11 @@ def counter(model: str | None) -> CountTokens | None:
 
 
 def check_output(output: Path, overwrite: bool, sources: Sequence[str], folder: Path) -> None:
-    """Raise what stands against writing there, before anything is read."""
+    """Check before reading that the output can be written.
+
+    Raises:
+        TitheError: it is not JSON lines, exists, or is one of the inputs.
+    """
     if container_suffix(output) not in (".jsonl", ".ndjson"):
         raise SettingsError(
             f"tiers are written as JSON lines, not to `{output}`", hint=f"name it `{output.with_suffix('.jsonl').name}`"
@@ -248,16 +252,16 @@ def check_output(output: Path, overwrite: bool, sources: Sequence[str], folder: 
         check_places(output, overwrite, source, folder)
 
 
-def describe(settings: TierSettings | TierImportSettings, watches: Sequence[InputCheck]) -> dict[str, Any]:
-    """What the rows depend on, for the run record."""
-    read_from = [watch.describe() for watch in watches]
+def describe(settings: TierSettings | TierImportSettings, checks: Sequence[InputCheck]) -> dict[str, Any]:
+    """Return what the rows depend on, for the run record."""
+    read_from = [check.describe() for check in checks]
     return {"settings": settings.model_dump(mode="json"), "versions": versions(), "datasets": read_from}
 
 
 def write(
     rows: Sequence[TierRow], record: Mapping[str, Any], dropped: Sequence[Mapping[str, str]], output: Path, folder: Path
 ) -> None:
-    """What was left out, the record, then the tier file: where that one is, everything is."""
+    """Write the left-out records and the run record; the tier file comes last, so that its presence means success."""
     with atomic(folder / DROPPED, overwrite=True) as stream:
         for one in dropped:
             stream.write(json.dumps(one).encode() + b"\n")
@@ -265,4 +269,4 @@ def write(
     sweep(output)
     with atomic(output, overwrite=True) as stream:
         for row in rows:
-            stream.write(line(row))
+            stream.write(json_line(row))

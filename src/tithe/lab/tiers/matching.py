@@ -1,4 +1,4 @@
-"""Prompts that are asked again, and the strong responses that belong to them."""
+"""Match prompts with their strong responses, draw a sample, and combine both with the weak models' answers."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tithe.data.counts import RecordCounts
 from tithe.data.ids import prompt_id
-from tithe.data.record_counts import RecordCounts
 from tithe.errors import DataError
 from tithe.lab.tiers.settings import TierSettings
-from tithe.lab.tiers.tier_rows import TierRow, of_example, place
+from tithe.lab.tiers.tier_rows import TierRow, file_and_line, of_example
 from tithe.lab.writing.answering import Answers, Writer
 from tithe.planner import without_numbers
 from tithe.records import BadRow, Example, Message, Problem
 
 SHOWN = 60  # characters of a prompt in a message
+EMPTY = "the answer is empty"
 
 
 @dataclass(frozen=True)
-class Pool:
-    """The distinct prompts of a data set, each with the first record that has it.
+class PromptPool:
+    """The distinct prompts of a data set, each with its first record.
 
     Args:
-        name: the data set, for messages.
+        name: of the data set, for messages.
         examples: prompt id -> example, in input order.
-        repeated: records whose prompt was there before.
+        repeated: records whose prompt occurred before.
         bad: records that could not be read.
-        read: counts of what was read.
+        read: counts of the records.
     """
 
     name: str
@@ -39,11 +40,11 @@ class Pool:
     read: RecordCounts = field(default_factory=RecordCounts)
 
     @classmethod
-    def of(cls, name: str, items: Iterable[Example | BadRow]) -> Pool:
-        """Read a data set through.
+    def of(cls, name: str, items: Iterable[Example | BadRow]) -> PromptPool:
+        """Collect the prompts of a data set.
 
         Raises:
-            DataError: no record can be read; names the first and its reason.
+            DataError: no record can be read; the message has the first one's reason.
         """
         found: dict[str, Example] = {}
         repeated, bad, read = list[Example](), list[BadRow](), RecordCounts(deed="taken")
@@ -60,9 +61,8 @@ class Pool:
     def __len__(self) -> int:
         return len(self.examples)
 
-    @property
     def counts(self) -> dict[str, object]:
-        """How many records became how many prompts."""
+        """Return the counts of records and prompts."""
         bad = Counter(row.reason for row in self.bad)
         return {
             "records": self.read.records,
@@ -73,19 +73,19 @@ class Pool:
         }
 
     def left_out(self) -> Iterator[dict[str, str]]:
-        """Every record that is no prompt of its own, with its reason."""
+        """Yield every record that was left out, with its reason."""
         yield from ({"where": row.where, "reason": row.reason} for row in self.bad)
         yield from ({"where": example.where, "reason": "the same prompt again"} for example in self.repeated)
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedPrompts:
     """Prompts that have a strong response.
 
     Args:
-        strong: prompt id -> the example with the strong response, in the order of the prompts.
-        unmatched: prompts without a strong response.
-        unused: strong responses to prompts that were not asked for.
+        strong: prompt id -> example with the strong response, in the order of the prompts.
+        unmatched: number of prompts without a strong response.
+        unused: number of strong responses to other prompts.
     """
 
     strong: Mapping[str, Example]
@@ -93,11 +93,11 @@ class Matched:
     unused: int
 
 
-def match(asked: Pool, strong: Pool) -> Matched:
-    """Bring both sides together by what the prompts say.
+def match(asked: PromptPool, strong: PromptPool) -> MatchedPrompts:
+    """Match prompts and strong responses by the text of the prompts.
 
     Raises:
-        DataError: they have no prompt in common; shows the first of either.
+        DataError: no prompt is in both; the message shows the first of each.
     """
     pairs = {key: strong.examples[key] for key in asked.examples if key in strong.examples}
     if not pairs:
@@ -105,77 +105,75 @@ def match(asked: Pool, strong: Pool) -> Matched:
             f"none of the {len(asked):,} prompts of `{asked.name}` is among the {len(strong):,} of `{strong.name}`",
             hint=f"they begin with `{beginning(asked)}` and `{beginning(strong)}`: prompts are matched by their words",
         )
-    return Matched(pairs, len(asked) - len(pairs), len(strong) - len(pairs))
+    return MatchedPrompts(pairs, len(asked) - len(pairs), len(strong) - len(pairs))
 
 
-def beginning(pool: Pool) -> str:
-    """The first prompt's first words."""
+def beginning(pool: PromptPool) -> str:
+    """Return the first words of the first prompt."""
     text = " ".join(next(iter(pool.examples.values())).prompt[-1].content.split())
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
 def draw(keys: Iterable[str], n: int | None, seed: int) -> list[str]:
-    """`n` prompts by chance, in their own order; a smaller draw is part of a larger one."""
+    """Draw `n` prompts at random, in their own order; a smaller draw is a subset of a larger one."""
     there = list(keys)
     if n is None or n >= len(there):
         return there
+    # A hash per prompt instead of a generator: the same prompts are drawn whatever else is in the data set.
     lots = {key: hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest() for key in there}
     chosen = set(sorted(there, key=lambda key: lots[key])[:n])
     return [key for key in there if key in chosen]
 
 
-EMPTY = "the answer is empty"
-
-
-def in_order(
+def tier_rows(
     chosen: Sequence[str],
-    asked: Pool,
-    matched: Matched,
+    asked: PromptPool,
+    matched: MatchedPrompts,
     writers: Sequence[Writer],
     found: Mapping[str, Answers],
     strong_model: str | None,
 ) -> Iterator[TierRow]:
-    """Prompt by prompt in input order: the strong response, then the weak models' in theirs.
+    """Yield the rows prompt by prompt: the strong response, then each weak model's answer.
 
-    A weak answer has no column of the record: a column may tell of the response that stood there.
+    Weak answers get no columns of the record, since these may describe its original response.
     """
     for key in chosen:
         example = asked.examples[key]
         high = of_example(matched.strong[key], "high", strong_model)
-        yield replace(high, prompt=example.prompt, tools=example.tools)
+        yield replace(high, prompt=example.prompt, tools=example.tools)  # matched prompts may differ in white space
         for writer in writers:
             got = found[writer.name].get(key)
             if got is None or isinstance(got, Problem) or not got["text"]:
                 continue
-            row = TierRow(example.prompt, Message("assistant", got["text"]), "low", writer.name)
-            source = place(example.where)
-            yield replace(row, source=source, finished=got["finished"], tokens=got["tokens"], tools=example.tools)
+            response, source = Message("assistant", got["text"]), file_and_line(example.where)
+            facts = {"finished": got["finished"], "tokens": got["tokens"], "tools": example.tools}
+            yield TierRow(example.prompt, response, "low", writer.name, source, **facts)
 
 
-def unmatched(asked: Pool, matched: Matched) -> Iterator[dict[str, str]]:
-    """Prompts without a strong response, with their places."""
+def unmatched(asked: PromptPool, matched: MatchedPrompts) -> Iterator[dict[str, str]]:
+    """Yield the prompts without a strong response, with their places."""
     for key, example in asked.examples.items():
         if key not in matched.strong:
             yield {"where": example.where, "prompt_id": key, "reason": "no strong response"}
 
 
 def unanswered(found: Mapping[str, Answers]) -> Iterator[dict[str, str]]:
-    """What a weak model gave no answer to, and why."""
+    """Yield the prompts that a weak model did not answer, and why."""
     for name, answers in found.items():
         for key, got in answers.items():
-            if no_text(got):
+            if has_no_text(got):
                 yield {"prompt_id": key, "model": name, "reason": reason_of(got)}
 
 
 def demand_answers(found: Mapping[str, Answers], there: bool) -> None:
-    """Refuse a low tier of nothing.
+    """Check that the low tier is not empty.
 
     Raises:
-        DataError: with the reason that was met most often.
+        DataError: it is; the message has the most frequent reason.
     """
     if there:
         return
-    reasons = Counter(reason for answers in found.values() for reason in why_not(answers).elements())
+    reasons = Counter(reason for answers in found.values() for reason in count_reasons(answers).elements())
     worst, times = reasons.most_common(1)[0]
     raise DataError(
         f"no weak model has given an answer: {worst} ({times:,} of {reasons.total():,})",
@@ -183,39 +181,39 @@ def demand_answers(found: Mapping[str, Answers], there: bool) -> None:
     )
 
 
-def why_not(answers: Answers) -> Counter[str]:
-    """Reason -> for how many prompts there is no answer."""
-    return Counter(without_numbers(reason_of(got)) for got in answers.values() if no_text(got))
+def count_reasons(answers: Answers) -> Counter[str]:
+    """Count the prompts without an answer by reason."""
+    return Counter(without_numbers(reason_of(got)) for got in answers.values() if has_no_text(got))
 
 
 def reason_of(got: Mapping[str, Any] | Problem) -> str:
     return got.reason if isinstance(got, Problem) else EMPTY
 
 
-def no_text(got: Mapping[str, Any] | Problem) -> bool:
+def has_no_text(got: Mapping[str, Any] | Problem) -> bool:
     return isinstance(got, Problem) or not got["text"]
 
 
 def model_record(writer: Writer, answers: Answers) -> dict[str, Any]:
-    """What one weak model did: prompts are answers and problems together."""
+    """Return the record of a weak model; its prompts are answers plus problems."""
     texts = [got for got in answers.values() if not isinstance(got, Problem) and got["text"]]
     return {
         "prompts": len(answers),
         "answers": len(texts),
         "unfinished": sum(not got["finished"] for got in texts),
-        "problems": dict(why_not(answers).most_common()),
+        "problems": dict(count_reasons(answers).most_common()),
         "reused": writer.reused,
         **writer.describe(),
     }
 
 
-def counts(
-    asked: Pool, strong: Pool, matched: Matched, chosen: Sequence[str], settings: TierSettings
+def prompt_counts(
+    asked: PromptPool, strong: PromptPool, matched: MatchedPrompts, chosen: Sequence[str], settings: TierSettings
 ) -> dict[str, Any]:
-    """Where every prompt went."""
-    out: dict[str, Any] = {"asked": asked.counts}
+    """Return the counts of prompts at each step."""
+    out: dict[str, Any] = {"asked": asked.counts()}
     if settings.strong is not None:
-        out["strong"] = strong.counts
+        out["strong"] = strong.counts()
     return out | {
         "without_strong_response": matched.unmatched,
         "strong_responses_unused": matched.unused,

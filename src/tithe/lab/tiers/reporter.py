@@ -1,4 +1,4 @@
-"""What a person sees of tiers, on stderr."""
+"""Print tiers on stderr: how they were built or imported, and what is in them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tithe.lab.tiers.look import QUANTILES
 from tithe.lab.tiers.tier_rows import TIERS
 from tithe.report.terminal import console, pairs, say
 
-MOST_MODELS, MOST_REASONS = 10, 5  # shown
+MOST_MODELS, MOST_REASONS = 10, 5  # shown at most
 
 
 def show_built(result: TierResult, output: Path, folder: Path) -> None:
-    """Where every prompt went, what each weak model did, and the look."""
+    """Print the counts of prompts, what each weak model did, and what is in the tiers."""
     out, counts = console(), result.record["counts"]
     rows = [("prompts read", counts["asked"]["prompts"])]
     rows += bad_rows("prompts", counts["asked"])
@@ -44,7 +44,7 @@ def show_built(result: TierResult, output: Path, folder: Path) -> None:
 
 
 def bad_rows(what: str, counts: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Rows that are no prompts of their own, with reasons."""
+    """Return the rows that were left out, with reasons."""
     rows = [("  the same prompt again, left out", counts["repeated_prompts"])] if counts["repeated_prompts"] else []
     return rows + [(f"  bad row of the {what}: {reason}", n) for reason, n in counts["bad_rows"].items()]
 
@@ -55,42 +55,42 @@ def show_imported(result: TierResult, output: Path) -> None:
 
 
 def show_look(result: TierResult) -> None:
-    """Two columns, high and low, and remarks below."""
+    """Print a table with a column per tier, and remarks below."""
     out, look = console(), result.look
     grid = Grid("", *TIERS, box=None, pad_edge=False)
     for column in grid.columns[1:]:
         column.justify = "right"
-    add(grid, "responses", look["responses"])
-    models(grid, look["models"])
+    add_row(grid, "responses", look["responses"])
+    add_models(grid, look["models"])
     for one in look["lengths"]:
         for name in QUANTILES:
-            add(grid, f"{one['unit']}, {name}", {tier: f"{one[tier][name]:,.0f}" for tier in TIERS if one[tier]})
-    duplicates(grid, look["duplicates"])
+            add_row(grid, f"{one['unit']}, {name}", {tier: f"{one[tier][name]:,.0f}" for tier in TIERS if one[tier]})
+    add_duplicates(grid, look["duplicates"])
     for name in ("refusals", "unfinished"):
-        add(grid, name, {tier: part_of(look[name][tier], look["responses"][tier]) for tier in TIERS})
+        add_row(grid, name, {tier: percent_of(look[name][tier], look["responses"][tier]) for tier in TIERS})
     out.print(grid)
-    remarks(out, look)
+    say_remarks(out, look)
 
 
-def models(grid: Grid, found: Mapping[str, Mapping[str, int]]) -> None:
-    """A line a model, whichever tier it is in; of many the first."""
+def add_models(grid: Grid, found: Mapping[str, Mapping[str, int]]) -> None:
+    """Add a line per model, in whichever tier; only the first of many."""
     names = list(dict.fromkeys([*found["high"], *found["low"]]))
     for name in names[:MOST_MODELS]:
-        add(grid, f"  by {name}", {tier: found[tier].get(name, "") for tier in TIERS})
+        add_row(grid, f"  by {name}", {tier: found[tier].get(name, "") for tier in TIERS})
     if len(names) > MOST_MODELS:
-        add(grid, f"  and {len(names) - MOST_MODELS:,} more models", {})
+        add_row(grid, f"  and {len(names) - MOST_MODELS:,} more models", {})
 
 
-def duplicates(grid: Grid, found: Mapping[str, Any]) -> None:
-    """Four shares a tier."""
+def add_duplicates(grid: Grid, found: Mapping[str, Any]) -> None:
+    """Add the four shares of duplicates of each tier."""
     for kind, words in (("equal", "the same text"), ("near", "nearly the same text")):
-        add(grid, f"{words} in its own tier", {tier: part(found[f"{kind}_within_{tier}"]) for tier in TIERS})
-        across = {"high": part(found[f"{kind}_high_in_low"]), "low": part(found[f"{kind}_low_in_high"])}
-        add(grid, f"{words} in the other tier", across)
+        add_row(grid, f"{words} in its own tier", {tier: percent(found[f"{kind}_within_{tier}"]) for tier in TIERS})
+        across = {"high": percent(found[f"{kind}_high_in_low"]), "low": percent(found[f"{kind}_low_in_high"])}
+        add_row(grid, f"{words} in the other tier", across)
 
 
-def remarks(out: Console, look: Mapping[str, Any]) -> None:
-    """What is no column: prompts, bad rows, length, method, warnings."""
+def say_remarks(out: Console, look: Mapping[str, Any]) -> None:
+    """Print what the table has no column for: prompts, bad rows, AUC of length, method, warnings."""
     prompts = look["prompts"]
     say(
         out,
@@ -114,14 +114,14 @@ def remarks(out: Console, look: Mapping[str, Any]) -> None:
         say(out, f"warning: {text}")
 
 
-def add(grid: Grid, name: str, values: Mapping[str, Any]) -> None:
+def add_row(grid: Grid, name: str, values: Mapping[str, Any]) -> None:
     cells = [values.get(tier, "") for tier in TIERS]
     grid.add_row(name, *(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells))
 
 
-def part_of(n: int | None, whole: int) -> str:
-    return part(n / whole if n is not None and whole else None)
+def percent_of(n: int | None, whole: int) -> str:
+    return percent(n / whole if n is not None and whole else None)
 
 
-def part(share: float | None) -> str:
+def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"

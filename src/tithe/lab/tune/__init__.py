@@ -1,1 +1,1 @@
-"""Fine-tune a model on a selection."""
+"""Fine-tune a model on a selection, and warm one up before it scores."""

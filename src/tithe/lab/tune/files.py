@@ -1,4 +1,4 @@
-"""The folder of a training: whose it is, what was begun or ended in it, its checkpoints, and how a model gets there."""
+"""The folder of a training: its records, its checkpoints, and the model that is saved in it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DONE, BEGUN, CHECKPOINTS, NEW = "tune.json", "begun.json", "checkpoints", ".new"
-CHOSEN = "chosen.json"  # which examples a warm-up takes; outlasts an interruption
+CHOSEN = "chosen.json"  # the examples of a warm-up; survives an interruption
 LOSSES, CURVE = "loss.csv", ("loss.svg", "loss.png")
 FOREIGN = "name another folder, or an empty one"
-COMPLETE = "complete.json"  # written last: a checkpoint without it is of a process that was killed over it
+COMPLETE = "complete.json"  # written last: without it, the process was killed while it wrote the checkpoint
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """A trained model, and what is known of it.
+    """A trained model and its record.
 
     Args:
-        folder: where it lies: safetensors, tokenizer, `tune.json`, `loss.csv`, `loss.svg` and `loss.png`.
+        folder: that holds it: safetensors, tokenizer, `tune.json`, `loss.csv`, `loss.svg` and `loss.png`.
         record: settings, recipe and its digest, counts, steps, losses (nats per token), seconds.
     """
 
@@ -42,12 +42,12 @@ class TuneResult:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training stood.
+    """The state of a training after some step.
 
     Args:
         folder: with weights, optimiser, schedule and random states.
         step: optimiser steps done.
-        seconds: trained until then.
+        seconds: of training until then.
     """
 
     folder: Path
@@ -55,13 +55,13 @@ class Checkpoint:
     seconds: float
 
 
-def folder_of(place: Path, step: int) -> Path:
-    """Return the folder that the trainer gives a checkpoint."""
+def checkpoint_folder(place: Path, step: int) -> Path:
+    """Return the folder in which transformers' trainer puts a checkpoint."""
     return place / f"checkpoint-{step}"
 
 
 def last_checkpoint(place: Path) -> Checkpoint | None:
-    """Return the latest whole checkpoint; None where there is none."""
+    """Return the latest complete checkpoint; None if there is none."""
     found = []
     for file in place.glob(f"checkpoint-*/{COMPLETE}"):
         hint = f"remove the folder `{file.parent}`: the training goes on from the checkpoint before it"
@@ -71,18 +71,18 @@ def last_checkpoint(place: Path) -> Checkpoint | None:
     return max(found, key=lambda one: one.step, default=None)
 
 
-def sweep_checkpoints(place: Path, keep: Checkpoint | None = None) -> None:
-    """Remove all checkpoints but one: the trainer would count half ones as its own."""
+def sweep_checkpoints(place: Path, keep: Checkpoint | None) -> None:
+    """Remove all checkpoints but one: the trainer would count incomplete ones as its own."""
     for folder in place.glob("checkpoint-*"):
         if keep is None or folder != keep.folder:
             shutil.rmtree(folder)
 
 
 def demand_ours(place: Path) -> None:
-    """Refuse a folder that holds something else than a training.
+    """Check that a folder is empty or holds a training.
 
     Raises:
-        OutputError: naming what it holds.
+        OutputError: it holds something else, which the message names.
     """
     if not place.is_dir() or any((place / name).exists() for name in (DONE, BEGUN, CHOSEN)):
         return
@@ -91,8 +91,8 @@ def demand_ours(place: Path) -> None:
         raise OutputError(f"`{place}` holds no training, but `{others[0]}`", hint=FOREIGN)
 
 
-def finished(place: Path) -> dict[str, Any] | None:
-    """Return the record of a training that came to its end here; None where none did."""
+def read_finished(place: Path) -> dict[str, Any] | None:
+    """Return the record of the training that finished here; None if none did."""
     record = read_if_there(place / DONE)
     if record is not None and not has_finished(record):
         return None
@@ -101,8 +101,8 @@ def finished(place: Path) -> dict[str, Any] | None:
     return record
 
 
-def begun(place: Path) -> dict[str, Any] | None:
-    """Return what was begun here and has not ended."""
+def read_begun(place: Path) -> dict[str, Any] | None:
+    """Return the record of the training that began here and has not finished."""
     return read_if_there(place / BEGUN)
 
 
@@ -111,23 +111,23 @@ def read_if_there(file: Path) -> dict[str, Any] | None:
 
 
 def demand_same(there: dict[str, Any], here: dict[str, Any], place: Path, *, began: bool = False) -> None:
-    """Refuse a folder in which something else was trained.
+    """Check that the training in a folder has the settings given here.
 
     Raises:
-        OutputError: naming the first difference, with both values.
+        OutputError: it has not; the message names the first difference.
     """
     name = next((name for name in {**here, **there} if there.get(name) != here.get(name)), None)
     if name is not None:
         what = "was begun" if began else "was done"
         raise OutputError(
-            f"in `{place}` a training {what} with {name} `{there.get(name)}`, not `{here.get(name)}`",
+            f"`{place}` holds a training that {what} with {name} `{there.get(name)}`, not `{here.get(name)}`",
             hint="name another folder, or train anew with `--overwrite`",
         )
 
 
 def clear(place: Path, keep: Checkpoint | None) -> None:
-    """Remove what an earlier training left, but the checkpoint to go on from."""
-    (place / DONE).unlink(missing_ok=True)  # first: without it, nothing here counts as a model
+    """Remove what an earlier training left, except the checkpoint to resume from."""
+    (place / DONE).unlink(missing_ok=True)  # first: without it, the folder does not count as a model
     for name in (*CURVE, LOSSES, "config.json", "adapter_config.json"):
         (place / name).unlink(missing_ok=True)
     for file in (*place.glob("*.safetensors"), *place.glob("*.safetensors.index.json")):
@@ -146,12 +146,13 @@ def save(
     learning_rates: Sequence[float],
     reporter: Reporter,
 ) -> None:
-    """Write model, tokenizer, losses and their curve; each file whole or not there."""
+    """Write model, tokenizer, losses and their plot; no file is ever half written."""
     new = place / NEW
+    # Save into a folder inside, then move: an interruption leaves no half-written model.
     with writing(place):
         model.save_pretrained(str(new))
         tokenizer.save_pretrained(str(new))
-        (new / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+        (new / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         for file in sorted(new.iterdir()):
             file.replace(place / file.name)
         new.rmdir()
@@ -161,7 +162,7 @@ def save(
         for name in CURVE:
             write_chart(chart, place / name, overwrite=True)
     except MissingExtraError as error:
-        reporter.say(f"note: no picture of the losses: {error}; {error.hint}")
+        reporter.say(f"note: no plot of the losses: {error}; {error.hint}")
 
 
 def write_losses(path: Path, losses: Sequence[float], learning_rates: Sequence[float]) -> None:
@@ -170,6 +171,7 @@ def write_losses(path: Path, losses: Sequence[float], learning_rates: Sequence[f
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("step", "loss", "learning_rate"))
     pairs = zip(losses, learning_rates, strict=True)
+    # `repr` keeps all digits, so that equal trainings give equal files.
     table.writerows((step, repr(loss), repr(rate)) for step, (loss, rate) in enumerate(pairs, 1))
     with atomic(path, overwrite=True) as stream:
         stream.write(text.getvalue().encode(errors="backslashreplace"))

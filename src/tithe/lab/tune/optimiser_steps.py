@@ -1,4 +1,4 @@
-"""Which examples an optimiser step takes, and how they are laid out on devices and forward passes."""
+"""Decide which examples each optimiser step takes, and how they are spread over devices and forward passes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tithe.errors import ModelError, SettingsError
-from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.settings import TrainingRecipe
 
 Places = npt.NDArray[np.int64]
-GOOD = {"cpu": 4}  # sequences of a forward pass: on a CPU few, of like length, stay in its cache
-USUALLY = 8
-FEW = 20  # optimiser steps: below, warm-up and decay are over before the model has moved much
+# Sequences of a forward pass; on a CPU a few of similar length stay in its cache.
+PER_PASS = {"cpu": 4}
+USUAL_PER_PASS = 8
+FEW = 20  # optimiser steps; with fewer, warm-up and decay are over before the model has changed much
 
 
 @dataclass(frozen=True)
 class Batches:
-    """How an optimiser step is laid out; all layouts of one `step` give the same gradient.
+    """The layout of an optimiser step; all layouts with the same `step` give the same gradient.
 
     Args:
         step: sequences of an optimiser step.
@@ -34,7 +35,7 @@ class Batches:
 
     @property
     def passes(self) -> int:
-        """Forward passes of a device in an optimiser step."""
+        """Forward passes per device in an optimiser step."""
         return self.step // (self.devices * self.each)
 
     @property
@@ -43,11 +44,11 @@ class Batches:
         return self.devices * self.each
 
 
-def lay_out(recipe: Recipe, devices: int, device: str) -> Batches:
-    """Return the layout of a recipe on so many devices.
+def lay_out(recipe: TrainingRecipe, devices: int, device: str) -> Batches:
+    """Return the layout of a recipe's batches on so many devices.
 
     Raises:
-        SettingsError: the batch cannot be divided so.
+        SettingsError: the batch cannot be divided in this way.
     """
     step, each, passes = recipe.train_batch_size, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps
     if step % devices:
@@ -57,11 +58,11 @@ def lay_out(recipe: Recipe, devices: int, device: str) -> Batches:
         )
     share = step // devices
     if each is None:
-        each = share // passes if passes else largest_part(share, GOOD.get(device, USUALLY))
+        each = share // passes if passes else largest_part(share, PER_PASS.get(device, USUAL_PER_PASS))
     if share % each or (passes is not None and devices * each * passes != step):
         parts = f"{devices} device{'s' * (devices > 1)} of {each}" + (f", {passes} times" if passes else "")
         raise SettingsError(
-            f"a batch of {step} is not made of {parts}",
+            f"a batch of {step} cannot be made of {parts}",
             hint="`train_batch_size` = devices x `per_device_train_batch_size` x `gradient_accumulation_steps`",
         )
     return Batches(step, devices, each)
@@ -72,20 +73,22 @@ def largest_part(whole: int, most: int) -> int:
     return next(n for n in range(min(whole, most), 0, -1) if whole % n == 0)
 
 
-def steps_in_all(rows: int, recipe: Recipe) -> int:
-    """Return the number of optimiser steps; the last one of an epoch takes what is left.
+def steps_in_all(rows: int, recipe: TrainingRecipe) -> int:
+    """Return the number of optimiser steps; the last one of an epoch takes the remaining examples.
 
     Raises:
-        SettingsError: there are none.
+        SettingsError: there is no step, or the only one has learning rate 0.
     """
     if not rows:
         raise SettingsError("no optimiser step: there is no example to train on")
+    # As in transformers, `max_steps` above 0 overrides the epochs.
     steps = steps_by_epochs(rows, recipe.train_batch_size, recipe.num_train_epochs)
     if recipe.max_steps > 0:
         steps = recipe.max_steps
     if steps < 1 or recipe.max_steps == 0:
         what = "`max_steps` is 0" if recipe.max_steps == 0 else f"{recipe.num_train_epochs:g} epochs of {rows:,}"
         raise SettingsError(f"no optimiser step: {what}", hint="nothing would be learned; give at least 1")
+    # The schedule starts at 0: with a warm-up, a single step would change nothing.
     if steps == 1 and recipe.warmup_ratio > 0 and recipe.lr_scheduler_type != "constant":
         raise SettingsError(
             f"one optimiser step of up to {recipe.train_batch_size}, and warm-up begins at learning rate 0: nothing "
@@ -96,33 +99,34 @@ def steps_in_all(rows: int, recipe: Recipe) -> int:
 
 
 def steps_by_epochs(rows: int, batch: int, epochs: float) -> int:
-    """Return how many optimiser steps so many epochs have; the last step of an epoch takes what is left."""
+    """Return the number of optimiser steps in so many epochs; the last step of an epoch may be smaller."""
     return math.ceil(epochs * math.ceil(rows / batch))
 
 
 class StepOrder:
-    """Order of the examples: drawn anew every epoch, and longest first within an optimiser step.
+    """The order of the examples: shuffled every epoch, and longest first within an optimiser step.
 
-    Within a step order changes nothing but the padding: examples of like length share a forward pass.
+    Within a step, order changes only the padding: examples of similar length share a forward pass.
 
     Args:
         lengths: tokens of every example.
         batches: the layout.
-        seed: of the draw.
-        blank: place of a row without a response, which fills up what devices would else repeat; None for one device.
+        seed: random seed of the shuffling.
+        blank: place of a row without a response, which pads the last batch for several devices (accelerate would repeat
+            examples instead); None for one device.
     """
 
     def __init__(self, lengths: Sequence[int], batches: Batches, seed: int, blank: int | None = None) -> None:
         self.lengths, self.batches, self.seed, self.blank = np.asarray(lengths), batches, seed, blank
         self.epoch = 0
-        self.known: tuple[int, list[Places]] = (-1, [])
+        self.known: tuple[int, list[Places]] = (-1, [])  # steps of the last epoch asked for
 
     def __len__(self) -> int:
         return len(self.lengths) + self.filling
 
     @property
     def filling(self) -> int:
-        """Blank rows that the last step needs, so that every device has its share."""
+        """Blank rows that give every device equally many rows of the last step."""
         return 0 if self.blank is None else -len(self.lengths) % self.batches.width
 
     def __iter__(self) -> Iterator[int]:
@@ -135,24 +139,25 @@ class StepOrder:
         """Return the places of the examples that each optimiser step of an epoch takes."""
         if self.known[0] == epoch:
             return self.known[1]
+        # Seeded by epoch, so that a resumed training continues with the same order.
         drawn = np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
         steps = [drawn[begin : begin + self.batches.step] for begin in range(0, len(drawn), self.batches.step)]
         self.known = epoch, steps
         return steps
 
     def taken(self, step: int) -> Places:
-        """Return the places of the examples that optimiser step number `step` took, counted from 1 over all epochs."""
+        """Return the examples of optimiser step `step`, which counts from 1 over all epochs."""
         epoch, place = divmod(step - 1, math.ceil(len(self.lengths) / self.batches.step))
         return self.steps(epoch)[place]
 
 
 class NotFinite(ModelError):
-    """The loss or the gradient of a step is infinite or not a number.
+    """The loss or the gradient of a step is infinite or NaN.
 
     Args:
-        what: of the two.
-        step: which optimiser step.
-        value: what it is.
+        what: loss or gradient.
+        step: number of the optimiser step.
+        value: of the loss or the gradient's norm.
     """
 
     def __init__(self, what: str, step: int, value: float) -> None:

@@ -1,4 +1,4 @@
-"""The processes of one training: how many a launcher started, which one this is, waiting for each other."""
+"""The processes of one training: their number, which one is the main one, and how they wait for each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def devices() -> int:
     """Return how many processes `accelerate launch` or `torchrun` started for this training; each has a device.
 
     Raises:
-        SettingsError: the launcher's variable is no number.
+        SettingsError: WORLD_SIZE is not a positive number.
     """
     given = os.environ.get("WORLD_SIZE", "1")
     if not given.isdecimal() or int(given) < 1:
@@ -20,12 +20,12 @@ def devices() -> int:
 
 
 def is_main() -> bool:
-    """Return whether this is the process that writes and reports."""
+    """Return whether this is the process that writes files and messages."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def meet(device: str) -> None:
-    """Connect the processes, before any waits for another."""
+def connect(device: str) -> None:
+    """Connect the processes; must come before `wait`."""
     if devices() > 1:
         from accelerate import PartialState
 
@@ -33,15 +33,15 @@ def meet(device: str) -> None:
 
 
 def wait() -> None:
-    """Wait until all processes have come here."""
+    """Wait until all processes have reached this call."""
     if devices() > 1:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
 
 
-def agreed(wanted: bool) -> bool:
-    """Return what the main process says; clocks differ."""
+def main_value(wanted: bool) -> bool:
+    """Return the main process's value in all processes, since their clocks differ."""
     if devices() == 1:
         return wanted
     from accelerate.utils import broadcast_object_list

@@ -1,6 +1,6 @@
-"""TRL's SFTTrainer, with what a selection's training needs of its own: order, loss on responses alone, checkpoints.
+"""TRL's SFTTrainer with a fixed order of examples, logits for response tokens only, and checkpoints by the clock.
 
-The output layer reads response tokens alone: on a CPU, logits of a prompt cost as much as those of a response.
+On a CPU, logits of prompt tokens would cost as much as those of response tokens, and no loss reads them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from tithe.data.outfile import atomic
-from tithe.lab.tune.files import COMPLETE, folder_of
+from tithe.lab.tune.files import COMPLETE, checkpoint_folder
 from tithe.lab.tune.optimiser_steps import NotFinite, StepOrder
-from tithe.lab.tune.processes import agreed, is_main, wait
+from tithe.lab.tune.processes import is_main, main_value, wait
 from tithe.lab.tune.train_rows import UNREAD
 
-EVERY = 600.0  # seconds between checkpoints, where no number of steps is given
-# Names under which configs keep what is done to logits besides.
+EVERY = 600.0  # seconds between checkpoints, unless the recipe gives a number of steps
+# Config entries of models that cap or scale their logits.
 SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
@@ -34,25 +34,25 @@ class ResponseTrainer(SFTTrainer):
 
     Args:
         order: of the examples.
-        rest: as for `SFTTrainer`.
+        rest: arguments of `SFTTrainer`.
     """
 
-    # The loss is over all tokens of an optimiser step, whatever the forward passes.
+    # Our loss is normalised over all tokens of an optimiser step: transformers must not divide it again.
     loss_is_scaled_for_ga = True  # type: ignore[assignment]
 
     def __init__(self, *, order: StepOrder, **rest: Any) -> None:
         self.order = order
         super().__init__(**rest)
-        self.model_accepts_loss_kwargs = True  # tokens of the whole step are counted, whatever the model's signature
+        self.model_accepts_loss_kwargs = True  # else transformers would not count the tokens of the whole step
         self.narrow = self.args.device.type == "cpu" and is_plain(self.model)
         if self.narrow:
             add_narrow_head(unwrapped(self.model))
 
     def _send_telemetry(self) -> None:
-        """TRL tells its makers what is trained on what; we do not."""
+        """Send nothing: TRL would report models and data sets to its makers."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """A checkpoint is no model to hand on."""
+        """Write no model card into checkpoints."""
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
         return self.order
@@ -60,16 +60,16 @@ class ResponseTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean NLL of the optimiser step's response tokens: this pass's part of it.
+        """Return this forward pass's part of the mean NLL over the optimiser step's response tokens.
 
         Raises:
-            NotFinite: it is not a number; before anything is learned from it.
+            NotFinite: the loss is infinite or NaN; raised before the weights change.
         """
         assert num_items_in_batch is not None and not return_outputs
-        if self.narrow:  # as TRL does on a GPU: no logits where no loss is taken
+        if self.narrow:  # logits of response tokens only, as TRL does on a GPU
             inputs["use_cache"] = False
             loss = model(**inputs, narrow_head=True)["loss"] / torch.as_tensor(num_items_in_batch).clamp(min=1)
-            loss = loss * self.accelerator.num_processes  # DDP takes the mean over processes
+            loss = loss * self.accelerator.num_processes  # undo DDP's mean over processes
         else:
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
         if not math.isfinite(loss.item()):
@@ -78,13 +78,13 @@ class ResponseTrainer(SFTTrainer):
 
 
 class Listener(TrainerCallback):  # type: ignore[misc,unused-ignore]
-    """Progress of a training, its epochs to the order of examples, and its checkpoints.
+    """Reports progress, tells the order of examples which epoch it is, and makes checkpoints.
 
     Args:
-        order: of the examples; is told which epoch begins.
+        order: of the examples.
         save_steps: optimiser steps between checkpoints; None goes by the clock, 0 makes none.
-        before: seconds trained before this process began.
-        progress: is told of every step's sequences, and of the tokens read since this process began.
+        before: seconds of training before this process.
+        progress: called after every step with its sequences, and the tokens read by this process so far.
     """
 
     def __init__(
@@ -96,66 +96,67 @@ class Listener(TrainerCallback):  # type: ignore[misc,unused-ignore]
 
     @property
     def seconds(self) -> float:
-        """Trained in all, by this process and those before it."""
+        """Seconds of training, by this process and those before it."""
         return self.before + time.monotonic() - self.began
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.began = self.saved = time.monotonic()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.order.epoch = int((state.epoch or 0) + 1e-6)
+        self.order.epoch = int((state.epoch or 0) + 1e-6)  # a float that sums up fractions of an epoch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         taken = self.order.taken(state.global_step)
         self.tokens += int(self.order.lengths[taken].sum())
         self.progress(len(taken), self.tokens)
         if self.save_steps is None:
-            control.should_save = agreed(time.monotonic() - self.saved > EVERY)
+            control.should_save = main_value(time.monotonic() - self.saved > EVERY)
         elif self.save_steps:
             control.should_save = state.global_step % self.save_steps == 0
-        if state.global_step >= state.max_steps:  # the model itself comes next
+        if state.global_step >= state.max_steps:  # the finished model is saved next
             control.should_save = False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Check the gradient that was just applied; called before a checkpoint would be made of it."""
+        """Check the gradient just applied; called before a checkpoint is made."""
         norm = (logs or {}).get("grad_norm")
         if norm is not None and not math.isfinite(norm):
             raise NotFinite("gradient's norm", state.global_step, norm)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark a checkpoint as whole, when all processes have written theirs."""
+        """Mark a checkpoint as complete once all processes have written their part."""
         wait()
-        folder = folder_of(Path(args.output_dir), state.global_step)
+        folder = checkpoint_folder(Path(args.output_dir), state.global_step)
         if is_main():
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody will read
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
             with atomic(folder / COMPLETE, overwrite=True) as stream:
                 stream.write(json.dumps({"step": state.global_step, "seconds": self.seconds}).encode())
         self.saved = time.monotonic()
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the model without its adapter's wrapping."""
+    """Return the model without PEFT's wrapper."""
     from peft import PeftModel
 
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def is_plain(model: Any) -> bool:
-    """Return whether logits are the output layer's products and nothing else: no cap, no scale, no router's loss."""
+    """Return whether logits are just the output layer's products: no cap, no scale, no router loss."""
     text = unwrapped(model).config.get_text_config()
     scaled = any(getattr(text, name, None) not in (None, 1.0) for name in SCALES)
     return not scaled and not hasattr(text, "output_router_logits")
 
 
 def add_narrow_head(model: Any) -> None:
-    """Let `model(..., narrow_head=True)` give the summed NLL of the labels, with logits at their places alone."""
+    """Let `model(..., narrow_head=True)` return the summed NLL of the labels, with logits at their positions only."""
     original = model.forward
 
+    # `wraps` keeps the signature, by which the trainer decides which columns the model takes.
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, narrow_head: bool = False, **kwargs: Any) -> Any:
         if not narrow_head:
             return original(*args, **kwargs)
-        labels = kwargs.pop("labels")[:, 1:]
+        labels = kwargs.pop("labels")[:, 1:]  # a state predicts the next token
         states = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]  # (batch, tokens - 1, width)
         there = labels != UNREAD
         logits = self.get_output_embeddings()(states[there]).float()  # (response tokens, vocabulary)
@@ -165,8 +166,8 @@ def add_narrow_head(model: Any) -> None:
 
 
 @torch.no_grad()
-def agrees(model: Any, inputs: dict[str, Any]) -> bool:
-    """Return whether both heads give one NLL: a config does not tell all that a model may do with its logits.
+def heads_agree(model: Any, inputs: dict[str, Any]) -> bool:
+    """Return whether narrow and full head give the same NLL; a config may not reveal all changes to logits.
 
     Args:
         model: with a narrow head, in evaluation mode.

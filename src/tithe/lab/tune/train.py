@@ -1,4 +1,4 @@
-"""One training, from rows to a trained model."""
+"""Train a model on rows of ids, with TRL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tithe.errors import MissingExtraError, SettingsError, did_you_mean
 from tithe.extras import install_hint
 from tithe.lab.tune.files import Checkpoint
 from tithe.lab.tune.optimiser_steps import Batches, StepOrder
-from tithe.lab.tune.recipe import Recipe
+from tithe.lab.tune.settings import TrainingRecipe
 from tithe.lab.tune.train_rows import UNREAD, TrainRow
 
 if TYPE_CHECKING:
@@ -26,26 +26,26 @@ ALL = "all-linear"
 
 
 @dataclass
-class Job:
-    """What is trained, on what, and who listens.
+class TrainJob:
+    """The inputs of a training.
 
     Args:
         model: a causal language model, in the recipe's dtype.
-        tokenizer: its own.
+        tokenizer: of the model.
         rows: the sequences.
-        recipe: the settings; `bf16` and `dtype` decided.
-        batches: their layout.
-        seed: of the order, the adapter's first weights and dropout.
+        recipe: the settings, with `bf16` and `dtype` decided.
+        batches: layout of an optimiser step.
+        seed: random seed of the order, the adapter's initial weights and dropout.
         device: `cpu`, `cuda` or `mps`.
         place: folder for checkpoints.
-        progress: is told after every step how many sequences it took, and the tokens read so far.
-        resume: the checkpoint to go on from.
+        progress: called after every step with its sequences, and the tokens read so far.
+        resume: the checkpoint to resume from.
     """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     rows: Sequence[TrainRow]
-    recipe: Recipe
+    recipe: TrainingRecipe
     batches: Batches
     seed: int
     device: str
@@ -61,14 +61,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, and how the training went.
+    """A trained model, and facts about the training.
 
     Args:
-        model: the model, or its adapter's wrapping.
+        model: the model, or PEFT's wrapper of it.
         losses: mean NLL of the response tokens of every optimiser step, before that step; nats per token.
         learning_rates: of every step.
-        seconds: of the training alone, over all processes that went on with it.
-        narrow: whether logits were computed for response tokens alone.
+        seconds: of training, summed over interruptions.
+        narrow: whether logits were computed for response tokens only.
     """
 
     model: Any
@@ -79,78 +79,72 @@ class Trained:
 
 
 def demand_packages() -> None:
-    """Check that the extra is installed, before anything is read.
+    """Check that the packages for training are installed, before anything is read.
 
     Raises:
-        MissingExtraError: a package of it is not there.
+        MissingExtraError: a package is missing.
     """
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(f"training needs the package `{name}`", hint=install_hint("tune"))
 
 
-def train(job: Job) -> Trained:
+def train(job: TrainJob) -> Trained:
     """Train a model.
 
     Raises:
-        ModelError: the loss or the gradient of a step is not a number.
-        SettingsError: what PEFT, TRL or the model's attention do not allow.
+        ModelError: the loss or the gradient of a step is not finite.
+        SettingsError: the model has no such modules, or its attention does not support packing.
     """
-    from tithe.lab.tune.packing import demand_boundaries
-    from tithe.lab.tune.response_trainer import Listener, ResponseTrainer, agrees
+    from tithe.lab.tune.response_trainer import Listener, ResponseTrainer, heads_agree
+    from tithe.lab.tune.train_rows import collate, demand_boundaries
 
     config, generation = copy.deepcopy(job.model.config), copy.deepcopy(job.model.generation_config)
     base = job.model
-    with quiet():
+    with silent_libraries():
         trainer: Any = ResponseTrainer(
             model=job.model,
-            args=arguments(job),
+            args=trl_config(job),
             train_dataset=dataset_of(job),
-            processing_class=copy.deepcopy(job.tokenizer),  # which a trainer changes
+            processing_class=copy.deepcopy(job.tokenizer),  # a trainer changes it
             data_collator=None if job.recipe.packing else collator(job),
-            peft_config=adapter(job.model, job.recipe),
+            peft_config=adapter_config(job.model, job.recipe),
             order=job.order,
         )
-        first = batch_of(trainer, [0])
-        trainer.model.eval()
-        trainer.narrow = trainer.narrow and agrees(trainer.model, first)
+        first = collate(trainer, [trainer.train_dataset[0]])
+        trainer.model.eval()  # dropout would make the two heads differ; `train` switches it on again
+        trainer.narrow = trainer.narrow and heads_agree(trainer.model, first)
         if job.recipe.packing:
             demand_boundaries(trainer, job.rows)
         listener = Listener(
             trainer.order, job.recipe.save_steps, job.resume.seconds if job.resume else 0.0, job.progress
         )
-        silence(trainer)
+        remove_printers(trainer)
         trainer.add_callback(listener)
         trainer.train(resume_from_checkpoint=str(job.resume.folder) if job.resume else None)
-    base.config, base.generation_config = config, generation  # a trainer writes its tokens into them
+    base.config, base.generation_config = config, generation  # a trainer writes its special tokens into them
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     losses, rates = [float(one["loss"]) for one in steps], [float(one["learning_rate"]) for one in steps]
     return Trained(trainer.accelerator.unwrap_model(trainer.model), losses, rates, listener.seconds, trainer.narrow)
 
 
-def dataset_of(job: Job) -> Any:
-    """Return the rows as a `datasets.Dataset`; with a blank one last where devices need it to have equal shares."""
+def dataset_of(job: TrainJob) -> Any:
+    """Return the rows as a `datasets.Dataset`; for several devices with a blank one last, see `StepOrder`."""
     from datasets import Dataset
 
     columns = {"input_ids": [row.ids for row in job.rows], "labels": [row.labels for row in job.rows]}
     if job.recipe.packing:
         columns["seq_lengths"] = [list(row.parts) for row in job.rows]
     if job.batches.devices > 1:
-        columns["input_ids"].append(job.rows[0].ids[:2])
+        columns["input_ids"].append(job.rows[0].ids[:2])  # any ids: no token of it has a loss
         columns["labels"].append([UNREAD] * 2)
         if job.recipe.packing:
             columns["seq_lengths"].append([2])
     return Dataset.from_dict(columns)
 
 
-def batch_of(trainer: Any, places: Sequence[int]) -> dict[str, Any]:
-    """Return some rows as the model will get them."""
-    batch = trainer.data_collator([trainer.train_dataset[place] for place in places])
-    return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
-
-
-def collator(job: Job) -> Any:
-    """Return TRL's collator; padding is never read, so any id that the model embeds will do."""
+def collator(job: TrainJob) -> Any:
+    """Return TRL's collator. Padding is masked, so any id that the model embeds will do."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     rows = job.model.get_input_embeddings().weight.shape[0]
@@ -158,8 +152,8 @@ def collator(job: Job) -> Any:
     return DataCollatorForLanguageModeling(pad_token_id=next((one for one in said if one in range(rows)), 0))
 
 
-def arguments(job: Job) -> Any:
-    """Return the recipe in TRL's words."""
+def trl_config(job: TrainJob) -> Any:
+    """Return the recipe as TRL's config."""
     from trl.trainer.sft_config import SFTConfig
 
     recipe, batches = job.recipe, job.batches
@@ -184,26 +178,26 @@ def arguments(job: Job) -> Any:
         use_cpu=job.device == "cpu",
         seed=job.seed,
         data_seed=job.seed,
-        save_strategy="no",  # ours says when
-        save_total_limit=2,  # the one before is there until the new one is whole
+        save_strategy="no",  # `Listener` decides when
+        save_total_limit=2,  # keep the previous one until the new one is complete
         eval_strategy="no",
         logging_steps=1,
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=False,  # else transformers would log the last finite loss instead of NaN
         report_to="none",
         push_to_hub=False,
         disable_tqdm=True,
         dataloader_num_workers=0,
         dataloader_pin_memory=job.device == "cuda",
-        ddp_find_unused_parameters=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
+        ddp_find_unused_parameters=False,  # all weights are used, and searching for others is slow
+        dataset_kwargs={"skip_prepare_dataset": True},  # rows are tokenised already
     )
 
 
-def adapter(model: Any, recipe: Recipe) -> Any:
-    """Return the adapter's settings in PEFT's words; None where all weights are trained.
+def adapter_config(model: Any, recipe: TrainingRecipe) -> Any:
+    """Return PEFT's config of the adapter; None if all weights are trained.
 
     Raises:
-        SettingsError: the model has no such module, or none that can have an adapter.
+        SettingsError: the model has no such module, or it is the output layer.
     """
     if not recipe.use_peft:
         return None
@@ -222,10 +216,10 @@ def adapter(model: Any, recipe: Recipe) -> Any:
 
 
 def demand_modules(model: Any, names: tuple[str, ...]) -> None:
-    """Check that each name is one of modules with weights.
+    """Check that each name is that of some module with weights.
 
     Raises:
-        SettingsError: with the nearest name that there is.
+        SettingsError: a name matches no module (with a suggestion), or only the output layer.
     """
     there = [name for name, module in model.named_modules() if hasattr(module, "weight") and not is_norm(name)]
     output = [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
@@ -244,7 +238,7 @@ def is_norm(name: str) -> bool:
     return "norm" in name.rpartition(".")[2].lower()
 
 
-def silence(trainer: Any) -> None:
+def remove_printers(trainer: Any) -> None:
     """Remove the callbacks that print to stdout."""
     from transformers import PrinterCallback, ProgressCallback
 
@@ -253,8 +247,8 @@ def silence(trainer: Any) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the libraries' own messages from the terminal."""
+def silent_libraries() -> Iterator[None]:
+    """Silence the messages of transformers and datasets."""
     import datasets
     import transformers
 

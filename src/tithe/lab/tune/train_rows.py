@@ -1,36 +1,37 @@
-"""Examples as a trainer reads them: the ids of the `given` pass, and labels on exactly what scoring reads."""
+"""Turn examples into training rows: ids of the `given` pass, labels on exactly the tokens that scoring reads.
+
+Several examples may be packed into one row with TRL, after a check that none attends to another.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
-from tithe.data.record_counts import RecordCounts
-from tithe.data.remarks import RemarkCounts
+from tithe.data.counts import RecordCounts, RemarkCounts
 from tithe.data.render import Encoded, Renderer
-from tithe.planner import without_numbers
+from tithe.errors import SettingsError
+from tithe.planner import windows, without_numbers
 from tithe.records import BadRow, Example, Pass, Problem
 
 WINDOW = 1024  # examples tokenised in one call
-UNREAD = -100  # label of a token that no loss is taken of
-T = TypeVar("T")
+UNREAD = -100  # label of a token without a loss, as torch and TRL expect
 
 
 @dataclass(frozen=True, slots=True)
 class TrainRow:
-    """One example in ids.
+    """One example as token ids, or several packed ones.
 
     Args:
         id: of the example.
-        ids: all that the model reads.
-        first: place of the first token that a loss is taken of.
-        cut_prompt: tokens left out of the prompt.
-        cut_response: tokens left out of the response.
-        parts: lengths of the examples, where several stand in one row.
-        marked: labels of such a row.
+        ids: tokens that the model reads.
+        first: position of the first token with a loss.
+        cut_prompt: tokens cut from the prompt.
+        cut_response: tokens cut from the response.
+        parts: lengths of the examples in a packed row.
+        marked: labels of a packed row.
     """
 
     id: str
@@ -43,17 +44,17 @@ class TrainRow:
 
     @property
     def labels(self) -> list[int]:
-        """The labels: -100 before the response, then its ids."""
+        """Labels: -100 before the response, then its ids."""
         return list(self.marked) if self.parts else [UNREAD] * self.first + self.ids[self.first :]
 
 
 @dataclass(frozen=True)
-class Ending:
-    """What makes up for a template that writes nothing after a response.
+class EosEnding:
+    """Appends EOS to responses for which the template writes no end of turn.
 
     Args:
-        plain: the renderer without the end of a turn: a response that is as long there has none.
-        eos: what is trained in its place; None where the tokenizer has no EOS.
+        plain: a renderer that writes no end of turn: a response as long as here has none.
+        eos: id to append; None if the tokenizer has no EOS.
         max_length: of a row.
     """
 
@@ -62,7 +63,7 @@ class Ending:
     max_length: int
 
     def lacks(self, encoded: Sequence[Encoded | Problem], examples: Sequence[Example]) -> list[bool]:
-        """Return whether each response is without an end."""
+        """Return whether each response lacks an end of turn."""
         plain = self.plain.encode(examples)
         return [
             isinstance(one, Encoded)
@@ -73,7 +74,7 @@ class Ending:
         ]
 
     def complete(self, row: TrainRow) -> TrainRow:
-        """Return the row with EOS behind its response, where there is one and room for it."""
+        """Return the row with EOS appended, if there is an EOS and it fits."""
         if self.eos is None or row.cut_response or len(row.ids) >= self.max_length:
             return row
         return replace(row, ids=[*row.ids, self.eos])
@@ -81,7 +82,7 @@ class Ending:
 
 @dataclass
 class TrainRows:
-    """The rows of a data set, and what became of the other examples."""
+    """The rows of a data set, and counts of the examples that were left out or cut."""
 
     rows: list[TrainRow] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -94,15 +95,15 @@ class TrainRows:
     ends_added: int = 0
     ends_missing: int = 0
 
-    def add(self, example: Example, got: Pass | Problem, ending: Ending | None = None) -> None:
-        """Take an example.
+    def add(self, example: Example, got: Pass | Problem, ending: EosEnding | None = None) -> None:
+        """Add an example as a row, or count why it cannot be one.
 
         Args:
-            example: it.
-            got: its pass, or why there is none.
-            ending: for a response after which the template writes nothing.
+            example: to add.
+            got: its pass, or why it has none.
+            ending: for a response without an end of turn.
         """
-        first = max(got.start, 1) if isinstance(got, Pass) else 0  # a first token has nothing it is predicted from
+        first = max(got.start, 1) if isinstance(got, Pass) else 0  # the first token is predicted from nothing
         if isinstance(got, Pass) and first < len(got.ids):
             row = TrainRow(example.id, got.ids.tolist(), first, got.cut_prompt, got.cut_response)
             if ending is not None:
@@ -127,7 +128,7 @@ class TrainRows:
         self.left_out[reason] += 1
 
     def only(self, names: Collection[str]) -> TrainRows:
-        """Return the rows of these examples; what was cut is counted anew, what was odd stays that of all examples."""
+        """Return the rows of some examples; truncation is counted anew, remarks remain those of all examples."""
         found = TrainRows(remarks=self.remarks, records=self.records)
         for row in self.rows:
             if row.id in names:
@@ -135,7 +136,7 @@ class TrainRows:
         return found
 
     def counts(self) -> dict[str, Any]:
-        """Return the counts for the record; they add up: examples are trained on or left out, for a reason."""
+        """Return the counts for the record; every example is trained on, or left out for a reason."""
         return {
             "examples": self.examples,
             "trained_on": len(self.rows),
@@ -153,16 +154,16 @@ class TrainRows:
         }
 
 
-def read_rows(items: Iterable[Example | BadRow], renderer: Renderer, ending: Ending | None = None) -> TrainRows:
+def read_rows(items: Iterable[Example | BadRow], renderer: Renderer, ending: EosEnding | None = None) -> TrainRows:
     """Render examples as scoring does.
 
     Args:
         items: of a data set; bad rows are left out with their reasons.
-        renderer: it decides what the response is and where it is cut.
-        ending: what is trained where the template writes nothing after a response; None where no end is wanted.
+        renderer: decides what the response is and where it is cut.
+        ending: appends EOS if the template writes no end of turn; None appends nothing.
     """
     found = TrainRows()
-    for window in chunks(found.records.counting(items), WINDOW):
+    for window in windows(found.records.counting(items), WINDOW):
         good = [item for item in window if isinstance(item, Example)]
         for item in window:
             if isinstance(item, BadRow):
@@ -177,7 +178,64 @@ def read_rows(items: Iterable[Example | BadRow], renderer: Renderer, ending: End
     return found
 
 
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    source = iter(items)
-    while chunk := list(islice(source, size)):
-        yield chunk
+SOME = 48  # tokens of an example that the packing check reads
+
+
+def pack_rows(rows: Sequence[TrainRow], length: int) -> list[TrainRow]:
+    """Pack whole examples into rows with TRL's best-fit algorithm; no example is cut or split."""
+    from datasets import Dataset, disable_progress_bars, enable_progress_bars
+    from trl.data_utils import pack_dataset
+
+    disable_progress_bars()
+    try:
+        columns = {"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]}
+        full = pack_dataset(Dataset.from_dict(columns), length, "bfd")
+    finally:
+        enable_progress_bars()
+    return [
+        TrainRow("", one["input_ids"], 0, parts=tuple(one["seq_lengths"]), marked=tuple(one["labels"]))
+        for one in full.to_list()
+    ]
+
+
+def demand_boundaries(trainer: Any, rows: Sequence[TrainRow]) -> None:
+    """Check that an example has the same likelihood packed with another as by itself.
+
+    Raises:
+        SettingsError: this model's attention crosses the boundary between examples.
+    """
+    import torch
+
+    ids = next(row.ids for row in rows)[:SOME]
+    half = max(2, len(ids) // 2)
+    labels = [UNREAD, *ids[1:half]]  # the first token has no context in either row
+    alone = {"input_ids": ids[:half], "labels": labels, "seq_lengths": [half]}
+    first = ids[::-1][:half]  # another example: the same ids backwards
+    both = {
+        "input_ids": first + ids[:half],
+        "labels": [UNREAD] * len(first) + labels,
+        "seq_lengths": [len(first), half],
+    }
+    with torch.no_grad():
+        got = [nll(trainer, row) for row in (alone, both)]
+    if not torch.isclose(got[0], got[1], rtol=1e-3):
+        how = trainer.model.config._attn_implementation
+        raise SettingsError(
+            f"`packing` would let examples read each other: this model's attention (`{how}`) does not stop at their "
+            f"boundaries (NLL {got[0].item():.4g} alone, {got[1].item():.4g} after another)",
+            hint="train without `packing`: batches of like length hold little padding",
+        )
+
+
+def collate(trainer: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return rows as a batch on the training device."""
+    batch = trainer.data_collator(list(rows))
+    return {name: value.to(trainer.args.device) if hasattr(value, "to") else value for name, value in batch.items()}
+
+
+def nll(trainer: Any, row: dict[str, Any]) -> Any:
+    """Return the summed NLL of a row's labels, by the forward path that training takes."""
+    inputs = collate(trainer, [row])
+    if trainer.narrow:
+        return trainer.model(**inputs, use_cache=False, narrow_head=True)["loss"]
+    return -trainer.model(**inputs, fused_lm_head=True).log_probs.sum()

@@ -1,4 +1,4 @@
-"""What a training is made of: model, data, recipe and layout, found before anything is read; then rows and steps."""
+"""Set up a training: find model, data, recipe and layout before anything is read; then read rows and plan steps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from tithe.engine.sources import BUNDLED, ModelSource, demand_embedded, embedded
 from tithe.errors import DataError, SettingsError
 from tithe.lab.tune.optimiser_steps import Batches, StepOrder, lay_out, steps_in_all
 from tithe.lab.tune.processes import devices
-from tithe.lab.tune.recipe import LAYOUT, Recipe
-from tithe.lab.tune.settings import TuneSettings
-from tithe.lab.tune.train_rows import Ending, TrainRow, TrainRows, read_rows
+from tithe.lab.tune.settings import LAYOUT, TrainingRecipe, TuneSettings
+from tithe.lab.tune.train_rows import EosEnding, TrainRow, TrainRows, read_rows
 from tithe.run.model import Model
 from tithe.run.source import Source
 
@@ -25,22 +24,22 @@ S = TypeVar("S", bound=TuneSettings)
 
 @dataclass(frozen=True)
 class Training(Generic[S]):
-    """A training whose parts fit together; no weights are loaded and no example is read.
+    """A training that was checked as far as possible without loading weights or reading examples.
 
     Args:
         settings: of the training.
-        asked: the recipe as asked for.
-        recipe: the recipe as this device carries it out: `bf16` and `dtype` decided.
-        device: where it trains.
+        asked: the recipe as given.
+        recipe: the recipe on this device, with `bf16` and `dtype` decided.
+        device: that trains.
         batches: layout of an optimiser step.
-        model: its files.
-        source: the data.
-        renderer: makes ids of examples.
+        model: files of the model.
+        source: the data set.
+        renderer: turns examples into ids.
     """
 
     settings: S
-    asked: Recipe
-    recipe: Recipe
+    asked: TrainingRecipe
+    recipe: TrainingRecipe
     device: torch.device
     batches: Batches
     model: Model
@@ -52,12 +51,12 @@ class Training(Generic[S]):
 
         Raises:
             DataError: no example can be trained on.
-            ModelError: the tokenizer gives ids that the model does not embed.
+            ModelError: the tokenizer has ids that the model does not embed.
         """
         ending = None
-        if self.settings.eos:  # for responses after which the template writes nothing
+        if self.settings.eos:  # for responses without an end of turn
             plain = make_training_renderer(self.settings, self.asked, self.model, eos=False)
-            ending = Ending(plain, self.model.tokenizer.eos_token_id, self.asked.max_length)
+            ending = EosEnding(plain, self.model.tokenizer.eos_token_id, self.asked.max_length)
         found = read_rows(self.source.dataset, self.renderer, ending)
         if not found.rows:
             reason, n = found.left_out.most_common(1)[0]
@@ -74,28 +73,28 @@ class Training(Generic[S]):
         """Return which rows each optimiser step takes.
 
         Raises:
-            SettingsError: there is no step in which anything would be learned.
+            SettingsError: there would be no optimiser step, or none with a learning rate above 0.
         """
         sequences = rows.rows
         if self.asked.packing:
-            from tithe.lab.tune.packing import packed
+            from tithe.lab.tune.train_rows import pack_rows
 
-            sequences = packed(sequences, self.asked.max_length)
+            sequences = pack_rows(sequences, self.asked.max_length)
         steps = steps_in_all(len(sequences), self.asked)
         return Schedule(sequences, steps, StepOrder([len(r.ids) for r in sequences], self.batches, self.settings.seed))
 
     def load(self) -> Any:
-        """Read the weights, all of them from their files, in the recipe's dtype."""
+        """Load the weights in the recipe's dtype."""
         from tithe.engine.devices import DTYPES
         from tithe.engine.loading import read_weights
 
         model = read_weights(self.model.files, DTYPES[self.recipe.dtype], self.settings.trust_remote_code)
-        if self.recipe.use_peft:  # what an adapter's file will call its base
+        if self.recipe.use_peft:  # the name of the base model in the adapter's file
             model.name_or_path = model.config._name_or_path = base_name(self.model.files)
         return model
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes two trainings equal, flat, by the names that users know."""
+        """Return everything that identifies a training, flat, by the names that users know."""
         s, recipe = self.settings, self.asked.model_dump(mode="json", exclude=set(LAYOUT))
         rendering = {f"template {name}": value for name, value in self.renderer.describe().items()}
         return {
@@ -126,9 +125,9 @@ class Schedule:
     """The steps of a training.
 
     Args:
-        sequences: what a batch is made of: the examples, or rows of several.
-        steps: optimiser steps in all.
-        order: which sequences each step takes.
+        sequences: rows of a batch: examples, or several packed into one.
+        steps: number of optimiser steps.
+        order: of the sequences.
     """
 
     sequences: Sequence[TrainRow]
@@ -136,7 +135,7 @@ class Schedule:
     order: StepOrder
 
     def examples_after(self, step: int) -> int:
-        """Return how many sequences the steps after this one take."""
+        """Return how many sequences the steps after this one read."""
         return sum(len(self.order.taken(n)) for n in range(step + 1, self.steps + 1))
 
     @property
@@ -146,13 +145,14 @@ class Schedule:
 
 
 def open_training(settings: S) -> Training[S]:
-    """Find everything that a training is made of.
+    """Find and check all parts of a training, before anything is written.
 
     Raises:
-        TitheError: with one sentence about the first thing that is wrong; nothing was written until then.
+        TitheError: a part is missing, or two do not fit together.
     """
     asked, device = settings.full_recipe(), training_device(settings.device)
     good = device.type == "cuda" and multiplies_bf16(device)
+    # Weights that are trained stay in fp32: small steps would be rounded away in bf16.
     dtype = asked.dtype
     if dtype == "auto":
         dtype = "bf16" if asked.use_peft and good else "fp32"
@@ -182,7 +182,7 @@ def training_device(name: str) -> torch.device:
     from tithe.engine.devices import choose_device
 
     device = choose_device(name)
-    if device.type == "cuda" and device.index:
+    if device.type == "cuda" and device.index:  # transformers' trainer knows no device index
         raise SettingsError(
             f"training takes no device index, and `{device}` has one",
             hint=f"set CUDA_VISIBLE_DEVICES={device.index} and give `--device cuda`",
@@ -191,14 +191,14 @@ def training_device(name: str) -> torch.device:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Return whether a device multiplies in bf16 itself, and not through fp32; a CPU is timed."""
+    """Return whether a device has native bf16 products; a CPU is timed."""
     from tithe.engine.devices import choose_dtype, dtype_name
 
     return dtype_name(choose_dtype("auto", device)) == "bf16"
 
 
-def make_training_renderer(settings: TuneSettings, recipe: Recipe, model: Model, *, eos: bool) -> Renderer:
-    """Return what makes ids of examples; `eos` trains the end-of-turn marker, too."""
+def make_training_renderer(settings: TuneSettings, recipe: TrainingRecipe, model: Model, *, eos: bool) -> Renderer:
+    """Return the renderer of a training; `eos` writes the end-of-turn marker, too."""
     s = settings
     rendering = RenderSettings(
         template=s.template, max_length=recipe.max_length, bos=s.bos, eos=eos, truncation=s.truncation

@@ -1,4 +1,4 @@
-"""Fine-tune a model on a data set: from settings to a folder that can be loaded."""
+"""Fine-tune a model on a data set, from settings to a model folder; resume, and report the plan and outcome."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tithe.data.counts import note_sentences, remark_sentences
 from tithe.errors import ModelError, OutputError
 from tithe.extras import versions
 from tithe.lab.tune.files import (
@@ -16,26 +17,27 @@ from tithe.lab.tune.files import (
     DONE,
     Checkpoint,
     TuneResult,
-    begun,
     clear,
     demand_ours,
     demand_same,
-    finished,
     last_checkpoint,
+    read_begun,
+    read_finished,
     save,
 )
-from tithe.lab.tune.optimiser_steps import NotFinite
-from tithe.lab.tune.processes import is_main, meet, wait
-from tithe.lab.tune.screen import announce
-from tithe.lab.tune.settings import TuneSettings
-from tithe.lab.tune.train import Job, Trained, demand_packages, train
+from tithe.lab.tune.optimiser_steps import FEW, NotFinite, steps_by_epochs
+from tithe.lab.tune.processes import connect, is_main, wait
+from tithe.lab.tune.settings import TrainingRecipe, TuneSettings
+from tithe.lab.tune.train import Trained, TrainJob, demand_packages, train
 from tithe.lab.tune.train_rows import TrainRows
-from tithe.lab.tune.training import Schedule, Training, open_training
+from tithe.lab.tune.training import Schedule, Training, multiplies_bf16, open_training
+from tithe.printable import counted
 from tithe.report.reporter import Reporter
+from tithe.report.terminal import TerminalReporter, console, say
 from tithe.run.folder import Account, account, run_folder, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
-# Takes some rows of the data set; returns them, and what the record says of the choice.
+# Chooses rows to train on; returns them, and facts for the record.
 Choose = Callable[[TrainRows, Path], tuple[TrainRows, Mapping[str, Any]]]
 
 
@@ -45,14 +47,14 @@ def tune(
     """Fine-tune a model on the responses of a data set.
 
     Args:
-        settings: what, on what, and how.
-        output: folder of the trained model, or adapter. Where a training with the same settings has ended, its record
-            is given back at once; where one was interrupted, it goes on from its last checkpoint.
+        settings: model, data set and recipe.
+        output: folder of the trained model, or adapter. If a training with the same settings has finished there, its
+            record is returned at once; an interrupted one resumes from its last checkpoint.
         overwrite: train anew, whatever training is there.
-        reporter: who listens.
+        reporter: gets messages and progress.
 
     Raises:
-        TitheError: whatever stops it; the folder of a training with other settings stays as it was.
+        TitheError: training failed; the folder of a training with other settings stays as it was.
     """
     demand_packages()
     training = open_training(settings)
@@ -68,53 +70,54 @@ def carry_out(
     reporter: Reporter,
     choose: Choose | None = None,
 ) -> TuneResult:
-    """Train in a folder, or find the training finished there.
+    """Train in a folder, or return the training that finished there.
 
     Args:
         training: its parts.
-        identity: what makes two trainings equal.
+        identity: what identifies the training.
         output: the folder.
         overwrite: train anew, whatever training is there.
-        reporter: who listens.
-        choose: takes some of the rows, once the folder is ours; None trains on all of them.
+        reporter: gets messages and progress.
+        choose: chooses rows, once the folder is ours; None trains on all rows.
 
     Raises:
-        TitheError: whatever stops it.
+        TitheError: training failed.
     """
     demand_apart(training, output)
-    with locked(output) as place:
+    with locked_folder(output) as place:
         demand_ours(place)
-        there = finished(place)
+        there = read_finished(place)
         if there is not None and not overwrite:
             demand_same(there["identity"], identity, place)
-            reporter.say(f"`{output}` holds this training already: nothing to do")
+            reporter.say(f"`{output}` already holds this training: nothing to do")
             return TuneResult(output, there)
-        checkpoint = None if overwrite else begun_before(place, training, identity)
-        with told_of(place, training, there is None, reporter) as told:
+        checkpoint = None if overwrite else resumable_checkpoint(place, training, identity)
+        with training_account(place, training, there is None, reporter) as told:
             chosen: Mapping[str, Any] = {}
             rows, schedule = training.read(), None
             if choose is None:
-                told.record = lambda: basics(training, rows, chosen)
-                schedule = training.schedule(rows)  # what it raises leaves the folder as it was
-            meet(training.device.type)
-            wait()  # all have looked; from here on the folder changes
+                told.record = lambda: input_record(training, rows, chosen)
+                schedule = training.schedule(rows)  # before the folder changes: an error leaves it as it was
+            connect(training.device.type)
+            wait()  # until all processes have looked at the folder, since it changes now
             if is_main():
                 clear(place, keep=checkpoint)
                 told.folder = place
                 write_json(place / BEGUN, identity | {"devices": training.batches.devices})
-            with nothing_left(place):
+            with clear_on_failure(place):
                 if choose is not None:
                     rows, chosen = choose(rows, place)
-                    told.record = lambda: basics(training, rows, chosen)
+                    told.record = lambda: input_record(training, rows, chosen)
                     schedule = training.schedule(rows)
                 assert schedule is not None
                 announce(training, rows, schedule, checkpoint, reporter)
-                done = trained(training, schedule, place, checkpoint, reporter)
-                record = basics(training, rows, chosen) | outcome(schedule, done, checkpoint) | {"identity": identity}
+                done = run_training(training, schedule, place, checkpoint, reporter)
+                record = input_record(training, rows, chosen) | outcome_record(schedule, done, checkpoint)
+                record["identity"] = identity
                 if is_main():
                     save(place, done.model, training.model.tokenizer, done.losses, done.learning_rates, reporter)
                 record |= told.finished()
-            if is_main():
+            if is_main():  # the record comes before the checkpoints go: one of both is always there
                 write_json(place / DONE, record)
                 shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
                 (place / BEGUN).unlink()
@@ -123,10 +126,10 @@ def carry_out(
 
 
 def demand_apart(training: Training[Any], output: Path) -> None:
-    """Refuse to write over what is read.
+    """Check that the output is not one of the inputs.
 
     Raises:
-        OutputError: the output is the model or the data set.
+        OutputError: it is the model or the data set.
     """
     files = training.model.files
     if output.resolve() in (files.folder.resolve(), files.adapter):
@@ -136,26 +139,26 @@ def demand_apart(training: Training[Any], output: Path) -> None:
 
 
 @contextmanager
-def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter) -> Iterator[Account]:
-    """Keep the account of a training in `tune.json`.
+def training_account(place: Path, training: Training[Any], ours: bool, reporter: Reporter) -> Iterator[Account]:
+    """Write to `tune.json` how the training ends.
 
     Args:
         place: its folder.
         training: its parts.
-        ours: whether no finished model lies there, whose record stays as long as the model does.
-        reporter: who listens.
+        ours: whether the folder has no finished model, whose record would have to stay.
+        reporter: gets messages.
     """
 
     def stored() -> int:
         checkpoint = last_checkpoint(place / CHECKPOINTS)
         return checkpoint.step if checkpoint else 0
 
-    with account(None, reporter, lambda: basics(training, None, {}), name=DONE, stores="steps") as told:
+    with account(None, reporter, lambda: input_record(training, None, {}), name=DONE, stores="steps") as told:
         told.stored = stored
         try:
             yield told
         except KeyboardInterrupt:
-            if is_main() and ours:  # while the data was read; settings that cannot be leave nothing in the folder
+            if is_main() and ours:  # interrupted while the data was read
                 told.folder = place
             if not stored():
                 reporter.say("no checkpoint was made: the same command begins anew")
@@ -163,8 +166,8 @@ def told_of(place: Path, training: Training[Any], ours: bool, reporter: Reporter
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[Path]:
-    """Give the folder, locked by the main process for all of them."""
+def locked_folder(output: Path) -> Iterator[Path]:
+    """Lock the folder; the main process does so for all of them."""
     if is_main():
         with run_folder(output, "-o") as place:
             yield place
@@ -172,24 +175,24 @@ def locked(output: Path) -> Iterator[Path]:
         yield output
 
 
-def begun_before(place: Path, training: Training[Any], identity: dict[str, Any]) -> Checkpoint | None:
-    """Return the last checkpoint of an interrupted training; None where there is none.
+def resumable_checkpoint(place: Path, training: Training[Any], identity: dict[str, Any]) -> Checkpoint | None:
+    """Return the last checkpoint of an interrupted training; None if there is none.
 
     Raises:
-        OutputError: another training was begun here.
+        OutputError: the interrupted training has other settings.
     """
-    there = begun(place)
+    there = read_begun(place)
     if there is None:
         return None
     checkpoint = last_checkpoint(place / CHECKPOINTS)
-    if checkpoint is not None:  # else nothing would be lost by whatever comes now
+    if checkpoint is not None:  # without one, nothing would be lost
         demand_same(there, identity | {"devices": training.batches.devices}, place, began=True)
     return checkpoint
 
 
 @contextmanager
-def nothing_left(place: Path) -> Iterator[None]:
-    """Empty the folder where a training ends before its first checkpoint."""
+def clear_on_failure(place: Path) -> Iterator[None]:
+    """Empty the folder if the training fails before its first checkpoint."""
     try:
         yield
     except BaseException:
@@ -199,13 +202,13 @@ def nothing_left(place: Path) -> Iterator[None]:
         raise
 
 
-def trained(
+def run_training(
     training: Training[Any], schedule: Schedule, place: Path, checkpoint: Checkpoint | None, reporter: Reporter
 ) -> Trained:
-    """Train; nothing is saved but checkpoints."""
+    """Train, and save checkpoints only."""
     reporter.phase("training")
     reporter.expect(schedule.examples_after(checkpoint.step if checkpoint else 0))
-    job = Job(
+    job = TrainJob(
         model=training.load(),
         tokenizer=training.model.tokenizer,
         rows=schedule.sequences,
@@ -220,28 +223,28 @@ def trained(
     try:
         done = train(job)
     except NotFinite as error:
-        raise ModelError(str(error), hint=way_out(place)) from error
+        raise ModelError(str(error), hint=loss_hint(place)) from error
     finally:
         reporter.done()
     training.source.input_check.check()
     return done
 
 
-def way_out(place: Path) -> str:
-    """Return what can be done about a loss that is no number."""
+def loss_hint(place: Path) -> str:
+    """Return a hint for a loss that is not finite."""
     good = last_checkpoint(place / CHECKPOINTS)
     kept = f"the checkpoint after step {good.step} is kept: `{good.folder}`" if good else "no checkpoint was made"
     return f"{kept}; a lower `--learning-rate` or fp32 may help, in another folder or with `--overwrite`"
 
 
-def basics(training: Training[Any], rows: TrainRows | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the model depends on, and what was counted as far as it was read."""
+def input_record(training: Training[Any], rows: TrainRows | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the model depends on, and counts of the rows read so far."""
     counts = {} if rows is None else {"counts": rows.counts()}
     return {**training.describe(), **chosen, "versions": dict(versions(LIBRARIES)), **counts}
 
 
-def outcome(schedule: Schedule, done: Trained, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Return how the training went."""
+def outcome_record(schedule: Schedule, done: Trained, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """Return steps, losses and speed of the training."""
     return {
         "steps": schedule.steps,
         "resumed_after_step": checkpoint.step if checkpoint else None,
@@ -252,3 +255,81 @@ def outcome(schedule: Schedule, done: Trained, checkpoint: Checkpoint | None) ->
         "tokens_per_second": round(schedule.tokens / done.seconds, 1) if done.seconds else None,
         "logits": "of response tokens alone" if done.narrow else "as TRL computes them",
     }
+
+
+def make_reporter() -> Reporter:
+    """Return a reporter that prints for the main process, and a silent one for the others."""
+    return TerminalReporter() if is_main() else Reporter()
+
+
+def show_tuned(result: TuneResult) -> None:
+    """Print losses, speed, and where the model lies."""
+    if not is_main():
+        return
+    out, record = console(), result.record
+    losses = record["losses"]
+    say(out, f"loss {losses[0]:.4g} at the first step, {losses[-1]:.4g} at the last, nats per response token")
+    rate = record["tokens_per_second"]
+    speed = f", {rate:,.0f} tokens/s" if rate else ""
+    say(out, f"{record['steps']:,} steps, {record['tokens']:,} tokens in {record['seconds']:.1f} s{speed}")
+    say(out, f"recipe digest {record['recipe_digest']}; model: {result.folder}")
+
+
+def announce(
+    training: Training[Any], found: TrainRows, schedule: Schedule, checkpoint: Checkpoint | None, reporter: Reporter
+) -> None:
+    """Report what is trained, on what, on which device, and in how many steps."""
+    recipe, batches, model, steps = training.recipe, training.batches, training.model, schedule.steps
+    for reason, n in found.left_out.items():
+        reporter.say(f"left out, {n:,}: {reason}")
+    for sentence in (*training.source.dataset.notes, *note_sentences(found.counts())):
+        reporter.say(sentence)
+    for sentence in remark_sentences(found.remarks.as_dict()):
+        reporter.say(sentence)
+    if found.truncated_responses or found.truncated_prompts:
+        reporter.say(
+            f"cut at max length {recipe.max_length}: {counted(found.truncated_responses, 'response')} "
+            f"({counted(found.response_tokens_cut, 'token')}), {counted(found.truncated_prompts, 'prompt')}"
+        )
+    name = training.renderer.describe()["template"]
+    if found.ends_added:
+        reporter.say(
+            f"note: template `{name}` writes nothing after {found.ends_added:,} of {len(found.rows):,} responses: EOS "
+            "is trained there, so that the model learns to stop"
+        )
+    if found.ends_missing:
+        why = "there is no room for one" if model.tokenizer.eos_token_id is not None else "the tokenizer has no EOS"
+        reporter.say(
+            f"note: no end of the turn is trained after {found.ends_missing:,} of {len(found.rows):,} responses: "
+            f"template `{name}` writes none and {why}, so the model does not learn there to stop"
+        )
+    what = f"a LoRA adapter of {model.name}" if recipe.use_peft else f"all weights of {model.name}"
+    dtype = recipe.dtype + (", multiplied in bf16" if recipe.bf16 and recipe.dtype != "bf16" else "")
+    examples = counted(len(found.rows), "example")
+    reporter.say(f"training {what} in {dtype} on {training.device}, recipe `{recipe.name}`, on {examples}")
+    packed = f" rows of {len(schedule.sequences):,}" if recipe.packing else ""
+    layout = f"{batches.devices} device{'s' * (batches.devices > 1)} x {batches.each} x {batches.passes} passes"
+    reporter.say(f"{steps:,} optimiser step{'s' * (steps > 1)}, each of {batches.step}{packed} ({layout})")
+    if steps < FEW:
+        reporter.say(
+            "note: so few optimiser steps, warm-up and decay included, may hardly move the model: "
+            + more_steps(recipe, len(schedule.sequences), steps)
+        )
+    if recipe.bf16 and training.device.type == "cpu" and not multiplies_bf16(training.device):
+        reporter.say("note: this CPU does not multiply in bf16, fp32 is faster here: `--no-bf16`")
+    if checkpoint is not None:
+        reporter.say(f"resuming from the checkpoint after step {checkpoint.step}")
+
+
+def more_steps(recipe: TrainingRecipe, rows: int, steps: int) -> str:
+    """Say what would give more optimiser steps: a smaller batch, or more epochs or examples."""
+    if recipe.max_steps > 0:
+        return f"`max_steps` is {recipe.max_steps:,}"
+    batch = recipe.train_batch_size
+    while batch > 1 and steps_by_epochs(rows, batch, recipe.num_train_epochs) < FEW:
+        batch //= 2
+    made = steps_by_epochs(rows, batch, recipe.num_train_epochs)
+    if made >= FEW:
+        return f"a batch of {batch} makes {made:,}"
+    smaller = f"a batch of {batch} makes {made:,}, and " if made > steps else ""
+    return f"{smaller}more epochs or examples make more"

@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tithe.data.counts import RemarkCounts, remark_sentences
 from tithe.data.prompts import STAND_IN
-from tithe.data.remarks import RemarkCounts, remark_sentences
 from tithe.data.render import RenderSettings, TemplateRenderer, make_renderer
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import demand
