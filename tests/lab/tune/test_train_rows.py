@@ -119,4 +119,4 @@ def test_a_first_token_has_nothing_to_be_predicted_from(model_dir):
     found.add(example("", "x"), pass_)
     assert found.rows[0].labels == [-100, 6, 7]
     found.add(example("", "x"), made.build("given", Encoded(*(np.array(x, dtype=np.int32) for x in ([], [], [5], [])))))
-    assert found.left_out == {"nothing stands before its only token": 1}
+    assert found.left_out == {"its only token has no context": 1}

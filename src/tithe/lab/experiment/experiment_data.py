@@ -157,7 +157,7 @@ def make_pool(
         rows: of the data set, that the pool may have.
         renderer: the one that training uses.
         path: of the pool's file.
-        unwanted: id -> why an example is left out besides.
+        unwanted: id -> reason to leave the example out.
 
     Raises:
         DataError: no example is left.

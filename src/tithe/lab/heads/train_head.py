@@ -15,7 +15,8 @@ from tithe.engine.heads.base import chosen_layers
 from tithe.engine.heads.files import CARD, import_cnn, save_head
 from tithe.errors import DataError, MissingExtraError, SettingsError
 from tithe.extras import versions
-from tithe.lab.heads.head_judgement import judge_rows
+from tithe.lab.curve import layer_chart, write_chart
+from tithe.lab.heads.head_judgement import HeadReport, judge_rows
 from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import (
     PROMPTS,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tithe.engine.heads.base import StateHead
-    from tithe.lab.heads.head_judgement import HeadReport
 
 REPORT, HELD_OUT = "report.json", "held_out.parquet"
 PLOTS = ("layers.svg", "layers.png")
@@ -331,8 +331,6 @@ def prompt_table(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
 
 def draw_layers(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, reporter: Reporter) -> None:
     """Draw AUC by layer as SVG and PNG if the extra is installed; the report has the numbers anyway."""
-    from tithe.lab.curve import layer_chart, write_chart
-
     if not aucs:
         return
     try:

@@ -113,7 +113,7 @@ class TrainRows:
                 row = ended
             self.take(row)
         else:
-            reason = got.reason if isinstance(got, Problem) else "nothing stands before its only token"
+            reason = got.reason if isinstance(got, Problem) else "its only token has no context"
             self.leave(without_numbers(reason))
 
     def take(self, row: TrainRow) -> None:
