@@ -57,6 +57,7 @@ class Top(Ranked):
         """Return the highest first."""
         valid = scored(scores)
         if self.ties == "last":
+            # Reversing a stable ascending order puts the last of equal scores first.
             return valid[np.argsort(scores.values[valid], kind="stable")[::-1]]
         return valid[np.argsort(-scores.values[valid], kind="stable")]
 
@@ -125,7 +126,7 @@ class Random(Ranked):
 
     def order(self, scores: Scores) -> Indices:
         """Return the examples in order of a hash of seed and id."""
-        prefix = f"{self.seed}\0"
+        prefix = f"{self.seed}\0"  # the NUL keeps seed 1 with id `2x` apart from seed 12 with id `x`
         valid = scored(scores)
         lots = [_lot(prefix + scores.ids[i]) for i in valid.tolist()]
         return valid[sorted(range(len(valid)), key=lots.__getitem__)]
