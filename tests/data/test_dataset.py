@@ -264,9 +264,9 @@ def test_nan_and_a_megabyte_pass(tmp_path: Path) -> None:
             b'[{"instruction": "a", "output": "b"}, {"instruc',
             "{path}:1:40: invalid JSON: Unterminated string starting at",
         ),
-        (b'[{"instruction": "a", "output": "b"} {}]', "{path}:1:38: invalid JSON: `,` was expected, there is `{{`"),
+        (b'[{"instruction": "a", "output": "b"} {}]', "{path}:1:38: invalid JSON: expected `,`, found `{{`"),
         (b'[{"instruction": "a"}\n] x', "{path}:2:3: invalid JSON: there is more text after the end of the list"),
-        (b'{"a": [{"x": 1}],\n"b": [{"x": 1}]}', "two lists of records, `a` and `b`, and no way to choose"),
+        (b'{"a": [{"x": 1}],\n"b": [{"x": 1}]}', "two lists of records, `a` and `b`: it is unclear which one to read"),
         (b'{\n"a": 1\n}', "records of no known shape: there is `a`"),
         (b"instruction,output\n", "holds no records"),
         (b"instruction,output,output\nq,a,b\n", "has two columns named `output`"),
@@ -373,7 +373,7 @@ def test_how_large_a_hubs_files_are(hub: FakeHub, monkeypatch: pytest.MonkeyPatc
 def test_an_unknown_hub_id_says_that_both_were_tried(hub: FakeHub) -> None:
     with pytest.raises(DataError) as error:
         open_dataset("owner/alpacca")
-    assert sentence(error).startswith("no file `owner/alpacca` here, and split `train` of that name could not be read")
+    assert sentence(error).startswith("no file `owner/alpacca` here, and its split `train` could not be read")
     assert "doesn't exist on the Hub" in str(error.value)
 
 

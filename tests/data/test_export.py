@@ -16,7 +16,7 @@ import pytest
 
 from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.export import check_writable, write_records
-from tithe.data.lines import packing, reading, unpacked
+from tithe.data.lines import detect_packing, reading, unpacked
 from tithe.data.outfile import atomic
 from tithe.errors import DataError, OutputError
 from tithe.records import Example
@@ -211,7 +211,7 @@ def test_alpaca_has_no_place_for_tool_calls(tmp_path: Path) -> None:
         {"from": "function_call", "value": '{"name": "f", "arguments": {}}'},
     ]
     dataset = load(tmp_path / "in.jsonl", [{"conversations": turns}])
-    with pytest.raises(OutputError, match="no place for tools") as error:
+    with pytest.raises(OutputError, match="cannot hold tools") as error:
         write_records(dataset, {0}, tmp_path / "out.jsonl", shape="alpaca")
     assert error.value.hint == "write `messages`"
     assert not (tmp_path / "out.jsonl").exists()
@@ -318,7 +318,7 @@ def test_a_flipped_bit_of_a_packed_output_never_gives_other_records(tmp_path, su
         except DataError:
             refused += 1
             continue
-        assert found == text or not packing(bytes(damaged[:4]))  # no longer packed: what follows is no text
+        assert found == text or not detect_packing(bytes(damaged[:4]))  # no longer packed: what follows is no text
     assert refused > 0.8 * min(4000, len(raw) * 8)
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tithe.data.dataset import open_dataset
 from tithe.data.export import write_records
-from tithe.data.formats import Shape, examples
+from tithe.data.formats import Shape, read_examples
 from tithe.data.ids import Occurrences
 from tithe.errors import OutputError, TitheError
 from tithe.records import BadRow, Example
@@ -151,7 +151,7 @@ RECORD = VALUES | st.fixed_dictionaries({"messages": st.lists(TURN, max_size=4)}
     RECORD, st.sampled_from(["alpaca", "prompt-completion", "messages", "sharegpt"]), st.sampled_from(["last", "all"])
 )
 def test_random_values_as_records(record: object, shape: Shape, turns: Any) -> None:
-    items = list(examples(record, shape, turns, 0, "f:1", Occurrences()))
+    items = list(read_examples(record, shape, turns, 0, "f:1", Occurrences()))
     assert items and (turns == "all" or len(items) == 1)
     for item in items:
         assert isinstance(item, (Example, BadRow))

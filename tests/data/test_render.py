@@ -14,9 +14,9 @@ from tests.data.small import CHATML, CORPUS, Letters, dialogue, example, tokeniz
 from tests.data.test_templates import DIALOGUES, REAL
 from tests.matrix import pairs
 from tests.shared import SHARED
-from tithe.data.render import Encoded, Renderer, RenderSettings, TemplateRenderer, Truncation, make_renderer
+from tithe.data.render import EncodedExample, Renderer, RenderSettings, TemplateRenderer, Truncation, make_renderer
 from tithe.data.rendered import Rendered
-from tithe.data.tokens import Tokens
+from tithe.data.tokens import TextTokenizer
 from tithe.errors import SettingsError
 from tithe.records import Example, Pass, Problem
 
@@ -49,8 +49,8 @@ def real(name: str) -> Any:
 
 
 @cache
-def tokens(name: str) -> Tokens:
-    return Tokens(tokenizer(name) if name in ("bytes", "spaces") else real(name))
+def tokens(name: str) -> TextTokenizer:
+    return TextTokenizer(tokenizer(name) if name in ("bytes", "spaces") else real(name))
 
 
 def renderer(tok: Any = None, **changes: Any) -> TemplateRenderer:
@@ -59,9 +59,9 @@ def renderer(tok: Any = None, **changes: Any) -> TemplateRenderer:
     return made
 
 
-def encoded(made: Renderer, one: Example) -> Encoded:
+def encoded(made: Renderer, one: Example) -> EncodedExample:
     (out,) = made.encode([one])
-    assert isinstance(out, Encoded), out
+    assert isinstance(out, EncodedExample), out
     return out
 
 
@@ -359,7 +359,7 @@ def test_settings_that_cannot_be() -> None:
         make_renderer(tokenizer(), RenderSettings(), context_window=512)
     with pytest.raises(SettingsError, match="at least 1 token, not 0"):
         renderer(max_length=0)
-    with pytest.raises(SettingsError, match="truncation `left` is not known"):
+    with pytest.raises(SettingsError, match="unknown truncation `left`"):
         renderer(truncation="left")
 
 
@@ -378,7 +378,7 @@ def test_hard_texts_go_through(text: str, template: str) -> None:
 def test_lone_surrogates_are_a_problem(template: str) -> None:
     made = renderer(tokenizer(chat=CHATML), template=template)
     good, bad, worse = made.encode([example(), example(answer="a\ud800"), example("\udfff")])
-    assert isinstance(good, Encoded)
+    assert isinstance(good, EncodedExample)
     assert isinstance(bad, Problem) and "lone surrogate U+D800" in bad.reason
     assert isinstance(worse, Problem) and "lone surrogate U+DFFF" in worse.reason
 
@@ -450,7 +450,7 @@ def test_real_templates_on_real_tokenizers(path: Any, name: str) -> None:
 def test_small_corpus_on_real_tokenizers(name: str) -> None:
     made = renderer(real(name), template="alpaca")
     for whole, words in zip(made.encode([example(words, words) for words in CORPUS]), CORPUS, strict=True):
-        assert isinstance(whole, Encoded)
+        assert isinstance(whole, EncodedExample)
         assert (
             made._tokens._backend()
             .decode([*made._tokens.encode(["### Response:"])[0], *whole.response])

@@ -15,9 +15,9 @@ from tests.data.test_render import NAMES, encoded, needs_tokenizers, passes, rea
 from tests.data.test_templates import CALL, DIALOGUES, REAL, TOOL, WEATHER
 from tests.matrix import pairs
 from tests.shared import SHARED
-from tithe.data.authors import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
 from tithe.data.chat import ChatTemplate
-from tithe.data.render import Encoded, RenderSettings
+from tithe.data.paper_renderers import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
+from tithe.data.render import EncodedExample, RenderSettings
 from tithe.data.rendered import Rendered
 from tithe.errors import TemplateError
 from tithe.records import Example, Message, Pass, Problem
@@ -421,11 +421,11 @@ def test_presets_name_what_they_leave_out(made: Any, lost: tuple[str, ...]) -> N
     (out,) = made(tokenizer(chat=CHATML), RenderSettings(template="chat" if made is CpqsRenderer else "auto")).encode(
         [FULL]
     )
-    assert isinstance(out, Encoded)
+    assert isinstance(out, EncodedExample)
     assert out.remarks.left_out == lost
     bare = Example("y", 0, 1, (Message("user", "Weather?\n\nOslo"),), Message("assistant", "Cold."), "Weather?", "Oslo")
     (out,) = made(tokenizer(chat=CHATML), RenderSettings(template="chat" if made is CpqsRenderer else "auto")).encode(
         [bare]
     )
-    assert isinstance(out, Encoded)
+    assert isinstance(out, EncodedExample)
     assert out.remarks.left_out == ()

@@ -121,8 +121,8 @@ def verdicts(
 
 def nothing(answers: Path, name: str) -> Measured:
     """The reference arm against itself."""
-    from tithe.data.prompts import answers_of
+    from tithe.data.prompts import read_answers
     from tithe.lab.judge.judge_loop import Answers
 
-    items = tuple(Answers.of(str(answers), answers_of(answers)).examples)
+    items = tuple(Answers.of(str(answers), read_answers(answers)).examples)
     return Measured(f"judge {name}", "number", "win - loss", True, items, np.zeros(len(items)))

@@ -10,7 +10,7 @@ from typing import Any
 
 from tithe.data.counts import RecordCounts
 from tithe.data.ids import prompt_id
-from tithe.data.prompts import STAND_IN
+from tithe.data.prompts import PLACEHOLDER
 from tithe.errors import DataError
 from tithe.lab.judge.judge_prompt import question, scores_of
 from tithe.lab.judge.tally import Review, Scored
@@ -109,7 +109,9 @@ class Court:
         for pair, order in todo:
             message = Message("user", pair.question(order, attempt))
             name = name_of(pair, order, attempt)
-            asked[name] = Example(name, pair.a.row, 1, (message,), Message("assistant", STAND_IN), where=pair.a.where)
+            asked[name] = Example(
+                name, pair.a.row, 1, (message,), Message("assistant", PLACEHOLDER), where=pair.a.where
+            )
         self.reporter.phase("judging")
         self.reporter.expect(len(asked))
         try:

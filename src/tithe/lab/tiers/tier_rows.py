@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from tithe.data.ids import prompt_id
-from tithe.data.writers import plain
+from tithe.data.writers import json_fallback
 from tithe.records import Example, Message
 
 Tier: TypeAlias = Literal["high", "low"]
@@ -76,6 +76,6 @@ def line(row: TierRow) -> bytes:
     """One line of JSON."""
     record = row.record()
     try:
-        return json.dumps(record, ensure_ascii=False, default=plain).encode() + b"\n"
+        return json.dumps(record, ensure_ascii=False, default=json_fallback).encode() + b"\n"
     except UnicodeEncodeError:  # half a character in somebody's column: only its escape can be written
-        return json.dumps(record, default=plain).encode() + b"\n"
+        return json.dumps(record, default=json_fallback).encode() + b"\n"

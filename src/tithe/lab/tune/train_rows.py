@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from tithe.data.counts import RecordCounts, RemarkCounts
-from tithe.data.render import Encoded, Renderer
+from tithe.data.render import EncodedExample, Renderer
 from tithe.planner import without_numbers
 from tithe.records import BadRow, Example, Pass, Problem
 
@@ -60,12 +60,12 @@ class Ending:
     eos: int | None
     max_length: int
 
-    def lacks(self, encoded: Sequence[Encoded | Problem], examples: Sequence[Example]) -> list[bool]:
+    def lacks(self, encoded: Sequence[EncodedExample | Problem], examples: Sequence[Example]) -> list[bool]:
         """Return whether each response is without an end."""
         plain = self.plain.encode(examples)
         return [
-            isinstance(one, Encoded)
-            and isinstance(other, Encoded)
+            isinstance(one, EncodedExample)
+            and isinstance(other, EncodedExample)
             and len(one.response) == len(other.response)
             and not (len(one.response) and one.response[-1] == self.eos)
             for one, other in zip(encoded, plain, strict=True)
@@ -169,7 +169,7 @@ def read_rows(items: Iterable[Example | BadRow], renderer: Renderer, ending: End
         encoded = renderer.encode(good)
         lacking = ending.lacks(encoded, good) if ending is not None else [False] * len(good)
         for example, one, lacks in zip(good, encoded, lacking, strict=True):
-            if isinstance(one, Encoded):
+            if isinstance(one, EncodedExample):
                 found.remarks.add(one.remarks)
             got = one if isinstance(one, Problem) else renderer.build("given", one)
             found.add(example, got, ending if lacks else None)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tithe.data.formats import Shape, examples
+from tithe.data.formats import Shape, read_examples
 from tithe.data.ids import Occurrences
 from tithe.records import BadRow, Example
 
 
 def read(record: object, turns: Any = "last", shape: Shape = "messages") -> list[Example | BadRow]:
-    return list(examples(record, shape, turns, 0, "f:1", Occurrences()))
+    return list(read_examples(record, shape, turns, 0, "f:1", Occurrences()))
 
 
 def dialogue(**mark: Any) -> dict[str, Any]:

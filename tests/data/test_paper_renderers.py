@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.data.small import Letters, dialogue, example, tokenizer
 from tests.shared import SHARED
-from tithe.data.authors import NO_RESPONSE, CherryRenderer, SuperfilteringRenderer, TwoTexts
+from tithe.data.paper_renderers import NO_RESPONSE, CherryRenderer, SeparatelyEncoded, SuperfilteringRenderer
 from tithe.data.render import Renderer, RenderSettings
 from tithe.errors import SettingsError
 from tithe.records import Example, Message, Pass, Problem
@@ -18,7 +18,7 @@ from tithe.records import Example, Message, Pass, Problem
 
 def both(made: Renderer, one: Example) -> tuple[Pass | Problem, Pass | Problem]:
     (encoded,) = made.encode([one])
-    assert isinstance(encoded, TwoTexts), encoded
+    assert isinstance(encoded, SeparatelyEncoded), encoded
     return made.build("given", encoded), made.build("alone", encoded)
 
 
@@ -124,7 +124,7 @@ def test_settings_that_the_preset_fixes(settings: RenderSettings, why: str) -> N
 def test_no_shots() -> None:
     made = CherryRenderer(tokenizer(bos=True), RenderSettings())
     (encoded,) = made.encode([example()])
-    assert isinstance(encoded, TwoTexts)
+    assert isinstance(encoded, SeparatelyEncoded)
     with pytest.raises(SettingsError, match="no passes with shots"):
         made.build("shown", encoded)
 
