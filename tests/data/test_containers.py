@@ -1,4 +1,4 @@
-"""Records of Parquet and the hub read as the same records in JSON lines do."""
+"""Records from Parquet and the hub are read like the same records in JSON lines."""
 
 # ruff: noqa: E501 - each case of a table in one line
 

@@ -1,4 +1,4 @@
-"""Chosen records -> files: nothing lost, nothing changed, whole or not at all; and what trainers are told."""
+"""Chosen records in files: nothing is lost or changed, and a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ def test_unwritable_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["zst", "gz"])
 def test_a_flipped_bit_of_a_packed_output_never_gives_other_records(tmp_path, suffix):
-    """Each of 4,000 bits: the same content, or an error."""
+    """Flip each of 4,000 bits: reading gives the same content or an error."""
     path = tmp_path / f"out.jsonl.{suffix}"
     text = b"".join(b'{"instruction": "Add %d and 2.", "output": "%d"}\n' % (i, i + 2) for i in range(99))
     with atomic(path) as stream:
@@ -318,7 +318,7 @@ def test_a_flipped_bit_of_a_packed_output_never_gives_other_records(tmp_path, su
         except DataError:
             refused += 1
             continue
-        assert found == text or not detect_packing(bytes(damaged[:4]))  # no longer packed: what follows is no text
+        assert found == text or not detect_packing(bytes(damaged[:4]))  # no longer recognised as compressed
     assert refused > 0.8 * min(4000, len(raw) * 8)
 
 

@@ -1,4 +1,4 @@
-"""Preference data, and whatever else a record holds beside its dialogue: refused or named, never silent."""
+"""Preference data and other fields beside a dialogue are refused or reported, never ignored silently."""
 
 # ruff: noqa: E501 - each case of a table in one line
 

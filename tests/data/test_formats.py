@@ -1,4 +1,4 @@
-"""Record shapes -> examples: what is read, what is refused and with which words."""
+"""Examples from records of every shape: what is read, what is refused, and with which message."""
 
 # ruff: noqa: E501 - each case of a table in one line
 
@@ -231,7 +231,7 @@ def test_ids_follow_content_only() -> None:
         base | {"tools": [{"name": "f"}]},
     ]
     assert len({one(record).id for record in different}) == len(different)
-    # the same text divided otherwise between instruction and input is another example
+    # dividing the same text differently between instruction and input makes another example
     assert one({"instruction": "a\nb", "output": "c"}).id != one(base).id
 
 

@@ -1,4 +1,4 @@
-"""A compact set gives what a set gives."""
+"""`HashSet` behaves like a set of numbers."""
 
 import random
 
@@ -14,7 +14,7 @@ NUMBERS = st.one_of(st.integers(0, TOP), st.integers(0, 3), st.integers(TOP - 3,
 @settings(deadline=None)
 @given(st.lists(NUMBERS, max_size=300))
 def test_the_same_as_a_set(numbers):
-    """Also where all want the same few places, the first or the last."""
+    """Test numbers that all want the same few slots, the first or the last."""
     ours, plain = HashSet(), set()
     for number in numbers:
         assert (number in ours) == (number in plain)
@@ -25,7 +25,7 @@ def test_the_same_as_a_set(numbers):
 
 
 def test_many():
-    """Through thirteen doublings, hashes and numbers that crowd at the end of the table."""
+    """Test thirteen doublings, with hashes and with numbers that fill the end of the table."""
     draw = random.Random(0)
     numbers = [draw.getrandbits(64) for _ in range(200_000)] + [TOP - i for i in range(2_000)] + [0]
     ours = HashSet()

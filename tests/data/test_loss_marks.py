@@ -1,4 +1,4 @@
-"""Marks of trainers that keep a turn out of the loss: which are followed, and which are named."""
+"""Marks that keep a turn out of the loss: which are followed and which are only reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read(record: object, turns: Any = "last", shape: Shape = "messages") -> list
 
 
 def dialogue(**mark: Any) -> dict[str, Any]:
-    """Two responses, the second one marked."""
+    """Return a record with two responses, the second one marked."""
     return {
         "messages": [
             {"role": "user", "content": "u1"},

@@ -1,4 +1,4 @@
-"""Whatever bytes or values come: a `TitheError`, or every record an example or a bad row and the counts add up."""
+"""Any bytes give a `TitheError`, or each record becomes an example or a bad row and the counts add up."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ GOOD = good_files()
 
 
 def check(content: bytes, suffix: str, turns: Any = "last") -> None:
-    """Reads the bytes as a data set and writes it again; only our own errors may come out."""
+    """Read the bytes as a data set and write it again; only a `TitheError` may be raised."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"data{suffix}"
         path.write_bytes(content)

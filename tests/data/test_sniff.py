@@ -1,4 +1,4 @@
-"""A folder of shards: what is read, what is passed over with its name, and what stops a run."""
+"""A folder of shards: what is read, what is skipped and named, and what stops a run."""
 
 from __future__ import annotations
 

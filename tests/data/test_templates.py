@@ -321,7 +321,7 @@ def test_real_templates(path: Path, name: str) -> None:
 
 def _same_as_transformers(template: ChatTemplate, one: Example, out: Rendered) -> None:
     if "strftime_now" in template.source:
-        return  # there the date is the clock's
+        return  # transformers takes the date from the clock
     whole = out.prompt + out.response + out.tail
     messages = [message.as_dict() for message in (*one.prompt, one.response)]
     if template._parts:
@@ -332,6 +332,6 @@ def _same_as_transformers(template: ChatTemplate, one: Example, out: Rendered) -
             [messages], [dict(t) for t in one.tools] or None, chat_template=template.source, **SPECIAL
         )
     except TypeError:
-        assert one.tools  # arguments as text: transformers leaves that to the caller
+        assert one.tools  # this template needs arguments as text, which transformers leaves to the caller
         return
     assert whole == theirs

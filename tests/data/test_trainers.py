@@ -1,4 +1,4 @@
-"""What a trainer is told, and what it makes of it: TRL is run, of the others the readers' documented rules are."""
+"""Settings for trainers and their effect: TRL is run; for the others, their documented reading rules are applied."""
 
 from __future__ import annotations
 
@@ -118,14 +118,14 @@ TOOL_CHAT = (
 
 @pytest.fixture(scope="module")
 def tooled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose chat template writes tools, calls and thinking."""
+    """Make a tiny model whose chat template writes tools, calls and reasoning."""
     folder = make_model(tmp_path_factory.mktemp("tooled") / "model")
     (folder / "chat_template.jinja").write_text(TOOL_CHAT, encoding="utf-8")
     return folder
 
 
 def run_program(program: str, model: Path, out: Path) -> Any:
-    """Execute it to two steps on the CPU; its trainer."""
+    """Run the program for two steps on the CPU and return its trainer."""
     few = f"output_dir={json.dumps(str(out))}, max_steps=2, use_cpu=True, bf16=False, report_to=[], disable_tqdm=True"
     assert program.count('output_dir="out"') == 1 and program.count('"MODEL"') == 1
     program = program.replace('output_dir="out"', few).replace('"MODEL"', json.dumps(str(model)))
@@ -148,7 +148,7 @@ def run_program(program: str, model: Path, out: Path) -> Any:
 )
 @pytest.mark.filterwarnings("ignore")  # of TRL and torch
 def test_trl_learns_exactly_the_responses(tmp_path: Path, tooled: Path, records: list[Any], turns: Any) -> None:
-    """The program is run; the tokens with a label are the response's, then what the template writes after it."""
+    """Run the program: the tokens with a label are the response and what the template writes after it."""
     path = written(tmp_path, records)
     dataset = open_dataset(path, turns=turns)
     trainer = run_program(trl_snippet(path, survey_dataset(dataset)), tooled, tmp_path / "out")
@@ -167,7 +167,7 @@ def test_trl_learns_exactly_the_responses(tmp_path: Path, tooled: Path, records:
 
 @pytest.mark.slow
 def test_the_trl_program_reads_every_shape(tmp_path: Path) -> None:
-    """Without training: what TRL is given, of a file whose later records have more than the first."""
+    """Check the rows given to TRL for a file whose later records have more fields than the first."""
     for records in (ALPACA, SHAREGPT, PAIRS, [CALLED, SEVERAL]):
         path = written(tmp_path, records)
         program = trl_snippet(path, survey_dataset(open_dataset(path))).partition("\nargs =")[0]
@@ -188,7 +188,7 @@ def test_a_path_cannot_break_out_of_the_program(tmp_path: Path) -> None:
 
 
 def llamafactory_reads(entry: dict[str, Any], record: dict[str, Any]) -> list[Any] | None:
-    """A record by LLaMA-Factory's documented rules: system, tools and (role, content) of all turns, None if left out.
+    """Read a record by LLaMA-Factory's documented rules: system, tools, (role, content) of each turn; None if left out.
 
     Written from its data format pages: columns that are named have to be there, roles are known by one name each,
     `sharegpt` reads text alone, `openai` puts the calls in the content's place and joins results of tools.
@@ -292,7 +292,7 @@ def test_llamafactory_info_is_merged(tmp_path: Path) -> None:
     info, found = tmp_path / "dataset_info.json", survey_records(ALPACA, "alpaca")
     info.write_text('{"theirs": {"file_name": "é"}}', encoding="utf-8")
     assert write_llamafactory("kept", tmp_path / "kept.jsonl", found) == info
-    write_llamafactory("kept", tmp_path / "kept.jsonl", found)  # the same again is no clash
+    write_llamafactory("kept", tmp_path / "kept.jsonl", found)  # the same entry again is no conflict
     both = json.loads(info.read_text(encoding="utf-8"))
     assert list(both) == ["theirs", "kept"] and both["kept"]["file_name"] == "kept.jsonl"
     with pytest.raises(OutputError, match="has another entry `theirs`"):
@@ -327,7 +327,7 @@ def test_what_a_trainer_does_not_take_is_said_with_counts(tmp_path: Path) -> Non
     assert "tithe cannot read 1 of 4 records (the response is empty): they are in the file" in said
     assert "1 of 4 records have content in parts: LLaMA-Factory reads text alone" in said
     assert "1 of 4 records have reasoning beside the content: LLaMA-Factory leaves the reasoning out" in said
-    assert "1 of 4 records have assistant turns with weight 0: LLaMA-Factory learns them" in said
+    assert "1 of 4 records have assistant turns with weight 0: LLaMA-Factory trains on them too" in said
     assert "1 of 4 records have turns that do not alternate" in said
     assert "2 of 4 records have several responses" in said and "`mask_history: true`" in said
     assert rewriting_helps("llamafactory", mixed)
@@ -347,6 +347,6 @@ def test_what_a_trainer_does_not_take_is_said_with_counts(tmp_path: Path) -> Non
         {"instruction": "a", "output": "c"},
     ]
     said = "\n".join(trainer_notes("llamafactory", of(tmp_path, *two)))
-    assert "1 records have `response`, of which nothing is read: others have `output`" in said
+    assert "1 records have `response`, which is not read: others have `output`" in said
     for to in ("llamafactory", "axolotl", "trl"):
         assert trainer_notes(to, of(tmp_path, *PAIRS)) == [] and not rewriting_helps(to, of(tmp_path, *PAIRS))

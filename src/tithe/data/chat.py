@@ -120,6 +120,7 @@ class ChatTemplate:
         response = example.response
         before = [self._message(message, json_arguments) for message in example.prompt]
         full = self.text([*before, self._message(response, json_arguments)], example.tools)
+        # A sentinel that occurs in the dialogue itself would be found in the wrong place.
         mark = next((char for char in _SENTINELS if char not in full), None)
         if mark is None:
             return Problem("the text uses every private-use character, so none is left to mark the response with")
@@ -127,6 +128,7 @@ class ChatTemplate:
         if mark not in probe:
             return Problem("the template leaves the response out")
         start, stop = self._find_span(full, probe, mark)
+        # Here the template may write a different header than before the plain sentinel (e.g. gpt-oss's channels).
         if response.reasoning or response.tool_calls or not full.startswith(probe[: probe.index(mark)]):
             start = self._generation_start(full, before, example.tools) or start
         if not full[start:stop].strip():
@@ -136,17 +138,17 @@ class ChatTemplate:
         return replace(cut, remarks=self.find_remarks(example, full, json_arguments))
 
     def find_remarks(self, example: Example, full: str, json_arguments: bool = False) -> Remarks:
-        """Return what the template leaves out of the dialogue; found once for all dialogues of a shape."""
+        """Return remarks on what the template leaves out; computed once for all dialogues with equal outlines."""
         key = (json_arguments, outline_key(example))
         if key not in self._remarks:
-            if len(self._remarks) >= _MOST_SHAPES:
+            if len(self._remarks) >= _MOST_SHAPES:  # odd data sets have a new outline in nearly every record
                 self._remarks.clear()
             self._remarks[key] = self._omitted(make_outline(example), json_arguments)
         found = self._remarks[key]
         return found or make_remarks(parts_of(example), find_missing_by_text(example, full))
 
     def _omitted(self, drawn: Outline, json_arguments: bool) -> Remarks | None:
-        """Return what the template leaves out of an outline; None where it refuses to render it."""
+        """Return remarks on what the template leaves out of an outline; None if it refuses to render it."""
         said = [self._message(message, json_arguments) for message in (*drawn.prompt, drawn.response)]
         try:
             return make_remarks(drawn.parts(), drawn.lost(self.text(said, drawn.tools)))
@@ -162,6 +164,8 @@ class ChatTemplate:
         return Rendered(full[:start], full[start:stop], full[stop:], anchor)
 
     def _find_span(self, full: str, probe: str, mark: str) -> tuple[int, int]:
+        """Return start and end of the response in `full`, by comparison with `probe`, its rendering with a mark."""
+        # Usually both renderings agree up to the mark and after it. If not, take the part in which they differ.
         first, after = probe.index(mark), len(probe) - probe.rindex(mark) - 1
         start = first if full.startswith(probe[:first]) else self._move_off_marker(full, _common_prefix(full, probe))
         if full.endswith(probe[len(probe) - after :]):
@@ -187,7 +191,7 @@ class ChatTemplate:
 
     def _message(self, message: Message, json_arguments: bool = False) -> dict[str, Any]:
         out = message.as_dict()
-        if self._parts:
+        if self._parts:  # templates of multimodal models loop over a list of parts
             out["content"] = [{"type": "text", "text": message.content}]
         if message.reasoning is not None:
             out["thinking"] = message.reasoning  # the name in gpt-oss's template
@@ -208,7 +212,7 @@ class ChatTemplate:
             except TemplateRefusal as refusal:
                 refusals.append(str(refusal))
                 continue
-            if text != again:
+            if text != again:  # e.g. a clock: the same record would get another score each time
                 raise TemplateError(f"template `{self.name}` writes the same dialogue differently each time")
             if mark in text:
                 before = text[: text.index(mark)]

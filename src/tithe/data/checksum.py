@@ -112,6 +112,7 @@ def write_part(folder: Path, number: int, suffix: str, fill: Callable[[BinaryIO]
             fill(stream)
             stream.flush()
             os.fsync(stream.fileno())
+        # Read back what was written, so that the name vouches for the bytes on disk.
         found = file_checksum(scrap)
         path = folder / f"part-{number:06d}-{found}{suffix}"
         scrap.replace(path)

@@ -46,6 +46,7 @@ class ArrowConverter:
 
     def record(self, record: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Return the converted record and notes about it; nulls of whole columns stay."""
+        # Arrow cannot tell `null` from an absent field. Note it only where it can change the rendered prompt.
         self._dropped.clear()
         for name, convert in self._columns.items():
             if record[name] is not None:
@@ -121,7 +122,7 @@ def _reject_duplicates(schema: Any, what: str, inside: str = "") -> None:
 
 Container: TypeAlias = Literal["jsonl", "json", "csv", "parquet"]
 
-_BATCH = 512  # records of Parquet decoded at once
+_BATCH = 512  # records of Parquet decoded at once; bounds memory for long responses
 TOO_LONG = f"a record of more than {MOST_LINE >> 20} MiB"
 
 
@@ -236,7 +237,7 @@ class TextLines:
             return line
         while line and not line.endswith(("\n", "\r")):
             line = self._text.readline(MOST_LINE)
-        raise csv.Error(TOO_LONG)
+        raise csv.Error(TOO_LONG)  # `csv.reader` passes it on, and the next call continues with the next line
 
 
 def csv_reader(text: IO[str], delimiter: str) -> Any:
@@ -264,7 +265,7 @@ def _csv(file: DataFile) -> Iterator[Row]:
                 continue
             if cells is None:
                 return
-            if not cells:
+            if not cells:  # a blank line
                 continue
             if len(cells) != len(header):
                 yield Row(where, None, fault=f"{len(cells)} cells, the header has {len(header)}")

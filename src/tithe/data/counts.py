@@ -47,6 +47,7 @@ class RecordCounts:
             return
         self.examples += 1
         self.duplicates += is_repeated(item.id)
+        # Notes count records: with several turns of a record, only the first one counts.
         if item.notes and item.row != self._noted:
             self._noted = item.row
             self.notes.update(note for note in item.notes if self.learning or not isinstance(note, OfLearning))

@@ -85,7 +85,7 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Example | BadRow]:
         """Yield one example per record in order (with `turns="all"` one per turn), or a bad row with its reason."""
-        seen = Occurrences()
+        seen = Occurrences()  # anew in every pass, so that ids are the same each time
         for number, row in self.rows():
             if row.fault is not None:
                 yield self._bad(BadRow(number, row.where, row.fault))
@@ -187,6 +187,7 @@ def _locate(name: str, split: str | None) -> RowSource:
         raise SettingsError(f"`{name}` is on disk and has no splits", hint="leave out the split, or name its file")
     if there:
         return _folder(path) if path.is_dir() else sniff(path)
+    # A name that also looks like a path (`data/train.jsonl`, `existing-folder/x`) is a missing file, not a hub id.
     if _HUB_ID.fullmatch(name) and not container_suffix(path) and not path.parent.is_dir():
         return open_hub(name, split or "train")
     raise DataError(f"no file or folder `{name}`", hint=_suggest_names(path))
@@ -221,6 +222,7 @@ def _detect_columns(name: str, origin: RowSource, format: str) -> tuple[Shape, t
         first = first or row
         if row.fault is None and isinstance(row.record, dict):
             records.append(row.record)
+        # Read on if all of the sample was unreadable: one damaged beginning must not hide a readable file.
         if number + 1 >= SAMPLE_RECORDS and records:
             break
     if first is None:
@@ -245,6 +247,7 @@ def _check_same_shape(folder: Folder, shape: Shape) -> None:
     for file in folder.files:
         records = [row.record for row in islice(file.rows(), SAMPLE_RECORDS) if isinstance(row.record, dict)]
         own = detect_shape(records)
+        # Some records match several shapes, so a file disagrees only if none of its records matches the shape.
         if own not in (None, shape) and not any(shape in matching_shapes(record) for record in records):
             first = folder.files[0].path.name
             message = f"`{file.path.name}` holds `{own}` records, `{first}` before it `{shape}`"

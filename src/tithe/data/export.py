@@ -88,7 +88,7 @@ def write_records(
             records = _WRITERS[job.container](job, stream, path)
             if dropped is not None:
                 dropped.take_rest(dataset)
-            then()
+            then()  # before the rename: if it fails, no output file appears
     except (RecursionError, UnicodeEncodeError, csv.Error) as error:
         raise OutputError(f"a record cannot be written to `{path}`: {error}", hint="write .jsonl") from None
     return WrittenFile(path, records, len(job.left_out))
@@ -108,6 +108,7 @@ def choose_container(path: Path, dataset: Dataset) -> Container:
     suffix = container_suffix(path)
     if suffix:
         return SUFFIXES[suffix]
+    # A folder of mixed kinds has no container of its own; JSONL can hold any record.
     kinds = {file.container for file in files_of(dataset)}
     return kinds.pop() if len(kinds) == 1 else "jsonl"
 

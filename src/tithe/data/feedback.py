@@ -8,6 +8,7 @@ from typing import Any
 from tithe.data.turns import quoted_names
 from tithe.records import OfLearning
 
+# Field names of several public preference data sets: (wanted, not wanted), or two responses without a verdict.
 PAIRS = (
     ("chosen", "rejected"),
     ("chosen_response", "rejected_response"),

@@ -117,6 +117,7 @@ def read_dialogue(record: object, shape: Shape) -> Dialogue:
     try:
         return _READERS[shape](record)
     except RecordError:
+        # The reader's error is about the file's shape; explain instead if the record is of quite another kind.
         shapes = matching_shapes(record)
         if not shapes and (why := explain_preference_data(record)):
             raise RecordError(why) from None
@@ -158,6 +159,7 @@ def read_examples(
     except RecordError as error:
         yield BadRow(row, where, str(error))
         return
+    # Without repetition, in order: many turns of a record have the same notes.
     notes = tuple(dict.fromkeys((*notes, *dialogue.notes, *_unanswered(dialogue))))
     for turn in chosen:
         at = f"{where}, turn {turn}" if len(chosen) > 1 else where
@@ -183,6 +185,7 @@ def _example(
         raise RecordError("the response is only reasoning" if response.reasoning else "the response is empty")
     if not any(m.tool_calls or (m.content and not m.content.isspace()) for m in prompt):
         raise RecordError("nothing but whitespace stands before the response" if prompt else "no prompt")
+    # Only the last turn answers the record's own instruction and input; earlier ones answer the history.
     last = turn == len(dialogue.messages) - 1
     instruction, part = (dialogue.instruction, dialogue.input) if last else (None, None)
     try:
@@ -190,7 +193,7 @@ def _example(
     except UnicodeEncodeError as error:
         code = ord(error.object[error.start])
         raise RecordError(f"a lone surrogate (U+{code:04X}) is in the text, it cannot be encoded as UTF-8") from None
-    except (RecursionError, ValueError, TypeError) as error:
+    except (RecursionError, ValueError, TypeError) as error:  # only tool calls and schemas hold arbitrary values
         raise RecordError(f"the tool calls cannot be read: {error}") from None
     columns = dialogue.columns
     return Example(
@@ -277,6 +280,7 @@ _PROMPTED = SHARED | {"prompt", *COMPLETIONS}
 def _prompt_completion(record: Record) -> Dialogue:
     asked, said = _read_side(record, ("prompt",), "user"), _read_side(record, COMPLETIONS, "assistant")
     before = asked.messages
+    # A system message in the prompt's own list wins over the column `system`.
     if before[:1] and before[0].role != "system":
         before = _system(record) + before
     messages = before + said.messages
@@ -300,6 +304,7 @@ def _turns_in(names: tuple[str, ...], shape: Shape) -> Callable[[Record], Dialog
     def read(record: Record) -> Dialogue:
         name, value = _field(record, names)
         read = read_turns(value, name, record)
+        # Preference data in chat form: the messages end with the prompt, the responses are in other columns.
         if read.messages and read.messages[-1].role == "user" and (why := explain_preference_data(record)):
             raise RecordError(why)
         system = [] if read.messages[:1] and read.messages[0].role == "system" else _system(record)
@@ -341,6 +346,7 @@ def _notes(
         also: texts that were joined into a message.
         followed: names of mark lists that were read.
     """
+    # This runs for every record, so most leave here.
     if not _needs_notes(shape, tuple(record)):
         return ()
     notes: list[str] = []

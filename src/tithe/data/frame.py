@@ -81,6 +81,7 @@ class Frame:
 
     def tail_ids(self, text: str) -> IntArray:
         """Return the ids of the template's tail after a response that is an earlier turn."""
+        # Tokenise marker and white space separately: if the marker is scored, it is already in the response.
         marker = text.rstrip()
         if text not in self._tails:
             self._tails[text] = (self.ids(marker), self.ids(text[len(marker) :]))
@@ -94,6 +95,7 @@ class Frame:
 
     def continuation(self, before: Rendered, prompt: str) -> str:
         """Return a prompt's text as it follows another dialogue, including the text between the two."""
+        # With the usual opening, e.g. a default system message, write what the template writes between turns.
         if self.between is not None and prompt.startswith(self.opening):
             return self.between + prompt[len(self.opening) :]
         tail = before.tail[len(before.tail.rstrip()) :] if self._eos else before.tail

@@ -56,7 +56,7 @@ class HubData:
                     for name, value in record.items()
                 }
                 yield Row(f"{self.name}[{self.split}]: record {number}", plain, notes=_null_notes(record, plain))
-        except GeneratorExit:
+        except GeneratorExit:  # the caller stopped reading early, e.g. at a limit
             raise
         except Exception as error:  # `datasets` and what it calls raise dozens of unrelated classes
             raise _load_error(self.name, self.split, error) from error

@@ -26,6 +26,7 @@ _CHUNK = 1 << 18
 # Compressed bytes given to Zstandard at once. 4 bytes can expand to 128 kB, so one call returns at most 32 MB.
 _PACKED_CHUNK = 1 << 10
 MOST_LINE = 1 << 26  # bytes or characters of one record; a larger one is a bad row and is never held in memory
+# What the decompressors raise for truncated or damaged files.
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, UnicodeDecodeError)
 
 
@@ -102,7 +103,7 @@ def unpacked(path: Path) -> Iterator[io.BufferedReader]:
         elif form == "zst":
             plain = io.BufferedReader(_Zstd(raw), _CHUNK)
         stream = io.BufferedReader(plain, _CHUNK) if form == "gz" else plain
-        if stream.peek(3)[:3] == b"\xef\xbb\xbf":
+        if stream.peek(3)[:3] == b"\xef\xbb\xbf":  # UTF-8 byte order mark, which Excel and Windows editors write
             stream.read(3)
         yield stream
 
@@ -144,7 +145,7 @@ def skip_space(stream: io.BufferedReader) -> bytes:
 
 
 class FieldTwiceError(ValueError):
-    """An object has two fields of the same name."""
+    """A JSON object with two fields of the same name."""
 
 
 def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class _PaperRenderer(Renderer):
         if name not in self.templates:
             hint = did_you_mean(name, self.templates)
             raise SettingsError(f"preset `{self.preset}` has no template `{name}`", hint=hint)
+        # The scripts have no options for the rest: any other value would not reproduce the paper.
         fixed = RenderSettings(settings.template, settings.max_length)
         if settings != fixed:
             odd = [key for key, value in asdict(settings).items() if value != getattr(fixed, key)]
@@ -84,6 +85,7 @@ class _PaperRenderer(Renderer):
         texts = [(p, example.response.content) for p, example in zip(prompts, examples, strict=True)]
         whys = [bad_unicode(prompt + response) for prompt, response in texts]
         good = [text for text, why in zip(texts, whys, strict=True) if why is None]
+        # Three texts per example, each tokenised with BOS, as the scripts do: prompt, prompt + response, response.
         asked = self._tokens.encode([prompt for prompt, _ in good], special=True)
         given = self._tokens.encode([prompt + response for prompt, response in good], special=True)
         alone = self._tokens.encode([self.header + response for _, response in good], special=True)
@@ -139,7 +141,7 @@ class CherryRenderer(_PaperRenderer):
         limit = self.settings.max_length
         asked = min(len(encoded.prompt), limit)
         given = len(encoded)
-        alone = min(len(encoded.alone), limit - asked + 4)
+        alone = min(len(encoded.alone), limit - asked + 4)  # the scripts' L - il + 4
         left = (min(given, limit) - len(encoded.prompt), alone - encoded.alone_start)
         if asked >= limit or min(left) <= 0:
             return Problem(NO_RESPONSE)
@@ -164,7 +166,8 @@ class SuperfilteringRenderer(_PaperRenderer):
     def _build(self, kind: PassKind, encoded: SeparatelyEncoded) -> Pass | Problem:
         limit = self.settings.max_length
         asked = min(len(encoded.prompt), limit)
-        alone = min(len(encoded.alone), limit - asked + 1)
+        alone = min(len(encoded.alone), limit - asked + 1)  # the scripts' L - il + 1
+        # Without BOS the first token has no context and cannot be scored, so the `alone` pass starts at index 1.
         scored = (min(len(encoded), limit) - asked, alone - max(encoded.alone_start, 1))
         if min(scored) <= 0:
             return Problem(NO_RESPONSE)
@@ -242,6 +245,7 @@ class CpqsRenderer(Renderer):
 
     def _texts(self, example: Example) -> tuple[str, str] | Problem:
         """Return the text of the prompt and of the dialogue, or why there is none."""
+        # `generation=True` for the whole dialogue too: the scripts leave a generation prompt after the response.
         if not example.response.content.strip():
             return Problem("empty response")
         before = self._prompt(example)

@@ -51,6 +51,7 @@ def with_response(record: Any, shape: Shape, text: str) -> Any:
     turns = None if name is None else _parse_turns(record[name])
     if name is None or turns is None:
         return record
+    # Replace a response at the end; a dialogue that ends with the prompt gets one appended.
     said = turns[:-1] if turns and _is_response(turns[-1]) else turns
     return {**record, name: [*said, {"role": "assistant", "content": text}]}
 

@@ -161,6 +161,7 @@ class TemplateRenderer(Renderer):
         return rendered
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample | Problem]:
+        # Rendering may fail for single examples: tokenise the good ones in one batch, then put results back in order.
         texts = [self.render(example) for example in examples]
         good = [text for text in texts if isinstance(text, Rendered)]
         wholes = [text.prompt + self._scored(text) for text in good]
@@ -176,6 +177,7 @@ class TemplateRenderer(Renderer):
         if isinstance(cut, Problem):
             return cut
         prompt, response = encoded.prompt[cut.prompt :], encoded.response[: len(encoded.response) - cut.response]
+        # The response is truncated alike in all passes: they must score the same tokens.
         if kind == "alone":
             return _join(encoded.lead, self._header, response, CutTokens(0, cut.response))
         if kind == "given" or not shots:
@@ -230,6 +232,7 @@ class TemplateRenderer(Renderer):
         # Where a normalizer drops characters there may be no split, but separate tokenising can give the same ids.
         apart = cut.start is None and not np.array_equal(np.concatenate(ids), cut.ids)
         own_end = self._frame.has_own_end(text)
+        # A response that already ends with EOS must not get a second one.
         if not own_end:
             response = np.concatenate([response, self._frame.end])
         lead, prompt = self._frame.split(prompt)
@@ -249,7 +252,7 @@ class TemplateRenderer(Renderer):
             return CutTokens(0, 0)
         if mode == "problem":
             return Problem(f"longer than max length: {over + limit} > {limit} tokens")
-        if mode == "prompt":
+        if mode == "prompt":  # the response and the header are kept whole
             least = len(encoded.lead) + len(self._header) + len(encoded.response)
             if least > limit:
                 return Problem(f"the response alone is longer than max length: {least} > {limit} tokens")
@@ -271,6 +274,7 @@ class TemplateRenderer(Renderer):
         leads = [encoded.lead if self._frame.bos_opens_turns else NO_IDS for encoded in (*shots[1:], last)]
         for i, shot in enumerate(shots):
             between = shot.after
+            # The next prompt has the usual opening: replace it by what the template writes between turns.
             if joint.matches(prompts[i + 1]):
                 between = joint.between
                 prompts[i + 1] = prompts[i + 1][len(joint.skipped) :]

@@ -95,6 +95,7 @@ class Survey:
             yield "system beside"
         if self.shape in ("messages", "sharegpt") and not lists:
             yield "messages as text"
+        # The turns as written, not as `read_dialogue` normalised them: trainers see the file's own spelling.
         roles = []
         for turn in (turn for value in lists for turn in value):
             roles.append(self._count(turn))

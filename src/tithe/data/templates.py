@@ -51,6 +51,7 @@ class TextTemplate:
     bare: str
     with_input: str
     anchor: str
+    # A second dialogue follows after a blank line.
     turns: ClassVar[TurnTexts] = TurnTexts(opening="", between="\n\n")
     writes_markers: ClassVar[bool] = False
 

@@ -47,6 +47,7 @@ def llamafactory_entry(path: str | Path, found: Survey) -> dict[str, Any]:
         extra["tools"] = found.field(TOOLS)
     entry: dict[str, Any] = {"file_name": str(path)}
     if found.shape in ("messages", "sharegpt"):
+        # `openai` and `sharegpt` are LLaMA-Factory's two readers for chats; both take any field names, given in `tags`.
         entry["formatting"] = "openai" if reads_as_openai(found) else "sharegpt"
         entry["columns"] = {"messages": _messages_field(found), **extra}
         entry["tags"] = llamafactory_tags(found)
@@ -102,6 +103,7 @@ def write_llamafactory(
     """
     path = Path(path)
     info = Path(info) if info is not None else path.with_name("dataset_info.json")
+    # LLaMA-Factory resolves a relative `file_name` against the folder of `dataset_info.json`.
     near = path.name if path.resolve().parent == info.resolve().parent else str(path.resolve())
     entry = llamafactory_entry(near, found)
     known = _read_info(info)
@@ -181,6 +183,7 @@ def _axolotl_fields(found: Survey) -> dict[str, str]:
             "no_input_format": _ALPACA_SHORT,
         }
     _strings_only(found, "axolotl")
+    # Both formats are the bare prompt; axolotl's defaults need not be.
     both = {"format": "{instruction}", "no_input_format": "{instruction}"}
     return {"field_instruction": "prompt", "field_output": found.field(COMPLETIONS), **both}
 
@@ -249,18 +252,19 @@ _TRAIT_WORDS: Mapping[Trait, str] = {
     "weight 0": "assistant turns with weight 0",
     "further responses": "several responses",
     "after the response": "messages after the last response that is learnt",
-    "not alternating": "turns that do not alternate between a user or tool and the assistant, to its last word",
-    "tools as objects": "tools that are no text",
+    "not alternating": "turns that do not alternate between user (or tool) and assistant up to a final response",
+    "tools as objects": "tools that are not JSON text",
     "history": "`history`",
     "system beside": "`system` beside the messages",
     "messages as text": "messages as JSON text",
 }
+# What each trainer does with records that have the trait.
 _LLAMAFACTORY: Mapping[Trait, str] = {
     "parts": "LLaMA-Factory reads text alone and fails on them",
     "messages as text": "LLaMA-Factory fails on them",
     "text beside calls": "LLaMA-Factory takes the calls and leaves the text out",
     "reasoning": "LLaMA-Factory leaves the reasoning out",
-    "weight 0": "LLaMA-Factory learns them, too",
+    "weight 0": "LLaMA-Factory trains on them too",
     "not alternating": "LLaMA-Factory leaves these records out",
 }
 _AXOLOTL: Mapping[Trait, str] = {
@@ -270,6 +274,7 @@ _AXOLOTL: Mapping[Trait, str] = {
 _LLAMAFACTORY_TURNS = "LLaMA-Factory learns all of them; with `mask_history: true` the last alone, as tithe scores"
 _AXOLOTL_TURNS = "axolotl learns all of them, tithe scores the last"
 _TRL_TURNS = "the last is learnt, as tithe scores, the others are context; `--turns all` makes a row of each"
+# Traits that are gone once the records are rewritten as plain `messages`.
 _CURED_BY_REWRITING: Mapping[str, Sequence[Trait]] = {
     "llamafactory": ("parts", "messages as text"),
     "axolotl": ("parts", "call turns", "history", "system beside"),
@@ -323,7 +328,7 @@ def _spellings(found: Survey) -> Iterator[str]:
         for names in groups:
             there = sorted((name for name in names if counts[name]), key=lambda name: -counts[name])
             for name in there[1:]:
-                yield f"{counts[name]:,} {what} have `{name}`, of which nothing is read: others have `{there[0]}`"
+                yield f"{counts[name]:,} {what} have `{name}`, which is not read: others have `{there[0]}`"
 
 
 def _roles(found: Survey) -> Iterator[str]:
@@ -340,7 +345,7 @@ def _llamafactory(found: Survey) -> Iterator[str]:
     yield from _having(found, _LLAMAFACTORY)
     yield from _several(found, _LLAMAFACTORY_TURNS)
     if found.shape not in ("messages", "sharegpt"):
-        yield from _having(found, {"tools as objects": "LLaMA-Factory wants JSON text there and fails"})
+        yield from _having(found, {"tools as objects": "LLaMA-Factory expects JSON text there and fails"})
     elif reads_as_openai(found):
         yield (
             "read as `openai`, for tool calls: LLaMA-Factory adds `detailed thinking off` to the system message where "

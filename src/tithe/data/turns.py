@@ -107,6 +107,7 @@ def read_turns(value: object, field: str, record: Mapping[str, Any] | None = Non
     read = TurnsRead([], [], [])
     roles = [read_role(turn, f"{field}[{number}]") for number, turn in enumerate(value)]
     spoken = [number for number, role in enumerate(roles) if role in ("assistant", "function_call")]
+    # Marks can be in the record or in each turn; a turn is learnt only if neither excludes it.
     left = judge_record(record, value, spoken, read.notes) if record is not None else set()
     called = False
     for number, (turn, role) in enumerate(zip(value, roles, strict=True)):
@@ -214,7 +215,7 @@ def read_calls(value: object, where: str) -> tuple[Mapping[str, Any], ...]:
 def _call(call: object, where: str) -> Mapping[str, Any]:
     inner = call.get("function", call) if isinstance(call, Mapping) else None
     if isinstance(call, Mapping) and inner is None:
-        inner = call  # `function: null` beside the fields of a function
+        inner = call  # `function: null` beside the function's own fields: Arrow fills in such nulls
     if not isinstance(call, Mapping):
         raise RecordError(f"a tool call in `{where}` is {json_type(call)}, it must be an object")
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):

@@ -138,6 +138,7 @@ def _reasons(job: ExportJob, rows: list[int], pa: Any) -> Any:
 
 def _inferred(job: ExportJob, pa: Any) -> Iterator[Any]:
     """Yield tables under a schema that fits all records; this takes one pass for the schema and one for the tables."""
+    # "permissive" also unifies int with float and null with anything, as JSON does not separate them.
     schema = pa.schema([])
     for chunk in _chunks(job.out()):
         schema = pa.unify_schemas([schema, pa.Table.from_pylist(chunk).schema], promote_options="permissive")
@@ -273,6 +274,7 @@ def _dump(record: Any) -> bytes:
 def write_jsonl(job: ExportJob, stream: io.BufferedIOBase, path: Path) -> int:
     """Write the records as JSON lines, unchanged lines byte for byte, and return their number."""
     count = 0
+    # Copy the bytes: re-encoding would change spacing, escapes and number formats.
     if job.as_is and not job.reasons:
         for _, row in job.chosen():
             stream.write((_dump(row.record) if row.raw is None else row.raw) + b"\n")
@@ -303,6 +305,7 @@ def write_csv(job: ExportJob, stream: io.BufferedIOBase, path: Path) -> int:
     own = files[0].delimiter if len(files) == 1 and files[0].container == "csv" else ","
     suffix = container_suffix(path)
     delimiter = "\t" if suffix == ".tsv" else "," if suffix == ".csv" and own == "\t" else own
+    # One pass for the columns, a second one for the rows.
     header = list(dict.fromkeys(name for record in job.out() for name in record)) or list(job.dataset.columns_seen)
     # The line end must contain "\r": otherwise Python's writer does not quote a cell with a lone "\r".
     text = io.StringIO(newline="")
