@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 
 Bos = Literal["auto", "always", "never"]
 Truncation = Literal["response", "prompt", "problem"]
-ShotIds: TypeAlias = tuple[
-    IntArray, IntArray, IntArray
-]  # worked examples, what stands behind them, the rest of a prompt
+# Context with worked examples: their ids, the ids that separate them from the last prompt, and the rest of that prompt.
+ShotIds: TypeAlias = tuple[IntArray, IntArray, IntArray]
 
 
 @dataclass(frozen=True)
