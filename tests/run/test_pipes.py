@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_foreign_fuzz import alarm
-from tithe.data.checksum import Part
+from tithe.data.checksum import StoredPart, file_checksum
 from tithe.data.templates import _file_source
 from tithe.data.trainers import _read_info
 from tithe.errors import OutputError, StoreError, TemplateError, TitheError
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with na
         (model.read_choices, StoreError),
         (_read_info, OutputError),
         (lambda path: _file_source(str(path)), TemplateError),
-        (lambda path: Part(1, path, "0" * 8).verify("h"), StoreError),
-        (lambda path: Part(1, path, "0" * 8).read("h"), StoreError),
+        (file_checksum, StoreError),
+        (lambda path: StoredPart(1, path, "0" * 8).read("h"), StoreError),
     ],
 )
 def test_it_is_refused(tmp_path: Path, read: Callable[[Path], object], error: type[TitheError]) -> None:

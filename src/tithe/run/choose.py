@@ -12,7 +12,7 @@ import numpy as np
 
 from tithe.contamination.overlap import ContaminationResult, find
 from tithe.data.dataset import Dataset
-from tithe.data.ids import content_of
+from tithe.data.ids import strip_occurrence
 from tithe.data.writers import Reason
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.planner import without_numbers
@@ -98,13 +98,13 @@ def with_vectors(scores: Scores, selector: Selector, result: ScoreResult) -> Sco
 def duplicates(scores: Scores, gone: Mapping[int, str]) -> dict[int, str]:
     """Later occurrences of the same content, among those that nothing else drops: one of them always stays."""
     there = [i for i in range(len(scores)) if i not in gone and i not in scores.problems]
-    again = drop_duplicates([content_of(scores.ids[i]) for i in there])
+    again = drop_duplicates([strip_occurrence(scores.ids[i]) for i in there])
     return {there[place]: reason for place, reason in again.items()}
 
 
 def repeated(ids: Sequence[str]) -> int:
     """Return how many of these examples say the same as another one of them that is counted already."""
-    return len(ids) - len(set(map(content_of, ids)))
+    return len(ids) - len(set(map(strip_occurrence, ids)))
 
 
 def ranking_scorer(method: Method, by: str | None) -> str:

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from tithe.data.authors import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
-from tithe.data.checksum import sealed, unsealed
+from tithe.data.checksum import seal, unseal
+from tithe.data.paper_renderers import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
 from tithe.data.render import Renderer, RenderSettings, Truncation, make_renderer
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import SettingsError, StoreError
@@ -242,14 +242,14 @@ def keep(folder: Path | None, name: str, value: Any) -> None:
     if name in choices:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, sealed({**choices, name: value}))
+    write_json(path, seal({**choices, name: value}))
 
 
 def read_choices(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return unsealed(read_json(path, StoreError, ""))
+        return unseal(read_json(path, StoreError, ""))
     except (StoreError, ValueError) as error:
         raise StoreError(f"`{path}` is damaged", hint="delete it: what it held is then chosen again") from error
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tithe.data.prompts import answers_of
+from tithe.data.prompts import read_answers
 from tithe.errors import StoreError
 from tithe.lab.evaluate.comparison import Comparison, compare, corrected
 from tithe.lab.evaluate.measured import Measured
@@ -232,5 +232,5 @@ def judge_answers(
 
 def all_ties(answers: Path, name: str) -> Measured:
     """Return a tie for every prompt: the reference arm against itself."""
-    items = tuple(AnswerSet.of(str(answers), answers_of(answers)).examples)
+    items = tuple(AnswerSet.of(str(answers), read_answers(answers)).examples)
     return Measured(f"judge {name}", "number", "win - loss", True, items, np.zeros(len(items)))

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tithe.data.prompts import prompts_of
+from tithe.data.prompts import read_prompt_set
 from tithe.engine.sources import find_model
 from tithe.errors import StoreError, demand
 from tithe.extras import versions
@@ -188,7 +188,7 @@ class Conduct:
         for piece in pieces_of(settings, find_model(settings.model), self.reporter):
             piece.check()
         for prompts in prompt_sets(self.settings.judge) if self.settings.judge is not None else ():
-            demand(AnswerSet.of(prompts, prompts_of(Path(prompts))))  # raises if the file cannot be read
+            demand(AnswerSet.of(prompts, read_prompt_set(Path(prompts))))  # raises if the file cannot be read
 
     def check_design(self, overwrite: bool) -> None:
         """Write down what may not change while an experiment goes on; arms, budgets and seeds may be added.

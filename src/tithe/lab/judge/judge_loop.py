@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tithe.data.prompts import STAND_IN
+from tithe.data.prompts import PLACEHOLDER
 from tithe.lab.judge.tally import Review, ReviewScores
 from tithe.lab.writing.answering import Writer
 from tithe.records import Example, Message, Problem
@@ -221,7 +221,9 @@ class JudgeLoop:
         for pair, order in todo:
             message = Message("user", pair.question(order, attempt))
             name = question_id(pair, order, attempt)
-            asked[name] = Example(name, pair.a.row, 1, (message,), Message("assistant", STAND_IN), where=pair.a.where)
+            asked[name] = Example(
+                name, pair.a.row, 1, (message,), Message("assistant", PLACEHOLDER), where=pair.a.where
+            )
         self.reporter.phase("judging")
         self.reporter.expect(len(asked))
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tithe.data.counts import note_sentences
 from tithe.data.outfile import atomic
-from tithe.data.prompts import answers_of
+from tithe.data.prompts import read_answers
 from tithe.data.sniff import sniff
 from tithe.errors import DataError
 from tithe.extras import versions
@@ -73,7 +73,7 @@ def compare(
     """
     began, reporter, folder = time.monotonic(), reporter or Reporter(), folder or default_folder(output)
     check_reviews_file(output, overwrite, [a, b], folder)
-    sides = [AnswerSet.of(str(path), answers_of(path)) for path in (a, b)]
+    sides = [AnswerSet.of(str(path), read_answers(path)) for path in (a, b)]
     digests = [sniff(path).digest() for path in (a, b)]
     pairs = [Pair(item, sides[0].examples[item], sides[1].examples[item]) for item in shared_items(*sides)]
     for side in sides:

@@ -14,7 +14,7 @@ from typing import Any
 from tithe.data.counts import RecordCounts, note_sentences
 from tithe.data.ids import prompt_id
 from tithe.data.outfile import atomic
-from tithe.data.prompts import prompts_of
+from tithe.data.prompts import read_prompt_set
 from tithe.data.sniff import container_suffix, sniff
 from tithe.errors import DataError, SettingsError
 from tithe.extras import versions
@@ -131,7 +131,7 @@ def answer(
     began, reporter, folder = time.monotonic(), reporter or Reporter(), folder or default_folder(output)
     source = Path(settings.prompts).expanduser()
     check_reviews_file(output, overwrite, [source], folder)
-    asked = AnswerSet.of(settings.prompts, islice(prompts_of(source), settings.limit))
+    asked = AnswerSet.of(settings.prompts, islice(read_prompt_set(source), settings.limit))
     for sentence in note_sentences(asked.counts):
         reporter.say(sentence)
     digest = sniff(source).digest()

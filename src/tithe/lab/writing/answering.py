@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tithe.data.counts import RemarkCounts, remark_sentences
-from tithe.data.prompts import STAND_IN
+from tithe.data.prompts import PLACEHOLDER
 from tithe.data.render import RenderSettings, TemplateRenderer, make_renderer
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import demand
@@ -173,7 +173,7 @@ class LocalWriter:
 
         found: dict[str, Wanted | Problem] = {}
         self.remarks = RemarkCounts()
-        asked = [replace(example, response=Message("assistant", STAND_IN)) for example in prompts.values()]
+        asked = [replace(example, response=Message("assistant", PLACEHOLDER)) for example in prompts.values()]
         for key, made in zip(prompts, self.renderer.encode(asked), strict=True):
             if isinstance(made, Problem):
                 found[key] = made

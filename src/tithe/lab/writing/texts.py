@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tithe.data.checksum import Part, parts_in, write_part
+from tithe.data.checksum import StoredPart, list_parts, write_part
 from tithe.data.outfile import writing
 from tithe.errors import StoreError
 
@@ -58,7 +58,7 @@ class TextStore:
         self.known: dict[str, dict[str, Any]] = {}
         self.unwritten: list[dict[str, Any]] = []
         self.flushed, self.next_part = time.monotonic(), 1
-        for part in parts_in(self.folder, SUFFIX):
+        for part in list_parts(self.folder, SUFFIX):
             for line in read_part(part):
                 self.known[line.pop("key")] = line
             self.next_part = part.number + 1
@@ -95,7 +95,7 @@ class TextStore:
         self.unwritten = []
 
 
-def read_part(part: Part) -> list[dict[str, Any]]:
+def read_part(part: StoredPart) -> list[dict[str, Any]]:
     """Read the lines of a part.
 
     Raises:
