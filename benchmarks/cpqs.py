@@ -34,9 +34,8 @@ def make_heads(folder: Path, model: str, dtype: str) -> None:
     """A probe and a network of random weights over all hidden states of the model."""
     import torch
 
-    from tithe.engine.heads.cnn import CnnHead
+    from tithe.engine.heads.cnn import CnnHead, ResponseCnn
     from tithe.engine.heads.files import save_head
-    from tithe.engine.heads.network import ResponseCnn
     from tithe.engine.heads.probe import ProbeHead
     from tithe.lab.heads.settings import HeadSettings
     from tithe.lab.heads.tier_states import HeadModel

@@ -75,8 +75,9 @@ PASSING = {
     "started",
     "ended",
     "packages",
+    "gflops",
 }
-SPEED = re.compile(r"\d[\d.,]*( ms| s| min| h| tokens/s| MB| GB)\b")
+SPEED = re.compile(r"\d[\d.,]*( ms| s| min| h| tokens/s| MB| GB| times as fast)\b")
 PROGRESS = re.compile(r"^(?:[\w -]+: )*[\d,]+( of [\d,]+)? records(, .*tokens/s.*|, about .*)?\n", re.MULTILINE)
 TABLES = {".jsonl", ".json", ".parquet", ".csv", ".md", ".yaml"}
 
@@ -101,7 +102,9 @@ def steady(value: Any) -> Any:
     """Return the value without what another run cannot repeat."""
     if isinstance(value, dict):
         return {key: steady(one) for key, one in value.items() if not PASSING & set(re.split(r"[_ ]", key))}
-    return [steady(one) for one in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [steady(one) for one in value]
+    return SPEED.sub("*", value) if isinstance(value, str) else value
 
 
 def content(path: Path, folder: Path) -> Any:

@@ -168,7 +168,7 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
     """The engine as `tithe score` runs it, model loaded."""
     import torch
 
-    from tithe.engine.measure.meter import metered
+    from tithe.engine.measure.machine import metered
     from tithe.engine.measure.shape import attention_flops, model_shape
     from tithe.planner import Cost
     from tithe.report.reporter import Reporter

@@ -38,8 +38,8 @@ CONTENDERS = {
 
 def child(args: argparse.Namespace) -> None:
     """One contender, as `tithe score` runs it."""
-    from tithe.engine.batches import batching
-    from tithe.engine.batches.sharing import Star
+    from tithe.engine import batches
+    from tithe.engine.batches import Star
     from tithe.planner import Cost
     from tithe.report.reporter import Reporter
     from tithe.run.bench import Bench
@@ -49,7 +49,7 @@ def child(args: argparse.Namespace) -> None:
     from tithe.settings import ScoreSettings
 
     if args.child == "miwv whole":
-        batching.find_stars = lambda passes, alone_above=None: (  # type: ignore[assignment]
+        batches.find_stars = lambda passes, alone_above=None: (  # type: ignore[assignment]
             [Star((i,)) for i, one in enumerate(passes) if one.shots],
             [i for i, one in enumerate(passes) if not one.shots],
         )

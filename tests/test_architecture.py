@@ -174,18 +174,16 @@ def module_name(path, root):
 
 
 def circles(root):
-    """Imports that do not run with their module and would close a circle if they did: (module, imported)."""
+    """Imports that close a circle, those under `TYPE_CHECKING` and in functions included: (module, imported)."""
     modules = {module_name(path, root) for path, _ in trees(root)}
-    graph, hidden = {name: set() for name in modules}, set()
+    graph = {name: set() for name in modules}
     for path, tree in trees(root):
         here = module_name(path, root)
-        for _, name, top in imports(tree, path, root):
+        for _, name, _ in imports(tree, path, root):
             there = name if name in modules else name.rpartition(".")[0]
             if there in modules and there != here:
                 graph[here].add(there)
-                if not top:
-                    hidden.add((here, there))
-    return sorted((here, there) for here, there in hidden if here in reached(there, graph))
+    return sorted((here, there) for here, near in graph.items() for there in near if here in reached(there, graph))
 
 
 def reached(start, graph):
@@ -231,7 +229,12 @@ def test_hidden_circles_only_become_fewer():
 
 @pytest.mark.parametrize(
     "text",
-    ["def f():\n    import tithe.b", "if TYPE_CHECKING:\n    from tithe.b import B", "def f():\n    from . import b"],
+    [
+        "import tithe.b",
+        "def f():\n    import tithe.b",
+        "if TYPE_CHECKING:\n    from tithe.b import B",
+        "def f():\n    from . import b",
+    ],
 )
 def test_a_planted_circle_is_noticed(tmp_path, text):
     (tmp_path / "a.py").write_text(text)
@@ -239,7 +242,7 @@ def test_a_planted_circle_is_noticed(tmp_path, text):
     assert circles(tmp_path) == []
     (tmp_path / "b.py").write_text("import tithe.c")
     (tmp_path / "c.py").write_text("from tithe.a import f")
-    assert circles(tmp_path) == [("tithe.a", "tithe.b")]
+    assert circles(tmp_path) == [("tithe.a", "tithe.b"), ("tithe.b", "tithe.c"), ("tithe.c", "tithe.a")]
 
 
 def test_there_is_something_to_check():
@@ -258,7 +261,11 @@ def test_there_is_something_to_check():
         (upward, "records.py", "from .plan import plan"),
         (upward, "engine/store.py", "from ..plan import plan"),
         (upward, "engine/store.py", "def f():\n    from tithe.planner import plan"),
-        (upward, "data/files.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tithe.run import Run"),
+        (
+            upward,
+            "data/dataset.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tithe.run import Run",
+        ),
         (upward, "plugins.py", "from tithe.testing import check_scorer"),
         (upward, "scorers/ifd.py", "from tithe.engine.model import load"),
         (upward, "scorers/ifd.py", "from tithe.selectors.rank import Top"),
@@ -267,7 +274,7 @@ def test_there_is_something_to_check():
         (upward, "run/select.py", "from tithe.lab.tune.train import train"),
         (upward, "run/select.py", "def f():\n    from tithe.lab.tune.train import train"),
         (upward, "run/select.py", "import tithe.lab"),
-        (upward, "lab/tune/train.py", "from tithe.lab.evaluate.task_rows import rows"),
+        (upward, "lab/tune/train.py", "from tithe.lab.evaluate.task_files import rows"),
         (foreign, "engine/forward.py", "from rich.progress import Progress"),
         (foreign, "run.py", "import typer"),
         (foreign, "cli.py", "import torch"),
@@ -330,7 +337,7 @@ def test_importing_loads_nothing_heavy(module):
 
 @pytest.mark.slow
 def test_reading_with_a_model_loads_only_what_it_needs(tmp_path):
-    """What lies in memory beside the passes under way: pyarrow alone would be 38 MB, and is for reading and results."""
+    """Scoring with a model leaves heavy libraries that it has no use for out of memory."""
     code = """
 import json, sys
 from pathlib import Path
@@ -349,7 +356,7 @@ load = Loader(Engines(reporter), settings, setup.source.dataset, setup.model, fo
 runner = make_runner(setup, folder, load, reporter)
 assert sum(len(window.scores) for window in runner.run(setup.source.dataset)) == 12 and runner.work.passes == 24
 assert list(folder.rglob("part-*.parquet"))
-print(json.dumps([name for name in ("pyarrow", "pandas", "datasets", "sklearn", "faiss") if name in sys.modules]))
+print(json.dumps([name for name in ("pandas", "datasets", "sklearn", "faiss") if name in sys.modules]))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -25,9 +25,8 @@ import pytest
 import zstandard
 
 from tithe.contamination.items import read_items
-from tithe.data.files import open_dataset
-from tithe.engine.heads.card import parse_card
-from tithe.engine.heads.files import read_tensors
+from tithe.data.dataset import open_dataset
+from tithe.engine.heads.files import parse_card, read_tensors
 from tithe.errors import StoreError, TitheError
 from tithe.foreign import read_json
 from tithe.lab.evaluate.measured import from_files
@@ -37,7 +36,7 @@ from tithe.lab.experiment.conduct import earlier_looks
 from tithe.lab.experiment.settings import read_experiment
 from tithe.lab.tune.files import last_checkpoint
 from tithe.lab.tune.settings import read_recipe
-from tithe.neighbours.files import read_npy, read_parquet
+from tithe.neighbours.vector_files import read_npy, read_parquet
 from tithe.run.source import read_kept
 from tithe.settings import SelectSettings, settings_from
 

@@ -16,7 +16,6 @@ from tithe.planner import (
     Slot,
     Window,
     plan_window,
-    shot_tokens_cut,
     window_size,
     windows,
     without_numbers,
@@ -243,7 +242,7 @@ def test_tokens_cut_of_shots_are_counted_once_a_pass() -> None:
     window = plan_window(items, [[scorer.asks(e) for scorer in scorers] for e in items], Cutting())
     found = cost(window)
     assert (found.truncated["shots"], found.cut_shots) == (2, 2 * 2 * 3)  # two examples, two distinct passes each
-    assert [shot_tokens_cut([s for named in slots for s in named.values()], window) for slots in window.slots] == [6, 6]
+    assert window.shot_tokens_cut == [6, 6]
 
 
 def test_what_is_read_before_the_scores_is_counted_without_examples() -> None:

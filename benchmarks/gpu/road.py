@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tithe.engine.batches.batching import Batch
+from tithe.engine.batches import Batch
 from tithe.engine.engine import Engine
 from tithe.engine.forward import attention
 from tithe.engine.forward.attention import Varlen

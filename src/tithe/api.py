@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tithe import run
-from tithe.data.files import Dataset, open_dataset
+from tithe.data.dataset import Dataset, open_dataset
 from tithe.errors import SettingsError
 from tithe.lab.speed.forecast import BenchResult
 from tithe.lab.speed.settings import BenchSettings

@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
+from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar
 
-from tithe.data.record_counts import RecordCounts
-from tithe.data.remarks import RemarkCounts
+from tithe.data.counts import RecordCounts, RemarkCounts
+from tithe.data.ids import Seen, first_half
 from tithe.data.render import Encoded, Renderer
 from tithe.data.rendered import Remarks
-from tithe.data.seen import Seen, first_half
 from tithe.records import Ask, BadRow, Example, Pass, PassKind, PassSpec, Problem
 
 WINDOW = 4096  # examples planned and batched together: enough to sort by length, little enough to hold in memory
 USUAL_ASKS = 8  # per example, up to which a window is as long as it may be
+ID, CUT_SHOTS = attrgetter("id"), attrgetter("cut_shots")
 T = TypeVar("T")
 NOTHING: Mapping[str, Encoded | Problem] = {}
 Asks: TypeAlias = Mapping[str, Ask]  # one scorer's asks about one example
@@ -41,6 +42,7 @@ class Window:
         given: per example (bad rows left out) its `given` pass for counts, or why there is none.
         slots: per example and scorer, the asks' names with a slot or a problem.
         passes: distinct passes.
+        keys: per pass its `key`, under which its answers are stored.
         kinds: per pass its kind.
         readouts: per pass the readouts asked of it.
         asked: asks, before equal passes were joined.
@@ -53,11 +55,19 @@ class Window:
     given: Sequence[Pass | Problem]
     slots: Sequence[Sequence[Mapping[str, Slot | Problem]]]
     passes: Sequence[Pass]
+    keys: Sequence[bytes]
     kinds: Sequence[PassKind]
     readouts: Sequence[frozenset[str]]
     asked: int
     rated: bool = False
     remarks: Sequence[Remarks] = ()
+
+    @cached_property
+    def shot_tokens_cut(self) -> list[int]:
+        """Per example the tokens cut from worked examples in its passes."""
+        if not any(map(CUT_SHOTS, self.passes)):
+            return [0] * len(self.given)
+        return [shot_tokens_cut(slots, self.passes) for slots in self.slots]
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -92,21 +102,22 @@ def plan_window(
         encoded: what the renderer makes of some of the examples, by their ids.
     """
     examples = [item for item in items if isinstance(item, Example)]
+    specs = [ask.spec for each in asks for named in each for ask in named.values()]
     builder = _Builder(renderer, dict(encoded))
     builder.encode(examples)
-    builder.encode(one for each in asks for named in each for ask in named.values() for one in members(ask.spec))
+    builder.encode(chain.from_iterable(map(members, specs)))
     slots = [[{name: builder.slot(ask) for name, ask in one.items()} for one in each] for each in asks]
     given = [builder.built(PassSpec("given", example)) for example in examples]
-    kinds = {ask.spec.kind for each in asks for named in each for ask in named.values()}
     return Window(
         items,
         given,
         slots,
         builder.passes,
+        list(builder.index),
         builder.kinds,
         [frozenset(readouts) for readouts in builder.readouts],
         builder.asked,
-        kinds == {"rated"},
+        {spec.kind for spec in specs} == {"rated"},
         [made.remarks for example in examples if isinstance(made := builder.encoded[example.id], Encoded)],
     )
 
@@ -127,7 +138,7 @@ class _Builder:
     readouts: list[set[str]] = field(default_factory=list)
     asked: int = 0
     _built: dict[tuple[PassKind, tuple[str, ...]], Pass | Problem] = field(default_factory=dict)
-    _index: dict[bytes, int] = field(default_factory=dict)
+    index: dict[bytes, int] = field(default_factory=dict)  # of each pass by its key, in the order of `passes`
 
     def encode(self, examples: Iterable[Example]) -> None:
         """Tokenise those that are new, all at once: a call of the tokenizer for each would cost far more."""
@@ -141,30 +152,32 @@ class _Builder:
         if isinstance(made, Problem):
             return made
         key = made.key
-        if key not in self._index:
-            self._index[key] = len(self.passes)
+        if key not in self.index:
+            self.index[key] = len(self.passes)
             self.passes.append(made)
             self.kinds.append(ask.spec.kind)
             self.readouts.append(set())
-        index = self._index[key]
+        index = self.index[key]
         self.readouts[index].add(ask.readout)
         return Slot(ask.readout, index, ask.spec)
 
     def built(self, spec: PassSpec) -> Pass | Problem:
-        key = (spec.kind, tuple(example.id for example in members(spec)))
+        ids = tuple(map(ID, members(spec)))
+        key = spec.kind, ids
         if key not in self._built:
-            self._built[key] = self._build(spec)
+            self._built[key] = self._build(spec.kind, ids)
         return self._built[key]
 
-    def _build(self, spec: PassSpec) -> Pass | Problem:
-        own, *shots = (self.encoded[example.id] for example in members(spec))
+    def _build(self, kind: PassKind, ids: Sequence[str]) -> Pass | Problem:
+        own, *shots = map(self.encoded.__getitem__, ids)
         if isinstance(own, Problem):
             return own
-        ready = [shot for shot in shots if isinstance(shot, Encoded)]
-        if len(ready) < len(shots):
-            why = next(shot.reason for shot in shots if isinstance(shot, Problem))
-            return Problem(f"no worked example: {why}")
-        return self.renderer.build(spec.kind, own, ready)
+        ready = list[Encoded]()
+        for shot in shots:
+            if isinstance(shot, Problem):
+                return Problem(f"no worked example: {shot.reason}")
+            ready.append(shot)
+        return self.renderer.build(kind, own, ready)
 
 
 @dataclass
@@ -202,31 +215,33 @@ class Cost(RecordCounts):
             self.add_item(item)
         for remarks in () if window.rated else window.remarks:
             self.remarks.add(remarks)
-        for made, slots in zip(window.given, window.slots, strict=True):
-            self._add_example(made, [slot for named in slots for slot in named.values()], window)
+        for made, slots, cut in zip(window.given, window.slots, window.shot_tokens_cut, strict=True):
+            self._add_example(made, slots, cut, window.rated)
         self.add_passes(window, model_readouts)
 
     def add_passes(self, window: Window, model_readouts: frozenset[str]) -> None:
         """Count what is read, and nothing about examples: for passes read before the scores."""
         self.asked += window.asked
-        for pass_, kind, readouts in zip(window.passes, window.kinds, window.readouts, strict=True):
-            if readouts & model_readouts and self._seen.add(first_half(pass_.key)):
+        for pass_, key, kind, readouts in zip(window.passes, window.keys, window.kinds, window.readouts, strict=True):
+            if readouts & model_readouts and self._seen.add(first_half(key)):
                 self.passes[kind] += 1
                 self.tokens += len(pass_.ids) - 1
                 self.scored += pass_.response_tokens - (pass_.start == 0)
                 self.longest = max(self.longest, len(pass_.ids))
 
-    def _add_example(self, made: Pass | Problem, slots: Sequence[Slot | Problem], window: Window) -> None:
-        if isinstance(made, Problem) and not window.rated:
+    def _add_example(
+        self, made: Pass | Problem, slots: Sequence[Mapping[str, Slot | Problem]], cut: int, rated: bool
+    ) -> None:
+        if isinstance(made, Problem) and not rated:
             self.problems[without_numbers(made.reason)] += 1
             return
-        self.problems.update({without_numbers(slot.reason) for slot in slots if isinstance(slot, Problem)})
-        if isinstance(made, Problem) or window.rated:
+        reasons = {slot.reason for named in slots for slot in named.values() if isinstance(slot, Problem)}
+        self.problems.update(set(map(without_numbers, reasons)))
+        if isinstance(made, Problem) or rated:
             return
         self.truncated["prompt"] += made.cut_prompt > 0
         self.truncated["response"] += made.cut_response > 0
         self.cut_tokens += made.cut_response
-        cut = shot_tokens_cut(slots, window)
         self.truncated["shots"] += cut > 0
         self.cut_shots += cut
 
@@ -248,10 +263,10 @@ class Cost(RecordCounts):
         }
 
 
-def shot_tokens_cut(slots: Iterable[Slot | Problem], window: Window) -> int:
-    """Tokens of worked examples that are cut in the passes of one example."""
-    passes = {slot.index for slot in slots if isinstance(slot, Slot)}
-    return sum(window.passes[index].cut_shots for index in passes)
+def shot_tokens_cut(slots: Sequence[Mapping[str, Slot | Problem]], passes: Sequence[Pass]) -> int:
+    """Count the tokens cut from worked examples in the distinct passes of one example."""
+    used = {slot.index for named in slots for slot in named.values() if isinstance(slot, Slot)}
+    return sum([passes[index].cut_shots for index in used])
 
 
 def without_numbers(reason: str) -> str:

@@ -16,10 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tithe.contamination import index as module
-from tithe.contamination import words as word_rules
-from tithe.contamination.index import Index
+from tithe.contamination import index as word_rules
+from tithe.contamination.index import Index, words
 from tithe.contamination.items import Item, read_items
-from tithe.contamination.words import words
 from tithe.errors import DataError
 
 

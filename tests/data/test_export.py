@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.export import check_writable, write_records
-from tithe.data.files import Dataset, open_dataset
+from tithe.data.lines import packing, reading, unpacked
 from tithe.data.outfile import atomic
-from tithe.data.packed import packing, reading, unpacked
 from tithe.errors import DataError, OutputError
 from tithe.records import Example
 

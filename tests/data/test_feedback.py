@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.data.test_files import lines, put
-from tithe.data.files import open_dataset
+from tests.data.test_dataset import lines, put
+from tithe.data.dataset import open_dataset
 from tithe.data.formats import Shape, examples
 from tithe.data.ids import Occurrences
 from tithe.errors import DataError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tithe.data.files import open_dataset
+from tithe.data.dataset import open_dataset
 from tithe.data.formats import Shape, detect, examples, looks_like
 from tithe.data.ids import Occurrences, content_hash
 from tithe.records import BadRow, Example, Message

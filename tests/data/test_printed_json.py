@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.data.test_files import RECORDS, bad, lines, put, responses
+from tests.data.test_dataset import RECORDS, bad, lines, put, responses
+from tithe.data.dataset import open_dataset
 from tithe.data.export import write_records
-from tithe.data.files import open_dataset
 from tithe.errors import DataError
 
 CHAT: dict[str, Any] = {

@@ -17,8 +17,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tithe.data.dataset import open_dataset
 from tithe.data.export import write_records
-from tithe.data.files import open_dataset
 from tithe.data.formats import Shape, examples
 from tithe.data.ids import Occurrences
 from tithe.errors import OutputError, TitheError

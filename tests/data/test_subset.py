@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tithe.data.containers import Row
+from tithe.data.dataset import Dataset, Subset, open_dataset
 from tithe.data.export import write_records
-from tithe.data.files import Dataset, open_dataset
-from tithe.data.subset import Subset
 from tithe.records import BadRow, Example
 
 

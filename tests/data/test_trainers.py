@@ -10,11 +10,17 @@ import pytest
 import yaml
 
 from tests.small_model import make_model
-from tithe.data.files import open_dataset
+from tithe.data.dataset import open_dataset
 from tithe.data.render import RenderSettings, make_renderer
 from tithe.data.survey import Survey, survey, survey_of
-from tithe.data.trainer_notes import notes, rewriting_helps
-from tithe.data.trainers import axolotl_snippet, llamafactory_entry, trl_snippet, write_llamafactory
+from tithe.data.trainers import (
+    axolotl_snippet,
+    llamafactory_entry,
+    notes,
+    rewriting_helps,
+    trl_snippet,
+    write_llamafactory,
+)
 from tithe.engine.sources import find_model, load_tokenizer
 from tithe.errors import OutputError, SettingsError
 from tithe.records import Example

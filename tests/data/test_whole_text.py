@@ -15,9 +15,8 @@ from tests.data.test_render import NAMES, encoded, needs_tokenizers, passes, rea
 from tests.data.test_templates import CALL, DIALOGUES, REAL, TOOL, WEATHER
 from tests.matrix import pairs
 from tests.shared import SHARED
-from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
+from tithe.data.authors import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
 from tithe.data.chat import ChatTemplate
-from tithe.data.dialogue import CpqsRenderer
 from tithe.data.render import Encoded, RenderSettings
 from tithe.data.rendered import Rendered
 from tithe.errors import TemplateError

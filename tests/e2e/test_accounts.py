@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(signal, "SIGHUP")
 # The command with a pause before every record of a data set; says when it comes to the first.
 SLOW_RECORDS = """
 import sys, time
-from tithe.data.record_counts import RecordCounts
+from tithe.data.counts import RecordCounts
 pause = float(sys.argv.pop(1))
 real = RecordCounts.add_item
 def add_item(self, item):

@@ -160,7 +160,7 @@ def test_a_question_that_is_too_long(tithe: Command, small: Path, model_dir: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-s", "rds"], "`rds` needs a target set to hold records against"),
+        (["-s", "rds"], "`rds` needs a target set to compare records with"),
         (["-s", "rds", "--target", "none.jsonl"], "the target cannot be used: no file or folder `none.jsonl`"),
         (
             ["-s", "rds(by=least)", "--target", "starter"],

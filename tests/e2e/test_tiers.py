@@ -402,7 +402,7 @@ def test_files_that_are_no_tiers(tithe: Command, tmp_path: Path, made: list[Any]
         (
             ["build", "few.jsonl", "-w", "M", "--concurrency", "2", "-o", "t.jsonl"],
             1,
-            "without `endpoint` nothing reads",
+            "it is only used with `endpoint`",
         ),
         (
             ["build", "few.jsonl", "-w", "m", "--endpoint", "http://localhost:1", "--dtype", "bf16", "-o", "t.jsonl"],

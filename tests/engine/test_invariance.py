@@ -23,7 +23,7 @@ from tests.engine.models import (
     twin,
     worst,
 )
-from tithe.engine.batches.batching import Batch, make_batches
+from tithe.engine.batches import Batch, make_batches
 from tithe.engine.engine import Engine
 from tithe.engine.model import LoadedModel
 from tithe.records import Pass, Problem

@@ -18,8 +18,7 @@ from tithe.engine.engine import Engine, Read
 from tithe.engine.forward import forward, states
 from tithe.engine.forward.cuts import Cuts
 from tithe.engine.forward.forward import counted, runs
-from tithe.engine.heads.cnn import CnnHead
-from tithe.engine.heads.network import expected_shapes
+from tithe.engine.heads.cnn import CnnHead, expected_shapes
 from tithe.engine.heads.probe import ProbeHead
 from tithe.engine.readouts import collect, head_readout, weighted
 from tithe.engine.readouts.base import READOUTS

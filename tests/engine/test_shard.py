@@ -14,15 +14,15 @@ import transformers
 
 from tests.engine.forward.test_states import read
 from tests.engine.models import load, random_passes
-from tithe.engine import shard
+from tithe.engine import loading
 from tithe.engine.engine import Engine
 from tithe.engine.forward.probe import probe
+from tithe.engine.loading import device_map, placed, size_text, spread_over
 from tithe.engine.measure.shape import model_shape
 from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import READOUTS
 from tithe.engine.readouts.collect import Means
 from tithe.engine.readouts.weighted import Weighted
-from tithe.engine.shard import device_map, placed, size_text, spread_over
 from tithe.engine.sources import ModelSource, find_model
 from tithe.errors import MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint
@@ -106,21 +106,21 @@ def test_when_it_is_spread(
     source: ModelSource, monkeypatch: pytest.MonkeyPatch, free: Sequence[float], wanted: bool | None, spread: bool
 ) -> None:
     size = model_shape(source).memory("bf16")
-    monkeypatch.setattr(shard, "whole_memory", lambda device: 1.9 * size)
-    monkeypatch.setattr(shard, "free_memory", lambda device: free[device.index] * size)
+    monkeypatch.setattr(loading, "whole_memory", lambda device: 1.9 * size)
+    monkeypatch.setattr(loading, "free_memory", lambda device: free[device.index] * size)
     assert spread_over(source, "bf16", GPUS, wanted) == (GPUS if spread else ())
     assert spread_over(source, "fp8", GPUS, wanted) == (GPUS if spread else ())  # it is read in bf16
 
 
 def test_a_small_model_asks_for_nobodys_free_memory(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
     """To ask makes each GPU ready for work in this process, which reads nothing."""
-    monkeypatch.setattr(shard, "whole_memory", lambda device: 2 * model_shape(source).memory("bf16"))
+    monkeypatch.setattr(loading, "whole_memory", lambda device: 2 * model_shape(source).memory("bf16"))
     assert spread_over(source, "bf16", GPUS, None) == ()
 
 
 def test_what_fits_nowhere(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("whole_memory", "free_memory"):
-        monkeypatch.setattr(shard, name, lambda device: 50_000)
+        monkeypatch.setattr(loading, name, lambda device: 50_000)
     need = size_text(model_shape(source).memory("fp32"))
     with pytest.raises(ModelError, match=f"take {need} in fp32, and cuda:0, cuda:1 have 0.0 GB") as caught:
         spread_over(source, "fp32", GPUS, None)
@@ -136,7 +136,7 @@ def test_one_gpu_or_none_holds_no_parts(source: ModelSource, devices: Sequence[t
 
 def test_without_accelerate(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        shard, "find_spec", lambda name: None if name == "accelerate" else importlib.util.find_spec(name)
+        loading, "find_spec", lambda name: None if name == "accelerate" else importlib.util.find_spec(name)
     )
     with pytest.raises(MissingExtraError) as caught:
         device_map(source, torch.float32, {0: 10**9}, False)

@@ -11,9 +11,8 @@ import pytest
 from tests.neighbours.test_search import naive, random_unit, unit
 from tithe.errors import MissingExtraError, SettingsError
 from tithe.extras import install_hint
-from tithe.neighbours import ann as module
 from tithe.neighbours import nearest, search
-from tithe.neighbours.ann import Ann
+from tithe.neighbours.search import Ann
 
 EVERYTHING = Ann(effort=10_000)
 
@@ -113,4 +112,4 @@ def test_the_seed_chooses_the_lists():
     vectors = random_unit(3000, 24)
     one, same, other = (nearest(vectors, 5, method=Ann(effort=1, seed=seed)).index for seed in (1, 1, 2))
     assert np.array_equal(one, same) and not np.array_equal(one, other)
-    assert module.faiss().__name__ == "faiss"
+    assert search.faiss().__name__ == "faiss"

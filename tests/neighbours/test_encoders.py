@@ -190,7 +190,9 @@ def test_not_finite_vectors_name_encoder_and_example(tmp_path: Path) -> None:
     table = load_file(folder / "model.safetensors")["embeddings"]
     table[TOKENS.index("rainbow")] = np.nan
     save_file({"embeddings": table}, folder / "model.safetensors")
-    with pytest.raises(ModelError, match=r"broken` gives a vector that is not finite for example `id2` \(data.jsonl:3"):
+    with pytest.raises(
+        ModelError, match=r"broken` returns a vector that is not finite for example `id2` \(data.jsonl:3"
+    ):
         vectors(str(folder), ["a letter", "the sum", "the rainbow"])
 
 
@@ -208,8 +210,8 @@ def test_a_plain_transformer_must_be_told_how_to_pool(bert: Path) -> None:
     [
         ("poling=mean", "has no setting `poling`", "did you mean `pooling`?"),
         ("pooling=max", "`pooling` is `model` or `mean` or `cls` or `last`, not `max`", None),
-        ("max_length=0", "`max_length` is at least 1, not 0", None),
-        ("batch_size=-1", "`batch_size` is at least 1, not -1", None),
+        ("max_length=0", "`max_length` must be at least 1, not 0", None),
+        ("batch_size=-1", "`batch_size` must be at least 1, not -1", None),
         ("max_length=65", "reads at most 64 tokens, `max_length` is 65", None),
     ],
 )
@@ -224,7 +226,7 @@ def test_a_pooling_that_is_not_there_cannot_be_replaced(sentence: Path, tmp_path
     (folder / "modules.json").write_text(
         json.dumps([part for part in json.loads((folder / "modules.json").read_text()) if part["idx"] == 0])
     )
-    with pytest.raises(SettingsError, match="no pooling that could be replaced"):
+    with pytest.raises(SettingsError, match="no pooling layer to replace"):
         vectors(f"{folder}(pooling=mean)", ["a"])
 
 
@@ -236,7 +238,7 @@ def test_a_pooling_that_is_not_there_cannot_be_replaced(sentence: Path, tmp_path
         ("/nowhere/at/all", "there is no encoder folder", "an encoder is `self`, `tfidf`, a folder"),
         ("tfdif", "there is no encoder `tfdif`", "did you mean `tfidf`?"),
         ("slef", "there is no encoder `slef`", "did you mean `self`?"),
-        ("pocket", "`pocket` is no encoder but a language model", "`--model pocket --encoder self`"),
+        ("pocket", "`pocket` is a language model, not an encoder", "`--model pocket --encoder self`"),
         ("vectors.npy", "there is no encoder `vectors.npy`", "`file:vectors.npy`"),
         ("empty", "has no `config.json`", "it is empty"),
         ("pickled", "has no `.safetensors` file", "convert the pickled weights"),
@@ -268,7 +270,7 @@ def test_code_of_its_own_is_not_run(tmp_path: Path) -> None:
     listed[0]["type"] = "my_code.Transformer"
     (folder / "modules.json").write_text(json.dumps(listed))
     (folder / "my_code.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(ModelError, match=re.escape("wants code of its own to be run (`my_code.Transformer`)")):
+    with pytest.raises(ModelError, match=re.escape("needs custom code (`my_code.Transformer`), which is never run")):
         make_encoder(str(folder))
 
 
@@ -292,7 +294,7 @@ def test_weights_that_do_not_load(tmp_path: Path) -> None:
 def test_a_missing_package_names_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path], package: str
 ) -> None:
-    monkeypatch.setattr("tithe.neighbours.sources.find_spec", lambda name: None)
+    monkeypatch.setattr("tithe.neighbours.pretrained.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=f"needs the package `{package}`") as caught:
         make_encoder(str(make(tmp_path / "m")))
     assert caught.value.hint == install_hint("encoders")
@@ -426,7 +428,7 @@ def test_tfidf_without_any_term() -> None:
 
 
 def test_tfidf_of_no_dimension() -> None:
-    with pytest.raises(SettingsError, match="`dims` is at least 1, not 0"):
+    with pytest.raises(SettingsError, match="`dims` must be at least 1, not 0"):
         make_encoder("tfidf(dims=0)")
 
 
@@ -529,12 +531,12 @@ def test_self_with_a_tokenizer_that_drops_all_of_a_text(model_dir: Path) -> None
 
 @pytest.mark.parametrize("length", [0, 513])
 def test_self_cannot_read_more_than_the_window(model_dir: Path, length: int) -> None:
-    with pytest.raises(SettingsError, match=f"from 1 to the model's 512 tokens, not {length}"):
+    with pytest.raises(SettingsError, match=f"must be from 1 to the model's 512 tokens, not {length}"):
         make_encoder(f"self(max_length={length})", own=Own(model_dir))
 
 
 def test_self_without_a_model() -> None:
-    with pytest.raises(SettingsError, match="there is none") as caught:
+    with pytest.raises(SettingsError, match="no model is given") as caught:
         make_encoder("self")
     assert "--model" in str(caught.value.hint)
 
@@ -640,7 +642,7 @@ def test_a_file_has_no_vectors_for_a_pool(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", ROWS)
     encoder = make_encoder(f"file:{tmp_path}/v.npy", corpus=asks("abcd"), rows=4)
     pool = [replace(example, id=f"other{i}") for i, example in enumerate(asks("abcd"))]
-    with pytest.raises(DataError, match="4 of 4 examples are of another one"):
+    with pytest.raises(DataError, match="4 of 4 examples come from another one"):
         embed(pool, encoder)
 
 
@@ -661,10 +663,10 @@ def test_a_row_of_zeros_in_a_file_stays_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros(4), r"holds shape \(4,\) of float64"),
-        (np.zeros((2, 2, 2)), r"holds shape \(2, 2, 2\)"),
+        (np.zeros(4), r"has shape \(4,\) of float64"),
+        (np.zeros((2, 2, 2)), r"has shape \(2, 2, 2\)"),
         (np.array([["a", "b"]]), "of <U1"),
-        (np.array([[None, 1]], dtype=object), "is no array of numbers"),
+        (np.array([[None, 1]], dtype=object), "is not an array of numbers"),
     ],
 )
 def test_arrays_that_are_no_vectors(tmp_path: Path, array: Any, words: str) -> None:
@@ -692,7 +694,7 @@ def test_tables_that_are_no_vectors(tmp_path: Path, columns: dict[str, Any], wor
 
 
 def test_a_file_that_is_not_what_it_says(tmp_path: Path) -> None:
-    for name, words in (("v.npy", "is no array of numbers"), ("v.parquet", "cannot read")):
+    for name, words in (("v.npy", "is not an array of numbers"), ("v.parquet", "cannot read")):
         (tmp_path / name).write_text("words")
         with pytest.raises(DataError, match=words):
             embed(asks("a"), make_encoder(f"file:{tmp_path / name}"))
@@ -703,7 +705,7 @@ def test_a_file_that_is_not_what_it_says(tmp_path: Path) -> None:
     [
         ("file:vectrs.npy", "there is no file of vectors `vectrs.npy`", "did you mean `file:vectors.npy`?"),
         ("file:other/v.npy", "there is no file of vectors", "`other` has no `v.npy`"),
-        ("file:vectors.csv", "`vectors.csv` is no file of vectors", "parquet with"),
+        ("file:vectors.csv", "`vectors.csv` is not a file of vectors", "parquet with"),
         ("file:vectors.npy(pooling=mean)", "vectors from a file take no settings", "`file:vectors.npy`"),
     ],
 )

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tithe.errors import DataError, SettingsError
-from tithe.neighbours import exact, nearest, products, rows
-from tithe.neighbours.cosine import cosines, similarity_blocks
+from tithe.neighbours import candidate_filter, exact, nearest, rows
+from tithe.neighbours.exact import cosines_of, paired, squares
 from tithe.neighbours.rows import Rows
 
-ROADS = {"fp32": (torch.float32,), "bf16": (torch.bfloat16, torch.float32), "whole": ()}
+DTYPES = {"fp32": (torch.float32,), "bf16": (torch.bfloat16, torch.float32), "whole": ()}
 
 
 def unit(vectors):
@@ -38,6 +38,12 @@ def cosine(a, b):
     return dot(a, b) / math.sqrt(area) if area else 0.0
 
 
+def cosines(vectors, pairs):
+    """(pairs,) by the exact arithmetic of the search, one pair at a time."""
+    a, b = (torch.from_numpy(vectors[rows]) for rows in pairs.T)
+    return cosines_of(paired(a, b), squares(a), squares(b)).float().numpy()
+
+
 def dot(a, b):
     return math.fsum(map(mul, a, b))
 
@@ -55,12 +61,12 @@ def naive(vectors, k, pool=None, exclude_above=None):
     return np.array(table)
 
 
-@pytest.fixture(params=list(ROADS))
-def road(request, monkeypatch):
+@pytest.fixture(params=list(DTYPES))
+def products(request, monkeypatch):
     """Each product in turn, and blocks so small that there are many."""
-    monkeypatch.setattr(exact, "roads", lambda queries, pool: ROADS[request.param])
-    monkeypatch.setattr(products, "COLUMNS", 64)
-    monkeypatch.setattr(products, "BLOCK", 64 * 16)
+    monkeypatch.setattr(exact, "product_dtypes", lambda queries, pool: DTYPES[request.param])
+    monkeypatch.setattr(candidate_filter, "COLUMNS", 64)
+    monkeypatch.setattr(candidate_filter, "BLOCK", 64 * 16)
     return request.param
 
 
@@ -78,7 +84,7 @@ def lattices(draw):
     both=lattices(), k=st.integers(1, 12), other=st.booleans(),
     exclude_above=st.sampled_from([None, 0.9999999, 0.95, 0.5000001, 0.0000001, -0.4999999]), collide=st.booleans(),
 )  # fmt: skip
-def test_equals_a_search_of_every_pair(road, both, k, other, exclude_above, collide):
+def test_equals_a_search_of_every_pair(products, both, k, other, exclude_above, collide):
     vectors, pool = both[0], both[1] if other else None
     targets = vectors if pool is None else pool
     with pytest.MonkeyPatch.context() as patch:
@@ -100,7 +106,7 @@ def test_equals_a_search_of_every_pair(road, both, k, other, exclude_above, coll
             assert [t for t in chosen[: chosen.index(j)] if t in twins] == twins
 
 
-def test_ties_of_different_vectors_take_the_lowest_row(road):
+def test_ties_of_different_vectors_take_the_lowest_row(products):
     """All corners of a cube with an even number of minus signs: three ties for each of them, and doubled rows."""
     corners = unit([[x, y, z] for x in (1, -1) for y in (1, -1) for z in (1, -1) if x * y * z > 0])
     axes = np.eye(3, dtype=np.float32)
@@ -124,7 +130,7 @@ def near_ties(n, seed=0):
 
 @pytest.mark.parametrize("n", [30, 400])  # few enough to be measured as candidates, and too many for that
 @pytest.mark.parametrize("k", [1, 5])
-def test_near_ties_are_told_apart(road, n, k):
+def test_near_ties_are_told_apart(products, n, k):
     vectors = near_ties(n)
     assert nearest(vectors[:1], k, pool=vectors[1:], device="cpu").index.tolist() == [
         naive(vectors[:1], k, vectors[1:])[0].tolist()
@@ -133,7 +139,7 @@ def test_near_ties_are_told_apart(road, n, k):
     assert len(set(product.tolist())) < 20, "float32 tells them apart, and the test shows nothing"
 
 
-def test_near_ties_just_below_what_is_passed_over(road):
+def test_near_ties_just_below_what_is_passed_over(products):
     vectors = near_ties(30)
     true = sorted(cosine(vectors[0], v) for v in vectors[1:])
     assert true[15] - true[14] > 1e-11
@@ -143,7 +149,7 @@ def test_near_ties_just_below_what_is_passed_over(road):
 
 @pytest.mark.parametrize("n", [30, 400])
 @pytest.mark.parametrize("k", [1, 5])
-def test_ties_that_rounding_hides(road, n, k):
+def test_ties_that_rounding_hides(products, n, k):
     """One vector in many orders, and a query of equal numbers: the same sum each time, in another order."""
     rng = np.random.default_rng(2)
     one = np.abs(random_unit(1, 200)[0])
@@ -154,7 +160,7 @@ def test_ties_that_rounding_hides(road, n, k):
     assert found.index.tolist() == [list(range(k))]
 
 
-def test_what_is_passed_over_hides_nothing_that_is_not(road):
+def test_what_is_passed_over_hides_nothing_that_is_not(products):
     """Every chunk has a cosine that is just too great, by less than a quick product can tell; the next is far below."""
     height = np.where(np.arange(128) % 2 == 0, 0.9 + 1e-7, np.linspace(0.1, 0.5, 128))
     pool = unit(np.stack([height, np.sqrt(1 - height**2)], 1))
@@ -172,12 +178,12 @@ def test_products_are_within_their_error(dtype, dim):
         products = (tensor.to(dtype) @ tensor.to(dtype).T).double().numpy()
         wide = vectors.astype(float)
         slack = 1.01 * (exact.stretch(exact.lengths(Rows(vectors))) ** 2 - 1)
-        assert np.abs(products - wide @ wide.T).max() <= exact.Product(dtype, dim, slack).error
+        assert np.abs(products - wide @ wide.T).max() <= exact.CoarseProduct(dtype, dim, slack).error
 
 
-def test_products_less_precise_than_they_say_are_not_believed(road, monkeypatch):
+def test_products_less_precise_than_they_say_are_not_believed(products, monkeypatch):
     vectors = near_ties(30)
-    monkeypatch.setattr(exact.Product, "error", 1e-12)
+    monkeypatch.setattr(exact.CoarseProduct, "error", 1e-12)
     assert nearest(vectors, 3, device="cpu").index.tolist() == naive(vectors, 3).tolist()
 
 
@@ -192,9 +198,9 @@ def test_nothing_but_the_two_vectors_changes_a_similarity(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(rows, "BLOCK_BYTES", 2**14)
-    monkeypatch.setattr(products, "BLOCK", 2**12)
-    monkeypatch.setattr(products, "WORTH_BF16", 0)
-    monkeypatch.setattr(products, "bf16_is_faster", lambda device, dim: True)
+    monkeypatch.setattr(candidate_filter, "BLOCK", 2**12)
+    monkeypatch.setattr(candidate_filter, "WORTH_BF16", 0)
+    monkeypatch.setattr(candidate_filter, "bf16_is_faster", lambda device, dim: True)
     again = nearest(vectors, 9, device="cpu")
     torch.set_num_threads(threads)
     assert np.array_equal(found.index, again.index) and np.array_equal(found.similarity, again.similarity)
@@ -204,12 +210,6 @@ def test_nothing_but_the_two_vectors_changes_a_similarity(monkeypatch):
     pairs = np.stack([np.repeat(np.arange(700), 9), found.index.ravel()], 1)
     assert np.array_equal(cosines(vectors, pairs), found.similarity.ravel())
     assert np.array_equal(cosines(vectors, pairs[:, ::-1]), found.similarity.ravel())
-    some = np.array([3, 7, 650])
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 2**17)
-    parts, blocks = zip(*similarity_blocks(vectors, some), strict=True)
-    table = np.concatenate(blocks, axis=1)
-    assert np.array_equal(np.take_along_axis(table, found.index[some], 1), found.similarity[some])
-    assert len(parts) > 1 and np.concatenate([np.arange(700)[part] for part in parts]).tolist() == [*range(700)]
 
 
 def test_another_precision_set_by_somebody_is_put_aside_and_put_back():
@@ -222,13 +222,13 @@ def test_another_precision_set_by_somebody_is_put_aside_and_put_back():
         torch.set_float32_matmul_precision("highest")
 
 
-def test_all_equal(road):
+def test_all_equal(products):
     found = nearest(np.tile(random_unit(1, 7), (500, 1)), 3, device="cpu")
     assert found.index[:4].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
     assert (found.index[4:] == [0, 1, 2]).all() and (found.similarity == 1).all()
 
 
-def test_thousands_of_duplicates_are_passed_over(road):
+def test_thousands_of_duplicates_are_passed_over(products):
     vectors = random_unit(3000, 16, seed=3)
     vectors[200:] = vectors[0]
     found = nearest(vectors, 2, exclude_above=1.0, device="cpu")
@@ -238,7 +238,7 @@ def test_thousands_of_duplicates_are_passed_over(road):
 
 
 @pytest.mark.slow
-def test_thousands_of_near_duplicates_are_passed_over(road):
+def test_thousands_of_near_duplicates_are_passed_over(products):
     rng = np.random.default_rng(5)
     vectors = random_unit(1500, 16, seed=3)
     vectors[100:] = unit(vectors[0] + rng.normal(0, 1e-3, (1400, 16)))
@@ -263,7 +263,7 @@ def test_one_row_has_no_neighbour():
 
 
 @pytest.mark.parametrize("k", [4, 5, 300])
-def test_more_neighbours_than_there_are(road, k):
+def test_more_neighbours_than_there_are(products, k):
     vectors = random_unit(5, 4)
     found = nearest(vectors, k, device="cpu")
     assert found.index.tolist() == naive(vectors, k).tolist()
@@ -306,10 +306,10 @@ def test_another_dimension():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"k": 0}, "at least 1 neighbour"),
+        ({"k": 0}, "`k` must be at least 1"),
         ({"exclude_above": 1.5}, "above -1 and at most 1, not 1.5"),
         ({"exclude_above": float("nan")}, "above -1 and at most 1, not nan"),
-        ({"method": "fast"}, "no search `fast`"),
+        ({"method": "fast"}, "unknown search method `fast`"),
     ],
 )
 def test_settings_that_nobody_can_mean(given, message):

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from tests.neighbours.small_encoders import ask, asks, make_sentence, random_texts
 from tithe.errors import ModelError, OutputError, StoreError
-from tithe.neighbours import vector_store, vectors
-from tithe.neighbours.encoder import Encoded, TextEncoder, TextSettings
+from tithe.neighbours import vectors
+from tithe.neighbours.encoder import TextEncoder, TextSettings, TextVectors
 from tithe.neighbours.encoders import make_encoder
 from tithe.neighbours.vectors import embed, unit
 
@@ -47,7 +47,7 @@ class Fake(TextEncoder):
     def identity(self) -> dict[str, Any]:
         return {"kind": "fake", "version": self.version}
 
-    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[Encoded]:
+    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[TextVectors]:
         for start in range(0, len(texts), 2):
             part = [i for i in range(start, min(start + 2, len(texts))) if not have[i]]
             if not part:
@@ -58,13 +58,13 @@ class Fake(TextEncoder):
             rows = np.array([vector_of(texts[i]) for i in part])
             rows += self.together * rows.sum(axis=0)
             rows[[texts[i] == self.odd for i in part]] = np.nan
-            yield Encoded(part, rows.astype(np.float32), [len(texts[i]) // 10 for i in part])
+            yield TextVectors(part, rows.astype(np.float32), [len(texts[i]) // 10 for i in part])
 
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every batch is a part of its own."""
-    monkeypatch.setattr(vector_store, "FLUSH_SECONDS", -1.0)
+    monkeypatch.setattr(vectors, "FLUSH_SECONDS", -1.0)
 
 
 def twin(texts: Sequence[str]) -> np.ndarray:
@@ -195,7 +195,9 @@ def test_the_response_moves_nothing(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("eager")
 def test_a_vector_that_is_not_finite_is_named_and_not_stored(tmp_path: Path) -> None:
     examples = asks(["aaaa", "bbb", "cc", "cc", "d"])
-    with pytest.raises(ModelError, match=r"`fake` gives a vector that is not finite for example `id2` \(data.jsonl:3"):
+    with pytest.raises(
+        ModelError, match=r"`fake` returns a vector that is not finite for example `id2` \(data.jsonl:3"
+    ):
         embed(examples, Fake(odd="cc"), tmp_path)
     fake = Fake()
     embed(examples, fake, tmp_path)
@@ -211,7 +213,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
         part.write_bytes(damage)
         with pytest.raises(StoreError, match=r"part-000001-[0-9a-f]{8}\.parquet` is damaged") as caught:
             embed(asks("ab"), Fake(), tmp_path)
-        assert caught.value.hint == "delete that file: its vectors are computed again"
+        assert caught.value.hint == "delete that file; its vectors are then computed again"
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_a_part_that_is_not_ours_is_named(tmp_path: Path, columns: dict[str, Any
     embed(asks("ab"), Fake(), tmp_path)
     (part,) = tmp_path.rglob("part-*.parquet")
     pq.write_table(pa.table(columns), part.with_name("part-000002.parquet"))
-    with pytest.raises(StoreError, match=r"part-000002\.parquet` is not ours: it holds"):
+    with pytest.raises(StoreError, match=r"part-000002\.parquet` does not fit this encoder: it has"):
         embed(asks("ab"), Fake(), tmp_path)
 
 
@@ -238,10 +240,10 @@ def test_a_part_of_another_width_is_named(tmp_path: Path) -> None:
             pa.array([[1.0] * (DIM + 1)], pa.list_(pa.float32(), DIM + 1)),
             pa.array([0], pa.int32()),
         ],
-        schema=vector_store.schema(DIM + 1),
+        schema=vectors.schema(DIM + 1),
     )
     pq.write_table(table, part.with_name("part-000002.parquet"))
-    with pytest.raises(StoreError, match=r"part-000002\.parquet` is not ours"):
+    with pytest.raises(StoreError, match=r"part-000002\.parquet` does not fit this encoder"):
         embed(asks("ab"), Fake(), tmp_path)
 
 
@@ -258,7 +260,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vector_store, "write_table", full)
+    monkeypatch.setattr(vectors, "write_table", full)
     with pytest.raises(OutputError, match=r"cannot write vectors to .* No space left on device"):
         embed(asks("ab"), Fake(), tmp_path)
 
@@ -282,13 +284,13 @@ def test_unit_length_of_any_size(scale: float) -> None:
 
 def test_nothing_is_kept_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(vector_store, "PART", 0)
+    monkeypatch.setattr(vectors, "PART", 0)
     texts = random_texts(9)
     assert np.abs(embed(asks(texts), Fake()).vectors - twin(texts)).max() < 1e-6
     assert not list(tmp_path.iterdir())
 
 
 def test_held_back_vectors_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_store, "PART", 3 * 2 * DIM * 4)  # three batches
+    monkeypatch.setattr(vectors, "PART", 3 * 2 * DIM * 4)  # three batches
     embed(asks(random_texts(16)), Fake(), tmp_path)
     assert len(list(tmp_path.rglob("part-*.parquet"))) == 2

@@ -23,7 +23,7 @@ from tithe.run.score import make_runner
 from tithe.run.table import Table, prompt_key
 from tithe.scorers.base import alone, content_of, given, shown
 from tithe.settings import ScoreSettings
-from tithe.testing.stubs import StubBench
+from tithe.testing.fake_bench import PlanBench
 
 
 class Listener(Reporter):
@@ -121,10 +121,10 @@ def example(name: str) -> Example:
     return Example(name, 0, 1, (Message("user", name),), Message("assistant", "yes"))
 
 
-def test_a_stand_in_is_drawn_by_the_ids() -> None:
+def test_a_plan_draws_vectors_by_the_ids() -> None:
     rows = [example(f"{i:x}") for i in range(200)]
     told: list[Any] = []
-    one = StubBench(rows, lambda path, what: rows, lambda path: {}, told.extend)
+    one = PlanBench(rows, read=lambda path, what: rows, tables=lambda path: {}, asked=told.extend)
     vectors = one.embed(rows, "self")
     assert np.array_equal(vectors[::-1], one.embed(rows[::-1], "tfidf"))
     np.testing.assert_allclose((vectors**2).sum(axis=1), 1, rtol=1e-5)

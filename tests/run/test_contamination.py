@@ -66,7 +66,7 @@ def test_another_length(data: Path, evals: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda evals: ([], {}), "no evaluation file is given"),
+        (lambda evals: ([], {}), "no evaluation file given"),
         (lambda evals: ([evals[0]] * 2, {}), "is given twice"),
         (lambda evals: (evals, {"n": 0}), "`ngram` cannot be `0`"),
     ],
@@ -78,7 +78,7 @@ def test_what_cannot_be(data: Path, evals: list[Path], change: Any, why: str) ->
 
 
 def test_a_file_without_text(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no text"):
+    with pytest.raises(DataError, match="has no text"):
         contamination(data, [write_jsonl(tmp_path / "n.jsonl", [{"n": 1}])])
 
 

@@ -25,7 +25,7 @@ def window(start, count):
     ]
     examples = [item for item in items if isinstance(item, Example)]
     problem = Problem("empty response")
-    plan = Window(items, [problem] * len(examples), [[{}, {}]] * len(examples), [], [], [], 0)
+    plan = Window(items, [problem] * len(examples), [[{}, {}]] * len(examples), [], [], [], [], 0)
     scores = [{"a": problem if one.row % 7 == 0 else one.row / 3, "b": 0.25} for one in examples]
     return Scored(plan, {}, scores, [{"a_more": 1.0 + one.row} for one in examples])
 

@@ -52,7 +52,7 @@ def test_ties_go_to_the_lowest_index() -> None:
     assert made.notes["same_prompt_neighbours"] == 3
     assert made.said == [
         "note: the nearest neighbour of every record has the same prompt, and may give the answer away; "
-        "`--exclude-similarity 0.999` passes such over"
+        "`--exclude-similarity 0.999` skips such neighbours"
     ]
 
 

@@ -67,10 +67,10 @@ def test_contract(spec):
 @pytest.mark.parametrize("spec", DIVERSE)
 class TestAll:
     def test_vectors_are_needed(self, spec):
-        with pytest.raises(SettingsError, match="looks at likeness, and there are no vectors"):
+        with pytest.raises(SettingsError, match="compares prompts, but the scores have no vectors"):
             build_selector(spec).select(scores_of([1, 2, 3]), Budget.parse(1))
 
-    @pytest.mark.parametrize(("value", "what"), [(NAN, "not finite"), (2.0, "is of length 2, not 1")])
+    @pytest.mark.parametrize(("value", "what"), [(NAN, "not finite"), (2.0, "has length 2, not 1")])
     def test_a_vector_that_is_none_is_named(self, spec, value, what):
         vectors = random_unit(9)
         vectors[4] = [value, 0, 0, 0, 0, 0]

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from tithe.errors import SettingsError
 from tithe.records import Scores
-from tithe.selectors.budget import Budget
+from tithe.selectors.budget import Budget, interleave, quotas
 from tithe.selectors.rank import Stratified
-from tithe.selectors.strata import interleave, quotas
 
 
 def scores_of(values, source, **columns):

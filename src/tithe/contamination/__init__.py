@@ -1,1 +1,1 @@
-"""What a data set shares with evaluation sets, word for word."""
+"""Find text that a data set shares with evaluation sets, word for word."""

@@ -1,4 +1,4 @@
-"""Items of any evaluation file: whatever text a record holds."""
+"""Read the items of any evaluation file: all text in each record."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tithe.data.asked import PROMPTS
 from tithe.data.containers import TOO_LONG, csv_rows, parse_line
 from tithe.data.jsonstream import JsonFault, JsonStream
-from tithe.data.packed import bounded_lines, reading, unpacked
+from tithe.data.lines import bounded_lines, reading, unpacked
+from tithe.data.prompts import PROMPTS
 from tithe.data.sniff import container_suffix, sniff
 from tithe.errors import DataError
 from tithe.foreign import foreign
 
-# Fields that name or sort an item and say nothing of what is asked.
+# Fields that name or classify an item and are no part of the question.
 NAMING = frozenset({"id", "idx", "task_id", "question_id", "category", "type", "source", "split", "role", "from"})
 _NAME = re.compile(r"[A-Za-z_][\w ]{0,30}")
 ZIP = b"PK\x03\x04"
@@ -34,7 +34,7 @@ class Item:
     Args:
         where: file and line.
         texts: all its texts, in order.
-        question: that which is asked, where a field is known to hold it.
+        question: the text of its question, if a field is known to hold it.
     """
 
     where: str
@@ -43,7 +43,7 @@ class Item:
 
 
 def read_items(path: Path) -> Iterator[Item]:
-    """Every record with a text in it: JSON lines, JSON, CSV, Parquet, packed or not, or a zip archive of such files.
+    """Yield every record with text in it, from JSON lines, JSON, CSV or Parquet, compressed or not, or a zip archive.
 
     Raises:
         DataError: the file cannot be read, or a record of it cannot be parsed.
@@ -62,12 +62,12 @@ def read_items(path: Path) -> Iterator[Item]:
         return
     for row in sniff(path).rows():
         if row.fault is not None:
-            raise DataError(f"{row.where}: {row.fault}", hint="an evaluation file has to be read whole")
+            raise DataError(f"{row.where}: {row.fault}", hint="an evaluation file must be readable to the end")
         yield from of_record(row.record, row.where)
 
 
 def file_digest(path: Path) -> str:
-    """blake2b of a file's bytes as they are on disk."""
+    """Return the blake2b of a file's bytes on disk."""
     with reading(path), path.open("rb") as raw:
         return hashlib.file_digest(raw, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
@@ -77,14 +77,14 @@ def delimiter(path: Path) -> str:
 
 
 def of_zip(path: Path) -> Iterator[Item]:
-    """The files of an archive, by name; those of other kinds are passed over.
+    """Yield the items of an archive's files, by name; files of other types are skipped.
 
     Raises:
-        DataError: it is damaged, or holds no file of a kind that is read.
+        DataError: it is damaged, or has no file of a supported type.
     """
-    # Damage, a way of packing that Python lacks, a password: `zipfile` has an exception of another kind for each.
+    # `zipfile` raises different exceptions for damage, an unknown compression method, and a password.
     with (
-        foreign(DataError, f"`{path}` is damaged or cannot be unpacked", hint="unpack it and name the files"),
+        foreign(DataError, f"`{path}` is damaged or cannot be unpacked", hint="unpack it and give the files"),
         zipfile.ZipFile(path) as archive,
     ):
         names = sorted(name for name in archive.namelist() if container_suffix(Path(name)) in READ)
@@ -116,7 +116,7 @@ def of_json(stream: Any, where: str, _: str) -> Iterator[Item]:
 
 
 def of_cells(stream: Any, where: str, between: str) -> Iterator[Item]:
-    """Rows of a CSV file. One whose first row is made of names has a header; MMLU's files have none."""
+    """Yield the rows of a CSV file. A first row that consists of names is a header; MMLU's files have none."""
     with as_text(stream) as text:
         lines = csv_rows(text, between)
         header: list[str] | None = None
@@ -139,13 +139,13 @@ def of_cells(stream: Any, where: str, between: str) -> Iterator[Item]:
 
 
 def is_header(cells: Sequence[str]) -> bool:
-    """Whether they are names, each another, as those of columns are."""
+    """Tell whether all cells are distinct names, as in a header."""
     return len(cells) > 1 and all(map(_NAME.fullmatch, cells)) and len({*cells}) == len(cells)
 
 
 @contextmanager
 def as_text(stream: Any) -> Iterator[io.TextIOWrapper]:
-    """Decoded; what closes the stream is left to whom it belongs."""
+    """Decode a stream; detach it afterwards, as it belongs to the caller, who closes it."""
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     try:
         yield text
@@ -157,7 +157,7 @@ READ = {".jsonl": of_lines, ".ndjson": of_lines, ".json": of_json, ".csv": of_ce
 
 
 def of_record(record: Any, where: str) -> Iterator[Item]:
-    """A record with the texts in it; one without any is none."""
+    """Yield the record as an item, if it has any text."""
     texts = tuple(texts_of(record))
     if not texts:
         return
@@ -167,7 +167,7 @@ def of_record(record: Any, where: str) -> Iterator[Item]:
 
 
 def texts_of(value: Any) -> Iterator[str]:
-    """All strings in a value, however deep, in order."""
+    """Yield all strings in a value, however deep, in order."""
     if isinstance(value, str):
         if value and not value.isspace():
             yield value

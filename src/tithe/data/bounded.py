@@ -166,8 +166,9 @@ def checked(value: Any) -> Any:
 
 def check_numbers(values: tuple[Any, ...]) -> None:
     """Refuse the widths and counts of `ljust`, `center`, ... before the text is made."""
-    if any(isinstance(value, int) and abs(value) > MOST_CHARACTERS for value in values):
-        raise TooMuch(f"it asks for more than {MOST_CHARACTERS:,} characters")
+    for value in values:
+        if isinstance(value, int) and abs(value) > MOST_CHARACTERS:
+            raise TooMuch(f"it asks for more than {MOST_CHARACTERS:,} characters")
 
 
 def check_product(operator: str, left: Any, right: Any) -> None:

@@ -17,8 +17,18 @@ from dataclasses import replace
 from typing import Any
 
 from tithe.data.bounded import BoundedTemplate
-from tithe.data.omissions import Outline, missing_by_text, outline, parts_of, shape, unusual
-from tithe.data.rendered import NOTHING_ODD, Remarks, Rendered, Turns
+from tithe.data.rendered import (
+    NOTHING_ODD,
+    Outline,
+    Remarks,
+    Rendered,
+    Turns,
+    missing_by_text,
+    outline,
+    parts_of,
+    shape,
+    unusual,
+)
 from tithe.errors import TemplateError
 from tithe.records import Example, Message, Problem
 

@@ -49,25 +49,11 @@ class Part:
         if self.checksum not in (None, found):
             raise StoreError(f"`{self.path}` is damaged: its bytes are not those that were written here", hint=hint)
 
-    def verify(self, hint: str) -> None:
-        """Read the file and compare its checksum.
-
-        Raises:
-            StoreError: see `check`, or it cannot be read.
-        """
-        if self.checksum is None:
-            return
-        try:
-            found = file_checksum(self.path)
-        except OSError as error:
-            raise StoreError(f"`{self.path}` cannot be read: {error.strerror or error}", hint=hint) from error
-        self.check(found, hint)
-
     def read(self, hint: str) -> bytes:
         """Return all bytes, verified.
 
         Raises:
-            StoreError: see `verify`.
+            StoreError: the bytes are not those that were written, or the file cannot be read.
         """
         try:
             demand_regular(self.path, StoreError, hint)

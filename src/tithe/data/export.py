@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import get_args
 
 from tithe.data.containers import Container
-from tithe.data.files import Dataset
+from tithe.data.dataset import Dataset
 from tithe.data.outfile import atomic, check_writable
-from tithe.data.parquet_out import write_parquet
 from tithe.data.sniff import SUFFIXES, container_suffix
-from tithe.data.writers import DroppedRecords, Job, OutShape, Reason, files_of, write_csv, write_json, write_jsonl
+from tithe.data.writers import (
+    DroppedRecords,
+    Job,
+    OutShape,
+    Reason,
+    files_of,
+    write_csv,
+    write_json,
+    write_jsonl,
+    write_parquet,
+)
 from tithe.errors import OutputError, SettingsError, did_you_mean
 
 __all__ = ["OutShape", "Written", "check_writable", "container_of", "write_records"]

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tithe.data.arrow_values import RENDERED, null_note, without_nulls
-from tithe.data.containers import Row
+from tithe.data.containers import RENDERED, Row, null_note, without_nulls
 from tithe.errors import DataError, MissingExtraError
 from tithe.extras import install_hint
 

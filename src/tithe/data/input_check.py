@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tithe.data.files import Dataset, Folder
+from tithe.data.dataset import Dataset, Folder
 from tithe.data.writers import files_of
 from tithe.errors import DataError
 

@@ -7,8 +7,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import IO, Any
 
-from tithe.data.packed import MOST_LINE
-from tithe.data.uniquejson import FieldTwiceError, unique
+from tithe.data.lines import MOST_LINE, FieldTwiceError, unique
 from tithe.foreign import words
 
 _CHUNK = 1 << 20

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from tithe.data.files import Dataset
+from tithe.data.dataset import Dataset
 from tithe.data.formats import COMPLETIONS, CONVERSATIONS, Shape, Turns, examples, read_dialogue
 from tithe.data.ids import Occurrences
 from tithe.data.marks import judge_turn

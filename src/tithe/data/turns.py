@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tithe.data.lines import FieldTwiceError
+from tithe.data.lines import loads as unique_loads
 from tithe.data.marks import USUAL, judge_record, judge_turn
-from tithe.data.uniquejson import FieldTwiceError
-from tithe.data.uniquejson import loads as unique_loads
 from tithe.records import Message
 
 ROLES = {

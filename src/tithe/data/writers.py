@@ -1,4 +1,4 @@
-"""Chosen records in the layouts of a file: JSONL, JSON, CSV."""
+"""Write chosen records in a file's own layout (JSONL, JSON, CSV, Parquet), or in another shape."""
 
 from __future__ import annotations
 
@@ -9,13 +9,146 @@ import io
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from tithe.data.containers import Container, DataFile, Row
-from tithe.data.files import Dataset, Folder
-from tithe.data.shapes import reshape
+from tithe.data.containers import Container, DataFile, Row, parquet_batches
+from tithe.data.dataset import Dataset, Folder
+from tithe.data.formats import Dialogue, Shape, read_dialogue
 from tithe.data.sniff import container_suffix
+from tithe.data.turns import RecordError
+from tithe.errors import OutputError
+from tithe.records import Message
+
+
+def reshape(record: Any, own: Shape, to: str, turns: Collection[int] | None, where: str) -> Iterator[dict[str, Any]]:
+    """The record in shape `to`, every other column kept; nothing where it cannot be read.
+
+    Args:
+        record: as it stands in the file.
+        own: its shape.
+        to: `messages`, `alpaca` or `prompt-completion`.
+        turns: the responses that were chosen, None for the last. `messages` keeps the dialogue up to the
+            last of them in one record, where turns that are not to be learnt have weight 0; `prompt-completion`
+            gives a record for each, `alpaca` puts what came before the last into `system` and `history`.
+        where: for the error.
+
+    Raises:
+        OutputError: the shape has no place for what the record holds.
+    """
+    try:
+        dialogue = read_dialogue(record, own)
+    except RecordError:
+        return
+    chosen = sorted(turns) if turns is not None else list(dialogue.learnt[-1:])
+    for turn in chosen if to == "prompt-completion" else chosen[-1:]:
+        if to == "alpaca":
+            yield _alpaca(dialogue, turn, where) | dict(dialogue.columns)
+            continue
+        said = [message.as_dict() for message in dialogue.messages[: turn + 1]]
+        if to == "messages":  # a trainer must not learn what the record says is not to be learnt
+            for index, message in enumerate(said):
+                message |= {"weight": 0} if message["role"] == "assistant" and index not in dialogue.learnt else {}
+        body = {"messages": said} if to == "messages" else {"prompt": said[:-1], "completion": said[-1:]}
+        tools = {"tools": list(dialogue.tools)} if dialogue.tools else {}
+        yield body | tools | dict(dialogue.columns)
+
+
+def _alpaca(dialogue: Dialogue, turn: int, where: str) -> dict[str, Any]:
+    said = list(dialogue.messages[: turn + 1])
+    system = said.pop(0).content if said[0].role == "system" else None
+    asked, answered = said[0::2], said[1::2]
+    plain = len(said) % 2 == 0 and all(_is(m, "user") for m in asked) and all(_is(m, "assistant") for m in answered)
+    if not plain or dialogue.tools:
+        message = f"{where}: the `alpaca` shape has no place for tools, reasoning or turns that do not alternate"
+        raise OutputError(message, hint="write `messages`")
+    whole = turn == len(dialogue.messages) - 1 and dialogue.instruction is not None
+    out: dict[str, Any] = {
+        "instruction": dialogue.instruction if whole else asked[-1].content,
+        "input": (dialogue.input or "") if whole else "",
+        "output": answered[-1].content,
+    }
+    if system is not None:
+        out["system"] = system
+    if len(said) > 2:
+        out["history"] = [[a.content, b.content] for a, b in zip(asked[:-1], answered[:-1], strict=True)]
+    return out
+
+
+def _is(message: Message, role: str) -> bool:
+    return message.role == role and message.plain
+
+
+_CHUNK = 2048  # records encoded at once
+
+
+def write_parquet(job: Job, stream: io.BufferedIOBase, path: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = _filtered(job, pa) if _keeps_schema(job) else _inferred(job, pa)
+    count = 0
+    try:
+        first = next(tables)
+        with pq.ParquetWriter(stream, first.schema) as writer:
+            writer.write_table(first)
+            count += len(first)
+            for table in tables:
+                writer.write_table(table)
+                count += len(table)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        words = next(iter(str(error).splitlines()), "")
+        raise OutputError(
+            f"the records do not fit the columns of a Parquet file: {words}", hint="write .jsonl"
+        ) from None
+    return count
+
+
+def _keeps_schema(job: Job) -> bool:
+    return job.as_is and len(files_of(job.dataset)) == 1 and files_of(job.dataset)[0].container == "parquet"
+
+
+def _filtered(job: Job, pa: Any) -> Iterator[Any]:
+    """The input's own columns and types, and one more for the reasons."""
+    number = 0
+    limit = job.dataset.limit
+    for batch in parquet_batches(files_of(job.dataset)[0]):
+        rows = range(number, number + len(batch))
+        number += len(batch)
+        keep = [row for row in rows if row in job.rows and (limit is None or row < limit)]
+        table = pa.Table.from_batches([batch]).take([row - rows.start for row in keep])
+        if job.reasons:
+            if "tithe_reason" in table.column_names:  # a dropped file, selected from again
+                table = table.drop_columns("tithe_reason")
+            table = table.append_column("tithe_reason", _reasons(job, keep, pa))
+            extra = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"huggingface"}
+            table = table.replace_schema_metadata(extra)  # `datasets` would miss the new column in its own list
+        yield table
+
+
+def _reasons(job: Job, rows: list[int], pa: Any) -> Any:
+    several = any(isinstance(reason, list) for reason in job.reasons.values())
+    values = [job.reasons.get(row) for row in rows]
+    return pa.array(values, pa.list_(pa.string()) if several else pa.string())
+
+
+def _inferred(job: Job, pa: Any) -> Iterator[Any]:
+    """Types that hold all records: one look over them, then the writing."""
+    schema = pa.schema([])
+    for chunk in _chunks(job.out()):
+        schema = pa.unify_schemas([schema, pa.Table.from_pylist(chunk).schema], promote_options="permissive")
+    yield schema.empty_table()
+    for chunk in _chunks(job.out()):
+        yield pa.Table.from_pylist(chunk, schema)
+
+
+def _chunks(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Lists of records that all name the same columns, because Arrow takes the columns of the first."""
+    while chunk := list(islice(records, _CHUNK)):
+        names = dict.fromkeys(name for record in chunk for name in record)
+        yield [{name: record.get(name) for name in names} for record in chunk]
+
 
 OutShape: TypeAlias = Literal["same", "messages", "alpaca", "prompt-completion"]
 Reason: TypeAlias = str | list[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tithe.engine.copies import on
+from tithe.engine.host import on
 from tithe.engine.measure.cpu_kernels import probe_half
 from tithe.errors import SettingsError
 

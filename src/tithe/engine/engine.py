@@ -8,26 +8,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from tithe.engine.batches.batching import After, Batch, make_batches
+from tithe.engine.batches import After, Batch, make_batches
 from tithe.engine.devices import dtype_name
 from tithe.engine.forward.forward import ReadRequest, TokenNlls
 from tithe.engine.forward.states import StateReadout, make_taps
 from tithe.engine.host import cpu_cores, give_back, threads_allowed
+from tithe.engine.loading import placed
 from tithe.engine.measure.fused import fuse
 from tithe.engine.measure.layout import LayoutChoice, choose_layout, gated_product
 from tithe.engine.measure.memory import MOST, Room, find_room
 from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import READOUTS, Readout
-from tithe.engine.shard import placed
 from tithe.engine.sources import demand_embedded
 from tithe.errors import demand
 from tithe.records import Pass, Problem
 
 T = TypeVar("T")
+READS_NLL = attrgetter("reads_nll")
 NUMERICS = 1  # raise it when a change moves answers by more than rounding: stored ones are then not met again
 OUT_OF_MEMORY = Problem("out of memory at batch size 1")
 Asked: TypeAlias = Sequence[Sequence[Readout]]  # per pass the readouts that are asked of it
@@ -176,7 +178,7 @@ class Engine:
         assert self.workers is not None
         self.demand_vocabulary(passes, batches)
         self.settle(passes, batches)
-        if any(isinstance(readout, StateReadout) for each in asked for readout in each):
+        if states_asked(asked):
             demand(self.model.layers)  # found here, before threads read
         with self.own_threads():
             yield from (self.one_ahead if self.workers == 1 else self.side_by_side)(passes, batches, asked)
@@ -281,8 +283,8 @@ class Engine:
 
     def together(self, passes: Sequence[Pass], asked: Asked, after: Sequence[After | None]) -> Results:
         """Run one forward pass for all readouts that are asked."""
-        likelihoods = [any(readout.reads_nll for readout in each) for each in asked]
-        if not any(isinstance(readout, StateReadout) for each in asked for readout in each):
+        likelihoods = [any(map(READS_NLL, each)) for each in asked]
+        if not states_asked(asked):
             coming = self.model.begun(self.model.road, passes, after, ReadRequest(likelihoods))
             return lambda: [Read(nll) for nll in coming()]
         reading = self.model.reading
@@ -303,8 +305,13 @@ class Engine:
 
     def demand_vocabulary(self, passes: Sequence[Pass], batches: Sequence[Batch]) -> None:
         """Refuse token ids beyond the embedding."""
-        top = max((int(passes[i].ids.max()) for batch in batches for i in batch.index), default=0)
+        top = max([int(passes[i].ids.max()) for batch in batches for i in batch.index], default=0)
         demand_embedded(self.model.source.name, top, self.model.vocabulary)
+
+
+def states_asked(asked: Asked) -> list[StateReadout]:
+    """Return the readouts of hidden states among all that are asked."""
+    return [readout for each in asked for readout in each if isinstance(readout, StateReadout)]
 
 
 def unless_out_of_memory(read: Callable[[], T], device: torch.device) -> T | None:

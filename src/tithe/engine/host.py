@@ -1,14 +1,19 @@
-"""What this process may use of its host: CPU cores, and free memory of the heap given back to the system."""
+"""CPU cores and memory of this process's host, and copies between it and a device that do not block."""
 
 from __future__ import annotations
 
 import ctypes
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
 
 MOUNTED = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")  # lines of `number:controllers:path`; of version 2 the number is 0, and no controllers
@@ -105,3 +110,38 @@ def _glibc() -> Any:
     except (OSError, AttributeError, TypeError):
         return None
     return library
+
+
+Fetched: TypeAlias = Callable[[], npt.NDArray[Any]]  # called, it is waited for
+
+
+def to(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """Copy to a device; to a GPU through pinned memory, since any other copy first waits for all its queued work."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def fetched(values: torch.Tensor) -> Fetched:
+    """Start a device-to-host copy without blocking; call the result to wait for it."""
+    if values.device.type != "cuda":
+        there = values.cpu().numpy()
+        return lambda: there
+    device = values.device
+    with on(device):
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+
+    def wait() -> npt.NDArray[Any]:
+        with on(device):
+            done.synchronize()
+        return host.numpy().copy()  # pinned memory is for the next copy
+
+    return wait
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a numbered CUDA device the current one for a while; do nothing for any other device."""
+    numbered = device.type == "cuda" and device.index is not None
+    return torch.cuda.device(device) if numbered else nullcontext()

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from tithe.engine.batches.batching import After
-from tithe.engine.copies import on
+from tithe.engine.batches import After
 from tithe.engine.forward import forward
 from tithe.engine.forward.attention import Varlen
 from tithe.engine.forward.forward import Coming, ReadRequest, TokenNlls
 from tithe.engine.forward.output_head import Head
 from tithe.engine.forward.states import Layers, Reading
+from tithe.engine.host import on
 from tithe.engine.measure.cpu_kernels import Fp32Route
 from tithe.engine.sources import ModelSource
 from tithe.records import Pass

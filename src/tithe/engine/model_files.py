@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tithe.data.uniquejson import loads
+from tithe.data.lines import loads
 from tithe.errors import ModelError
 from tithe.foreign import foreign, special_kind
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table as Grid
 
-from tithe.contamination.search import MOSTLY, NGRAM, ContaminationResult, ItemSearch, find
-from tithe.data.files import open_dataset
+from tithe.contamination.overlap import MOSTLY, NGRAM, ContaminationResult, ItemSearch, find
+from tithe.data.dataset import open_dataset
 from tithe.report.reporter import Reporter, say_notes
 from tithe.report.terminal import console, say
 from tithe.run.folder import RECORD, account, check_places, is_broken_off, write_json

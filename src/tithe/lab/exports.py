@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast, get_args
 
+from tithe.data.counts import RecordCounts
+from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.export import write_records
-from tithe.data.files import Dataset, open_dataset
 from tithe.data.formats import Turns
 from tithe.data.outfile import atomic
-from tithe.data.record_counts import RecordCounts
 from tithe.data.survey import survey
-from tithe.data.trainer_notes import notes, rewriting_helps
-from tithe.data.trainers import axolotl_snippet, trl_snippet, write_llamafactory
+from tithe.data.trainers import axolotl_snippet, notes, rewriting_helps, trl_snippet, write_llamafactory
 from tithe.data.writers import OutShape
 from tithe.errors import SettingsError, did_you_mean
 from tithe.records import Example

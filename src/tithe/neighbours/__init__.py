@@ -1,7 +1,6 @@
-"""What is like what: prompts as vectors, nearest neighbours, clusters."""
+"""Prompts as vectors, their nearest neighbours, and clusters of them."""
 
-from tithe.neighbours.found import Neighbours
-from tithe.neighbours.kmeans import Clusters, kmeans
-from tithe.neighbours.search import nearest
+from tithe.neighbours.clusters import Clusters, kmeans
+from tithe.neighbours.search import Neighbours, nearest
 
 __all__ = ["Clusters", "Neighbours", "kmeans", "nearest"]

@@ -1,4 +1,4 @@
-"""From examples to vectors: what is embedded, and what an encoder is."""
+"""Define an encoder, and which text of an example it embeds."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ FILE = "file:"
 
 
 def prompt_text(example: Example, which: Which = "last-user") -> str:
-    """What of an example is embedded: never the response, never a template, which would make all prompts alike.
+    """Return the text of an example that is embedded: never the response, nor a template that all prompts share.
+
+    A record with its own instruction and input gives the instruction, a newline, the input.
 
     Args:
-        example: with the record's own instruction and input, these: the instruction, a newline, the input.
-        which: else `last-user` is the last user turn's text, or where there is none the last message's that is no
-            assistant's; `dialogue` is all messages before the response, a system message too, blank lines between.
+        example: the example.
+        which: `last-user` is the last user turn, or if there is none, the last message that is not the assistant's;
+            `dialogue` is all messages before the response, a system message included, with blank lines between.
 
     Returns:
-        The text; empty where the example has no prompt.
+        The text; empty if the example has no prompt.
     """
     if example.instruction is None:
         last = own_words(example)
@@ -49,7 +51,7 @@ def prompt_text(example: Example, which: Which = "last-user") -> str:
 
 
 def own_words(example: Example) -> str:
-    """The last user turn, or what stands in its place."""
+    """Return the last user turn, or else the last message that is not the assistant's."""
     asked = [message for message in example.prompt if message.role == "user"]
     asked = asked or [message for message in example.prompt if message.role != "assistant"]
     return asked[-1].content if asked else ""
@@ -57,23 +59,23 @@ def own_words(example: Example) -> str:
 
 @dataclass(frozen=True)
 class TextSettings:
-    """What every encoder of texts can be told.
+    """Settings of every text encoder.
 
     Args:
-        text: what of a dialogue is embedded, see `prompt_text`.
+        text: which part of a dialogue to embed, see `prompt_text`.
     """
 
     text: Which = "last-user"
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Some texts' vectors.
+class TextVectors:
+    """The vectors of some texts.
 
     Args:
-        index: which, in the list that was handed over.
-        vectors: (texts, dim) float32, not yet of length 1; zeros where the encoder knows nothing of a text.
-        cut: (texts,) tokens that were left out to fit the maximal length.
+        index: the texts' positions in the list given to the encoder.
+        vectors: (texts, dim) float32, not yet of length 1; zeros where the encoder knows nothing about a text.
+        cut: (texts,) tokens that were cut to fit the maximal length.
     """
 
     index: Sequence[int]
@@ -82,7 +84,7 @@ class Encoded:
 
 
 class Encoder(ABC):
-    """Something that gives examples vectors.
+    """Makes vectors of examples.
 
     Args:
         name: the spec, as the user wrote it.
@@ -95,10 +97,10 @@ class Encoder(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Everything besides the text that a vector depends on by more than rounding."""
+        """Return everything besides the text that a vector depends on by more than rounding."""
 
     def describe(self) -> dict[str, Any]:
-        """For the run record: the identity, the other settings, the versions of the libraries that compute."""
+        """Return what the run record says: the identity, other settings, and library versions."""
         return {
             "encoder": self.name,
             "normalize": "unit length",
@@ -108,13 +110,13 @@ class Encoder(ABC):
 
 
 class TextEncoder(Encoder):
-    """An encoder of texts, each by itself: the same text has the same vector in every data set."""
+    """Encodes each text by itself."""
 
     settings: TextSettings
 
     @cached_property
     def key(self) -> str:
-        """16 hex digits that name this encoder with its settings: vectors under the same key may be mixed."""
+        """Hash the identity to 16 hex digits: vectors under the same key may be mixed."""
         facts = json.dumps(self.identity(), sort_keys=True)
         return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
 
@@ -125,28 +127,28 @@ class TextEncoder(Encoder):
         return prompt_text(example, self.settings.text)
 
     @abstractmethod
-    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[Encoded]:
-        """The vectors of texts, some at a time.
+    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[TextVectors]:
+        """Yield the vectors of texts, batch by batch.
 
-        Batches are cut from all texts and only then those that are there already are left out: a run that was
-        stopped between two batches goes on with exactly the batches that it would have run.
+        Batches are formed from all texts before those already stored are left out, so an interrupted run goes on with
+        exactly the batches that it would have had.
 
         Args:
             texts: none of them empty, longest first.
-            have: which of them are not wanted.
+            have: which of them are stored already and to be left out.
         """
 
 
 class PlacedEncoder(Encoder):
-    """Vectors that belong to examples, not to texts."""
+    """Looks up vectors by example, not by text."""
 
     @abstractmethod
     def look_up(self, examples: Sequence[Example]) -> Vectors:
-        """(examples, dim) float32, not yet of length 1."""
+        """Return the examples' vectors: (examples, dim) float32, not yet of length 1."""
 
 
-class OwnModel(Protocol):
-    """What `self` reads with: the scoring model, loaded when it is first asked for."""
+class ScoringModel(Protocol):
+    """The scoring model, which the encoder `self` reads with; loaded on first use."""
 
     @property
     def engine(self) -> Engine: ...

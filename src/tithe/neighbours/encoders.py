@@ -1,4 +1,4 @@
-"""Which encoder a spec names.
+"""Make the encoder that a spec names.
 
 A spec is a name with settings, in the grammar of `tithe.specs`: `self`, `tfidf(dims=128)`,
 `BAAI/bge-large-en(pooling=mean, max_length=512)`, `path/to/folder`, `file:vectors.npy`.
@@ -6,9 +6,9 @@ A spec is a name with settings, in the grammar of `tithe.specs`: `self`, `tfidf(
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from tithe.neighbours.encoder import FILE, Encoder, OwnModel
+from tithe.neighbours.encoder import FILE, Encoder, ScoringModel
 from tithe.records import Example
 from tithe.specs import parse_spec
 
@@ -16,28 +16,29 @@ from tithe.specs import parse_spec
 def make_encoder(
     spec: str,
     *,
-    own: OwnModel | None = None,
+    own: ScoringModel | None = None,
     corpus: Sequence[Example] = (),
     rows: int | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> Encoder:
-    """The encoder that a spec describes; fetches a hub model's files, loads no weights.
+    """Make the encoder that a spec names; download a hub model's files, but load no weights.
 
     Args:
         spec: a name with settings.
         own: the scoring model, for `self`.
-        corpus: the examples of the data set: `tfidf` is fitted on them, a file's rows belong to them.
-        rows: records of the data set, unreadable ones included, where that is known.
+        corpus: the examples of the data set: `tfidf` is fitted on them, and the rows of a file belong to them.
+        rows: number of records in the data set, unreadable ones included, if known.
         device: where a model runs.
         seed: for `tfidf`.
 
     Raises:
-        SettingsError: the spec cannot be read, or asks for what there is not.
-        ModelError: there is no such model, or it is not one that makes vectors.
+        SettingsError: the spec cannot be read, or it needs a model or file that is missing.
+        ModelError: there is no such model, or it makes no vectors.
         DataError: a file of vectors is damaged or belongs to another data set.
         MissingExtraError: it needs a package that is not installed.
     """
+    # Each kind is imported only when it is asked for: their libraries take seconds to load.
     name, settings = parse_spec(spec)
     if name == "self":
         from tithe.neighbours.own import make_own
@@ -48,21 +49,9 @@ def make_encoder(
 
         return make_tfidf(spec, settings, corpus, seed)
     if name.startswith(FILE):
-        from tithe.neighbours.files import make_given
+        from tithe.neighbours.vector_files import make_vector_file
 
-        return make_given(spec, settings, corpus, rows)
-    return make_loaded(spec, name, settings, device)
+        return make_vector_file(spec, settings, corpus, rows)
+    from tithe.neighbours.pretrained import make_pretrained
 
-
-def make_loaded(spec: str, name: str, settings: Mapping[str, str], device: str) -> Encoder:
-    """A model of its own, static or a transformer, as its config says."""
-    from tithe.neighbours.sources import config_of, find_encoder
-
-    source = find_encoder(name)
-    if config_of(source).get("model_type") == "model2vec":
-        from tithe.neighbours.static import make_static
-
-        return make_static(spec, source, settings)
-    from tithe.neighbours.sentence import make_sentence
-
-    return make_sentence(spec, source, settings, device)
+    return make_pretrained(spec, name, settings, device)

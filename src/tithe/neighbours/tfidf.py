@@ -1,4 +1,4 @@
-"""Word counts instead of a model: tf-idf, then its largest directions (latent semantic analysis)."""
+"""The encoder `tfidf`: word counts instead of a model, projected on their largest directions (latent semantics)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, Literal
 import numpy as np
 
 from tithe.errors import DataError, SettingsError
-from tithe.neighbours.encoder import Encoded, Encoder, TextEncoder, TextSettings, Vectors
+from tithe.neighbours.encoder import Encoder, TextEncoder, TextSettings, TextVectors, Vectors, prompt_text
 from tithe.records import Example
 from tithe.specs import read_settings
 
-# Of `regex` and not of the standard library, whose `\w` matches no mark: it would cut words at vowel signs. A lone
-# character is a word, too (`C`, `5`); a lone mark, such as an emoji's variation selector, is none.
+# For `regex`: the standard library's `\w` matches no marks and would cut words at vowel signs. A single character is a
+# word, too (`C`, `5`); a single mark, such as an emoji's variation selector, is not.
 WORD = r"(?![\p{M}\u200c\u200d])\w+"
-TERMS = 2  # version of the rule above: vectors of another one are not taken from a store
+TERMS = 2  # version of the rule above: stored vectors of another version are not reused
 MOST_TERMS = 100_000
-MOST_TEXTS = 200_000  # fitted on at most as many, drawn by the seed: its memory is then bounded
+MOST_TEXTS = 200_000  # fit on a random sample of at most this many, to bound the memory
 BLOCK = 4096
 
 
@@ -29,16 +29,16 @@ class TfidfSettings(TextSettings):
     """Sublinear tf-idf, then a truncated SVD.
 
     Args:
-        dims: width of the vectors; fewer where the data set has fewer texts or terms.
-        analyzer: `word`, or `char` for scripts without spaces between words: pieces of 2 to 4 characters.
+        dims: width of the vectors; less if the data set has fewer texts or terms.
+        analyzer: `word`, or `char` for scripts without spaces between words: n-grams of 2 to 4 characters.
     """
 
     dims: int = 256
     analyzer: Literal["word", "char"] = "word"
 
 
-class Tfidf(TextEncoder):
-    """Fitted on the texts of one data set, so its vectors belong to that data set."""
+class TfidfEncoder(TextEncoder):
+    """Fits tf-idf on the texts of one data set, so its vectors belong to that data set."""
 
     libraries = ("scikit-learn", "scipy", "numpy")
 
@@ -46,7 +46,7 @@ class Tfidf(TextEncoder):
         super().__init__(name)
         self.settings: TfidfSettings = settings
         self.seed = seed
-        self.texts = sorted({text for text in texts if text.strip()})  # the order of the data set moves nothing
+        self.texts = sorted({text for text in texts if text.strip()})  # independent of the data set's order
 
     @cached_property
     def digest(self) -> str:
@@ -66,12 +66,12 @@ class Tfidf(TextEncoder):
             "seed": self.seed,
             "fitted_on": self.digest,
             "fitted_texts": min(len(self.texts), MOST_TEXTS),
-            "scikit-learn": version("scikit-learn"),  # the fit is its own: other versions may turn the axes
+            "scikit-learn": version("scikit-learn"),  # another version may rotate the axes
         }
 
     @cached_property
     def fitted(self) -> tuple[Any, Vectors]:
-        """The vectoriser, and the directions that its rows are projected on: (terms, dims)."""
+        """Fit and return the vectoriser and the directions to project its rows on: (terms, dims)."""
         import regex
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.utils.extmath import randomized_svd
@@ -88,7 +88,7 @@ class Tfidf(TextEncoder):
         )
         try:
             table = vectorizer.fit_transform(self.sample())
-        except ValueError as error:  # no term at all
+        except ValueError as error:  # sklearn found no term at all
             raise DataError(
                 f"encoder `{self.name}` finds no term in the {len(self.texts)} prompts",
                 hint="`tfidf(analyzer=char)`, or another encoder",
@@ -103,18 +103,17 @@ class Tfidf(TextEncoder):
         chosen = np.random.default_rng(self.seed).choice(len(self.texts), MOST_TEXTS, replace=False)
         return [self.texts[i] for i in np.sort(chosen)]
 
-    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[Encoded]:
+    def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[TextVectors]:
         wanted = [i for i, there in enumerate(have) if not there]
         for start in range(0, len(wanted), BLOCK):
             part = wanted[start : start + BLOCK]
             vectorizer, directions = self.fitted
             rows = vectorizer.transform([texts[i] for i in part])
-            yield Encoded(part, np.asarray(rows @ directions, dtype=np.float32), [0] * len(part))
+            yield TextVectors(part, np.asarray(rows @ directions, dtype=np.float32), [0] * len(part))
 
 
 def make_tfidf(spec: str, settings: Mapping[str, str], corpus: Sequence[Example], seed: int) -> Encoder:
     chosen = TfidfSettings(**read_settings(TfidfSettings, "tfidf", settings))
     if chosen.dims < 1:
-        raise SettingsError(f"`{spec}`: `dims` is at least 1, not {chosen.dims}")
-    encoder = Tfidf(spec, chosen, [], seed)
-    return Tfidf(spec, chosen, [encoder.text(example) for example in corpus], seed)
+        raise SettingsError(f"`{spec}`: `dims` must be at least 1, not {chosen.dims}")
+    return TfidfEncoder(spec, chosen, [prompt_text(example, chosen.text) for example in corpus], seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tithe.data.files import Dataset
+from tithe.data.dataset import Dataset
 from tithe.engine.store.store import Store, answers_name
 from tithe.errors import SettingsError, StoreError
 from tithe.foreign import read_json

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tithe.contamination.search import ContaminationResult, find
-from tithe.data.files import Dataset
+from tithe.contamination.overlap import ContaminationResult, find
+from tithe.data.dataset import Dataset
 from tithe.data.ids import content_of
 from tithe.data.writers import Reason
 from tithe.errors import DataError, SettingsError, did_you_mean

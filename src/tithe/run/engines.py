@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.data.files import Dataset
+from tithe.data.dataset import Dataset
 from tithe.data.hub import HubData
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Example
@@ -160,11 +160,10 @@ def make_engine(
     """
     from tithe.engine.devices import WEIGHTS
     from tithe.engine.engine import Engine
-    from tithe.engine.loading import load_model
+    from tithe.engine.loading import load_model, spread_over
     from tithe.engine.measure.cpu_kernels import probe_half
     from tithe.engine.measure.loss_kernels import CANDIDATES, OWN
     from tithe.engine.measure.shape import model_shape
-    from tithe.engine.shard import spread_over
 
     s, devices, dtype = settings, model.devices, model.weights_dtype
     kind = devices[0].type

@@ -24,7 +24,7 @@ from tithe.scorers.base import Scorer, learns, settings_of
 from tithe.selectors.base import Selector
 from tithe.settings import INHERITED, ScoreSettings
 from tithe.specs import parse_spec
-from tithe.testing.stubs import StubBench
+from tithe.testing.fake_bench import PlanBench
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,7 +109,7 @@ class Method:
             asked: is told of all asks that a scorer has while it prepares.
             sample: ids of examples that are to have each other for neighbours.
         """
-        bench = StubBench(examples, pools.load, read_kept, asked, sample)
+        bench = PlanBench(examples, read=pools.load, tables=read_kept, asked=asked, sample=sample)
         return {name: scorer.prepare(bench) for name, scorer in self.scorers.items()}
 
     def readouts_asked(self, source: Source, pools: Pools) -> frozenset[str]:

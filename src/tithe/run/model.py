@@ -8,9 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
+from tithe.data.authors import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
 from tithe.data.checksum import sealed, unsealed
-from tithe.data.dialogue import CpqsRenderer
 from tithe.data.render import Renderer, RenderSettings, Truncation, make_renderer
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import SettingsError, StoreError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tithe.data.files import Dataset
+from tithe.data.dataset import Dataset
 from tithe.data.input_check import InputCheck
 from tithe.data.writers import DroppedRecords, OutShape
 from tithe.errors import SettingsError, brief, did_you_mean

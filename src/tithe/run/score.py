@@ -89,7 +89,7 @@ def plan(settings: ScoreSettings, reporter: Reporter | None = None) -> PlanResul
 
 def common_tokens(window: Window, model_readouts: frozenset[str], budget: int | None) -> int:
     """Count tokens of a window's passes that an engine which packs them does not read again: common beginnings."""
-    from tithe.engine.batches.batching import make_batches
+    from tithe.engine.batches import make_batches
 
     passes = [one for one, readouts in zip(window.passes, window.readouts, strict=True) if readouts & model_readouts]
     return sum(batch.saved for batch in make_batches(passes, budget=budget or PLANNED_BUDGET, share=True))

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from tithe.data.containers import DataFile
-from tithe.data.files import LOOK, Dataset, open_dataset
+from tithe.data.dataset import LOOK, Dataset, Subset, open_dataset
 from tithe.data.formats import Turns
 from tithe.data.input_check import InputCheck
-from tithe.data.packed import bounded_lines, reading, unpacked
+from tithe.data.lines import bounded_lines, reading, unpacked
 from tithe.data.sniff import PACKED
-from tithe.data.subset import Subset
 from tithe.data.writers import files_of
 from tithe.errors import DataError, TitheError
 from tithe.foreign import demand_regular, foreign

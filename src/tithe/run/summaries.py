@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Grid
 
-from tithe.data.remarks import remark_sentences
+from tithe.data.counts import remark_sentences
 from tithe.printable import counted
 from tithe.report.terminal import QUANTILES, console, five, pairs, say, show_notes, size
 from tithe.run.choose import shown_columns

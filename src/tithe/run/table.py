@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tithe.data.ids import content_hash
 from tithe.data.outfile import atomic
-from tithe.planner import Slot, members, shot_tokens_cut
+from tithe.planner import Slot, members
 from tithe.records import BadRow, Example, FloatArray, Message, Nll, Pass, Problem, Scores
 from tithe.runners.local import Scored
 
@@ -209,7 +209,7 @@ def facts(scored: Scored, i: int) -> dict[str, Any]:
     if isinstance(made, Pass):
         out = {"prompt_tokens": made.start, "response_tokens": made.response_tokens}
         out["truncated"] = made.cut_prompt + made.cut_response
-        out["shot_tokens_cut"] = shot_tokens_cut(slots, window)
+        out["shot_tokens_cut"] = window.shot_tokens_cut[i]
     # Passes over other examples' responses, with this one as their shot, say nothing about this one's response.
     read: dict[str, dict[int, float]] = {}
     for slot in slots:

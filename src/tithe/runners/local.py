@@ -13,8 +13,8 @@ from itertools import chain, islice
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from tithe.data.ids import Seen, first_half
 from tithe.data.render import Renderer
-from tithe.data.seen import Seen, first_half
 from tithe.engine.readouts.base import READOUTS, CountReadout, Readout, View
 from tithe.engine.store.store import Store
 from tithe.errors import SettingsError, did_you_mean
@@ -117,8 +117,8 @@ class LocalRunner:
         begin()
         for window in self.ahead(self.planned(windows((examples[i] for i in order), size))):
             self.answers(window)
-            for pass_ in window.passes:
-                self._before.add(first_half(pass_.key))
+            for key in window.keys:
+                self._before.add(first_half(key))
         return True
 
     def ahead(self, stream: Iterator[Window]) -> Iterator[Window]:
@@ -202,7 +202,7 @@ class LocalRunner:
 
     def answers(self, window: Window) -> Answers:
         """Return the answer per pass and readout, from the store or from the engine."""
-        keys = [pass_.key for pass_ in window.passes]
+        keys = window.keys
         found: Answers = {}
         for readout, store in self.stores.items():
             wanted = [i for i, readouts in enumerate(window.readouts) if readout in readouts]
@@ -216,14 +216,14 @@ class LocalRunner:
         done = 1.0 if not missing else 0.0
         if missing:
             assert self.engine is not None, "a readout needs a model"
-            self.compute(window, keys, missing, found)
+            self.compute(window, missing, found)
         self.progress(done * len(window.items))
         for i, readouts in enumerate(window.readouts):
             if CountReadout.name in readouts:
                 found[i, CountReadout.name] = CountReadout.count(window.passes[i])
         return found
 
-    def compute(self, window: Window, keys: Sequence[bytes], missing: set[int], found: Answers) -> None:
+    def compute(self, window: Window, missing: set[int], found: Answers) -> None:
         """Run the batches that hold a missing pass; an answered pass in them is read again, to repeat the batch."""
         assert self.engine is not None
         unstored = set().union(*window.readouts) & self.model_readouts - self.stores.keys()
@@ -240,8 +240,8 @@ class LocalRunner:
         read = self.work.tokens
         model_passes = [i for i, readouts in enumerate(window.readouts) if readouts & self.model_readouts]
         passes = [window.passes[i] for i in model_passes]
-        batches = [batch for batch in engine.batches(passes) if any(model_passes[i] in missing for i in batch.index)]
-        total = sum(len(passes[i].ids) for batch in batches for i in batch.index)
+        batches = [batch for batch in engine.batches(passes) if any([model_passes[i] in missing for i in batch.index])]
+        total = sum([len(passes[i].ids) for batch in batches for i in batch.index])
         # All that is asked, answered or not: what is read of a batch, too, is then the same as in a straight run.
         asked = [[self.readouts[r] for r in sorted(window.readouts[i] & self.model_readouts)] for i in model_passes]
         for batch, results in engine.read(passes, batches, asked):
@@ -250,10 +250,10 @@ class LocalRunner:
             for place, result in zip(batch.index, results, strict=True):
                 i = model_passes[place]
                 for readout, row in self.apply(window, i, result, found):
-                    rows[readout].append((keys[i], row))
+                    rows[readout].append((window.keys[i], row))
             for readout, answered in rows.items():  # a batch at a time: what is on disk is whole batches
                 self.stores[readout].put(answered)
-            tokens = sum(len(passes[i].ids) for i in batch.index)
+            tokens = sum([len(passes[i].ids) for i in batch.index])
             self.work.tokens += batch.tokens(passes)
             now = time.monotonic()
             self.work.seconds, began = self.work.seconds + now - began, now
@@ -271,7 +271,7 @@ class LocalRunner:
             self.work.failed += 1
             for name in window.readouts[i] & self.model_readouts:
                 if (i, name) not in found:
-                    found[i, name] = self._problems[window.passes[i].key, name] = result
+                    found[i, name] = self._problems[window.keys[i], name] = result
             return
         for name in sorted(window.readouts[i] & self.model_readouts):
             if (i, name) in found:
@@ -279,7 +279,7 @@ class LocalRunner:
             readout = self.readouts[name]
             row = readout.read(View(window.passes[i], result.nll, result.found.get(readout.name)))
             if isinstance(row, Problem):
-                found[i, name] = self._problems[window.passes[i].key, name] = row
+                found[i, name] = self._problems[window.keys[i], name] = row
             else:
                 found[i, name] = readout.answer(row)
                 yield name, row

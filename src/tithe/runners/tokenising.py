@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tithe.data.authors import CherryRenderer, SuperfilteringRenderer
-from tithe.data.dialogue import CpqsRenderer
+from tithe.data.authors import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
 from tithe.data.render import Encoded, Renderer, RenderSettings, TemplateRenderer
 from tithe.engine.workers.children import ChildProcess
 from tithe.engine.workers.process import Failed

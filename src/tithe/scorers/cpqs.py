@@ -12,16 +12,16 @@ from tithe.scorers.base import Scorer, finite, given
 
 @dataclass(frozen=True)
 class CPQS(Scorer):
-    """High: inside the model this response looks like those of a strong model, as a head has learnt to tell them.
+    """High: the model's hidden states look like those of a strong model's responses, as judged by a trained head.
 
     Paper:    CPQS-Tuning: A Model Self-Perception-Based Data Filtering Algorithm for Efficient Instruction Fine-Tuning,
               ICLR 2026
-    Formula:  z_high - z_low, the logits that a head gives the response's hidden states; the paper's score is
+    Formula:  z_high - z_low, the head's logits for the response's hidden states; the paper's score is
               softmax(z)_high = 1 / (1 + exp(-margin)), stored beside it
     Reads:    given, hidden states of the response's tokens; prompt + response tokens forward
     Range:    any number, in logits; 0 is undecided
-    Differs:  the margin is the score, since the probability is exactly 1 in float32 from a margin of about 17 on, and
-              the top of a ranking would be chance. The response ends with its own last token; the authors' ends with
+    Differs:  the margin is the score, since in float32 the probability is exactly 1 from a margin of about 17 on, and
+              the top of a ranking would be random. The response ends with its own last token; the authors' ends with
               what the template writes after it (`--preset cpqs-paper`).
 
     Args:

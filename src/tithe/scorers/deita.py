@@ -1,4 +1,4 @@
-"""Complexity times quality, as two trained scorer models see them."""
+"""Complexity times quality, as rated by two trained scorer models."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tithe.scorers.rated import MASS, exchanges, mass, rating, shares
 
 Part = Literal["both", "complexity", "quality"]
 REPLIES = ("1", "2", "3", "4", "5", "6")
-# Word for word those of the model cards of `hkust-nlp/deita-complexity-scorer` and `deita-quality-scorer`, Apache-2.0,
-# odd spaces included: the two models were trained on these and know no other.
+# Copied exactly, odd spaces included, from the model cards of `hkust-nlp/deita-complexity-scorer` and
+# `deita-quality-scorer`, Apache-2.0: the two models were trained on these prompts only.
 QUESTIONS = {
     "complexity": "You are a helpful assistant. Please identify the complexity score of the following user query. \n"
     "##Query: {query}  \n##Complexity: ",
@@ -34,15 +34,15 @@ class DeitaScore(Scorer):
               token after the questions for complexity and for quality
     Reads:    two rated passes a turn, likelihood of the six replies
     Range:    1 to 36 a turn; one factor alone 1 to 6
-    Differs:  the authors' code takes the digits' ids from a list for each architecture, and gives 3 to what it cannot
-              rate; here ids come from the tokenizer, and what cannot be rated has no score. Then they walk down the
-              ranking past what is too like something kept: that is the selector `deita`.
+    Differs:  the authors' code takes the digits' ids from a list for each architecture, and rates 3 if it cannot rate;
+              here ids come from the tokenizer, and what cannot be rated has no score. The paper then walks down the
+              ranking and skips what is too similar to something kept: that is the selector `deita`.
 
     Args:
-        part: `both`, or one factor alone, `complexity` or `quality`; its numbers by turn are then kept in the run
+        part: `both`, or only one factor, `complexity` or `quality`; its ratings by turn are then kept in the run
             folder, as `complexity.parquet` or `quality.parquet`.
-        complexity: such a table, where another model has rated that; this run's model then rates quality alone.
-        quality: the same the other way about.
+        complexity: such a table, with ratings by another model; this run's model then rates only quality.
+        quality: a table of quality ratings; this run's model then rates only complexity.
     """
 
     name: ClassVar[str] = "deita"
@@ -60,17 +60,17 @@ class DeitaScore(Scorer):
             raise SettingsError(f"`part` is `both`, `complexity` or `quality`, not `{self.part}`")
         if [self.part != "both", self.complexity is not None, self.quality is not None].count(True) > 1:
             raise SettingsError(
-                "`deita` takes one of `part`, `complexity` and `quality`", hint="a table stands in for one factor"
+                "`deita` takes one of `part`, `complexity` and `quality`", hint="a table replaces one factor"
             )
 
     @property
     def earlier(self) -> Literal["complexity", "quality"] | None:
-        """The factor that comes from a table."""
+        """Return the factor that comes from a table."""
         return "complexity" if self.complexity is not None else "quality" if self.quality is not None else None
 
     @property
     def read(self) -> list[str]:
-        """The factors that this run's model rates."""
+        """Return the factors that this run's model rates."""
         return [what for what in QUESTIONS if self.part in ("both", what) and what != self.earlier]
 
     def prepare(self, bench: Workbench) -> Self:
@@ -79,8 +79,7 @@ class DeitaScore(Scorer):
         if self.earlier is None:
             return self
         found = from_table(bench, self.complexity or self.quality or "", self.earlier)
-        changes: dict[str, Any] = {"found": found}
-        return replace(self, **changes)
+        return replace(self, found=found)
 
     def asks(self, example: Example) -> dict[str, Ask]:
         return {
@@ -96,13 +95,13 @@ class DeitaScore(Scorer):
         return float(np.prod(np.array(list(factors.values())), axis=0).sum())  # sum over turns of c * q
 
     def more(self, example: Example, answers: Mapping[str, Answer]) -> Mapping[str, float]:
-        """The factors on the average of the turns, and whether the model answers with a digit at all."""
+        """Return each factor's mean over the turns, and the probability that the model answers with a digit at all."""
         factors = self.factors(example, answers)
         means = {} if isinstance(factors, Problem) else {what: float(np.mean(by)) for what, by in factors.items()}
         return means | {MASS: mass(answers)}
 
     def factors(self, example: Example, answers: Mapping[str, Answer]) -> dict[str, list[float]] | Problem:
-        """By turn c, q, or both."""
+        """Return c, q, or both, by turn."""
         turns = range(len(exchanges(example)))
         factors = {what: [expected(answers, f"{what}{turn}") for turn in turns] for what in self.read}
         if self.earlier is None:
@@ -114,7 +113,7 @@ class DeitaScore(Scorer):
         return factors | {self.earlier: list(earlier)}
 
     def by_turn(self, bench: Workbench) -> dict[str, Any]:
-        """One row per example and turn: what a run with the other model reads."""
+        """Make the table that a run with the other model reads: one row per example and turn."""
         examples = bench.examples
         read = bench.answers([self.asks(example) for example in examples])
         rows = [
@@ -128,15 +127,15 @@ class DeitaScore(Scorer):
 
 
 def expected(answers: Mapping[str, Answer], name: str) -> float:
-    """sum_k k * softmax(logits)_k, k from 1."""
+    """Return sum_k k * softmax(logits)_k, k from 1."""
     return float(shares(answers, name) @ np.arange(1, len(REPLIES) + 1))
 
 
 def from_table(bench: Workbench, path: str, what: str) -> dict[str, list[float]]:
-    """Example id -> its turns' ratings, in order.
+    """Read a table of ratings: example id -> the ratings of its turns, in order.
 
     Raises:
-        DataError: it is no such table, or is about other records.
+        DataError: it is not such a table, or is about other records.
     """
     columns = bench.table(path)
     missing = next((name for name in ("id", "turn", what) if name not in columns), None)

@@ -1,4 +1,4 @@
-"""The response that the model finds likeliest."""
+"""How likely the response is to the model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tithe.scorers.base import NOTHING_SCORED, Scorer, finite, given, nll
 
 @dataclass(frozen=True)
 class Grape(Scorer):
-    """High: the model itself would be likely to answer so.
+    """High: the model itself would be likely to answer like this.
 
-    It chooses among several responses to one prompt, and not among prompts: use it with the selector `per-prompt`. Over
-    different prompts its top is what the model can already say.
+    It chooses among several responses to one prompt, not among prompts: use it with the selector `per-prompt`. Across
+    different prompts, its top is what the model can already say.
 
     Paper:    Zhang et al. 2025, The Best Instruction-Tuning Data are Those That Fit, arXiv 2502.04194
     Formula:  1/A * sum_a log p(y_a | x, y_<a), A the number of response tokens
@@ -34,4 +34,4 @@ class Grape(Scorer):
         answer = nll(answers, "given")
         if answer.tokens == 0:
             return NOTHING_SCORED
-        return finite(-answer.mean, "grape")
+        return finite(-answer.mean, "grape")  # the mean log-likelihood

@@ -1,4 +1,4 @@
-"""Length of the response, the baseline that must always be there."""
+"""Length of the response: a baseline for every other score."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.scorers.base import (
@@ -23,7 +23,7 @@ from tithe.scorers.shots import Shots, check_shots, find_shots
 
 @dataclass(frozen=True)
 class MIWV(Scorer):
-    """High: even a similar worked example in front makes this response harder for the model.
+    """High: a similar worked example before the prompt makes this response harder for the model, not easier.
 
     Paper:    Jiang et al. 2026, Importance-Aware Data Selection for Efficient LLM Instruction Tuning, arXiv 2511.07074
     Formula:  MIWV = L(y|x, C) - L(y|x), L the mean negative log-likelihood over the same tokens of the response y,
@@ -31,16 +31,16 @@ class MIWV(Scorer):
               cosine (eqs. 1-8)
     Reads:    given and shown, response NLL; shot + 2 x (prompt + response) tokens forward
     Range:    any number, nats per token; below 0 the worked example helps
-    Differs:  there is no code of the authors. Where the paper is silent: the shot stands in the same template, as an
-              earlier dialogue; the raw prompt is embedded, without template; too long, the shot is cut first, from its
-              beginning. A record whose shot does not fit at all has no score.
+    Differs:  the authors published no code. Where the paper is silent: the shot is put into the same template, as an
+              earlier dialogue; the raw prompt is embedded, without template; if too long, the shot is cut first, from
+              its beginning. A record whose shot does not fit at all has no score.
 
     Args:
         shots: how many worked examples, the nearest last; the paper takes 1.
-        exclude_similarity: -1 to 1; prompts of this cosine or more are too alike to be shown: 0.999 leaves out
-            duplicates, which would give their own answer away.
+        exclude_similarity: -1 to 1; do not show prompts of this cosine or more: 0.999 leaves out duplicates, which
+            would give the answer away.
         shot_pool: a data set to take the worked examples from, instead of the records scored.
-        encoder: what makes vectors of prompts: `self`, `tfidf`, a sentence-transformers or a model2vec model.
+        encoder: what embeds prompts: `self`, `tfidf`, a sentence-transformers or a model2vec model.
     """
 
     name: ClassVar[str] = "miwv"
@@ -61,8 +61,7 @@ class MIWV(Scorer):
         found = find_shots(
             bench, self.encoder, shots=self.shots, exclude_above=self.exclude_similarity, pool=self.shot_pool
         )
-        changes: dict[str, Any] = {"found": found}
-        return replace(self, **changes)
+        return replace(self, found=found)
 
     def asks(self, example: Example) -> dict[str, Ask]:
         assert self.found is not None, "prepare comes first"

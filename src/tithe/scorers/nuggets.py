@@ -1,10 +1,10 @@
-"""One-shot usefulness over a set of anchor tasks."""
+"""How often a record helps as a one-shot example, over a set of anchor tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -25,11 +25,11 @@ from tithe.scorers.base import (
 
 @dataclass(frozen=True)
 class Anchor:
-    """A task that records are tried on.
+    """A task on which records are tried.
 
     Args:
         example: the task and its response.
-        zero: the response's likelihood without a worked example.
+        zero: the likelihood of the response without a worked example.
     """
 
     example: Example
@@ -38,20 +38,20 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Nuggets(Scorer):
-    """High: as a worked example this record makes the right response likelier in many different tasks.
+    """High: as a worked example, this record makes the right response more likely in many different tasks.
 
     Paper:    Li et al. 2024, One-Shot Learning as Instruction Data Prospector, arXiv 2312.10302
     Formula:  1/m * #{j : log p(y_j | z shown, x_j) > log p(y_j | x_j)} over m anchor tasks (x_j, y_j), z the record
-    Reads:    given of the anchors; then for every record as many shown passes as there are anchors, 100: by far the
-              dearest scorer, for data sets that another one has made small (`--pipeline`)
+    Reads:    given of the anchors; then, for every record, one shown pass per anchor (100): by far the most expensive
+              scorer, for data sets that another one has made small (`--pipeline`)
     Range:    0 to 1, share of the anchors
-    Differs:  anchors are the records nearest to the centres of a k-means over prompts, as the paper has it, here with
-              any encoder. A record does not judge itself, and an anchor that leaves no room for it does not judge it:
-              the share is one of the others.
+    Differs:  anchors are the records nearest to the centres of a k-means over prompts, as in the paper, but with any
+              encoder. A record is not tried on itself, nor on an anchor so long that the record does not fit before it:
+              the share is of the other anchors.
 
     Args:
-        anchors: how many tasks; all records where there are fewer.
-        encoder: what makes vectors of prompts.
+        anchors: how many tasks; all records if there are fewer.
+        encoder: what embeds prompts.
         seed: of k-means.
     """
 
@@ -78,11 +78,13 @@ class Nuggets(Scorer):
             rows = list(range(len(examples)))
             bench.say(f"note: {len(examples):,} records are no more than {self.anchors} anchors: each is one")
         else:
-            from tithe.neighbours import kmeans  # it loads torch, which a list of scorers need not wait for
+            from tithe.neighbours import (
+                kmeans,  # imported here as it is slow to load, and listing scorers must be quick
+            )
 
             vectors = bench.embed(examples, self.encoder)
             clusters = kmeans(vectors, self.anchors, seed=self.seed)
-            rows = sorted(set(np.asarray(clusters.nearest).tolist()))
+            rows = sorted(np.asarray(clusters.nearest).tolist())  # all different; read in input order
         read = bench.answers([{"zero": Ask(given(examples[i]), "nll")} for i in rows])
         zeros = [(examples[i], answers["zero"]) for i, answers in zip(rows, read, strict=True)]
         found = [Anchor(example, zero) for example, zero in zeros if isinstance(zero, Nll) and zero.tokens]
@@ -93,15 +95,14 @@ class Nuggets(Scorer):
                 f"of {len(rows)} anchor tasks only {len(found)} can be scored",
                 hint="`--max-length` decides what fits; `nuggets(anchors=...)` takes more",
             )
-        changes: dict[str, Any] = {"found": found}
-        return replace(self, **changes)
+        return replace(self, found=found)
 
     def asks(self, example: Example) -> dict[str, Ask]:
-        return {f"anchor{j}": Ask(shown(a.example, [example]), "nll") for j, a in self.judges(example)}
+        return {f"anchor{j}": Ask(shown(a.example, [example]), "nll") for j, a in self.others(example)}
 
     def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
         helped = []
-        for j, anchor in self.judges(example):
+        for j, anchor in self.others(example):
             if f"anchor{j}" in answers:
                 one, zero = same_tokens(nll(answers, f"anchor{j}"), anchor.zero)
                 if one.tokens and zero.tokens:
@@ -110,8 +111,8 @@ class Nuggets(Scorer):
             return NOTHING_SCORED if answers else Problem("no anchor is another record")
         return sum(helped) / len(helped)
 
-    def judges(self, example: Example) -> list[tuple[int, Anchor]]:
-        """The anchors that are other records; a copy of this one is none."""
+    def others(self, example: Example) -> list[tuple[int, Anchor]]:
+        """Return the anchors that are other records; a copy of this one does not count."""
         assert self.found is not None, "prepare comes first"
-        own = content_of(example.id)
+        own = content_of(example.id)  # by content, as a copy has another id
         return [(j, anchor) for j, anchor in enumerate(self.found) if content_of(anchor.example.id) != own]

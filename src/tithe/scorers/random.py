@@ -1,4 +1,4 @@
-"""A number drawn at random, the other baseline that must always be there."""
+"""A random number: a baseline for every other score."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tithe.scorers.base import Scorer
 
 @dataclass(frozen=True)
 class Random(Scorer):
-    """High: nothing; a uniform draw from the seed and the example's id, the same in any order of the file.
+    """High: nothing; a uniform draw from the seed and the example's id, whatever the order of the file.
 
     Formula:  the first 53 bits of blake2b(seed, id), over 2^53
     Reads:    nothing
@@ -34,4 +34,4 @@ class Random(Scorer):
 
     def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
         digest = hashlib.blake2b(f"{self.seed}|{example.id}".encode(), digest_size=8).digest()
-        return (int.from_bytes(digest, "little") >> 11) / 2**53
+        return (int.from_bytes(digest, "little") >> 11) / 2**53  # 53 bits fill the mantissa of a float64

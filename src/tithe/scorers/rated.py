@@ -1,4 +1,4 @@
-"""What scorers have in common that ask the model for a rating and look at how likely each reply is."""
+"""Ask the model for a rating, and read how likely each reply is."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import numpy as np
 
 from tithe.records import Answer, Ask, Example, FloatArray, Message, Options, PassSpec
 
-MASS = "mass"  # the name, in `also`, of the share of probability that lies on the replies
+MASS = "mass"  # the name, in `also`, of the probability of all replies together
 NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
 
 
 def rating(example: Example, question: str, replies: Sequence[str]) -> Ask:
-    """A question about an example, and how likely each of the replies is."""
+    """Ask a question about an example: how likely is each of the replies?"""
     return Ask(PassSpec("rated", example, question=question, options=tuple(replies)), f"options:{','.join(replies)}")
 
 
 def shares(answers: Mapping[str, Answer], name: str) -> FloatArray:
-    """(replies,) probabilities among the replies alone."""
+    """Return the probabilities among the replies, normalised to sum to 1: (replies,)."""
     answer = answers[name]
     assert isinstance(answer, Options), f"`{name}` is {type(answer).__name__}"
     return answer.shares
 
 
 def mass(answers: Mapping[str, Answer]) -> float:
-    """The share of probability that lies on the replies at all, on the average of the questions; 0 to 1."""
+    """Return the probability that the model gives one of the replies, averaged over the questions; 0 to 1."""
     found = [np.exp(one.log_probs.astype(np.float64)).sum() for one in answers.values() if isinstance(one, Options)]
-    return min(1.0, float(np.mean(found)))
+    return min(1.0, float(np.mean(found)))  # rounding may lead a little above 1
 
 
 def exchanges(example: Example) -> list[tuple[str, str]]:
-    """What a user says and what is answered, turn by turn; the last answer is the example's response."""
+    """Return (query, answer) of each turn; the last answer is the example's response."""
     found, query = list[tuple[str, str]](), ""
     for message in (*example.prompt, example.response):
         if message.role == "user":
@@ -42,7 +42,7 @@ def exchanges(example: Example) -> list[tuple[str, str]]:
 
 
 def prompt_text(example: Example) -> str:
-    """The prompt in one text: of a single message its words, of several each under its speaker's name."""
+    """Return the prompt as one text: a single message as it is, several each with the speaker's name before it."""
     if len(example.prompt) == 1:
         return example.prompt[0].content
     return "\n\n".join(map(spoken, example.prompt))

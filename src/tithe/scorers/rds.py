@@ -1,10 +1,10 @@
-"""Likeness to a target set, by hidden states."""
+"""Similarity to a target set, by hidden states."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from tithe.errors import SettingsError
 from tithe.records import Answer, Ask, Example, Problem, Vector
 from tithe.scorers.base import LEARNED, Scorer, Workbench, given
 from tithe.scorers.shots import distinct
-from tithe.scorers.targets import Cosines, Targets, directions, round_robin, tell, write_down
+from tithe.scorers.targets import Cosines, Targets, directions, keep_targets, note_targets, round_robin
 
 By = Literal["round-robin", "max", "mean"]
 CHUNK = 4096  # records whose vectors are held at a time
@@ -20,19 +20,19 @@ CHUNK = 4096  # records whose vectors are held at a time
 
 @dataclass(frozen=True)
 class RDS(Scorer):
-    """High: to the model this record is like an example of the target set.
+    """High: in the model's hidden states, this record is similar to an example of the target set.
 
     Paper:    Ivison et al. 2025, Large-Scale Data Selection for Instruction Tuning, arXiv 2503.01807 (RDS+)
     Formula:  h = sum_t w_t H_last[t], w_t = t / sum(t), over the T tokens of prompt and response, t from 1; cos(h, h')
-              to each h' of the target set; then the targets in turn take their best record that is not yet taken
+              to each h' of the target set; then each target in turn takes its best record that is not yet taken
     Reads:    given of all records and of the target's, weighted mean of the last hidden states
-    Range:    above 0 to 1: 1 - place / records, 1 is taken first, and above 0.95 are the first 5 %; `max` and `mean`
-              are cosines, -1 to 1
-    Differs:  equal cosines, to six decimals, are taken in input order, and a target that stands there twice has one
-              turn. A record that is a target itself is scored as any other, with cosine 1; how many there are is said.
+    Range:    above 0 to 1: 1 - place / records, so the record taken first has 1 and the first 5 % are above 0.95; `max`
+              and `mean` are cosines, -1 to 1
+    Differs:  cosines that agree to six decimals are taken in input order, and a target that occurs twice has one turn.
+              A record that is itself a target is scored like any other, with cosine 1; a note says how many there are.
 
     Args:
-        target: a data set whose records show what the selection is to be like.
+        target: a data set whose records show what the selection should be like.
         by: `round-robin`, as in the paper; or the `max` or `mean` cosine to the targets.
     """
 
@@ -51,21 +51,20 @@ class RDS(Scorer):
 
     def prepare(self, bench: Workbench) -> Self:
         if self.target is None:
-            raise SettingsError("`rds` needs a target set to hold records against", hint="`--target few.jsonl`")
+            raise SettingsError("`rds` needs a target set to compare records with", hint="`--target few.jsonl`")
         targets = distinct(bench.load(self.target, "target"))
         there, vectors = directions(bench, targets)
-        tell(bench, self.target, [targets[i] for i in there], len(targets))
+        note_targets(bench, self.target, [targets[i] for i in there], len(targets))
         against = Targets(vectors, [targets[i].row for i in there], {})
-        rows, cosines = self.held_against(bench, against)
+        rows, cosines = self.compare(bench, against)
         ids = [bench.examples[i].id for i in rows]
-        write_down(bench, [targets[i] for i in there], ids, cosines)
+        keep_targets(bench, [targets[i] for i in there], ids, cosines)
         order = round_robin(cosines) if self.by == "round-robin" else []
         places = {ids[row]: 1 - place / len(order) for place, row in enumerate(order)}
-        changes: dict[str, Any] = {"found": replace(against, places=places)}
-        return replace(self, **changes)
+        return replace(self, found=replace(against, places=places))
 
-    def held_against(self, bench: Workbench, targets: Targets) -> tuple[list[int], Cosines]:
-        """Which records have a vector, and their cosines: (found, targets). Vectors are held a chunk at a time."""
+    def compare(self, bench: Workbench, targets: Targets) -> tuple[list[int], Cosines]:
+        """Return which records have a vector, and their cosines, (found, targets), a chunk of vectors at a time."""
         rows, parts = list[int](), [np.zeros((0, len(targets.rows)), dtype=np.float32)]
         for start in range(0, len(bench.examples), CHUNK):
             there, vectors = directions(bench, bench.examples[start : start + CHUNK])
@@ -85,7 +84,7 @@ class RDS(Scorer):
         return float(cosines.max() if self.by == "max" else cosines.mean(dtype=np.float64))
 
     def more(self, example: Example, answers: Mapping[str, Answer]) -> Mapping[str, float]:
-        """The greatest cosine, and the row of the target that it belongs to."""
+        """Return the greatest cosine, and the row of its target."""
         assert self.found is not None, "prepare comes first"
         cosines = self.cosines(answers)
         return {"cosine": float(cosines.max()), "target": float(self.found.rows[int(cosines.argmax())])}

@@ -1,4 +1,4 @@
-"""Ratings that the model gives itself, held against how sure it is of them."""
+"""Ratings by the model itself, weighted by how sure it is of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tithe.scorers.base import Scorer
 from tithe.scorers.rated import MASS, mass, prompt_text, rating, shares
 
 REPLIES = ("1", "2", "3", "4", "5")
-# Five ways to ask the same, in words of our own.
+# Five ways to ask one question, in our own words.
 OPENINGS = (
     "Rate how good the response below is as an answer to its instruction, from 1 (useless) to 5 (excellent).",
     "You check training data for an assistant. Give the pair below a grade: 5 if a careful expert would have answered "
@@ -30,19 +30,19 @@ QUESTION = "{opening}\n\nInstruction:\n{prompt}\n\nResponse:\n{response}\n\nRepl
 
 @dataclass(frozen=True)
 class SelectIT(Scorer):
-    """High: asked in several ways, the model rates this response high, is sure of it, and says the same each time.
+    """High: asked in several ways, the model rates this response high, is sure, and is consistent.
 
     Paper:    Liu et al. 2024, SelectIT: Uncertainty-Aware Self-Reflection, arXiv 2402.16705
     Formula:  S = mean_q(S_q) / (1 + alpha * std_q(S_q)) over K = 5 rating prompts q,
               S_q = S_base * 1/(K - 1) * sum_k |P'_k - P'_base|, P'_k = p(k) / sum_j p(j) for the replies "1" to "5" as
               the next token, S_base the likeliest of them
     Reads:    five rated passes, likelihood of the five replies
-    Range:    0 to 5: the rating where all probability lies on it under all five prompts, 0 where it is spread evenly
+    Range:    0 to 5: the rating itself if all five prompts put all probability on it, 0 if it is spread evenly
     Differs:  the rating prompts are our own. The paper then averages over models of several sizes, weighted by their
               number of parameters: that is a mean of the columns of several runs.
 
     Args:
-        alpha: what disagreement between the prompts costs, 0 or more; the paper takes 0.2.
+        alpha: the penalty for disagreement between the prompts, 0 or more; the paper takes 0.2.
     """
 
     name: ClassVar[str] = "selectit"
@@ -65,16 +65,16 @@ class SelectIT(Scorer):
 
     def score(self, example: Example, answers: Mapping[str, Answer]) -> float:
         sure = np.array([certain_rating(shares(answers, name)) for name in answers])  # S_q
-        return float(sure.mean() / (1 + self.alpha * sure.std()))
+        return float(sure.mean() / (1 + self.alpha * sure.std()))  # mean_q(S_q) / (1 + alpha * std_q(S_q))
 
     def more(self, example: Example, answers: Mapping[str, Answer]) -> Mapping[str, float]:
-        """The mean of the likeliest ratings, how far the prompts disagree, and whether the model answers at all."""
+        """Return the mean of the likeliest ratings, how far prompts disagree, and how likely any reply is."""
         each = [shares(answers, name) for name in answers]
         likeliest = float(np.mean([1 + int(one.argmax()) for one in each]))
         return {"rating": likeliest, "spread": float(np.std([certain_rating(p) for p in each])), MASS: mass(answers)}
 
 
 def certain_rating(p: FloatArray) -> float:
-    """S_q: the likeliest rating, times how far the others lie behind it."""
-    base = int(p.argmax())
+    """Return S_q: the likeliest rating, times the mean lead of its probability over the others."""
+    base = int(p.argmax())  # S_base - 1; argmax takes the lower rating of a tie
     return float((1 + base) * np.abs(p - p[base]).sum() / (len(p) - 1))

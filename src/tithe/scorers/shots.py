@@ -1,4 +1,4 @@
-"""Worked examples for a record: the others whose prompts are nearest to its own."""
+"""Find worked examples for each record: other records with the nearest prompts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tithe.scorers.base import Workbench, content_of
 if TYPE_CHECKING:
     from tithe.neighbours import Neighbours
 
-SAME = 0.9999  # cosines from here on are those of equal texts, give or take the rounding
+SAME = 0.9999  # texts with this cosine or more count as equal; rounding makes it a little less than 1
 NO_VECTOR = Problem("no neighbour: the encoder makes nothing of its prompt")
 
 
 @dataclass(frozen=True)
 class Shots:
-    """Who is shown before whom.
+    """The worked examples of each record.
 
     Args:
         by_id: example id -> its worked examples, the nearest last, or why it has none.
@@ -35,7 +35,7 @@ class Shots:
 
 
 def check_shots(shots: int, exclude_similarity: float | None) -> None:
-    """Refuse what nobody can mean.
+    """Refuse impossible settings.
 
     Raises:
         SettingsError: no shots, or a cosine that no pair can have.
@@ -52,27 +52,27 @@ def check_shots(shots: int, exclude_similarity: float | None) -> None:
 def find_shots(
     bench: Workbench, encoder: str, *, shots: int, exclude_above: float | None = None, pool: str | None = None
 ) -> Shots:
-    """The worked examples of every record, written down as `neighbours`.
+    """Find the worked examples of every record, and keep them as the table `neighbours`.
 
     Args:
         bench: where the examples are.
-        encoder: what makes vectors of prompts.
-        shots: how many each.
-        exclude_above: those of this similarity or more are passed over.
-        pool: another data set to take them from. A record is never its own worked example: in its own data set by its
-            place, in another one by its content.
+        encoder: what embeds prompts.
+        shots: how many for each record.
+        exclude_above: skip examples of this similarity or more.
+        pool: another data set to take them from. A record is never its own worked example; it is recognised by its
+            position in its own data set, and by its content in another one.
 
     Raises:
         DataError: there are not enough records to choose from.
     """
-    from tithe.neighbours import nearest  # it loads torch, which a list of scorers need not wait for
+    from tithe.neighbours import nearest  # imported here as it is slow to load, and listing scorers must be quick
 
     examples = bench.examples
     others = examples if pool is None else distinct(bench.load(pool))
     demand_enough(len(others) - (pool is None), shots, pool)
     own = bench.embed(examples, encoder)
     theirs = None if pool is None else bench.embed(others, encoder)
-    spare = 0 if pool is None else 1  # its own content may be among the nearest, and is passed over
+    spare = 0 if pool is None else 1  # one more, as its own content may be among the nearest and is skipped
     found = nearest(own, min(shots + spare, len(others)), pool=theirs, exclude_above=exclude_above)
     note_search(bench, found)
     index, similarity = found.index, found.similarity
@@ -83,25 +83,25 @@ def find_shots(
     chosen: dict[str, tuple[Example, ...] | Problem] = {}
     for i, example in enumerate(examples):
         places = [int(j) for j in index[i] if j >= 0]
-        chosen[example.id] = tuple(others[j] for j in reversed(places))
+        chosen[example.id] = tuple(others[j] for j in reversed(places))  # the nearest last, next to the prompt
         if not own[i].any():
             chosen[example.id] = NO_VECTOR
         elif len(places) < shots:
             chosen[example.id] = too_few
-    write_down(bench, [e.id for e in examples], [e.id for e in others], index, similarity)
-    tell(bench, similarity[:, 0], index[:, 0] >= 0, len(examples))
+    keep_neighbours(bench, [e.id for e in examples], [e.id for e in others], index, similarity)
+    note_duplicates(bench, similarity[:, 0], index[:, 0] >= 0, len(examples))
     return Shots(chosen)
 
 
 def note_search(bench: Workbench, found: Neighbours) -> None:
-    """Say how well an approximate search has found them; an exact one needs no word."""
+    """Note the recall of an approximate search; an exact search needs no note."""
     if found.ann is not None:
         bench.note("search", asdict(found.ann))
         bench.say(f"note: neighbours are approximate: {found.ann}")
 
 
 def distinct(examples: Sequence[Example]) -> Sequence[Example]:
-    """The first of each content."""
+    """Return the first example of each content."""
     return list({content_of(example.id): example for example in reversed(examples)}.values())[::-1]
 
 
@@ -123,7 +123,7 @@ def without_itself(
     similarity: npt.NDArray[np.float32],
     shots: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The first `shots` neighbours whose content is not the example's own: (examples, shots)."""
+    """Return the first `shots` neighbours whose content is not the example's own: (examples, shots)."""
     contents = [content_of(other.id) for other in others]
     places = np.full((len(examples), shots), -1, dtype=np.int64)
     cosines = np.full((len(examples), shots), np.nan, dtype=np.float32)
@@ -134,14 +134,14 @@ def without_itself(
     return places, cosines
 
 
-def write_down(
+def keep_neighbours(
     bench: Workbench,
     ids: Sequence[str],
     others: Sequence[str],
     index: npt.NDArray[np.int64],
     similarity: npt.NDArray[np.float32],
 ) -> None:
-    """`neighbours`: one row per example and neighbour, the nearest first."""
+    """Keep the table `neighbours`: one row per example and neighbour, the nearest first."""
     rows, ranks = np.nonzero(index >= 0)
     bench.keep(
         "neighbours",
@@ -154,8 +154,10 @@ def write_down(
     )
 
 
-def tell(bench: Workbench, similarity: npt.NDArray[np.float32], there: npt.NDArray[np.bool_], total: int) -> None:
-    """Duplicates show one another their own answers: say how many there are."""
+def note_duplicates(
+    bench: Workbench, similarity: npt.NDArray[np.float32], there: npt.NDArray[np.bool_], total: int
+) -> None:
+    """Note how many neighbours are duplicates, as these give the answer away."""
     same = int((similarity[there] >= SAME).sum())
     bench.note("same_prompt_neighbours", same)
     bench.note("without_neighbour", int((~there).sum()))
@@ -163,5 +165,5 @@ def tell(bench: Workbench, similarity: npt.NDArray[np.float32], there: npt.NDArr
         whose = "every record" if same == total else f"{same:,} of {total:,} records"
         bench.say(
             f"note: the nearest neighbour of {whose} has the same prompt, and may give the answer away; "
-            "`--exclude-similarity 0.999` passes such over"
+            "`--exclude-similarity 0.999` skips such neighbours"
         )

@@ -1,4 +1,4 @@
-"""A target set that records are held against, and how its members take records in turn."""
+"""Compare records with a target set, and let its members take records in turn."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tithe.errors import DataError
 from tithe.records import Ask, Example, Vector
 from tithe.scorers.base import Workbench, content_of, given
 
-DECIMALS = 6  # of a cosine: what is beyond is rounding, and decides nothing
-BLOCK = 256  # places of a queue that are looked at together
+DECIMALS = 6  # of a cosine: further digits are rounding errors and must not decide
+BLOCK = 256  # entries of a queue checked at once
 Cosines: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What records are held against.
+    """The target set, and the scores by round-robin.
 
     Args:
         vectors: (targets, dim) float32, each of length 1.
-        rows: their records in the target's data set.
+        rows: the targets' rows in their data set.
         places: example id -> score by round-robin.
     """
 
@@ -33,24 +33,28 @@ class Targets:
     places: Mapping[str, float]
 
     def cosines(self, vector: npt.NDArray[np.float32]) -> Cosines:
-        """(targets,) of one record, or (records, targets)."""
+        """Return the cosines of one record, (targets,), or of several, (records, targets)."""
         return np.asarray(np.round(vector @ self.vectors.T, DECIMALS), dtype=np.float32)
 
 
 def directions(bench: Workbench, examples: Sequence[Example]) -> tuple[list[int], npt.NDArray[np.float32]]:
-    """Which of the examples have a vector, and these: (found, dim)."""
+    """Return which examples have a vector, and the vectors: (found, dim)."""
     read = [answers["given"] for answers in bench.answers([{"given": Ask(given(e), "weighted")} for e in examples])]
     vectors = {i: one.values for i, one in enumerate(read) if isinstance(one, Vector)}
     return list(vectors), np.array(list(vectors.values()), dtype=np.float32)
 
 
 def round_robin(cosines: Cosines) -> list[int]:
-    """Records in the order in which the targets, in turn, take their best one left: (records, targets)."""
-    queues = np.empty(cosines.shape[::-1], dtype=np.int32)
+    """Return the records in the order in which the targets, in turn, take their best record left.
+
+    Args:
+        cosines: (records, targets).
+    """
+    queues = np.empty(cosines.shape[::-1], dtype=np.int32)  # (targets, records): each target's ranking of all records
     for j, queue in enumerate(queues):
-        queue[:] = np.argsort(-cosines[:, j], kind="stable")  # of equals the first of the input
+        queue[:] = np.argsort(-cosines[:, j], kind="stable")  # ties in input order
     taken, order = np.zeros(len(cosines), dtype=bool), list[int]()
-    at = [0] * len(queues)
+    at = [0] * len(queues)  # how far each queue is used up; all records before that are taken
     while len(order) < len(cosines):
         for j, queue in enumerate(queues[: len(cosines) - len(order)]):
             at[j] = first_left(queue, taken, at[j])
@@ -60,7 +64,7 @@ def round_robin(cosines: Cosines) -> list[int]:
 
 
 def first_left(queue: npt.NDArray[np.int32], taken: npt.NDArray[np.bool_], at: int) -> int:
-    """The first place from here on whose record is not taken; there is one."""
+    """Return the first place from `at` on whose record is not taken; there must be one."""
     while True:
         left = ~taken[queue[at : at + BLOCK]]
         if left.any():
@@ -68,8 +72,8 @@ def first_left(queue: npt.NDArray[np.int32], taken: npt.NDArray[np.bool_], at: i
         at += BLOCK
 
 
-def tell(bench: Workbench, name: str, targets: Sequence[Example], asked: int) -> None:
-    """Count what there is to hold records against, and records that are among it."""
+def note_targets(bench: Workbench, name: str, targets: Sequence[Example], asked: int) -> None:
+    """Note how many targets can be compared, and how many records are themselves targets."""
     bench.note("targets", len(targets))
     if not targets:
         raise DataError(f"none of the {asked:,} records of the target `{name}` has hidden states to compare")
@@ -82,8 +86,8 @@ def tell(bench: Workbench, name: str, targets: Sequence[Example], asked: int) ->
         bench.say(f"note: in the target set themselves, with cosine 1: {same:,} of {len(bench.examples):,} records")
 
 
-def write_down(bench: Workbench, targets: Sequence[Example], ids: Sequence[str], cosines: Cosines) -> None:
-    """`targets`: one row per target, with the record nearest to it."""
+def keep_targets(bench: Workbench, targets: Sequence[Example], ids: Sequence[str], cosines: Cosines) -> None:
+    """Keep the table `targets`: one row per target, with the record nearest to it."""
     best = cosines.argmax(axis=0) if len(cosines) else []
     bench.keep(
         "targets",

@@ -30,12 +30,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Probe:
-    """A record that another one, shown before it, may help.
+    """A record that another one may help when it is shown before it.
 
     Args:
         example: the record.
-        given: its response with its prompt.
-        alone: its response without.
+        given: the likelihood of its response with its prompt.
+        alone: the likelihood of its response without the prompt.
         distance: 1 - cosine of its prompt and the other's.
     """
 
@@ -47,24 +47,25 @@ class Probe:
 
 @dataclass(frozen=True)
 class WICI(Scorer):
-    """High: shown as a worked example, this record helps the model with hard records like it.
+    """High: as a worked example, this record helps the model with hard records that are similar.
 
     Paper:    weighted in-context influence, arXiv 2604.25132
     Formula:  sum over probes b of w_b * ICI(a -> b), ICI(a -> b) = IFD(b) - IFD(b | a shown),
               w_b = (1 - cos(a, b)) / (2 * number of probes); IFD(b | a shown) is the mean negative log-likelihood of
               b's response with a shown before its prompt, over that of the response alone
-    Reads:    given and alone of all records while it prepares, to know which are hard; then 5 passes a record, of the
-              probes' responses with this record shown
+    Reads:    given and alone of all records in preparation, to find the hard ones; then 5 passes for each record, over
+              its probes' responses with the record shown
     Range:    any number, weighted difference of ratios; above 0 the record helps
-    Differs:  `terms=positive` is as the authors' code: what harms counts as nothing, and records of IFD above 1 are no
-              probes. It goes on to walk down the ranking and skip what has a cosine of 0.9 or more with something kept:
-              that is the selector `deita`. A probe that leaves no room for this record is left out of sum and number.
+    Differs:  `terms=positive` follows the authors' code: negative influence counts as 0, and records of IFD above 1 are
+              no probes. Their code then walks down the ranking and skips what has a cosine of 0.9 or more with
+              something kept: that is the selector `deita`. A probe so long that this record does not fit before it is
+              left out of the sum and of the number of probes.
 
     Args:
-        near: of so many records with the nearest prompts,
-        probes: k-means makes so many clusters, and the hardest record of each, of highest IFD, is a probe.
+        near: how many records with the nearest prompts to choose probes from.
+        probes: how many clusters k-means makes of these; the hardest record of each, of highest IFD, is a probe.
         terms: `all` as in the formula, or `positive`.
-        encoder: what makes vectors of prompts.
+        encoder: what embeds prompts.
         seed: of k-means.
     """
 
@@ -88,7 +89,7 @@ class WICI(Scorer):
             raise SettingsError(f"`terms` is `all` or `positive`, not `{self.terms}`")
 
     def prepare(self, bench: Workbench) -> Self:
-        from tithe.neighbours import nearest  # it loads torch, which a list of scorers need not wait for
+        from tithe.neighbours import nearest  # imported here as it is slow to load, and listing scorers must be quick
 
         examples = bench.examples
         read = bench.answers([{"given": Ask(given(e), "nll"), "alone": Ask(alone(e), "nll")} for e in examples])
@@ -100,24 +101,24 @@ class WICI(Scorer):
                 hint="a probe has an IFD, with `terms=positive` one of at most 1",
             )
         vectors = bench.embed(examples, self.encoder)
-        near = nearest(vectors, min(self.near + 1, len(able)), pool=vectors[able])  # one more: itself may be there
+        # One more than needed, as the record itself may be among them.
+        near = nearest(vectors, min(self.near + 1, len(able)), pool=vectors[able])
         note_search(bench, near)
         found: dict[str, list[Probe]] = {}
         for i, example in enumerate(examples):
             places = [k for k, j in enumerate(near.index[i].tolist()) if j >= 0 and able[j] != i][: self.near]
             rows, cosines = able[near.index[i, places]], near.similarity[i, places]
-            chosen = self.hardest(vectors[rows], hard[rows])
+            chosen = self.hardest(vectors[rows], hard[rows])  # places in `rows`, the nearest first
             found[example.id] = [
-                Probe(examples[j], nll_of(read[j], "given"), nll_of(read[j], "alone"), 1 - float(cosines[k]))
+                Probe(examples[j], nll(read[j], "given"), nll(read[j], "alone"), 1 - float(cosines[k]))
                 for k, j in ((k, int(rows[k])) for k in chosen)
             ]
         bench.note("records_that_can_be_probes", len(able))
         bench.keep("probes", table(found))
-        changes: dict[str, Any] = {"found": found}
-        return replace(self, **changes)
+        return replace(self, found=found)
 
     def hardest(self, vectors: npt.NDArray[np.float32], hard: Floats) -> list[int]:
-        """Of each cluster the place of the highest IFD, the nearest prompt of equals."""
+        """Return the place of the highest IFD in each cluster, ties by the nearest prompt."""
         if len(hard) <= self.probes:
             return list(range(len(hard)))
         from tithe.neighbours import kmeans
@@ -145,11 +146,11 @@ class WICI(Scorer):
                 terms.append(b.distance / 2 * (influence if self.terms == "all" else max(influence, 0.0)))
         if not terms:
             return NOTHING_SCORED if answers else Problem("no other record can be a probe")
-        return finite(sum(terms) / len(terms), "wici")
+        return finite(sum(terms) / len(terms), "wici")  # sum of w_b * ICI, w_b = (1 - cos) / (2 * number of probes)
 
 
 def difficulty(conditioned: Nll, direct: Nll) -> float | Problem:
-    """IFD, over the same response tokens."""
+    """Return the IFD, over the same response tokens in both passes."""
     conditioned, direct = same_tokens(conditioned, direct)
     if conditioned.tokens == 0 or direct.tokens == 0 or direct.mean == 0.0:
         return NOTHING_SCORED
@@ -157,7 +158,7 @@ def difficulty(conditioned: Nll, direct: Nll) -> float | Problem:
 
 
 def difficulty_of(answers: Mapping[str, Answer | Problem]) -> float:
-    """A record's IFD; NaN where it has none."""
+    """Return a record's IFD, or NaN if it has none."""
     conditioned, direct = answers["given"], answers["alone"]
     if not isinstance(conditioned, Nll) or not isinstance(direct, Nll):
         return float("nan")
@@ -165,14 +166,8 @@ def difficulty_of(answers: Mapping[str, Answer | Problem]) -> float:
     return found if isinstance(found, float) else float("nan")
 
 
-def nll_of(answers: Mapping[str, Answer | Problem], name: str) -> Nll:
-    answer = answers[name]
-    assert isinstance(answer, Nll), f"`{name}` is {type(answer).__name__}"
-    return answer
-
-
 def table(found: Mapping[str, Sequence[Probe]]) -> dict[str, Any]:
-    """One row per record and probe."""
+    """Make the table `probes`: one row per record and probe."""
     rows = [(id_, b) for id_, probes in found.items() for b in probes]
     return {
         "id": [id_ for id_, _ in rows],

@@ -1,18 +1,18 @@
-"""How much may be kept: rows, a share, or response tokens."""
+"""Parse how much may be kept (rows, a share, or response tokens), and spend it, also over parts of the data set."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
-from typing import Literal, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from tithe.errors import SettingsError
+from tithe.errors import SettingsError, did_you_mean
 from tithe.records import FloatArray, Scores, Selection
 
 Indices: TypeAlias = npt.NDArray[np.intp]
@@ -22,7 +22,7 @@ Base: TypeAlias = Literal["input", "kept"]
 TOKENS_COLUMN = "response_tokens"
 FORMS = "a budget is rows (`500`), a share (`5%`, `0.05`) or tokens (`200k-tokens`)"
 
-# Digits are bounded, so that no text can make a number that takes minutes to build.
+# The number of digits is bounded, so that no text can make a number that takes minutes to compute.
 _PERCENT = re.compile(r"([+-]?(?:\d{1,15}\.?\d{0,15}|\.\d{1,15}))\s*%", re.ASCII)
 _TOKENS = re.compile(r"([+-]?(?:\d{1,15}\.?\d{0,15}|\.\d{1,15}))\s*([km]?)[\s-]*tokens?", re.ASCII)
 _ROWS = re.compile(r"[+-]?\d{1,15}", re.ASCII)
@@ -32,13 +32,13 @@ _SCALE = {"": 1, "k": 1_000, "m": 1_000_000}
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be kept, exactly; made by `Budget.parse`.
+    """How much may be kept, as an exact number; made by `Budget.parse`.
 
     Args:
         amount: rows, tokens, or the share as a fraction of 1.
         unit: what `amount` counts.
-        of: what a share is a share of: the whole input, or what filters and problems left of it.
-        text: what was given, for messages and the run record.
+        of: what a share refers to: the whole input, or what filters and problems left of it.
+        text: the budget as given, for messages and the run record.
     """
 
     amount: Fraction
@@ -48,14 +48,14 @@ class Budget:
 
     @classmethod
     def parse(cls, given: str | int | float, *, of: Base = "input") -> Budget:
-        """Read `500`, `0.05`, `"5%"` or `"1.5m-tokens"`; an int is rows, a float a share, also as text.
+        """Parse `500`, `0.05`, `"5%"` or `"1.5m-tokens"`; an int is rows, a float a share, also as text.
 
         Raises:
-            SettingsError: for anything else, nothing, a negative amount, and more than 100 %.
+            SettingsError: for anything else, zero, a negative amount, and more than 100 %.
         """
         text = str(given).strip().lower()  # shortest decimal of a float: 0.29 is 29/100 and not 0.28999999...
         if of not in ("input", "kept"):
-            raise SettingsError(f"a budget counts of `input` or `kept`, not of `{of}`")
+            raise SettingsError(f"a budget is of `input` or `kept`, not of `{of}`")
         if not isinstance(given, bool):
             if match := _PERCENT.fullmatch(text):
                 return cls(_share(Fraction(match[1]) / 100, text), "share", of, text)
@@ -71,14 +71,14 @@ class Budget:
         return self.text
 
     def rows(self, total: int, left: int) -> int | None:
-        """Rows asked for, which may be more than there are; None where tokens are asked for.
+        """Return the rows asked for, which may be more than there are; None for a token budget.
 
         Args:
-            total: examples of the input.
+            total: number of examples in the input.
             left: how many of them have a score and so can be kept at all.
 
         Raises:
-            SettingsError: if the share comes to no row.
+            SettingsError: if the share is less than one row.
         """
         if self.unit == "tokens":
             return None
@@ -93,10 +93,10 @@ class Budget:
         return rows
 
     def take(self, scores: Scores, order: Indices) -> Indices:
-        """The first of `order` that the budget pays for.
+        """Return the first of `order` that the budget pays for.
 
-        A token budget stops at the first example that does not fit, rather than going on to shorter ones further
-        down, which would favour short responses over good ones.
+        A token budget stops at the first example that does not fit. Going on to shorter ones further down would favour
+        short responses over good ones.
 
         Args:
             scores: what is chosen from; a token budget reads its column `response_tokens`.
@@ -110,21 +110,21 @@ class Budget:
         return order[: self.rows(len(scores), left(scores))]
 
     def spend(self, scores: Scores, picks: Iterable[int]) -> Indices:
-        """`take` from an order that is made step by step, which is asked for no more than is needed.
+        """Take from an order that is computed step by step, no further than needed.
 
         Args:
             scores: what is chosen from.
             picks: indices into `scores`, all different, the one to keep first at the front.
 
         Raises:
-            SettingsError: as `take` does.
+            SettingsError: as in `take`.
         """
         rows = self.rows(len(scores), left(scores))
         front = self._until_spent(scores, picks) if rows is None else islice(picks, rows)
         return self.take(scores, np.fromiter(front, dtype=np.intp))
 
     def note(self, scores: Scores, selection: Selection) -> str | None:
-        """One sentence where less was kept than asked for, because there was no more to keep."""
+        """Return a sentence if less was kept than asked for, because there was no more to keep."""
         kept = len(selection.kept)
         if self.unit == "tokens":
             full = kept == left(scores)
@@ -135,11 +135,12 @@ class Budget:
         return f"`{self.text}` asks for {asked} rows, but only {kept} of {len(scores)} examples can be kept"
 
     def _paid(self, scores: Scores, order: Indices) -> int:
-        """How many examples from the front of `order` the tokens pay for."""
+        """Count the examples from the front of `order` that the tokens pay for."""
         counts = self._counts(scores)[order]
         odd = np.flatnonzero(~(counts >= 0))
         if len(odd):
             raise SettingsError(f"`{TOKENS_COLUMN}` has no count for example `{scores.ids[order[odd[0]]]}`")
+        # Token counts are whole numbers far below 2^53, so the float64 sums are exact.
         paid = int(np.searchsorted(np.cumsum(counts), float(self.amount), side="right"))
         if paid == 0 and len(order):
             message = f"budget `{self.text}` is less than the {int(counts[0])} response tokens of the first example"
@@ -147,12 +148,12 @@ class Budget:
         return paid
 
     def _until_spent(self, scores: Scores, picks: Iterable[int]) -> Iterator[int]:
-        """The picks up to the first that the tokens do not pay for, which is one of them."""
+        """Yield the picks up to and including the first that the tokens do not pay for."""
         counts, spent = self._counts(scores), 0.0
         for pick in picks:
             yield pick
             spent += float(counts[pick])
-            if not spent <= float(self.amount):  # neither where there is no count: `take` says so
+            if not spent <= float(self.amount):  # `not <=`, as a missing count is NaN; `take` then reports it
                 return
 
     def _counts(self, scores: Scores) -> FloatArray:
@@ -163,12 +164,12 @@ class Budget:
 
 
 def left(scores: Scores) -> int:
-    """How many examples have a score."""
+    """Count the examples that have a score."""
     return len(scores) - len(scores.problems)
 
 
 def _share(share: Fraction, text: str) -> Fraction:
-    """A share that can be: above nothing, at most everything."""
+    """Check a share: above 0, at most 1."""
     if share > 1:
         hint = "a share is at most `100%`" if "%" in text else _rows_or_percent(share)
         raise SettingsError(f"budget `{text}` is more than everything", hint=hint)
@@ -178,7 +179,7 @@ def _share(share: Fraction, text: str) -> Fraction:
 
 
 def _whole(amount: Fraction, text: str, unit: str) -> Fraction:
-    """A count that can be: whole, and at least one."""
+    """Check a count: whole, and at least 1."""
     if amount <= 0:
         _nothing(text)
     if amount.denominator != 1:
@@ -194,3 +195,85 @@ def _rows_or_percent(share: Fraction) -> str:
 def _nothing(text: str) -> NoReturn:
     hint = f"`0.5%` is a share, `5` is rows; {FORMS}"
     raise SettingsError(f"budget `{text}` keeps nothing", hint=hint)
+
+
+MISSING = "None"
+
+
+def groups(scores: Scores, by: str) -> dict[str, list[int]]:
+    """Split examples by a column: label -> indices in input order; labels sorted, whatever value comes first.
+
+    Raises:
+        SettingsError: if there is no such column.
+    """
+    if by not in scores.columns:
+        raise SettingsError(f"there is no column `{by}` to stratify by", hint=did_you_mean(by, scores.columns))
+    found: dict[str, list[int]] = {}
+    for index, value in enumerate(scores.columns[by].tolist()):
+        found.setdefault(_label(value), []).append(index)
+    return dict(sorted(found.items()))
+
+
+def quotas(rows: int, weights: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return rows per label in proportion to the weights: together `min(rows, all sizes)`, none above its size."""
+    out = dict.fromkeys(weights, 0)
+    rest = min(rows, sum(sizes.values()))  # rows not yet given to a label
+    open_ = [label for label in weights if sizes[label] > 0]
+    while rest > 0:
+        share = _largest_remainder(rest, {label: weights[label] for label in open_})
+        full = [label for label in open_ if share[label] >= sizes[label]]
+        if not full:
+            return out | share
+        for label in full:  # full: what they cannot take is shared out among the others
+            out[label] = sizes[label]
+            rest -= sizes[label]
+            open_.remove(label)
+    return out
+
+
+def share_out(
+    scores: Scores, budget: Budget, queues: Mapping[str, Sequence[int]], weights: Mapping[str, int] | None
+) -> list[int]:
+    """Keep the front of every queue: by quotas, or in turn for a token budget, which has no quotas.
+
+    Args:
+        scores: what is chosen from.
+        budget: how much may be kept.
+        queues: label -> indices into `scores`, the one to keep first at the front.
+        weights: label -> what quotas are proportional to; None for equal quotas.
+    """
+    rows = budget.rows(len(scores), sum(map(len, queues.values())))
+    if rows is None:
+        turns = interleave(queues, equal=weights is None)
+        return [int(index) for index in budget.take(scores, np.array(turns, dtype=np.intp))]
+    sizes = {label: len(queue) for label, queue in queues.items()}
+    quota = quotas(rows, dict.fromkeys(queues, 1) if weights is None else weights, sizes)
+    return [index for label, queue in queues.items() for index in queue[: quota[label]]]
+
+
+def interleave(queues: Mapping[str, Sequence[int]], *, equal: bool = False) -> list[int]:
+    """Merge queues into one order whose every prefix has each queue in proportion to its length, or equally."""
+    # By the middle of each entry's slot, with the queue stretched to 0..1, every prefix keeps the proportions.
+    place = [
+        (rank if equal else (2 * rank + 1) / (2 * len(queue)), label, index)
+        for label, queue in queues.items()
+        for rank, index in enumerate(queue)
+    ]
+    return [index for _, _, index in sorted(place)]
+
+
+def _largest_remainder(rows: int, weights: Mapping[str, int]) -> dict[str, int]:
+    """Return whole numbers in proportion to the weights that add up to `rows`; exact, as it uses integers only."""
+    total = sum(weights.values())
+    out = {label: rows * weight // total for label, weight in weights.items()}
+    # The rest goes to the largest remainders; ties to the larger weight, then to the label, never to the input order.
+    by_rest = sorted(weights, key=lambda label: (-(rows * weights[label] % total), -weights[label], label))
+    for label in by_rest[: rows - sum(out.values())]:
+        out[label] += 1
+    return out
+
+
+def _label(value: Any) -> str:
+    """Name any cell, hashable or not. The text `None` becomes `'None'`, so it differs from a missing value."""
+    missing = value is None or value != value  # only NaN differs from itself
+    return MISSING if missing else repr(value)

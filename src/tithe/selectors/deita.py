@@ -1,4 +1,4 @@
-"""DEITA's walk down the ranking, past what is too like something kept."""
+"""DEITA's walk down the ranking, which skips what is too similar to something kept."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import ClassVar
 from tithe.errors import SettingsError
 from tithe.neighbours.coverage import unlike
 from tithe.records import Scores, Selection
+from tithe.selectors.base import Diverse
 from tithe.selectors.budget import Budget, Indices
-from tithe.selectors.diverse import Diverse
 from tithe.selectors.rank import Top
 
 
 @dataclass(frozen=True)
 class Deita(Diverse):
-    """Keeps the highest scores, but nothing that is too like something kept already.
+    """Keeps the highest scores, but nothing too similar to something kept already.
 
     Paper:    Liu et al. 2023, What makes good data for alignment?, arXiv 2312.15685 ("score first, diversity aware")
     Formula:  down the ranking, keep i if max over j in S of cos(i, j) < threshold
     Cost:     examples walked past x kept x dim
 
-    The threshold is a similarity. Read as a distance, a cosine distance of 0.9 or more to anything would drop nearly
-    everything. What the walk does not reach is below the budget.
+    The threshold is a similarity, not a distance: a required cosine distance of 0.9 would drop nearly everything. What
+    the walk does not reach is below the budget.
 
     Args:
-        threshold: cosine, above 0 and at most 1, from which two prompts are too like; equal prompts always are.
+        threshold: cosine, above 0 and at most 1, from which two prompts are too similar; equal prompts always are.
     """
 
     name: ClassVar[str] = "deita"
@@ -44,7 +44,7 @@ class Deita(Diverse):
         return self.settle(scores, kept, "below the budget", skipped)
 
     def _walk(self, scores: Scores, order: Indices, skipped: dict[int, str]) -> Iterator[int]:
-        """What is kept, in order; what is passed on the way goes into `skipped`."""
+        """Yield what is kept, in order, and put what is skipped on the way into `skipped`."""
         vectors = self.vectors(scores, order)
         for index, new in zip(order.tolist(), unlike(vectors, self.threshold), strict=True):
             if new:

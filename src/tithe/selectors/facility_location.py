@@ -1,4 +1,4 @@
-"""Facility location: the few that best stand for all."""
+"""Facility location: the few examples that best represent all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import numpy as np
 from tithe.errors import SettingsError
 from tithe.neighbours.coverage import facility_location
 from tithe.records import FloatArray, Scores, Selection
-from tithe.selectors.base import scored
+from tithe.selectors.base import COVERED, Diverse, scored
 from tithe.selectors.budget import Budget
-from tithe.selectors.diverse import COVERED, Diverse
 
 MOST_WEIGHT = 1e6
 
 
 @dataclass(frozen=True)
 class FacilityLocation(Diverse):
-    """Keeps the examples that best stand for all: each example should have a kept one that is like it.
+    """Keeps the examples that best represent all: each example should have a similar one that is kept.
 
     Paper:    Nemhauser, Wolsey and Fisher 1978, An analysis of approximations for maximizing submodular set functions
               (greedy reaches 63 % of the best); Minoux 1978, Accelerated greedy algorithms (lazy evaluation)
@@ -28,12 +27,12 @@ class FacilityLocation(Diverse):
               of the other scored examples whose score is lower than j's
     Cost:     examples x examples x dim, once or a few times; memory grows with the examples alone
 
-    A negative cosine counts as 0: what is unlike an example does not stand for it, however little. Equal to the naive
-    greedy, ties to the first of the input. Dense regions get more than under `kcenter`, and outliers come late.
+    A negative cosine counts as 0: an opposite example covers nothing. The result equals that of naive greedy, ties in
+    input order. Dense regions get more than with `kcenter`, and outliers come late.
 
     Args:
-        weight: what the score counts, 0 is nothing: the best-scored example adds this many examples, each covered
-            whole, by its score alone.
+        weight: how much the score counts, 0 for not at all: the score of the best-scored example adds as much as
+            covering this many examples whole.
     """
 
     name: ClassVar[str] = "facility-location"
@@ -54,5 +53,5 @@ class FacilityLocation(Diverse):
 
 
 def share_below(values: FloatArray) -> FloatArray:
-    """Of each value, the share of the others that are lower, 0 to 1: without the scores' unit, and equal for equals."""
+    """Return the share of the other values that are lower, 0 to 1: independent of the score's unit, ties are equal."""
     return np.searchsorted(np.sort(values), values, side="left") / max(1, len(values) - 1)

@@ -1,4 +1,4 @@
-"""What is dropped before anything is ranked: comparisons of a column with a value, and duplicates."""
+"""Drop examples before anything is ranked: by comparing a column with a value, and duplicates."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-_FILTER = re.compile(r"([^<>=!]+)(>=|<=|==|!=|>|<|=)(.*)", re.DOTALL)  # spaces around are taken off afterwards
+_FILTER = re.compile(r"([^<>=!]+)(>=|<=|==|!=|>|<|=)(.*)", re.DOTALL)  # surrounding spaces are stripped afterwards
 _NUMBER = re.compile(r"[+-]?(?:\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Drops the examples whose column compares so; made by `Filter.parse`.
+    """Drops the examples for which the comparison holds; made by `Filter.parse`.
 
-    A missing value (None, NaN) is unequal to everything, and neither more nor less. Text that reads as a number is
-    compared as one where the filter has a number: CSV files hold nothing but text.
+    A missing value (None, NaN) is unequal to everything, and neither more nor less. If the filter has a number, text
+    that reads as a number is compared as one, since CSV files hold only text.
 
     Args:
         column: a scorer, a count such as `response_tokens`, or a column of the input.
         op: one of `OPERATORS`.
         value: a number or a text.
-        text: what was given; the reason of what it drops.
+        text: the filter as given, which is also the reason of what it drops.
     """
 
     column: str
@@ -50,7 +50,7 @@ class Filter:
 
     @classmethod
     def parse(cls, text: str) -> Filter:
-        """Read `ifd > 1`, `response_tokens <= 8` or `source == "web"`.
+        """Parse `ifd > 1`, `response_tokens <= 8` or `source == "web"`.
 
         Raises:
             SettingsError: if it is not a column, a comparison and a number or quoted text.
@@ -66,17 +66,17 @@ class Filter:
         return cls(column, op, _value(value, text), text)
 
     def check(self, known: Iterable[str]) -> None:
-        """Refuse a column that is not there; can be called before anything is scored."""
+        """Refuse an unknown column; this works before anything is scored."""
         names = list(known)
         if self.column not in names:
             message = f"filter `{self.text}`: there is no column `{self.column}`"
             raise SettingsError(message, hint=did_you_mean(self.column, names))
 
     def hits(self, value: Any) -> bool:
-        """Whether a cell is dropped.
+        """Tell whether a cell is dropped.
 
         Raises:
-            TypeError: if the cell and the filter's value are of kinds that do not compare.
+            TypeError: if the cell's type cannot be compared with the filter's value.
         """
         if value is None or value != value:  # only NaN differs from itself
             return self.op == "!="
@@ -93,10 +93,10 @@ class Filter:
 def apply_filters(
     filters: Sequence[Filter], columns: Mapping[str, npt.NDArray[Any]], ids: Sequence[str]
 ) -> dict[int, str]:
-    """Index -> reason, in input order; the first filter that hits gives the reason.
+    """Return index -> reason, in input order; the first filter that hits gives the reason.
 
     Args:
-        filters: in the order in which they count.
+        filters: in order of precedence.
         columns: name -> one value per example.
         ids: of the examples, to name one in an error.
 
@@ -119,7 +119,7 @@ def apply_filters(
 
 
 def drop_duplicates(keys: Sequence[bytes | str]) -> dict[int, str]:
-    """Index -> reason for every key that came before; the first occurrence stays."""
+    """Return index -> reason for every key that occurred before; the first occurrence stays."""
     seen: set[bytes | str] = set()
     reasons: dict[int, str] = {}
     for index, key in enumerate(keys):
@@ -130,7 +130,7 @@ def drop_duplicates(keys: Sequence[bytes | str]) -> dict[int, str]:
 
 
 def without(scores: Scores, reasons: Mapping[int, str]) -> Scores:
-    """The scores with those examples taken out of the choice: no value, and the reason as their problem.
+    """Return the scores without those examples' values, with the reason as their problem, so that none can be kept.
 
     An example that had a problem before keeps it.
     """

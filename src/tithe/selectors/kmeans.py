@@ -1,4 +1,4 @@
-"""A quota for every cluster of like prompts."""
+"""A quota for every cluster of similar prompts."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from tithe.errors import SettingsError
 from tithe.neighbours import kmeans
-from tithe.records import FloatArray, Scores, Selection
-from tithe.selectors.base import scored
-from tithe.selectors.budget import Budget
-from tithe.selectors.diverse import Diverse
+from tithe.neighbours.clusters import distances
+from tithe.records import Scores, Selection
+from tithe.selectors.base import Diverse, scored
+from tithe.selectors.budget import Budget, share_out
 from tithe.selectors.rank import Top
-from tithe.selectors.strata import share_out
 
 
 @dataclass(frozen=True)
 class KMeans(Diverse):
-    """Keeps the best of every cluster of like prompts, so that every topic is there.
+    """Keeps the best of every cluster of similar prompts, so that every topic is there.
 
     Paper:    Li et al. 2023, From quantity to quality, arXiv 2308.12032: the pre-experience of IFD, 100 clusters and
               10 examples of each
-    Formula:  k-means on the vectors; the budget in equal quotas, what a cluster cannot fill goes to the others
+    Formula:  k-means on the vectors; equal quotas of the budget, and what a cluster cannot fill goes to the others
     Cost:     examples x clusters x dim, a few dozen times
 
-    Rows that do not divide by the clusters go to the larger clusters. Clusters come from the examples' vectors and ids
-    and the seed; the order of the input does not matter. A token budget is spent over the clusters in turn.
+    If the rows cannot be divided evenly, larger clusters get the rest. Clusters depend on the examples' vectors and ids
+    and on the seed, not on the order of the input. A token budget is spent over the clusters in turn.
 
     Args:
-        clusters: how many, at least 1; fewer where there are not as many different prompts.
-        inner: within a cluster the highest scores first (`top`), or what is nearest to its centre (`centre`).
+        clusters: how many, at least 1; fewer if there are fewer distinct prompts.
+        inner: order within a cluster: the highest scores first (`top`), or the nearest to its centre (`centre`).
         share: `equal`, or `proportional` to the clusters' sizes.
         seed: of the k-means.
     """
@@ -45,7 +43,7 @@ class KMeans(Diverse):
 
     def __post_init__(self) -> None:
         if self.clusters < 1:
-            raise SettingsError(f"`clusters` is at least 1, not {self.clusters}")
+            raise SettingsError(f"`clusters` must be at least 1, not {self.clusters}")
         if self.inner not in ("top", "centre"):
             raise SettingsError(f"`inner` is `top` or `centre`, not `{self.inner}`")
         if self.share not in ("equal", "proportional"):
@@ -59,25 +57,20 @@ class KMeans(Diverse):
         return self.settle(scores, kept, "below the budget" if budget.unit == "tokens" else "below its cluster's quota")
 
     def _queues(self, scores: Scores) -> dict[str, list[int]]:
-        """Cluster -> indices, the one to keep first at the front; larger clusters first."""
+        """Return cluster -> indices, the one to keep first at the front; larger clusters first."""
+        # By id, so that clusters do not depend on the order of the input.
         there = np.array(sorted(scored(scores).tolist(), key=scores.ids.__getitem__), dtype=np.intp)
         if not len(there):
             return {}
         vectors = self.vectors(scores, there)
         found = kmeans(vectors, self.clusters, self.seed)
-        rank = np.empty(len(scores), dtype=np.float64)
+        rank = np.empty(len(scores), dtype=np.float64)  # of each example by score, 0 is the highest
         rank[Top().order(scores)] = np.arange(len(there))
         queues = []
         for cluster, centre in enumerate(found.centres):
             inside = np.flatnonzero(found.labels == cluster)
             members = there[inside]
-            first = rank[members] if self.inner == "top" else distances(vectors[inside], centre)
+            first = rank[members] if self.inner == "top" else distances(vectors, inside, centre)
             queues.append(members[np.lexsort((members, first))].tolist())  # ties by input order
         queues.sort(key=len, reverse=True)
         return {f"{place:09d}": queue for place, queue in enumerate(queues)}
-
-
-def distances(vectors: npt.NDArray[np.float32], centre: npt.NDArray[np.float32]) -> FloatArray:
-    """(rows,) squared distance to the centre."""
-    apart = vectors.astype(np.float64) - centre
-    return np.asarray((apart**2).sum(axis=1))

@@ -18,16 +18,16 @@ PROMPT = "prompt"
 
 @dataclass(frozen=True)
 class PerPrompt(Ranked):
-    """Keeps the highest scores, but of the responses to one prompt the best only.
+    """Keeps the highest scores, but only the best of several responses to one prompt.
 
     Paper:    Zhang et al. 2025, The best instruction-tuning data are those that fit, arXiv 2502.04194 (GRAPE)
-    Formula:  of each prompt the n responses with the highest score; the budget is spent on these by rank
+    Formula:  the n responses with the highest score for each prompt; the budget is spent on these by rank
     Cost:     sorting
 
-    A prompt is all that stands before the response: two are one if they are equal to the letter.
+    A prompt is everything before the response; two prompts are the same if they are equal to the letter.
 
     Args:
-        n: responses kept of a prompt at most, 1 or more.
+        n: most responses to keep for a prompt, at least 1.
     """
 
     name: ClassVar[str] = "per-prompt"
@@ -37,15 +37,15 @@ class PerPrompt(Ranked):
 
     def __post_init__(self) -> None:
         if self.n < 1:
-            raise SettingsError(f"`n` is at least 1, not {self.n}")
+            raise SettingsError(f"`n` must be at least 1, not {self.n}")
 
     def order(self, scores: Scores) -> Indices:
-        """Highest first, of those that are among the best of their prompt."""
+        """Return those among the best of their prompt, highest first."""
         if PROMPT not in scores.columns:
-            hint = "one text or hash per example, equal where prompts are"
+            hint = "one text or hash per example, equal for equal prompts"
             raise SettingsError(f"`{self.name}` needs the column `{PROMPT}`", hint=hint)
         best, prompts = Top().order(scores), scores.columns[PROMPT].tolist()
-        before: Counter[str] = Counter()
+        before: Counter[str] = Counter()  # responses seen so far, by prompt; the best come first
         among = np.zeros(len(best), dtype=bool)
         for place, index in enumerate(best.tolist()):
             among[place] = before[prompts[index]] < self.n

@@ -1,4 +1,4 @@
-"""Selectors that put the examples in an order and keep the front of it."""
+"""Selectors that rank the examples and keep the front of the ranking."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ import numpy as np
 from tithe.errors import SettingsError
 from tithe.records import Scores, Selection
 from tithe.selectors.base import NO_REASONS, Selector, scored
-from tithe.selectors.budget import Budget, Indices
-from tithe.selectors.strata import groups, share_out
+from tithe.selectors.budget import Budget, Indices, groups, share_out
 
 Ties: TypeAlias = Literal["first", "last"]
 
 
 @dataclass(frozen=True)
 class Ranked(Selector):
-    """A selector that is an order: the budget is spent from its front."""
+    """A selector that is only an order: the budget is spent from its front."""
 
     below: ClassVar[str] = "below the budget"
     outside: ClassVar[str] = "left out"
 
     @abstractmethod
     def order(self, scores: Scores) -> Indices:
-        """Indices of the examples that may be kept, the one to keep first at the front."""
+        """Return the indices of the examples that may be kept, the one to keep first at the front."""
 
     def select(self, scores: Scores, budget: Budget) -> Selection:
         """Keep the front of the order."""
@@ -44,7 +43,7 @@ class Top(Ranked):
     """Keeps the highest scores.
 
     Args:
-        ties: which of equal scores is kept first, in input order; the IFD authors' code takes the last.
+        ties: which of equal scores to keep first, in input order; the IFD authors' code takes the last.
     """
 
     name: ClassVar[str] = "top"
@@ -55,9 +54,10 @@ class Top(Ranked):
             raise SettingsError(f"`ties` is `first` or `last`, not `{self.ties}`")
 
     def order(self, scores: Scores) -> Indices:
-        """Highest first."""
+        """Return the highest first."""
         valid = scored(scores)
         if self.ties == "last":
+            # Reversing a stable ascending order puts the last of equal scores first.
             return valid[np.argsort(scores.values[valid], kind="stable")[::-1]]
         return valid[np.argsort(-scores.values[valid], kind="stable")]
 
@@ -70,7 +70,7 @@ class Bottom(Ranked):
     below: ClassVar[str] = "above the budget"
 
     def order(self, scores: Scores) -> Indices:
-        """Lowest first; of equal scores the first of the input."""
+        """Return the lowest first, ties in input order."""
         valid = scored(scores)
         return valid[np.argsort(scores.values[valid], kind="stable")]
 
@@ -80,8 +80,8 @@ class Band(Ranked):
     """Keeps the highest scores between two quantiles: neither trivial nor extreme.
 
     Args:
-        low: quantile of the valid scores below which nothing is kept, 0 to 1; a score at it is inside.
-        high: quantile above which nothing is kept, `low` to 1; a score at it is inside.
+        low: quantile of the valid scores below which nothing is kept, 0 to 1; a score equal to it is inside.
+        high: quantile above which nothing is kept, `low` to 1; a score equal to it is inside.
     """
 
     name: ClassVar[str] = "band"
@@ -95,13 +95,13 @@ class Band(Ranked):
             raise SettingsError(f"a band needs 0 <= low <= high <= 1, not {self.low} and {self.high}", hint=hint)
 
     def order(self, scores: Scores) -> Indices:
-        """Highest first, of those inside."""
+        """Return those inside the band, highest first."""
         best = Top().order(scores)
         if not len(best):
             return best
         values = scores.values[best]
-        # A score is at or above an interpolated quantile iff it is at or above the next real score: no interpolation,
-        # so infinite scores do no harm, and exact positions, so 0.1 of 31 scores is the fourth and not the fifth.
+        # A score is at or above an interpolated quantile iff it is at or above the next real score. So nothing is
+        # interpolated (infinite scores do no harm), and positions are exact: 0.1 of 31 scores is the fourth, not fifth.
         steps = len(best) - 1
         low = values[steps - ceil(Fraction(str(self.low)) * steps)]
         high = values[steps - floor(Fraction(str(self.high)) * steps)]
@@ -111,9 +111,9 @@ class Band(Ranked):
 
 @dataclass(frozen=True)
 class Random(Ranked):
-    """Keeps examples drawn by their id: the baseline every score has to beat.
+    """Keeps examples at random: the baseline that every score has to beat.
 
-    The draw of an example depends on the seed and its own id, so reordering the input or adding to it does not
+    The draw of an example depends on the seed and its id only, so reordering the input or adding to it does not
     reshuffle the rest.
 
     Args:
@@ -125,8 +125,8 @@ class Random(Ranked):
     seed: int = 0
 
     def order(self, scores: Scores) -> Indices:
-        """By hash of seed and id."""
-        prefix = f"{self.seed}\0"
+        """Return the examples in order of a hash of seed and id."""
+        prefix = f"{self.seed}\0"  # the NUL keeps seed 1 with id `2x` apart from seed 12 with id `x`
         valid = scored(scores)
         lots = [_lot(prefix + scores.ids[i]) for i in valid.tolist()]
         return valid[sorted(range(len(valid)), key=lots.__getitem__)]
@@ -136,15 +136,15 @@ class Random(Ranked):
 class Stratified(Selector):
     """Keeps the best of every stratum, so that the selection has the input's mix.
 
-    Quotas add up to the budget exactly (largest remainders); a stratum that cannot fill its own passes the rest on.
-    Examples without a value are a stratum of their own. A token budget has no quotas: it is spent over the strata
-    in turn, and ends with the first example that it cannot pay for.
+    Quotas add up to the budget exactly (largest remainders); what a stratum cannot fill goes to the others. Examples
+    without a value are a stratum of their own. A token budget has no quotas: it is spent over the strata in turn, and
+    ends with the first example that it cannot pay for.
 
     Args:
         by: the column whose values are the strata.
         inner: the order within a stratum: `top`, `bottom` or `random`.
-        share: `proportional` to the strata's sizes, counted as the budget is (of the input, or of what is left of
-            it), or `equal`.
+        share: `proportional` to the strata's sizes (in the input, or in what is left of it, as for the budget), or
+            `equal`.
         seed: of `random`.
     """
 

@@ -1,4 +1,4 @@
-"""What every readout keeps to."""
+"""Check that a readout keeps to the contract."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import numpy as np
 
 from tithe.engine.readouts.base import Readout, View
 from tithe.records import Answer, Pass, Problem
-from tithe.testing.fabricate import MEANS, TOKENS
+from tithe.testing.fake_bench import MEANS, TOKENS
 from tithe.testing.settings import expect
 
 if TYPE_CHECKING:
     from tithe.engine.forward.states import StateReadout
 
-COUNT, WIDTH, VOCABULARY = 4, 8, 23  # hidden states, their width, and token ids of the model that is made up
-LENGTHS = ((3, 5), (0, 4), (7, 1), (2, 9))  # tokens before the response, and of it
+COUNT, WIDTH, VOCABULARY = 4, 8, 23  # number of hidden states, their width, and token ids of the made-up model
+LENGTHS = ((3, 5), (0, 4), (7, 1), (2, 9))  # tokens before the response, and in it
 
 
 def check_readout(readout: Readout | type[Readout], *, argument: str = "", passes: Sequence[Pass] = ()) -> None:
-    """Assert that a readout keeps to the contract, on made-up likelihoods and hidden states and without a model.
+    """Assert that a readout keeps to the contract, on made-up likelihoods and hidden states, without a model.
 
     Args:
-        readout: an instance, or a class that can be made without arguments.
-        argument: what stands behind the colon of its name where a scorer asks for it.
-        passes: what to read, where the readout knows only certain passes; two at least, of different lengths.
+        readout: an instance, or a class that can be created without arguments.
+        argument: what follows the colon of its name when a scorer asks for it.
+        passes: what to read, if the readout handles only certain passes; at least two, of different lengths.
 
     Raises:
         AssertionError: with the rule that was broken.
@@ -39,7 +39,7 @@ def check_readout(readout: Readout | type[Readout], *, argument: str = "", passe
     _check_names(one, title)
     kind = _check_made_up(one, argument, title)
     json.dumps(one.describe(), default=_not_plain(title))
-    if not one.needs_model:
+    if not one.needs_model:  # such as `count`: nothing is read or stored
         return
     _check_schema(one, title)
     given = list(passes) or [_pass(i, *lengths) for i, lengths in enumerate(LENGTHS)]
@@ -54,7 +54,7 @@ def check_readout(readout: Readout | type[Readout], *, argument: str = "", passe
         answer = one.answer(row)
         kinds = f"answer() gives {type(answer).__name__}, made_up() {kind.__name__}"
         expect(type(answer) is kind, f"{title}: {kinds}: a plan would see another kind than a run")
-        _check_alone(one, pass_, answer, title)
+        _check_batched(one, pass_, answer, title)
     _check_stored(one, given, rows, title)
 
 
@@ -92,13 +92,13 @@ def _pass(seed: int, before: int, response: int) -> Pass:
 
 
 def _likelihoods(pass_: Pass) -> Any:
-    """Drawn by the ids: (scored,) float32."""
+    """Draw likelihoods by the ids: (scored,) float32."""
     scored = len(pass_.ids) - max(pass_.start, 1)
     return np.random.default_rng(pass_.ids.sum()).exponential(2.0, scored).astype(np.float32)
 
 
 def _rows(one: Readout, passes: Sequence[Pass], title: str) -> list[Mapping[str, Any] | Problem]:
-    """What is stored of passes that are read together."""
+    """Read passes in one batch, and return their rows as they would be stored."""
     from tithe.engine.forward.states import StateReadout
 
     found = _states_read(one, passes, title) if isinstance(one, StateReadout) else [None] * len(passes)
@@ -107,7 +107,7 @@ def _rows(one: Readout, passes: Sequence[Pass], title: str) -> list[Mapping[str,
 
 
 def _states_read(one: StateReadout, passes: Sequence[Pass], title: str) -> Sequence[Any]:
-    """What the reader makes of hidden states that are drawn by the ids."""
+    """Return what the readout reads from hidden states that are drawn by the ids."""
     import torch
 
     from tithe.engine.forward.states import Reading
@@ -119,9 +119,9 @@ def _states_read(one: StateReadout, passes: Sequence[Pass], title: str) -> Seque
     known = layers == sorted(set(layers)) and set(layers) <= set(range(COUNT)) and bool(layers)
     expect(known, f"{title}: layers({COUNT}) gives {layers}; they ascend from 0 to {COUNT - 1}")
     head = torch.nn.Linear(WIDTH, VOCABULARY, bias=False).requires_grad_(requires_grad=False)
-    head.weight.copy_(_drawn(99, VOCABULARY))
-    apart: Any = _Head(head)
-    reader = one.reader([len(span) for span in spans], Reading(COUNT, torch.device("cpu"), apart))
+    head.weight.copy_(_drawn(99, VOCABULARY))  # (vocabulary, dim), the same for every call
+    output: Any = _Head(head)
+    reader = one.reader([len(span) for span in spans], Reading(COUNT, torch.device("cpu"), output))
     for layer in layers:
         states = [_drawn(int(pass_.ids.sum()) + layer, len(pass_.ids)) for pass_ in passes]  # (tokens, dim) each
         rows = [one[span.start : span.stop] for one, span in zip(states, spans, strict=True)]
@@ -145,19 +145,19 @@ def _drawn(seed: int, rows: int) -> Any:
     return torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
-def _check_alone(one: Readout, pass_: Pass, answer: Answer, title: str) -> None:
-    """What else is in the batch never changes an answer beyond rounding."""
+def _check_batched(one: Readout, pass_: Pass, answer: Answer, title: str) -> None:
+    """Assert that the rest of the batch never changes an answer beyond rounding."""
     (row,) = _rows(one, [pass_], title)
-    expect(not isinstance(row, Problem), f"{title}: a pass has an answer in a batch and none alone")
+    expect(not isinstance(row, Problem), f"{title}: a pass has an answer in a batch, but not by itself")
     assert not isinstance(row, Problem)
-    alone = one.answer(row)
-    expect(_near(alone, answer), f"{title}: a pass is answered {answer} in a batch and {alone} alone")
+    single = one.answer(row)
+    expect(_near(single, answer), f"{title}: a pass is answered {answer} in a batch and {single} by itself")
 
 
 def _check_stored(
     one: Readout, passes: Sequence[Pass], rows: Sequence[Mapping[str, Any] | Problem], title: str
 ) -> None:
-    """What is stored comes back as it was."""
+    """Assert that a stored answer comes back unchanged."""
     from tithe.engine.store.store import Store
 
     there = {pass_.key: row for pass_, row in zip(passes, rows, strict=True) if not isinstance(row, Problem)}
@@ -172,11 +172,11 @@ def _check_stored(
     for key, row in there.items():
         before = one.answer(row)
         same = key in found and _near(found[key], before, 0.0)
-        expect(same, f"{title}: stored was {before}, found is {found.get(key)}")
+        expect(same, f"{title}: stored {before}, got back {found.get(key)}")
 
 
 def _near(one: Any, other: Any, tolerance: float = 1e-5) -> bool:
-    """Whether two answers are the same, field by field."""
+    """Compare two answers field by field."""
     names = getattr(type(one), "__dataclass_fields__", {})
     pairs = [(getattr(one, name), getattr(other, name)) for name in names]
     return type(one) is type(other) and all(_same(a, b, tolerance) for a, b in pairs)

@@ -1,11 +1,10 @@
-"""What every scorer keeps to."""
+"""Check that a scorer keeps to the contract."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import math
-import random
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +13,8 @@ import numpy as np
 
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.scorers.base import Scorer, Workbench, learns, settings_of
-from tithe.testing.bench import FakeBench
-from tithe.testing.fabricate import EXAMPLES, Fabricate, answer, describe, fabricated, lookup
-from tithe.testing.settings import check_settings, check_texts, expect
+from tithe.testing.fake_bench import EXAMPLES, Fabricate, FakeBench, answer, describe, fabricated, lookup
+from tithe.testing.settings import check_settings, check_texts, expect, global_seed
 
 _SECTION = re.compile(r"^\s*(Paper|Formula|Reads|Range|Differs):", re.MULTILINE)
 
@@ -28,15 +26,15 @@ def check_scorer(
     answers: Mapping[str, Fabricate] | None = None,
     bench: Workbench | None = None,
 ) -> None:
-    """Assert that a scorer keeps to the contract, on fabricated answers and without a model.
+    """Assert that a scorer keeps to the contract, on made-up answers, without a model.
 
-    A scorer that has to be prepared is, twice, and then checked as any other.
+    A scorer that prepares is prepared twice, and then checked like any other.
 
     Args:
-        scorer: an instance, or a class that can be made without settings.
-        examples: what to score, where the scorer knows only certain examples.
+        scorer: an instance, or a class that can be created without settings.
+        examples: what to score, if the scorer handles only certain examples.
         answers: for readouts of your own, readout -> a function (tokens, mean NLL, is the first token scored) that
-            fabricates an answer. Registered readouts say it themselves.
+            makes up an answer. Registered readouts do so themselves.
         bench: what to prepare with; a `FakeBench` of the examples by default.
 
     Raises:
@@ -72,7 +70,7 @@ def _made(scorer: Scorer | type[Scorer]) -> Scorer:
 
 
 def _check_prepare(one: Scorer, bench: Workbench) -> Scorer:
-    """Preparing gives a new scorer of the same settings; what is learned lies in fields that are no settings."""
+    """Assert that `prepare` returns a new scorer with equal settings, and only fills fields marked as learned."""
     title = f"scorer `{one.name}`: prepare()"
     before = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
     learned = {field.name for field in dataclasses.fields(one)} - {field.name for field in settings_of(one)}
@@ -100,7 +98,7 @@ def _prepared(one: Scorer, bench: Workbench, title: str) -> Scorer:
 
 
 def _check_docstring(one: Scorer) -> None:
-    """A scorer with a paper names its formula and range beside it."""
+    """Assert that a docstring that names a paper also gives formula and range."""
     found = set(_SECTION.findall(type(one).__doc__ or ""))
     missing = {"Formula", "Range"} - found if "Paper" in found else set()
     title = f"scorer `{one.name}`"
@@ -116,7 +114,7 @@ def _check_asks(one: Scorer, example: Example, known: Mapping[str, Fabricate]) -
         expect(isinstance(key, str) and isinstance(ask, Ask), f"{title} holds {key!r}: {type(ask).__name__}, not `Ask`")
         about = ask.spec.example == example or (learns(one) and example in ask.spec.shots)
         expect(about, f"{title}: `{key}` is about another example; other examples are `shots`")
-        hint = "say how to fabricate its answers: `check_scorer(..., answers={...})`"
+        hint = "say how to make up its answers: `check_scorer(..., answers={...})`"
         expect(lookup(ask.readout, known) is not None, f"{title}: unknown readout `{ask.readout}`; {hint}")
     expect(example == before, f"{title} changes the example")
     expect(one.asks(example) == asks, f"{title} differs when it is called twice; it may depend on the example only")
@@ -135,7 +133,7 @@ def _check_score(one: Scorer, example: Example, answers: Mapping[str, Answer]) -
         ("a second call", _score(one, example, answers, title)),
         ("a copy of the scorer", _score(copy.deepcopy(one), example, answers, title)),
         ("the same example in another row", _score(one, moved, answers, title)),
-        ("another global random state", _with_other_luck(one, example, answers, title)),
+        ("another global random state", _with_other_seed(one, example, answers, title)),
     ):
         hint = "it may depend on the example's content and its answers only"
         expect(other == score, f"{title} is {score!r}, but {other!r} for {what}; {hint}")
@@ -154,7 +152,7 @@ def _check_value(score: object, title: str) -> None:
 def _check_nothing_scored(
     one: Scorer, example: Example, asks: Mapping[str, Ask], known: Mapping[str, Fabricate]
 ) -> None:
-    """A response of which no token was scored has no score: neither an exception nor a number."""
+    """Assert that a response without a scored token gives a `Problem`, neither an exception nor a number."""
     empty = {key: answer(ask, known, 0, 0.0, False) for key, ask in asks.items()}
     title = f"scorer `{one.name}`: score() of a response without a scored token"
     score = _score(one, example, empty, title)
@@ -162,8 +160,9 @@ def _check_nothing_scored(
 
 
 def _check_neighbours(one: Scorer, examples: Sequence[Example], known: Mapping[str, Fabricate]) -> None:
-    """Scoring others in between changes nothing."""
+    """Assert that a score does not depend on which examples were scored before."""
     work = [(example, fabricated(one.asks(example), known)[-1]) for example in examples]
+    # A scorer that keeps state would score the second order differently.
     forth = [one.score(*item) for item in work]
     back = [one.score(*item) for item in reversed(work)][::-1]
     expect(forth == back, f"scorer `{one.name}`: scores depend on which examples were scored before; keep no state")
@@ -171,26 +170,20 @@ def _check_neighbours(one: Scorer, examples: Sequence[Example], known: Mapping[s
 
 def _score(one: Scorer, example: Example, answers: Mapping[str, Answer], title: str) -> float | Problem:
     try:
-        with np.errstate(all="ignore"):  # a warning is no fault; the value is looked at
+        with np.errstate(all="ignore"):  # only the value is checked, warnings are fine
             return one.score(example, answers)
     except Exception as error:
         hint = "what cannot be scored is a `Problem`, not an exception"
         raise AssertionError(f"{title} raises {type(error).__name__}: {error}; {hint}") from error
 
 
-def _with_other_luck(one: Scorer, example: Example, answers: Mapping[str, Answer], title: str) -> float | Problem:
-    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        random.seed(4711)
-        np.random.seed(4711)  # noqa: NPY002
+def _with_other_seed(one: Scorer, example: Example, answers: Mapping[str, Answer], title: str) -> float | Problem:
+    with global_seed(4711):
         return _score(one, example, answers, title)
-    finally:
-        random.setstate(state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal, arrays by their content and NaN equal to itself."""
+    """Compare two values: arrays by content, and NaN equal to itself."""
     if isinstance(one, np.ndarray):
         return bool(np.array_equal(one, other, equal_nan=True))
     if dataclasses.is_dataclass(one) and not isinstance(one, type):

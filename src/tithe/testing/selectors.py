@@ -1,8 +1,7 @@
-"""What every selector keeps to."""
+"""Check that a selector keeps to the contract."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -14,7 +13,7 @@ from tithe.errors import SettingsError
 from tithe.records import Scores, Selection
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
-from tithe.testing.settings import check_settings, expect
+from tithe.testing.settings import check_settings, expect, global_seed
 
 Column: TypeAlias = Callable[[int], npt.NDArray[Any]]
 
@@ -27,11 +26,11 @@ def check_selector(selector: Selector, *, columns: Mapping[str, Column] | None =
 
     Args:
         selector: an instance, with the settings to be tested.
-        columns: columns the selector reads beyond `source` (text, some missing), `response_tokens`,
+        columns: columns that the selector reads beyond `source` (text, some missing), `response_tokens`,
             `prompt_tokens` and `prompt` (a hash, three examples each): name -> a function from a number of examples
             to that many values.
 
-    A selector with a field `encoder` is given vectors, as it is in a run, and has to refuse scores without.
+    A selector with a field `encoder` gets vectors, as in a run, and must refuse scores without them.
 
     Raises:
         AssertionError: with the rule that was broken.
@@ -42,7 +41,7 @@ def check_selector(selector: Selector, *, columns: Mapping[str, Column] | None =
     for title, scores in _pools(made, vectors=hasattr(selector, "encoder")):
         for given in BUDGETS:
             budget = Budget.parse(given)
-            if _impossible(scores, budget):
+            if _impossible(scores, budget):  # `_check_refusals` covers it
                 continue
             what = f"selector `{selector.name}` on {title} with a budget of `{given}`"
             selection = _select(selector, scores, budget, what)
@@ -64,7 +63,7 @@ def _columns() -> dict[str, Column]:
 
 
 def _check_reads(selector: Selector) -> None:
-    """A run looks at these two before it knows anything else of a selector."""
+    """Check `reads` and `encoder`, which a run looks at before anything else of a selector."""
     title = f"selector `{selector.name}`"
     reads = selector.reads
     good = isinstance(reads, tuple) and all(isinstance(one, str) for one in reads)
@@ -74,7 +73,7 @@ def _check_reads(selector: Selector) -> None:
 
 
 def _pools(columns: Mapping[str, Column], *, vectors: bool) -> Iterator[tuple[str, Scores]]:
-    """Scores of the kinds that selectors have been wrong on."""
+    """Yield scores of the kinds that have exposed faults in selectors."""
     rng = np.random.default_rng(7)
     distinct = rng.permutation(200) / 7
     holes = np.where(np.arange(200) % 3 == 0, np.nan, distinct)
@@ -99,15 +98,15 @@ def _scores(values: npt.NDArray[np.float64], columns: Mapping[str, Column]) -> S
 
 
 def _duplicates(values: npt.NDArray[np.float64], columns: Mapping[str, Column]) -> Scores:
-    """Scores with vectors of which each is there four times, one of them zeros: nothing is known of those prompts."""
+    """Return scores in which four examples each share a vector; one of these vectors is zero, of unknown prompts."""
     scores, vectors = _scores(values, columns), _unit(len(values))
     vectors[0] = 0
     return replace(scores, vectors=vectors[np.arange(len(values)) // 4])
 
 
 def _unit(rows: int) -> npt.NDArray[np.float32]:
-    """(rows, 16) distinct vectors of length 1, around a few centres as prompts are."""
-    rng = np.random.default_rng(11)
+    """Return (rows, 16) distinct vectors of length 1, clustered like those of prompts."""
+    rng = np.random.default_rng(11)  # a fixed seed: every run checks the same vectors
     centres = rng.normal(size=(7, 16))
     vectors = centres[rng.integers(0, 7, rows)] + 0.5 * rng.normal(size=(rows, 16))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -115,7 +114,7 @@ def _unit(rows: int) -> npt.NDArray[np.float32]:
 
 
 def _impossible(scores: Scores, budget: Budget) -> bool:
-    """A share that comes to no row: refused, and tested as such elsewhere."""
+    """Tell whether a share comes to less than one row; `_check_refusals` tests that case."""
     return budget.unit == "share" and 0 < len(scores) < 1 / budget.amount
 
 
@@ -175,25 +174,19 @@ def _check_reasons(scores: Scores, selection: Selection, what: str) -> None:
 
 
 def _check_repeatable(selector: Selector, columns: Mapping[str, Column]) -> None:
-    """Same selection again, whatever other code did to the global random state."""
+    """Assert that a second call gives an equal selection, whatever the global random state is."""
     scores, budget = _scores(np.random.default_rng(1).permutation(200) / 3, columns), Budget.parse(30)
-    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     found = []
-    try:
-        for seed, one in enumerate((selector, selector, replace(selector))):
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
+    for seed, one in enumerate((selector, selector, replace(selector))):
+        with global_seed(seed):
             found.append(one.select(scores, budget))
-    finally:
-        random.setstate(state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
     same = all(list(one.kept) == list(found[0].kept) and one.dropped == found[0].dropped for one in found)
     message = f"selector `{selector.name}`: two calls differ; take randomness from a `seed` setting, keep no state"
     expect(same, message)
 
 
 def _check_order_free(selector: Selector, columns: Mapping[str, Column]) -> None:
-    """The same examples are kept when the input is shuffled, where no score is tied."""
+    """Assert that shuffling the input keeps the same examples, where no score is tied."""
     scores = _scores(np.random.default_rng(2).permutation(200) / 3, columns)
     order = np.random.default_rng(3).permutation(200)
     moved = {name: column[order] for name, column in scores.columns.items()}
@@ -207,7 +200,7 @@ def _check_order_free(selector: Selector, columns: Mapping[str, Column]) -> None
 
 
 def _check_refusals(selector: Selector, columns: Mapping[str, Column]) -> None:
-    """A share of less than one row is refused: never everything, never silently nothing."""
+    """Assert that a selector refuses a share of less than one row, and missing columns or vectors."""
     scores = _scores(np.arange(10.0), columns)
     bare = replace(scores, columns={name: one for name, one in scores.columns.items() if name != "response_tokens"})
     cases = [

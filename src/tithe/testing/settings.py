@@ -1,19 +1,24 @@
-"""What scorers and selectors have in common: they are settings, and making one costs nothing."""
+"""Check what scorers and selectors share: each is a frozen dataclass of settings, and creating one loads nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from tithe.scorers.base import settings_of
 
 HEAVY = ("torch", "transformers", "pandas", "datasets")
 
-# Runs in a fresh process: the module is imported, the object made, and what that loaded or opened is printed.
+# Run in a fresh process: import the module, create the object, and print what that loaded and opened.
 _PROBE = """
 import importlib, json, sys
 module, name, settings, heavy = json.loads(sys.argv[1])
@@ -36,13 +41,26 @@ print(json.dumps([[one for one in heavy if one in sys.modules], opened]))
 
 
 def expect(holds: bool, message: str) -> None:
-    """Raise AssertionError unless it holds; not an `assert`, so that `python -O` does not switch the contract off."""
+    """Raise AssertionError unless it holds. An `assert` statement would do nothing under `python -O`."""
     if not holds:
         raise AssertionError(message)
 
 
+@contextmanager
+def global_seed(seed: int) -> Iterator[None]:
+    """Seed the global random states of Python and numpy, and restore them afterwards."""
+    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
 def check_settings(one: Any, kind: str) -> None:
-    """Assert that it is a frozen dataclass with a name and a docstring, and that making it loads nothing."""
+    """Assert that it is a frozen dataclass with a name and a docstring, and that creating it loads nothing."""
     cls = type(one)
     title = f"{kind} `{cls.__qualname__}`"
     made = cls.__dict__.get("__dataclass_params__")
@@ -58,7 +76,7 @@ def check_settings(one: Any, kind: str) -> None:
 
 
 def check_texts(one: Any, names: tuple[str, ...], kind: str) -> None:
-    """Assert that class attributes say something."""
+    """Assert that these class attributes are non-empty text."""
     for name in names:
         _check_text(one, name, f"{kind} `{type(one).__qualname__}`")
 
@@ -70,7 +88,7 @@ def _check_text(one: Any, name: str, title: str) -> None:
 
 
 def _check_light(one: Any, title: str) -> None:
-    """A list of names or a plan must not wait for torch, nor need a network."""
+    """Assert that creating one loads no heavy library and opens nothing, as a listing must not wait for it."""
     cls = type(one)
     if "<" in cls.__qualname__ or cls.__module__ == "__main__":
         return  # a class made inside a function cannot be imported by another process
@@ -84,7 +102,7 @@ def _check_light(one: Any, title: str) -> None:
 
 
 def _plain_settings(one: Any) -> dict[str, Any] | None:
-    """Its settings where another process can be told of them, else None."""
+    """Return its settings if they can be sent to another process as JSON, else None."""
     settings = {field.name: getattr(one, field.name) for field in settings_of(one)}
     try:
         return settings if json.loads(json.dumps(settings)) == settings else None

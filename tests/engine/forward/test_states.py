@@ -22,7 +22,7 @@ from tests.engine.models import (
     shown_passes,
     twin,
 )
-from tithe.engine.batches.batching import Batch
+from tithe.engine.batches import Batch
 from tithe.engine.engine import Engine, Read
 from tithe.engine.model import LoadedModel
 from tithe.engine.readouts.base import READOUTS, Readout

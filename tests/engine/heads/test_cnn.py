@@ -13,8 +13,7 @@ from torch import nn
 
 from tests.shared import SHARED
 from tithe.engine.heads.base import chosen_layers
-from tithe.engine.heads.cnn import CnnHead
-from tithe.engine.heads.network import ResponseCnn, expected_shapes, thin
+from tithe.engine.heads.cnn import CnnHead, ResponseCnn, expected_shapes, thin
 from tithe.errors import DataError, ModelError
 
 WIDTH = 24

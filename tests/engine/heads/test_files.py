@@ -14,10 +14,18 @@ from safetensors.torch import save_file
 
 from tithe.data.checksum import sealed, unsealed
 from tithe.data.outfile import atomic
-from tithe.engine.heads.card import CARD, FORMAT, WEIGHTS, HeadCard, parse_card
-from tithe.engine.heads.cnn import CnnHead
-from tithe.engine.heads.files import import_cnn, load_head, read_card, save_head
-from tithe.engine.heads.network import ResponseCnn
+from tithe.engine.heads.cnn import CnnHead, ResponseCnn
+from tithe.engine.heads.files import (
+    CARD,
+    FORMAT,
+    WEIGHTS,
+    HeadCard,
+    import_cnn,
+    load_head,
+    parse_card,
+    read_card,
+    save_head,
+)
 from tithe.engine.heads.probe import ProbeHead
 from tithe.errors import ModelError, OutputError, TitheError
 

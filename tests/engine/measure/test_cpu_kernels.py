@@ -13,8 +13,10 @@ import tithe
 from tests.e2e.command import records, write_jsonl
 from tithe.engine import devices
 from tithe.engine.devices import choose_dtype
+from tithe.engine.loading import load_model
 from tithe.engine.measure import cpu_kernels
 from tithe.engine.measure.cpu_kernels import Fp32Route, HalfSpeed, choose, probe_half, put_back, take_fastest_fp32
+from tithe.engine.sources import find_model
 from tithe.errors import StoreError
 from tithe.report.reporter import Reporter
 from tithe.run.engines import kernels
@@ -101,6 +103,16 @@ def test_for_a_gpu_it_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.get_float32_matmul_precision() == "medium"
     assert take_fastest_fp32(torch.device("cuda")) is None
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_for_a_model_in_another_dtype_it_is_taken_back(monkeypatch: pytest.MonkeyPatch, model_dir: Path) -> None:
+    """Its head multiplies in fp32, and gives the same bits whichever model the process had before."""
+    rounding(monkeypatch, 3e-7, 0.5)
+    found = {}
+    for dtype in ("fp32", "bf16", "fp32"):
+        load_model(find_model(str(model_dir)), device="cpu", dtype=dtype)
+        found[dtype] = torch.get_float32_matmul_precision()
+    assert found == {"fp32": "medium", "bf16": "highest"}
 
 
 def test_an_earlier_part_of_a_run_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.engine.models import VOCABULARY, WINDOW, load, make_pass, plain, run
 from tithe.engine.engine import Engine
-from tithe.engine.measure.meter import keys_seen, metered
+from tithe.engine.measure.machine import keys_seen, metered
 from tithe.engine.measure.shape import attention_flops, idle_parameters, model_shape, windows
 from tithe.records import Pass
 

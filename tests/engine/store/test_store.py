@@ -244,7 +244,7 @@ def test_a_full_disk_is_said_and_earlier_parts_stay(
         elif where == "mkdir":
             patch.setattr(Path, "mkdir", full)
         else:
-            patch.setattr("tithe.engine.store.parts.flat_parquet.write", full)
+            patch.setattr("pyarrow.parquet.write_table", full)
         with pytest.raises(OutputError) as caught:
             store.flush()
     assert str(store.folder) in str(caught.value) and str(caught.value).endswith("No space left on device")

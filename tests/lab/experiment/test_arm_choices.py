@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tithe.data.files import open_dataset
+from tithe.data.dataset import open_dataset
 from tithe.errors import DataError, SettingsError
 from tithe.lab.experiment.arm_choices import (
     Choice,

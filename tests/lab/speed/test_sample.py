@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.e2e.command import records, write_jsonl
-from tithe.engine.batches.sharing import find_stars
+from tithe.engine.batches import find_stars
 from tithe.lab.speed import sample as speed_sample
 from tithe.lab.speed.sample import Sample, prepare_scorers, working_shape
 from tithe.lab.speed.settings import BenchSettings

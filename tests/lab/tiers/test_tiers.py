@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.e2e.command import write_jsonl
-from tithe.data.files import open_dataset
+from tithe.data.dataset import open_dataset
 from tithe.data.prompts import prompts
 from tithe.errors import DataError, SettingsError
 from tithe.lab.tiers.look import (

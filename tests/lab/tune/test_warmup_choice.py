@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tithe.lab.tune.warmup import choose_middling, choose_nearest, choose_random
-from tithe.neighbours.kmeans import kmeans
+from tithe.neighbours.clusters import kmeans
 
 
 def percentile(values, share):

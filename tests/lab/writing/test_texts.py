@@ -56,7 +56,7 @@ def test_every_bit_that_turns_is_noticed(tmp_path: Path) -> None:
 def test_a_part_that_is_not_ours_is_refused(tmp_path: Path, data: bytes) -> None:
     path = unchecked(part(tmp_path))
     path.write_bytes(data)
-    with pytest.raises(StoreError, match="damaged or not ours"):
+    with pytest.raises(StoreError, match="damaged or was not written by tithe"):
         TextStore(tmp_path, "m")
 
 

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.batches.batching import After
-from tithe.engine.copies import fetched, to
+from tithe.engine.batches import After
 from tithe.engine.forward.attention import Varlen, segments
 from tithe.engine.forward.cuts import Cuts, Seen
 from tithe.engine.forward.output_head import Head, token_nll
 from tithe.engine.forward.states import Layers, Tap
+from tithe.engine.host import fetched, to
 from tithe.records import Pass
 
 PACK_EVEN = 64  # a pack is filled up to a multiple of this on a CPU, for the same reason as `output_head.EVEN`
@@ -54,7 +54,7 @@ class ReadRequest:
     def length(self, i: int, pass_: Pass) -> int:
         """Count the tokens to read of a pass: its last one predicts nothing, but its state may be wanted."""
         tokens = len(pass_.ids)
-        whole = any(tap.spans[i].stop == tokens for tap in self.taps if i in tap.spans)
+        whole = any([tap.spans[i].stop == tokens for tap in self.taps if i in tap.spans]) if self.taps else False
         return tokens if whole or tokens == 1 else tokens - 1  # something has to be read
 
     def handing(self) -> AbstractContextManager[None]:

@@ -11,13 +11,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from tithe.engine.batches.batching import After, Batch, make_batches
-from tithe.engine.copies import to
+from tithe.engine.batches import After, Batch, make_batches
 from tithe.engine.forward import attention
 from tithe.engine.forward.attention import NoWayError, whole_rows
 from tithe.engine.forward.cuts import Cuts
 from tithe.engine.forward.forward import TokenNlls
 from tithe.engine.forward.output_head import Head
+from tithe.engine.host import to
 from tithe.engine.model import LoadedModel
 from tithe.engine.sources import first_line
 from tithe.errors import ModelError

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.copies import fetched, to
 from tithe.engine.forward.attention import Varlen, segments
 from tithe.engine.forward.cuts import Cuts
 from tithe.engine.forward.output_head import Head
+from tithe.engine.host import fetched, to
 from tithe.engine.readouts.base import Readout
 from tithe.engine.sources import ModelSource
 from tithe.errors import ModelError

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from tithe.engine.copies import on
 from tithe.engine.forward.cuts import Cuts
+from tithe.engine.host import on
 
 FLEX_KINDS = 64  # versions of one compiled kernel that are allowed
 

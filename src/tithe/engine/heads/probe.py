@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.heads.base import Progression, StateHead
-from tithe.engine.heads.shapes import demand_weights
+from tithe.engine.heads.base import Progression, StateHead, demand_weights
 
 Means: TypeAlias = npt.NDArray[np.float32]
 

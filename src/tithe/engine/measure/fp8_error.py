@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.batches.batching import Batch, make_batches
+from tithe.engine.batches import Batch, make_batches
 from tithe.engine.measure.fp8 import Held, hold_in_fp8
 from tithe.engine.measure.fused import fuse
 from tithe.engine.model import LoadedModel

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from tithe.engine.copies import on
+from tithe.engine.host import on
 from tithe.engine.measure.matmul import elapsed
 from tithe.engine.sources import first_line
 from tithe.errors import ModelError

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from tithe.engine.copies import on
+from tithe.engine.host import on
 
 Name = TypeVar("Name")
 ROUND = 0.02  # seconds of a round, so that the clock's own steps do not count

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tithe.engine.loading import placed
 from tithe.engine.model import LoadedModel
-from tithe.engine.shard import placed
 from tithe.records import Pass
 
 LEAST = 1024

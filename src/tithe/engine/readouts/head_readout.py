@@ -7,10 +7,10 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from tithe.data.dialogue import PRESET
-from tithe.engine.copies import fetched
+from tithe.data.authors import CPQS_PAPER
 from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
 from tithe.engine.heads.files import load_head, read_card
+from tithe.engine.host import fetched
 from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Answer, Margin, Pass, Problem
@@ -155,9 +155,10 @@ def check_head(readout: HeadReadout, folder: str, run: RunFacts) -> None:
 
 def other_rendering(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """In what two renderings differ, as far as a response's states can tell; empty where they do not."""
-    preset = [one.get("truncation") == PRESET for one in (theirs, own)]
+    preset = [one.get("truncation") == CPQS_PAPER for one in (theirs, own)]
     if preset[0] != preset[1]:
-        return f"{'with' if preset[0] else 'without'} `--preset {PRESET}`, here {'with' if preset[1] else 'without'} it"
+        without = ["with" if one else "without" for one in preset]
+        return f"{without[0]} `--preset {CPQS_PAPER}`, here {without[1]} it"
     odd = [key for key in RENDERING if own.get(key) != theirs.get(key)]
     return ", ".join(f"{key} {theirs.get(key)!r}, here {own.get(key)!r}" for key in odd)
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from tithe.data.render import Encoded, Renderer
-from tithe.engine.copies import fetched, to
 from tithe.engine.forward.output_head import Head
 from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
+from tithe.engine.host import fetched, to
 from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Answer, Example, IntArray, Message, Options, Pass, PassSpec, Problem

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.batches.batching import Batch
-from tithe.engine.copies import fetched
+from tithe.engine.batches import Batch
 from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
+from tithe.engine.host import fetched
 from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError, did_you_mean
 from tithe.records import Answer, IntArray, Pass, Problem, Vector

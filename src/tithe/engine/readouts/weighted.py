@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from tithe.engine.copies import fetched
 from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
+from tithe.engine.host import fetched
 from tithe.engine.readouts.base import View
 from tithe.records import Answer, Pass, Problem, Vector
 

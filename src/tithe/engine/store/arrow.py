@@ -39,7 +39,7 @@ def table(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Make one column."""
     if pa.types.is_fixed_size_binary(kind):
-        assert all(len(value) == kind.byte_width for value in values), kind
+        assert set(map(len, values)) <= {kind.byte_width}, kind
         return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(b"".join(values))])
     if pa.types.is_list(kind):
         parts = [np.asarray(value, dtype=kind.value_type.to_pandas_dtype()) for value in values]

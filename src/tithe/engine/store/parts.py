@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from tithe.data.checksum import Part, write_part
 from tithe.engine.readouts.base import Readout
-from tithe.engine.store import flat_parquet
 from tithe.errors import StoreError
 from tithe.foreign import foreign
 
@@ -30,10 +29,9 @@ Places: TypeAlias = npt.NDArray[np.int32]
 
 @dataclass
 class Parts:
-    """The parts that there are, in their order; rows are numbered through.
+    """All parts in their order; rows are numbered through.
 
-    Plain numbers stand in their file one after the other: rows are picked out of it. Other parts, and those that
-    another program has written, are read whole, and the last ones are kept for a while.
+    A part is read whole, and the last ones are held: the next window asks for rows of the same or the next part.
 
     Args:
         readout: whose answers.
@@ -42,29 +40,21 @@ class Parts:
     readout: Readout
     parts: list[Part] = field(default_factory=list, init=False)
     begins: list[int] = field(default_factory=lambda: [0], init=False)  # first row of each, and of the next
-    flat: list[bool] = field(default_factory=list, init=False)
     _held: OrderedDict[int, pa.Table] = field(default_factory=OrderedDict, init=False, repr=False)
 
-    def add(self, part: Part, rows: int, flat: bool) -> None:
-        """Name a part that was written."""
+    def add(self, part: Part, rows: int) -> None:
+        """Append a part that was written."""
         self.parts.append(part)
         self.begins.append(self.begins[-1] + rows)
-        self.flat.append(flat)
 
     def open(self, part: Part) -> Keys:
-        """Name a part that was there, and give its keys.
+        """Append a part found on disk, and return its keys.
 
         Raises:
             StoreError: it is damaged, or something else.
         """
-        fields = self.readout.fields
-        part.verify(HINT)
-        count = flat_parquet.rows_in(part.path, fields) if flat_parquet.can_write(fields) else None
-        if count is not None:
-            self.add(part, count, True)
-            return flat_parquet.keys(part.path, fields, count)
         table = read_part(part, self.readout.schema())
-        self.add(part, len(table), False)
+        self.add(part, len(table))
         self._hold(len(self.parts) - 1, table)
         return as_keys(table["key"].to_pylist())
 
@@ -78,10 +68,6 @@ class Parts:
                 yield from zip(which.tolist(), self._rows(part, places[which] - self.begins[part]), strict=True)
 
     def _rows(self, part: int, rows: npt.NDArray[np.int32]) -> Iterator[Mapping[str, Any]]:
-        if self.flat[part]:
-            count = self.begins[part + 1] - self.begins[part]
-            columns = flat_parquet.read(self.parts[part].path, self.readout.fields, count, rows)
-            return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         import pyarrow as pa
 
         from tithe.engine.store import arrow
@@ -118,7 +104,7 @@ def read_table(part: Part, hint: str, columns: Sequence[str] | None = None) -> p
     Raises:
         StoreError: it is damaged, or no parquet.
     """
-    import pyarrow as pa  # not before: it takes its memory beside the passes under way
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     data = part.read(hint)
@@ -131,23 +117,11 @@ def read_table(part: Part, hint: str, columns: Sequence[str] | None = None) -> p
     return table
 
 
-def write_rows(folder: Path, number: int, readout: Readout, rows: Sequence[Mapping[str, Any]]) -> tuple[Part, bool]:
-    """Write plain numbers without pyarrow, all else with it; both are parquet of the same schema.
-
-    Returns:
-        The part, and whether it holds plain numbers.
-    """
-    fields = readout.fields
-    if flat_parquet.can_write(fields):
-        return write_part(
-            folder,
-            number,
-            SUFFIX,
-            lambda stream: flat_parquet.write(stream, fields, rows),
-        ), True
+def write_rows(folder: Path, number: int, readout: Readout, rows: Sequence[Mapping[str, Any]]) -> Part:
+    """Write answers as a part."""
     from tithe.engine.store.arrow import table
 
-    return write_table(folder, number, table(readout.schema(), rows)), False
+    return write_table(folder, number, table(readout.schema(), rows))
 
 
 def write_table(folder: Path, number: int, table: pa.Table) -> Part:

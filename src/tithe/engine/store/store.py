@@ -90,7 +90,9 @@ class Store:
         for key, row in answered:
             if key not in self.unwritten:
                 self.unwritten[key] = row
-                self.size += ROW_BYTES + sum(getattr(value, "nbytes", 0) for value in row.values())
+                self.size += ROW_BYTES
+                for value in row.values():
+                    self.size += getattr(value, "nbytes", 0)
         now = time.monotonic()
         # Long runs write larger parts, so that the folder stays small: at most 1 % of the time so far is at risk.
         if self.size > MOST_UNWRITTEN or now - self.flushed > max(FLUSH_SECONDS, 0.01 * (now - self.began)):
@@ -103,13 +105,13 @@ class Store:
             return
         rows = [{"key": key, **row} for key, row in self.unwritten.items()]
         try:
-            part, flat = write_rows(self.folder, self.next_part, self.readout, rows)
+            part = write_rows(self.folder, self.next_part, self.readout, rows)
         except OSError as error:
             raise OutputError(
                 f"cannot write answers to `{self.folder}`: {error.strerror or error}",
                 hint="what was written before stays; make room and run the same command again",
             ) from error
-        self.parts.add(part, len(self.unwritten), flat)
+        self.parts.add(part, len(self.unwritten))
         self.index.extend(as_keys(list(self.unwritten)))
         self.next_part += 1
         self.unwritten, self.size = {}, 0

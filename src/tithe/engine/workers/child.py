@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tithe.engine.batches.batching import Batch
+from tithe.engine.batches import Batch
 from tithe.engine.engine import Engine, Results
 from tithe.engine.forward.states import StateReadout
 from tithe.engine.host import cpu_cores

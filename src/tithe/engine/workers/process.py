@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tithe.engine.batches.batching import After
+from tithe.engine.batches import After
 from tithe.engine.readouts.base import Readout
 from tithe.engine.sources import ModelSource
 from tithe.engine.workers.children import ChildProcess

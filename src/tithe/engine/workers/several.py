@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tithe.engine.batches.batching import Batch
+from tithe.engine.batches import Batch
 from tithe.engine.devices import names
 from tithe.engine.engine import Asked, Engine, Read, release
 from tithe.engine.forward.probe import ROADS

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from tithe.data.files import open_dataset
+from tithe.data.dataset import open_dataset
 from tithe.errors import DataError, SettingsError, StoreError, TitheError
 from tithe.foreign import foreign, read_json
 from tithe.lab.experiment.experiment_data import Data, Pool

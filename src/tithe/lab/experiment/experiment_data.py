@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tithe.data.counts import RecordCounts, RemarkCounts
+from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.export import write_records
-from tithe.data.files import Dataset, open_dataset
 from tithe.data.ids import prompt_id
 from tithe.data.input_check import InputCheck
-from tithe.data.record_counts import RecordCounts
-from tithe.data.remarks import RemarkCounts
 from tithe.data.render import Encoded, Renderer
 from tithe.errors import DataError, SettingsError
 from tithe.lab.contamination_report import contamination

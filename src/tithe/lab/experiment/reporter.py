@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tithe.data.record_counts import note_sentences
-from tithe.data.remarks import remark_sentences
+from tithe.data.counts import note_sentences, remark_sentences
 from tithe.lab.evaluate.comparison import Comparison
 from tithe.lab.experiment.comparisons import AGAINST, PAGE, UNTRAINED, ExperimentResult, Mean
 from tithe.lab.tune.optimiser_steps import FEW

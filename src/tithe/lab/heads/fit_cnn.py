@@ -18,8 +18,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import cross_entropy
 
 from tithe.engine.heads.base import demand_layers
-from tithe.engine.heads.cnn import CnnHead
-from tithe.engine.heads.network import ResponseCnn
+from tithe.engine.heads.cnn import CnnHead, ResponseCnn
 from tithe.errors import DataError, ModelError
 
 Read: TypeAlias = Callable[[Sequence[int]], Sequence[torch.Tensor]]

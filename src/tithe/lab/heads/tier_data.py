@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tithe.data.files import Dataset
-from tithe.data.record_counts import RecordCounts
+from tithe.data.counts import RecordCounts
+from tithe.data.dataset import Dataset
 from tithe.errors import DataError, ModelError, SettingsError, did_you_mean
 from tithe.foreign import demand_regular, foreign
 from tithe.lab.heads.settings import HeadSettings

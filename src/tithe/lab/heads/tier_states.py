@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from tithe.data.remarks import RemarkCounts
+from tithe.data.counts import RemarkCounts
 from tithe.data.render import Renderer
-from tithe.engine.heads.card import HeadCard
+from tithe.engine.heads.files import HeadCard
 from tithe.engine.measure.shape import size
 from tithe.engine.readouts.base import READOUTS, Readout
 from tithe.errors import DataError, SettingsError, demand

@@ -12,8 +12,7 @@ import numpy as np
 
 from tithe.data.outfile import check_writable
 from tithe.engine.heads.base import chosen_layers
-from tithe.engine.heads.card import CARD
-from tithe.engine.heads.files import import_cnn, save_head
+from tithe.engine.heads.files import CARD, import_cnn, save_head
 from tithe.errors import DataError, MissingExtraError, SettingsError
 from tithe.extras import versions
 from tithe.lab.curve import layer_chart, write_chart

@@ -86,8 +86,8 @@ class Sample:
     def read(self) -> TimedReading:
         """Read the sample once, in a new run folder so that no answer is reused; the model stays loaded."""
         from tithe.engine.engine import Engine
+        from tithe.engine.measure.machine import metered
         from tithe.engine.measure.memory import peak_memory
-        from tithe.engine.measure.meter import metered
 
         usual = self.engine
         engine = Engine(usual.model, usual.budget, usual.workers, threads=usual.threads)
@@ -163,7 +163,7 @@ def devices(engine: Engine) -> list[torch.device]:
     """Return all devices that hold a part of the model."""
     import torch
 
-    from tithe.engine.shard import placed
+    from tithe.engine.loading import placed
 
     return [torch.device(name) for name in placed(engine.model)]
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from tithe.data.files import Dataset, open_dataset
+from tithe.data.counts import RecordCounts
+from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.input_check import InputCheck
 from tithe.data.outfile import atomic
 from tithe.data.prompts import prompts
-from tithe.data.record_counts import RecordCounts
 from tithe.data.sniff import container_suffix
 from tithe.errors import DataError, SettingsError
 from tithe.extras import versions

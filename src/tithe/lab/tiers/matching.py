@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tithe.data.counts import RecordCounts
 from tithe.data.ids import prompt_id
-from tithe.data.record_counts import RecordCounts
 from tithe.errors import DataError
 from tithe.lab.tiers.settings import TierSettings
 from tithe.lab.tiers.tier_rows import TierRow, file_and_line, of_example

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from tithe.data.containers import Row
-from tithe.data.files import Dataset
+from tithe.data.counts import RecordCounts
+from tithe.data.dataset import Dataset
 from tithe.data.formats import examples
 from tithe.data.ids import Occurrences, prompt_id
 from tithe.data.prompts import with_response
-from tithe.data.record_counts import RecordCounts
 from tithe.data.turns import kind, listing
 from tithe.data.writers import plain
 from tithe.errors import DataError, SettingsError

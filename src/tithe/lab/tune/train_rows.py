@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tithe.data.record_counts import RecordCounts
-from tithe.data.remarks import RemarkCounts
+from tithe.data.counts import RecordCounts, RemarkCounts
 from tithe.data.render import Encoded, Renderer
 from tithe.errors import SettingsError
 from tithe.planner import windows, without_numbers

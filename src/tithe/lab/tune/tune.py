@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tithe.data.record_counts import note_sentences
-from tithe.data.remarks import remark_sentences
+from tithe.data.counts import note_sentences, remark_sentences
 from tithe.errors import ModelError, OutputError
 from tithe.extras import versions
 from tithe.lab.tune.files import (

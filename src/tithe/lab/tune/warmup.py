@@ -26,7 +26,7 @@ from tithe.lab.tune.train import demand_packages
 from tithe.lab.tune.train_rows import TrainRows
 from tithe.lab.tune.training import Training, multiplies_bf16, open_training
 from tithe.lab.tune.tune import carry_out
-from tithe.neighbours.kmeans import Clusters, kmeans
+from tithe.neighbours.clusters import Clusters, kmeans
 from tithe.records import Example, FloatArray, Pass, Problem
 from tithe.report.reporter import Reporter
 from tithe.run.folder import has_finished, write_json

@@ -1,0 +1,166 @@
+"""Read the bytes and lines of a file, unpacked if it is gzip or Zstandard, and parse JSON without repeated fields.
+
+Damage becomes one sentence. An object that has a field twice is refused: `json.loads` would silently keep the last.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias
+
+import zstandard
+
+from tithe.errors import DataError
+from tithe.foreign import demand_regular, foreign
+
+Packing: TypeAlias = Literal["", "gz", "zst"]
+
+_CHUNK = 1 << 18
+_BITE = 1 << 10  # packed bytes given to Zstandard at once: 4 of them can stand for 128 kB, so 32 MB come out at most
+MOST_LINE = 1 << 26  # bytes or characters of one record: a larger one is a bad row, and never in memory as a whole
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, UnicodeDecodeError)
+
+
+class _Zstd(io.RawIOBase):
+    """Frames one after the other; unlike `zstandard.stream_reader` it notices when the last one is cut off."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._packed = b""
+        self._ready = b""
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            if not self._more():
+                return 0
+        taken = self._ready[: len(buffer)]
+        self._ready = self._ready[len(taken) :]
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+    def _more(self) -> bool:
+        left = self._frame.unused_data if self._frame is not None and self._frame.eof else b""
+        self._packed = self._packed or self._raw.read(_CHUNK)
+        packed, self._packed = left + self._packed[:_BITE], self._packed[_BITE:]
+        if not packed:
+            if self._frame is not None and not self._frame.eof:
+                raise EOFError("the last Zstandard frame is cut off")
+            return False
+        if self._frame is None or self._frame.eof:
+            self._frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+        self._ready = self._frame.decompress(packed)
+        return True
+
+
+def packing(head: bytes) -> Packing:
+    """How a file that begins with these bytes is packed."""
+    return "gz" if head.startswith(b"\x1f\x8b") else "zst" if head.startswith(b"\x28\xb5\x2f\xfd") else ""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what reading this file may raise into a `DataError`."""
+    with foreign(DataError, f"`{path}` cannot be read"):
+        try:
+            yield
+        except PermissionError as error:
+            raise DataError(f"no permission to read `{path}`") from error
+        except UnicodeDecodeError as error:
+            hint = "save it as UTF-8, e.g. `iconv -t UTF-8`"
+            raise DataError(f"`{path}` is not UTF-8: {error.reason}", hint=hint) from error
+        except _DAMAGE as error:
+            hint = "it may be an incomplete download or copy"
+            raise DataError(f"`{path}` is damaged: {str(error) or type(error).__name__}", hint=hint) from error
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[io.BufferedReader]:
+    """The file's content as bytes, less a UTF-8 byte order mark, and unpacked no further than is asked for."""
+    demand_regular(path, DataError, hint="write it to a file first: it is read more than once")
+    with path.open("rb") as raw:
+        form = packing(raw.read(4))
+        raw.seek(0)
+        plain: Any = raw
+        if form == "gz":
+            plain = gzip.GzipFile(fileobj=raw)
+        elif form == "zst":
+            plain = io.BufferedReader(_Zstd(raw), _CHUNK)
+        stream = io.BufferedReader(plain, _CHUNK) if form == "gz" else plain
+        if stream.peek(3)[:3] == b"\xef\xbb\xbf":
+            stream.read(3)
+        yield stream
+
+
+def bounded_lines(stream: io.BufferedIOBase | IO[bytes]) -> Iterator[bytes | None]:
+    """Lines with their ends; None in place of one longer than `MOST_LINE`, and an empty one for so much space."""
+    while line := stream.readline(MOST_LINE + 1):
+        if len(line) <= MOST_LINE or line.endswith(b"\n"):
+            yield line
+            continue
+        blank = line.isspace()
+        while not line.endswith(b"\n") and (line := stream.readline(_CHUNK)):
+            blank = blank and line.isspace()
+        yield b"\n" if blank else None
+
+
+def skip_blank_lines(stream: io.BufferedReader) -> int:
+    """Go on to the first line that holds something, and return how many were passed."""
+    passed = 0
+    while ready := stream.peek(1):
+        text = ready.lstrip()
+        blank = ready[: len(ready) - len(text)]
+        passed += blank.count(b"\n")
+        stream.read(blank.rfind(b"\n") + 1 if text else len(blank))
+        if text:
+            break
+    return passed
+
+
+def skip_space(stream: io.BufferedReader) -> bytes:
+    """Go on to the first byte that is no white space, and return it; empty at the end."""
+    while ready := stream.peek(1):
+        text = ready.lstrip()
+        stream.read(len(ready) - len(text))
+        if text:
+            return text[:1]
+    return b""
+
+
+class FieldTwiceError(ValueError):
+    """An object has two fields of the same name."""
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these fields.
+
+    Raises:
+        FieldTwiceError: a name occurs twice.
+    """
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in made if names.count(name) > 1)
+        raise FieldTwiceError(f"the field `{twice[:40]}` stands twice in one object")
+    return made
+
+
+def loads(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or an object has a field twice.
+    """
+    return DECODER.decode(text)
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=unique)

@@ -1,1 +1,0 @@
-"""Which passes are read together, and which beginnings they share."""
