@@ -25,7 +25,7 @@ from tithe.engine.readouts.base import READOUTS
 from tithe.engine.store.store import Store
 from tithe.planner import Cost
 from tithe.run.folder import SCORES, write_table
-from tithe.run.table import Table
+from tithe.run.table import ScoreTable
 
 WINDOW = 4096
 
@@ -37,7 +37,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def written(table: Table, path: Path) -> str:
+def written(table: ScoreTable, path: Path) -> str:
     """Write a score table: by how much the most that the process held was above what it held before."""
     before = resident()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
@@ -60,7 +60,7 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         self.draw, self.names, self.cost = random.Random(0), Occurrences(), Cost()
-        self.table, self.store = Table(["ifd"]), Store(folder, READOUTS["nll"], "fp32-0")
+        self.table, self.store = ScoreTable(["ifd"]), Store(folder, READOUTS["nll"], "fp32-0")
         self.count = 0
 
     def add(self) -> None:

@@ -42,10 +42,10 @@ def child(args: argparse.Namespace) -> None:
     from tithe.engine.batches import Star
     from tithe.planner import Cost
     from tithe.report.reporter import Reporter
-    from tithe.run.bench import Bench
-    from tithe.run.engines import Engines, Loader
+    from tithe.run.engines import EngineCache, EngineLoader
     from tithe.run.method import set_up
     from tithe.run.score import make_runner
+    from tithe.run.workbench import RunBench
     from tithe.settings import ScoreSettings
 
     if args.child == "miwv whole":
@@ -61,10 +61,10 @@ def child(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         reporter = Reporter()
-        load = Loader(Engines(reporter), setup.settings, setup.source.dataset, setup.model, place)
+        load = EngineLoader(EngineCache(reporter), setup.settings, setup.source.dataset, setup.model, place)
         runner = make_runner(setup, place, load, reporter)
         began = time.perf_counter()
-        runner.scorers = Bench(setup, place, runner, Cost(), reporter, place).prepare(setup.method.scorers)
+        runner.scorers = RunBench(setup, place, runner, Cost(), reporter, place).prepare(setup.method.scorers)
         prepared = time.perf_counter() - began
         assert load().model.road == "packed"
         if "cpqs" in scorers:

@@ -1,4 +1,4 @@
-"""The library's front door."""
+"""The public functions."""
 
 from __future__ import annotations
 

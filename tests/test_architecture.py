@@ -344,7 +344,7 @@ from pathlib import Path
 from tithe.settings import ScoreSettings
 from tithe.engine.store import store
 from tithe.report.reporter import Reporter
-from tithe.run.engines import Engines, Loader
+from tithe.run.engines import EngineCache, EngineLoader
 from tithe.run.method import set_up
 from tithe.run.score import make_runner
 
@@ -352,7 +352,7 @@ store.FLUSH_SECONDS = -1  # after every batch
 settings = ScoreSettings(dataset="starter", model="pocket", scorer=("ifd",), template="alpaca", limit=12)
 folder = Path(sys.argv[1])
 setup, reporter = set_up(settings, folder=folder), Reporter()
-load = Loader(Engines(reporter), settings, setup.source.dataset, setup.model, folder)
+load = EngineLoader(EngineCache(reporter), settings, setup.source.dataset, setup.model, folder)
 runner = make_runner(setup, folder, load, reporter)
 assert sum(len(window.scores) for window in runner.run(setup.source.dataset)) == 12 and runner.work.passes == 24
 assert list(folder.rglob("part-*.parquet"))

@@ -1,4 +1,4 @@
-"""The command that a hint gives works for the installation that gives it."""
+"""The install command of a hint works for the installation that prints it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guard: whatever a parser raises is one error of ours with its cause; records of ours that are damaged say so."""
+"""The guard turns whatever a parser raises into one of our errors with its cause; damaged records are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged files through every reader: what was read, or one `TitheError` that names a place; never a hang.
+"""Every reader of a damaged file returns data or raises one `TitheError` that names the place, and never hangs.
 
 `TITHE_FUZZ_TIMES=10` reads ten times as many, from other seeds.
 """

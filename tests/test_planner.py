@@ -1,4 +1,4 @@
-"""The planner: each distinct pass once, and the cost counted by hand."""
+"""The planner keeps each distinct pass once, and its costs equal those counted by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tithe.planner import (
     plan_window,
     window_size,
     windows,
-    without_numbers,
+    without_details,
 )
 from tithe.records import Answer, Ask, BadRow, Example, Message, Pass, PassKind, PassSpec, Problem
 from tithe.runners.local import MODEL_READOUTS, LocalRunner
@@ -271,4 +271,4 @@ def test_windows_are_cut_by_count_alone() -> None:
     ("reason", "bare"), [("too odd: 3 letters", "too odd"), ("empty response", "empty response"), (": x", "")]
 )
 def test_reasons_are_counted_without_their_particulars(reason: str, bare: str) -> None:
-    assert without_numbers(reason) == bare
+    assert without_details(reason) == bare

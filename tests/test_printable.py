@@ -1,4 +1,4 @@
-"""What foreign text may do to a screen: nothing."""
+"""Foreign text cannot control the terminal."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What is printed of an object is a line, however much there is in it."""
+"""The repr of an object is one line, however much it holds."""
 
 from __future__ import annotations
 

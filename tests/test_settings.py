@@ -1,4 +1,4 @@
-"""Settings: preset, then YAML, then flags; nothing unknown, nothing silent."""
+"""Settings come from preset, YAML and flags, in this order; unknown ones are refused."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_presets_are_settings(name: str) -> None:
     ("text", "words", "hint"),
     [
         ("dataset: a\nscorrer: ifd\n", "`scorrer`", "`scorer`"),
-        ("dataset: a\noutput: k.jsonl\n", "`output`", "flag of the command line"),
+        ("dataset: a\noutput: k.jsonl\n", "`output`", "works only on the command line"),
         ("dataset: a\nrun-dir: k\n", "`run_dir`", "`--run-dir`"),
         ("dataset: a\ndtype: pf16\n", "`pf16`", "`fp16`"),
         ("dataset: a\nmax_length: long\n", "`max_length` cannot be `long`", None),

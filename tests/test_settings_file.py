@@ -1,4 +1,4 @@
-"""Settings from a YAML file: values mean what they say, errors name their place, and a file alone runs no code."""
+"""Settings from a YAML file: plain values, errors that name the place, and no code run because of a file alone."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def test_a_word_is_what_it_says(tmp_path: Path, word: str, value: Any) -> None:
         ("a: " + "[" * 50 + "]" * 50, "nested too deeply"),
         ("a: &a [*a]", ":1:4`: it is nested too deeply, or in itself"),
         ("a: &a {b: *a}", "in itself"),
-        (ALIASES, "its aliases stand for more"),
-        (MERGES, "its aliases stand for more"),
-        (LONG, "its aliases stand for more"),
+        (ALIASES, "its aliases expand to more"),
+        (MERGES, "its aliases expand to more"),
+        (LONG, "its aliases expand to more"),
         ("a: *b", "undefined alias"),
         ("a: 1\na: 1", ":2:1`: the key `a` is given twice"),
         ("a: {b: 1, b: 2}", ":1:11`: the key `b` is given twice"),
@@ -134,7 +134,7 @@ def write(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("value", ["true", "yes", '"on"', "1", '"True"', "2"])
 def test_code_needs_the_command_line(tmp_path: Path, value: str) -> None:
     path = write(tmp_path, f"dataset: d.jsonl\ntrust-remote-code: {value}\n")
-    with pytest.raises(SettingsError, match="cannot switch that on alone") as caught:
+    with pytest.raises(SettingsError, match="which a file cannot switch on alone") as caught:
         settings_from(ScoreSettings, {}, path)
     assert caught.value.hint is not None and "`--trust-remote-code`" in caught.value.hint
     made = settings_from(ScoreSettings, {"trust_remote_code": True}, path)

@@ -1,4 +1,4 @@
-"""Strict settings: no value is taken for another, no empty name for a name, no number that nothing can hold."""
+"""Strict settings: values of other types, empty names and numbers that are too large are refused."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    """Functions are imported when first used: `import tithe` stays light."""
+    """Import the public functions on first use, so that `import tithe` stays light."""
     if name in __all__:
         from tithe import api
 

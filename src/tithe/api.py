@@ -1,4 +1,4 @@
-"""The library's front door: `tithe.load`, `tithe.plan`, `tithe.bench`, `tithe.score`, `tithe.select`."""
+"""The public functions: `tithe.load`, `tithe.plan`, `tithe.bench`, `tithe.score`, `tithe.select`."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def load(
     """Open a data set: a file, a folder, a hub id, or `starter`. Iterate over it for `Example`s and `BadRow`s.
 
     Raises:
-        DataError: nothing there that can be read.
-        SettingsError: no path and no hub id.
+        DataError: it does not exist or cannot be read.
+        SettingsError: the source is no path and no hub id.
     """
     demand_name(source)
     name = named_dataset(str(source))
@@ -42,7 +42,7 @@ def load(
 
 def plan(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> run.PlanResult:
     """Count what scoring would read; needs only the model's tokenizer. Settings as in `ScoreSettings`."""
-    return run.plan(made(ScoreSettings, data, scorer, settings))
+    return run.plan(make_settings(ScoreSettings, data, scorer, settings))
 
 
 def bench(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> BenchResult:
@@ -56,7 +56,7 @@ def bench(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) 
     Raises:
         TitheError: with one sentence, and often a hint.
     """
-    return measure(made(BenchSettings, data, scorer, settings))
+    return measure(make_settings(BenchSettings, data, scorer, settings))
 
 
 def score(
@@ -73,7 +73,7 @@ def score(
     Raises:
         TitheError: with one sentence, and often a hint.
     """
-    return run.score(made(ScoreSettings, data, scorer, settings), folder=folder(run_dir))
+    return run.score(make_settings(ScoreSettings, data, scorer, settings), folder=folder(run_dir))
 
 
 def select(
@@ -96,18 +96,22 @@ def select(
     Raises:
         TitheError: with one sentence, and often a hint.
     """
-    return run.select(made(SelectSettings, data, scorer, {**settings, "keep": keep}), folder=folder(run_dir))
+    return run.select(make_settings(SelectSettings, data, scorer, {**settings, "keep": keep}), folder=folder(run_dir))
 
 
-def made(kind: type[S], data: Dataset | str | Path, scorer: Specs, settings: dict[str, Any]) -> S:
-    """Settings as a command line would give them."""
+def make_settings(kind: type[S], data: Dataset | str | Path, scorer: Specs, settings: dict[str, Any]) -> S:
+    """Make settings as the command line does, from the data and keyword arguments.
+
+    Raises:
+        SettingsError: a setting is unknown, does not fit, or was fixed by `load`.
+    """
     values = dict(settings)
     if isinstance(data, Dataset):
         opened = {name: getattr(data, name) for name in ("format", "turns", "split", "strict", "limit")}
-        if kind is BenchSettings:  # its own `limit` is that of the sample
+        if kind is BenchSettings:  # there `limit` means the size of the sample
             opened["records"] = opened.pop("limit")
         for name in opened.keys() & values.keys():
-            raise SettingsError(f"`{name}` is settled when a data set is opened", hint=f"`tithe.load(..., {name}=...)`")
+            raise SettingsError(f"`{name}` is set when a data set is opened", hint=f"`tithe.load(..., {name}=...)`")
         values |= {"dataset": data.source, **opened}
     else:
         demand_name(data, "a path, a hub id or what `tithe.load` gives")
@@ -118,10 +122,10 @@ def made(kind: type[S], data: Dataset | str | Path, scorer: Specs, settings: dic
 
 
 def demand_name(data: object, accepted: str = "a path or a hub id") -> None:
-    """Refuse records that are given where their place is wanted.
+    """Refuse records given in place of a path or a hub id.
 
     Raises:
-        SettingsError: naming the type; the records themselves may be many.
+        SettingsError: names the type, not the records, which may be many.
     """
     if not isinstance(data, str | PathLike):
         kind = type(data).__name__
@@ -133,10 +137,10 @@ def demand_name(data: object, accepted: str = "a path or a hub id") -> None:
 
 
 def folder(path: str | Path | None) -> Path | None:
-    """Return the folder that a name stands for.
+    """Return the run folder as a path, or None.
 
     Raises:
-        SettingsError: the name is empty, which would be the current folder.
+        SettingsError: the name is empty, which would mean the current folder.
     """
     if path is not None and not str(path).strip():
         raise SettingsError("`run_dir` is empty", hint="an unset variable? leave it out, or name a folder")

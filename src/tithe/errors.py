@@ -1,12 +1,12 @@
-"""Everything tithe raises on purpose.
+"""The exceptions that tithe raises on purpose.
 
 TitheError                 one sentence for the user, and often a hint
-├── SettingsError          a flag, a name or a combination that cannot be
+├── SettingsError          an unknown name, an impossible value, or settings that exclude each other
 ├── DataError              a file or a record that cannot be read
-├── TemplateError          a template that is not there or cannot render
-├── ModelError             a model or tokenizer that is not there or does not fit
-├── EndpointError          a server that is not there, or will not answer
-├── StoreError             a run folder that is in use, damaged or not ours
+├── TemplateError          a template that does not exist or cannot render
+├── ModelError             a model or tokenizer that does not exist or does not fit
+├── EndpointError          a server that cannot be reached or does not answer
+├── StoreError             a run folder that is in use, damaged or not written by tithe
 ├── OutputError            a file that exists, or cannot be written
 └── MissingExtraError      a package of an optional extra is not installed
 """
@@ -20,9 +20,9 @@ from tithe.printable import hint_line, one_line
 
 
 class TitheError(Exception):
-    """What went wrong, where, and with which values; `hint` is the way out.
+    """An error the user can act on: what went wrong, where, and with which values; `hint` is the way out.
 
-    Both are one line that can be printed as it is, whatever the values bring along.
+    Message and hint are each one line, safe to print whatever the values contain.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -55,17 +55,17 @@ class MissingExtraError(TitheError): ...
 
 
 def brief(value: object, longest: int = 80) -> str:
-    """Return a value as text on one line, cut where it is longer than a line of the screen."""
+    """Return a value as text on one line, cut to `longest` characters."""
     text = " ".join(str(value)[: 2 * longest].split())
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The hint for a mistyped name: the nearest known one, or all of them."""
+    """Return the hint for a mistyped name: the nearest known one, or all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean `{near[0]}`?" if near else f"there is: {', '.join(names) or 'nothing'}"
 
 
 def demand(*parts: object) -> None:
-    """Take parts for what is raised while they are made; an `assert` would not make them under `python -O`."""
+    """Do nothing: the call evaluates its arguments, which may raise. `python -O` would skip an `assert`."""

@@ -1,4 +1,4 @@
-"""Installed packages: their versions, and how an optional extra is added to the tithe that is running."""
+"""Installed packages: their versions, and the command that adds an optional extra to this installation."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 __version__ = "0.1.0"
-NAME, RECORD = "tithe", "direct_url.json"  # the record is PEP 610's: where a package came from, if from no index
+NAME, RECORD = "tithe", "direct_url.json"  # PEP 610: where a package came from, if not from an index
 
 
 def install_hint(extra: str) -> str:
     """Return the command that adds an extra to this installation, wherever it came from."""
     try:
         return f"pip install {requirement(distribution(NAME), extra)}"
-    except PackageNotFoundError:  # not installed: run from its source
+    except PackageNotFoundError:  # run from source without an installation
         return f"pip install -e '{Path(__file__).parents[2]}[{extra}]'"
 
 
 def requirement(installed: Distribution, extra: str) -> str:
-    """Return what to give to pip: a folder, an address, or a name in an index."""
+    """Return the requirement for pip: a folder, an address, or a name in an index."""
     origin: dict[str, Any] = json.loads(installed.read_text(RECORD) or "{}")
     url = origin.get("url", "")
     place = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
@@ -39,7 +39,7 @@ def requirement(installed: Distribution, extra: str) -> str:
 
 
 def versions(names: Iterable[str] = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")) -> Mapping[str, str]:
-    """Return the versions of tithe, Python and these packages, as far as they are installed, for a record."""
+    """Return the versions of tithe, Python and those of these packages that are installed, for a run record."""
     found = {"tithe": __version__, "python": platform.python_version()}
     for name in names:
         try:

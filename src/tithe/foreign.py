@@ -1,8 +1,8 @@
 """Guard parsers of foreign bytes, and read small files behind that guard.
 
-What a parser raises on bytes that nobody vouches for cannot be listed: `ValueError`, `RecursionError`, `SyntaxError`,
-`zlib.error`, and a library's own. Behind `foreign` all of it is one sentence for the user; the original stays as its
-cause, and `TITHE_DEBUG=1` shows it. Keep the guarded block as small as the call of the parser.
+A parser may raise anything on untrusted bytes: `ValueError`, `RecursionError`, `SyntaxError`, `zlib.error`, or a
+library's own exceptions. `foreign` turns all of them into one sentence for the user. The original stays the cause, and
+`TITHE_DEBUG=1` shows it. Keep the guarded block as small as the call of the parser.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 from tithe.errors import TitheError
 
-PANIC = "PanicException"  # how a library written in Rust fails: a `BaseException` without a public name
-SHOWN = 120  # characters of a value or of a library's words in a message
-MOST_JSON = 1 << 30  # bytes of a record of ours
+PANIC = "PanicException"  # of libraries written in Rust: a `BaseException` without a public name
+SHOWN = 120  # characters of a value or of a library's message
+MOST_JSON = 1 << 30  # bytes of a run record
 SPECIAL = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISCHR, "a device"),
@@ -45,11 +45,11 @@ def foreign(
     """Turn any exception of a parser into one of our errors.
 
     Args:
-        kind: which error.
-        said: what is wrong and where, e.g. "`a.npy` is no array"; the parser's own words follow.
+        kind: class of our error.
+        said: what is wrong and where, e.g. "`a.npy` is no array"; the parser's message follows.
         hint: the way out.
-        told: makes these words of what was raised; `words` by default.
-        passes: says of what was raised that somebody further up knows better what to do.
+        told: turns the exception into that message; `describe_error` by default.
+        passes: tells which exceptions to pass on unchanged, for a caller that handles them.
     """
     try:
         yield
@@ -58,10 +58,10 @@ def foreign(
     except BaseException as error:
         if passes(error) or not (isinstance(error, Exception) or type(error).__name__ == PANIC):
             raise
-        raise kind(f"{said}: {(told or words)(error)}", hint=hint) from error
+        raise kind(f"{said}: {(told or describe_error)(error)}", hint=hint) from error
 
 
-def words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Describe an exception in one short line for a user."""
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 ({error.reason})"
@@ -74,8 +74,8 @@ def words(error: BaseException) -> str:
     text = str(getattr(error, "strerror", None) or error).strip()
     line = cut(text.splitlines()[0]) if text else ""
     kind = type(error).__name__
-    told = not isinstance(error, TypeError | AttributeError | LookupError)  # whose words need their name
-    return (line if told else f"{kind}: {line}") if line else kind
+    clear = not isinstance(error, TypeError | AttributeError | LookupError)  # messages that need the type's name
+    return (line if clear else f"{kind}: {line}") if line else kind
 
 
 def cut(text: str, most: int = SHOWN) -> str:
@@ -84,7 +84,7 @@ def cut(text: str, most: int = SHOWN) -> str:
 
 
 def shown(value: Any) -> str:
-    """Format a value for a message, shortened if it is long; text has no quotes."""
+    """Format a value for a message, shortened if it is long; text gets no quotes."""
     return cut(value) if isinstance(value, str) else cut(_short.repr(value))
 
 
@@ -92,14 +92,14 @@ def demand_regular(path: Path, kind: type[TitheError], hint: str | None = None, 
     """Refuse a device, a pipe or a socket: reading one may never end, and gives its bytes only once.
 
     Args:
-        path: that is there.
-        kind: which error.
+        path: an existing path.
+        kind: class of the error.
         hint: the way out.
-        piped: take a pipe that the shell has opened, as `<(...)` gives it.
+        piped: accept a pipe that the shell has opened, as by `<(...)`.
 
     Raises:
-        TitheError: of that kind.
-        OSError: there is nothing.
+        TitheError: it is a special file; of class `kind`.
+        OSError: nothing exists there.
     """
     what = special_kind(path)
     if what is None or (piped and what == "a pipe" and path.parts[:2] == ("/", "dev")):
@@ -111,7 +111,7 @@ def special_kind(path: Path) -> str | None:
     """Return the kind of a special file, or None for a regular one.
 
     Raises:
-        OSError: there is nothing.
+        OSError: nothing exists there.
     """
     mode = path.stat().st_mode
     return next((name for is_kind, name in SPECIAL if is_kind(mode)), None)
@@ -121,7 +121,7 @@ def read_small(path: Path, kind: type[TitheError], most: int, hint: str | None =
     """Read a file of at most `most` bytes.
 
     Raises:
-        TitheError: of that kind; there is no such file, it is no regular one, or larger.
+        TitheError: the file is missing, special or larger; of class `kind`.
     """
     with foreign(kind, f"cannot read `{path}`", hint):
         demand_regular(path, kind, hint, piped=piped)
@@ -137,12 +137,12 @@ def read_json(path: Path, kind: type[TitheError], hint: str, shape: Any = None) 
 
     Args:
         path: the file.
-        kind: which error says that it is damaged.
+        kind: class of the error.
         hint: the way out.
-        shape: what has to be in it, as a model of pydantic's that allows more.
+        shape: pydantic model of the required keys; should allow others.
 
     Raises:
-        TitheError: of that kind, naming the file.
+        TitheError: the file is damaged; of class `kind`.
     """
     raw = read_small(path, kind, MOST_JSON, hint)
     with foreign(kind, f"`{path}` is damaged", hint):
@@ -158,7 +158,7 @@ def demand_shape(found: Any, shape: Any, path: Path, kind: type[TitheError], hin
     """Refuse values that do not fit the model `shape`.
 
     Raises:
-        TitheError: of that kind, naming the file and the key.
+        TitheError: a value does not fit; of class `kind`, naming file and key.
     """
     from pydantic import ValidationError
 

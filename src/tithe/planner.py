@@ -1,4 +1,4 @@
-"""Asks -> distinct passes: what must be read, once each, and what that will cost."""
+"""Turn asks into distinct passes, each to be read once, and count what they cost."""
 
 from __future__ import annotations
 
@@ -16,17 +16,23 @@ from tithe.data.render import EncodedExample, Renderer
 from tithe.data.rendered import Remarks
 from tithe.records import Ask, BadRow, Example, Pass, PassKind, PassSpec, Problem
 
-WINDOW = 4096  # examples planned and batched together: enough to sort by length, little enough to hold in memory
-USUAL_ASKS = 8  # per example, up to which a window is as long as it may be
+WINDOW = 4096  # examples planned and batched together: enough to sort by length, few enough to hold in memory
+USUAL_ASKS = 8  # asks per example; with more, a window holds fewer examples
 ID, CUT_SHOTS = attrgetter("id"), attrgetter("cut_shots")
 T = TypeVar("T")
-NOTHING: Mapping[str, EncodedExample | Problem] = {}
+NO_ENCODINGS: Mapping[str, EncodedExample | Problem] = {}
 Asks: TypeAlias = Mapping[str, Ask]  # one scorer's asks about one example
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where the answer to one ask will be: a readout of the window's pass number `index`, read for `spec`."""
+    """Place of the answer to one ask.
+
+    Args:
+        readout: name of the readout.
+        index: index of the pass in its window.
+        spec: the pass in words.
+    """
 
     readout: str
     index: int
@@ -35,20 +41,19 @@ class Slot:
 
 @dataclass(frozen=True)
 class Window:
-    """Some thousand examples, their distinct passes, and which ask is answered by which.
+    """Up to 4,096 examples, their distinct passes, and which pass answers which ask.
 
     Args:
-        items: records in input order, bad ones in their places.
-        given: per example (bad rows left out) its `given` pass for counts, or why there is none.
-        slots: per example and scorer, the asks' names with a slot or a problem.
+        items: records in input order, including bad rows.
+        given: per example (without bad rows) its `given` pass, for counts, or why there is none.
+        slots: per example and scorer, name of the ask -> slot or problem.
         passes: distinct passes.
         keys: per pass its `key`, under which its answers are stored.
         kinds: per pass its kind.
         readouts: per pass the readouts asked of it.
-        asked: asks, before equal passes were joined.
-        rated: whether nothing but questions about the examples is read, so that it tells nothing of a response that it
-            would be cut.
-        remarks: per example with a rendering, what was odd in it.
+        asked: number of asks before equal passes were merged.
+        rated: whether all passes are questions about the examples; then cuts of the `given` pass do not matter.
+        remarks: per rendered example, what was odd in it.
     """
 
     items: Sequence[Example | BadRow]
@@ -64,26 +69,26 @@ class Window:
 
     @cached_property
     def shot_tokens_cut(self) -> list[int]:
-        """Per example the tokens cut from worked examples in its passes."""
+        """Per example, the tokens cut from worked examples in its passes."""
         if not any(map(CUT_SHOTS, self.passes)):
             return [0] * len(self.given)
         return [shot_tokens_cut(slots, self.passes) for slots in self.slots]
 
     @cached_property
     def examples(self) -> list[Example]:
-        """The items that are examples: what `given` and `slots` count along."""
+        """The items that are examples, aligned with `given` and `slots`."""
         return [item for item in self.items if isinstance(item, Example)]
 
 
 def windows(items: Iterable[T], size: int = WINDOW) -> Iterator[list[T]]:
-    """Cut a stream; the cuts depend on the input and the scorers alone, so that every run batches alike."""
+    """Cut a stream into lists of `size`; every run cuts alike, so that its batches repeat."""
     stream = iter(items)
     while chunk := list(islice(stream, size)):
         yield chunk
 
 
 def window_size(asks: int) -> int:
-    """Examples in a window, where each brings so many asks: scorers that ask much get smaller windows."""
+    """Return the number of examples in a window; the more asks per example, the fewer."""
     return max(1, WINDOW * USUAL_ASKS // max(USUAL_ASKS, asks))
 
 
@@ -91,17 +96,18 @@ def plan_window(
     items: Sequence[Example | BadRow],
     asks: Sequence[Sequence[Asks]],
     renderer: Renderer,
-    encoded: Mapping[str, EncodedExample | Problem] = NOTHING,
+    encoded: Mapping[str, EncodedExample | Problem] = NO_ENCODINGS,
 ) -> Window:
     """Tokenise a window and keep each distinct pass once.
 
     Args:
         items: examples and bad rows.
-        asks: per example (bad rows left out) and scorer.
-        renderer: makes the passes.
-        encoded: what the renderer makes of some of the examples, by their ids.
+        asks: asks per example (without bad rows) and scorer.
+        renderer: tokenises examples and builds passes.
+        encoded: encodings of examples that are tokenised already, by id.
     """
     examples = [item for item in items if isinstance(item, Example)]
+    # Encode the examples first and the shots after them: an example that is also a shot is tokenised once.
     specs = [ask.spec for each in asks for named in each for ask in named.values()]
     builder = _Builder(renderer, dict(encoded))
     builder.encode(examples)
@@ -123,13 +129,13 @@ def plan_window(
 
 
 def members(spec: PassSpec) -> tuple[Example, ...]:
-    """All examples whose tokens stand in a pass."""
+    """Return all examples with tokens in a pass."""
     return (spec.dialogue, *spec.shots)
 
 
 @dataclass
 class _Builder:
-    """Joins passes from encoded examples, each distinct one once."""
+    """Builder of distinct passes from encoded examples."""
 
     renderer: Renderer
     encoded: dict[str, EncodedExample | Problem] = field(default_factory=dict)
@@ -137,21 +143,23 @@ class _Builder:
     kinds: list[PassKind] = field(default_factory=list)
     readouts: list[set[str]] = field(default_factory=list)
     asked: int = 0
-    _built: dict[tuple[PassKind, tuple[str, ...]], Pass | Problem] = field(default_factory=dict)
+    _built: dict[tuple[PassKind, tuple[str, ...]], Pass | Problem] = field(default_factory=dict)  # by kind and ids
     index: dict[bytes, int] = field(default_factory=dict)  # of each pass by its key, in the order of `passes`
 
     def encode(self, examples: Iterable[Example]) -> None:
-        """Tokenise those that are new, all at once: a call of the tokenizer for each would cost far more."""
+        """Tokenise the new examples in one call; a call for each would be far slower."""
         new = {example.id: example for example in examples if example.id not in self.encoded}
         if new:
             self.encoded |= zip(new, self.renderer.encode(list(new.values())), strict=True)
 
     def slot(self, ask: Ask) -> Slot | Problem:
+        """Return where an ask will be answered; add its pass unless an equal one exists."""
         self.asked += 1
         made = self.built(ask.spec)
         if isinstance(made, Problem):
             return made
         key = made.key
+        # Different specs may give the same token ids, for instance two equal examples: such a pass is read once.
         if key not in self.index:
             self.index[key] = len(self.passes)
             self.passes.append(made)
@@ -162,6 +170,7 @@ class _Builder:
         return Slot(ask.readout, index, ask.spec)
 
     def built(self, spec: PassSpec) -> Pass | Problem:
+        """Return the pass of a spec, built once."""
         ids = tuple(map(ID, members(spec)))
         key = spec.kind, ids
         if key not in self._built:
@@ -169,7 +178,7 @@ class _Builder:
         return self._built[key]
 
     def _build(self, kind: PassKind, ids: Sequence[str]) -> Pass | Problem:
-        own, *shots = map(self.encoded.__getitem__, ids)
+        own, *shots = map(self.encoded.__getitem__, ids)  # in the order of `members`
         if isinstance(own, Problem):
             return own
         ready = list[EncodedExample]()
@@ -182,18 +191,18 @@ class _Builder:
 
 @dataclass
 class Cost(RecordCounts):
-    """Running totals of a plan, in 12 to 24 bytes a distinct pass.
+    """Running totals of a plan; needs 12 to 24 bytes of memory per distinct pass.
 
     Args:
-        asked: asks, before equal passes were joined.
-        passes: distinct passes with a model readout, by kind.
-        tokens: tokens the model reads for them.
-        scored: of those, response tokens that go through the output head.
-        truncated: examples of which something is cut, by what: prompt, response or shots.
-        cut_tokens: tokens cut of responses.
-        cut_shots: tokens cut of worked examples, over all passes with shots.
+        asked: number of asks before equal passes were merged.
+        passes: distinct passes that the model reads, by kind.
+        tokens: tokens that the model reads.
+        scored: response tokens among them, which also go through the output head.
+        truncated: examples with a cut, by what is cut: prompt, response or shots.
+        cut_tokens: tokens cut from responses.
+        cut_shots: tokens cut from worked examples, over all passes with shots.
         longest: tokens of the longest pass.
-        problems: reason -> how many examples.
+        problems: reason -> number of examples.
         remarks: what was odd in rendering.
     """
 
@@ -210,7 +219,7 @@ class Cost(RecordCounts):
     _seen: HashSet = field(default_factory=HashSet, repr=False)
 
     def add(self, window: Window, model_readouts: frozenset[str]) -> None:
-        """Count a window; a pass that an earlier window had is not counted again."""
+        """Count a window; a pass of an earlier window is not counted again."""
         for item in window.items:
             self.add_item(item)
         for remarks in () if window.rated else window.remarks:
@@ -220,23 +229,25 @@ class Cost(RecordCounts):
         self.add_passes(window, model_readouts)
 
     def add_passes(self, window: Window, model_readouts: frozenset[str]) -> None:
-        """Count what is read, and nothing about examples: for passes read before the scores."""
+        """Count the passes of a window but not its examples; for passes that scorers read while they prepare."""
         self.asked += window.asked
         for pass_, key, kind, readouts in zip(window.passes, window.keys, window.kinds, window.readouts, strict=True):
+            # 8 of the 16 bytes tell passes apart, and `_seen` holds every distinct pass of the run.
             if readouts & model_readouts and self._seen.add(first_64_bits(key)):
                 self.passes[kind] += 1
-                self.tokens += len(pass_.ids) - 1
-                self.scored += pass_.response_tokens - (pass_.start == 0)
+                self.tokens += len(pass_.ids) - 1  # the last token predicts nothing, so the model does not read it
+                self.scored += pass_.response_tokens - (pass_.start == 0)  # nothing predicts a token at position 0
                 self.longest = max(self.longest, len(pass_.ids))
 
     def _add_example(
         self, made: Pass | Problem, slots: Sequence[Mapping[str, Slot | Problem]], cut: int, rated: bool
     ) -> None:
+        # A `given` pass that cannot be made explains all other problems; questions (`rated`) do not use it.
         if isinstance(made, Problem) and not rated:
-            self.problems[without_numbers(made.reason)] += 1
+            self.problems[without_details(made.reason)] += 1
             return
         reasons = {slot.reason for named in slots for slot in named.values() if isinstance(slot, Problem)}
-        self.problems.update(set(map(without_numbers, reasons)))
+        self.problems.update(set(map(without_details, reasons)))
         if isinstance(made, Problem) or rated:
             return
         self.truncated["prompt"] += made.cut_prompt > 0
@@ -264,11 +275,11 @@ class Cost(RecordCounts):
 
 
 def shot_tokens_cut(slots: Sequence[Mapping[str, Slot | Problem]], passes: Sequence[Pass]) -> int:
-    """Count the tokens cut from worked examples in the distinct passes of one example."""
+    """Count the tokens cut from worked examples, over the distinct passes of one example."""
     used = {slot.index for named in slots for slot in named.values() if isinstance(slot, Slot)}
     return sum([passes[index].cut_shots for index in used])
 
 
-def without_numbers(reason: str) -> str:
-    """A reason without its particulars, so that equal ones are counted together."""
+def without_details(reason: str) -> str:
+    """Return a reason up to its first colon, so that reasons that differ only in numbers are counted together."""
     return reason.partition(":")[0].strip()

@@ -1,4 +1,4 @@
-"""Names -> classes, by entry points: ours and anyone's take the same road.
+"""Find scorers, selectors and readouts by name, through entry points; the built-in ones are entry points too.
 
 A spec is a name with settings, as on the command line: `superfiltering`, `band(low=0.1, high=0.5)`.
 """
@@ -22,34 +22,42 @@ T = TypeVar("T")
 SCORERS: Final = "tithe.scorers"
 SELECTORS: Final = "tithe.selectors"
 READOUTS: Final = "tithe.readouts"
-STEPS: Final = "tithe.steps"  # what a run does before it scores, and what stands above the run
+STEPS: Final = "tithe.steps"  # functions of the lab that the core calls by name
 NONE: Final[Mapping[str, Any]] = {}
 
 
 def names(group: str) -> list[str]:
-    """All names of a group, sorted; nothing is imported for it."""
+    """Return all names of a group, sorted; import nothing."""
     return sorted({point.name for point in entry_points(group=group)})
 
 
 def scorer(name: str) -> type[Scorer]:
-    """The scorer class of that name."""
+    """Return the scorer class of this name.
+
+    Raises:
+        SettingsError: there is none, or two packages have one.
+    """
     from tithe.scorers.base import Scorer
 
     return _load(SCORERS, name, Scorer)  # type: ignore[type-abstract]
 
 
 def selector(name: str) -> type[Selector]:
-    """The selector class of that name."""
+    """Return the selector class of this name.
+
+    Raises:
+        SettingsError: there is none, or two packages have one.
+    """
     from tithe.selectors.base import Selector
 
     return _load(SELECTORS, name, Selector)  # type: ignore[type-abstract]
 
 
 def readout(name: str) -> type[Readout]:
-    """Return the readout class that a scorer asks for as `name` or `name:argument`.
+    """Return the readout class for `name` or `name:argument`.
 
     Raises:
-        SettingsError: there is none of that name, or two packages have one.
+        SettingsError: there is none, or two packages have one.
     """
     from tithe.engine.readouts.base import Readout
 
@@ -60,16 +68,16 @@ def build_readout(name: str, run: RunFacts) -> Readout:
     """Make the readout that a scorer asks for.
 
     Raises:
-        TitheError: there is none of that name, or what it needs is not there.
+        TitheError: the name is unknown, or something that the readout needs is missing.
     """
     return readout(name).make(name.partition(":")[2], run)
 
 
 def step(name: str) -> Callable[..., Any]:
-    """Return the function of a step that a run takes before it scores; the core names it and does not import it.
+    """Return a function of the lab that a run calls before it scores; the core must not import the lab.
 
     Raises:
-        SettingsError: no installed package has it.
+        SettingsError: no installed package has such a step.
     """
     for point in entry_points(group=STEPS, name=name):
         return cast("Callable[..., Any]", _import(point))
@@ -77,27 +85,27 @@ def step(name: str) -> Callable[..., Any]:
 
 
 def build_scorer(spec: str, defaults: Mapping[str, Any] = NONE) -> Scorer:
-    """The scorer that a spec describes."""
+    """Build the scorer of a spec; see `build`."""
     return cast("Scorer", build(SCORERS, spec, defaults))
 
 
 def build_selector(spec: str, defaults: Mapping[str, Any] = NONE) -> Selector:
-    """The selector that a spec describes."""
+    """Build the selector of a spec; see `build`."""
     return cast("Selector", build(SELECTORS, spec, defaults))
 
 
 def build(group: str, spec: str, defaults: Mapping[str, Any] = NONE) -> Any:
-    """An object of the group from `name` or `name(key=value, key=value)`.
+    """Build an object of a group from `name` or `name(key=value, key=value)`.
 
-    Values are read by the type of the field: int, float, bool, str, Literal, and Optional of these (`none`).
+    The type of the field decides how a value is read: int, float, bool, str, Literal, or Optional of these (`none`).
 
     Args:
-        group: of entry points.
+        group: entry point group.
         spec: name and settings.
-        defaults: settings of the run, for those that the spec leaves out; the object takes what it has a field for.
+        defaults: settings of the run, used for fields that the spec leaves out; others are ignored.
 
     Raises:
-        SettingsError: for an unknown name or setting, a value of the wrong type, or a setting that is missing.
+        SettingsError: an unknown name or setting, a value of the wrong type, or a missing setting.
     """
     name, settings = parse_spec(spec)
     cls = scorer(name) if group == SCORERS else selector(name) if group == SELECTORS else _load(group, name, object)
@@ -105,22 +113,22 @@ def build(group: str, spec: str, defaults: Mapping[str, Any] = NONE) -> Any:
     values = {key: value for key, value in defaults.items() if key in setting_names(cls)} | chosen
     try:
         return cls(**values)
-    except (ValueError, TypeError) as error:  # a plugin's own check of its settings
+    except (ValueError, TypeError) as error:  # raised by a plugin's own checks
         raise SettingsError(f"`{spec}`: {error}") from error
 
 
 def setting_names(cls: type) -> list[str]:
-    """What can be set of a scorer or selector."""
+    """Return the names of a scorer's or selector's settings."""
     from tithe.scorers.base import settings_of
 
     return [one.name for one in settings_of(cls)]
 
 
 def split_specs(text: str) -> list[str]:
-    """The specs of a comma-separated list; commas in brackets and quotes do not separate.
+    """Split a comma-separated list of specs; commas in brackets and quotes do not separate.
 
     Raises:
-        SettingsError: for an empty entry, or brackets and quotes that do not match.
+        SettingsError: an entry is empty, or brackets or quotes do not match.
     """
     parts = [part.strip() for part in split_top(text)]
     if not all(parts):
@@ -133,6 +141,7 @@ def _load(group: str, name: str, base: type[T], *, plain: bool = False) -> type[
     if not points:
         kind = group.rpartition(".")[2].removesuffix("s")
         raise SettingsError(f"there is no {kind} `{name}`", hint=did_you_mean(name, names(group)))
+    # Two installations of one package list the same class twice; only different classes are a clash.
     found = [_import(point) for point in points]
     for point, other in zip(points, found, strict=True):
         if other is not found[0]:
@@ -151,7 +160,7 @@ def _import(point: EntryPoint) -> Any:
         return point.load()
     except TitheError:
         raise
-    except Exception as error:  # whatever a foreign module raises while it is imported
+    except Exception as error:  # importing a foreign module may raise anything
         message = f"`{point.name}` of {_package(point)} cannot be imported: {type(error).__name__}: {error}"
         raise SettingsError(message, hint="reinstall or uninstall that package") from error
 

@@ -1,4 +1,4 @@
-"""Print safely: foreign text cannot act on the terminal, and a stderr that cannot be written does not end a run."""
+"""Print safely: foreign text cannot control the terminal, and a broken stderr does not end a run."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-MOST = 1000  # characters of a message: what is longer buries what it says
-QUOTED = 200  # characters of one value in it, about two lines of a terminal
+MOST = 1000  # characters of a message
+QUOTED = 200  # characters of one value in a message, about two lines of a terminal
 
-# Control characters of both sets (ESC is one, and so is C1's CSI), marks that turn the direction of writing, invisible
-# characters, separators that end a line, half characters and tags. Joiners stay: emoji and Persian need them.
+# Control characters C0 and C1 (with ESC and CSI), marks that change the writing direction, invisible characters, line
+# separators, surrogates and tags. Joiners are left alone: emoji and Persian need them.
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _QUOTES = re.compile(r"`([^`]*)`")
-_USER = re.compile(r"(?<=://)[^/\s`@]*@")  # a name and a password in an address
+_USER = re.compile(r"(?<=://)[^/\s`@]*@")  # user name and password in a URL
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Escape characters that a terminal acts upon or hides, such as `\x1b`.
+    r"""Escape the characters that a terminal interprets or hides, such as `\x1b`.
 
     Args:
-        text: somebody else's.
-        keep: hidden characters that are let through, such as a line's end.
+        text: text from a file, a server or another program.
+        keep: hidden characters to leave alone, such as a newline.
     """
     return _HIDDEN.sub(lambda found: found[0] if found[0] in keep else escape(found[0]), text)
 
 
 def escape(char: str) -> str:
+    """Write a character as a Python escape."""
     code = ord(char)
     if char in _NAMED:
         return _NAMED[char]
@@ -42,7 +43,7 @@ def escape(char: str) -> str:
 
 
 def shorten(text: str, most: int = QUOTED) -> str:
-    """Leave out the middle of what is longer: the beginning says what it is, and a path's end which file."""
+    """Cut the middle out of a long text: its beginning says what it is, and the end of a path names the file."""
     if len(text) <= most:
         return text
     tail = most // 3
@@ -50,13 +51,13 @@ def shorten(text: str, most: int = QUOTED) -> str:
 
 
 def one_line(message: str) -> str:
-    """Put a message on one line, cut it to a readable length, and hide passwords in addresses."""
+    """Put a message on one line, cut it to a readable length, and hide passwords in URLs."""
     words = printable(_USER.sub("***@", " ".join(message.split())))
     return shorten(_QUOTES.sub(lambda found: f"`{shorten(found[1])}`", words), MOST)
 
 
 def hint_line(hint: str) -> str:
-    """Put a hint on one line; commands that it quotes stay whole, so that they can be copied."""
+    """Put a hint on one line; quoted commands are not cut, so that they can be copied."""
     return shorten(printable(_USER.sub("***@", " ".join(hint.split()))), MOST)
 
 
@@ -80,10 +81,10 @@ STDERR = 2  # its descriptor
 
 
 class SteadyStream:
-    """Text stream that notes a failure instead of raising it.
+    """Text stream that records a failure instead of raising it.
 
     Args:
-        stream: where it goes.
+        stream: the stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -94,7 +95,7 @@ class SteadyStream:
         try:
             self.stream.write(text)
             self.stream.flush()
-        except BlockingIOError:  # a terminal that is slow: these words are lost, later ones need not be
+        except BlockingIOError:  # a slow terminal: this text is lost, later text may get through
             self.trouble = self.trouble or "some of it was lost"
         except OSError as error:
             self.give_up(error.strerror or str(error))
@@ -105,10 +106,10 @@ class SteadyStream:
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: all is written at once."""
+        """Do nothing: `write` flushes."""
 
     def give_up(self, why: str) -> None:
-        """Send all further output nowhere; otherwise Python fails when it flushes at exit."""
+        """Discard all further output; otherwise Python fails when it flushes at exit."""
         self.trouble = self.trouble or why
         with suppress(OSError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -123,8 +124,8 @@ class SteadyStream:
 def steady_stderr() -> Iterator[None]:
     """Replace `sys.stderr` with a stream that never fails.
 
-    Where a process was started without one, descriptor 2 is taken: the next file opened would have it, and libraries
-    would write their warnings into that file.
+    If the process was started without stderr, occupy descriptor 2: otherwise the next file opened would get it, and
+    libraries would write their warnings into that file.
     """
     before = sys.stderr
     if before is None:  # started with `2>&-`
@@ -132,7 +133,7 @@ def steady_stderr() -> Iterator[None]:
         if nowhere != STDERR:
             os.dup2(nowhere, STDERR)
             os.close(nowhere)
-    # Open as long as the process lives.
+    # Stays open as long as the process lives.
     stream = before or open(STDERR, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     steady = SteadyStream(stream)
     if before is None:

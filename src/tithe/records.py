@@ -1,4 +1,4 @@
-"""The nouns: what flows from a file to a selection. Frozen, checked, free of torch.
+"""The data types that flow from a file to a selection: frozen, checked, and without torch.
 
 file -> `Example` -> `Ask` (a `PassSpec` and a readout) -> `Pass` (token ids) -> `Answer` -> `Scores` -> `Selection`
 """
@@ -28,11 +28,11 @@ class Message:
 
     Args:
         role: `system`, `user`, `assistant` or `tool`.
-        content: its text; may be empty where there are tool calls.
-        reasoning: the thinking before the content, if the record keeps it apart.
-        tool_calls: `{"type": "function", "function": {"name": str, "arguments": object}}` each.
-        name: of a tool's result: the function that gave it.
-        tool_call_id: of a tool's result: the call that it answers.
+        content: the text; may be empty beside tool calls.
+        reasoning: the thinking before the content, if the record has it separately.
+        tool_calls: each `{"type": "function", "function": {"name": str, "arguments": object}}`.
+        name: in a tool's result, the function that gave it.
+        tool_call_id: in a tool's result, the call that it answers.
     """
 
     role: str
@@ -47,7 +47,7 @@ class Message:
         return f"Message({self.role}: {brief(self.content, SHOWN)!r}{''.join(f', with {name}' for name in more)})"
 
     def as_dict(self) -> dict[str, Any]:
-        """As chat templates read it; keys that do not apply are left out."""
+        """Return the message as chat templates read it, without keys that do not apply."""
         out: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.reasoning is not None:
             out["reasoning_content"] = self.reasoning
@@ -61,27 +61,27 @@ class Message:
 
     @property
     def plain(self) -> bool:
-        """Whether it has nothing but a role and a content."""
+        """Whether it has only a role and a content."""
         return self.reasoning is None and not self.tool_calls and self.name is None and self.tool_call_id is None
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One response to be judged, with all that stands before it.
+    """One response to be scored, with everything before it.
 
     Args:
-        id: hash of the content, `-1`, `-2`, ... added for later occurrences of the same content; so it
-            stays the same when the file is reordered.
-        row: zero-based record of the input it comes from; several examples share one under `--turns all`.
+        id: hash of the content, with `-1`, `-2`, ... for later occurrences of the same content; so it stays the same
+            when the file is reordered.
+        row: zero-based index of the input record; with `--turns all`, several examples share one.
         turn: index of the response among the record's messages.
         prompt: all messages before the response, a system message first if there is one.
         response: the assistant message that is scored.
-        instruction: the record's own instruction where it has the instruction/input/output shape, else None.
-        input: the record's own input there, `""` or None when absent.
-        tools: function schemas the dialogue may call.
+        instruction: the record's instruction if it has the instruction/input/output shape, else None.
+        input: the record's input in that shape; `""` or None without one.
+        tools: schemas of the functions that the dialogue may call.
         columns: the record's other columns, for filters and strata.
-        where: file and line, for people.
-        notes: what its record holds that is not read, or not as it may be meant; for people, counted by a run.
+        where: file and line, for messages.
+        notes: parts of the record that are not read, or perhaps not as meant; a run counts and prints them.
     """
 
     id: str
@@ -102,13 +102,13 @@ class Example:
         return f"<Example {self.id}: {texts}, {len(self.prompt)} prompt message{'s' * (len(self.prompt) != 1)}>"
 
 
-class OfLearning(str):
-    """A note on a record that matters only where its responses are learnt or scored."""
+class ResponseNote(str):
+    """A note on a record that matters only if its responses are trained on or scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A record that could not become an example: quarantined with its reason, never silently gone."""
+    """A record that could not become an example, kept with the reason."""
 
     row: int
     where: str
@@ -117,21 +117,22 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why something has no number."""
+    """The reason why something has no value."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class PassSpec:
-    """A forward pass in words: which example, what is put before its response.
+    """A forward pass before tokenisation: which example it reads, and what comes before the response.
 
     Args:
-        kind: what stands in it.
-        example: whose response is read; of a `rated` pass, what the question is about.
+        kind: what the pass contains: `given` prompt and response, the response `alone`, worked examples `shown` first,
+            or a question by which the example is `rated`.
+        example: the example whose response is read; in a `rated` pass, the one that the question is about.
         shots: worked examples of a `shown` pass.
-        question: of a `rated` pass, all that the user says in it.
-        options: of a `rated` pass, the texts that may be the reply; the first stands there as the response.
+        question: in a `rated` pass, the whole user message.
+        options: in a `rated` pass, the possible replies; the first one is the response of the pass.
     """
 
     kind: PassKind
@@ -142,9 +143,10 @@ class PassSpec:
 
     @property
     def dialogue(self) -> Example:
-        """The example whose prompt and response stand in the pass: of a `rated` one, the question and a reply."""
+        """The example whose tokens are in the pass; for a `rated` pass, one made of the question and a reply."""
         if self.kind != "rated":
             return self.example
+        # Its id must differ for each question about an example, as encodings are kept by id.
         text = f"{self.question}\0{self.options[0]}"
         name = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
         turns = (Message("user", self.question),)
@@ -156,12 +158,12 @@ class Pass:
     """A forward pass in token ids. The response is `ids[start:]`.
 
     Args:
-        ids: (tokens,) int32, all that the model reads.
-        start: index in `ids` of the response's first token; 0 means that it has no context to be predicted from.
+        ids: (tokens,) int32, the whole input of the model.
+        start: index in `ids` of the first response token; 0 means that no context predicts it.
         cut_prompt: prompt tokens left out to fit the maximal length.
         cut_response: response tokens left out to fit the maximal length.
         cut_shots: tokens of worked examples left out to fit the maximal length.
-        shots: how many first ids are worked examples with what leads them; other passes may begin with the same.
+        shots: length of the prefix up to the end of the worked examples; other passes may share this prefix.
     """
 
     ids: IntArray
@@ -178,7 +180,7 @@ class Pass:
 
     @property
     def key(self) -> bytes:
-        """16 bytes that name exactly these token ids and this response span."""
+        """Hash of the token ids and the response span, 16 bytes."""
         return hashlib.blake2b(self.ids.tobytes(), digest_size=16, key=self.start.to_bytes(8, "little")).digest()
 
     @property
@@ -188,7 +190,7 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a scorer wants to know: one readout of one pass."""
+    """A scorer's request: one readout of one pass."""
 
     spec: PassSpec
     readout: str
@@ -199,10 +201,10 @@ class Nll:
     """Negative log-likelihood of a response in one pass, in nats.
 
     Args:
-        total: summed over the scored response tokens.
-        tokens: how many were scored; one fewer than the response has where its first token has no context.
-        first: the first response token's share of `total`; NaN where that token was not scored.
-        per_token: (tokens,) float32 where asked for.
+        total: sum over the scored response tokens.
+        tokens: number of scored tokens; one less than the response has if nothing comes before its first token.
+        first: NLL of the first response token; NaN if that token was not scored.
+        per_token: (tokens,) float32, if asked for.
     """
 
     total: float
@@ -216,7 +218,7 @@ class Nll:
         return self.total / self.tokens if self.tokens else float("nan")
 
     def without_first(self) -> Nll:
-        """The same response less its first token, to compare with a pass that could not score it."""
+        """Return the NLL without the first response token, to compare with a pass that could not score it."""
         if np.isnan(self.first):
             return self
         rest = None if self.per_token is None else self.per_token[1:]
@@ -225,7 +227,7 @@ class Nll:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Token counts of one pass; needs a tokenizer and no model."""
+    """Token counts of one pass; needs only a tokenizer."""
 
     prompt: int
     response: int
@@ -233,23 +235,23 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """What a head makes of a response's hidden states: the logit of `high` less that of `low`.
+    """A head's verdict on a response's hidden states: the logit of `high` minus the logit of `low`.
 
     Args:
-        value: any number; 0 is undecided. The probability derived from it saturates at 1 in float32, this does not.
+        value: any number; 0 is undecided. Unlike the probability, it does not saturate in float32.
     """
 
     value: float
 
     @property
     def probability(self) -> float:
-        """Of `high`: between 0 and 1."""
-        return 1 / (1 + math.exp(-self.value)) if self.value > -700 else 0.0
+        """Probability of `high`, between 0 and 1."""
+        return 1 / (1 + math.exp(-self.value)) if self.value > -700 else 0.0  # exp overflows beyond 709
 
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """A direction that stands for a whole sequence.
+    """A vector that represents a whole sequence.
 
     Args:
         values: (dim,) float32.
@@ -260,20 +262,20 @@ class Vector:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How likely each of some replies is.
+    """The likelihood of each of several replies.
 
     Args:
-        log_probs: (options,) float32, natural logarithms, of all that the vocabulary holds: their sum of
-            probabilities says how much of the model's mind is on these replies at all.
+        log_probs: (options,) float32, natural logarithms of probabilities over the whole vocabulary. A
+            sum of probabilities far below 1 means that the model would rather reply something else.
     """
 
     log_probs: npt.NDArray[np.float32]
 
     @property
     def shares(self) -> FloatArray:
-        """(options,) probabilities among the options alone; they sum to 1."""
+        """Probabilities renormalised over the options, (options,); they sum to 1."""
         values = self.log_probs.astype(np.float64)
-        weights = np.exp(values - values.max())
+        weights = np.exp(values - values.max())  # softmax; subtracting the maximum avoids underflow
         return np.asarray(weights / weights.sum())
 
 
@@ -285,13 +287,12 @@ class Scores:
     """One number per example under one scorer, in input order; higher is more valuable.
 
     Args:
-        ids: example ids, distinct.
-        values: (examples,) float64; NaN where there is none.
+        ids: distinct example ids.
+        values: (examples,) float64; NaN for no score.
         problems: index -> reason, for exactly the NaN entries.
-        columns: further per-example columns for filters, strata and token budgets, e.g. `response_tokens`.
-        by: the scorer's name.
-        vectors: (examples, dim) float32, each of length 1, for selectors that look at likeness; None where no
-            selector asked for them.
+        columns: further columns for filters, strata and token budgets, e.g. `response_tokens`.
+        by: name of the scorer.
+        vectors: (examples, dim) float32 of length 1, for selectors that compare examples; else None.
     """
 
     ids: Sequence[str]
@@ -306,10 +307,11 @@ class Scores:
             raise ValueError(f"{len(self.ids)} ids but {len(self.values)} values of `{self.by}`")
         if len(set(self.ids)) != len(self.ids):
             raise ValueError(f"ids of `{self.by}` are not distinct")
+        # No silent gaps: every NaN has a reason, and every reason a NaN.
         holes = set(np.flatnonzero(np.isnan(self.values)).tolist())
         if holes != set(self.problems):
             odd = sorted(holes ^ set(self.problems))[:5]
-            raise ValueError(f"`{self.by}`: NaN and problems must stand at the same places, they differ at {odd}")
+            raise ValueError(f"`{self.by}`: NaN and problems must be at the same indices, they differ at {odd}")
         for name, column in self.columns.items():
             if len(column) != len(self.ids):
                 raise ValueError(f"column `{name}` has {len(column)} entries for {len(self.ids)} examples")
@@ -330,12 +332,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class Selection:
-    """Every example, kept or dropped for a reason.
+    """A selection: every example is kept, or dropped for a reason.
 
     Args:
         kept: ids in input order.
         dropped: id -> reason, in input order.
-        by: what chose, for people.
+        by: what chose, for messages.
     """
 
     kept: Sequence[str]
@@ -352,7 +354,7 @@ class Selection:
         return f"<Selection: {len(self.kept):,} kept, {len(self.dropped):,} dropped{by}>"
 
     def reasons(self) -> dict[str, int]:
-        """How many were dropped for which reason, most frequent first."""
+        """Return reason -> number of dropped examples, most frequent first."""
         counts: dict[str, int] = {}
         for reason in self.dropped.values():
             counts[reason] = counts.get(reason, 0) + 1

@@ -1,6 +1,6 @@
-"""Settings: from flags, a YAML file or Python into frozen models; an unknown key is an error with a suggestion.
+"""The settings of a run, read from flags, a YAML file or Python into frozen models; an unknown key is an error.
 
-Each setting is one field with its line under `Args`: the command line and the page of settings are made from these.
+Each setting is one field with its line under `Args`; the command line and the page of settings are made from these.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tithe.foreign import shown
 from tithe.settings_file import check_powers, read_settings_file
 from tithe.typed import Count, Dtype, Flag, Seed, Texts, Typed, WeightDtype, checked, split_by, wrong_value
 
-FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # where results go is no part of what they are
+FLAGS = {"output", "run_dir", "overwrite", "json", "config"}  # say where results go, and never change them
 SHOWN = 60  # characters of a setting
-ONE_BY_ONE = "a pipeline is `tithe select`'s; its scorers can be planned and scored one by one with `--scorer`"
-INHERITED = ("encoder", "shots", "exclude_similarity", "shot_pool", "head", "target")  # by scorers and selectors
+ONE_BY_ONE = "only `tithe select` runs a pipeline; plan and score its scorers one by one with `--scorer`"
+INHERITED = ("encoder", "shots", "exclude_similarity", "shot_pool", "head", "target")  # by scorers, selectors
 NAMED_MODEL = Flag(("-m", "--model-name-or-path"))
 NAMED_DATASET = Flag(("--dataset-name",))
 Keyed = TypeVar("Keyed", bound="Settings")
@@ -44,11 +44,11 @@ class Settings(Typed):
         """Check values and build the settings.
 
         Raises:
-            SettingsError: an unknown key (with a suggestion) or a value that does not fit (with what was given).
+            SettingsError: an unknown key (the hint suggests a known one) or a value that does not fit.
         """
         for key in map(str, values):
             if key not in cls.model_fields:
-                flag = f"`--{key.replace('_', '-')}` is a flag of the command line alone" if key in FLAGS else None
+                flag = f"`--{key.replace('_', '-')}` works only on the command line" if key in FLAGS else None
                 flag = ONE_BY_ONE if key == "pipeline" else flag
                 raise SettingsError(f"unknown setting `{shown(key)}`", hint=flag or did_you_mean(key, cls.model_fields))
         try:
@@ -58,7 +58,7 @@ class Settings(Typed):
 
 
 class DatasetName(Settings):
-    """Which data set is read.
+    """The data set to read.
 
     Args:
         dataset: file, folder or hub id; `starter` is bundled.
@@ -68,7 +68,7 @@ class DatasetName(Settings):
 
 
 class RecordSettings(Settings):
-    """How records are read.
+    """Settings that say how records are read.
 
     Args:
         format: shape of the records: alpaca, prompt-completion, messages, sharegpt, or `auto`.
@@ -84,7 +84,7 @@ class RecordSettings(Settings):
 
 
 class ExampleSettings(RecordSettings, DatasetName):
-    """Which examples are made of a data set's records.
+    """Settings that say which examples a record becomes.
 
     Args:
         turns: the `last` assistant turn of a dialogue, or `all` of them.
@@ -94,7 +94,7 @@ class ExampleSettings(RecordSettings, DatasetName):
 
 
 class SeedSettings(Settings):
-    """What repeats a run.
+    """The setting that makes a run repeatable.
 
     Args:
         seed: random seed.
@@ -104,7 +104,7 @@ class SeedSettings(Settings):
 
 
 class ModelUse(Settings):
-    """How a model is loaded and prompted.
+    """Settings that say how a model is loaded and prompted.
 
     Args:
         template: a name from `tithe templates`, a Jinja file, or `auto`.
@@ -120,12 +120,12 @@ class ModelUse(Settings):
 
 
 class PassSettings(ModelUse):
-    """How an example becomes tokens.
+    """Settings that say how an example becomes tokens.
 
     Args:
         max_length: tokens of the longest pass; the model's context window by default.
-        truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`, which
-            leaves the example out; by default `response`.
+        truncation: what is cut to fit `max_length`: the end of the `response`, the start of the `prompt`, or `problem`
+            to leave the example out; by default `response`.
         bos: whether a pass begins with the BOS token: `auto`, `always` or `never`.
         eos: score the end-of-turn marker too.
     """
@@ -137,20 +137,20 @@ class PassSettings(ModelUse):
 
 
 class ScorerSettings(Settings):
-    """What scores, and what scorers and selectors inherit.
+    """The scorers, and the settings that scorers and selectors inherit.
 
     Args:
         scorer: scorers with their settings, e.g. `ifd,length` or `random(seed=1)`.
         preset: a paper's own settings: `cherry`, `superfiltering`, `miwv-paper` or `cpqs-paper`.
-        encoder: what makes vectors of prompts: `self`, `tfidf`, a folder or hub id, `file:x.npy`; by default the
-            scorer's or selector's own.
+        encoder: encoder of prompts: `self`, `tfidf`, a folder or hub id, `file:x.npy`; by default the scorer's or
+            selector's own.
         shots: worked examples before each prompt; the scorer's own number by default.
-        exclude_similarity: leave out worked examples whose prompt has this cosine or more with the example's; 0.999
-            leaves out equals.
+        exclude_similarity: show no worked example whose prompt is this similar to the example's (cosine); 0.999 leaves
+            out only equal prompts.
         shot_pool: data set to take worked examples from; the scored one by default.
         head: folder of the head that `cpqs` reads hidden states with.
-        residualise: `length`: rank by what is left of the score when length is taken away.
-        target: data set that shows what the selection is to be like, for `rds`.
+        residualise: `length`: rank by the score minus what response length predicts.
+        target: data set that the selection should resemble, for `rds`.
     """
 
     scorer: Annotated[tuple[str, ...], split_by(plugins.split_specs), Flag(("-s",))] = ("ifd",)
@@ -165,24 +165,24 @@ class ScorerSettings(Settings):
 
 
 class ScoreSettings(SeedSettings, PassSettings, ScorerSettings, ExampleSettings):
-    """What is scored and how.
+    """All settings of scoring.
 
     Args:
         model: folder or hub id, also of a LoRA adapter; `pocket` is bundled, for trying out.
         warmup: give the model IFD's warm-up first: one epoch on 1,000 examples, in the run folder.
-        answers: another run's folder; what it has answered is not computed again.
-        truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`, which
-            leaves the example out; by default `prompt` where a scorer shows worked examples, else `response`.
-        alone_header: text before the response where it is scored without its prompt.
+        answers: another run's folder, whose stored answers are used as well.
+        truncation: what is cut to fit `max_length`: the end of the `response`, the start of the `prompt`, or `problem`
+            to leave the example out; by default `prompt` where a scorer shows worked examples, else `response`.
+        alone_header: text before a response that is scored without its prompt.
         dtype: `auto`, `fp32`, `bf16` or `fp16`, or `fp8` for the weights, on a GPU that multiplies it; `float32`,
             `bfloat16` and `float16` mean the same.
         device: `auto`, `cuda`, `mps` or `cpu`, or several of one kind with a process on each: `cuda:0,cuda:1`,
             `cuda:all`, `cpu,cpu`; `auto` takes all GPUs that are like the first.
-        shard: spread the model over the GPUs instead of one on each; by default where it does not fit into one.
-        batch_tokens: tokens that a batch holds; the device's own number by default.
+        shard: spread one model over the GPUs instead of loading one on each; by default if it does not fit into one.
+        batch_tokens: tokens per batch; chosen for the device by default.
         workers: forward passes at once on a CPU; one per core by default, eight at most.
-        compile: compile norms, MLPs and rotations with torch.compile: `on`, `off`, or `auto`, which does for long jobs
-            on a GPU.
+        compile: compile norms, MLPs and rotations with torch.compile: `on`, `off`, or `auto`, which compiles for long
+            jobs on a GPU.
         per_token: keep every response token's NLL.
     """
 
@@ -200,21 +200,21 @@ class ScoreSettings(SeedSettings, PassSettings, ScorerSettings, ExampleSettings)
     @field_validator("compile", mode="before")
     @classmethod
     def read_switch(cls, value: Any) -> Any:
-        """Take true and false, as YAML may have them, for `on` and `off`."""
+        """Read `true` and `false`, as in YAML or Python, as `on` and `off`."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class SelectSettings(ScoreSettings):
-    """What is kept.
+    """All settings of a selection.
 
     Args:
         keep: budget: rows `500`, share `5%` of the records, or `200k-tokens` of their responses.
-        keep_of: what a share is a share of: the `input`, or what is left (`kept`) after filters and problems.
+        keep_of: base of a share: the whole `input`, or what is left (`kept`) after filters and problems.
         by: the scorer that ranks; the first by default.
         selector: a name from `tithe selectors`, with its settings.
         drop: filter, e.g. `ifd > 1`; may be repeated; by default the ranking scorer's own.
         drop_duplicates: keep the first of examples with the same prompt and response.
-        drop_contaminated: drop what shares 13 words in a row with this evaluation file; may be repeated.
+        drop_contaminated: drop examples that share 13 words in a row with this evaluation file; may be repeated.
         pipeline: stages instead of one scorer, e.g. `superfiltering@gpt2:20% -> ifd:5%`.
         shape: shape of the kept records: `same`, `messages`, `alpaca` or `prompt-completion`.
     """
@@ -230,6 +230,7 @@ class SelectSettings(ScoreSettings):
     shape: Literal["same", "messages", "alpaca", "prompt-completion"] = "same"
 
 
+# The settings of the papers' own code, where they differ from our defaults.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "cherry": {
         "scorer": ("ifd(same_tokens=false)",),
@@ -267,12 +268,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def with_preset(model: type[Chosen], values: Mapping[str, Any]) -> Chosen:
-    """Make settings from a preset and what was given beside it, which wins.
+    """Make settings from a preset and the given values, which take precedence.
 
-    A scorer that is named without settings takes the preset's: `ifd` beside `cherry` is its `ifd(same_tokens=false)`.
+    A scorer without settings of its own gets the preset's: with `cherry`, `ifd` means `ifd(same_tokens=false)`.
 
     Raises:
-        SettingsError: no such preset, or the scorers given leave out the one that the preset is about.
+        SettingsError: there is no such preset, or the given scorers leave out the preset's own.
     """
     name = values.get("preset")
     if name is None:
@@ -280,7 +281,7 @@ def with_preset(model: type[Chosen], values: Mapping[str, Any]) -> Chosen:
     if not isinstance(name, str) or name not in PRESETS:
         raise SettingsError(f"no preset `{shown(name)}`", hint=did_you_mean(str(name), PRESETS))
     known = {key: value for key, value in PRESETS[name].items() if key in model.model_fields}
-    settings = model.of({**known, **values})
+    settings = model.of({**known, **values})  # checks the scorers before they are compared with the preset's
     (own,) = PRESETS[name]["scorer"]
     bare = own.partition("(")[0]
     scorers = tuple(own if spec == bare else spec for spec in settings.scorer)
@@ -294,15 +295,15 @@ def with_preset(model: type[Chosen], values: Mapping[str, Any]) -> Chosen:
 
 
 def settings_from(model: type[Keyed], flags: Mapping[str, Any], config: Path | None = None) -> Keyed:
-    """Make settings from a preset, then a YAML file, then flags; the later one wins.
+    """Make settings from a preset, a YAML file and flags; the later one takes precedence.
 
     Args:
-        model: which settings.
-        flags: of the command line; those left out are None or an empty list, and those that are no settings unread.
+        model: class of the settings.
+        flags: flags of the command line; omitted ones are None or an empty list, and flags without a field are ignored.
         config: a YAML file of settings.
 
     Raises:
-        SettingsError: an unknown setting, a value that cannot be, or what a file cannot ask for alone.
+        SettingsError: an unknown setting, an impossible value, or one that a file may not set alone.
     """
     values = read_yaml(config) if config is not None else {}
     if config is not None:
@@ -312,30 +313,30 @@ def settings_from(model: type[Keyed], flags: Mapping[str, Any], config: Path | N
     if not issubclass(model, ScoreSettings):
         return model.of(values | given)
     if values.get("pipeline") is not None and "pipeline" not in model.model_fields:
-        raise SettingsError(f"`{config}` has a `pipeline`, which `tithe select` alone carries out", hint=ONE_BY_ONE)
-    # One file may serve all commands that score: the others ignore what only a selection reads.
+        raise SettingsError(f"`{config}` has a `pipeline`, which only `tithe select` runs", hint=ONE_BY_ONE)
+    # One file may serve several commands: those that do not select ignore the settings of a selection.
     values = {k: v for k, v in values.items() if k in model.model_fields or k not in SelectSettings.model_fields}
     return with_preset(model, values | given)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read settings from a YAML file; keys with dashes or underscores.
+    """Read settings from a YAML file; keys may have dashes or underscores.
 
     Raises:
-        SettingsError: no such file, not YAML, or not a mapping.
+        SettingsError: the file is missing, not YAML, or not a mapping.
     """
     return {key: tuple(v) if isinstance(v, list) else v for key, v in read_settings_file(path).items()}
 
 
 def check_inherited(settings: ScoreSettings, used: Sequence[Any]) -> None:
-    """Refuse a setting meant for scorers and selectors that none of a run's has.
+    """Refuse an inherited setting that no scorer or selector of the run reads.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         used: its scorers and selectors.
 
     Raises:
-        SettingsError: names those that would read it.
+        SettingsError: nothing reads a given setting; the hint names what would.
     """
     for name in INHERITED:
         given = getattr(settings, name)
@@ -354,7 +355,7 @@ def check_inherited(settings: ScoreSettings, used: Sequence[Any]) -> None:
 
 
 def readers_of(setting: str) -> list[str]:
-    """Return the names of all scorers and selectors that have a setting."""
+    """Return the names of all scorers and selectors with this setting."""
     classes: list[tuple[str, type]] = [(name, plugins.scorer(name)) for name in plugins.names(plugins.SCORERS)]
     classes += [(name, plugins.selector(name)) for name in plugins.names(plugins.SELECTORS)]
     return [f"`{name}`" for name, cls in classes if setting in plugins.setting_names(cls)]

@@ -1,7 +1,7 @@
 """Read a YAML file of settings, and refuse what a file may not switch on alone.
 
-Words and numbers are read as in YAML 1.2: `no`, `1:30` and a date are text. A file of settings is small, also once its
-aliases are expanded. It cannot send a key or run code unless the command line asks for that, too.
+Words and numbers are read as in YAML 1.2: `no`, `1:30` and a date are text. The size is limited, also after aliases
+are expanded. A file cannot send a key or run code unless the command line asks for it, too.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from tithe.errors import SettingsError
 from tithe.foreign import cut, foreign, read_small
 
 MOST_BYTES = 1 << 18
-MOST_EXPANDED = 1 << 20  # characters and entries, each alias counted as what it stands for
+MOST_EXPANDED = 1 << 20  # characters and entries after aliases are expanded
 DEEPEST = 40
 TAG = "tag:yaml.org,2002:"
 MERGE = f"{TAG}merge"
-KEY_ENV = "TITHE_API_KEY"  # holds the key of an endpoint where no other name is given
-NAME = re.compile(r"[A-Z_][A-Z0-9_]*")  # of a variable, as people write them
+KEY_ENV = "TITHE_API_KEY"  # default environment variable with the key of an endpoint
+NAME = re.compile(r"[A-Z_][A-Z0-9_]*")  # of an environment variable
 CODE = ("trust_remote_code", "allow_code_execution")
 ADDRESSES = ("endpoint", "judge")
 OFF = ("", "0", "f", "false", "n", "no", "none", "null", "off")
-TRUST = "or take it out of the file: whoever wrote that may not be you"
+TRUST = "or remove it from the file, which somebody else may have written"
 FORMS = {
     "null": re.compile(r"~|null|Null|NULL|"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
@@ -42,7 +42,7 @@ FORMS = {
 
 
 class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Find the type of a plain word; construct nothing."""
+    """Loader that finds the types of plain words and constructs nothing."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  # as PyYAML has it
 
@@ -55,7 +55,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     """Return the values of a YAML file; dashes in its top-level keys become underscores.
 
     Raises:
-        SettingsError: no such file, not YAML, not a mapping, a key twice, or more than a file of settings says.
+        SettingsError: the file is missing, not YAML, not a mapping, too large, or has a key twice.
     """
     raw = read_small(path, SettingsError, MOST_BYTES, piped=True)
     with foreign(SettingsError, f"`{path}` is not YAML"):
@@ -76,6 +76,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
 
 
 def parsed(text: str) -> yaml.Node | None:
+    """Parse a YAML text into nodes."""
     loader = PlainLoader(text)
     try:
         node: yaml.Node | None = loader.get_single_node()
@@ -88,7 +89,7 @@ def underscored(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Replace the dashes in the names of settings.
 
     Raises:
-        SettingsError: one of them is there with a dash and with an underscore.
+        SettingsError: a name is given with a dash and with an underscore.
     """
     found: dict[str, Any] = {}
     for key, value in values.items():
@@ -100,10 +101,10 @@ def underscored(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 class Values:
-    """Convert a tree of YAML nodes to values.
+    """Converter from a tree of YAML nodes to values.
 
     Args:
-        path: for messages.
+        path: the file, for messages.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,7 +114,7 @@ class Values:
         """Return a node's value with its aliases expanded."""
         self.left -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
         if self.left < 0:
-            self.fault(node, "its aliases stand for more than a file of settings can say")
+            self.fault(node, "its aliases expand to more than a file of settings can hold")
         if depth > DEEPEST:
             self.fault(node, "it is nested too deeply, or in itself")
         if isinstance(node, yaml.MappingNode) and node.tag == f"{TAG}map":
@@ -125,7 +126,7 @@ class Values:
         self.fault(node, f"the tag `{short(node.tag)}` is not read here")
 
     def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
-        """Return a mapping's entries; its own win over those that `<<` merges."""
+        """Return a mapping's entries; its own take precedence over those merged by `<<`."""
         merged: dict[str, Any] = {}
         own: dict[str, Any] = {}
         for key, value in node.value:
@@ -142,6 +143,7 @@ class Values:
         return {**merged, **own}
 
     def merged(self, node: yaml.Node, depth: int) -> Iterator[dict[str, Any]]:
+        """Yield the mappings after `<<`."""
         several = isinstance(node, yaml.SequenceNode)
         for one in node.value if several else [node]:
             if not isinstance(one, yaml.MappingNode):
@@ -166,6 +168,7 @@ class Values:
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
     def fault(self, node: yaml.Node, said: str, hint: str | None = None) -> NoReturn:
+        """Raise an error with file, line and column."""
         mark = node.start_mark
         raise SettingsError(f"`{self.path}:{mark.line + 1}:{mark.column + 1}`: {said}", hint=hint)
 
@@ -176,7 +179,7 @@ def short(tag: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text looks like a variable's name; anything else may be the key itself."""
+    """Tell whether a text looks like the name of an environment variable; otherwise it may be the key itself."""
     return NAME.fullmatch(text) is not None
 
 
@@ -184,33 +187,33 @@ def check_powers(values: Mapping[str, Any], flags: Mapping[str, Any], path: Path
     """Refuse to run code or send a key because a file says so, unless the command line asks for the same.
 
     Args:
-        values: of the file, nested ones too.
-        flags: of the command line, those left out as None.
-        path: of the file, for messages.
+        values: values of the file, which may be nested.
+        flags: flags of the command line, None for omitted ones.
+        path: the file, for messages.
 
     Raises:
-        SettingsError: names the setting and the flag.
+        SettingsError: the file sets such a setting alone; names the flag to add.
     """
     for where, name, value in settings_within(values):
         given = flags.get(name)
-        if given is not None and (where == name or given == value):  # a flag goes before the same setting of the file
+        if given is not None and (where == name or given == value):  # the flag takes precedence over the file
             continue
         flag = f"--{name.replace('_', '-')}"
         if name in CODE and str(value).strip().lower() not in OFF:
             raise SettingsError(
-                f"`{path}` sets `{where}`, and a file cannot switch that on alone",
+                f"`{path}` sets `{where}`, which a file cannot switch on alone",
                 hint=f"add `{flag}` to the command, {TRUST}",
             )
         if name == "api_key_env" and value not in (None, KEY_ENV):
-            variable = f" {value}" if is_name(str(value)) else ""  # it may be the key itself, which is not repeated
+            variable = f" {value}" if is_name(str(value)) else ""  # do not print it if it may be the key itself
             raise SettingsError(
-                f"`{path}` sets `{where}`, and a file cannot choose alone which key is sent",
+                f"`{path}` sets `{where}`, but a file alone cannot choose which key is sent",
                 hint=f"add `{flag}{variable}` to the command, {TRUST}",
             )
         sends = name in ADDRESSES and "://" in str(value) and os.environ.get(KEY_ENV, "").strip()
         if sends and flags.get("api_key_env") is None:
             raise SettingsError(
-                f"`{path}` would send the key in `{KEY_ENV}` to `{value}`, and a file cannot do that alone",
+                f"`{path}` would send the key in `{KEY_ENV}` to `{value}`, which a file cannot do alone",
                 hint=f"add `--api-key-env {KEY_ENV}` to the command, {TRUST}",
             )
 
@@ -221,7 +224,7 @@ def settings_within(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]
     seen = set[int]()
     while waiting:
         where, one = waiting.pop()
-        if id(one) in seen:  # YAML's aliases: the same thing in several places, or within itself
+        if id(one) in seen:  # a YAML alias: the same node again, perhaps within itself
             continue
         seen.add(id(one))
         named = one.items() if isinstance(one, Mapping) else (("", part) for part in one)

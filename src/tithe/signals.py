@@ -1,4 +1,4 @@
-"""Signals that end a run: Ctrl-C, SIGTERM and SIGHUP stop it in the same way, and keep what it has."""
+"""Handle the signals that end a run: Ctrl-C, SIGTERM and SIGHUP stop it in the same way and keep its results."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-ENDING = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is POSIX's
-SHELL = 128  # a shell's exit code of what a signal ended, less the signal's number
-GRACE = 0.3  # seconds in which the same wish may come again: a terminal and whoever started us both send it
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")  # SIGHUP exists on POSIX only
+SHELL = 128  # a shell reports 128 + the number of the signal that ended a process
+GRACE = 0.3  # seconds in which a second signal is ignored: the terminal and the parent process may both send one
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal wants this process to end; raised in the main thread, wherever that is."""
+    """Raised in the main thread by a signal that ends this process."""
 
 
 @dataclass
-class Ending:
-    """What was received.
+class SignalHandler:
+    """Handler of the signals that end a run.
 
     Args:
-        received: the first signal, or None.
+        received: the first signal received, or None.
     """
 
     received: signal.Signals | None = None
@@ -35,12 +35,12 @@ class Ending:
 
     @property
     def code(self) -> int:
-        """Exit code, as shells have it."""
+        """Exit code that a shell would report."""
         return SHELL + (self.received or signal.SIGINT)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Interrupt the run at the first signal, and end the process at the second."""
-        if os.getpid() != self._process:  # a fork of a library: it ends as it would without us
+        if os.getpid() != self._process:  # in a process that a library forked: the default action applies
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -51,16 +51,16 @@ class Ending:
             return
         with suppress(OSError):
             os.write(2, b"error: ended at once, by a second signal\n")
-        os._exit(self.code)  # files are written under other names first: none is torn
+        os._exit(self.code)  # safe: output files are written under other names first
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[Ending]:
-    """Handle the signals that end a process, and put back what handled them before.
+def handle_ending_signals() -> Iterator[SignalHandler]:
+    """Handle the signals that end a process; restore their handlers afterwards.
 
-    A signal that is ignored stays ignored: `nohup` and a script's `&` mean it so.
+    An ignored signal stays ignored, as `nohup` and a script's `&` intend.
     """
-    ending, before = Ending(), dict[int, Any]()
+    ending, before = SignalHandler(), dict[int, Any]()
     if threading.current_thread() is threading.main_thread():
         for name in ENDING:
             number = getattr(signal, name, None)
@@ -69,6 +69,6 @@ def ended_by_signals() -> Iterator[Ending]:
     try:
         yield ending
     finally:
-        if ending.received is None:  # else the process is about to end, and may have to wait for threads
+        if ending.received is None:  # otherwise the process is ending, and a second signal must still work
             for number, handler in before.items():
                 signal.signal(number, handler)

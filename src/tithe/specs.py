@@ -1,4 +1,4 @@
-"""The little language of names with settings: `name`, `name(key=value, key="a, b")`."""
+"""Parse specs, which are names with settings: `name`, `name(key=value, key="a, b")`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any, Literal, NoReturn, Union, cast, get_args, get_origin, ge
 
 from tithe.errors import SettingsError, did_you_mean
 
-SEEDS = 2**32  # seeds of NumPy and transformers are below
+SEEDS = 2**32  # NumPy and transformers take smaller seeds
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # what NumPy and files hold
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # fits into 64 bits
 _OPEN, _CLOSE, _QUOTES = "([{", ")]}", "'\""
 
 
 def read_settings(cls: type, name: str, settings: Mapping[str, str]) -> dict[str, Any]:
-    """Read the values for a dataclass's constructor by the types of its fields.
+    """Convert settings to the types of a dataclass's fields.
 
-    int, float, bool, str, Literal, and Optional of these (`none`). Fields marked as learned are nobody's to set.
+    The types may be int, float, bool, str, Literal, and Optional of these (`none`). Fields marked as learned cannot be
+    set.
 
     Raises:
         SettingsError: an unknown setting, a value of the wrong type, or a setting that is missing.
@@ -42,7 +43,11 @@ def read_settings(cls: type, name: str, settings: Mapping[str, str]) -> dict[str
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Split a spec into its name and its settings, still as text."""
+    """Split a spec into its name and its settings; values stay text.
+
+    Raises:
+        SettingsError: the spec cannot be read.
+    """
     name, bracket, rest = spec.strip().partition("(")
     name = name.strip()
     if not name or (bracket and not rest.endswith(")")) or (not bracket and ")" in name):
@@ -59,7 +64,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def split_top(text: str) -> Iterator[str]:
-    """Yield the parts between top-level commas."""
+    """Yield the parts between the commas that are outside brackets and quotes."""
     start, depth, quote = 0, 0, ""
     for place, char in enumerate(text):
         if quote:
@@ -71,7 +76,7 @@ def split_top(text: str) -> Iterator[str]:
         elif char == "," and depth == 0:
             yield text[start:place]
             start = place + 1
-        if depth < 0:
+        if depth < 0:  # a closing bracket without an opening one
             break
     if depth or quote:
         raise SettingsError(f"`{text}`: brackets or quotes do not match")
@@ -83,8 +88,18 @@ def _required(one: Field[Any]) -> bool:
 
 
 def read_setting(text: str, hint: Any, what: str) -> Any:
-    """Convert a text to a type."""
+    """Convert a text to a type.
+
+    Args:
+        text: the value as written, perhaps in quotes.
+        hint: the type, or a union.
+        what: name of the setting in the message.
+
+    Raises:
+        SettingsError: it is no value of that type.
+    """
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    # Quotes keep commas and brackets in a value, and are not a part of it.
     plain = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES else text
     for kind in sorted(kinds, key=lambda kind: kind is str):  # text fits everything, so it is tried last
         try:

@@ -1,4 +1,4 @@
-"""Stages of a pipeline as text: `superfiltering@gpt2:20% -> ifd|stratified(by=kind):5% -> top:1% of all`."""
+"""Parse a pipeline: `superfiltering@gpt2:20% -> ifd|stratified(by=kind):5% -> top:1% of all`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Stage:
     """One step of a pipeline.
 
     Args:
-        number: from 1.
-        text: as it was written.
-        scorer: spec of the scorer; None where the scores of an earlier stage are used.
+        number: counted from 1.
+        text: the stage as written.
+        scorer: spec of the scorer; None if the stage uses the scores of an earlier one.
         selector: spec of the selector.
-        model: the stage's own model, None for the run's.
+        model: the stage's own model; None for the run's.
         budget: how much it keeps.
-        of_all: its share is one of the whole input, not of what comes in.
+        of_all: whether a share counts from the whole input, not from what enters the stage.
     """
 
     number: int
@@ -43,20 +43,20 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """What messages and reasons call it."""
+        """Name of the stage in messages and reasons."""
         chosen = "" if self.selector == "top" else CHOICE + base_name(self.selector)
         name = base_name(self.scorer) + chosen if self.scorer else base_name(self.selector)
         return f"stage {self.number}, {name}"
 
-    def spends(self, total: int, of: Base) -> Budget:
-        """The budget.
+    def budget_for(self, total: int, of: Base) -> Budget:
+        """Return the budget of the stage.
 
         Args:
-            total: examples of the whole input.
-            of: what a share of the stage counts of: what comes in, or what its filters leave.
+            total: number of examples in the whole input.
+            of: base of a share: what enters the stage, or what its filters leave.
 
         Raises:
-            SettingsError: it cannot be read, or comes to no row.
+            SettingsError: the budget cannot be read, or rounds to 0 rows.
         """
         budget = Budget.parse(self.budget, of=of)
         if not self.of_all:
@@ -68,8 +68,8 @@ class Stage:
 
 
 @contextmanager
-def naming(stage: Stage) -> Iterator[None]:
-    """Errors say which stage they are about."""
+def naming_stage(stage: Stage) -> Iterator[None]:
+    """Prefix the errors of the body with the name of the stage."""
     try:
         yield
     except TitheError as error:
@@ -77,14 +77,14 @@ def naming(stage: Stage) -> Iterator[None]:
 
 
 def parse_pipeline(text: str) -> tuple[Stage, ...]:
-    """Read stages that are separated by `->`.
+    """Read the stages of a pipeline, separated by `->`.
 
-    A stage is `what:budget`. What stands before the last colon is a scorer, `scorer|selector`, or a selector; a
-    scorer may be followed by `@model`. In quotes and brackets, separators are text. A name that is both a scorer's
-    and a selector's (`random`) is the scorer's; `|random` is the selector's.
+    A stage is `what:budget`. The part before the last colon is a scorer, `scorer|selector`, or a selector; a scorer
+    may be followed by `@model`. Separators in quotes and brackets are plain text. A name of both a scorer and a
+    selector (`random`) means the scorer; `|random` means the selector.
 
     Raises:
-        SettingsError: with the stage that cannot be read.
+        SettingsError: a stage cannot be read; names it.
     """
     if not text.strip():
         raise SettingsError("the pipeline is empty", hint=FORM)
@@ -94,8 +94,8 @@ def parse_pipeline(text: str) -> tuple[Stage, ...]:
             raise SettingsError(f"stage {number} of the pipeline `{text.strip()}` is empty", hint=FORM)
         stages.append(parse_stage(number, part.strip()))
     for stage in stages:
-        with naming(stage):
-            stage.spends(10**40, "input")  # any share of so many is a row
+        with naming_stage(stage):
+            stage.budget_for(10**40, "input")  # so many examples that any share is at least a row
             plugins.build_selector(stage.selector)
             if stage.scorer:
                 plugins.build_scorer(stage.scorer)
@@ -106,28 +106,33 @@ def parse_pipeline(text: str) -> tuple[Stage, ...]:
 
 
 def parse_stage(number: int, text: str) -> Stage:
-    """One stage, its names looked up."""
+    """Read one stage, and look up its names.
+
+    Raises:
+        SettingsError: it cannot be read, or a name is unknown.
+    """
     where = f"stage {number}, `{text}`,"
-    *heads, budget = split(text, SPENDS)
+    *heads, budget = split(text, SPENDS)  # the last colon: a model may be a path with colons
     head = SPENDS.join(heads).strip()
     if not heads or not budget.strip():
         raise SettingsError(f"{where} has no budget", hint=f"for example `{head or text}:5%`")
-    if _EARLIER_BUDGET.search(outside(head)):
+    # A forgotten arrow (`ifd:20% superfiltering:5%`) would otherwise make the first budget a part of the name.
+    if _EARLIER_BUDGET.search(blank_quoted(head)):
         raise SettingsError(f"{where} has two budgets", hint=f"stages are separated by `{ARROW}`; quote a model's path")
     what, *choices = (part.strip() for part in split(head, CHOICE))
     spec, *models = split(what, MODEL)
     if len(choices) > 1 or "" in choices or not (spec.strip() or choices):
         raise SettingsError(f"{where} cannot be read", hint=FORM)
-    spec, model = spec.strip(), unquoted(MODEL.join(models).strip())
+    spec, model = spec.strip(), unquote(MODEL.join(models).strip())
     if models and not model:
         raise SettingsError(f"{where} has no model after `{MODEL}`", hint=f"`{spec}{MODEL}model:{budget.strip()}`")
-    if choices and MODEL in outside(choices[0]):
+    if choices and MODEL in blank_quoted(choices[0]):
         chosen, _, model = choices[0].partition(MODEL)
         raise SettingsError(
             f"{where} has its model beside the selector",
             hint=f"`{spec}{MODEL}{model}{CHOICE}{chosen}:{budget.strip()}`",
         )
-    scorer, selector = which(where, spec, choices)
+    scorer, selector = find_scorer_and_selector(where, spec, choices)
     if scorer is None and model:
         raise SettingsError(
             f"{where} names a model, but uses the scores of the stage before",
@@ -137,8 +142,17 @@ def parse_stage(number: int, text: str) -> Stage:
     return Stage(number, text, scorer, selector, model or None, share[1] if share else budget.strip(), bool(share))
 
 
-def which(where: str, spec: str, choices: list[str]) -> tuple[str | None, str]:
-    """Scorer, if there is one, and selector."""
+def find_scorer_and_selector(where: str, spec: str, choices: list[str]) -> tuple[str | None, str]:
+    """Return the specs of scorer (or None) and selector.
+
+    Args:
+        where: the stage, for messages.
+        spec: the part before `|` and `@`.
+        choices: the part after `|`, if there is one.
+
+    Raises:
+        SettingsError: a name is unknown.
+    """
     name = base_name(spec)
     scorers, selectors = plugins.names(plugins.SCORERS), plugins.names(plugins.SELECTORS)
     if choices and base_name(choices[0]) not in selectors:
@@ -155,16 +169,19 @@ def which(where: str, spec: str, choices: list[str]) -> tuple[str | None, str]:
 
 
 def base_name(spec: str) -> str:
+    """Return a spec without its settings."""
     return spec.partition("(")[0].strip()
 
 
-def unquoted(text: str) -> str:
+def unquote(text: str) -> str:
+    """Remove the quotes around a text, if it has some."""
     return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def split(text: str, mark: str) -> list[str]:
-    """The parts of a text between marks that stand in no quotes or brackets."""
-    bare, parts, start, at = outside(text), [], 0, -1
+    """Split a text at the marks that are outside quotes and brackets."""
+    # Marks are searched in the blanked text, and cut from the original: both have the same length.
+    bare, parts, start, at = blank_quoted(text), [], 0, -1
     while (at := bare.find(mark, at + 1)) >= 0:
         if at >= start:
             parts.append(text[start:at])
@@ -172,11 +189,11 @@ def split(text: str, mark: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-def outside(text: str) -> str:
-    """The text with all that stands in quotes or brackets blanked out, as long as before.
+def blank_quoted(text: str) -> str:
+    """Replace everything in quotes or brackets with NUL characters; the length stays the same.
 
     Raises:
-        SettingsError: they do not match.
+        SettingsError: quotes or brackets do not match.
     """
     out, closing, quote = [], list[str](), ""
     for char in text:

@@ -1,4 +1,4 @@
-"""Checked types of settings: `true` is no number, `5.5` is no count, and an empty text is no name."""
+"""Strict types of settings: `true` is not a number, `5.5` is not a count, and an empty text is not a name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tithe.foreign import shown
 from tithe.specs import SEEDS
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # long name -> the one that files and keys hold
-LARGEST = 2**63 - 1  # a whole number beyond is no setting, and none that NumPy or a file can hold
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # long name -> the one in files and keys
+LARGEST = 2**63 - 1  # largest whole number that NumPy and files can hold
 PLAIN = {
     "int_type": "it must be a whole number",
     "int_from_float": "it must be a whole number",
@@ -34,15 +34,15 @@ PLAIN = {
 
 @dataclass(frozen=True)
 class Flag:
-    """How a setting is written on the command line, besides its own name.
+    """The form of a setting on the command line, besides its own name.
 
     Args:
         other: more names, such as `-m`.
-        metavar: what stands for the value on the help page.
-        kind: type of the text; None takes the setting's.
-        negative: whether `--no-NAME` switches it off; those that are on, or nothing, by default have it anyway.
-        emptied: help of `--no-NAME`, which empties a list.
-        positional: whether the value stands without a name.
+        metavar: placeholder for the value on the help page.
+        kind: type of the value; None takes the setting's.
+        negative: add `--no-NAME`, which switches it off; settings whose default is on or None have it anyway.
+        emptied: help of `--no-NAME` for a list, which it empties.
+        positional: the value has no name.
     """
 
     other: tuple[str, ...] = ()
@@ -72,10 +72,10 @@ def read_value(name: str, value: Any, field: FieldInfo) -> Any:
     """Convert a value to its setting's type.
 
     Raises:
-        SettingsError: an empty text where a name is needed, a NUL character, or a number that nothing can hold.
+        SettingsError: an empty text where a name is needed, a NUL character, or a number that is too large.
     """
     kinds = kinds_of(field.annotation)
-    if isinstance(value, str) and bool in kinds and str not in kinds:
+    if isinstance(value, str) and bool in kinds and str not in kinds:  # YAML 1.2 reads `yes` and `on` as text
         return WORDS.get(value.strip().lower(), value)
     value = tuple(value) if isinstance(value, list) else value
     if isinstance(value, tuple) and not value and isinstance(field.default, tuple) and field.default:
@@ -91,14 +91,14 @@ def read_value(name: str, value: Any, field: FieldInfo) -> Any:
 
 
 def plain_number(value: Any) -> Any:
-    """Return NumPy's numbers as Python's."""
+    """Convert a NumPy number to a Python number."""
     if isinstance(value, bool | int | float) or not isinstance(value, numbers.Real):
         return value
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:
-    """Return the types of a union, or the one there is, without their checks."""
+    """Return the types of a union, or the single type, without their validators."""
     kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     return tuple(get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds)
 
@@ -106,7 +106,7 @@ def kinds_of(annotation: Any) -> tuple[Any, ...]:
 def meanings(model: type) -> dict[str, str]:
     """Return each setting's line under `Args` in the docstrings of a settings class and its bases."""
     found: dict[str, str] = {}
-    for one in reversed(model.__mro__):
+    for one in reversed(model.__mro__):  # base classes first, so that a subclass can say it anew
         name = ""
         for line in inspect.cleandoc(one.__doc__ or "").partition("Args:\n")[2].splitlines():
             if match := re.fullmatch(r" {4}(\w+): (.*)", line):
@@ -117,12 +117,12 @@ def meanings(model: type) -> dict[str, str]:
 
 
 def wrong_value(error: ValidationError, model: type[BaseModel], where: str = "") -> SettingsError:
-    """Make one sentence of a validation error.
+    """Turn a validation error into one sentence.
 
     Args:
-        error: of the values.
-        model: whose values.
-        where: what holds them, such as "the recipe".
+        error: pydantic's error.
+        model: class of the settings.
+        where: name of what holds them, such as "the recipe".
     """
     first = error.errors()[0]
     parts = [part for i, part in enumerate(first["loc"]) if i == 0 or isinstance(part, int)]
@@ -136,7 +136,7 @@ def wrong_value(error: ValidationError, model: type[BaseModel], where: str = "")
         known = [one for kind in kinds for one in get_args(kind) if isinstance(one, str)]
         return SettingsError(f"`{name}`{of} cannot be `{shown(given)}`", hint=did_you_mean(given, known))
     said = PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
-    if len(first["loc"]) == 2 and not isinstance(first["loc"][1], int):  # of one type of several
+    if len(first["loc"]) == 2 and not isinstance(first["loc"][1], int):  # a union: name all its types
         of_type = [PLAIN.get(one["type"], "") for one in error.errors() if one["loc"][:1] == first["loc"][:1]]
         said = " or ".join(dict.fromkeys([said, *(one.removeprefix("it must be ") for one in of_type if one != said)]))
     return SettingsError(f"`{name}`{of} cannot be `{shown(given)}`: {said}")

@@ -129,7 +129,7 @@ def test_a_run_that_fails_is_told_with_the_last_one_that_did_not(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(sys.modules["tithe.run.score"], "expect", broken)
+    monkeypatch.setattr(sys.modules["tithe.run.score"], "begin_phase", broken)
     monkeypatch.delenv("TITHE_DEBUG", raising=False)
     assert tithe(*command(small, model_dir, tmp_path), "--overwrite").code == 1
     told = record(tmp_path)

@@ -102,7 +102,7 @@ def test_nothing_of_an_earlier_run_stays(tithe: Command, small: Path, model_dir:
     assert all(row["nll_shown"] is None for row in table(run))
     shutil.copy(mine, run / "neighbours.parquet")
     failed = tithe.fails(*score, *FIXED, "--scorer", "miwv")
-    assert "is not ours, and would be overwritten" in failed.err
+    assert "was not written by a run, and would be replaced" in failed.err
 
 
 def test_other_neighbours_are_other_answers(tithe: Command, small: Path, model_dir: Path, tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_filters_of_ones_own_replace_the_scorers_and_it_is_said(
     tithe: Command, small: Path, model_dir: Path, tmp_path: Path
 ) -> None:
     select = ("select", small, "--model", model_dir, "--run-dir", tmp_path / "run")
-    note = "note: these filters stand in the place of `ifd > 1`, ifd's own"
+    note = "note: these filters replace ifd's default filter, `ifd > 1`"
     assert note in tithe.ok(*select, "--drop", "response_tokens < 5").err
     for arguments in (["--drop", "ifd > 1.2"], ["--no-drop"], []):
         assert "note: these" not in tithe.ok(*select, *arguments).err

@@ -233,7 +233,7 @@ def test_filters_go_to_the_first_stage_that_has_their_column(tithe: Command, sma
     failed = tithe.fails(*arguments, "--pipeline", text, "--drop", "ifd_3 > 1")
     assert "no column `ifd_3`" in failed.err and "`ifd_2`" in failed.err
     replaced = tithe.ok(*arguments, "--pipeline", text, "--drop", "nll_given > 90").err
-    assert "note: these filters stand in the place of `ifd > 1`, ifd's own" in replaced
+    assert "note: these filters replace ifd's default filter, `ifd > 1`" in replaced
 
 
 def test_duplicates_are_dropped_in_the_first_stage(tithe: Command, model_dir: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_what_stands_in_the_tables(tithe: Command, small: Path, targets: Path, m
     for name in ("deita", "selectit"):
         middle = float(np.median([row[f"{name}_mass"] for row in rows]))
         assert middle < 0.5 and learned[name]["median_mass"] == pytest.approx(middle, abs=1e-4)
-        assert f"note: {name}: the replies it looks at have" in done.err
+        assert f"note: {name}: the replies that it reads have a median probability of" in done.err
 
 
 def test_the_first_taken_are_kept(tithe: Command, small: Path, targets: Path, model_dir: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A data set against evaluation files, and a selection without what they share."""
+"""Find examples that share text with evaluation files, and select without them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_report_is_written(data: Path, evals: list[Path], tmp_path: Path) ->
 
 
 def test_training_data_held_out_against_itself(data: Path, tmp_path: Path) -> None:
-    """A file of the same shape: what it holds is found wherever it is long enough or the same as a whole."""
+    """Records of the file are found if they are long enough for a run of words, or equal as a whole."""
     held = write_jsonl(tmp_path / "held.jsonl", read_jsonl(data)[:6])
     assert {int(reason.count("held.jsonl")) for reason in contamination(data, [held]).examples.values()} == {1}
     assert contamination(data, [held]).record["against"]["held.jsonl"]["items_hit"] == 6
@@ -157,7 +157,7 @@ def test_a_missing_file_stops_before_anything_is_scored(data: Path, tmp_path: Pa
 @pytest.mark.shared
 @pytest.mark.slow
 def test_dolly(shared: Path) -> None:
-    """Found by a search of its own: sets of 13-tuples, of HumanEval against the pool."""
+    """Find the same examples by an independent search: sets of 13-tuples, HumanEval against the pool."""
     path = shared / "data" / "eval" / "humaneval.jsonl"
     found = contamination(shared / "data" / "sft" / "dolly_15k.jsonl", [path])
     runs = set()

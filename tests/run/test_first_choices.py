@@ -1,4 +1,4 @@
-"""What a run chose when it began is what it does when it goes on."""
+"""A resumed run does what it chose when it began."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.report.reporter import Reporter
 from tithe.run.engines import engine_record, engine_sentence, make_engine
+from tithe.run.first_choices import ROUTE, choice, chosen_number, chosen_word, keep_choice, read_choices
 from tithe.run.method import set_up
-from tithe.run.model import ROUTE, keep, kept, kept_number, kept_word, read_choices
 from tithe.run.score import score
 from tithe.settings import ScoreSettings
 
 
 def loaded(settings: dict[str, Any], place: Path) -> Any:
-    """The engine of a run whose answers are kept in a folder."""
+    """Make the engine of a run whose answers are kept in a folder."""
     setup = set_up(ScoreSettings.of(settings))
     return make_engine(setup.settings, setup.source.dataset, setup.model, place, Reporter())
 
 
 def test_choices_stand_side_by_side_and_the_first_stays(tmp_path: Path) -> None:
-    assert kept(tmp_path, "a") is None and kept(None, "a") is None
-    keep(None, "a", 1)
+    assert choice(tmp_path, "a") is None and choice(None, "a") is None
+    keep_choice(None, "a", 1)
     for name, value in (("a", 1), ("b", "on"), ("a", 2)):
-        keep(tmp_path, name, value)
+        keep_choice(tmp_path, name, value)
     assert read_choices(tmp_path / "answers" / "choices.json") == {"a": 1, "b": "on"}
-    assert (kept_number(tmp_path, "a"), kept_word(tmp_path, "b", ("on", "off"))) == (1, "on")
+    assert (chosen_number(tmp_path, "a"), chosen_word(tmp_path, "b", ("on", "off"))) == (1, "on")
 
 
 @pytest.mark.parametrize("value", [0, -5, 2.5, "many", True, [1]])
 def test_what_is_no_number_is_named(tmp_path: Path, value: Any) -> None:
-    keep(tmp_path, "batch_tokens_cuda", value)
+    keep_choice(tmp_path, "batch_tokens_cuda", value)
     with pytest.raises(StoreError, match="`batch_tokens_cuda` cannot be") as caught:
-        kept_number(tmp_path, "batch_tokens_cuda")
+        chosen_number(tmp_path, "batch_tokens_cuda")
     assert "delete it" in str(caught.value.hint)
 
 
 def test_a_flipped_bit_never_gives_another_choice(tmp_path: Path) -> None:
-    keep(tmp_path, "workers_cpu", 4)
+    keep_choice(tmp_path, "workers_cpu", 4)
     path = tmp_path / "answers" / "choices.json"
     raw, refused = path.read_bytes(), 0
     for bit in range(len(raw) * 8):
@@ -67,7 +67,7 @@ def test_choices_of_an_earlier_version_have_no_checksum(tmp_path: Path) -> None:
     (tmp_path / "answers").mkdir()
     path = tmp_path / "answers" / "choices.json"
     path.write_text('{"a": 1}')
-    keep(tmp_path, "b", 2)
+    keep_choice(tmp_path, "b", 2)
     assert read_choices(path) == {"a": 1, "b": 2} and "checksum" in json.loads(path.read_text())
 
 
@@ -76,14 +76,14 @@ def test_a_damaged_file_is_an_error_and_is_left_alone(tmp_path: Path, text: str)
     (tmp_path / "answers").mkdir()
     path = tmp_path / "answers" / "choices.json"
     path.write_text(text)
-    for call in (lambda: kept(tmp_path, "a"), lambda: keep(tmp_path, "a", 1)):
+    for call in (lambda: choice(tmp_path, "a"), lambda: keep_choice(tmp_path, "a", 1)):
         with pytest.raises(StoreError, match="damaged"):
             call()
     assert path.read_text() == text
 
 
 def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
-    """The memory that is free is another one each time; the batches are those with which the run began."""
+    """Free memory differs between calls; the batches stay those with which the run began."""
     data, load = write_jsonl(tmp_path / "data.jsonl", records(5)), loading.load_model
     found = [Room(4096, 10, 1, 2.0), Room(8192, 20, 1, 2.0), Room(2048)]
     monkeypatch.setattr(engine, "find_room", lambda loaded, most: found.pop(0))
@@ -108,7 +108,7 @@ def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
 
 @pytest.mark.slow
 def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
-    """What was measured stays with the run; what a user gives counts for that run alone, and is not kept."""
+    """A measured number is kept for later runs; a number that the user gives is used once and not kept."""
     data, spoken = write_jsonl(tmp_path / "data.jsonl", records(5)), list[str]()
     monkeypatch.setattr(layout, "SMALL", 0)
     monkeypatch.setattr(engine, "cpu_cores", lambda: 4)
@@ -143,7 +143,7 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
 
 
 def test_the_dtype_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
-    """`auto` is a matter of speed there: what a busy machine measures later computes nothing again."""
+    """On a CPU, speed decides `auto`: if a busy machine measures otherwise later, nothing is computed again."""
     data, fastest = write_jsonl(tmp_path / "data.jsonl", records(5)), [torch.bfloat16]
     for room in (devices, loading):
         monkeypatch.setattr(

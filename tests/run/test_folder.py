@@ -116,7 +116,7 @@ def test_results_of_another_run_are_not_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["scores.parquet", "tokens.parquet", "dropped.jsonl", "run.json"])
 def test_files_of_somebody_else_are_not_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(OutputError, match=f"{name}` is of no run"), run_folder(tmp_path):
+    with pytest.raises(OutputError, match=f"{name}` was not written by a run"), run_folder(tmp_path):
         pass
     assert (tmp_path / name).read_text() == "mine"
 

@@ -1,4 +1,4 @@
-"""Pipelines as text, and what their stages need."""
+"""Parsing of pipelines, and what their stages need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tithe.errors import DataError, SettingsError
 from tithe.run.pipeline import check_settings, column_names
 from tithe.settings import ScoreSettings, SelectSettings, settings_from
-from tithe.stages import Stage, naming, parse_pipeline, split
+from tithe.stages import Stage, naming_stage, parse_pipeline, split
 
 
 def of(text: str) -> list[tuple[str | None, str, str | None, str, bool]]:
@@ -146,7 +146,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 def written(stage: Stage, spaces: str) -> str:
-    """A stage as text, by the grammar's own words."""
+    """Write a stage as text, by the grammar."""
     at = f'@"{stage.model}"' if stage.model else ""
     head = f"{stage.scorer}{at}{spaces}|{spaces}{stage.selector}" if stage.scorer else f"|{stage.selector}"
     return f"{head}{spaces}:{spaces}{stage.budget}{' of all' if stage.of_all else ''}"
@@ -185,13 +185,13 @@ def test_marks_in_quotes_and_brackets_are_text() -> None:
 
 def test_a_share_of_all_is_rows_of_the_whole() -> None:
     first, last = parse_pipeline("ifd:50% -> top:1% of all")
-    assert first.spends(1000, "input").rows(200, 150) == 100  # of what comes in
-    assert first.spends(1000, "kept").rows(200, 150) == 75  # of what the filters leave
-    assert last.spends(1000, "input").rows(200, 150) == 10  # of the whole, whatever comes in
-    assert last.spends(1000, "kept").rows(200, 150) == 10
-    assert str(last.spends(1000, "input")) == "1% of all"
+    assert first.budget_for(1000, "input").rows(200, 150) == 100  # of what comes in
+    assert first.budget_for(1000, "kept").rows(200, 150) == 75  # of what the filters leave
+    assert last.budget_for(1000, "input").rows(200, 150) == 10  # of the whole, whatever comes in
+    assert last.budget_for(1000, "kept").rows(200, 150) == 10
+    assert str(last.budget_for(1000, "input")) == "1% of all"
     with pytest.raises(SettingsError, match="`1% of all` of 99 examples comes to 0 rows"):
-        last.spends(99, "input")
+        last.budget_for(99, "input")
 
 
 def test_columns_of_a_scorer_that_comes_again() -> None:
@@ -206,7 +206,7 @@ def test_stages_are_called_by_number_and_name() -> None:
 
 def test_errors_name_the_stage_and_keep_their_kind() -> None:
     (stage,) = parse_pipeline("ifd:5%")
-    with pytest.raises(DataError, match=r"^stage 1, ifd: gone$") as caught, naming(stage):
+    with pytest.raises(DataError, match=r"^stage 1, ifd: gone$") as caught, naming_stage(stage):
         raise DataError("gone", hint="look")
     assert caught.value.hint == "look"
 
@@ -224,7 +224,7 @@ def test_only_a_selection_takes_a_pipeline(tmp_path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text("dataset: a.jsonl\npipeline: 'ifd:5%'\nkeep_of: kept\n")
     assert settings_from(SelectSettings, {}, config).pipeline == "ifd:5%"
-    with pytest.raises(SettingsError, match="has a `pipeline`, which `tithe select` alone carries out"):
+    with pytest.raises(SettingsError, match="has a `pipeline`, which only `tithe select` runs"):
         settings_from(ScoreSettings, {}, config)
     with pytest.raises(SettingsError, match="unknown setting `pipeline`") as caught:
         ScoreSettings.of({"dataset": "a", "pipeline": "ifd:5%"})

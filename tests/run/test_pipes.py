@@ -1,4 +1,4 @@
-"""A pipe in the place of a file of ours is refused, or written over nothing: reading it would wait for ever."""
+"""A pipe in place of one of our files is refused or replaced: reading it would wait forever."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.test_foreign_fuzz import alarm
-from tithe.data.checksum import StoredPart, file_checksum
+from tithe.data.checksum import StoredPart
 from tithe.data.templates import _file_source
 from tithe.data.trainers import _read_info
 from tithe.errors import OutputError, StoreError, TemplateError, TitheError
-from tithe.run import answers, bench, folder, model
+from tithe.run import answers, first_choices, folder, workbench
 from tithe.run.folder import RECORD
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
@@ -22,10 +22,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with na
 @pytest.mark.parametrize(
     ("read", "error"),
     [
-        (model.read_choices, StoreError),
+        (first_choices.read_choices, StoreError),
         (_read_info, OutputError),
         (lambda path: _file_source(str(path)), TemplateError),
-        (file_checksum, StoreError),
         (lambda path: StoredPart(1, path, "0" * 8).read("h"), StoreError),
     ],
 )
@@ -41,5 +40,5 @@ def test_it_is_nothing_of_ours(tmp_path: Path) -> None:
     os.mkfifo(path)
     with alarm(20):
         assert folder.last_finished(path) is None
-        assert not bench.is_ours(path) and not folder.says_tithe(path)
+        assert not workbench.is_ours(path) and not folder.has_our_record(path)
         assert answers.data_of(tmp_path) is None

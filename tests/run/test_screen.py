@@ -1,4 +1,4 @@
-"""What a person sees while it runs."""
+"""What the terminal shows while a run works."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_lines_now_and_then_where_there_is_no_terminal(
 def told(
     monkeypatch: pytest.MonkeyPatch, steps: list[tuple[float, float, int]], total: int, reporter: TerminalReporter
 ) -> None:
-    """Let a screen hear (second, examples, tokens so far)."""
+    """Send a terminal reporter events (second, examples, tokens so far)."""
     reporter.expect(total)
     for second, examples, tokens in steps:
         monkeypatch.setattr(terminal.time, "monotonic", lambda now=100.0 + second: now)
@@ -43,7 +43,7 @@ def told(
 def test_phases_have_names_and_speeds_of_their_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An encoder that is loaded for a minute says nothing of how fast it is, and a fast phase nothing of a slow one."""
+    """The rate excludes the minute for loading an encoder, and one phase tells nothing about the next."""
     monkeypatch.setattr(terminal.time, "monotonic", lambda: 100.0)
     reporter = TerminalReporter()
     reporter.phase("embedding prompts")

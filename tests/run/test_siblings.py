@@ -1,4 +1,4 @@
-"""Answers of another run folder: used where that is asked for, named where it is not, never changed."""
+"""Answers of another run folder are used if asked for, suggested if not, and never changed."""
 
 from __future__ import annotations
 

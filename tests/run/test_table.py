@@ -1,4 +1,4 @@
-"""The score table gives what plain lists would, in memory that does not grow with every value."""
+"""The score table holds the same as plain lists, in little memory per value."""
 
 import math
 import tracemalloc
@@ -11,12 +11,12 @@ import pytest
 from tithe.planner import Window
 from tithe.records import BadRow, Example, Message, Problem
 from tithe.run.folder import write_table
-from tithe.run.table import Table
-from tithe.runners.local import Scored
+from tithe.run.table import ScoreTable
+from tithe.runners.local import ScoredWindow
 
 
 def window(start, count):
-    """Scored examples, every 50th a bad row and every 7th without a score."""
+    """Make scored examples, every 50th a bad row and every 7th without a score."""
     items = [
         BadRow(i, f"line {i}", "no response")
         if i % 50 == 0
@@ -27,11 +27,11 @@ def window(start, count):
     problem = Problem("empty response")
     plan = Window(items, [problem] * len(examples), [[{}, {}]] * len(examples), [], [], [], [], 0)
     scores = [{"a": problem if one.row % 7 == 0 else one.row / 3, "b": 0.25} for one in examples]
-    return Scored(plan, {}, scores, [{"a_more": 1.0 + one.row} for one in examples])
+    return ScoredWindow(plan, {}, scores, [{"a_more": 1.0 + one.row} for one in examples])
 
 
 def test_the_table_is_what_lists_would_be():
-    table = Table(["a", "b"], more=["a_more"])
+    table = ScoreTable(["a", "b"], more=["a_more"])
     for start in range(0, 300, 100):
         table.add(window(start, 100))
     rows = range(300)
@@ -65,9 +65,9 @@ def test_parts_of_the_table_are_the_table(count, monkeypatch):
 
 
 def test_writing_the_table_does_not_hold_it_a_second_time(tmp_path, monkeypatch):
-    """Of arrays and bytes there are at most two parts at a time, of 16, and pyarrow's own are of no more."""
+    """At most two of 16 parts are in memory at a time, as Python objects and in pyarrow."""
     monkeypatch.setattr("tithe.run.table.PART", 512)
-    table = Table(["a", "b"])
+    table = ScoreTable(["a", "b"])
     for start in range(0, 8192, 1024):
         table.add(window(start, 1024))
     write_table(tmp_path / "warm.parquet", window_table(10).parts())
@@ -82,15 +82,15 @@ def test_writing_the_table_does_not_hold_it_a_second_time(tmp_path, monkeypatch)
 
 
 def window_table(count):
-    table = Table(["a", "b"])
+    table = ScoreTable(["a", "b"])
     table.add(window(0, count))
     return table
 
 
 @pytest.mark.slow
 def test_a_row_of_the_table_takes_few_bytes():
-    """Ids of 16 characters with their ends, row and turn, three scores, three NLLs, four counts, a few bits."""
-    table = Table(["a", "b"], more=["a_more"])
+    """A row is an id of 16 characters and its offset, row, turn, three scores, three NLLs, four counts, a few bits."""
+    table = ScoreTable(["a", "b"], more=["a_more"])
     table.add(window(0, 4096))
     tracemalloc.start()
     before, count = tracemalloc.get_traced_memory()[0], 0

@@ -1,4 +1,4 @@
-"""The loop on this machine: nothing read twice, nothing read that nobody asked for, the same numbers either way."""
+"""The local runner reads nothing twice and nothing unasked, and gives the same numbers however it is interrupted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tithe.engine.sources import find_model, load_tokenizer
 from tithe.engine.store.store import Store, answers_name
 from tithe.errors import SettingsError
 from tithe.records import Answer, Ask, BadRow, Example, Message, Nll, Problem
-from tithe.runners.local import LocalRunner, Scored, ahead
+from tithe.runners.local import LocalRunner, ScoredWindow, prefetch
 from tithe.scorers.base import Scorer, given, shown
 from tithe.scorers.ifd import IFD
 from tithe.scorers.length import Length
@@ -59,7 +59,7 @@ Make = Callable[..., LocalRunner]
 
 @pytest.fixture
 def make(model_dir: Path, loaded: LoadedModel, tmp_path: Path) -> Make:
-    """A runner on one run folder; each call is another process's."""
+    """Make a runner on one run folder; each call stands for a new process."""
 
     def made(
         *scorers: Scorer, budget: int = 120, per_token: bool = False, model: bool = True, folder: Path = tmp_path
@@ -75,7 +75,7 @@ def make(model_dir: Path, loaded: LoadedModel, tmp_path: Path) -> Make:
     return made
 
 
-def values(scored: list[Scored]) -> list[Mapping[str, float | Problem]]:
+def values(scored: list[ScoredWindow]) -> list[Mapping[str, float | Problem]]:
     return [row for window in scored for row in window.scores]
 
 
@@ -110,7 +110,7 @@ def test_answers_are_reused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_half_answered_is_finished_byte_for_byte(make: Make, tmp_path: Path) -> None:
-    """Whatever subset is there, what is missing is read in the batches of a straight run."""
+    """Whichever answers are stored, the missing ones are read in the batches of an uninterrupted run."""
     items = examples(30)
     straight = values(list(make(IFD(), folder=tmp_path / "a").run(items)))
     for seed in range(3):
@@ -141,7 +141,7 @@ def test_what_only_counts_runs_without_a_model(make: Make) -> None:
 
 @dataclass(frozen=True)
 class Typo(Scorer):
-    """Asks for what there is not."""
+    """A scorer that asks for an unknown readout."""
 
     name: ClassVar[str] = "typo"
     unit: ClassVar[str] = "none"
@@ -252,7 +252,7 @@ def test_a_stopped_run_has_kept_what_it_flushed(make: Make, tmp_path: Path) -> N
 
 @dataclass
 class Watched:
-    """A runner of windows of five examples, and what is done in which order."""
+    """Make a runner with windows of five examples, and a log of the order of its steps."""
 
     runner: LocalRunner
     read: list[str] = field(default_factory=list)  # names of threads, one a batch
@@ -348,7 +348,7 @@ def test_ahead_makes_one_item_while_the_last_is_worked_on() -> None:
                 second.set()
             yield i
 
-    items = ahead(stream())
+    items = prefetch(stream())
     assert next(items) == 0
     assert second.wait(5)
     assert list(items) == [1, 2, 3] and made == [0, 1, 2, 3]
@@ -359,7 +359,7 @@ def test_ahead_hands_errors_over() -> None:
         yield 1
         raise SettingsError("no more")
 
-    items = ahead(stream())
+    items = prefetch(stream())
     assert next(items) == 1
     with pytest.raises(SettingsError, match="no more"):
         next(items)
@@ -367,7 +367,7 @@ def test_ahead_hands_errors_over() -> None:
 
 @dataclass(frozen=True)
 class Behind(Scorer):
-    """High: unlikely behind one or the other of two examples."""
+    """High: unlikely after one or the other of two examples."""
 
     name: ClassVar[str] = "behind"
     unit: ClassVar[str] = "nats"
@@ -384,14 +384,14 @@ class Behind(Scorer):
 
 @dataclass(frozen=True)
 class Tolerant(Behind):
-    """High: the same, and does with one of them."""
+    """High: unlikely after two examples; is content with one of them."""
 
     name: ClassVar[str] = "tolerant"
     partial: ClassVar[bool] = True
 
 
 def test_who_can_do_with_some_answers_gets_those(make: Make) -> None:
-    """Among twenty, one example is too long to leave room for a shot: nobody has a number for it."""
+    """One of twenty examples is too long to fit a shot, so no scorer has a number for it."""
     good, bad = examples(1)[0], Example("bad", 0, 1, (Message("user", "\ud800"),), Message("assistant", "x"))
     long = Example("long", 9, 1, (Message("user", "red " * 120),), Message("assistant", "red"))
     both, none = (good, bad), (bad,)
@@ -406,7 +406,7 @@ def test_who_can_do_with_some_answers_gets_those(make: Make) -> None:
 
 
 def test_reading_before_the_scores(make: Make) -> None:
-    """The same answers as a run gives, in order, windows or not, and none of them read twice."""
+    """The answers equal those of a run, in order, with one window or several, and none is read twice."""
     items = examples(9)
     runner = make(Perplexity())
     read = [answers for _, each in runner.read([IFD().asks(item) for item in items]) for answers in each]
@@ -422,7 +422,7 @@ def test_reading_before_the_scores(make: Make) -> None:
 
 @dataclass(frozen=True)
 class Shows(Scorer):
-    """Shows one of a few examples of the data, far away in it."""
+    """A scorer that shows one of a few examples far away in the data."""
 
     name: ClassVar[str] = "shows"
     unit: ClassVar[str] = "nats per token"
@@ -439,7 +439,7 @@ class Shows(Scorer):
 
 
 def show_far(items: list[Example]) -> Shows:
-    """The five with the longest texts, each shown by every fifth."""
+    """Shows the five longest examples, each to every fifth example."""
     longest = sorted(items, key=lambda one: -len(one.prompt[0].content + one.response.content))[:6]
     return Shows({one.id: next(shot for shot in longest[i % 5 :] if shot != one) for i, one in enumerate(items)})
 
@@ -447,7 +447,7 @@ def show_far(items: list[Example]) -> Shows:
 def test_examples_that_show_each_other_are_read_next_to_each_other(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The same numbers for fewer tokens, with nothing left for the windows to read."""
+    """Reading in advance gives the same numbers with fewer tokens, and leaves the windows nothing to read."""
     items = examples(60)
     scorer = show_far(items)
     monkeypatch.setattr("tithe.planner.WINDOW", 10)

@@ -1,11 +1,11 @@
-"""Examples next to the ones they show: a permutation that keeps families together."""
+"""The reading order: a permutation that keeps families of examples together."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tithe.runners.order import together
+from tithe.runners.order import order_by_shots
 
 
 @st.composite
@@ -34,7 +34,7 @@ def naive_families(ids: list[str], shown: list[str | None]) -> list[set[str]]:
 @given(graph=graphs())
 def test_families_stand_together(graph: tuple[list[str], list[str | None]]) -> None:
     ids, shown = graph
-    order = together(ids, shown)
+    order = order_by_shots(ids, shown)
     assert sorted(order) == list(range(len(ids)))
     family = {one: k for k, members in enumerate(naive_families(ids, shown)) for one in members}
     walked = [family[ids[i]] for i in order]
@@ -48,9 +48,9 @@ def test_who_shows_an_example_follows_it() -> None:
     ids = ["a", "b", "c", "d", "e", "f", "g"]
     shown = ["g", None, "g", "b", "elsewhere", "d", None]
     # a shows g, as c does: a, g, c; then b, with d that shows it and f that shows d; e is alone.
-    assert together(ids, shown) == [0, 6, 2, 1, 3, 5, 4]
+    assert order_by_shots(ids, shown) == [0, 6, 2, 1, 3, 5, 4]
 
 
 def test_nothing_shown_is_the_order_of_the_input() -> None:
-    assert together(["c", "a", "b"], [None, None, None]) == [0, 1, 2]
-    assert together([], []) == []
+    assert order_by_shots(["c", "a", "b"], [None, None, None]) == [0, 1, 2]
+    assert order_by_shots([], []) == []

@@ -1,4 +1,4 @@
-"""Examples encoded in other processes: as here, in order, and with an end that is told and leaves nothing behind."""
+"""Tokenising processes give the same encodings in order, and their failures are reported and leave nothing behind."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tithe.engine.sources import find_model, load_tokenizer
 from tithe.records import Ask, Example, Message, PassSpec, Problem
 from tithe.runners import tokeniser
 from tithe.runners.local import LocalRunner
-from tithe.runners.tokenising import RendererRecipe, TokeniserError, Tokenisers, described
+from tithe.runners.tokenising import RendererRecipe, TokeniserError, Tokenisers, describe_renderer
 from tithe.runners.trace import Work
 from tithe.scorers.ifd import IFD
 
@@ -28,7 +28,7 @@ def example(i, text="Green."):
 
 
 def examples(count):
-    """Some without a response, one with half a character, one with a tool."""
+    """Examples, some without a response, one with a lone surrogate, one with a tool."""
     found = [example(i, "" if i % 11 == 3 else f"Red and {i}\n") for i in range(count)]
     found[5] = example(5, "half \ud800")
     found[7] = Example("tool", 7, 1, found[7].prompt, found[7].response, tools=({"name": "f", "parameters": {}},))
@@ -48,13 +48,13 @@ def tokenisers(model_dir):
 
 
 def test_a_process_answers_what_the_renderer_says(tokenisers, monkeypatch):
-    """Its loop, run here."""
-    monkeypatch.setattr("tithe.runners.tokenising.without_torch", lambda: None)
+    """Run the loop of a tokenising process in a thread."""
+    monkeypatch.setattr("tithe.runners.tokenising.hide_torch", lambda: None)
     some, (ours, theirs) = examples(20), Pipe()
     thread = Thread(target=tokeniser.serve, args=(theirs,))
     thread.start()
     ours.send(RendererRecipe(tokenisers.source, False, type(tokenisers.renderer), tokenisers.renderer.settings))
-    assert ours.recv() == described(tokenisers.renderer)
+    assert ours.recv() == describe_renderer(tokenisers.renderer)
     ours.send(some)
     got = ours.recv()
     assert len(got) == len(some) and all(map(alike, got, tokenisers.renderer.encode(some)))
@@ -85,7 +85,7 @@ def test_they_are_started_beside_idle_cores_where_a_thread_is_too_slow_or_too_mu
     monkeypatch.setattr(Tokenisers, "start", lambda self, count: (started.append(count), setattr(self, "count", count)))
     made = Tokenisers(tokenisers.source, tokenisers.renderer, say=said.append)
     for _ in range(2):  # and once only
-        made.after(work, device)
+        made.start_if_slow(work, device)
     assert started == [count] * bool(count) and len(said) == len(started)
     assert not said or ("waited 2.0 s" in said[0] if work.waited else "a thread planned for 2.1 s" in said[0])
     assert made.encode(examples(20))() == {}  # nothing is ready: the thread does it
@@ -102,7 +102,7 @@ def gone(pid):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_windows_are_those_of_a_single_process(tokenisers, monkeypatch):
-    """With real processes: the same windows, one sentence when one is killed, and none is left in the end."""
+    """Real processes give the same windows, one sentence if one is killed, and none is left in the end."""
     monkeypatch.setattr("tithe.planner.WINDOW", 8)
     monkeypatch.setattr("tithe.runners.tokenising.PIECE", 3)
     runner = LocalRunner({"ifd": IFD()}, tokenisers.renderer, None, {})
@@ -154,15 +154,15 @@ def test_processes_that_do_not_start_leave_the_work_to_the_thread(tokenisers, tm
     made.start(2)
     wait(made._ready)
     assert made.ahead and made.encode(examples(20))() == {}
-    why = "a process that tokenises ended with exit code 3, and its last words were: No module named tithe"
+    why = "a tokenising process ended with exit code 3, and its last words were: No module named tithe"
     assert said == [f"note: {why}; a thread tokenises as before"] and made.as_dict()["gave_up"] == why
     assert not made.ahead and made.encode(examples(20))() == {} and len(said) == 1
-    made.after(Work(waited=99.0), "cuda")
+    made.start_if_slow(Work(waited=99.0), "cuda")
     assert not made.ahead and not made._all  # once is enough
 
 
 def test_asks_of_others_are_tokenised_here(tokenisers):
-    """What a window's plan is not given, it makes."""
+    """Planning a window tokenises what is not encoded yet."""
     one, other = example(1), example(2)
     runner = LocalRunner({"ifd": IFD()}, tokenisers.renderer, None, {})
     given = dict(zip([one.id], tokenisers.renderer.encode([one]), strict=True))

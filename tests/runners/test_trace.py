@@ -1,4 +1,4 @@
-"""The trace of a run: bounded, and nothing gets lost when spans are joined."""
+"""The trace of a run is bounded, and merging spans loses nothing."""
 
 from hypothesis import given
 from hypothesis import strategies as st

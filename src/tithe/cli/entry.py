@@ -15,7 +15,7 @@ import typer
 from tithe.cli.app import Usage, app
 from tithe.errors import SettingsError, TitheError
 from tithe.printable import hint_line, one_line, printable, steady_stderr
-from tithe.signals import Ending, ended_by_signals
+from tithe.signals import SignalHandler, handle_ending_signals
 
 PARSER_INTERRUPTED = 130  # Typer's exit code for a `KeyboardInterrupt`
 ParserError: type[Exception] = typer.BadParameter.__mro__[
@@ -64,7 +64,7 @@ def dashed(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Run the command and exit: 0 for success, 1 for an error, 2 for wrong usage, 128 plus the number of a signal."""
     take_closed_streams()
-    with steady_stderr(), ended_by_signals() as ending:
+    with steady_stderr(), handle_ending_signals() as ending:
         run(ending)
 
 
@@ -85,7 +85,7 @@ def take_closed_streams() -> None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # stays open as long as the process
 
 
-def run(ending: Ending) -> NoReturn:
+def run(ending: SignalHandler) -> NoReturn:
     """Run the command line and exit with its code."""
     # Set before any of these libraries is imported: no warnings about forks, progress bars or log lines between ours.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -137,7 +137,7 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def interrupted(ending: Ending) -> NoReturn:
+def interrupted(ending: SignalHandler) -> NoReturn:
     """Say what is kept, and exit with the code of the signal."""
     words = [*sys.argv[1:3], "", ""][:2]
     kept = next((hint for commands, hint in KEPT.items() if words[0] in commands or " ".join(words) in commands), AGAIN)

@@ -18,7 +18,7 @@ from typing import IO, Any, Literal, NamedTuple, TypeAlias
 from tithe.data.jsonstream import JsonFault, JsonStream
 from tithe.data.lines import MOST_LINE, FieldTwiceError, bounded_lines, parse_json, reading, skip_blank_lines, unpacked
 from tithe.errors import DataError
-from tithe.foreign import foreign, words
+from tithe.foreign import describe_error, foreign
 
 Convert: TypeAlias = Callable[[Any], Any]
 RENDERED_FIELDS = ("arguments", "parameters", "tools", "functions")  # templates render their content verbatim
@@ -186,7 +186,7 @@ def parse_line(line: bytes, where: str) -> Row:
     except FieldTwiceError as error:
         return Row(where, None, line, str(error))
     except Exception as error:  # a number of 4,300 digits, endless nesting, not enough memory
-        return Row(where, None, line, f"invalid JSON: {words(error)}")
+        return Row(where, None, line, f"invalid JSON: {describe_error(error)}")
 
 
 def _jsonl(file: DataFile) -> Iterator[Row]:

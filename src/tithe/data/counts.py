@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tithe.data.ids import is_repeated
 from tithe.data.rendered import Remarks
-from tithe.records import BadRow, Example, OfLearning
+from tithe.records import BadRow, Example, ResponseNote
 
 Item = TypeVar("Item", bound=Example | BadRow)
 
@@ -50,7 +50,7 @@ class RecordCounts:
         # Notes count records: with several turns of a record, only the first one counts.
         if item.notes and item.row != self._noted:
             self._noted = item.row
-            self.notes.update(note for note in item.notes if self.learning or not isinstance(note, OfLearning))
+            self.notes.update(note for note in item.notes if self.learning or not isinstance(note, ResponseNote))
 
     def counting(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items and count each of them."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tithe.data.turns import quoted_names
-from tithe.records import OfLearning
+from tithe.records import ResponseNote
 
 # Field names of several public preference data sets: (wanted, not wanted), or two responses without a verdict.
 PAIRS = (
@@ -93,10 +93,10 @@ def note_feedback(record: Mapping[str, Any], notes: list[str]) -> None:
             if value is False or (isinstance(value, str) and value.strip().lower() in _FALSE):
                 shown = f'"{value}"' if isinstance(value, str) else "0"
                 said = f"`{name}` is false, which marks an undesirable response in preference data (KTO): it is scored "
-                notes.append(OfLearning(f"{said}all the same; `select --drop '{name} == {shown}'` leaves it out"))
+                notes.append(ResponseNote(f"{said}all the same; `select --drop '{name} == {shown}'` leaves it out"))
         elif name in SCORES:
             said = f"`{name}` is feedback on the response and is not looked at; `select --drop` can use numbers"
-            notes.append(OfLearning(said))
+            notes.append(ResponseNote(said))
         elif value and (name in REJECTED or describe_alternatives(record)):
             notes.append(f"`{name}` is another response, of preference data, and is not read")
 

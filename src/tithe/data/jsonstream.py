@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from typing import IO, Any
 
 from tithe.data.lines import MOST_LINE, FieldTwiceError, unique_fields
-from tithe.foreign import words
+from tithe.foreign import describe_error
 
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -199,7 +199,7 @@ class JsonStream:
                 self._count_to(error.pos)
                 raise self._fault(error.msg) from None
             except Exception as error:  # a number of 4,300 digits, endless nesting, not enough memory
-                raise self._fault(words(error)) from error
+                raise self._fault(describe_error(error)) from error
             # A number at the end of the buffer may go on in the next chunk: 1 | 1. | 1e+
             half = isinstance(value, (int, float)) and end + 2 >= len(self._buffer)
             if not half or not self._fill():

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from tithe.records import OfLearning
+from tithe.records import ResponseNote
 
 LEARNT = frozenset(
     [
@@ -71,7 +71,7 @@ def judge_turn(turn: Mapping[str, Any], notes: list[str]) -> bool:
         if amount is not None:
             learnt &= _follow(key, amount, notes)
         elif is_like_mark(key):
-            notes.append(OfLearning(f"the mark `{str(key)[:40]}` of a turn is not understood, and not followed"))
+            notes.append(ResponseNote(f"the mark `{str(key)[:40]}` of a turn is not understood, and not followed"))
     return learnt
 
 
@@ -95,7 +95,9 @@ def judge_record(
         places = range(len(turns)) if len(entries) == len(turns) else spoken if len(entries) == len(spoken) else None
         amounts = [_amount(key.removesuffix("s") if key not in LEARNT else key, entry) for entry in entries]
         if places is None or None in amounts:
-            notes.append(OfLearning(f"`{key}` of the record is no list of one number for each turn, and not followed"))
+            notes.append(
+                ResponseNote(f"`{key}` of the record is no list of one number for each turn, and not followed")
+            )
             continue
         for place, amount in zip(places, amounts, strict=True):
             if place in spoken and amount is not None and not _follow(key, amount, notes):
@@ -121,11 +123,11 @@ def note_record(record: Mapping[str, Any], notes: list[str], followed: Collectio
             continue
         if isinstance(value, (list, tuple)):
             if value and key not in followed:
-                notes.append(OfLearning(f"the mark `{key[:40]}` of the record is not understood, and not followed"))
+                notes.append(ResponseNote(f"the mark `{key[:40]}` of the record is not understood, and not followed"))
         elif _amount(key, value) == 0:
             said = "true" if key in MASKED else "0 or false"
             notes.append(
-                OfLearning(
+                ResponseNote(
                     f"`{key}` of the record is {said}: it is scored all the same; `select --drop` can leave it out"
                 )
             )
@@ -139,11 +141,11 @@ def is_like_mark(key: object) -> bool:
 
 def _follow(key: str, amount: float, notes: list[str]) -> bool:
     if amount <= 0:
-        notes.append(OfLearning(f"a turn that `{key}` marks as not to be learnt is context alone"))
+        notes.append(ResponseNote(f"a turn that `{key}` marks as not to be learnt is context alone"))
         return False
     if amount != 1:
         what = "a part of a turn" if key in PIECES or "mask" in key else "a weight other than 0 and 1"
-        notes.append(OfLearning(f"`{key}` says {what}: the turn is scored whole, with weight 1"))
+        notes.append(ResponseNote(f"`{key}` says {what}: the turn is scored whole, with weight 1"))
     return True
 
 

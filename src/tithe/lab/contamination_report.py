@@ -12,7 +12,7 @@ from tithe.contamination.overlap import MOSTLY, NGRAM, ContaminationResult, Item
 from tithe.data.dataset import open_dataset
 from tithe.report.reporter import Reporter, say_notes
 from tithe.report.terminal import console, say
-from tithe.run.folder import RECORD, account, check_places, is_broken_off, write_json
+from tithe.run.folder import RECORD, check_places, is_broken_off, recorded_run, write_json
 from tithe.run.source import named_dataset
 
 MOST_MATCHES, LONGEST = 3, 120  # matches shown per file, characters shown per text
@@ -72,7 +72,7 @@ def report(
         check_places(output, again, source, None)
     search = ItemSearch.of(open_dataset(named_dataset(str(dataset)), format=format), against, n)
     place, name = (None, RECORD) if output is None else (output.parent, output.name)
-    with account(place, reporter, search.so_far, name=name, stores=None) as told:
+    with recorded_run(place, reporter, search.so_far, name=name, stores=None) as told:
         result = search.result(reporter)
         say_notes(reporter, search.dataset, result.record["counts"])
         result.record.update(told.finished())

@@ -1,4 +1,4 @@
-"""A run folder: plan -> score -> select, written down, and taken up again after any interruption."""
+"""Run plan, score and select in a run folder, and resume them after any interruption."""
 
 from tithe.report.reporter import Reporter
 from tithe.run.pipeline import select

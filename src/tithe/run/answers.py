@@ -1,4 +1,4 @@
-"""Stored answers of a run: its own, and those of another run folder where that is asked for."""
+"""Find and borrow the stored answers of other run folders."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from tithe.engine.store.store import Store, answers_name
 from tithe.errors import SettingsError, StoreError
 from tithe.foreign import read_json
 from tithe.run.folder import RECORD, SUFFIX
-from tithe.run.model import Model
+from tithe.run.run_model import RunModel
 from tithe.settings import ScoreSettings
 
 
-def model_answers(model: Model) -> str:
-    """Return the name under which a store keeps the answers of this model in this dtype."""
+def model_answers(model: RunModel) -> str:
+    """Return the name of the folder in which a store keeps this model's answers in this dtype."""
     from tithe.engine.engine import NUMERICS
 
     return answers_name(model.fingerprint, model.weights_dtype, NUMERICS)
 
 
-def answers_elsewhere(settings: ScoreSettings, dataset: Dataset, model: Model, place: Path) -> Path | None:
-    """Return another run folder that has answers of this model on this data, where this one has none and none is named.
+def answers_elsewhere(settings: ScoreSettings, dataset: Dataset, model: RunModel, place: Path) -> Path | None:
+    """Return another run folder with answers of this model on this data, if this one has none; else None.
 
     Args:
-        settings: of the run.
-        dataset: what it reads.
-        model: that reads it.
-        place: the folder that keeps its answers.
+        settings: settings of the run; if `answers` names a folder, no other is searched for.
+        dataset: the data set to read.
+        model: the scoring model.
+        place: folder of this run's answers.
     """
     data = Path(dataset.source)
     if settings.answers is not None or not data.exists():
@@ -37,10 +37,10 @@ def answers_elsewhere(settings: ScoreSettings, dataset: Dataset, model: Model, p
 
 
 def demand_run_folder(path: Path) -> None:
-    """Refuse a folder that has no answers to give.
+    """Refuse a folder without stored answers.
 
     Raises:
-        SettingsError: it is no run folder, or no model has answered there.
+        SettingsError: it does not exist, or holds no answers.
     """
     if not (path / "answers").is_dir():
         what = "there is no folder" if not path.exists() else "no answers are in"
@@ -48,18 +48,18 @@ def demand_run_folder(path: Path) -> None:
 
 
 def borrow(path: Path, stores: Iterable[Store]) -> bool:
-    """Let stores read the answers of another run folder too; return whether it has any for them. It stays as it is."""
-    found = [store.borrow(path) for store in stores]  # all of them: no `any` of a generator
+    """Let stores also read another run folder, which stays unchanged; return whether it has answers for them."""
+    found = [store.borrow(path) for store in stores]  # a list: `any` of a generator would stop at the first
     return any(found)
 
 
 def find_answers(place: Path, model: str, data: Path) -> Path | None:
-    """Return the run folder beside this one that has read the same data with the same model, if this one is new.
+    """Return a run folder beside this one with answers of the same model on the same data, if this one is new.
 
     Args:
         place: this run's folder.
-        model: `answers_name` of the model, its dtype included.
-        data: the data set's file or folder.
+        model: `answers_name` of the model, which includes the dtype.
+        data: file or folder of the data set.
     """
     if has_answers(place, model):
         return None
@@ -69,13 +69,13 @@ def find_answers(place: Path, model: str, data: Path) -> Path | None:
 
 
 def has_answers(folder: Path, model: str) -> bool:
-    """Return whether a folder has stored answers of this model."""
+    """Tell whether a folder has stored answers of this model."""
     return next((folder / "answers").glob(f"*/{model}/part-*"), None) is not None
 
 
 def data_of(folder: Path) -> Path | None:
-    """Return the data set that a run folder's record names; None where no record says so."""
+    """Return the data set that a folder's run record names, or None."""
     try:
         return Path(read_json(folder / RECORD, StoreError, "")["dataset"]["path"])
-    except (StoreError, KeyError, TypeError):  # it is not ours to complain of
+    except (StoreError, KeyError, TypeError):  # not a run folder, or of an early version: skip it
         return None

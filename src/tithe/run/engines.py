@@ -1,4 +1,7 @@
-"""The engine of a run: loaded when the first pass has to be read, as the run began, and kept between stages."""
+"""Load the engine of a run when the first pass is not stored, and keep it for later stages.
+
+A resumed run loads it as the run began (batch size, threads, kernels), so that its answers agree with the stored ones.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from tithe.errors import ModelError, SettingsError
 from tithe.records import Example
 from tithe.report.reporter import Reporter
 from tithe.run.answers import answers_elsewhere, model_answers
-from tithe.run.model import Model, keep, keep_route, kept, kept_number, kept_route, kept_word
+from tithe.run.first_choices import choice, chosen_number, chosen_route, chosen_word, keep_choice, keep_route
+from tithe.run.run_model import RunModel
 from tithe.settings import ScoreSettings
 
 if TYPE_CHECKING:
@@ -26,20 +30,20 @@ if TYPE_CHECKING:
     from tithe.engine.measure.cpu_kernels import Fp32Route
     from tithe.engine.model import LoadedModel
 
-BYTES = 4  # of text, a token
-DENSE = (".parquet", ".gz", ".zst")  # files that hold more text than they have bytes,
-TIMES = 3  # about so many times as much
-FIRST = 20  # examples by which the length of the others is guessed
-PASSES = 2  # of each record: with its prompt and without
+BYTES_PER_TOKEN = 4  # of text, roughly
+COMPRESSED = (".parquet", ".gz", ".zst")
+RATIO = 3  # of text to bytes in a compressed file, roughly
+FIRST = 20  # examples from which the length of the others is estimated
+PASSES = 2  # per record: with its prompt and without
 
 
 @dataclass
-class Engines:
-    """Holds one engine at a time, so that stages of the same model load it once.
+class EngineCache:
+    """Cache of one engine, so that stages with the same model load it once.
 
     Args:
-        reporter: is told what is loaded.
-        several: whether several processes may read; whoever looks at the model itself has it in this one.
+        reporter: prints which model was loaded.
+        several: allow several worker processes; False for callers that need the model in this process.
     """
 
     reporter: Reporter = field(default_factory=Reporter)
@@ -47,14 +51,14 @@ class Engines:
     engine: Engine | None = None
     fingerprint: str = ""
 
-    def of(self, settings: ScoreSettings, dataset: Dataset, model: Model, place: Path | None) -> Engine:
-        """Return the engine that reads for a run, loaded if it is not there.
+    def get(self, settings: ScoreSettings, dataset: Dataset, model: RunModel, place: Path | None) -> Engine:
+        """Return the engine for this model; load it if another one, or none, is loaded.
 
         Args:
-            settings: of the run.
-            dataset: what is read.
-            model: that reads it.
-            place: the folder that keeps answers and first choices.
+            settings: settings of the run.
+            dataset: the data set to read.
+            model: the model to load.
+            place: folder with the stored answers and the run's first choices.
 
         Raises:
             TitheError: the model cannot be loaded.
@@ -65,58 +69,58 @@ class Engines:
                 from tithe.engine.engine import release
 
                 self.engine = None
-                release(model.devices[0])  # the last model goes before the next one comes
+                release(model.devices[0])  # two models may not fit into memory together
             self.engine = make_engine(settings, dataset, model, place, self.reporter, several=self.several)
             self.fingerprint = model.fingerprint
         return self.engine
 
     def close(self) -> None:
-        """End the processes that read; whoever reads later starts them again."""
+        """Stop the worker processes; the next read starts them again."""
         if self.engine is not None:
             self.engine.close()
 
 
 @dataclass
-class Loader:
-    """Loads the engine of one scoring when the first pass has to be read.
+class EngineLoader:
+    """Deferred load of an engine: called when the first pass is not stored.
 
     Args:
-        engines: where engines are kept between stages.
-        settings: of the scoring.
-        dataset: what is read.
-        model: that reads it.
-        answers_in: the folder that keeps answers and first choices.
-        engine: once it was needed.
+        engines: cache that keeps the engine between stages.
+        settings: settings of the scoring.
+        dataset: the data set to read.
+        model: the model to load.
+        answers_in: folder with the stored answers and the run's first choices.
+        engine: the engine, once it was needed.
     """
 
-    engines: Engines
+    engines: EngineCache
     settings: ScoreSettings
     dataset: Dataset
-    model: Model
+    model: RunModel
     answers_in: Path | None
     engine: Engine | None = None
 
     def __call__(self) -> Engine:
-        self.engine = self.engines.of(self.settings, self.dataset, self.model, self.answers_in)
+        self.engine = self.engines.get(self.settings, self.dataset, self.model, self.answers_in)
         return self.engine
 
 
 @dataclass(frozen=True)
-class OwnModel:
-    """The scoring model as the encoder `self` has it.
+class DeferredModel:
+    """The scoring model, as the encoder `self` uses it: weights are loaded when they are needed.
 
     Args:
         model: its files.
-        load: loads it; without, nothing can be embedded.
+        load: loads the weights; None where nothing is embedded.
     """
 
-    model: Model
+    model: RunModel
     load: Callable[[], Engine] | None = None
 
     @property
     def engine(self) -> Engine:
         if self.load is None:
-            raise ModelError(f"the weights of `{self.model.name}` are not read here")
+            raise ModelError(f"the weights of `{self.model.name}` are not loaded here")
         return self.load()
 
     @property
@@ -139,24 +143,24 @@ class OwnModel:
 def make_engine(
     settings: ScoreSettings,
     dataset: Dataset,
-    model: Model,
+    model: RunModel,
     place: Path | None,
     reporter: Reporter,
     *,
     several: bool = True,
 ) -> Engine:
-    """Load the engine of a run; one that goes on takes what it began with, whatever a new measurement would say.
+    """Load the engine of a run; a resumed run uses what it began with, whatever a new measurement would say.
 
     Args:
-        settings: of the run.
-        dataset: what is read; its size decides whether compiling pays.
-        model: that reads it.
-        place: the folder that keeps answers and first choices.
-        reporter: is told what was loaded.
-        several: whether several processes may read.
+        settings: settings of the run.
+        dataset: the data set to read; its size decides whether compiling pays.
+        model: the model to load.
+        place: folder with the stored answers and the run's first choices.
+        reporter: prints which model was loaded.
+        several: allow several worker processes.
 
     Raises:
-        TitheError: the model cannot be loaded, or not as it is asked for.
+        TitheError: the model cannot be loaded, or not with these settings.
     """
     from tithe.engine.devices import WEIGHTS
     from tithe.engine.engine import Engine
@@ -168,40 +172,41 @@ def make_engine(
     s, devices, dtype = settings, model.devices, model.weights_dtype
     kind = devices[0].type
     check_compile(s, devices[0])
-    own = f"{kind}_{model_answers(model)}"  # stages of other models share the folder
-    compiled = wants_compiled(
+    own = f"{kind}_{model_answers(model)}"  # stages with other models share the folder, so choices are kept per model
+    compiled = should_compile(
         s, devices[0], lambda: model_shape(model.files).parameters, dataset, place, f"compile_{own}"
     )
-    loss = kept_word(place, f"loss_{own}", (OWN, *CANDIDATES))
-    if loss is None and not (compiled or may_be_large(s, devices[0], dataset)):
+    loss = chosen_word(place, f"loss_{own}", (OWN, *CANDIDATES))
+    if loss is None and not (compiled or may_try_loss_kernels(s, devices[0], dataset)):
         loss = OWN
     how: dict[str, Any] = {
-        "dtype": s.dtype if s.dtype != "auto" else dtype,  # measured once, not by each process
+        "dtype": s.dtype if s.dtype != "auto" else dtype,  # measured once here, not again in each process
         "trust_remote_code": s.trust_remote_code,
-        "fp32_route": kept_route(place),
+        "fp32_route": chosen_route(place),
         "loss": loss,
         "known": model.fingerprint,
     }
-    budget = s.batch_tokens or kept_number(place, f"batch_tokens_{own}")
+    # Precedence: the setting, then what the run began with, then the engine's own measurement.
+    budget = s.batch_tokens or chosen_number(place, f"batch_tokens_{own}")
     elsewhere = None if place is None else answers_elsewhere(s, dataset, model, place)
     spread = spread_over(model.files, dtype, devices, s.shard)
-    if len(devices) > 1 and not spread and together(s, devices, reporter, several=several):
+    if len(devices) > 1 and not spread and use_all_devices(s, devices, reporter, several=several):
         from tithe.engine.workers.several import SeveralEngine
 
         engine: Engine = SeveralEngine(model.files, devices, how, budget=budget, workers=s.workers, compiled=compiled)
     else:
         loaded = load_model(model.files, device=str(devices[0]), spread=spread, **how)
-        workers = s.workers or kept_number(place, f"workers_{own}")
-        threads = None if s.workers else kept_number(place, f"threads_{own}")
+        workers = s.workers or chosen_number(place, f"workers_{own}")
+        threads = None if s.workers else chosen_number(place, f"threads_{own}")
         engine = Engine(loaded, budget=budget, workers=workers, threads=threads, say=reporter.say, compiled=compiled)
-        if engine.measured and s.workers is None:  # of several processes each has its own few
-            keep(place, f"workers_{own}", engine.workers)
+        if engine.measured and s.workers is None:  # several processes divide the cores by themselves
+            keep_choice(place, f"workers_{own}", engine.workers)
             if engine.threads is not None:
-                keep(place, f"threads_{own}", engine.threads)
+                keep_choice(place, f"threads_{own}", engine.threads)
     if engine.measured and s.batch_tokens is None:
-        keep(place, f"batch_tokens_{own}", engine.budget)
+        keep_choice(place, f"batch_tokens_{own}", engine.budget)
     if "loss" in engine.facts:
-        keep(place, f"loss_{own}", engine.facts["loss"]["name"])
+        keep_choice(place, f"loss_{own}", engine.facts["loss"]["name"])
     keep_route(place, engine.model.fp32)
     reporter.say(engine_sentence(engine))
     if elsewhere is not None:
@@ -213,28 +218,30 @@ def make_engine(
     return engine
 
 
-def together(settings: ScoreSettings, devices: Sequence[torch.device], reporter: Reporter, *, several: bool) -> bool:
-    """Return whether several devices read the passes; say so where they do not."""
+def use_all_devices(
+    settings: ScoreSettings, devices: Sequence[torch.device], reporter: Reporter, *, several: bool
+) -> bool:
+    """Tell whether to use all devices; print a note if only one is used."""
     if not several:
-        reporter.say(f"note: of {len(devices)} devices one is used, {devices[0]}")
+        reporter.say(f"note: only one of {len(devices)} devices is used, {devices[0]}")
         return False
     if settings.dtype != "fp8":
         return True
     if settings.device != "auto":
         raise SettingsError(
-            f"fp8 is read on one device, as its error is measured in one process, and `{settings.device}` "
+            f"fp8 runs on one device, as its error is measured in one process, and `{settings.device}` "
             f"names {len(devices)}",
             hint=f"`--device {devices[0]}`, or `--dtype bf16` on all of them",
         )
-    reporter.say(f"note: fp8 is read on one device: of {len(devices)} it takes {devices[0]}")
+    reporter.say(f"note: fp8 runs on one device: {devices[0]} of {len(devices)}")
     return False
 
 
 def check_compile(settings: ScoreSettings, device: torch.device) -> None:
-    """Before the model is loaded.
+    """Refuse `compile="on"` where nothing can be compiled, before the model is loaded.
 
     Raises:
-        SettingsError: it is asked for, and cannot be.
+        SettingsError: torch.compile does not work for this device.
     """
     if settings.compile != "on":
         return
@@ -245,7 +252,7 @@ def check_compile(settings: ScoreSettings, device: torch.device) -> None:
         raise SettingsError(f"nothing can be compiled for `{device}`: {reason}", hint="leave `--compile on` out")
 
 
-def wants_compiled(
+def should_compile(
     settings: ScoreSettings,
     device: torch.device,
     parameters: Callable[[], int],
@@ -253,55 +260,55 @@ def wants_compiled(
     place: Path | None,
     name: str,
 ) -> bool:
-    """Whether parts are to be compiled; a run that goes on does as it began.
+    """Tell whether to compile parts of the model; a resumed run does as it began.
 
     Args:
-        settings: of the run.
-        device: where the model is going to be.
-        parameters: counts the model's; asked where it matters.
-        dataset: what is read.
+        settings: settings of the run.
+        device: device of the model.
+        parameters: returns the model's parameter count; called only when it is needed.
+        dataset: the data set to read.
         place: the run folder.
-        name: by which the choice is kept there.
+        name: key of this choice in the run folder.
     """
     from tithe.engine.measure.fused import worth
 
     wanted = str(settings.compile)
     if wanted == "auto":
-        wanted = kept_word(place, name, ("on", "off")) or "off"
-        if device.type == "cuda" and kept(place, name) is None:
-            wanted = "off" if worth(device, parameters(), about(dataset)) else "on"
-    if device.type != "cpu" or wanted == "on":  # on a CPU nothing is chosen
-        keep(place, name, wanted)
+        wanted = chosen_word(place, name, ("on", "off")) or "off"
+        if device.type == "cuda" and choice(place, name) is None:
+            wanted = "off" if worth(device, parameters(), estimate_tokens(dataset)) else "on"
+    if device.type != "cpu" or wanted == "on":  # on a CPU `auto` always means off: nothing to keep
+        keep_choice(place, name, wanted)
     return wanted == "on"
 
 
-def may_be_large(settings: ScoreSettings, device: torch.device, dataset: Dataset) -> bool:
-    """Whether loss kernels are worth a trial where nothing else is compiled: they are compiled for it, for seconds.
+def may_try_loss_kernels(settings: ScoreSettings, device: torch.device, dataset: Dataset) -> bool:
+    """Tell whether to try loss kernels although nothing else is compiled; compiling them for the trial takes seconds.
 
-    Nobody knows how large a data set elsewhere is, and without a GPU there is nothing to try.
+    A data set of unknown size (on a hub) may be large. Without a GPU there is nothing to try.
     """
-    return device.type != "cuda" or (settings.compile == "auto" and about(dataset) is None)
+    return device.type != "cuda" or (settings.compile == "auto" and estimate_tokens(dataset) is None)
 
 
-def about(dataset: Dataset) -> int | None:
-    """Tokens that a run over a data set reads, roughly, from the size of its files; None where that is not known."""
-    found = [size for size in (bytes_in(dataset), bytes_wanted(dataset)) if size is not None]
-    return PASSES * min(found) // BYTES if found else None
+def estimate_tokens(dataset: Dataset) -> int | None:
+    """Estimate from the file sizes how many tokens a run over a data set reads; None if no size is known."""
+    found = [size for size in (text_bytes_in_files(dataset), text_bytes_to_read(dataset)) if size is not None]
+    return PASSES * min(found) // BYTES_PER_TOKEN if found else None
 
 
-def bytes_in(dataset: Dataset) -> int | None:
-    """Of text in all its files; None where a hub does not say how large they are."""
+def text_bytes_in_files(dataset: Dataset) -> int | None:
+    """Estimate the bytes of text in all files; None if a hub does not give their sizes."""
     path = Path(dataset.source)
     if path.exists():
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         sizes = {str(file): file.stat().st_size for file in files}
     else:
         sizes = dataset.origin.sizes() if isinstance(dataset.origin, HubData) else {}
-    return sum(size * (TIMES if name.endswith(DENSE) else 1) for name, size in sizes.items()) if sizes else None
+    return sum(size * (RATIO if name.endswith(COMPRESSED) else 1) for name, size in sizes.items()) if sizes else None
 
 
-def bytes_wanted(dataset: Dataset) -> int | None:
-    """Of text in as many records as are read, by the length of the first; None where all are."""
+def text_bytes_to_read(dataset: Dataset) -> int | None:
+    """Estimate the bytes of text in the records up to `limit` from the first ones; None without a limit."""
     if dataset.limit is None:
         return None
     first = [item for item in islice(dataset, FIRST) if isinstance(item, Example)]
@@ -310,7 +317,7 @@ def bytes_wanted(dataset: Dataset) -> int | None:
 
 
 def engine_record(engine: Engine) -> dict[str, Any]:
-    """How the model was run."""
+    """Return how the model was run, for the run record."""
     model = engine.model
     return {
         "device": str(model.device),
@@ -330,22 +337,22 @@ def engine_record(engine: Engine) -> dict[str, Any]:
 
 
 def engine_sentence(engine: Engine) -> str:
-    """Model, size, devices, dtype and road, for the terminal."""
+    """Return one line for the terminal: model, size, devices, dtype and forward path."""
     model = engine.model
     scale, unit = next((s, u) for s, u in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")) if model.parameters >= s)
     size = f"{model.parameters / scale:.3g}{unit}"
     dtype = weights_dtype(model)
     if model.fp32 is not None:
-        dtype += kernels(model.fp32)
+        dtype += describe_fp32_kernels(model.fp32)
     where = ", ".join(engine.devices)
     if len(engine.devices) > 1:
         where += " (one process each)" if engine.model.model is None else " (a part of it on each)"
-    how = [road_words(model), *at_once(engine), *engine.words]
+    how = [describe_forward_path(model), *describe_parallelism(engine), *engine.words]
     return f"model {model.source.name} ({size}) on {where} in {dtype}: {', '.join(how)}"
 
 
-def at_once(engine: Engine) -> list[str]:
-    """How many passes, and threads of each."""
+def describe_parallelism(engine: Engine) -> list[str]:
+    """Describe how many passes run at once, and with how many threads each."""
     words = [f"{engine.workers} at once"] if engine.workers != 1 else []
     if engine.threads is not None:
         each = " each" if engine.workers != 1 or len(engine.devices) > 1 else ""
@@ -353,20 +360,20 @@ def at_once(engine: Engine) -> list[str]:
     return words
 
 
-def road_words(model: LoadedModel) -> str:
-    """The road, and on a GPU why it is not the packed one."""
+def describe_forward_path(model: LoadedModel) -> str:
+    """Describe the forward path, and on a GPU why it is not the packed one."""
     how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
     refused = [] if model.device.type == "cpu" else [one for one in model.fallbacks if one.startswith("packed")]
-    return " ".join([how, *(f"({shortened(one)})" for one in refused)])
+    return " ".join([how, *(f"({shorten(one)})" for one in refused)])
 
 
-def shortened(text: str, longest: int = 160) -> str:
-    """The run record has all of it."""
+def shorten(text: str, longest: int = 160) -> str:
+    """Cut a reason to the length of a note; the run record has all of it."""
     return text if len(text) <= longest else f"{text[:longest]} ..."
 
 
 def weights_dtype(model: LoadedModel) -> str:
-    """That of the weights in its blocks, by torch's name."""
+    """Return torch's name for the dtype of the block weights."""
     return "float8_e4m3fn" if model.awaits_fp8 or model.fp8 is not None else str(model.dtype).removeprefix("torch.")
 
 
@@ -377,8 +384,8 @@ def torch_name(dtype: str) -> str:
     return str(WEIGHTS[dtype]).removeprefix("torch.")
 
 
-def kernels(route: Fp32Route) -> str:
-    """Who multiplies fp32 on a CPU, where that is not torch as it comes, or not true."""
+def describe_fp32_kernels(route: Fp32Route) -> str:
+    """Describe the fp32 kernels of a CPU if they are not torch's own, or not true fp32; else return an empty text."""
     by = f" by oneDNN ({route.why})" if route.name == "onednn" else ""
     wrong = route.relative_error[route.name]
     return by if route.is_true(route.name) else f"{by} that is not true fp32 here (relative error {wrong:.1e})"

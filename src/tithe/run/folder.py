@@ -1,4 +1,4 @@
-"""The run folder: one process at a time, every file whole or not there, and a record however the run ended."""
+"""The run folder: locked for one process, files written atomically, and a run record however the run ends."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 SUFFIX = ".tithe"
 SCORES, TOKENS, DROPPED, RECORD = "scores.parquet", "tokens.parquet", "dropped.jsonl", "run.json"
 LOCK = ".lock"
-READ = ("model", "shot_pool", "target", "head", "template", "drop_contaminated")  # settings
-LEARNED = ("neighbours.parquet", "probes.parquet", "anchors.parquet")  # what our scorers keep besides
+READ = ("model", "shot_pool", "target", "head", "template", "drop_contaminated")  # settings that name files
+LEARNED = ("neighbours.parquet", "probes.parquet", "anchors.parquet")  # tables of built-in scorers
 OUTCOME, BEFORE = "outcome", "last_finished"
 FINISHED, INTERRUPTED, FAILED, RUNNING = "finished", "interrupted", "failed", "running"
 
 
 def default_folder(output: Path) -> Path:
-    """`kept.jsonl` -> `kept.tithe`, beside it."""
+    """Return the run folder for an output: `kept.tithe` beside `kept.jsonl`."""
     name = output.name
-    if not name:  # no file: whoever writes there says so
+    if not name:  # not a file name: the check of the output reports it
         return output
     for packed in (".gz", ".zst"):
         name = name.removesuffix(packed)
@@ -50,18 +50,18 @@ def check_places(
     *,
     scores: bool = False,
 ) -> None:
-    """Check that the results may go there; called before anything is read.
+    """Check where the results go, before anything is read.
 
     Args:
-        output: the file of results, if there is one.
-        overwrite: whether it may replace a file.
-        dataset: what is read.
+        output: the file of results, or None.
+        overwrite: whether `output` may replace a file.
+        dataset: path or hub id of the data set.
         folder: the run folder.
-        inputs: files and folders that are read besides; names of other things may be among them.
-        scores: whether the output is the table of scores, which the run folder may hold.
+        inputs: other files and folders that the run reads; hub ids may be among them.
+        scores: whether `output` is the score table, which may have its usual place in the run folder.
 
     Raises:
-        OutputError: the output exists, cannot be written, or would replace or join what is read.
+        OutputError: the output exists, cannot be written, or would change an input.
     """
     source = Path(dataset).expanduser()
     if folder is not None and source.is_dir() and folder.resolve() == source.resolve():
@@ -93,43 +93,44 @@ def check_places(
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run has worked in this folder."""
+    """Tell whether a run has used this folder."""
     return (folder / LOCK).exists() or (folder / "answers").is_dir()
 
 
 def inputs_of(settings: Any) -> list[str]:
-    """Return what a run reads besides its data set, by the names given: files, folders, hub ids."""
+    """Return the files, folders and hub ids that a run reads besides its data set."""
     given = [getattr(settings, name, None) for name in READ]
     return [name for one in given if one for name in ((one,) if isinstance(one, str) else one)]
 
 
 def check_scores_file(path: Path) -> None:
-    """Scores have one layout, and a name that says so.
+    """Refuse a file name for scores that does not end in `.parquet`.
 
     Raises:
-        SettingsError: the name promises another.
+        SettingsError: it ends in something else.
     """
     if path.suffix != ".parquet":
         raise SettingsError(f"scores are written as parquet, not to `{path}`", hint=f"name it `{path.stem}.parquet`")
 
 
 def demand_unused(path: Path, flag: str) -> None:
-    """Refuse a folder that holds somebody else's files by the names of ours, which a run would replace.
+    """Refuse a folder with files that a run would replace although no run wrote them.
 
     Raises:
-        OutputError: naming the first of them.
+        OutputError: there is such a file; names the first one.
     """
-    if flag != "--run-dir" or is_run(path) or says_tithe(path / RECORD):
+    if flag != "--run-dir" or is_run(path) or has_our_record(path / RECORD):
         return
     for name in (SCORES, TOKENS, DROPPED, RECORD):
         if (path / name).exists():
             raise OutputError(
-                f"`{path / name}` is of no run, and a run would replace it", hint=f"name another folder with `{flag}`"
+                f"`{path / name}` was not written by a run, and a run would replace it",
+                hint=f"name another folder with `{flag}`",
             )
 
 
-def says_tithe(record: Path) -> bool:
-    """Whether a run of ours has written this record."""
+def has_our_record(record: Path) -> bool:
+    """Tell whether a file is a run record of tithe's."""
     try:
         found = read_json(record, StoreError, "")
     except StoreError:
@@ -139,15 +140,15 @@ def says_tithe(record: Path) -> bool:
 
 @contextmanager
 def run_folder(path: Path | None, flag: str = "--run-dir") -> Iterator[Path]:
-    """The folder, made and locked for this process; a temporary one where None is given.
+    """Make the run folder and lock it for this process; for None, use a temporary folder.
 
     Args:
         path: the folder.
-        flag: of the command line that names it.
+        flag: command line option that names it, for hints.
 
     Raises:
-        StoreError: another process has it.
-        OutputError: it cannot be made or written to.
+        StoreError: another process uses the folder.
+        OutputError: the folder cannot be made or written to.
     """
     if path is None:
         with tempfile.TemporaryDirectory(prefix="tithe-") as scratch:
@@ -173,10 +174,10 @@ def run_folder(path: Path | None, flag: str = "--run-dir") -> Iterator[Path]:
             f"the run folder `{path}` cannot be written to: {why}", hint=f"name another with `{flag}`"
         ) from None
     demand_unused(path, flag)
-    lock = FileLock(path / LOCK)  # the operating system lets go of it when a process dies
+    lock = FileLock(path / LOCK)  # the operating system releases it when a process dies
     try:
         lock.acquire(timeout=0)
-    except Timeout:  # an `OSError`, too
+    except Timeout:  # a subclass of `OSError`, so it comes first
         raise StoreError(
             f"another process is working in the run folder `{path}`", hint=f"wait for it, or name another with `{flag}`"
         ) from None
@@ -186,14 +187,14 @@ def run_folder(path: Path | None, flag: str = "--run-dir") -> Iterator[Path]:
         ) from None
     try:
         for name in (SCORES, TOKENS, DROPPED, RECORD):
-            sweep(path / name)
+            remove_partial_files(path / name)
         yield path
     finally:
         lock.release()
 
 
-def sweep(path: Path) -> None:
-    """Remove what a killed process had begun to write under this name."""
+def remove_partial_files(path: Path) -> None:
+    """Delete partial files that a killed process left for this name."""
     real = link_target(path)
     for scrap in real.parent.glob(f"{glob.escape(part_stem(real))}.????????.part"):
         with suppress(OSError):
@@ -201,12 +202,12 @@ def sweep(path: Path) -> None:
 
 
 def write_table(path: Path, table: pa.Table | Iterable[pa.Table]) -> None:
-    """A parquet file, whole or not at all; the same table gives the same bytes.
+    """Write a Parquet file atomically; equal tables give equal bytes.
 
     Args:
-        path: where.
-        table: the whole, or its parts one after the other, at least one: a row group each. Then no dictionaries are
-            made: those of numbers that hardly repeat would be in every part, and files a fifth larger.
+        path: of the file.
+        table: the whole table, or at least one part; each part becomes a row group. Parts are written without
+            dictionaries: numbers that hardly repeat would need one in every part, and files get a fifth larger.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -224,24 +225,25 @@ def write_table(path: Path, table: pa.Table | Iterable[pa.Table]) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file atomically."""
     with atomic(path, overwrite=True) as stream:
-        # A path may hold bytes that are no UTF-8: they are escaped as JSON has it, and read back as they were.
+        # A path may have bytes that are not UTF-8: they become JSON escapes, and are read back unchanged.
         text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
         stream.write(text.encode(errors="backslashreplace") + b"\n")
 
 
 @dataclass
-class Account:
-    """Of one run.
+class RecordWriter:
+    """Writer of the run record of a run that is interrupted or fails.
 
     Args:
-        folder: where the record is; None keeps none, and may be replaced once the run has made the folder its own.
-        reporter: who listens; it knows whether it could be heard.
-        record: makes the record of what was done so far; replaced as more is known.
-        name: of the record's file.
-        stores: what the run keeps to go on from, in the plural; None where it keeps nothing.
-        before: the record of the last run that finished here.
-        stored: counts what is stored.
+        folder: folder of the record; None keeps no record until `begin` names one.
+        reporter: prints notes; its `trouble` tells whether they could be printed.
+        record: returns the record so far; replaced as more is known.
+        name: file name of the record.
+        stores: plural noun for the results that a rerun reuses ("answers"); None if the run stores none.
+        before: record of the last run that finished in this folder.
+        stored: returns how many such results are stored.
     """
 
     folder: Path | None
@@ -253,25 +255,26 @@ class Account:
     stored: Callable[[], int] = field(default=lambda: 0)
 
     def begin(self, folder: Path) -> None:
-        """Keep the record in a folder from now on, which the run has found to be its own."""
+        """Keep the record in this folder from now on, once the run has checked and locked it."""
         self.folder, self.before = folder, last_finished(folder / self.name)
 
     def finished(self) -> dict[str, Any]:
-        """Return the entry of a run that came to its end."""
-        return {OUTCOME: {"status": FINISHED} | self.unheard()}
+        """Return the outcome of a run that finished."""
+        return {OUTCOME: {"status": FINISHED} | self.log_trouble()}
 
     def running(self) -> dict[str, Any]:
-        """Return the entry of a run that has not ended; it stays where the process is killed."""
+        """Return the outcome of a run in progress; it stays in the record if the process is killed."""
         return {OUTCOME: {"status": RUNNING}}
 
-    def unheard(self) -> dict[str, Any]:
+    def log_trouble(self) -> dict[str, Any]:
+        """Return the failure of the terminal or log, if some messages could not be printed."""
         return {} if self.reporter.trouble is None else {"log": self.reporter.trouble}
 
-    def broken_off(self, error: BaseException) -> dict[str, Any]:
-        """Return what is to be said of a run that did not come to its end, and of all that it did."""
+    def unfinished_record(self, error: BaseException) -> dict[str, Any]:
+        """Return the record of a run that did not finish: what it did, and why it ended."""
         try:
             made = self.record()
-        except Exception as wrong:  # the run's own error is what counts, and is raised after this
+        except Exception as wrong:  # the run's own error matters more, and is raised after this
             made = {"record_incomplete": f"{type(wrong).__name__}: {wrong}"}
         unexpected = {} if isinstance(error, TitheError | KeyboardInterrupt) else {"unexpected": type(error).__name__}
         why: dict[str, Any]
@@ -280,64 +283,64 @@ class Account:
         else:
             why = {"status": FAILED, "error": str(error), "hint": getattr(error, "hint", None)} | unexpected
         stored = {} if self.stores is None else {f"{self.stores}_stored": self.stored()}
-        return made | {OUTCOME: why | stored | self.unheard()}
+        return made | {OUTCOME: why | stored | self.log_trouble()}
 
     def write_broken_off(self, error: BaseException) -> None:
-        """Write the record of a run that did not come to its end, and say what it keeps if it was interrupted.
+        """Write the record of a run that did not finish; if it was interrupted, print how much is stored.
 
-        The record of the last run that finished here stays in it: results of that run may still be in the folder.
+        The record of the last finished run stays inside it: that run's results may still be in the folder.
         """
         if self.folder is None:
             return
-        made = self.broken_off(error)
+        made = self.unfinished_record(error)
         if isinstance(error, KeyboardInterrupt) and self.stores and (n := made[OUTCOME][f"{self.stores}_stored"]):
             what = f"1 {self.stores.removesuffix('s')} is" if n == 1 else f"{n:,} {self.stores} are"
             self.reporter.say(f"{what} stored in `{self.folder}`: run the same command again to go on")
         try:
             write_json(self.folder / self.name, made | ({} if self.before is None else {BEFORE: self.before}))
-        except TitheError as full:  # a full disk, perhaps the very reason
+        except TitheError as full:  # a full disk may be why the run failed
             self.reporter.say(f"note: {full}")
 
 
 @contextmanager
-def account(
+def recorded_run(
     folder: Path | None,
     reporter: Reporter,
     record: Callable[[], dict[str, Any]],
     *,
     name: str = RECORD,
     stores: str | None = "answers",
-) -> Iterator[Account]:
-    """Write the record of a run that is interrupted or fails; the run itself writes that of one which finishes.
+) -> Iterator[RecordWriter]:
+    """Write a run record if the body is interrupted or fails; a run that finishes writes its own.
 
     Args:
-        folder: where the record goes, open; None keeps no record.
-        reporter: is told what is stored, where the run is interrupted.
-        record: see `Account`.
-        name: of the record's file.
-        stores: see `Account`.
+        folder: locked run folder of the record; None keeps no record.
+        reporter: prints how much is stored if the run is interrupted.
+        record: see `RecordWriter`.
+        name: file name of the record.
+        stores: see `RecordWriter`.
     """
-    told = Account(None, reporter, record, name, stores)
+    writer = RecordWriter(None, reporter, record, name, stores)
     if folder is not None:
-        told.begin(folder)
+        writer.begin(folder)
     try:
-        yield told
+        yield writer
     except BaseException as error:
-        told.write_broken_off(error)
+        writer.write_broken_off(error)
         raise
 
 
 def has_finished(record: Mapping[str, Any]) -> bool:
-    """Return whether a record is of a run that came to its end; those of before there were outcomes all are."""
+    """Tell whether a record is of a finished run; records without an outcome, of early versions, always are."""
     outcome = record.get(OUTCOME)
     return not isinstance(outcome, Mapping) or outcome.get("status") == FINISHED
 
 
 def last_finished(path: Path) -> dict[str, Any] | None:
-    """Return the record of the last run that came to its end, or None."""
+    """Return the record of the last run that finished, or None."""
     try:
         found: Any = read_json(path, StoreError, "it is written anew")
-    except StoreError:  # none, or what a foreign hand made of it
+    except StoreError:  # there is none, or it is not a record
         return None
     if not has_finished(found):
         found = found.get(BEFORE)
@@ -345,7 +348,7 @@ def last_finished(path: Path) -> dict[str, Any] | None:
 
 
 def is_broken_off(path: Path) -> bool:
-    """Return whether a file is the record of a run that did not come to its end, and of none that did."""
+    """Tell whether a file is the record of an unfinished run, and holds no record of a finished one."""
     try:
         found = read_json(path, StoreError, "")
     except StoreError:

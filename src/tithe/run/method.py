@@ -1,4 +1,7 @@
-"""The method of a run: its scorers, selectors and readouts; and all that a run is made of, checked to fit together."""
+"""The method of a run (scorers, selectors, readouts), and its setup: data, method and model, checked together.
+
+What is wrong with the settings is found here, before a run folder is made or a model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from tithe.neighbours.encoder import FILE
 from tithe.neighbours.encoders import make_encoder
 from tithe.records import Ask, Example
 from tithe.run.answers import borrow, demand_run_folder, model_answers
-from tithe.run.engines import OwnModel
-from tithe.run.model import ALWAYS_THERE, Model, open_model, open_renderer
-from tithe.run.source import Pools, Source, read_kept
+from tithe.run.engines import DeferredModel
+from tithe.run.run_model import ALWAYS_THERE, RunModel, open_model, open_renderer
+from tithe.run.source import DataSource, Pools, read_kept
 from tithe.scorers.base import Scorer, learns, settings_of
 from tithe.selectors.base import Selector
 from tithe.settings import INHERITED, ScoreSettings
@@ -34,12 +37,12 @@ LIKELIHOODS = "nll_tokens"
 
 @dataclass(frozen=True)
 class Method:
-    """What is asked of the model, and how the answers become a choice.
+    """The scorers and selectors of a run: what they ask the model, and how its answers become a choice.
 
     Args:
-        settings: of the run.
-        scorers: by name, in the order asked for; prepared ones take their place in the runner.
-        selectors: all that read these scores.
+        settings: settings of the run.
+        scorers: by name, in the order of the settings, not prepared yet.
+        selectors: selectors that read these scores.
     """
 
     settings: ScoreSettings
@@ -48,48 +51,48 @@ class Method:
 
     @classmethod
     def of(cls, settings: ScoreSettings, selectors: Sequence[Selector] = ()) -> Self:
-        """Make the scorers that the settings name.
+        """Build the scorers that the settings name.
 
         Raises:
-            SettingsError: one is unknown or there twice, or settings of theirs go with none of them.
+            SettingsError: a scorer is unknown or given twice, or a setting goes with none of them.
         """
         found: dict[str, Scorer] = {}
         for spec in settings.scorer:
-            scorer = plugins.build_scorer(spec, inherited(settings))
+            scorer = plugins.build_scorer(spec, inherited_settings(settings))
             if scorer.name in found:
-                raise SettingsError(f"scorer `{scorer.name}` is asked for twice", hint="one column each")
+                raise SettingsError(f"scorer `{scorer.name}` is given twice", hint="each scorer has one column")
             found[scorer.name] = scorer
         method = cls(settings, found, selectors)
         if settings.residualise and not method.residualised:
             raise SettingsError(
-                "`residualise` takes away what length predicts, and of `length` nothing is left", hint="leave it out"
+                "`residualise` subtracts what length predicts, and nothing is left of `length`", hint="leave it out"
             )
         return method
 
     @property
     def learns(self) -> bool:
-        """Whether a scorer has to be prepared."""
+        """Whether a scorer learns from the data set before it scores."""
         return any(map(learns, self.scorers.values()))
 
     @property
     def whole_response(self) -> bool:
-        """Whether a scorer must have responses whole."""
+        """Whether a scorer needs uncut responses."""
         return any(scorer.whole_response for scorer in self.scorers.values())
 
     @property
     def residualised(self) -> list[str]:
-        """Scorers whose score is also given without what the length predicts."""
+        """Names of the scorers that also get a residual score, without what the length predicts."""
         return [name for name in self.scorers if self.settings.residualise and name != "length"]
 
     @property
     def score_columns(self) -> list[str]:
-        """Columns of the score table that hold scores, and what scorers say besides."""
+        """Columns of the score table that scorers fill: scores, their additional columns, residuals."""
         more = [f"{name}_{what}" for name, scorer in self.scorers.items() for what in scorer.also]
-        return [*self.scorers, *more, *map(residual, self.residualised)]
+        return [*self.scorers, *more, *map(residual_name, self.residualised)]
 
     @property
     def encoder_specs(self) -> list[str]:
-        """Encoders that the scorers and selectors name."""
+        """Specs of the encoders that the scorers and selectors use."""
         used = [*self.scorers.values(), *self.selectors]
         with_one = [one for one in used if "encoder" in plugins.setting_names(type(one))]
         return list(dict.fromkeys(spec for spec in (one.encoder for one in with_one) if spec))  # type: ignore[attr-defined]
@@ -101,41 +104,44 @@ class Method:
         asked: Callable[[Sequence[Mapping[str, Ask]]], object] = lambda _: None,
         sample: frozenset[str] = frozenset(),
     ) -> dict[str, Scorer]:
-        """Return the scorers, prepared with made-up vectors and answers: what they ask for is right in kind and number.
+        """Return the scorers, prepared with made-up vectors and answers; their asks have the right kind and number.
 
         Args:
-            examples: as if they were all there are.
+            examples: used as the whole data set.
             pools: the other data sets of the run.
-            asked: is told of all asks that a scorer has while it prepares.
-            sample: ids of examples that are to have each other for neighbours.
+            asked: called with the asks that a scorer makes while it prepares.
+            sample: ids of examples that become each other's neighbours.
         """
         bench = PlanBench(examples, read=pools.load, tables=read_kept, asked=asked, sample=sample)
         return {name: scorer.prepare(bench) for name, scorer in self.scorers.items()}
 
-    def readouts_asked(self, source: Source, pools: Pools) -> frozenset[str]:
-        """Return the names of the readouts that the scorers ask for, by what they ask of the first examples.
+    def readouts_asked(self, source: DataSource, pools: Pools) -> frozenset[str]:
+        """Return the names of the readouts that the scorers ask of the first examples.
 
         Raises:
             DataError: no example can be read, or there are too few to learn from.
+            SettingsError: a readout is unknown.
         """
-        head = source.head
-        if not head.examples:
-            first = head.first_bad
-            where = "" if first is None else f", the first at {first.where}: {first.reason}"
+        first = source.first_records
+        if not first.examples:
+            bad = first.first_bad
+            where = "" if bad is None else f", the first at {bad.where}: {bad.reason}"
             raise DataError(
-                f"no record of `{self.settings.dataset}` can be read: {head.bad} bad rows{where}",
+                f"no record of `{self.settings.dataset}` can be read: {first.bad} bad rows{where}",
                 hint="`--format` names the shape, if it was not recognised",
             )
         asked: list[Mapping[str, Ask]] = []
         try:
-            scorers = self.stubs(head.examples if self.learns else head.examples[:1], pools, asked.extend)
+            scorers = self.stubs(first.examples if self.learns else first.examples[:1], pools, asked.extend)
         except DataError:
-            if head.whole:
+            if first.whole:
                 raise
-            scorers = self.stubs(source.examples, pools, asked.extend)  # the head held too few of a kind, perhaps
+            # The first records may have too few of a kind (say, of one label): try all examples.
+            scorers = self.stubs(source.examples, pools, asked.extend)
+        # Asks must name the same readouts for every example, so one example tells which stores to open.
         known = plugins.names(plugins.READOUTS)
         for scorer in scorers.values():
-            asks = scorer.asks(head.examples[0])
+            asks = scorer.asks(first.examples[0])
             for name in {ask.readout.partition(":")[0] for ask in asks.values()} - {*known}:
                 raise SettingsError(f"scorer `{scorer.name}`: unknown readout `{name}`", hint=did_you_mean(name, known))
             asked.append(asks)
@@ -145,26 +151,26 @@ class Method:
 
 @dataclass(frozen=True)
 class Setup:
-    """A source, a method and a model that fit together. Nothing is loaded, and nothing is found out later.
+    """Data, method and model of a run, checked to fit together; no weights are loaded yet.
 
     Args:
-        settings: of the run, or of one stage.
+        settings: settings of the run, or of one stage.
         source: the data.
         method: scorers and selectors.
-        model: its files.
-        renderer: makes passes of examples.
+        model: the model's files.
+        renderer: turns examples into passes.
         asked: names of the readouts that the scorers ask for.
-        readouts: by name; the common ones are always there.
+        readouts: readouts by name; the built-in ones are always there.
         pools: other data sets that scorers read.
-        weights: whether the model will be loaded, if a readout needs it; a plan loads none.
-        notes: what is to be said before the run reads.
-        warmed: the record of the warm-up that made the model; None where there was none.
+        weights: whether to load the model if a readout needs it; False in a plan.
+        notes: notes to print before the run reads.
+        warmed: record of the warm-up that trained the model; None without one.
     """
 
     settings: ScoreSettings
-    source: Source
+    source: DataSource
     method: Method
-    model: Model
+    model: RunModel
     renderer: Renderer
     asked: frozenset[str]
     readouts: Mapping[str, Readout]
@@ -175,39 +181,36 @@ class Setup:
 
     @property
     def needs_model(self) -> bool:
+        """Whether a readout or an encoder reads the scoring model."""
         return needs_model(self.asked, self.method)
 
     @property
     def reads_model(self) -> bool:
-        """Whether weights are read in this run."""
+        """Whether this run may load the weights."""
         return self.weights and self.needs_model
 
-    def basics(self) -> dict[str, Any]:
-        """Return what is known before anything is read, for the run record."""
-        return basics(self.settings)
-
     def describe(self) -> dict[str, Any]:
-        """Return what the numbers depend on, for the run record."""
-        out = self.basics()
+        """Return everything that the scores depend on, for the run record."""
+        out = basic_record(self.settings)
         out["dataset"] = self.source.input_check.describe()
         out["scorers"] = {name: scorer_record(scorer) for name, scorer in self.method.scorers.items()}
         out["template"] = self.renderer.describe()
         out["model"] = self.model.describe()
-        own = {name: told for name, one in self.readouts.items() if (told := one.describe())}
-        if own:
-            out["readouts"] = own
+        described = {name: facts for name, one in self.readouts.items() if (facts := one.describe())}
+        if described:
+            out["readouts"] = described
         if self.warmed is not None:
             out["warmup"] = self.warmed
-        if self.reads_model:
+        if self.reads_model:  # hashing the weights takes seconds: only if they are read
             out["model"] |= {"fingerprint": self.model.fingerprint, "dtype": self.model.weights_dtype}
         return out
 
     def stores(self, place: Path, say: Callable[[str], None]) -> dict[str, Store]:
-        """Open the stores of the readouts, by name; none where no model is needed.
+        """Open the stores of the readouts, by name; none if no model is needed.
 
         Args:
-            place: the folder that keeps answers.
-            say: is told where answers that were to be used are none of this model's.
+            place: folder of the stored answers.
+            say: prints a note if the run folder in `answers` has none of this model.
         """
         if not self.needs_model:
             return {}
@@ -220,11 +223,11 @@ class Setup:
             say(f"note: `{other}` has no answers of this model in {self.model.weights_dtype}")
         return stores
 
-    def warm(self, record: Mapping[str, Any]) -> Setup:
-        """Return the same with a model that was trained in the run folder in the place of its own.
+    def with_trained_model(self, record: Mapping[str, Any]) -> Setup:
+        """Return the setup with the model that a warm-up trained in the run folder.
 
         Args:
-            record: of the warm-up; `folder` is where the model lies.
+            record: record of the warm-up; `folder` is where the trained model is.
         """
         settings = self.settings.model_copy(update={"model": record["folder"]})
         model = open_model(settings, began_in=self.model.began_in)
@@ -237,30 +240,31 @@ def set_up(
     settings: ScoreSettings,
     *,
     method: Method | None = None,
-    source: Source | None = None,
+    source: DataSource | None = None,
     pools: Pools | None = None,
     weights: bool = True,
     folder: Path | None = None,
 ) -> Setup:
-    """Find everything that a run is made of, and raise what can be known to be wrong before a folder is made.
+    """Find data, method and model of a run, and check them before a folder is made.
 
     Args:
-        settings: of the run.
-        method: scorers and selectors; made of the settings by default.
-        source: the data; opened as the settings say by default.
-        pools: other data sets that were read already.
-        weights: whether the model's weights will be needed, if the model is.
-        folder: the run folder; what it holds may decide a dtype.
+        settings: settings of the run.
+        method: scorers and selectors; built from the settings by default.
+        source: the data; opened from the settings by default.
+        pools: other data sets, if some are read already.
+        weights: whether the run will load the model, if it needs one.
+        folder: the run folder; its contents may decide the dtype.
 
     Raises:
-        TitheError: with one sentence about the first thing that is wrong.
+        TitheError: the run cannot work with these settings; names the first mistake.
     """
     if settings.answers is not None and weights:
         demand_run_folder(Path(settings.answers).expanduser())
     if settings.per_token and weights and folder is None:
-        raise SettingsError("`per_token` writes a file to the run folder, and there is none", hint="give `run_dir`")
+        raise SettingsError("`per_token` needs a run folder for its file", hint="give `run_dir`")
+    # Order matters for the first error: settings, then data, then the model, which may have to be downloaded.
     method = method or Method.of(settings)
-    source = source or Source.open(settings)
+    source = source or DataSource.open(settings)
     pools = pools or Pools(settings)
     said_before = len(pools.notes)
     asked = method.readouts_asked(source, pools)
@@ -269,13 +273,13 @@ def set_up(
             f"`per_token` keeps likelihoods, and {', '.join(method.scorers)} reads none",
             hint="leave it out, or score with `ifd` as well",
         )
-    needed = needs_model(asked, method)
+    needed = needs_model(asked, method)  # without one, the tokenizer is still needed: a run counts tokens
     what = "a model" if needed else "a model's tokenizer, to count tokens"
     model = open_model(
         settings, weights=weights and needed, began_in=folder, missing=f"{', '.join(method.scorers)} needs {what}"
     )
-    notes = [] if source.of is not None else [*source.dataset.notes]
-    if weights and settings.device not in ALWAYS_THERE:  # also where no model is loaded
+    notes = [] if source.part_of is not None else [*source.dataset.notes]
+    if weights and settings.device not in ALWAYS_THERE:  # a mistyped device is an error, needed or not
         demand(model.devices)
     if weights and needed and (note := model.chosen_dtype[1]) is not None:
         notes.append(note)
@@ -290,16 +294,16 @@ def set_up(
 
 @dataclass
 class Facts:
-    """What readouts may know of a run; see `RunFacts`.
+    """The facts about a run that readouts may use; implements `RunFacts`.
 
     Args:
-        model: that is read.
-        renderer: of its passes.
-        weights: whether it will be loaded.
-        notes: what is odd.
+        model: the scoring model.
+        renderer: renderer of its passes.
+        weights: whether the model will be loaded.
+        notes: notes that readouts add.
     """
 
-    model: Model
+    model: RunModel
     renderer: Renderer
     weights: bool = True
     notes: list[str] = field(default_factory=list)
@@ -325,46 +329,47 @@ class Facts:
 
 
 def make_readouts(asked: Iterable[str], run: Facts) -> Mapping[str, Readout]:
-    """Return the readouts by the names under which they are asked for; the common ones are always there."""
+    """Return the readouts by the names that scorers use; the built-in ones are always there."""
     own = {name: plugins.build_readout(name, run) for name in sorted(asked) if name not in READOUTS}
     return {**READOUTS, **own}
 
 
 def needs_model(asked: Iterable[str], method: Method) -> bool:
-    """Return whether a readout, or an encoder, reads the scoring model."""
+    """Tell whether a readout or an encoder reads the scoring model."""
     reads = any(name not in READOUTS or READOUTS[name].needs_model for name in asked)
     return reads or any(parse_spec(spec)[0] == "self" for spec in method.encoder_specs)
 
 
-def check_encoders(method: Method, source: Source, model: Model | None) -> None:
-    """Raise what is wrong with the encoders that a run names.
+def check_encoders(method: Method, source: DataSource, model: RunModel | None) -> None:
+    """Build the encoders of a run once, so that a mistake shows before anything is read.
 
     Raises:
         TitheError: see `make_encoder`.
     """
     for spec in method.encoder_specs:
-        own = None if model is None else OwnModel(model)
+        # Without `load`, the encoder `self` checks its settings and embeds nothing.
+        own = None if model is None else DeferredModel(model)
         device = "auto" if model is None else model.first_device
-        if spec.strip().startswith(FILE):  # its rows belong to these examples
+        if spec.strip().startswith(FILE):  # a file of vectors must match the data set row by row
             examples, rows = source.whole.in_memory
             make_encoder(spec, own=own, corpus=examples, rows=rows, device=device)
         else:
             make_encoder(spec, own=own, device=device)
 
 
-def basics(settings: ScoreSettings) -> dict[str, Any]:
-    """Return what is known of a run before anything is read, for its record."""
+def basic_record(settings: ScoreSettings) -> dict[str, Any]:
+    """Return settings and versions, which every run record begins with."""
     return {"settings": settings.model_dump(mode="json"), "versions": versions()}
 
 
-def inherited(settings: ScoreSettings) -> dict[str, Any]:
-    """Return what scorers and selectors take from the run's settings, where they have such a setting."""
+def inherited_settings(settings: ScoreSettings) -> dict[str, Any]:
+    """Return the run settings that scorers and selectors inherit, if they have a setting of that name."""
     given = {name: getattr(settings, name) for name in INHERITED}
     return {"seed": settings.seed} | {name: value for name, value in given.items() if value is not None}
 
 
-def residual(name: str) -> str:
-    """Return what a score is called when the length is taken away from it."""
+def residual_name(name: str) -> str:
+    """Return the column name of a score without what the length predicts."""
     return f"{name}_residual"
 
 

@@ -1,4 +1,4 @@
-"""Select: score, choose, and write what was kept and dropped, in one stage or in several."""
+"""Select in one stage or several: score, choose, and write the kept and the dropped records."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ from tithe.data.writers import DroppedRecords
 from tithe.errors import DataError, SettingsError, TitheError
 from tithe.report.reporter import Reporter
 from tithe.run.choose import (
-    Recipe,
+    SelectionRules,
     choose,
-    chosen_filters,
-    contaminated,
-    narrowed,
-    outcome,
-    own_columns,
+    choose_filters,
+    combine_stages,
+    find_contaminated,
+    input_columns,
+    narrow_scores,
     ranking_scorer,
     reasons_by_row,
-    way_out,
+    suggest_changes,
     with_reasons,
 )
-from tithe.run.engines import Engines
+from tithe.run.engines import EngineCache
 from tithe.run.folder import (
     DROPPED,
     RECORD,
     SCORES,
     TOKENS,
-    Account,
-    account,
+    RecordWriter,
     check_places,
     inputs_of,
+    recorded_run,
+    remove_partial_files,
     run_folder,
-    sweep,
     write_json,
     write_table,
 )
-from tithe.run.method import Method, Setup, basics, inherited, residual, set_up
+from tithe.run.method import Method, Setup, basic_record, inherited_settings, residual_name, set_up
 from tithe.run.results import ScoreResult, SelectResult, StageResult
-from tithe.run.score import Scoring, check_warmup, warmed_up
-from tithe.run.source import Pools, Source
+from tithe.run.score import Scoring, check_warmup, warm_up
+from tithe.run.source import DataSource, Pools
 from tithe.run.table import COUNTS, NLLS
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter
 from tithe.settings import SelectSettings, check_inherited
-from tithe.stages import Stage, base_name, naming, parse_pipeline
+from tithe.stages import Stage, base_name, naming_stage, parse_pipeline
 
 FOLDER = "stage-{}"
-ELSEWHERE = ("scorer", "preset", "by", "selector", "keep", "residualise")  # said by the stages
+ELSEWHERE = ("scorer", "preset", "by", "selector", "keep", "residualise")  # each stage has its own
 
 
 @dataclass(frozen=True)
-class Job:
-    """A stage, ready to be run. A selection without a pipeline is one job without a stage.
+class StageJob:
+    """A stage that is ready to run. A selection without a pipeline is a single job without a stage.
 
     Args:
-        stage: what was asked for; None where the settings are all there is.
-        settings: as `select` would have them if the stage were all.
-        method: its scorers and its selector.
-        selector: its own.
-        column: what the stage's scores are called in the table of the whole; None where it has none of its own.
-        setup: what it would be made of if nothing came before it; what is wrong with it is known by now.
-        extra: columns of the input that its filters and selectors read.
+        stage: the parsed stage; None for a selection without a pipeline.
+        settings: the settings `select` would have if this stage were the whole run.
+        method: the stage's scorers and selector.
+        selector: the stage's selector.
+        column: name of the stage's scores in the final table; None if it uses the scores of an earlier stage.
+        setup: the stage on the whole data set, checked before anything is scored.
+        extra: input columns that its filters and selectors read.
     """
 
     stage: Stage | None
@@ -82,7 +82,7 @@ class Job:
 
     @property
     def scores(self) -> bool:
-        """Whether it scores, and does not use the scores of the stage before."""
+        """Whether the stage scores; otherwise it uses the scores of the stage before."""
         return self.stage is None or self.stage.scorer is not None
 
     def budget(self, total: int) -> Budget:
@@ -92,7 +92,7 @@ class Job:
             total: examples of the whole input.
         """
         s = self.settings
-        return Budget.parse(s.keep, of=s.keep_of) if self.stage is None else self.stage.spends(total, s.keep_of)
+        return Budget.parse(s.keep, of=s.keep_of) if self.stage is None else self.stage.budget_for(total, s.keep_of)
 
 
 def select(
@@ -103,26 +103,25 @@ def select(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> SelectResult:
-    """Score a data set and keep the part of it that a selector takes; in stages, where a pipeline is given.
+    """Score a data set and keep the part that a selector takes; with a pipeline, do so stage by stage.
 
-    - Budgets compound: a share is one of what comes into the stage; with `of all`, of the whole input. Rows and tokens
-      are what they are; a stage that asks for more than is left keeps all of it, which is noted.
-    - A stage scores what is left, and nothing else; what its scorer learns (neighbours), it learns from that.
-    - A stage has its scorer's own filter. A filter given belongs to the first stage that has its column, and stands
-      there in the place of the scorer's own. Duplicates, and what is in evaluation files, are dropped in the first
-      stage.
+    - Budgets compound: a share counts from what enters the stage, or from the whole input with `of all`. Rows and
+      tokens are absolute; a stage that asks for more than is left keeps everything and notes it.
+    - A stage scores only what is left, and its scorer learns (neighbours) only from that.
+    - A stage uses its scorer's default filter. A filter that the user gives goes to the first stage that has its
+      column, and replaces the default there. Duplicates and contaminated examples are dropped in the first stage.
     - A stage without a scorer chooses by the scores of the stage before.
-    - Answers of all stages are kept together in the run folder, the score table of each in its `stage-N`.
+    - The run folder holds the answers of all stages together, and each stage's score table in `stage-N`.
 
     Args:
-        settings: what is scored, how, and what is kept.
+        settings: what to score, how, and what to keep.
         folder: the run folder: scores, dropped records with reasons, run record; None keeps nothing.
         output: where the kept records go.
-        overwrite: replace `output` if it is there.
-        reporter: who listens.
+        overwrite: replace `output` if it exists.
+        reporter: prints progress and notes.
 
     Raises:
-        TitheError: whatever stops the run, with the stage it is about; what was scored before is in the run folder.
+        TitheError: the run cannot go on; names the stage. Answers so far stay in the run folder.
     """
     reporter = reporter or Reporter()
     check_places(output, overwrite, settings.dataset, folder, inputs_of(settings))
@@ -130,43 +129,44 @@ def select(
         jobs, waiting = [single_job(settings, folder, reporter)], list[str]()
     else:
         jobs, waiting = make_jobs(settings, folder)
+    # All checks are done by now: below, the run folder is made and locked.
     whole = jobs[0].setup.source
-    found = contaminated(whole.dataset, settings, reporter)
+    found = find_contaminated(whole.dataset, settings, reporter)
     with (
         run_folder(folder) as place,
-        account(folder, reporter, lambda: basics(settings)) as told,
-        closing(Engines(reporter)) as engines,
+        recorded_run(folder, reporter, lambda: basic_record(settings)) as writer,
+        closing(EngineCache(reporter)) as engines,
     ):
         if settings.pipeline is not None:
-            clear(place)
-        cascade = Cascade(settings, jobs, whole, place, folder, reporter, waiting, found.examples, told, engines)
+            clear_stage_folders(place)
+        cascade = PipelineRun(settings, jobs, whole, place, folder, reporter, waiting, found.examples, writer, engines)
         result = cascade.run()
-        result = replace(result, record=result.record | found.told | told.finished())
-        told.record = lambda: result.record
+        result = replace(result, record=result.record | found.told | writer.finished())
+        writer.record = lambda: result.record
         if folder is not None:
             write_table(folder / SCORES, with_reasons(result))
         if not result.kept:
-            write_rest(result, folder)
+            write_dropped_and_record(result, folder)
             raise nothing_kept(result, whole=True)
         if output is None:
-            write_rest(result, folder)
-        else:  # last: where it is, everything is
-            sweep(output)
-            write_both(result, folder, output, settings, overwrite)
+            write_dropped_and_record(result, folder)
+        else:  # the output comes last: once it exists, the run folder is complete
+            remove_partial_files(output)
+            write_kept_and_dropped(result, folder, output, settings, overwrite)
     return result
 
 
-def write_rest(result: SelectResult, folder: Path | None) -> None:
-    """Write what was dropped, and the record."""
+def write_dropped_and_record(result: SelectResult, folder: Path | None) -> None:
+    """Write the dropped records and the run record."""
     if folder is not None:
         write_dropped(result.scored.dataset, reasons_by_row(result), folder / DROPPED)
         write_json(folder / RECORD, result.record)
 
 
-def write_both(
+def write_kept_and_dropped(
     result: SelectResult, folder: Path | None, output: Path, settings: SelectSettings, overwrite: bool
 ) -> None:
-    """Write what was kept and what was dropped in one reading of the data set; the output's name comes last."""
+    """Write the kept and the dropped records in one pass over the data set; the output gets its name last."""
     if folder is None:
         result.write(output, shape=settings.shape, overwrite=overwrite)
         return
@@ -182,31 +182,31 @@ def write_both(
 
             result.write(output, shape=settings.shape, overwrite=overwrite, dropped=dropped, then=finish)
     except TitheError:
-        write_rest(result, folder)  # what the output cannot hold is no reason to lose the rest
+        write_dropped_and_record(result, folder)  # if the output cannot be written, keep the rest of the results
         raise
 
 
-def single_job(settings: SelectSettings, folder: Path | None, reporter: Reporter) -> Job:
+def single_job(settings: SelectSettings, folder: Path | None, reporter: Reporter) -> StageJob:
     """Return the one job of a selection without a pipeline."""
     Budget.parse(settings.keep, of=settings.keep_of)
-    selector = plugins.build_selector(settings.selector, inherited(settings))
+    selector = plugins.build_selector(settings.selector, inherited_settings(settings))
     method = Method.of(settings, (selector,))
     check_inherited(settings, [*method.scorers.values(), selector])
     by = ranking_scorer(method, settings.by)
     if settings.residualise and by == "length":
         raise SettingsError(
-            "`residualise` takes away what length predicts, and `length` ranks", hint="`--by` names another scorer"
+            "`residualise` subtracts what length predicts, and `length` ranks", hint="`--by` names another scorer"
         )
-    source = Source.open(settings)
-    filters = chosen_filters(method, source, settings, by, reporter)
-    extra = own_columns(method, source, selector, filters)
+    source = DataSource.open(settings)
+    filters = choose_filters(method, source, settings, by, reporter)
+    extra = input_columns(method, source, selector, filters)
     setup = set_up(settings, method=method, source=source, folder=folder)
     check_warmup(setup, folder)
-    return Job(None, settings, method, selector, None, setup, extra)
+    return StageJob(None, settings, method, selector, None, setup, extra)
 
 
-def clear(place: Path) -> None:
-    """Take away the results of an earlier run's stages; there may have been more of them."""
+def clear_stage_folders(place: Path) -> None:
+    """Delete the stage results of an earlier run, which may have had more stages."""
     for earlier in place.glob(FOLDER.format("*")):
         for name in (SCORES, TOKENS, DROPPED, RECORD):
             with suppress(FileNotFoundError, NotADirectoryError):
@@ -214,72 +214,72 @@ def clear(place: Path) -> None:
 
 
 @dataclass
-class Cascade:
-    """The stages that are done, and how the next one is.
+class PipelineRun:
+    """A selection in progress: the finished stages, and all that the next ones need.
 
     Args:
-        settings: of the whole run.
+        settings: settings of the whole run.
         jobs: all stages.
-        whole: the data set.
-        place: where answers are kept meanwhile.
-        folder: the run folder to name in results, None for a scratch one.
-        reporter: who listens.
-        waiting: filters whose column no stage had yet.
-        contaminated: id -> reason, of examples that the first stage drops.
-        told: learns how to tell what was done so far.
-        engines: hold the model between stages.
-        done: the stages so far.
+        whole: the whole data set.
+        place: folder of stored answers; a temporary one without a run folder.
+        folder: the run folder to name in results; None for a temporary one.
+        reporter: prints progress and notes.
+        waiting: filters whose column no stage has had yet.
+        contaminated: id -> reason, for examples that the first stage drops.
+        writer: writes the run record if the run stops early.
+        engines: keeps the model loaded between stages.
+        done: the finished stages.
     """
 
     settings: SelectSettings
-    jobs: Sequence[Job]
-    whole: Source
+    jobs: Sequence[StageJob]
+    whole: DataSource
     place: Path
     folder: Path | None
     reporter: Reporter
     waiting: list[str]
     contaminated: Mapping[str, str]
-    told: Account
-    engines: Engines
+    writer: RecordWriter
+    engines: EngineCache
     done: list[StageResult] = field(default_factory=list)
 
     def run(self) -> SelectResult:
-        """Carry out all stages.
+        """Run all stages.
 
         Raises:
-            TitheError: naming the stage, where there are several.
+            TitheError: a stage cannot go on; in a pipeline the message names it.
         """
         if self.settings.pipeline is None:
-            return self.single(self.jobs[0])
+            return self.run_single(self.jobs[0])
         for job in self.jobs:
             assert job.stage is not None
-            with naming(job.stage):
-                self.step(job, job.stage)
+            with naming_stage(job.stage):
+                self.run_stage(job, job.stage)
         for text in self.waiting:
             self.reporter.say(f"note: the filter `{text}` did nothing: no stage reads its column")
-        return outcome(self.done, self.settings, self.whole.dataset, self.folder)
+        return combine_stages(self.done, self.settings, self.whole.dataset, self.folder)
 
-    def single(self, job: Job) -> SelectResult:
-        """Carry out the one stage of a selection without a pipeline."""
-        setup = warmed_up(job.setup, self.folder, self.reporter)
-        scored = Scoring(setup, self.engines, self.reporter, self.place, self.told, extra=job.extra).run(self.folder)
-        return choose(scored, self.recipe(job, setup, scored, len(scored)))
+    def run_single(self, job: StageJob) -> SelectResult:
+        """Run the single stage of a selection without a pipeline."""
+        setup = warm_up(job.setup, self.folder, self.reporter)
+        scored = Scoring(setup, self.engines, self.reporter, self.place, self.writer, extra=job.extra).run(self.folder)
+        return choose(scored, self.rules(job, setup, scored, len(scored)))
 
-    def step(self, job: Job, stage: Stage) -> None:
-        """Score what is left, and keep a part of it.
+    def run_stage(self, job: StageJob, stage: Stage) -> None:
+        """Score the examples that are left, and keep a part of them.
 
         Raises:
             DataError: nothing is kept.
         """
         self.reporter.say(f"{stage.label}:")
-        setup = job.setup if not self.done else self.narrowed(job, self.done[-1].chosen.rows())
+        setup = job.setup if not self.done else self.narrow(job, self.done[-1].chosen.rows())
         with run_folder(self.place / FOLDER.format(stage.number)) as here:
-            own = Account(None, self.reporter, dict)
+            own = RecordWriter(None, self.reporter, dict)  # collects the stage's record; only the run writes one
             scoring = Scoring(setup, self.engines, self.reporter, here, own, self.place, job.extra)
-            scored = self.scored(job, stage, scoring)
+            scored = self.score_stage(job, stage, scoring)
             total = len(self.done[0].chosen.scores) if self.done else len(scored.scores())
-            chosen = choose(scored, self.recipe(job, setup, scored, total))
-            chosen = replace(chosen, scored=replace(chosen.scored, vectors=None))  # which hold all examples in memory
+            chosen = choose(scored, self.rules(job, setup, scored, total))
+            chosen = replace(chosen, scored=replace(chosen.scored, vectors=None))  # frees the examples
             write_table(here / SCORES, with_reasons(chosen))
         result = StageResult(stage, job.column, chosen, total)
         self.reporter.say(result.sentence)
@@ -289,43 +289,49 @@ class Cascade:
             self.reporter.say(f"note: {chosen.note}")
         self.done.append(result)
 
-    def narrowed(self, job: Job, places: Mapping[int, Collection[int]]) -> Setup:
-        """Return what a later stage is made of: of the data set what is left."""
+    def narrow(self, job: StageJob, places: Mapping[int, Collection[int]]) -> Setup:
+        """Return the setup of a later stage: its method on the examples that are left.
+
+        Args:
+            job: the stage.
+            places: row -> kept turns, from the stage before.
+        """
         source, before = self.whole.part(places), job.setup
         setup = set_up(job.settings, method=job.method, source=source, pools=before.pools, folder=self.folder)
         return replace(setup, notes=[*dict.fromkeys([*before.notes, *setup.notes])])
 
-    def scored(self, job: Job, stage: Stage, scoring: Scoring) -> ScoreResult:
-        """Return the stage's own scores, or those of the stage before as far as they are left."""
+    def score_stage(self, job: StageJob, stage: Stage, scoring: Scoring) -> ScoreResult:
+        """Return the stage's own scores, or the scores of the stage before for the examples that are left."""
         if not job.scores:
             bench = scoring.bench
             bench.tidy()
             return replace(
-                narrowed(self.done[-1].chosen, scoring.setup.source.dataset, bench.facts), vectors=bench.vectors
+                narrow_scores(self.done[-1].chosen, scoring.setup.source.dataset, bench.facts), vectors=bench.vectors
             )
-        own = scoring.told
+        own = scoring.writer
         assert own is not None
-        self.told.record, self.told.stored = lambda: self.so_far(stage, own), lambda: own.stored()
+        self.writer.record, self.writer.stored = lambda: self.record_so_far(stage, own), lambda: own.stored()
         return scoring.run(None if self.folder is None else scoring.place)
 
-    def so_far(self, stage: Stage, own: Account) -> dict[str, Any]:
-        """Return the record of the stages that are done, and of the one under way."""
+    def record_so_far(self, stage: Stage, own: RecordWriter) -> dict[str, Any]:
+        """Return the record of the finished stages and of the current one."""
         now = {"stage": stage.number, "text": stage.text, **own.record()}
-        return basics(self.settings) | {"stages": [*(done.record for done in self.done), now]}
+        return basic_record(self.settings) | {"stages": [*(done.record for done in self.done), now]}
 
-    def recipe(self, job: Job, setup: Setup, scored: ScoreResult, total: int) -> Recipe:
-        """Return how this stage chooses; takes the filters that have waited for its columns."""
+    def rules(self, job: StageJob, setup: Setup, scored: ScoreResult, total: int) -> SelectionRules:
+        """Return the rules by which this stage chooses; take over the waiting filters whose column it has."""
         method, settings = setup.method, job.settings
-        there = {name for name in scored.grown.schema.names if scored.grown.has_values(name)}
+        # An NLL column has values only where a scorer of the stage has read that kind of pass.
+        there = {name for name in scored.score_table.schema.names if scored.score_table.has_values(name)}
         ripe = [text for text in self.waiting if Filter.parse(text).column in there]
         self.waiting = [text for text in self.waiting if text not in ripe]
         if ripe:
             settings = settings.model_copy(update={"drop": (*(settings.drop or ()), *ripe)})
         by = ranking_scorer(method, settings.by)
         silent = Reporter() if job.stage is None else self.reporter  # its note was said when the filters were checked
-        filters = chosen_filters(method, setup.source, settings, by, silent)
-        return Recipe(
-            residual(by) if by in method.residualised else by,
+        filters = choose_filters(method, setup.source, settings, by, silent)
+        return SelectionRules(
+            residual_name(by) if by in method.residualised else by,
             job.selector,
             job.budget(total),
             filters,
@@ -335,7 +341,7 @@ class Cascade:
 
 
 def check_settings(settings: SelectSettings) -> None:
-    """Refuse settings that a pipeline's stages have for themselves.
+    """Refuse settings that each stage of a pipeline sets itself.
 
     Raises:
         SettingsError: one of them is set.
@@ -353,24 +359,25 @@ def check_settings(settings: SelectSettings) -> None:
             )
 
 
-def make_jobs(settings: SelectSettings, folder: Path | None) -> tuple[list[Job], list[str]]:
-    """Return the stages with what they need, and the filters that wait for the first stage that has their column.
+def make_jobs(settings: SelectSettings, folder: Path | None) -> tuple[list[StageJob], list[str]]:
+    """Return the checked stages, and the filters that wait for the first stage that has their column.
 
     Raises:
-        TitheError: what can be known to be wrong before anything is scored, with the stage it is about.
+        TitheError: a stage cannot run; found before anything is scored, and the message names the stage.
     """
     stages = parse_pipeline(settings.pipeline or "")
     check_settings(settings)
-    columns, source, pools = column_names(stages), Source.open(settings), Pools(settings)
-    drops, waiting = filters_of(stages, columns, settings.drop, source)
+    columns, source, pools = column_names(stages), DataSource.open(settings), Pools(settings)
+    drops, waiting = assign_filters(stages, columns, settings.drop, source)
     selectors, used = list[Selector](), list[Any]()
     for stage in stages:
-        with naming(stage):
-            selectors.append(plugins.build_selector(stage.selector, inherited(settings)))
+        with naming_stage(stage):
+            selectors.append(plugins.build_selector(stage.selector, inherited_settings(settings)))
             if stage.scorer:
-                used.append(plugins.build_scorer(stage.scorer, inherited(settings)))
+                used.append(plugins.build_scorer(stage.scorer, inherited_settings(settings)))
     check_inherited(settings, [*used, *selectors])
-    jobs: list[Job] = []
+    jobs: list[StageJob] = []
+    # Every stage is set up on the whole data set first, so that a mistake in stage 3 is found before stage 1 runs.
     for i, stage in enumerate(stages):
         own = settings.model_copy(
             update={
@@ -384,26 +391,26 @@ def make_jobs(settings: SelectSettings, folder: Path | None) -> tuple[list[Job],
                 "pipeline": None,
             }
         )
-        with naming(stage):
+        with naming_stage(stage):
             method = Method.of(own, (selectors[i],))
             filters = [Filter.parse(text) for text in own.drop or ()]
-            extra = own_columns(method, source, selectors[i], filters)
+            extra = input_columns(method, source, selectors[i], filters)
             setup = set_up(own, method=method, source=source, pools=pools, folder=folder)
-        if jobs:  # what is odd about the data set is said once
+        if jobs:  # the notes on the data set are printed once
             setup = replace(setup, notes=[note for note in setup.notes if note not in source.dataset.notes])
-        jobs.append(Job(stage, own, method, selectors[i], columns.get(i), setup, extra))
+        jobs.append(StageJob(stage, own, method, selectors[i], columns.get(i), setup, extra))
     return [replace(job, extra=columns_read(jobs[i:])) for i, job in enumerate(jobs)], waiting
 
 
-def columns_read(jobs: Sequence[Job]) -> list[str]:
-    """Return the columns of the input that the first of these jobs reads, and those that choose by its scores."""
+def columns_read(jobs: Sequence[StageJob]) -> list[str]:
+    """Return the input columns that the first of these jobs reads, and the jobs after it that reuse its scores."""
     first, *rest = jobs
     readers = [first, *takewhile(lambda job: not job.scores, rest)]
     return list(dict.fromkeys(name for job in readers for name in job.extra))
 
 
 def column_names(stages: Sequence[Stage]) -> dict[int, str]:
-    """Return place of a stage -> name of its scores: the scorer's, with `_2`, `_3`, ... where it scored before."""
+    """Map the index of each scoring stage to its column: the scorer's name, with `_2`, `_3`, ... if it scores again."""
     names: dict[int, str] = {}
     for i, stage in enumerate(stages):
         if stage.scorer is None:
@@ -416,16 +423,16 @@ def column_names(stages: Sequence[Stage]) -> dict[int, str]:
     return names
 
 
-def filters_of(
-    stages: Sequence[Stage], columns: Mapping[int, str], given: tuple[str, ...] | None, source: Source
+def assign_filters(
+    stages: Sequence[Stage], columns: Mapping[int, str], given: tuple[str, ...] | None, source: DataSource
 ) -> tuple[list[tuple[str, ...] | None], list[str]]:
-    """Return per stage the filters given that are its own (None: the scorer's own), and those that wait.
+    """Assign each given filter to a stage; return them per stage (None: the scorer's default), and those that wait.
 
-    A filter belongs to the first stage that has its column: of a score the one that computes it, of the input and of
-    token counts the first of all.
+    A filter goes to the first stage that has its column: the stage that computes the score, or stage 1 for input
+    columns and token counts. A filter on an NLL waits, as only the run shows which stage reads it.
 
     Raises:
-        SettingsError: a filter's column is nowhere to be had.
+        SettingsError: no stage has the filter's column.
     """
     if not given:
         return [given] * len(stages), []
@@ -446,16 +453,16 @@ def filters_of(
 
 
 def nothing_kept(chosen: SelectResult, *, whole: bool = False) -> DataError:
-    """Return the error of a selection that keeps nothing.
+    """Return the error for a selection that keeps nothing.
 
     Args:
         chosen: the selection.
-        whole: whether it is that of the whole data set, which is then named.
+        whole: whether it covers the whole data set; the message then names the data set.
     """
     selection = chosen.record["selection"]
     why = ", ".join(f"`{reason}` ({n:,})" for reason, n in list(selection["dropped"].items())[:3])
     of, came = (f"nothing of `{chosen.record['dataset']['source']}`", "") if whole else ("nothing", " that came in")
     return DataError(
         f"{of} is kept, all {selection['examples']:,} examples{came} are dropped: {why}",
-        hint=way_out(list(selection["dropped"])),
+        hint=suggest_changes(list(selection["dropped"])),
     )

@@ -1,4 +1,4 @@
-"""What a run gives back: plain objects that print well."""
+"""Results of a run: plain objects that print well."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from tithe.data.writers import DroppedRecords, OutShape
 from tithe.errors import SettingsError, brief, did_you_mean
 from tithe.records import Scores, Selection
 from tithe.run.folder import check_places, check_scores_file, write_table
-from tithe.run.table import Table
+from tithe.run.table import ScoreTable
 from tithe.stages import Stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-OF_THE_RUN = ("settings", "versions", "dataset", "outcome")  # the same in every stage
+# Keys of a run record that a stage's record leaves out: always, and if the stage did not score.
+OF_THE_RUN = ("settings", "versions", "dataset", "outcome")
 OF_SCORING = ("scorers", "template", "model", "counts", "work", "trace", "engine")
 MOST_REASONS = 10  # shown
 
 
 @dataclass(frozen=True, repr=False)
 class PlanResult:
-    """What a run would read; `record` has the numbers."""
+    """Counts of what a run would read; `record` has all numbers."""
 
     record: dict[str, Any]
 
@@ -49,60 +50,78 @@ class ScoreResult:
     """Scores of every example.
 
     Args:
-        dataset: what was scored.
+        dataset: the scored data set.
         record: the run record, as in `run.json`.
         folder: the run folder, or None.
-        grown: the table with reasons per scorer, from which `scores` are made.
-        input_check: notices when the data set is no longer what was scored.
-        learned: what scorers have found out about the whole, by name: `neighbours`.
-        vectors: (ids, encoder) -> vectors of their prompts, while the run folder is open.
+        score_table: the table with reasons per scorer, from which `scores` are made.
+        input_check: notices if the data set has changed since it was scored.
+        learned: tables that scorers made of the whole data set, by name, such as `neighbours`.
+        vectors: (ids, encoder) -> vectors of the prompts; works while the run folder is open.
     """
 
     dataset: Dataset
     record: dict[str, Any]
     folder: Path | None
-    grown: Table = field(repr=False)
+    score_table: ScoreTable = field(repr=False)
     input_check: InputCheck = field(repr=False)
     learned: Mapping[str, pa.Table] = field(default_factory=dict, repr=False)
     vectors: Callable[[Sequence[str], str], npt.NDArray[np.float32]] | None = field(default=None, repr=False)
 
     @cached_property
     def table(self) -> pa.Table:
-        """`id, row, turn, <scorers>, nll_given, nll_alone, nll_shown, response_tokens, prompt_tokens, truncated,
-        shot_tokens_cut, problem`: made when it is first asked for.
+        """The score table for Arrow, made on first use.
+
+        Columns: `id, row, turn, <scorers>, nll_given, nll_alone, nll_shown, response_tokens, prompt_tokens, truncated,
+        shot_tokens_cut, problem`.
         """
-        return self.grown.arrow()
+        return self.score_table.arrow()
 
     def scores(self, name: str | None = None) -> Scores:
-        """One scorer's scores, the first one's by default."""
-        name = name or self.grown.scorers[0]
-        if name not in self.grown.scorers:
-            raise SettingsError(f"no scores of `{name}`", hint=did_you_mean(name, self.grown.scorers))
-        return self.grown.scores(name)
+        """Return one scorer's scores, by default the first one's.
+
+        Raises:
+            SettingsError: there are no scores of that name.
+        """
+        name = name or self.score_table.scorers[0]
+        if name not in self.score_table.scorers:
+            raise SettingsError(f"no scores of `{name}`", hint=did_you_mean(name, self.score_table.scorers))
+        return self.score_table.scores(name)
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """The table as parquet."""
+        """Write the score table as Parquet.
+
+        Raises:
+            TitheError: it cannot be written there.
+        """
         check_scores_file(Path(path))
         check_places(Path(path), overwrite, self.dataset.source, self.folder, scores=True)
-        write_table(Path(path), self.grown.parts())
+        write_table(Path(path), self.score_table.parts())
 
     def __len__(self) -> int:
-        return len(self.grown)
+        return len(self.score_table)
 
     def __repr__(self) -> str:
-        return f"<ScoreResult: {', '.join(self.grown.scorers)} of {len(self):,} rows of {self.dataset.source}>"
+        return f"<ScoreResult: {', '.join(self.score_table.scorers)} of {len(self):,} rows of {self.dataset.source}>"
 
     def __str__(self) -> str:
         lines = [f"{self.record['counts']['examples']:,} examples of {self.dataset.source}"]
-        for name in self.grown.scorers:
-            values, without = self.grown.floats(name), self.grown.without_score(name)
+        for name in self.score_table.scorers:
+            values, without = self.score_table.floats(name), self.score_table.without_score(name)
             lines.append(f"{name}: {quantiles(values)}, {without:,} without a score")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True, repr=False)
 class SelectResult:
-    """A selection of a scored dataset."""
+    """A selection from a scored data set.
+
+    Args:
+        scored: all scores.
+        selection: the kept and the dropped examples.
+        scores: the scores that ranked them.
+        record: the run record, as in `run.json`.
+        note: a note on the budget, if it could not be met exactly.
+    """
 
     scored: ScoreResult
     selection: Selection
@@ -112,24 +131,25 @@ class SelectResult:
 
     @property
     def kept(self) -> list[str]:
-        """Ids in input order."""
+        """Ids of the kept examples, in input order."""
         return list(self.selection.kept)
 
     @property
     def dropped(self) -> dict[str, str]:
-        """Id -> reason."""
+        """Id -> reason, for the dropped examples."""
         return dict(self.selection.dropped)
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """The kept records as they stand in the input."""
-        self.scored.input_check.check()
+        """Yield the kept records, unchanged from the input."""
+        self.scored.input_check.check()  # row numbers mean nothing in a changed file
         rows = self.rows()
         return (record for row, record in self.scored.dataset.records() if row in rows)
 
     def rows(self) -> dict[int, set[int]]:
-        """Row -> kept turns."""
+        """Return row -> kept turns."""
+        # With `--turns all` a record has several examples, and may be kept in part.
         chosen, rows = set(self.selection.kept), dict[int, set[int]]()
-        columns = [self.scored.grown.values(name) for name in ("id", "row", "turn")]
+        columns = [self.scored.score_table.values(name) for name in ("id", "row", "turn")]
         for id_, row, turn in zip(*columns, strict=True):
             if id_ in chosen:
                 rows.setdefault(row, set()).add(turn)
@@ -147,14 +167,14 @@ class SelectResult:
         """Write the kept records as a file.
 
         Args:
-            path: of the file; its suffix says how the records are laid out.
-            shape: of the records; `same` as the input.
-            overwrite: replace a file that is there.
-            dropped: takes the other records, in the same reading.
-            then: called when all is written, before the file takes its name.
+            path: of the file; its suffix decides the file format.
+            shape: shape of the records; `same` as the input.
+            overwrite: replace an existing file.
+            dropped: writes the other records in the same pass over the input.
+            then: called once all is written, before the file gets its name.
 
         Raises:
-            OutputError: it cannot be written, or cannot hold these records.
+            OutputError: the file cannot be written, or cannot hold these records.
         """
         from tithe.data.export import write_records
 
@@ -181,13 +201,13 @@ class SelectResult:
 
 @dataclass(frozen=True)
 class StageResult:
-    """One stage, done.
+    """Result of one finished stage.
 
     Args:
-        stage: what was asked for.
-        column: its scores' name in the table of the whole; None where it used an earlier stage's.
-        chosen: the selection of what came in.
-        total: examples of the whole input.
+        stage: the parsed stage.
+        column: name of its scores in the final table; None if it used an earlier stage's.
+        chosen: the selection from the examples that entered the stage.
+        total: number of examples in the whole input.
     """
 
     stage: Stage
@@ -197,7 +217,7 @@ class StageResult:
 
     @property
     def record(self) -> dict[str, Any]:
-        """For `run.json`."""
+        """The stage's entry in `run.json`."""
         came, kept = len(self.chosen.scores), len(self.chosen)
         own = {"stage": self.stage.number, "text": self.stage.text, "column": self.column}
         own |= {"in": came, "kept": kept, "of_stage": kept / came, "of_all": kept / self.total}
@@ -207,7 +227,7 @@ class StageResult:
 
     @property
     def sentence(self) -> str:
-        """Counts in words."""
+        """One line for the terminal: how many came in, were kept, and were dropped why."""
         came, kept = len(self.chosen.scores), len(self.chosen)
         dropped = [f"{n:,} {reason}" for reason, n in self.chosen.record["selection"]["dropped"].items()]
         shares = f"{share(kept, came)} of the stage, {share(kept, self.total)} of all"
@@ -216,7 +236,7 @@ class StageResult:
 
 @dataclass(frozen=True, repr=False)
 class PipelineResult(SelectResult):
-    """A selection made in stages; what `SelectResult` has is about the whole input."""
+    """A selection made in stages; the fields of `SelectResult` describe the whole input."""
 
     stages: tuple[StageResult, ...] = ()
 
@@ -227,11 +247,12 @@ class PipelineResult(SelectResult):
 
 
 def share(part: int, whole: int) -> str:
+    """Format a part of a whole as a percentage."""
     return f"{100 * part / whole:.3g}%" if whole else "-"
 
 
 def quantiles(values: np.ndarray[Any, Any]) -> str:
-    """Minimum, quartiles and maximum of the numbers there are."""
+    """Format minimum, quartiles and maximum of the numbers that are not NaN."""
     there = values[~np.isnan(values)]
     if not len(there):
         return "no numbers"

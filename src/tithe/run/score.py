@@ -1,4 +1,4 @@
-"""Plan and score a data set."""
+"""Plan and score a data set: the library calls behind `tithe plan` and `tithe score`."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 from tithe import plugins
 from tithe.errors import SettingsError
-from tithe.planner import Cost, Window, window_size, windows, without_numbers
+from tithe.planner import Cost, Window, window_size, windows, without_details
 from tithe.records import Ask
 from tithe.report.reporter import Reporter
-from tithe.run.bench import Bench, remark
-from tithe.run.engines import Engines, Loader, engine_record, torch_name
+from tithe.run.engines import EngineCache, EngineLoader, engine_record, torch_name
 from tithe.run.folder import (
     DROPPED,
     RECORD,
     SCORES,
     TOKENS,
-    Account,
-    account,
+    RecordWriter,
     check_places,
     check_scores_file,
     inputs_of,
+    recorded_run,
+    remove_partial_files,
     run_folder,
-    sweep,
     write_json,
     write_table,
 )
-from tithe.run.method import Method, Setup, residual, set_up
+from tithe.run.method import Method, Setup, basic_record, residual_name, set_up
 from tithe.run.results import PlanResult, ScoreResult
-from tithe.run.table import Table, TokenFile
+from tithe.run.table import ScoreTable, TokenFile
+from tithe.run.workbench import RunBench, note_reply_mass
 from tithe.runners.local import LocalRunner
 from tithe.runners.tokenising import Tokenisers
 from tithe.settings import ScoreSettings, check_inherited
@@ -42,14 +42,14 @@ from tithe.settings import ScoreSettings, check_inherited
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine
 
-PLANNED_BUDGET = 1024  # tokens a batch on a CPU; larger ones have more in common
+PLANNED_BUDGET = 1024  # tokens per batch, as on a CPU; larger batches share more
 
 
 def plan(settings: ScoreSettings, reporter: Reporter | None = None) -> PlanResult:
     """Count what a run would read, in bounded memory and without loading a model.
 
     Raises:
-        TitheError: what would stop the run, as far as it can be known without the model.
+        TitheError: the run would fail; covers all that can be checked without the model.
     """
     from tithe.engine.measure.shape import BYTES, model_shape
 
@@ -59,13 +59,13 @@ def plan(settings: ScoreSettings, reporter: Reporter | None = None) -> PlanResul
     runner = LocalRunner(setup.method.scorers, setup.renderer, None, {}, settings.per_token, readouts=setup.readouts)
     if setup.method.learns:
         runner.scorers = setup.method.stubs(
-            setup.source.examples, setup.pools, lambda asks: plan_asks(runner, asks, cost)
+            setup.source.examples, setup.pools, lambda asks: count_asks(runner, asks, cost)
         )
     if settings.warmup:
         reporter.say("note: the model's training by `warmup` is not in these numbers")
     for note in setup.notes:
         reporter.say(note)
-    expect(setup, reporter, "counting")
+    begin_phase(setup, reporter, "counting")
     try:
         for chunk in runner.chunks(setup.source.dataset):
             window = runner.plan(chunk)
@@ -88,15 +88,15 @@ def plan(settings: ScoreSettings, reporter: Reporter | None = None) -> PlanResul
 
 
 def common_tokens(window: Window, model_readouts: frozenset[str], budget: int | None) -> int:
-    """Count tokens of a window's passes that an engine which packs them does not read again: common beginnings."""
+    """Count the prefix tokens that a packing engine reads once instead of once per pass."""
     from tithe.engine.batches import make_batches
 
     passes = [one for one, readouts in zip(window.passes, window.readouts, strict=True) if readouts & model_readouts]
     return sum(batch.saved for batch in make_batches(passes, budget=budget or PLANNED_BUDGET, share=True))
 
 
-def plan_asks(runner: LocalRunner, asks: Sequence[Mapping[str, Ask]], cost: Cost) -> None:
-    """Count what a scorer will read while it prepares."""
+def count_asks(runner: LocalRunner, asks: Sequence[Mapping[str, Ask]], cost: Cost) -> None:
+    """Add to the cost what a scorer reads while it prepares."""
     for chunk in windows(asks, window_size(max(map(len, asks), default=0))):
         cost.add_passes(runner.plan_asks(chunk), runner.model_readouts)
 
@@ -109,17 +109,17 @@ def score(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> ScoreResult:
-    """Score every example, reusing what the run folder already holds.
+    """Score every example, reusing the answers that the run folder already holds.
 
     Args:
-        settings: what and how.
+        settings: what to score, and how.
         folder: the run folder; None keeps nothing.
-        output: where the score table goes besides the run folder.
-        overwrite: replace `output` if it is there.
-        reporter: who listens.
+        output: a second place for the score table, besides the run folder.
+        overwrite: replace `output` if it exists.
+        reporter: prints progress and notes.
 
     Raises:
-        TitheError: whatever stops the run; what was scored before is in the run folder.
+        TitheError: the run cannot go on; answers so far stay in the run folder.
     """
     if output is not None:
         check_scores_file(output)
@@ -131,25 +131,25 @@ def score(
     reporter = reporter or Reporter()
     with (
         run_folder(folder) as place,
-        account(folder, reporter, setup.basics) as told,
-        closing(Engines(reporter)) as engines,
+        recorded_run(folder, reporter, lambda: basic_record(settings)) as writer,
+        closing(EngineCache(reporter)) as engines,
     ):
-        setup = warmed_up(setup, folder, reporter)
-        result = Scoring(setup, engines, reporter, place, told).run(folder)
-        result.record.update(told.finished())
-        told.record = lambda: result.record
+        setup = warm_up(setup, folder, reporter)
+        result = Scoring(setup, engines, reporter, place, writer).run(folder)
+        result.record.update(writer.finished())
+        writer.record = lambda: result.record
         if folder is not None:
-            (folder / DROPPED).unlink(missing_ok=True)  # of a selection that was here before
-            write_table(folder / SCORES, result.grown.parts())
+            (folder / DROPPED).unlink(missing_ok=True)  # from an earlier selection in this folder
+            write_table(folder / SCORES, result.score_table.parts())
             write_json(folder / RECORD, result.record)
-        if output is not None:  # last: where it is, everything is
-            sweep(output)
-            write_table(output, result.grown.parts())
+        if output is not None:  # the output comes last: once it exists, the run folder is complete
+            remove_partial_files(output)
+            write_table(output, result.score_table.parts())
     return result
 
 
 def check_warmup(setup: Setup, folder: Path | None) -> None:
-    """Raise what can be known to be wrong with a warm-up before the run folder is made.
+    """Check the setting `warmup` before the run folder is made.
 
     Raises:
         SettingsError: no scorer reads a model, or there is no run folder.
@@ -158,96 +158,94 @@ def check_warmup(setup: Setup, folder: Path | None) -> None:
         return
     if not setup.needs_model:
         raise SettingsError(
-            f"`warmup` is given, and no model is read: not by {', '.join(setup.method.scorers)}", hint="leave it out"
+            f"`warmup` trains a model, and {', '.join(setup.method.scorers)} reads none", hint="leave it out"
         )
     if folder is None:
-        raise SettingsError(
-            "`warmup` trains a model, which is kept in the run folder, and there is none", hint="give `run_dir`"
-        )
+        raise SettingsError("`warmup` needs a run folder for the model that it trains", hint="give `run_dir`")
 
 
-def warmed_up(setup: Setup, folder: Path | None, reporter: Reporter) -> Setup:
-    """Return the setup with a model that was trained first, where that is wanted.
+def warm_up(setup: Setup, folder: Path | None, reporter: Reporter) -> Setup:
+    """Train the model first if `warmup` is set, and return the setup with the trained model.
 
-    What trains it stands above the run and is found by its name.
+    The training is a part of the lab, which the core must not import: it is found by its entry point.
 
     Raises:
         SettingsError: the model has been warmed up already.
     """
-    return setup.warm(plugins.step("warmup")(setup, folder, reporter)) if setup.settings.warmup else setup
+    return setup.with_trained_model(plugins.step("warmup")(setup, folder, reporter)) if setup.settings.warmup else setup
 
 
 @dataclass
 class Scoring:
-    """The scoring of one source by one method; writes answers and the scorers' tables, and nothing else.
+    """One scoring of a data set; writes only answers and the scorers' tables.
 
     Args:
-        setup: what the run is made of.
-        engines: load the model when the first pass has to be read.
-        reporter: who listens.
-        place: the folder that takes the scorers' tables.
-        told: learns how to tell what was done so far; None where nobody asks.
-        answers_in: the folder that keeps answers; `place` where there is but one stage.
-        extra: columns of the input to carry along for a selector.
+        setup: data, method and model.
+        engines: loads the model when the first pass is not stored.
+        reporter: prints progress and notes.
+        place: folder for the scorers' tables.
+        writer: writes the run record if the run stops early; None keeps no record.
+        answers_in: folder of the stored answers; `place` by default.
+        extra: input columns to carry along for a selector.
     """
 
     setup: Setup
-    engines: Engines
+    engines: EngineCache
     reporter: Reporter
     place: Path
-    told: Account | None = None
+    writer: RecordWriter | None = None
     answers_in: Path | None = None
     extra: Sequence[str] = ()
     cost: Cost = field(default_factory=Cost, init=False)
     began: float = field(default_factory=time.monotonic, init=False)
-    load: Loader = field(init=False)
+    load: EngineLoader = field(init=False)
     runner: LocalRunner = field(init=False)
-    bench: Bench = field(init=False)
+    bench: RunBench = field(init=False)
 
     def __post_init__(self) -> None:
         answers_in, setup = self.answers_in or self.place, self.setup
-        self.load = Loader(self.engines, setup.settings, setup.source.dataset, setup.model, answers_in)
+        self.load = EngineLoader(self.engines, setup.settings, setup.source.dataset, setup.model, answers_in)
         self.runner = make_runner(setup, answers_in, self.load, self.reporter)
-        self.bench = Bench(self.setup, self.place, self.runner, self.cost, self.reporter, answers_in)
+        self.bench = RunBench(self.setup, self.place, self.runner, self.cost, self.reporter, answers_in)
 
     def run(self, folder: Path | None = None) -> ScoreResult:
         """Score every example.
 
         Args:
-            folder: the run folder to name in the result, None for a scratch one.
+            folder: the run folder to name in the result; None for a temporary one.
         """
         setup, method, runner, reporter = self.setup, self.setup.method, self.runner, self.reporter
         for note in setup.notes:
             reporter.say(note)
         with ExitStack() as stack:
-            stack.callback(self.flush)  # what was read is kept, whatever ends the reading
+            stack.callback(self.flush)  # keep every answer, however the reading ends
             if runner.tokenisers is not None:
                 stack.callback(runner.tokenisers.stop)
-            if self.told is not None:
-                self.told.record = self.record_so_far
-                self.told.stored = lambda: sum(map(len, runner.stores.values()))
+            if self.writer is not None:
+                self.writer.record = self.record_so_far
+                self.writer.stored = lambda: sum(map(len, runner.stores.values()))
             runner.scorers = self.bench.prepare(method.scorers)
             tokens = stack.enter_context(TokenFile(self.place / TOKENS)) if setup.settings.per_token else None
-            if method.learns:  # else no scorer knows any example but the one it is asked about
+            if method.learns:  # otherwise no pass contains another example, and the order does not matter
                 self.read_together()
-            table = self.scored(tokens)
+            table = self.score_windows(tokens)
         setup.source.input_check.check()
         for name in method.residualised:
-            table.residualise(name, residual(name))
+            table.residualise(name, residual_name(name))
         if not setup.settings.per_token:
-            (self.place / TOKENS).unlink(missing_ok=True)  # of an earlier run
+            (self.place / TOKENS).unlink(missing_ok=True)  # from an earlier run
         record = self.record(table)
-        record["learned"] = self.bench.facts  # a selector's vectors are noted in it later
-        remark(method.scorers, table, self.bench)
+        record["learned"] = self.bench.facts  # shared on purpose: a selector that embeds later adds to it
+        note_reply_mass(method.scorers, table, self.bench)
         return ScoreResult(
             setup.source.dataset, record, folder, table, setup.source.input_check, self.bench.tables, self.bench.vectors
         )
 
-    def scored(self, tokens: TokenFile | None) -> Table:
-        """Read and score window by window."""
+    def score_windows(self, tokens: TokenFile | None) -> ScoreTable:
+        """Read and score window by window; return the score table."""
         setup, method, reporter = self.setup, self.setup.method, self.reporter
-        table = Table(list(method.scorers), self.extra, method.score_columns[len(method.scorers) :])
-        expect(setup, reporter, "scoring")
+        table = ScoreTable(list(method.scorers), self.extra, method.score_columns[len(method.scorers) :])
+        begin_phase(setup, reporter, "scoring")
         try:
             with closing(self.runner.run(setup.source.dataset)) as windows:
                 for scored in windows:
@@ -261,12 +259,12 @@ class Scoring:
         return table
 
     def flush(self) -> None:
-        """Write answers that are not yet on disk."""
+        """Write the answers that are not on disk yet."""
         for store in self.runner.stores.values():
             store.flush()
 
     def read_together(self) -> None:
-        """Read examples that show each other first, where they are too many for one window."""
+        """If there are several windows, first read the examples that show each other, next to each other."""
         examples = self.setup.source.examples
 
         def begin() -> None:
@@ -278,18 +276,18 @@ class Scoring:
         finally:
             self.reporter.done()
 
-    def record(self, table: Table) -> dict[str, Any]:
+    def record(self, table: ScoreTable) -> dict[str, Any]:
         """Return the record of a finished scoring."""
         record, names = self.record_so_far(), self.setup.method.scorers
         record["counts"] |= {
             "scored": {name: table.scored(name) for name in names},
             "without_score": {name: table.without_score(name) for name in names},
-            "problems": all_problems(self.cost, table),
+            "problems": count_problems(self.cost, table),
         }
         return record
 
     def record_so_far(self) -> dict[str, Any]:
-        """Return the record of a scoring at any moment: what it is made of, and what it has done."""
+        """Return the record of the scoring so far: its setup, counts and work."""
         runner, work, record = self.runner, self.runner.work, self.setup.describe()
         record["counts"] = self.cost.as_dict()
         record["work"] = {
@@ -311,7 +309,7 @@ class Scoring:
         record["engine"] = {"loaded": engine is not None}
         if engine is not None:
             record["engine"] |= engine_record(engine)
-        elif self.setup.needs_model:  # everything was found: what would have read it
+        elif self.setup.needs_model:  # all answers were stored: record what would have read them
             record["engine"] |= {
                 "devices": [str(one) for one in model.devices],
                 "dtype": torch_name(model.weights_dtype),
@@ -320,13 +318,13 @@ class Scoring:
 
 
 def make_runner(setup: Setup, answers_in: Path, load: Callable[[], Engine], reporter: Reporter) -> LocalRunner:
-    """Make the runner of a run, its scorers not yet prepared.
+    """Make the runner of a run; its scorers are not prepared yet.
 
     Args:
-        setup: of the run.
-        answers_in: the folder that keeps answers.
-        load: loads the model when the first pass has to be read.
-        reporter: who listens.
+        setup: data, method and model.
+        answers_in: folder of the stored answers.
+        load: loads the model when the first pass is not stored.
+        reporter: prints progress and notes.
     """
     s, model = setup.settings, setup.model
     runner = LocalRunner(
@@ -344,8 +342,8 @@ def make_runner(setup: Setup, answers_in: Path, load: Callable[[], Engine], repo
     return runner
 
 
-def expect(setup: Setup, reporter: Reporter, what: str) -> None:
-    """Begin a phase that goes through all records, and say how many they are, where the files tell it."""
+def begin_phase(setup: Setup, reporter: Reporter, what: str) -> None:
+    """Begin a phase that reads all records; report how many there are if the files tell."""
     reporter.phase(what)
     count, exact = setup.source.size()
     if count is None or exact:
@@ -354,11 +352,11 @@ def expect(setup: Setup, reporter: Reporter, what: str) -> None:
         reporter.expect(count, about=True)
 
 
-def all_problems(cost: Cost, table: Table) -> dict[str, int]:
-    """Return reason -> how many examples: what the passes showed, and what only the scorers knew."""
+def count_problems(cost: Cost, table: ScoreTable) -> dict[str, int]:
+    """Count examples by problem: reason -> examples, for problems of passes and of scorers."""
     found: Counter[str] = Counter()
-    examples = set(table.there().tolist())
+    examples = set(table.example_rows().tolist())
     for row in sorted(examples & set().union(*table.reasons.values())):
         reasons = (said[row] for said in table.reasons.values() if row in said)
-        found.update({without_numbers(reason) for reason in reasons})
-    return dict(found | cost.problems)  # the greater of both: they tell of the same examples
+        found.update({without_details(reason) for reason in reasons})
+    return dict(found | cost.problems)  # the union keeps the larger count: both counters see the same examples

@@ -1,4 +1,4 @@
-"""The data of a run: what is read, held to be the same from the first reading to the last."""
+"""The data of a run: the data set, the pools beside it, and the check that its files do not change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STARTER = Path(__file__).parent.parent / "pocket" / "starter.jsonl"
 
 
 class DataSettings(Protocol):
-    """The settings that say what is read, and how."""
+    """The settings that name the data set and say how to read it."""
 
     @property
     def dataset(self) -> str: ...
@@ -44,14 +44,14 @@ class DataSettings(Protocol):
 
 
 @dataclass(frozen=True)
-class Head:
-    """The beginning of a data set: what is decided before a run is decided by it.
+class FirstRecords:
+    """The first records of a data set; a run is checked against them before it starts.
 
     Args:
-        examples: those among the first records, at least one if there is one at all.
-        bad: how many bad rows stand before and among them.
-        first_bad: the first of these.
-        whole: whether this is all of the data set.
+        examples: examples among the first records, at least one if the data set has any.
+        bad: number of bad rows before and among them.
+        first_bad: the first bad row.
+        whole: whether these are all records of the data set.
     """
 
     examples: Sequence[Example]
@@ -61,18 +61,18 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Source:
-    """The data of a run, or what an earlier stage left of it.
+class DataSource:
+    """The data of a run, or the part that an earlier stage kept.
 
     Args:
         dataset: the records.
-        input_check: of the files; opened with the source, before anything else is read.
-        of: the whole of which this is a part; None for a whole.
+        input_check: notices changed files; made first, before anything is read.
+        part_of: the whole source, if this is a part; None for a whole source.
     """
 
     dataset: Dataset
     input_check: InputCheck
-    of: Source | None = None
+    part_of: DataSource | None = None
 
     @classmethod
     def open(cls, settings: DataSettings) -> Self:
@@ -86,57 +86,57 @@ class Source:
         found = open_dataset(name, format=s.format, turns=s.turns, split=s.split, strict=s.strict, limit=s.limit)
         return cls(found, InputCheck(found))
 
-    def part(self, places: Mapping[int, Collection[int]]) -> Source:
-        """Return these examples as a source of their own.
+    def part(self, places: Mapping[int, Collection[int]]) -> DataSource:
+        """Return a source with these examples only.
 
         Args:
-            places: row -> the turns of that record that belong to it.
+            places: row -> turns of that record.
         """
-        return Source(Subset.of(self.whole.dataset, places), self.input_check, self.whole)
+        return DataSource(Subset.of(self.whole.dataset, places), self.input_check, self.whole)
 
     @property
-    def whole(self) -> Source:
-        """The source of which this is a part, or itself."""
-        return self if self.of is None else self.of
+    def whole(self) -> DataSource:
+        """The whole source: this one, unless it is a part."""
+        return self if self.part_of is None else self.part_of
 
     @cached_property
-    def head(self) -> Head:
-        """The first records, parsed once."""
+    def first_records(self) -> FirstRecords:
+        """The first records, parsed only once."""
         examples, bad, first_bad = list[Example](), 0, None
+        # Bad rows may come first: go on until there is an example, however long it takes.
         for number, item in enumerate(self.dataset, 1):
             if isinstance(item, Example):
                 examples.append(item)
             else:
                 bad, first_bad = bad + 1, first_bad or item
             if number >= SAMPLE_RECORDS and examples:
-                return Head(examples, bad, first_bad, whole=False)
-        return Head(examples, bad, first_bad, whole=True)
+                return FirstRecords(examples, bad, first_bad, whole=False)
+        return FirstRecords(examples, bad, first_bad, whole=True)
 
     @cached_property
     def columns(self) -> list[str]:
-        """The input's columns beside the dialogue, as the first examples of the whole have them."""
-        if self.of is not None:
-            return self.of.columns
-        return list(dict.fromkeys(name for example in self.head.examples for name in example.columns))
+        """Input columns besides the dialogue, found in the first examples of the whole source."""
+        if self.part_of is not None:
+            return self.part_of.columns
+        return list(dict.fromkeys(name for example in self.first_records.examples for name in example.columns))
 
     @cached_property
     def in_memory(self) -> tuple[Sequence[Example], int]:
         """All examples without their other columns, and the number of records, bad rows included.
 
-        For scorers and selectors that look at the whole; everything else streams.
+        For scorers and selectors that compare examples; everything else streams.
         """
         found, records = list[Example](), 0
         for item in self.dataset:
             records = item.row + 1
             if isinstance(item, Example):
-                found.append(replace(item, columns={}))
+                found.append(replace(item, columns={}))  # other columns may be large, and no scorer reads them
         return found, records
 
     def size(self) -> tuple[int | None, bool]:
-        """Return the number of records, and whether it is exact; None where the files do not tell it.
+        """Return the number of records, and whether it is exact; None if the files do not tell.
 
-        No record is parsed for it: lines are counted, Parquet says it, a list or a table is measured by its first
-        records.
+        Parses no records: counts lines, reads Parquet's metadata, or divides a file's size by its first records'.
         """
         if isinstance(self.dataset, Subset):
             return len(self.dataset.places), True
@@ -144,22 +144,24 @@ class Source:
         counts = [count for count, _ in found if count is not None]
         if not found or len(counts) < len(found):
             return None, False
+        # An estimate of at least twice the limit is enough to know that the limit is reached.
         exact, total, limit = all(sure for _, sure in found), sum(counts), self.dataset.limit
         return (total, exact) if limit is None else (min(total, limit), exact or limit < total // 2)
 
     @property
     def examples(self) -> Sequence[Example]:
-        """All examples, held in memory from the first time that they are asked for."""
+        """All examples; kept in memory once read."""
         return self.in_memory[0]
 
 
 @dataclass
 class Pools:
-    """Other data sets that scorers read: worked examples, targets. Each is read once.
+    """Other data sets that scorers read (worked examples, targets), each read once.
 
     Args:
-        settings: of the run: the pools are read as its data set is.
-        notes: what is to be said of them.
+        settings: settings of the run; pools are read like its data set.
+        notes: notes to print about them.
+        read: path -> examples, of the pools read so far.
     """
 
     settings: DataSettings
@@ -178,7 +180,7 @@ class Pools:
 
 
 def records_in(file: DataFile, dataset: Dataset) -> tuple[int | None, bool]:
-    """Return how many records a file holds, and whether that is exact."""
+    """Return the number of records in a file, and whether it is exact; None if it cannot be estimated."""
     if file.container == "parquet":
         import pyarrow.parquet as pq
 
@@ -188,29 +190,35 @@ def records_in(file: DataFile, dataset: Dataset) -> tuple[int | None, bool]:
             with unpacked(file.path) as stream:
                 return sum(not line.isspace() for line in bounded_lines(stream) if line is not None), True
         first = [row for row in islice(file.rows(), SAMPLE_RECORDS) if row.fault is None]
-        if not first or file.path.suffix in PACKED_SUFFIXES:
+        if not first or file.path.suffix in PACKED_SUFFIXES:  # the size of a compressed file says little
             return None, False
         each = [len(json.dumps(row.record, ensure_ascii=False, default=str).encode(errors="replace")) for row in first]
-        if file.container == "csv":  # the names of its columns are not in every record, nor marks around values
+        if file.container == "csv":  # unlike JSON, CSV repeats no column names, quotes or separators per record
             names = sum(len(name) + 6 for name in dataset.columns_seen)
             each = [max(1, length - names) for length in each]
         return round(file.path.stat().st_size / statistics.fmean(each)), False
 
 
 def named_dataset(name: str) -> str:
-    """Return the path of a bundled data set, or the name as it is; a file or folder of that name goes first."""
+    """Return the path of the bundled data set for `starter`, else the name; a file of that name takes precedence."""
     return str(STARTER) if name == "starter" and not Path(name).exists() else name
 
 
 def read_pool(
     path: str, settings: DataSettings, what: str = "shot pool", say: Callable[[str], None] = lambda _: None
 ) -> Sequence[Example]:
-    """Read the data set that worked examples or targets are taken from, by the run's own settings.
+    """Read a data set of worked examples or targets, with the run's settings.
 
-    Their ids have a prefix: content that both data sets hold has two ids.
+    Its ids get a prefix, so that content in both data sets has two ids.
+
+    Args:
+        path: file, folder or hub id.
+        settings: settings of the run.
+        what: name of the pool in messages.
+        say: prints a note on bad rows.
 
     Raises:
-        TitheError: what `open_dataset` says, naming the pool; or none of its records can be read.
+        TitheError: the pool cannot be opened, or none of its records can be read.
     """
     try:
         dataset = open_dataset(named_dataset(path), format=settings.format, turns=settings.turns)
@@ -232,10 +240,10 @@ def read_pool(
 
 
 def read_kept(path: str) -> Mapping[str, Sequence[Any]]:
-    """Read a table that an earlier run has written, by column.
+    """Read a table that an earlier run has written: column name -> values.
 
     Raises:
-        DataError: there is none, or it is not Parquet.
+        DataError: there is no such file, or it is not Parquet.
     """
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""What a command says of its result, on stderr: counts that add up, quantiles, and where the files are."""
+"""Print the result of a command to stderr: counts that add up, quantiles, and where the files are."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tithe.report.terminal import QUANTILES, console, five, pairs, say, show_not
 from tithe.run.choose import shown_columns
 from tithe.run.results import PipelineResult, PlanResult, ScoreResult, SelectResult, share
 
-NOTABLE = 0.5  # rank correlation with length
-MUCH_LONGER = 2.0  # times, kept responses against the pool's
+NOTABLE = 0.5  # rank correlation with length that is worth a note
+MUCH_LONGER = 2.0  # ratio of median lengths, kept to pool, that is worth a note
 
 
 def show_plan(result: PlanResult) -> None:
-    """What would be read, and what that costs."""
+    """Print what a run would read, and its cost."""
     out, counts = console(), result.record["counts"]
     rows = [("records", counts["records"]), ("examples", counts["examples"])]
     rows += [(f"bad row: {reason}", n) for reason, n in counts["bad_rows"].items()]
@@ -40,7 +40,7 @@ def show_plan(result: PlanResult) -> None:
         say(out, sentence)
     show_notes(out, counts)
     if result.record["estimated"]:
-        say(out, "estimated: which worked examples are shown is found by the run; here they are drawn by chance")
+        say(out, "estimated: the run finds the worked examples to show; here they are drawn at random")
     if "cost" in result.record:
         cost, model = result.record["cost"], result.record["model"]
         about = "" if model["parameters_exact"] else "about "
@@ -51,19 +51,19 @@ def show_plan(result: PlanResult) -> None:
 
 
 def show_scores(result: ScoreResult, output: Path | None, folder: Path) -> None:
-    """Counts, quantiles, problems and where the files are."""
+    """Print counts, quantiles, problems and where the files are."""
     out = console()
     grid = Grid("scorer", *QUANTILES, "without score", box=None, pad_edge=False)
-    for name in result.grown.scorers:
-        grown = result.grown
-        grid.add_row(name, *five(grown.floats(name)), f"{grown.without_score(name):,}")
+    table = result.score_table
+    for name in table.scorers:
+        grid.add_row(name, *five(table.floats(name)), f"{table.without_score(name):,}")
     out.print(grid)
     show_counts(out, result.record)
     say(out, f"written: {output or folder / 'scores.parquet'}; run folder {folder}")
 
 
 def show_selection(result: SelectResult, output: Path | None, folder: Path) -> None:
-    """Counts that add up, quantiles of kept against pool, and where the files are."""
+    """Print counts that add up, quantiles of kept and pool, and where the files are."""
     out, chosen = console(), result.record["selection"]
     show_counts(out, result.record)
     what = f"kept by {chosen['selector']} on {chosen['by']}, budget {chosen['budget']}"
@@ -90,7 +90,7 @@ def show_selection(result: SelectResult, output: Path | None, folder: Path) -> N
 
 
 def length_line(selection: Mapping[str, Any]) -> str | None:
-    """Return what the score has to do with the length of responses, where that is worth a word."""
+    """Return a note on how score and response length are related, or None if they hardly are."""
     by, rho, spread = selection["by"], selection["rank_correlation_with_length"], selection["quantiles"]
     pool, kept = (spread["response_tokens"][side] for side in ("pool", "kept"))
     times = kept[2] / pool[2] if pool and kept and pool[2] else 1.0
@@ -107,7 +107,7 @@ def length_line(selection: Mapping[str, Any]) -> str | None:
 
 
 def show_counts(out: Console, record: Mapping[str, Any]) -> None:
-    """Bad rows, problems, truncation and speed, where there are any."""
+    """Print bad rows, problems, truncation and speed, if there are any."""
     counts, work = record["counts"], record["work"]
     say(out, f"{counted(counts['records'], 'record')}, {counted(counts['examples'], 'example')}")
     for reason, n in counts["bad_rows"].items():
@@ -131,7 +131,8 @@ def show_counts(out: Console, record: Mapping[str, Any]) -> None:
             f"{counted(counts['truncated_shots'], 'example')}",
         )
     if work["passes_out_of_memory"]:
-        say(out, f"out of memory alone, tried again on the next run: {counted(work['passes_out_of_memory'], 'pass')}")
+        failed = counted(work["passes_out_of_memory"], "pass")
+        say(out, f"out of memory even in a batch of one, tried again on the next run: {failed}")
     if work["passes_computed"] or work["passes_reused"]:
         say(
             out,
@@ -141,14 +142,14 @@ def show_counts(out: Console, record: Mapping[str, Any]) -> None:
 
 
 def show_kept_duplicates(out: Console, duplicates: Mapping[str, int]) -> None:
-    """Print how many of the kept examples are there twice, where the pool has any such."""
+    """Print how many kept examples are duplicates, if the pool has any."""
     if duplicates["pool"]:
         way = "; `--drop-duplicates` keeps the first of equals" if duplicates["kept"] else ""
         say(out, f"exact duplicates among the kept: {duplicates['kept']:,}{way}")
 
 
 def show_selected(result: SelectResult, output: Path | None, folder: Path) -> None:
-    """A selection's result, made in stages or not."""
+    """Print the result of a selection, made in stages or not."""
     if isinstance(result, PipelineResult):
         show_pipeline(result, output, folder)
     else:
@@ -156,7 +157,7 @@ def show_selected(result: SelectResult, output: Path | None, folder: Path) -> No
 
 
 def show_pipeline(result: PipelineResult, output: Path | None, folder: Path) -> None:
-    """What each stage read and kept, counts that add up over the whole input, and where the files are."""
+    """Print what each stage read and kept, counts that add up over the whole input, and where the files are."""
     out, chosen = console(), result.record["selection"]
     for done in result.stages:
         if done.column:
@@ -182,11 +183,11 @@ def show_pipeline(result: PipelineResult, output: Path | None, folder: Path) -> 
 
 
 def spreads(result: PipelineResult) -> Grid:
-    """Quantiles of every score, of all that have it and of what is kept at the end."""
+    """Return the quantiles of every score, over all examples that have it and over those kept at the end."""
     grid = Grid("", *QUANTILES, box=None, pad_edge=False)
     kept = set(result.kept)
     mask = np.array([id_ in kept for id_ in result.scores.ids], dtype=bool)
-    columns = {name: result.scored.scores(name).values for name in result.scored.grown.scorers}
+    columns = {name: result.scored.scores(name).values for name in result.scored.score_table.scorers}
     for name, values in {**columns, "response tokens": result.scores.columns["response_tokens"]}.items():
         grid.add_row(f"{name}, pool", *five(values))
         grid.add_row(f"{name}, kept", *five(values[mask]))

@@ -1,4 +1,4 @@
-"""The score table: one row per example and per bad row, in input order; and the file of single tokens' likelihoods."""
+"""The score table, one row per example and bad row in input order; and the file of per-token likelihoods."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tithe.data.ids import content_hash
 from tithe.data.outfile import atomic
 from tithe.planner import Slot, members
 from tithe.records import BadRow, Example, FloatArray, Message, Nll, Pass, Problem, Scores
-from tithe.runners.local import Scored
+from tithe.runners.local import ScoredWindow
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PART = 1 << 16  # rows that are written at once
+PART = 1 << 16  # rows written at once, a row group
 FIXED = ("id", "row", "turn")
 NLLS = ("nll_given", "nll_alone", "nll_shown")
 COUNTED = ("response_tokens", "prompt_tokens", "truncated", "shot_tokens_cut")
@@ -30,26 +30,26 @@ KINDS: Mapping[str, str] = {
     "turn": "int32",
     "problem": "string",
     **dict.fromkeys(COUNTED, "int32"),
-}  # all others hold scores
-KNOTS = 5
-ENOUGH = 50  # scored examples, from which the curve may bend
+}  # all other columns are float64
+KNOTS = 5  # of the spline over length
+ENOUGH = 50  # scored examples for a spline; with fewer, a straight line
 
 
 def prompt_key(example: Example) -> str:
-    """Return what all examples with the same prompt have in common, in hex."""
+    """Return a hash of the prompt, in hex."""
     return f"{content_hash(example.prompt, Message('assistant', ''), example.tools, example.input):016x}"
 
 
-COMPUTED: Mapping[str, Callable[[Example], Any]] = {"prompt": prompt_key}  # columns that a selector may read
+COMPUTED: Mapping[str, Callable[[Example], Any]] = {"prompt": prompt_key}  # further columns that a selector may read
 
 
-class Table:
-    """Grows by a window at a time, a record batch each.
+class ScoreTable:
+    """Score table that grows window by window; each window is one Arrow record batch.
 
     Args:
-        scorers: column names of the scores.
-        more: columns of what scorers say besides, and of scores that are made of others when all are there.
-        extra: columns of the input, or of `COMPUTED`, to carry along in memory, for filters and strata; not written.
+        scorers: names of the score columns.
+        more: further columns that scorers fill, and residual scores, which are computed at the end.
+        extra: columns of the input, or of `COMPUTED`, kept in memory for filters and strata; not written.
     """
 
     def __init__(self, scorers: Sequence[str], extra: Iterable[str] = (), more: Iterable[str] = ()) -> None:
@@ -61,14 +61,14 @@ class Table:
         self.schema = pa.schema([(name, pa.type_for_alias(KINDS.get(name, "float64"))) for name in names])
         self.batches: list[pa.RecordBatch] = []
         self.length = 0
-        self.reasons: dict[str, dict[int, str]] = {name: {} for name in self.scorers}  # of rows without that score
+        self.reasons: dict[str, dict[int, str]] = {name: {} for name in self.scorers}  # scorer -> row -> why no score
 
     @classmethod
-    def made(cls, columns: Mapping[str, Sequence[Any]], reasons: Mapping[str, Mapping[int, str]]) -> Self:
-        """Return a table of finished columns, in the order of `schema`.
+    def from_columns(cls, columns: Mapping[str, Sequence[Any]], reasons: Mapping[str, Mapping[int, str]]) -> Self:
+        """Make a table from finished columns, in the order of `schema`.
 
         Args:
-            columns: name -> values, None where there is none.
+            columns: name -> values, None for no value.
             reasons: scorer -> row -> why it has no score.
         """
         import pyarrow as pa
@@ -79,7 +79,7 @@ class Table:
         table.reasons = {name: dict(each) for name, each in reasons.items()}
         return table
 
-    def add(self, scored: Scored) -> None:
+    def add(self, scored: ScoredWindow) -> None:
         """Append a window."""
         import pyarrow as pa
 
@@ -87,27 +87,27 @@ class Table:
         columns: dict[str, list[Any]] = {name: [None] * len(items) for name in self.schema.names}
         example = 0
         for place, item in enumerate(items):
-            columns["row"][place], told = item.row, dict[str, Any]()
+            columns["row"][place], carried = item.row, dict[str, Any]()
             if isinstance(item, BadRow):
                 reasons: dict[str, str | None] = dict.fromkeys(self.scorers, item.reason)
                 columns["problem"][place] = item.reason
             else:
-                found, reasons = row_of(scored, example)
-                found["problem"] = joined(reasons)
-                for name in found.keys() & columns.keys():  # what is not asked for has no column
+                found, reasons = example_row(scored, example)
+                found["problem"] = join_reasons(reasons)
+                for name in found.keys() & columns.keys():  # values without a column are left out
                     columns[name][place] = found[name]
-                told = {**item.columns, **{name: COMPUTED[name](item) for name in self.extra if name in COMPUTED}}
+                carried = {**item.columns, **{name: COMPUTED[name](item) for name in self.extra if name in COMPUTED}}
                 example += 1
             for name, why in reasons.items():
                 if why is not None:
                     self.reasons[name][self.length + place] = why
             for name, values in self.extra.items():
-                values.append(told.get(name))
+                values.append(carried.get(name))
         self.batches.append(pa.record_batch(columns, schema=self.schema))
         self.length += len(items)
 
     def residualise(self, name: str, into: str) -> None:
-        """Make a score of another one: what is left of it when the response's length is taken away."""
+        """Fill the column `into` with the score `name` minus what response length predicts."""
         import pyarrow as pa
 
         left = residuals(self.floats(name), np.nan_to_num(self.floats("response_tokens")))
@@ -118,16 +118,16 @@ class Table:
         self.scorers.append(into)
 
     def values(self, name: str) -> list[Any]:
-        """Return a column; None where there is no value."""
+        """Return a column as a list, None for no value."""
         return [value for batch in self.batches for value in batch.column(name).to_pylist()]
 
     def floats(self, name: str) -> FloatArray:
-        """Return a column of numbers as float64, (rows,), NaN where there is none."""
+        """Return a column of numbers as (rows,) float64, NaN for no value."""
         found = [batch.column(name).cast("float64").to_numpy(zero_copy_only=False) for batch in self.batches]
         return np.concatenate(found) if found else np.empty(0)
 
-    def there(self) -> npt.NDArray[np.intp]:
-        """Return the rows that are examples; bad rows are none."""
+    def example_rows(self) -> npt.NDArray[np.intp]:
+        """Return the indices of the rows that are examples, not bad rows."""
         found = [batch.column("id").is_valid().to_numpy(zero_copy_only=False) for batch in self.batches]
         return np.flatnonzero(np.concatenate(found)) if found else np.empty(0, np.intp)
 
@@ -141,7 +141,7 @@ class Table:
 
     def without_score(self, name: str) -> int:
         """Return how many examples have no score of this name."""
-        return len(self.reasons[name].keys() & set(self.there().tolist()))
+        return len(self.reasons[name].keys() & set(self.example_rows().tolist()))
 
     def __len__(self) -> int:
         return self.length
@@ -153,26 +153,26 @@ class Table:
         return pa.Table.from_batches(self.batches, self.schema)
 
     def parts(self) -> Iterator[pa.Table]:
-        """Yield the table some rows at a time: the whole would stand in memory a second time while it is written."""
+        """Yield the table in slices; writing it whole would need its memory twice."""
         whole = self.arrow()
         for start in range(0, max(1, len(self)), PART):
             yield whole.slice(start, PART).combine_chunks()
 
-    def take(self, rows: Sequence[int]) -> Table:
-        """Return these rows, in this order, as a table of their own."""
-        made, places = Table(self.scorers, self.extra, self.more), {row: i for i, row in enumerate(rows)}
+    def take(self, rows: Sequence[int]) -> ScoreTable:
+        """Return a new table with these rows, in this order."""
+        made, places = ScoreTable(self.scorers, self.extra, self.more), {row: i for i, row in enumerate(rows)}
         made.schema = self.schema
         made.batches, made.length = self.arrow().take(list(rows)).to_batches(), len(rows)
         made.reasons = {
-            name: {places[row]: why for row, why in said.items() if row in places}
-            for name, said in self.reasons.items()
+            name: {places[row]: why for row, why in reasons_of.items() if row in places}
+            for name, reasons_of in self.reasons.items()
         }
         made.extra = {name: [values[row] for row in rows] for name, values in self.extra.items()}
         return made
 
     def scores(self, name: str) -> Scores:
-        """Return one scorer's scores of the examples; bad rows have no id and are not among them."""
-        rows = self.there()
+        """Return one scorer's scores of the examples, without bad rows, which have no id."""
+        rows = self.example_rows()
         places = {row: i for i, row in enumerate(rows.tolist())}
         problems = {places[row]: why for row, why in sorted(self.reasons[name].items()) if row in places}
         numbers = (*self.scorers, *self.more, *COUNTS[:-1])
@@ -183,16 +183,16 @@ class Table:
 
 
 def object_array(values: Sequence[Any]) -> Any:
-    """Return an array of any objects, (values,); numpy itself would look into lists."""
+    """Return a (values,) object array; `np.array` would turn nested lists into more dimensions."""
     out = np.empty(len(values), dtype=object)
     out[:] = values
     return out
 
 
-def row_of(scored: Scored, i: int) -> tuple[dict[str, Any], dict[str, str | None]]:
-    """Return an example's row, and per scorer why it has no score."""
+def example_row(scored: ScoredWindow, i: int) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """Return an example's row, and per scorer why there is no score, or None."""
     item = scored.window.examples[i]
-    row = {"id": item.id, "turn": item.turn, **facts(scored, i), **scored.more[i]}
+    row = {"id": item.id, "turn": item.turn, **example_facts(scored, i), **scored.more[i]}
     reasons: dict[str, str | None] = {}
     for name, value in scored.scores[i].items():
         failed = isinstance(value, Problem)
@@ -201,8 +201,8 @@ def row_of(scored: Scored, i: int) -> tuple[dict[str, Any], dict[str, str | None
     return row, reasons
 
 
-def facts(scored: Scored, i: int) -> dict[str, Any]:
-    """What is known of an example besides its scores: token counts, truncation, NLLs that were read."""
+def example_facts(scored: ScoredWindow, i: int) -> dict[str, Any]:
+    """Return an example's columns besides its scores: token counts, truncation, and the NLLs that were read."""
     out: dict[str, Any] = {}
     window = scored.window
     made, slots = window.given[i], [slot for named in window.slots[i] for slot in named.values()]
@@ -210,7 +210,7 @@ def facts(scored: Scored, i: int) -> dict[str, Any]:
         out = {"prompt_tokens": made.start, "response_tokens": made.response_tokens}
         out["truncated"] = made.cut_prompt + made.cut_response
         out["shot_tokens_cut"] = window.shot_tokens_cut[i]
-    # Passes over other examples' responses, with this one as their shot, say nothing about this one's response.
+    # Skip passes over other examples' responses that show this example as a shot: their NLL is not of this response.
     read: dict[str, dict[int, float]] = {}
     for slot in slots:
         if isinstance(slot, Slot) and slot.spec.example.id == window.examples[i].id:
@@ -220,8 +220,8 @@ def facts(scored: Scored, i: int) -> dict[str, Any]:
     return out | {f"nll_{kind}": next(iter(means.values())) for kind, means in read.items() if len(means) == 1}
 
 
-def joined(reasons: Mapping[str, str | None]) -> str | None:
-    """One cell for all scorers' problems."""
+def join_reasons(reasons: Mapping[str, str | None]) -> str | None:
+    """Join the scorers' problems into one cell; a problem that all scorers share stands alone."""
     there = {name: why for name, why in reasons.items() if why is not None}
     if not there:
         return None
@@ -231,16 +231,16 @@ def joined(reasons: Mapping[str, str | None]) -> str | None:
 
 
 def residuals(values: FloatArray, lengths: npt.NDArray[Any]) -> FloatArray:
-    """The residuals of a least-squares curve over the logarithm of the length.
+    """Return the residuals of a least-squares fit of the score on log length.
 
-    The curve is a cubic spline with knots at quantiles; a straight line where there are few examples or few lengths.
+    The fit is a cubic spline with knots at quantiles, or a straight line for few examples or few different lengths.
 
     Args:
-        values: (examples,) scores, NaN where there is none.
+        values: (examples,) scores, NaN for no score.
         lengths: (examples,) response tokens.
 
     Returns:
-        (examples,) in the score's unit; 0 is what a response of that length has on average. NaN where it was.
+        (examples,) residuals in the score's unit; 0 is the average of responses of that length. NaN stays NaN.
     """
     from sklearn.linear_model import LinearRegression
     from sklearn.pipeline import make_pipeline
@@ -250,7 +250,9 @@ def residuals(values: FloatArray, lengths: npt.NDArray[Any]) -> FloatArray:
     there = np.flatnonzero(~np.isnan(values))
     if not len(there):
         return out
+    # (scored examples, 1); a response without tokens counts as one token long
     x = np.log(np.maximum(np.asarray(lengths, dtype=np.float64)[there], 1.0))[:, None]
+    # Quantiles that coincide would give the spline empty intervals, so all knots must differ.
     bends = len(there) >= ENOUGH and len(np.unique(np.quantile(x, np.linspace(0, 1, KNOTS)))) == KNOTS
     curve = (
         make_pipeline(SplineTransformer(KNOTS, knots="quantile"), LinearRegression()) if bends else LinearRegression()
@@ -260,7 +262,7 @@ def residuals(values: FloatArray, lengths: npt.NDArray[Any]) -> FloatArray:
 
 
 def rank_correlation(a: FloatArray, b: FloatArray) -> float | None:
-    """Spearman's, over the examples that have both; None where one of them does not vary."""
+    """Return Spearman's rank correlation over the examples with both values; None if either does not vary."""
     from scipy.stats import spearmanr
 
     both = ~(np.isnan(a) | np.isnan(b))
@@ -270,7 +272,7 @@ def rank_correlation(a: FloatArray, b: FloatArray) -> float | None:
 
 
 def token_schema() -> Any:
-    """Return the columns of the file."""
+    """Return the columns of `tokens.parquet`."""
     import pyarrow as pa
 
     return pa.schema(
@@ -285,9 +287,9 @@ def token_schema() -> Any:
 
 
 class TokenFile:
-    """`id, pass, shots, token_ids, nll`: one row per response and pass that was asked for.
+    """Writer of `tokens.parquet`: one row per response and pass, with `id, pass, shots, token_ids, nll`.
 
-    The last two are lists over the scored response tokens; `shots` are the ids of the worked examples before it.
+    `token_ids` and `nll` are lists over the scored response tokens; `shots` are the ids of the worked examples.
     """
 
     def __init__(self, path: Path) -> None:
@@ -303,7 +305,7 @@ class TokenFile:
         self._writer.close()
         self._out.__exit__(kind, error, at)
 
-    def add(self, scored: Scored) -> None:
+    def add(self, scored: ScoredWindow) -> None:
         """Append a window."""
         import pyarrow as pa
 
@@ -318,8 +320,8 @@ class TokenFile:
             rows += [row for slot in found.values() if (row := self.row(scored, slot)) is not None]
         self._writer.write_table(pa.Table.from_pylist(rows, schema=self._writer.schema))
 
-    def row(self, scored: Scored, slot: Slot) -> dict[str, Any] | None:
-        """What was read for one ask, if that was tokens."""
+    def row(self, scored: ScoredWindow, slot: Slot) -> dict[str, Any] | None:
+        """Return the row of one ask, or None if its answer has no per-token values."""
         spec = slot.spec
         answer = scored.answers[slot.index, slot.readout]
         if not isinstance(answer, Nll) or answer.per_token is None:
@@ -329,6 +331,6 @@ class TokenFile:
             "id": spec.example.id,
             "pass": spec.kind,
             "shots": [shot.id for shot in spec.shots],
-            "token_ids": ids[len(ids) - answer.tokens :],
+            "token_ids": ids[len(ids) - answer.tokens :],  # a first token without context is not scored
             "nll": answer.per_token,
         }

@@ -1,1 +1,1 @@
-"""Ways to carry out a plan."""
+"""Runners: they turn a plan into answers and scores."""

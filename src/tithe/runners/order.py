@@ -1,4 +1,4 @@
-"""The order in which a large data set is read, so that an example and those that show it meet in one window."""
+"""Order a large data set so that an example and those that show it as a shot meet in one window."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 
-def together(ids: Sequence[str], shown: Sequence[str | None]) -> list[int]:
+def order_by_shots(ids: Sequence[str], shown: Sequence[str | None]) -> list[int]:
     """Put examples next to the ones they show, and otherwise leave them in order.
 
     Args:
-        ids: of the examples, all different.
-        shown: per example the id of the one that it shows first, of these or from elsewhere; None where it shows none.
+        ids: distinct ids of the examples.
+        shown: per example the id of its first worked example, which may be in another data set; None without one.
 
     Returns:
-        A permutation of the places: families of examples that show one another in the order of their first members;
-        within a family whoever stands next to a member in that sense follows soon after it.
+        A permutation of the indices. Families (examples connected by showing one another) come in the order of their
+        first members; a family is listed breadth first.
     """
     near: dict[str, list[str]] = defaultdict(list)
     for one, other in zip(ids, shown, strict=True):
@@ -29,7 +29,7 @@ def together(ids: Sequence[str], shown: Sequence[str | None]) -> list[int]:
             continue
         seen.add(first)
         family = [first]
-        for member in family:  # grows as it is walked
+        for member in family:  # the list grows while it is iterated
             new = [other for other in dict.fromkeys(near[member]) if other not in seen]
             seen.update(new)
             family += new

@@ -1,7 +1,7 @@
-"""A process that tokenises: `python -m tithe.runners.tokeniser DESCRIPTOR` answers requests until nobody asks any more.
+"""A process that tokenises: `python -m tithe.runners.tokeniser DESCRIPTOR` answers requests until its pipe is closed.
 
-The first request is a `RendererRecipe`, answered by the renderer's own description; the others are examples, answered
-by their encodings. Any answer may be a `Failed` instead.
+The first request is a `RendererRecipe`, and its answer the description of the renderer made from it. The others are
+lists of examples, and their answers the encodings. Any answer may be a `Failed` instead.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from tithe.data.render import Renderer
 from tithe.engine.workers.children import end_with_parent
 from tithe.engine.workers.process import Failed
 from tithe.errors import TitheError
-from tithe.runners.tokenising import described
+from tithe.runners.tokenising import describe_renderer
 
 
 def serve(channel: Connection) -> None:
-    """Answer until there are no more requests."""
+    """Answer requests until the other end closes the pipe."""
     renderer: Renderer | None = None
     while True:
         answer: Any
@@ -28,13 +28,13 @@ def serve(channel: Connection) -> None:
             return
         try:
             if renderer is None:
-                renderer = asked.made()
-                answer = described(renderer)
+                renderer = asked.make()
+                answer = describe_renderer(renderer)
             else:
                 answer = renderer.encode(asked)
         except TitheError as error:
             answer = Failed(str(error), error.hint, expected=True)
-        except Exception as error:  # it is told, and ends the run there
+        except Exception as error:  # sent back: the run raises it there
             answer = Failed(f"unexpected {type(error).__name__}: {error}", None, expected=False)
         channel.send(answer)
 

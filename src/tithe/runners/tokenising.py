@@ -1,4 +1,4 @@
-"""Processes that tokenise ahead of the model, where one thread beside it is not enough."""
+"""Processes that tokenise in advance, for a model that reads faster than one thread can tokenise."""
 
 from __future__ import annotations
 
@@ -22,57 +22,57 @@ if TYPE_CHECKING:
     from tithe.runners.trace import Work
 
 RENDERERS = (TemplateRenderer, CherryRenderer, SuperfilteringRenderer, CpqsRenderer)
-MOST = 4  # processes: each tokenises about 2,000 short records a second, and what is left to this one is less
-PATIENCE = 2.0  # seconds that the model may wait in all before they are started, which takes about as long
-# Seconds of planning that stand against one of reading: beside a GPU no more than this is left to a thread, as it holds
-# Python's lock while kernels are to be launched. Measured: half the time lost on a small model.
+MOST = 4  # processes; each tokenises about 2,000 short records a second, and four outpace the rest of the planning
+PATIENCE = 2.0  # total seconds that the model may wait before the processes start; starting takes as long
+# Most seconds of planning in a thread per second of reading on a GPU: the thread holds Python's lock while kernels wait
+# to be launched. Measured: half the time lost on a small model.
 BESIDE = 0.25
-PIECE = 512  # examples a request: a window is spread over all processes
-AHEAD = 3  # windows under way
+PIECE = 512  # examples per request, so that all processes share a window
+AHEAD = 3  # windows handed over in advance
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 Encodings: TypeAlias = Mapping[str, EncodedExample | Problem]  # by the examples' ids
 
 
 class TokeniserError(TitheError):
-    """A process that tokenises has failed."""
+    """A tokenising process has failed."""
 
 
 class TokeniserEndedError(TokeniserError):
-    """It is not there any more."""
+    """A tokenising process has ended."""
 
 
 @dataclass(frozen=True)
 class RendererRecipe:
-    """What it takes to make the run's renderer in another process."""
+    """All that another process needs to make the same renderer."""
 
     source: ModelSource
     trust_remote_code: bool
     renderer: type[Any]  # one of `RENDERERS`
     settings: RenderSettings
 
-    def made(self) -> Renderer:
-        """Make it, from the same files."""
+    def make(self) -> Renderer:
+        """Make the renderer from the same files."""
         from tithe.engine.sources import load_tokenizer
 
         if not self.trust_remote_code:
-            without_torch()
+            hide_torch()
         tokenizer = load_tokenizer(self.source, trust_remote_code=self.trust_remote_code)
         renderer: Renderer = self.renderer(tokenizer, self.settings)
         return renderer
 
 
 class TokeniserProcess(ChildProcess):
-    """One of them. Only one thread may ask it at a time."""
+    """A tokenising process. Only one thread may use it at a time."""
 
     def __init__(self) -> None:
         super().__init__("tithe.runners.tokeniser", QUIET)
 
     def ask(self, request: RendererRecipe | Sequence[Example]) -> Any:
-        """Send it a request and wait for the answer.
+        """Send a request and wait for the answer.
 
         Raises:
-            TokeniserError: it cannot.
-            TokeniserEndedError: it is dead.
+            TokeniserError: the process reports an error.
+            TokeniserEndedError: the process has ended.
         """
         try:
             self.channel.send(request)
@@ -80,29 +80,29 @@ class TokeniserProcess(ChildProcess):
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise self.last_words() from None
         if isinstance(answer, Failed):
-            raise TokeniserError(f"a process that tokenises says: {answer.message}")
+            raise TokeniserError(f"a tokenising process failed: {answer.message}")
         return answer
 
     def last_words(self) -> TokeniserEndedError:
+        """Return the error for a process that has ended, with its exit code and stderr."""
         code, said = self.ended() or (0, "")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return TokeniserEndedError(
-            f"a process that tokenises ended with {how}{said}",
-            hint=("out of memory, if it was killed; " if code < 0 else "")
-            + "the same command goes on from what is done",
+            f"a tokenising process ended with {how}{said}",
+            hint=("out of memory, if it was killed; " if code < 0 else "") + "run the same command again to go on",
         )
 
 
 @dataclass
 class Tokenisers:
-    """Encodes examples in processes, once a thread is too slow or too much; before that, and without, nothing happens.
+    """Pool of tokenising processes, started only once a single thread turns out to be too slow.
 
     Args:
-        source: the model, whose tokenizer it is.
-        renderer: what the processes have to repeat.
-        trust_remote_code: as the run's own tokenizer was loaded.
-        say: told when they are started.
-        patience: seconds.
+        source: the model with the tokenizer.
+        renderer: the run's renderer, which the processes must reproduce.
+        trust_remote_code: as for the run's own tokenizer.
+        say: prints when the processes start.
+        patience: seconds that the model may wait before they start.
     """
 
     source: ModelSource
@@ -111,20 +111,20 @@ class Tokenisers:
     say: Callable[[str], None] = lambda _: None
     patience: float = PATIENCE
     count: int = field(default=0, init=False)
-    waited: float = field(default=0.0, init=False)  # seconds, before they were started
-    planned: float = field(default=0.0, init=False)
-    gave_up: str | None = field(default=None, init=False)  # why a thread went on in their place
+    waited: float = field(default=0.0, init=False)  # seconds that the model waited before they started
+    planned: float = field(default=0.0, init=False)  # seconds that a thread planned before they started
+    gave_up: str | None = field(default=None, init=False)  # why the run went on with a thread
     _free: SimpleQueue[TokeniserProcess] = field(default_factory=SimpleQueue, init=False, repr=False)
     _all: list[TokeniserProcess] = field(default_factory=list, init=False, repr=False)
     _threads: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
     _ready: list[Future[None]] = field(default_factory=list, init=False, repr=False)
 
-    def after(self, work: Work, device: str) -> None:
-        """Start them if it is time: on a CPU never, as the model has all cores there.
+    def start_if_slow(self, work: Work, device: str) -> None:
+        """Start the processes if the thread is too slow; never on a CPU, where the model needs all cores.
 
         Args:
-            work: what the model has read so far, how long it has waited, and how long a thread has planned.
-            device: where it is: `cpu`, `cuda`, ...
+            work: what was done so far.
+            device: type of the model's device: `cpu`, `cuda`, ...
         """
         waited, much = work.waited >= self.patience, work.planned > max(BESIDE * work.seconds, self.patience)
         if self.count or device == "cpu" or not (waited or (much and work.seconds)):
@@ -143,38 +143,42 @@ class Tokenisers:
             self.say(f"{why}: {self.count} processes tokenise from here on")
 
     def start(self, count: int) -> None:
-        """Start so many, and do not wait for them."""
+        """Start `count` processes without waiting for them."""
         self.count, self._threads = count, ThreadPoolExecutor(count)
         self._all = [TokeniserProcess() for _ in range(count)]
         recipe = RendererRecipe(self.source, self.trust_remote_code, type(self.renderer), self.renderer.settings)
         self._ready = [self._threads.submit(self._greet, process, recipe) for process in self._all]
 
     def _greet(self, process: TokeniserProcess, recipe: RendererRecipe) -> None:
-        if process.ask(recipe) != described(self.renderer):
+        """Let a process make its renderer, and check that it is the same as ours."""
+        if process.ask(recipe) != describe_renderer(self.renderer):
             raise TokeniserError(
-                f"a process that tokenises renders otherwise than this run: the files of `{self.source.name}` or the "
-                "template have changed since it began",
+                f"a tokenising process renders differently from this run: the files of `{self.source.name}` or the "
+                "template have changed since the run began",
                 hint="run the same command again",
             )
         self._free.put(process)
 
     @property
     def ahead(self) -> int:
-        """Count the windows to hand over before the first is wanted."""
+        """Number of windows to hand over in advance; 0 until all processes are ready."""
         return AHEAD if self._ready and all(one.done() for one in self._ready) else 0
 
     def encode(self, examples: Iterable[Example]) -> Callable[[], Encodings]:
-        """Begin to encode those that can be; what is called for the result says which were.
+        """Start encoding examples without blocking; call the result to wait for the encodings.
+
+        Returns:
+            A function that returns them by example id; an empty dict if no process is ready.
 
         Raises:
-            TokeniserError: when it is called, if a process has failed.
+            TokeniserError: a process has failed; the returned function may raise it, too.
         """
         if not self.ahead:
             return dict
         try:
             for one in self._ready:
                 one.result()
-        except TokeniserEndedError as error:  # before it had anything to do: the thread can go on as before
+        except TokeniserEndedError as error:  # it never started: the thread can go on as before
             self.gave_up = str(error)
             self.say(f"note: {error}; a thread tokenises as before")
             self.stop()
@@ -195,7 +199,7 @@ class Tokenisers:
             self._free.put(process)
 
     def stop(self) -> None:
-        """End them all."""
+        """End all processes."""
         for process in self._all:
             process.close()
         if self._threads is not None:
@@ -212,12 +216,12 @@ class Tokenisers:
         }
 
 
-def described(renderer: Renderer) -> str:
-    """Return what a renderer says of itself, to be compared between processes."""
+def describe_renderer(renderer: Renderer) -> str:
+    """Return a renderer's description as text, to compare it between processes."""
     return json.dumps(renderer.describe(), default=str)
 
 
-def without_torch() -> None:
-    """Hide torch from transformers, which imports it wherever it is installed: 270 MB a tokenizer has no use for."""
+def hide_torch() -> None:
+    """Hide torch from transformers, which would import it: 270 MB that a tokenizer does not need."""
     find = importlib.util.find_spec
     importlib.util.find_spec = lambda name, package=None: None if name == "torch" else find(name, package)

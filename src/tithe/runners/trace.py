@@ -1,26 +1,25 @@
-"""When the model read and when it waited, over the length of a run: a few hundred lines at most, however long it is."""
+"""A trace of when the model read and when it waited, in a few hundred lines however long the run is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, fields
 
-MOST = 256  # lines; where there would be more, neighbours are joined
+MOST = 256  # spans; beyond that, neighbours are merged in pairs
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Some windows next to each other that the model read. Seconds count from the run's first plan.
+    """Consecutive windows that the model read. Times are seconds since the run's first plan.
 
     Args:
-        windows: how many.
+        windows: number of windows.
         examples: records in them, bad rows included.
-        tokens: that the model read.
-        planned: when the first was ready to be read.
-        began: when reading the first began.
-        ended: when reading the last ended.
-        waited: seconds in which there was nothing to read, as these windows were not yet planned; those before a run's
-            first window are not counted.
+        tokens: tokens that the model read.
+        planned: when the first window was planned.
+        began: when the model began to read the first.
+        ended: when it finished the last.
+        waited: seconds that the model waited for these windows to be planned, without the wait for a run's first.
     """
 
     windows: int
@@ -32,6 +31,7 @@ class Span:
     waited: float
 
     def __add__(self, later: Span) -> Span:
+        """Merge with the next span."""
         return Span(
             self.windows + later.windows,
             self.examples + later.examples,
@@ -45,20 +45,20 @@ class Span:
 
 @dataclass
 class Trace:
-    """Spans in the order of reading; the longer the run, the more windows each has.
+    """Spans in reading order; the longer the run, the more windows per span.
 
     Args:
-        most: spans that are held.
+        most: maximal number of spans.
     """
 
     most: int = MOST
     spans: list[Span] = field(default_factory=list, init=False)
     start: float = field(default=0.0, init=False)  # of the first plan, Unix time
-    worst: float = field(default=0.0, init=False)  # seconds that a single window was waited for
+    worst: float = field(default=0.0, init=False)  # longest wait for a window, seconds
     _each: int = field(default=1, init=False)  # windows of a full span
 
     def add(self, span: Span) -> None:
-        """Take a window."""
+        """Add a window."""
         self.worst = max(self.worst, span.waited)
         if self.spans and self.spans[-1].windows < self._each:
             self.spans[-1] += span
@@ -70,7 +70,7 @@ class Trace:
             self._each *= 2
 
     def as_dict(self) -> dict[str, float | Sequence[float]]:
-        """Return `start`, and a list for each field of the spans, for the run record."""
+        """Return `start` and one list per field of the spans, for the run record."""
         rows = [astuple(span) for span in self.spans]
         names = [one.name for one in fields(Span)]
         return {"start": round(self.start, 3)} | {
@@ -80,17 +80,16 @@ class Trace:
 
 @dataclass
 class Work:
-    """What was done so far, for the progress bar and the run record.
+    """Totals of what a run has done so far, for the progress bar and the run record.
 
     Args:
-        passes: forward passes computed now.
+        passes: forward passes computed in this run.
         reused: passes whose answers were in the store.
-        tokens: tokens the model read now.
-        failed: passes that ran out of memory alone.
-        seconds: spent in reading, without loading the model.
-        waited: seconds in which there was nothing to read, as the next window was not yet tokenised; the first window,
-            for which everybody has to wait, is left out.
-        planned: processor seconds for which a thread planned and tokenised what has been read.
+        tokens: tokens that the model read in this run.
+        failed: passes that ran out of memory even in a batch of one.
+        seconds: time spent reading, without loading the model.
+        waited: seconds that the model waited for a window to be planned, without the unavoidable wait for the first.
+        planned: CPU seconds that a thread spent planning and tokenising the windows that were read.
     """
 
     passes: int = 0

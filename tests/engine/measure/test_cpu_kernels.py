@@ -19,7 +19,7 @@ from tithe.engine.measure.cpu_kernels import Fp32Route, HalfSpeed, choose, probe
 from tithe.engine.sources import find_model
 from tithe.errors import StoreError
 from tithe.report.reporter import Reporter
-from tithe.run.engines import kernels
+from tithe.run.engines import describe_fp32_kernels
 from tithe.run.score import score
 from tithe.settings import ScoreSettings
 
@@ -157,9 +157,11 @@ def test_a_damaged_note_is_an_error(model_dir: Path, tmp_path: Path, text: str) 
 
 
 def test_it_is_said_where_it_is_not_torch_as_it_comes() -> None:
-    assert kernels(Fp32Route("default", "", {}, TRUE)) == ""
-    assert kernels(choose({"default": 100.0, "onednn": 210.0}, TRUE)).startswith(" by oneDNN (2.10 times as fast")
-    assert "not true fp32" in kernels(Fp32Route("default", "set before", {}, {"default": 3e-3}))
+    assert describe_fp32_kernels(Fp32Route("default", "", {}, TRUE)) == ""
+    assert describe_fp32_kernels(choose({"default": 100.0, "onednn": 210.0}, TRUE)).startswith(
+        " by oneDNN (2.10 times as fast"
+    )
+    assert "not true fp32" in describe_fp32_kernels(Fp32Route("default", "set before", {}, {"default": 3e-3}))
 
 
 @pytest.fixture(autouse=True)

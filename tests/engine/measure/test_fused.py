@@ -21,7 +21,14 @@ from tithe.engine.engine import Engine
 from tithe.engine.measure import fused
 from tithe.engine.measure.fused import WORTH, cannot, find_parts, fuse, worth
 from tithe.errors import SettingsError
-from tithe.run.engines import about, check_compile, engine_record, engine_sentence, may_be_large, wants_compiled
+from tithe.run.engines import (
+    check_compile,
+    engine_record,
+    engine_sentence,
+    estimate_tokens,
+    may_try_loss_kernels,
+    should_compile,
+)
 from tithe.settings import ScoreSettings
 
 Family = Callable[[str], Path]
@@ -245,11 +252,11 @@ def test_a_run_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     data = tmp_path / "data.jsonl"
     data.write_text("x" * 40_000)
     dataset: Any = SimpleNamespace(source=str(data), limit=None)
-    assert about(dataset) == 20_000
+    assert estimate_tokens(dataset) == 20_000
 
     def begin(place: str, parameters: float, device: torch.device = CUDA, compile: str = "auto") -> bool:
         settings = ScoreSettings.of({"dataset": str(data), "compile": compile})
-        return wants_compiled(settings, device, lambda: int(parameters), dataset, tmp_path / place, "compile")
+        return should_compile(settings, device, lambda: int(parameters), dataset, tmp_path / place, "compile")
 
     large = 2 * WORTH / 20_000
     assert begin("a", large) and begin("a", 10)
@@ -266,16 +273,16 @@ def test_how_much_a_run_reads_is_guessed_by_files_hub_and_limit(
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for _ in range(100)))
     size = data.stat().st_size
-    assert about(open_dataset(data)) == 2 * size // 4
-    assert about(open_dataset(data, limit=10)) == 2 * 10 * 400 // 4  # not of the whole file
-    assert about(open_dataset(data, limit=1000)) == 2 * size // 4
+    assert estimate_tokens(open_dataset(data)) == 2 * size // 4
+    assert estimate_tokens(open_dataset(data, limit=10)) == 2 * 10 * 400 // 4  # not of the whole file
+    assert estimate_tokens(open_dataset(data, limit=1000)) == 2 * size // 4
     packed = tmp_path / "data.jsonl.gz"
     packed.write_bytes(gzip.compress(data.read_bytes()))
-    assert about(open_dataset(packed)) == 2 * 3 * packed.stat().st_size // 4
+    assert estimate_tokens(open_dataset(packed)) == 2 * 3 * packed.stat().st_size // 4
     for sizes, wanted in (({"train.parquet": 600, "train.jsonl": 90}, 2 * (3 * 600 + 90) // 4), ({}, None)):
         monkeypatch.setattr(HubData, "sizes", lambda _, sizes=sizes: sizes)
         hub: Any = SimpleNamespace(source="owner/name", origin=HubData("owner/name", "train", None), limit=None)
-        assert about(hub) == wanted
+        assert estimate_tokens(hub) == wanted
 
 
 def test_loss_kernels_are_tried_where_a_job_may_repay_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -284,5 +291,6 @@ def test_loss_kernels_are_tried_where_a_job_may_repay_it(monkeypatch: pytest.Mon
     here: Any = SimpleNamespace(source=str(tmp_path / "data.jsonl"), limit=None)
     there: Any = SimpleNamespace(source="owner/name", origin=HubData("owner/name", "train", None), limit=None)
     auto, off = (ScoreSettings.of({"dataset": "data", "compile": word}) for word in ("auto", "off"))
-    assert may_be_large(auto, CUDA, there) and not may_be_large(auto, CUDA, here) and not may_be_large(off, CUDA, there)
-    assert may_be_large(off, CPU, here)  # nothing is tried there, and nothing is to be held back
+    assert may_try_loss_kernels(auto, CUDA, there) and not may_try_loss_kernels(auto, CUDA, here)
+    assert not may_try_loss_kernels(off, CUDA, there)
+    assert may_try_loss_kernels(off, CPU, here)  # nothing is tried there, and nothing is to be held back

@@ -18,7 +18,7 @@ from tithe.lab.evaluate.measured import RECORD, Measured, StoredPiece, read_piec
 from tithe.lab.evaluate.settings import EvaluateSettings
 from tithe.lab.evaluate.tasks import Asked, Built, build, resolve
 from tithe.report.reporter import Reporter
-from tithe.run.folder import account, run_folder
+from tithe.run.folder import recorded_run, run_folder
 
 if TYPE_CHECKING:
     from tithe.lab.evaluate.harness import Harness
@@ -70,9 +70,9 @@ def evaluate(settings: EvaluateSettings, folder: Path, *, reporter: Reporter | N
         kept = still_valid(place, there, pieces, reporter)
         on_disk = list(kept.values())
         # Outdated results stay in the folder until everything is checked that may stop their replacement. Until then a
-        # failure must not overwrite their record either, so the account has no folder.
+        # failure must not overwrite their record either, so the record writer has no folder.
         ours = place if len(kept) == len(there) else None
-        with account(ours, reporter, lambda: record_of(base, on_disk), name=RECORD, stores="metrics") as keeper:
+        with recorded_run(ours, reporter, lambda: record_of(base, on_disk), name=RECORD, stores="metrics") as keeper:
             keeper.stored = lambda: sum(len(one.measured) for one in on_disk)
             missing = [one for one in pieces if one.name not in kept]
             for piece in missing:

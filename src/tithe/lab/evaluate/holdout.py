@@ -16,12 +16,12 @@ from tithe.errors import DataError, did_you_mean
 from tithe.lab.evaluate.measured import Measured
 from tithe.records import Example
 from tithe.report.reporter import Reporter
-from tithe.run.engines import Engines
+from tithe.run.engines import EngineCache
 from tithe.run.folder import run_folder
 from tithe.run.method import Setup, set_up
 from tithe.run.results import ScoreResult
 from tithe.run.score import Scoring
-from tithe.run.source import Source
+from tithe.run.source import DataSource
 from tithe.settings import ScoreSettings
 
 COUNTED = (
@@ -74,7 +74,7 @@ def measure_holdout(
     reporter, setup = reporter or Reporter(), holdout_setup(settings, path, group)
     extra = [] if group is None else [group]
     # In a temporary folder: scores are not kept, only what is made of them.
-    with run_folder(None) as place, closing(Engines(reporter)) as engines:
+    with run_folder(None) as place, closing(EngineCache(reporter)) as engines:
         return from_scores(Scoring(setup, engines, reporter, place, extra=extra).run(), group, reporter)
 
 
@@ -87,7 +87,7 @@ def holdout_setup(settings: ReadingSettings, path: str | Path, group: str | None
     given = ScoreSettings.of(
         {"dataset": str(path), "scorer": ("perplexity",)} | {name: getattr(settings, name) for name in READ}
     )
-    source = Source.open(given)
+    source = DataSource.open(given)
     if group is not None and group not in source.columns:
         raise DataError(f"no record of `{path}` has a column `{group}`", hint=did_you_mean(group, source.columns))
     return set_up(given, source=source)
@@ -95,7 +95,7 @@ def holdout_setup(settings: ReadingSettings, path: str | Path, group: str | None
 
 def from_scores(result: ScoreResult, group: str | None, reporter: Reporter) -> Measured:
     """Turn a score table into a `Measured`; bad rows and examples without an NLL become its problems."""
-    columns = {name: result.grown.values(name) for name in ("id", "row", "nll_given", "problem", "truncated")}
+    columns = {name: result.score_table.values(name) for name in ("id", "row", "nll_given", "problem", "truncated")}
     ids = [f"row {row}" if id_ is None else id_ for id_, row in zip(columns["id"], columns["row"], strict=True)]
     values, problems = dict[str, float](), dict[str, str]()
     for id_, nll, problem in zip(ids, columns["nll_given"], columns["problem"], strict=True):
@@ -141,7 +141,7 @@ def groups_of(ids: list[str], result: ScoreResult, group: str) -> dict[str, str]
     Raises:
         DataError: a record has no group.
     """
-    grown = result.grown
+    grown = result.score_table
     found = {}
     for id_, known, row, value in zip(ids, grown.values("id"), grown.values("row"), grown.extra[group], strict=True):
         if known is None:  # a bad row

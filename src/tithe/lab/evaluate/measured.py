@@ -16,7 +16,7 @@ import numpy as np
 from tithe.errors import DataError, StoreError
 from tithe.foreign import foreign, read_json
 from tithe.records import FloatArray
-from tithe.run.folder import sweep, write_json, write_table
+from tithe.run.folder import remove_partial_files, write_json, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -184,8 +184,8 @@ def write_pieces(
     parts = list(kept)
     record = record_of(base, parts)
     measured = [one for part in parts for one in part.measured]
-    sweep(folder / ITEMS)
-    sweep(folder / RECORD)
+    remove_partial_files(folder / ITEMS)
+    remove_partial_files(folder / RECORD)
     if fewer:
         write_json(folder / RECORD, record)
     write_table(folder / ITEMS, as_table(measured))

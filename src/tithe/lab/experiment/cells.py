@@ -17,7 +17,7 @@ from tithe.lab.evaluate.measured import Measured, from_files
 from tithe.lab.experiment.arm_choices import Choice, Stored, choice_of_seed
 from tithe.lab.experiment.experiment_data import Pool
 from tithe.report.reporter import Reporter
-from tithe.run.folder import Account, has_finished, write_json
+from tithe.run.folder import RecordWriter, has_finished, write_json
 
 CELLS, SPEC, DONE, TRAIN = "cells", "cell-settings.json", "cell.json", "train.jsonl"
 UNTRAINED = "base"
@@ -235,7 +235,7 @@ def spec_digest(spec: Mapping[str, Any]) -> str:
 def write_broken_off(own: Path, error: BaseException) -> None:
     """Record why a cell stopped before it finished."""
     if read_done(own) is None:
-        Account(own, Reporter(), lambda: brief_spec(own), DONE, stores=None).write_broken_off(error)
+        RecordWriter(own, Reporter(), lambda: brief_spec(own), DONE, stores=None).write_broken_off(error)
 
 
 def brief_spec(own: Path) -> dict[str, Any]:

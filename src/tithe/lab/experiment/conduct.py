@@ -47,9 +47,9 @@ from tithe.lab.tune.settings import TrainingRecipe, TuneSettings
 from tithe.lab.tune.train import demand_packages
 from tithe.report.charts import library
 from tithe.report.reporter import Reporter
-from tithe.run.folder import BEFORE, OUTCOME, Account, account, has_finished, run_folder, write_json
-from tithe.run.model import Model, open_model, open_renderer
-from tithe.run.source import Source
+from tithe.run.folder import BEFORE, OUTCOME, RecordWriter, has_finished, recorded_run, run_folder, write_json
+from tithe.run.run_model import RunModel, open_model, open_renderer
+from tithe.run.source import DataSource
 from tithe.settings import ScoreSettings
 
 DESIGN, RECORD = "design.json", "experiment.json"
@@ -81,7 +81,7 @@ def experiment(
         TitheError: the experiment failed; the same call resumes it.
     """
     conduct = Conduct(settings, folder, reporter := reporter or Reporter())
-    with run_folder(folder, "-o"), account(None, reporter, conduct.so_far, name=RECORD, stores="cells") as told:
+    with run_folder(folder, "-o"), recorded_run(None, reporter, conduct.so_far, name=RECORD, stores="cells") as told:
         told.stored = lambda: sum("evaluation" in one for one in conduct.cells_so_far())
         return conduct.run(told, overwrite=overwrite, plan=plan)
 
@@ -131,14 +131,14 @@ class Conduct:
         )
 
     @cached_property
-    def source(self) -> Source:
-        return Source.open(self.reading)
+    def source(self) -> DataSource:
+        return DataSource.open(self.reading)
 
     @cached_property
-    def model(self) -> Model:
+    def model(self) -> RunModel:
         return open_model(self.reading)
 
-    def run(self, told: Account, *, overwrite: bool, plan: bool) -> ExperimentResult:
+    def run(self, told: RecordWriter, *, overwrite: bool, plan: bool) -> ExperimentResult:
         # What can fail early comes first: a training takes hours.
         demand_extras()
         if self.settings.judge is not None:

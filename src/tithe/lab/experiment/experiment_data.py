@@ -20,7 +20,7 @@ from tithe.data.render import EncodedExample, Renderer
 from tithe.errors import DataError, SettingsError
 from tithe.lab.contamination_report import contamination
 from tithe.lab.experiment.settings import ExperimentSettings
-from tithe.planner import windows, without_numbers
+from tithe.planner import windows, without_details
 from tithe.records import BadRow, Example, Pass, Problem
 from tithe.report.reporter import Reporter
 from tithe.run.source import named_dataset
@@ -170,7 +170,7 @@ def make_pool(
     tokens: dict[int, int] = {}
     why: dict[str, int] = {}
     for example, found in zip(examples, training_passes(examples, renderer, remarks), strict=True):
-        reason = unwanted.get(example.id) or (without_numbers(found.reason) if isinstance(found, Problem) else None)
+        reason = unwanted.get(example.id) or (without_details(found.reason) if isinstance(found, Problem) else None)
         if reason is not None:
             why[reason] = why.get(reason, 0) + 1
         else:

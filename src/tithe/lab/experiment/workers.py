@@ -34,7 +34,7 @@ from tithe.lab.tune.tune import tune
 from tithe.printable import one_line
 from tithe.report.reporter import Reporter
 from tithe.run.folder import FINISHED, OUTCOME
-from tithe.signals import ended_by_signals
+from tithe.signals import handle_ending_signals
 
 LEAST = 2  # cells before an estimate: the first starts the process and trains nothing
 Done = Callable[[str, Mapping[str, Any]], None]
@@ -340,7 +340,7 @@ def main() -> None:
     end_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print to stdout must not mix with the answers
-    with ended_by_signals() as ending:
+    with handle_ending_signals() as ending:
         try:
             serve(sys.stdin, answers)
         except KeyboardInterrupt:  # the training has written in its record that it was interrupted

@@ -15,7 +15,7 @@ from tithe.data.dataset import Dataset
 from tithe.errors import DataError, ModelError, SettingsError, did_you_mean
 from tithe.foreign import demand_regular, foreign
 from tithe.lab.heads.settings import HeadSettings
-from tithe.planner import without_numbers
+from tithe.planner import without_details
 from tithe.records import BadRow, Example
 from tithe.run.table import prompt_key
 
@@ -84,7 +84,7 @@ def read_tiers(dataset: Dataset, settings: HeadSettings) -> Tiers:
     examples, bad, read = list[Example](), Counter[str](), RecordCounts(deed="read")
     for item in read.counting(dataset):
         if isinstance(item, BadRow):
-            bad[without_numbers(item.reason)] += 1
+            bad[without_details(item.reason)] += 1
         else:
             examples.append(item)
     for note in [note for note in read.notes if note.startswith(f"`{settings.tier_column}` ")]:
@@ -170,7 +170,7 @@ def demand_both(labels: npt.NDArray[np.int64], source: str, settings: HeadSettin
 
 
 def count_reasons(reasons: Iterable[Any]) -> Counter[str]:
-    return Counter(without_numbers(str(reason)) for reason in reasons)
+    return Counter(without_details(str(reason)) for reason in reasons)
 
 
 def split_by_prompt(

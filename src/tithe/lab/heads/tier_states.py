@@ -20,10 +20,10 @@ from tithe.lab.heads.tier_data import Tiers, count_reasons
 from tithe.planner import plan_window, windows
 from tithe.records import Ask, Pass, Problem
 from tithe.report.reporter import Reporter
-from tithe.run.engines import Engines, Loader
+from tithe.run.engines import EngineCache, EngineLoader
 from tithe.run.method import Method
-from tithe.run.model import Model, longest_pass, open_model, open_renderer
-from tithe.run.source import Source
+from tithe.run.run_model import RunModel, longest_pass, open_model, open_renderer
+from tithe.run.source import DataSource
 from tithe.scorers.base import given
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class HeadModel:
     """
 
     settings: HeadSettings
-    model: Model
+    model: RunModel
     renderer: Renderer
 
     @classmethod
@@ -100,15 +100,15 @@ class HeadRun:
     """
 
     of: HeadModel
-    source: Source
-    load: Loader
+    source: DataSource
+    load: EngineLoader
     reporter: Reporter
 
     @classmethod
     def open(cls, of: HeadModel, reporter: Reporter) -> Self:
         """Open the data set; the engine is loaded at its first use."""
-        source, engines = Source.open(of.settings), Engines(reporter, several=False)
-        return cls(of, source, Loader(engines, of.settings, source.dataset, of.model, None), reporter)
+        source, engines = DataSource.open(of.settings), EngineCache(reporter, several=False)
+        return cls(of, source, EngineLoader(engines, of.settings, source.dataset, of.model, None), reporter)
 
 
 @dataclass

@@ -34,7 +34,7 @@ from tithe.lab.heads.tier_states import HeadModel, HeadRun, TierStates
 from tithe.printable import counted
 from tithe.report.reporter import Reporter, say_notes
 from tithe.report.terminal import console, say
-from tithe.run.folder import account, run_folder, write_json, write_table
+from tithe.run.folder import recorded_run, run_folder, write_json, write_table
 from tithe.run.method import Facts
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def train_head(
     base = {"kind": settings.kind, **inputs_record(run)}
     with (
         run_folder(folder, "-o") as place,
-        account(folder, reporter, lambda: base, name=REPORT, stores=None) as told,
+        recorded_run(folder, reporter, lambda: base, name=REPORT, stores=None) as told,
     ):
         states = TierStates.of(run, tiers)
         counts = counts_of(states, {})

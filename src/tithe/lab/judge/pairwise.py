@@ -25,7 +25,7 @@ from tithe.lab.judge.tally import tally as count
 from tithe.lab.writing.answering import make_writer
 from tithe.records import Problem
 from tithe.report.reporter import Reporter
-from tithe.run.folder import DROPPED, RECORD, account, default_folder, run_folder, sweep, write_json
+from tithe.run.folder import DROPPED, RECORD, default_folder, recorded_run, remove_partial_files, run_folder, write_json
 
 NO_VERDICT = "no verdict"
 
@@ -82,7 +82,7 @@ def compare(
     judge = make_writer(settings.who, settings, settings.endpoint, hold=0)  # replies may cost money: store each at once
     judge.check()
     base = describe(settings, sides, digests) | {"counts": count_answers(sides, pairs)}
-    with run_folder(folder) as place, account(folder, reporter, lambda: base) as keeper:
+    with run_folder(folder) as place, recorded_run(folder, reporter, lambda: base) as keeper:
         loop = JudgeLoop(judge, settings.attempts, place, reporter)
         keeper.record = lambda: base | {"judge": loop.as_dict(), "seconds": round(time.monotonic() - began, 2)}
         keeper.stored = lambda: judge.stored
@@ -95,7 +95,7 @@ def compare(
         write_left_out([*unpaired_rows(sides), *undecided_rows(pairs, reviews)], folder)
         write_json(folder / RECORD, record)
         demand_verdict(settings, reviews, replies, folder)
-        sweep(output)
+        remove_partial_files(output)
         with atomic(output, overwrite=True) as stream:
             for pair, review in zip(pairs, reviews, strict=True):
                 stream.write(review_line(pair, review, replies.get(pair.item, {}), settings))

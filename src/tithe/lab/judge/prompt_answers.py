@@ -20,10 +20,19 @@ from tithe.errors import DataError, SettingsError
 from tithe.extras import versions
 from tithe.lab.judge.settings import AnswerSettings
 from tithe.lab.writing.answering import make_writer
-from tithe.planner import without_numbers
+from tithe.planner import without_details
 from tithe.records import BadRow, Example, Problem
 from tithe.report.reporter import Reporter
-from tithe.run.folder import DROPPED, RECORD, account, check_places, default_folder, run_folder, sweep, write_json
+from tithe.run.folder import (
+    DROPPED,
+    RECORD,
+    check_places,
+    default_folder,
+    recorded_run,
+    remove_partial_files,
+    run_folder,
+    write_json,
+)
 
 SHOWN = 60  # characters of a prompt that a message shows
 
@@ -142,7 +151,7 @@ def answer(
         "versions": versions(),
         "prompts": {"source": settings.prompts, "digest": digest},
     }
-    with run_folder(folder) as place, account(folder, reporter, lambda: base) as keeper:
+    with run_folder(folder) as place, recorded_run(folder, reporter, lambda: base) as keeper:
         keeper.record = lambda: base | {"counts": {"prompts": len(asked), **asked.counts}, "model": writer.describe()}
         keeper.stored = lambda: writer.stored
         reporter.phase("answering")
@@ -166,7 +175,7 @@ def answer(
         write_left_out(bad + none, folder)
         write_json(folder / RECORD, record)
         demand_answers(settings, problems, len(asked))
-        sweep(output)
+        remove_partial_files(output)
         with atomic(output, overwrite=True) as stream:
             for item, example in asked.examples.items():
                 if item in there:
@@ -181,7 +190,7 @@ def count_answers(asked: AnswerSet, there: Sequence[Mapping[str, Any]], problems
         "answers": len(there),
         "empty": sum(not one["text"] for one in there),
         "unfinished": sum(not one["finished"] for one in there),
-        "problems": dict(Counter(map(without_numbers, problems.values())).most_common()),
+        "problems": dict(Counter(map(without_details, problems.values())).most_common()),
         "bad_rows": dict(Counter(row.reason for row in asked.bad).most_common()),
         **asked.counts,
     }

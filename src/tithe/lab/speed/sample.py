@@ -13,7 +13,7 @@ from tithe.engine.measure.shape import Shape, attention_flops, idle_parameters, 
 from tithe.planner import Cost, Window
 from tithe.records import BadRow, Example, Problem
 from tithe.run.method import Setup
-from tithe.run.table import Table
+from tithe.run.table import ScoreTable
 from tithe.runners.local import Answers, LocalRunner
 from tithe.scorers.base import Scorer
 
@@ -119,9 +119,9 @@ class Sample:
         """Number of records; one may hold several examples."""
         return len({item.row for item in self.items})
 
-    def table(self) -> Table:
+    def table(self) -> ScoreTable:
         """Return the run's score table, still empty."""
-        return Table(list(self.scorers), more=self.setup.method.score_columns[len(self.scorers) :])
+        return ScoreTable(list(self.scorers), more=self.setup.method.score_columns[len(self.scorers) :])
 
     def runner(self, engine: Engine | None, place: Path) -> TimedRunner:
         """Return the run's runner; without an engine it only plans."""

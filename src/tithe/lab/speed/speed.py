@@ -17,7 +17,7 @@ from tithe.lab.speed.sample import Sample, prepare_scorers, spread, working_shap
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Reporter
-from tithe.run.engines import Engines, engine_record
+from tithe.run.engines import EngineCache, engine_record
 from tithe.run.method import Setup, set_up
 from tithe.run.score import plan
 
@@ -44,7 +44,7 @@ def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchRes
             hint="`--scorer ifd` reads one",
         )
     job, grown = plan_job(settings, reporter)  # before the model is loaded: it measures memory
-    engines = Engines(reporter, several=False)
+    engines = EngineCache(reporter, several=False)
     with tempfile.TemporaryDirectory(prefix="tithe-bench-") as scratch:
         items = draw_sample(setup, job["counts"]["records"], settings.limit)
         engine, loading = load_engine(setup, engines, Path(scratch))
@@ -155,10 +155,10 @@ def draw_sample(setup: Setup, records: int, limit: int) -> list[Example | BadRow
     return found
 
 
-def load_engine(setup: Setup, engines: Engines, place: Path) -> tuple[Engine, float]:
+def load_engine(setup: Setup, engines: EngineCache, place: Path) -> tuple[Engine, float]:
     """Make the engine; return it and the seconds it took, which include the fingerprint of the weights."""
     began = time.perf_counter()
-    engine = engines.of(setup.settings, setup.source.dataset, setup.model, place)
+    engine = engines.get(setup.settings, setup.source.dataset, setup.model, place)
     return engine, time.perf_counter() - began
 
 

@@ -35,7 +35,16 @@ from tithe.lab.tiers.tier_rows import Labels, Tier, TierRow, by_file, by_labels,
 from tithe.lab.writing.answering import Answers, Writer, make_writer
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Reporter, say_notes
-from tithe.run.folder import DROPPED, RECORD, account, check_places, default_folder, run_folder, sweep, write_json
+from tithe.run.folder import (
+    DROPPED,
+    RECORD,
+    check_places,
+    default_folder,
+    recorded_run,
+    remove_partial_files,
+    run_folder,
+    write_json,
+)
 from tithe.run.source import named_dataset
 
 
@@ -89,7 +98,7 @@ def build(
     base = describe(settings, checks) | {"counts": prompt_counts(asked, strong, matched, chosen, settings)}
     for check, pool in zip(checks, (asked, strong), strict=False):
         say_notes(reporter, check.dataset, pool.counts(), several=len(checks) > 1)
-    with run_folder(folder) as open_folder, account(folder, reporter, lambda: base) as told:
+    with run_folder(folder) as open_folder, recorded_run(folder, reporter, lambda: base) as told:
         told.record = lambda: base | {"weak_models": {w.name: w.describe() for w in writers}}
         told.stored = lambda: sum(writer.stored for writer in writers)
         found = write_answers(writers, {key: asked.examples[key] for key in chosen}, open_folder, reporter)
@@ -168,7 +177,7 @@ def import_tiers(
     sides += [(name, "high") for name in settings.high_file] + [(name, "low") for name in settings.low_file]
     check_output(output, overwrite, [name for name, _ in sides], folder)
     rows, bad, checks = list[TierRow](), list[BadRow](), list[InputCheck]()
-    with run_folder(folder), account(folder, reporter, lambda: describe(settings, checks), stores=None) as told:
+    with run_folder(folder), recorded_run(folder, reporter, lambda: describe(settings, checks), stores=None) as told:
         counts: dict[str, Any] = {}
         told.record = lambda: describe(settings, checks) | {"counts": counts}
         for name, tier in sides:
@@ -266,7 +275,7 @@ def write(
         for one in dropped:
             stream.write(json.dumps(one).encode() + b"\n")
     write_json(folder / RECORD, dict(record))
-    sweep(output)
+    remove_partial_files(output)
     with atomic(output, overwrite=True) as stream:
         for row in rows:
             stream.write(json_line(row))

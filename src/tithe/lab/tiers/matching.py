@@ -14,7 +14,7 @@ from tithe.errors import DataError
 from tithe.lab.tiers.settings import TierSettings
 from tithe.lab.tiers.tier_rows import TierRow, file_and_line, of_example
 from tithe.lab.writing.answering import Answers, Writer
-from tithe.planner import without_numbers
+from tithe.planner import without_details
 from tithe.records import BadRow, Example, Message, Problem
 
 SHOWN = 60  # characters of a prompt in a message
@@ -183,7 +183,7 @@ def demand_answers(found: Mapping[str, Answers], there: bool) -> None:
 
 def count_reasons(answers: Answers) -> Counter[str]:
     """Count the prompts without an answer by reason."""
-    return Counter(without_numbers(reason) for got in answers.values() if (reason := why_none(got)))
+    return Counter(without_details(reason) for got in answers.values() if (reason := why_none(got)))
 
 
 def why_none(got: Mapping[str, Any] | Problem) -> str | None:

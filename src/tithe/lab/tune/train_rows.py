@@ -13,7 +13,7 @@ from typing import Any
 from tithe.data.counts import RecordCounts, RemarkCounts
 from tithe.data.render import EncodedExample, Renderer
 from tithe.errors import SettingsError
-from tithe.planner import windows, without_numbers
+from tithe.planner import windows, without_details
 from tithe.records import BadRow, Example, Pass, Problem
 
 WINDOW = 1024  # examples tokenised in one call
@@ -114,7 +114,7 @@ class TrainRows:
             self.take(row)
         else:
             reason = got.reason if isinstance(got, Problem) else "its only token has no context"
-            self.leave(without_numbers(reason))
+            self.leave(without_details(reason))
 
     def take(self, row: TrainRow) -> None:
         self.examples += 1

@@ -13,8 +13,8 @@ from tithe.lab.tune.optimiser_steps import Batches, StepOrder, lay_out, steps_in
 from tithe.lab.tune.processes import devices
 from tithe.lab.tune.settings import LAYOUT, TrainingRecipe, TuneSettings
 from tithe.lab.tune.train_rows import EosEnding, TrainRow, TrainRows, pack_rows, read_rows
-from tithe.run.model import Model
-from tithe.run.source import Source
+from tithe.run.run_model import RunModel
+from tithe.run.source import DataSource
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +42,8 @@ class Training(Generic[S]):
     recipe: TrainingRecipe
     device: torch.device
     batches: Batches
-    model: Model
-    source: Source
+    model: RunModel
+    source: DataSource
     renderer: Renderer
 
     def read(self) -> TrainRows:
@@ -166,9 +166,9 @@ def open_training(settings: S) -> Training[S]:
             f"`{files.name}` is an adapter, and an adapter cannot be trained on top of another one",
             hint="train all weights, `--no-use-peft`, or give a whole model",
         )
-    model = Model(files, settings.device, trust_remote_code=settings.trust_remote_code)
+    model = RunModel(files, settings.device, trust_remote_code=settings.trust_remote_code)
     renderer = make_training_renderer(settings, asked, model, eos=settings.eos)
-    return Training(settings, asked, recipe, device, batches, model, Source.open(settings), renderer)
+    return Training(settings, asked, recipe, device, batches, model, DataSource.open(settings), renderer)
 
 
 def training_device(name: str) -> torch.device:
@@ -195,7 +195,7 @@ def multiplies_bf16(device: torch.device) -> bool:
     return dtype_name(choose_dtype("auto", device)) == "bf16"
 
 
-def make_training_renderer(settings: TuneSettings, recipe: TrainingRecipe, model: Model, *, eos: bool) -> Renderer:
+def make_training_renderer(settings: TuneSettings, recipe: TrainingRecipe, model: RunModel, *, eos: bool) -> Renderer:
     """Return the renderer of a training; `eos` writes the end-of-turn marker, too."""
     s = settings
     rendering = RenderSettings(

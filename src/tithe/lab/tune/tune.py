@@ -34,7 +34,7 @@ from tithe.lab.tune.training import Schedule, Training, multiplies_bf16, open_tr
 from tithe.printable import counted
 from tithe.report.reporter import Reporter
 from tithe.report.terminal import TerminalReporter, console, say
-from tithe.run.folder import Account, account, run_folder, write_json
+from tithe.run.folder import RecordWriter, recorded_run, run_folder, write_json
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
 # Chooses rows to train on; returns them, and facts for the record.
@@ -139,7 +139,7 @@ def demand_apart(training: Training[Any], output: Path) -> None:
 
 
 @contextmanager
-def training_account(place: Path, training: Training[Any], ours: bool, reporter: Reporter) -> Iterator[Account]:
+def training_account(place: Path, training: Training[Any], ours: bool, reporter: Reporter) -> Iterator[RecordWriter]:
     """Write to `tune.json` how the training ends.
 
     Args:
@@ -153,7 +153,7 @@ def training_account(place: Path, training: Training[Any], ours: bool, reporter:
         checkpoint = last_checkpoint(place / CHECKPOINTS)
         return checkpoint.step if checkpoint else 0
 
-    with account(None, reporter, lambda: input_record(training, None, {}), name=DONE, stores="steps") as told:
+    with recorded_run(None, reporter, lambda: input_record(training, None, {}), name=DONE, stores="steps") as told:
         told.stored = stored
         try:
             yield told

@@ -24,7 +24,7 @@ from tithe.lab.writing.settings import WritingSettings
 from tithe.lab.writing.texts import TextStore, key_of, store_name
 from tithe.records import Example, Message, Problem
 from tithe.report.reporter import Reporter
-from tithe.run.model import DTYPE, began_with, keep
+from tithe.run.first_choices import DTYPE, dtype_at_start, keep_choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,8 +146,8 @@ class LocalWriter:
 
         if self.settings.dtype != "auto" or choose_device(self.settings.device).type != "cpu":
             return
-        self.dtype, note = began_with(place, self.dtype)
-        keep(place, DTYPE, self.dtype)
+        self.dtype, note = dtype_at_start(place, self.dtype)
+        keep_choice(place, DTYPE, self.dtype)
         if note is not None:
             reporter.say(note)
 

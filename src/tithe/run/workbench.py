@@ -1,4 +1,4 @@
-"""The workbench of a run: the whole data set, vectors of it, and answers about it, all kept in the run folder."""
+"""The workbench of a run: the whole data set, its vectors and answers, for scorers that learn before they score."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tithe.neighbours.encoders import make_encoder
 from tithe.planner import Cost
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.report.reporter import Reporter
-from tithe.run.engines import OwnModel
-from tithe.run.folder import SCORES, TOKENS, sweep, write_table
+from tithe.run.engines import DeferredModel
+from tithe.run.folder import SCORES, TOKENS, remove_partial_files, write_table
 from tithe.run.method import Setup
 from tithe.run.source import read_kept
-from tithe.run.table import Table
+from tithe.run.table import ScoreTable
 from tithe.runners.local import LocalRunner
 from tithe.scorers.base import Scorer, learns
 from tithe.scorers.rated import MASS
@@ -31,24 +31,25 @@ from tithe.scorers.rated import MASS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LITTLE = 0.5  # less probability than that on all replies together, and most of the model's mind is elsewhere
-MARK = {b"tithe": b"learned"}  # in the files of `keep`, to tell them from anybody else's
+LITTLE = 0.5  # probability of all replies together; below it, the model mostly answers something else
+MARK = {b"tithe": b"learned"}  # metadata of the files that `keep` writes, to recognise them
 
 
 @dataclass
-class Bench:
-    """What scorers prepare with, and what gives selectors their vectors.
+class RunBench:
+    """Workbench with which scorers prepare, and from which selectors get vectors.
 
     Args:
-        setup: of the run.
-        place: the folder that takes the scorers' tables.
+        setup: data, method and model.
+        place: folder for the scorers' tables.
         runner: answers asks.
         cost: counts the passes.
-        reporter: who listens.
-        answers_in: the folder that keeps answers and embeddings; of a pipeline, that of all stages.
-        encoders: those that were made, by spec.
-        facts: what goes into the run record: `encoders`, and what each scorer has noted.
-        tables: what was kept, by name.
+        reporter: prints progress and notes.
+        answers_in: folder of answers and embeddings; in a pipeline, all stages share it.
+        encoders: encoders made so far, by spec.
+        facts: entries for the run record: `encoders`, and the notes of each scorer.
+        tables: tables kept so far, by name.
+        who: the scorer that prepares now; empty for a selector.
     """
 
     setup: Setup
@@ -64,7 +65,7 @@ class Bench:
     comparing: bool = field(default=False, init=False)
 
     def prepare(self, scorers: Mapping[str, Scorer]) -> dict[str, Scorer]:
-        """Return all scorers with what they have to learn."""
+        """Return the scorers, prepared on the data set."""
         ready = {}
         try:
             for name, scorer in scorers.items():
@@ -80,6 +81,7 @@ class Bench:
     def examples(self) -> Sequence[Example]:
         return self.setup.source.examples
 
+    # What scorers call is described in `tithe.scorers.base.Workbench`.
     def load(self, path: str, what: str = "shot pool") -> Sequence[Example]:
         found = self.setup.pools.load(path, what)
         self.note(f"{what.replace(' ', '_')}_examples", len(found))
@@ -89,14 +91,15 @@ class Bench:
         return read_kept(path)
 
     def encoder(self, spec: str) -> Encoder:
-        """Return the encoder of a spec, made once; a file's vectors belong to the whole data set."""
+        """Return the encoder of a spec, made once."""
         if spec not in self.encoders:
+            # The rows of a file of vectors belong to the whole data set, not to a stage's part of it.
             whole, model = spec.strip().startswith(FILE), self.setup.model
             source = self.setup.source.whole if whole else self.setup.source
             examples, rows = source.in_memory
             self.encoders[spec] = make_encoder(
                 spec,
-                own=OwnModel(model, self.runner.engine),
+                own=DeferredModel(model, self.runner.engine),
                 corpus=examples,
                 rows=rows,
                 device=model.first_device,
@@ -111,7 +114,7 @@ class Bench:
         made, reporter, before = self.encoder(encoder), self.reporter, -1
 
         def progress(done: int, total: int) -> None:
-            nonlocal before
+            nonlocal before  # -1 until the first call: stored vectors need no phase of their own
             if before < 0:
                 reporter.phase(f"embedding prompts with {encoder}")
                 reporter.expect(total)
@@ -122,20 +125,20 @@ class Bench:
             found = embed(examples, made, self.answers_in, progress)
         finally:
             reporter.done()
-        counts = dict(found.counts)
+        counts = dict(found.counts)  # `found.vectors` is (examples, dims)
         self.facts.setdefault("encoders", {})[encoder] = {**made.describe(), **counts, "dims": found.vectors.shape[1]}
         odd = {name: counts[name] for name in ("cut", "empty", "unknown") if counts.get(name)}
         if odd:
-            words = {"cut": "cut to its maximal length", "empty": "without text", "unknown": "it knows nothing of"}
+            words = {"cut": "cut to its maximal length", "empty": "without text", "unknown": "without a known word"}
             listed = ", ".join(f"{n:,} {words[name]}" for name, n in odd.items())
             self.say(f"note: prompts for encoder {encoder}: {listed}")
-        if self.who:  # a scorer has asked, and goes on with them on its own
+        if self.who:  # a scorer asked for them, and now searches among them
             reporter.phase(f"{self.who}: searching among {len(found.vectors):,} prompts")
             self.comparing = True
         return found.vectors
 
     def stop_comparing(self) -> None:
-        """End the phase in which a scorer works on vectors."""
+        """End the phase in which a scorer searches among vectors."""
         if self.comparing:
             self.comparing = False
             self.reporter.done()
@@ -160,11 +163,11 @@ class Bench:
             raise SettingsError(f"two scorers keep a table `{name}`", hint="score with one of them at a time")
         import pyarrow as pa
 
-        path = self.place / f"{name}.parquet"
+        path = self.place / f"{name}.parquet"  # may be a user's own file, which must not be lost
         if path.exists() and not is_ours(path):
-            raise OutputError(f"`{path}` is not ours, and would be overwritten", hint="another `--run-dir`")
+            raise OutputError(f"`{path}` was not written by a run, and would be replaced", hint="another `--run-dir`")
         self.tables[name] = pa.table(dict(columns)).replace_schema_metadata(MARK)
-        sweep(path)
+        remove_partial_files(path)
         write_table(path, self.tables[name])
 
     def note(self, name: str, value: Any) -> None:
@@ -174,32 +177,32 @@ class Bench:
         self.reporter.say(text)
 
     def tidy(self) -> None:
-        """Remove tables of earlier runs, which say nothing about this one."""
+        """Delete the tables of earlier runs."""
         for path in self.place.glob("*.parquet"):
             if path.stem not in self.tables and is_ours(path):
                 path.unlink()
 
     def vectors(self, ids: Sequence[str], encoder: str) -> npt.NDArray[np.float32]:
-        """(ids, dim): the vectors of these examples' prompts."""
+        """Return the vectors of these examples' prompts, (ids, dim)."""
         by_id = {example.id: example for example in self.examples}
         self.who = ""
         return self.embed([by_id[id_] for id_ in ids], encoder)
 
 
 def is_ours(path: Path) -> bool:
-    """Whether `keep` wrote it."""
+    """Tell whether `keep` wrote a file."""
     import pyarrow.parquet as pq
 
     if not path.is_file():  # opening a pipe would wait for ever
         return False
-    with suppress(Exception):  # whatever a damaged file makes of the reader, it is not ours
+    with suppress(Exception):  # a damaged file may raise anything; it is not ours then
         metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
         return metadata.items() >= MARK.items()
     return False
 
 
-def remark(scorers: Mapping[str, Scorer], table: Table, bench: Bench) -> None:
-    """Note how much probability lies on the replies that a scorer reads, and say so where that is little."""
+def note_reply_mass(scorers: Mapping[str, Scorer], table: ScoreTable, bench: RunBench) -> None:
+    """Record how much probability the replies have that a scorer reads; print a note if it is little."""
     for name, scorer in scorers.items():
         if MASS not in scorer.also:
             continue
@@ -210,6 +213,6 @@ def remark(scorers: Mapping[str, Scorer], table: Table, bench: Bench) -> None:
         bench.note("median_mass", round(middle, 4))
         if middle < LITTLE:
             bench.say(
-                f"note: {name}: the replies it looks at have {middle:.2g} of the probability, in the median: "
-                "this model hardly answers with them, and the score means little"
+                f"note: {name}: the replies that it reads have a median probability of {middle:.2g}: "
+                "the model rarely answers with them, so the score means little"
             )

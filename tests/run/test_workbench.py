@@ -1,4 +1,4 @@
-"""The workbench of a run, and what a plan puts in its place."""
+"""The workbench of a run, and the stub that a plan uses instead."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tithe.errors import OutputError, SettingsError
 from tithe.planner import Cost
 from tithe.records import Ask, Example, Message, Nll
 from tithe.report.reporter import Reporter
-from tithe.run.bench import Bench, is_ours
-from tithe.run.engines import Engines, Loader
+from tithe.run.engines import EngineCache, EngineLoader
 from tithe.run.method import set_up
 from tithe.run.score import make_runner
-from tithe.run.table import Table, prompt_key
+from tithe.run.table import ScoreTable, prompt_key
+from tithe.run.workbench import RunBench, is_ours
 from tithe.scorers.base import alone, content_of, given, shown
 from tithe.settings import ScoreSettings
 from tithe.testing.fake_bench import PlanBench
@@ -44,28 +44,28 @@ class Listener(Reporter):
 
 
 @pytest.fixture
-def bench(tmp_path: Path, model_dir: Path) -> Bench:
+def bench(tmp_path: Path, model_dir: Path) -> RunBench:
     data = write_jsonl(tmp_path / "data.jsonl", [*records(12), {"instruction": "x", "output": ""}])
     settings: dict[str, Any] = {"dataset": str(data), "model": str(model_dir), "scorer": "miwv", "dtype": "fp32"}
     setup, reporter = set_up(ScoreSettings.of(settings | {"encoder": "tfidf"})), Listener()
     place = tmp_path / "run"
     place.mkdir()
-    load = Loader(Engines(reporter), setup.settings, setup.source.dataset, setup.model, place)
-    return Bench(setup, place, make_runner(setup, place, load, reporter), Cost(), reporter, place, who="miwv")
+    load = EngineLoader(EngineCache(reporter), setup.settings, setup.source.dataset, setup.model, place)
+    return RunBench(setup, place, make_runner(setup, place, load, reporter), Cost(), reporter, place, who="miwv")
 
 
-def heard(bench: Bench) -> Listener:
+def heard(bench: RunBench) -> Listener:
     assert isinstance(bench.reporter, Listener)
     return bench.reporter
 
 
-def test_examples_are_there_once_without_columns(bench: Bench) -> None:
+def test_examples_are_there_once_without_columns(bench: RunBench) -> None:
     assert len(bench.examples) == 12 and bench.setup.source.in_memory[1] == 13
     assert all(not example.columns for example in bench.examples)
     assert bench.examples is bench.examples
 
 
-def test_embedding_is_told_and_stored(bench: Bench) -> None:
+def test_embedding_is_told_and_stored(bench: RunBench) -> None:
     first = bench.embed(bench.examples, "tfidf")
     assert heard(bench).expected == [12] and heard(bench).done_so_far == 12
     assert bench.facts["encoders"]["tfidf"]["encoded"] == 12
@@ -77,7 +77,7 @@ def test_embedding_is_told_and_stored(bench: Bench) -> None:
     assert np.array_equal(found, first[[3, 0]])
 
 
-def test_answers_are_read_once_and_counted(bench: Bench) -> None:
+def test_answers_are_read_once_and_counted(bench: RunBench) -> None:
     asks = [{"given": Ask(given(one), "nll"), "alone": Ask(alone(one), "nll")} for one in bench.examples]
     asks += [{"other": Ask(shown(bench.examples[0], [one]), "nll")} for one in bench.examples[1:3]]
     read = bench.answers(asks)
@@ -90,7 +90,7 @@ def test_answers_are_read_once_and_counted(bench: Bench) -> None:
     assert heard(bench).expected == [14, 14] and heard(bench).done_so_far == pytest.approx(14)
 
 
-def test_tables_are_kept_and_told_from_others(bench: Bench) -> None:
+def test_tables_are_kept_and_told_from_others(bench: RunBench) -> None:
     bench.keep("near", {"id": ["a", "b"], "n": np.arange(2)})
     path = bench.place / "near.parquet"
     assert pq.read_table(path).to_pylist() == [{"id": "a", "n": 0}, {"id": "b", "n": 1}] and is_ours(path)
@@ -100,7 +100,7 @@ def test_tables_are_kept_and_told_from_others(bench: Bench) -> None:
     assert not is_ours(foreign) and not is_ours(bench.place / "broken.parquet")
     with pytest.raises(SettingsError, match="two scorers keep a table `near`"):
         bench.keep("near", {"id": []})
-    with pytest.raises(OutputError, match="is not ours"):
+    with pytest.raises(OutputError, match="was not written by a run"):
         bench.keep("kept", {"id": []})
     for name in ("scores", "tokens", "../x", "Near", ""):
         with pytest.raises(SettingsError, match="cannot be a table's name"):
@@ -110,7 +110,7 @@ def test_tables_are_kept_and_told_from_others(bench: Bench) -> None:
     assert sorted(one.name for one in bench.place.glob("*.parquet")) == ["broken.parquet", "kept.parquet"]
 
 
-def test_notes_are_by_scorer(bench: Bench) -> None:
+def test_notes_are_by_scorer(bench: RunBench) -> None:
     bench.note("n", 1)
     bench.who = "wici"
     bench.note("n", 2)
@@ -144,7 +144,7 @@ def test_equal_prompts_have_equal_keys() -> None:
     assert prompt_key(one) == prompt_key(Example("z", 9, 3, one.prompt, Message("assistant", "no")))
     assert prompt_key(other) != prompt_key(example("b"))
     assert prompt_key(one) != prompt_key(Example("a", 0, 1, (Message("system", "a"), *one.prompt), one.response))
-    assert Table([], ["prompt"]).extra == {"prompt": []}
+    assert ScoreTable([], ["prompt"]).extra == {"prompt": []}
 
 
 def test_without_a_run_folder(tmp_path: Path, model_dir: Path) -> None:
@@ -155,7 +155,7 @@ def test_without_a_run_folder(tmp_path: Path, model_dir: Path) -> None:
 
 
 def test_more_shots_than_are_looked_at_first(tmp_path: Path, model_dir: Path) -> None:
-    """What a scorer will ask is seen on the first hundred records; that there are more is not forgotten."""
+    """The first hundred records show what a scorer asks; the others are read if these do not suffice."""
     data = write_jsonl(tmp_path / "data.jsonl", records(130))
     planned = tithe.plan(data, scorer="miwv(shots=110)", model=str(model_dir))
     assert planned.record["counts"]["passes"]["shown"] + sum(planned.record["counts"]["problems"].values()) == 130

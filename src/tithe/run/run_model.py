@@ -1,0 +1,203 @@
+"""The model of a run as files: tokenizer, context window, fingerprint, device and dtype. Loads no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tithe.data.paper_renderers import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
+from tithe.data.render import Renderer, RenderSettings, Truncation, make_renderer
+from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
+from tithe.errors import SettingsError
+from tithe.run.first_choices import DTYPE, dtype_at_start, keep_choice
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+ALWAYS_THERE = ("auto", "cpu")
+AUTHORS: Mapping[str, Callable[..., Renderer]] = {
+    # presets that render as the authors' code does, down to its quirks
+    "cherry": CherryRenderer,
+    "superfiltering": SuperfilteringRenderer,
+    "cpqs-paper": CpqsRenderer,
+}
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """A model on disk, and how a run loads it.
+
+    Args:
+        files: config, tokenizer and weights.
+        device: the setting: `auto`, a device, or several.
+        dtype: the setting; `auto` means the dtype that is fast on the device.
+        trust_remote_code: run code that comes with the model.
+        began_in: run folder whose first run may have chosen the dtype.
+    """
+
+    files: ModelSource
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    began_in: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return self.files.name
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.files, trust_remote_code=self.trust_remote_code)
+
+    @cached_property
+    def window(self) -> int | None:
+        """Context window in tokens; None if the model does not say."""
+        return context_window(self.files, self.tokenizer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of weights and tokenizer, 16 hex digits."""
+        return fingerprint(self.files)
+
+    @cached_property
+    def devices(self) -> tuple[torch.device, ...]:
+        """The devices that the weights may be on.
+
+        Raises:
+            SettingsError: there is no such device.
+        """
+        from tithe.engine.devices import choose_devices
+
+        return choose_devices(self.device)
+
+    @property
+    def first_device(self) -> str:
+        """The device for everything else, such as an encoder."""
+        # A single name needs no look at the devices, which would import torch.
+        one_name = "," not in self.device and self.device != "cuda:all"
+        return self.device if one_name else str(self.devices[0])
+
+    @property
+    def dtype_is_timed(self) -> bool:
+        """Whether this machine's speed decides the dtype; the run folder then keeps the first run's choice."""
+        return self.dtype == "auto" and self.devices[0].type == "cpu"
+
+    @cached_property
+    def chosen_dtype(self) -> tuple[str, str | None]:
+        """The dtype of the weights, and a note if the run folder decides it against a new measurement."""
+        from tithe.engine.devices import choose_dtype, dtype_name
+
+        fresh = dtype_name(choose_dtype(self.dtype, self.devices[0]))
+        return dtype_at_start(self.began_in, fresh) if self.dtype_is_timed else (fresh, None)
+
+    @property
+    def weights_dtype(self) -> str:
+        """`fp32`, `bf16`, `fp16` or `fp8`."""
+        return self.chosen_dtype[0]
+
+    def keep_dtype(self, place: Path) -> None:
+        """Keep the dtype for later runs in this folder."""
+        if self.dtype_is_timed:
+            keep_choice(place, DTYPE, self.weights_dtype)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the name and place of the model, for the run record."""
+        out = {"name": self.name, "revision": self.files.revision, "folder": str(self.files.folder)}
+        if self.files.adapter is not None:
+            out["adapter"] = str(self.files.adapter)
+        return out
+
+
+class ModelSettings(Protocol):
+    """The settings that name the model, its device and dtype."""
+
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
+
+
+def open_model(
+    settings: ModelSettings, *, weights: bool = True, began_in: Path | None = None, missing: str = "no model given"
+) -> RunModel:
+    """Find the files of the model that the settings name.
+
+    Args:
+        settings: settings of the run.
+        weights: also fetch or demand the weights; a plan needs only the tokenizer.
+        began_in: the run folder.
+        missing: error message if no model is given.
+
+    Raises:
+        SettingsError: no model is given.
+        ModelError: the model cannot be found.
+    """
+    if settings.model is None:
+        raise SettingsError(
+            missing, hint="`--model` takes a folder or a hub id; `--model pocket` is bundled, for trying out"
+        )
+    files = find_model(settings.model, weights=weights)
+    return RunModel(files, settings.device, settings.dtype, settings.trust_remote_code, began_in)
+
+
+class RenderingSettings(Protocol):
+    """The settings that decide how an example becomes tokens."""
+
+    @property
+    def template(self) -> str: ...
+    @property
+    def max_length(self) -> int | None: ...
+    @property
+    def truncation(self) -> Truncation | None: ...
+    @property
+    def bos(self) -> Literal["auto", "always", "never"]: ...
+    @property
+    def eos(self) -> bool: ...
+    @property
+    def alone_header(self) -> str: ...
+    @property
+    def preset(self) -> str | None: ...
+
+
+def open_renderer(settings: RenderingSettings, model: RunModel, *, whole_response: bool = False) -> Renderer:
+    """Make the renderer, which turns examples into passes.
+
+    Args:
+        settings: settings of the run.
+        model: the model; gives the tokenizer and the context window.
+        whole_response: whether a scorer needs uncut responses; then the prompt is cut first.
+
+    Raises:
+        TitheError: template, length and model do not go together.
+    """
+    s = settings
+    authors = AUTHORS.get(s.preset or "")
+    rendering = RenderSettings(
+        template=s.template,
+        max_length=longest_pass(s.max_length, model),
+        bos=s.bos,
+        eos=s.eos,
+        alone_header=s.alone_header,
+        truncation=s.truncation or ("prompt" if whole_response and authors is None else "response"),
+    )
+    return (authors or make_renderer)(model.tokenizer, rendering, context_window=model.window)
+
+
+def longest_pass(max_length: int | None, model: RunModel) -> int:
+    """Return the given maximal length, or else the model's context window.
+
+    Raises:
+        SettingsError: neither is known.
+    """
+    length = model.window if max_length is None else max_length
+    if length is None:
+        raise SettingsError(f"`{model.name}` does not say how long its context window is", hint="give `--max-length`")
+    return length
