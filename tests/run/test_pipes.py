@@ -13,7 +13,7 @@ from tithe.data.checksum import StoredPart
 from tithe.data.templates import _file_source
 from tithe.data.trainers import _read_info
 from tithe.errors import OutputError, StoreError, TemplateError, TitheError
-from tithe.run import answers, first_choices, folder, workbench
+from tithe.run import answers, folder, run_model, workbench
 from tithe.run.folder import RECORD
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with na
 @pytest.mark.parametrize(
     ("read", "error"),
     [
-        (first_choices.read_choices, StoreError),
+        (run_model.read_choices, StoreError),
         (_read_info, OutputError),
         (lambda path: _file_source(str(path)), TemplateError),
         (lambda path: StoredPart(1, path, "0" * 8).read("h"), StoreError),

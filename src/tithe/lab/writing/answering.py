@@ -24,7 +24,7 @@ from tithe.lab.writing.settings import WritingSettings
 from tithe.lab.writing.texts import TextStore, key_of, store_name
 from tithe.records import Example, Message, Problem
 from tithe.report.reporter import Reporter
-from tithe.run.first_choices import DTYPE, dtype_at_start, keep_choice
+from tithe.run.run_model import DTYPE, dtype_at_start, keep_choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
