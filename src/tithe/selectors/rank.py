@@ -110,7 +110,7 @@ class Band(Ranked):
 
 
 @dataclass(frozen=True)
-class Random(Ranked):
+class RandomOrder(Ranked):
     """Keeps examples at random: the baseline that every score has to beat.
 
     The draw of an example depends on the seed and its id only, so reordering the input or adding to it does not
@@ -165,7 +165,7 @@ class Stratified(Selector):
         strata = groups(scores, self.by)
         queues: dict[str, list[int]] = {label: [] for label in strata}
         home = {index: label for label, members in strata.items() for index in members}
-        order = {"top": Top(), "bottom": Bottom(), "random": Random(self.seed)}[self.inner].order(scores)
+        order = {"top": Top(), "bottom": Bottom(), "random": RandomOrder(self.seed)}[self.inner].order(scores)
         for index in order.tolist():
             queues[home[index]].append(index)
         weights = {label: len((strata if budget.of == "input" else queues)[label]) for label in strata}
