@@ -274,7 +274,7 @@ def test_there_is_something_to_check():
         (upward, "run/select.py", "from tithe.lab.tune.train import train"),
         (upward, "run/select.py", "def f():\n    from tithe.lab.tune.train import train"),
         (upward, "run/select.py", "import tithe.lab"),
-        (upward, "lab/tune/train.py", "from tithe.lab.evaluate.task_rows import rows"),
+        (upward, "lab/tune/train.py", "from tithe.lab.evaluate.task_files import rows"),
         (foreign, "engine/forward.py", "from rich.progress import Progress"),
         (foreign, "run.py", "import typer"),
         (foreign, "cli.py", "import torch"),

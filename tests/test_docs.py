@@ -260,7 +260,7 @@ def names_of(page: str) -> list[str]:
 
 
 def test_every_scorer_selector_and_template_is_documented():
-    from tithe.data.templates import NAMES
+    from tithe.data.templates import TEMPLATE_NAMES
 
     scores, selecting = (DOCS / "scores.md").read_text(), (DOCS / "selecting.md").read_text()
     ours = {point.name: point.group for point in tithe_entry_points()}
@@ -271,7 +271,7 @@ def test_every_scorer_selector_and_template_is_documented():
     for name in plugins.names(plugins.SELECTORS):
         if name in ours:
             assert f"\n| `{name}` |" in selecting, name
-    for name in NAMES:
+    for name in TEMPLATE_NAMES:
         assert f"\n| `{name}` |" in (DOCS / "templates.md").read_text(), name
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from tithe.data.render import Encoded, Renderer, RenderSettings
+from tithe.data.render import EncodedExample, Renderer, RenderSettings
 from tithe.planner import (
     WINDOW,
     Cost,
@@ -49,19 +49,19 @@ class Letters(Renderer):
     def describe(self) -> dict[str, Any]:
         return {}
 
-    def encode(self, examples: Sequence[Example]) -> list[Encoded | Problem]:
+    def encode(self, examples: Sequence[Example]) -> list[EncodedExample | Problem]:
         self.encoded += len(examples)
         return [self._encode(e) for e in examples]
 
-    def _encode(self, e: Example) -> Encoded | Problem:
+    def _encode(self, e: Example) -> EncodedExample | Problem:
         if not e.response.content:
             return Problem("empty response")
         if e.response.content == "?":
             return Problem(f"too odd: {len(e.prompt[0].content)} letters")
         prompt, response = (np.array([ord(c) for c in t], np.int32) for t in (e.prompt[0].content, e.response.content))
-        return Encoded(self.lead, prompt, response, NO_IDS)
+        return EncodedExample(self.lead, prompt, response, NO_IDS)
 
-    def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
+    def build(self, kind: PassKind, encoded: EncodedExample, shots: Sequence[EncodedExample] = ()) -> Pass | Problem:
         before = [encoded.lead] if kind == "alone" else [encoded.lead, *(s.ids for s in shots), encoded.prompt]
         context = np.concatenate(before)
         room = 12 - len(context)
@@ -233,7 +233,9 @@ def test_a_shot_from_elsewhere_is_encoded_once() -> None:
 
 def test_tokens_cut_of_shots_are_counted_once_a_pass() -> None:
     class Cutting(Letters):
-        def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
+        def build(
+            self, kind: PassKind, encoded: EncodedExample, shots: Sequence[EncodedExample] = ()
+        ) -> Pass | Problem:
             whole = super().build(kind, encoded, shots)
             return replace(whole, cut_shots=3) if shots and isinstance(whole, Pass) else whole
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tithe.data.formats import examples
+from tithe.data.formats import read_examples
 from tithe.data.ids import Occurrences
-from tithe.data.render import Encoded, RenderSettings, make_renderer
+from tithe.data.render import EncodedExample, RenderSettings, make_renderer
 from tithe.records import BadRow, Example, Pass
 
 
@@ -55,13 +55,17 @@ def make_job(data: Path, tokenizer: Any, records: int, max_length: int) -> Job:
     read, seen, passes, left_out = list[Example](), Occurrences(), list[Pass](), 0
     with data.open(encoding="utf-8") as lines:
         for row, line in enumerate(lines):
-            for one in examples(json.loads(line), "alpaca", "last", row, f"line {row + 1}", seen):
+            for one in read_examples(json.loads(line), "alpaca", "last", row, f"line {row + 1}", seen):
                 left_out += isinstance(one, BadRow)
                 read += [] if isinstance(one, BadRow) else [one]
             if len(read) >= records:
                 break
     for encoded in renderer.encode(read):
-        pair = [renderer.build(kind, encoded) for kind in ("given", "alone")] if isinstance(encoded, Encoded) else []
+        pair = (
+            [renderer.build(kind, encoded) for kind in ("given", "alone")]
+            if isinstance(encoded, EncodedExample)
+            else []
+        )
         if pair and all(isinstance(one, Pass) for one in pair):
             passes += pair
         else:

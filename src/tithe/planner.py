@@ -11,8 +11,8 @@ from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar
 
 from tithe.data.counts import RecordCounts, RemarkCounts
-from tithe.data.ids import Seen, first_half
-from tithe.data.render import Encoded, Renderer
+from tithe.data.ids import HashSet, first_64_bits
+from tithe.data.render import EncodedExample, Renderer
 from tithe.data.rendered import Remarks
 from tithe.records import Ask, BadRow, Example, Pass, PassKind, PassSpec, Problem
 
@@ -20,7 +20,7 @@ WINDOW = 4096  # examples planned and batched together: enough to sort by length
 USUAL_ASKS = 8  # asks per example; with more, a window holds fewer examples
 ID, CUT_SHOTS = attrgetter("id"), attrgetter("cut_shots")
 T = TypeVar("T")
-NO_ENCODINGS: Mapping[str, Encoded | Problem] = {}
+NO_ENCODINGS: Mapping[str, EncodedExample | Problem] = {}
 Asks: TypeAlias = Mapping[str, Ask]  # one scorer's asks about one example
 
 
@@ -96,7 +96,7 @@ def plan_window(
     items: Sequence[Example | BadRow],
     asks: Sequence[Sequence[Asks]],
     renderer: Renderer,
-    encoded: Mapping[str, Encoded | Problem] = NO_ENCODINGS,
+    encoded: Mapping[str, EncodedExample | Problem] = NO_ENCODINGS,
 ) -> Window:
     """Tokenise a window and keep each distinct pass once.
 
@@ -124,7 +124,7 @@ def plan_window(
         [frozenset(readouts) for readouts in builder.readouts],
         builder.asked,
         {spec.kind for spec in specs} == {"rated"},
-        [made.remarks for example in examples if isinstance(made := builder.encoded[example.id], Encoded)],
+        [made.remarks for example in examples if isinstance(made := builder.encoded[example.id], EncodedExample)],
     )
 
 
@@ -138,7 +138,7 @@ class _Builder:
     """Builder of distinct passes from encoded examples."""
 
     renderer: Renderer
-    encoded: dict[str, Encoded | Problem] = field(default_factory=dict)
+    encoded: dict[str, EncodedExample | Problem] = field(default_factory=dict)
     passes: list[Pass] = field(default_factory=list)
     kinds: list[PassKind] = field(default_factory=list)
     readouts: list[set[str]] = field(default_factory=list)
@@ -181,7 +181,7 @@ class _Builder:
         own, *shots = map(self.encoded.__getitem__, ids)  # in the order of `members`
         if isinstance(own, Problem):
             return own
-        ready = list[Encoded]()
+        ready = list[EncodedExample]()
         for shot in shots:
             if isinstance(shot, Problem):
                 return Problem(f"no worked example: {shot.reason}")
@@ -216,7 +216,7 @@ class Cost(RecordCounts):
     longest: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     remarks: RemarkCounts = field(default_factory=RemarkCounts)
-    _seen: Seen = field(default_factory=Seen, repr=False)
+    _seen: HashSet = field(default_factory=HashSet, repr=False)
 
     def add(self, window: Window, model_readouts: frozenset[str]) -> None:
         """Count a window; a pass of an earlier window is not counted again."""
@@ -233,7 +233,7 @@ class Cost(RecordCounts):
         self.asked += window.asked
         for pass_, key, kind, readouts in zip(window.passes, window.keys, window.kinds, window.readouts, strict=True):
             # 8 of the 16 bytes tell passes apart, and `_seen` holds every distinct pass of the run.
-            if readouts & model_readouts and self._seen.add(first_half(key)):
+            if readouts & model_readouts and self._seen.add(first_64_bits(key)):
                 self.passes[kind] += 1
                 self.tokens += len(pass_.ids) - 1  # the last token predicts nothing, so the model does not read it
                 self.scored += pass_.response_tokens - (pass_.start == 0)  # nothing predicts a token at position 0

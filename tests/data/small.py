@@ -1,4 +1,4 @@
-"""Small tokenizers and examples, made here, for tests that need no files."""
+"""Small tokenizers and examples, built in memory for tests that need no files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _backend(kind: str, bos: bool) -> str:
 
 
 def tokenizer(kind: str = "bytes", *, bos: bool = False, chat: Any = None, **named: Any) -> PreTrainedTokenizerFast:
-    """A byte-level (`bytes`) or SentencePiece-like (`spaces`) BPE tokenizer, with or without BOS before each text."""
+    """Return a byte-level (`bytes`) or SentencePiece-like (`spaces`) BPE tokenizer, with or without a leading BOS."""
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"} | named
     made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_backend(kind, bos)), **names)
     made.chat_template = chat
@@ -53,7 +53,7 @@ def tokenizer(kind: str = "bytes", *, bos: bool = False, chat: Any = None, **nam
 
 
 class Letters(PreTrainedTokenizer):
-    """A slow tokenizer: a token per character."""
+    """A slow tokenizer with one token per character."""
 
     def __init__(self, **kwargs: Any) -> None:
         self._vocab = {"<unk>": 0} | {chr(i): i for i in range(1, 256)}
@@ -79,12 +79,12 @@ class Letters(PreTrainedTokenizer):
 def example(
     asked: str = "Name three colours.", answer: str = "Red, green and blue.", given: str | None = ""
 ) -> Example:
-    """One in the instruction/input shape."""
+    """Return an example in the instruction/input shape."""
     words = f"{asked}\n{given}" if given else asked
     return Example("x", 0, 1, (Message("user", words),), Message("assistant", answer), asked, given)
 
 
 def dialogue(*turns: tuple[str, str]) -> Example:
-    """(role, content) pairs; the last is the response."""
+    """Return an example made of (role, content) pairs; the last is the response."""
     messages = [Message(role, content) for role, content in turns]
     return Example("x", 0, len(messages) - 1, tuple(messages[:-1]), messages[-1])

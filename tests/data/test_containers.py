@@ -1,4 +1,4 @@
-"""Records of Parquet and the hub read as the same records in JSON lines do."""
+"""Records from Parquet and the hub are read like the same records in JSON lines."""
 
 # ruff: noqa: E501 - each case of a table in one line
 
@@ -98,7 +98,7 @@ def test_the_hub_leaves_nulls_of_structs_out_and_keeps_those_of_json(monkeypatch
 
     stream = Stream(rows)
     fake = types.SimpleNamespace(load_dataset=lambda *_, **__: stream)
-    monkeypatch.setattr("tithe.data.hub._load", lambda: fake)
+    monkeypatch.setattr("tithe.data.hub._import_datasets", lambda: fake)
     got = list(HubData("o/n", "train", "c").rows())
     assert [row.record["messages"] for row in got] == [record["messages"] if i == 3 else [
         {"role": "user", "content": "ask"},

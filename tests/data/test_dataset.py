@@ -1,4 +1,4 @@
-"""Files, folders and the hub -> rows: kinds found by looking, damage in one sentence, nothing held in memory."""
+"""Rows of files, folders and the hub: kinds are detected, damage is one sentence, nothing is held in memory."""
 
 from __future__ import annotations
 
@@ -264,9 +264,9 @@ def test_nan_and_a_megabyte_pass(tmp_path: Path) -> None:
             b'[{"instruction": "a", "output": "b"}, {"instruc',
             "{path}:1:40: invalid JSON: Unterminated string starting at",
         ),
-        (b'[{"instruction": "a", "output": "b"} {}]', "{path}:1:38: invalid JSON: `,` was expected, there is `{{`"),
+        (b'[{"instruction": "a", "output": "b"} {}]', "{path}:1:38: invalid JSON: expected `,`, found `{{`"),
         (b'[{"instruction": "a"}\n] x', "{path}:2:3: invalid JSON: there is more text after the end of the list"),
-        (b'{"a": [{"x": 1}],\n"b": [{"x": 1}]}', "two lists of records, `a` and `b`, and no way to choose"),
+        (b'{"a": [{"x": 1}],\n"b": [{"x": 1}]}', "two lists of records, `a` and `b`: it is unclear which one to read"),
         (b'{\n"a": 1\n}', "records of no known shape: there is `a`"),
         (b"instruction,output\n", "holds no records"),
         (b"instruction,output,output\nq,a,b\n", "has two columns named `output`"),
@@ -322,7 +322,7 @@ def test_no_permission(tmp_path: Path) -> None:
 
 
 class FakeHub(types.ModuleType):
-    """`datasets` and `huggingface_hub` in one, with one data set."""
+    """A fake of both `datasets` and `huggingface_hub` with one data set."""
 
     def __init__(self) -> None:
         super().__init__("datasets")
@@ -364,7 +364,7 @@ def test_a_hub_id_is_streamed_at_one_commit(hub: FakeHub) -> None:
 def test_how_large_a_hubs_files_are(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     train = {"data/train-0.parquet": 400, "data/train-1.parquet": 200}
     assert HubData("owner/alpaca", "train", "c0ffee").sizes() == train
-    # A split that no name has may be in any file.
+    # A split that no file name contains may be in any file.
     assert HubData("owner/alpaca", "validation", "c0ffee").sizes() == train | {"data/test.jsonl": 50}
     monkeypatch.setattr(FakeHub, "HfApi", lambda _: 1 / 0)
     assert HubData("owner/alpaca", "train", "c0ffee").sizes() == {}
@@ -373,7 +373,7 @@ def test_how_large_a_hubs_files_are(hub: FakeHub, monkeypatch: pytest.MonkeyPatc
 def test_an_unknown_hub_id_says_that_both_were_tried(hub: FakeHub) -> None:
     with pytest.raises(DataError) as error:
         open_dataset("owner/alpacca")
-    assert sentence(error).startswith("no file `owner/alpacca` here, and split `train` of that name could not be read")
+    assert sentence(error).startswith("no file `owner/alpacca` here, and its split `train` could not be read")
     assert "doesn't exist on the Hub" in str(error.value)
 
 
@@ -386,7 +386,7 @@ def test_the_hub_needs_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 class Drip:
-    """Text that comes a few characters at a time, so that every token is cut somewhere."""
+    """A text stream that returns a few characters at a time, so that every JSON token is cut somewhere."""
 
     def __init__(self, text: str, step: int) -> None:
         self.text, self.step, self.at = text, step, 0

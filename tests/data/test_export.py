@@ -1,4 +1,4 @@
-"""Chosen records -> files: nothing lost, nothing changed, whole or not at all; and what trainers are told."""
+"""Chosen records in files: nothing is lost or changed, and a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.export import check_writable, write_records
-from tithe.data.lines import packing, reading, unpacked
+from tithe.data.lines import detect_packing, reading, unpacked
 from tithe.data.outfile import atomic
 from tithe.errors import DataError, OutputError
 from tithe.records import Example
@@ -211,7 +211,7 @@ def test_alpaca_has_no_place_for_tool_calls(tmp_path: Path) -> None:
         {"from": "function_call", "value": '{"name": "f", "arguments": {}}'},
     ]
     dataset = load(tmp_path / "in.jsonl", [{"conversations": turns}])
-    with pytest.raises(OutputError, match="no place for tools") as error:
+    with pytest.raises(OutputError, match="cannot hold tools") as error:
         write_records(dataset, {0}, tmp_path / "out.jsonl", shape="alpaca")
     assert error.value.hint == "write `messages`"
     assert not (tmp_path / "out.jsonl").exists()
@@ -302,7 +302,7 @@ def test_unwritable_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["zst", "gz"])
 def test_a_flipped_bit_of_a_packed_output_never_gives_other_records(tmp_path, suffix):
-    """Each of 4,000 bits: the same content, or an error."""
+    """Flip each of 4,000 bits: reading gives the same content or an error."""
     path = tmp_path / f"out.jsonl.{suffix}"
     text = b"".join(b'{"instruction": "Add %d and 2.", "output": "%d"}\n' % (i, i + 2) for i in range(99))
     with atomic(path) as stream:
@@ -318,7 +318,7 @@ def test_a_flipped_bit_of_a_packed_output_never_gives_other_records(tmp_path, su
         except DataError:
             refused += 1
             continue
-        assert found == text or not packing(bytes(damaged[:4]))  # no longer packed: what follows is no text
+        assert found == text or not detect_packing(bytes(damaged[:4]))  # no longer recognised as compressed
     assert refused > 0.8 * min(4000, len(raw) * 8)
 
 

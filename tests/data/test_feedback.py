@@ -1,4 +1,4 @@
-"""Preference data, and whatever else a record holds beside its dialogue: refused or named, never silent."""
+"""Preference data and other fields beside a dialogue are refused or reported, never ignored silently."""
 
 # ruff: noqa: E501 - each case of a table in one line
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.data.test_dataset import lines, put
 from tithe.data.dataset import open_dataset
-from tithe.data.formats import Shape, examples
+from tithe.data.formats import Shape, read_examples
 from tithe.data.ids import Occurrences
 from tithe.errors import DataError
 from tithe.records import BadRow, Example
@@ -23,7 +23,7 @@ WAY = "; write `chosen` as `messages`, or as `prompt` and `completion`"
 
 
 def read(record: object, shape: Shape) -> Example | BadRow:
-    (item,) = examples(record, shape, "last", 0, "f:1", Occurrences())
+    (item,) = read_examples(record, shape, "last", 0, "f:1", Occurrences())
     return item
 
 
@@ -108,7 +108,7 @@ def test_text_that_is_left_out_of_the_dialogue_is_named(record: dict[str, Any], 
 @pytest.mark.parametrize("role", ["user", "tool"])
 def test_a_dialogue_that_goes_on_after_the_response_is_noted(role: str, turns: Any) -> None:
     record = {"messages": [*PROMPT, *ANSWER, {"role": role, "content": "more"}]}
-    (item,) = examples(record, "messages", turns, 0, "f:1", Occurrences())
+    (item,) = read_examples(record, "messages", turns, 0, "f:1", Occurrences())
     assert isinstance(item, Example) and item.turn == 1
     assert item.notes == (
         f"the dialogue ends with a turn of the {role} after the last response: an earlier turn is scored",

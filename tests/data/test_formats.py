@@ -1,4 +1,4 @@
-"""Record shapes -> examples: what is read, what is refused and with which words."""
+"""Examples from records of every shape: what is read, what is refused, and with which message."""
 
 # ruff: noqa: E501 - each case of a table in one line
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tithe.data.dataset import open_dataset
-from tithe.data.formats import Shape, detect, examples, looks_like
+from tithe.data.formats import Shape, detect_shape, matching_shapes, read_examples
 from tithe.data.ids import Occurrences, content_hash
 from tithe.records import BadRow, Example, Message
 
@@ -19,7 +19,7 @@ SFT = Path(__file__).resolve().parents[3] / "shared" / "data" / "sft"
 
 
 def read(record: object, shape: Shape = "alpaca", turns: Any = "last") -> list[Example | BadRow]:
-    return list(examples(record, shape, turns, 7, "f:8", Occurrences()))
+    return list(read_examples(record, shape, turns, 7, "f:8", Occurrences()))
 
 
 def one(record: object, shape: Shape = "alpaca") -> Example:
@@ -231,7 +231,7 @@ def test_ids_follow_content_only() -> None:
         base | {"tools": [{"name": "f"}]},
     ]
     assert len({one(record).id for record in different}) == len(different)
-    # the same text divided otherwise between instruction and input is another example
+    # dividing the same text differently between instruction and input makes another example
     assert one({"instruction": "a\nb", "output": "c"}).id != one(base).id
 
 
@@ -263,10 +263,10 @@ def test_later_occurrences_are_numbered() -> None:
 
 
 def test_shapes_are_told_by_fields() -> None:
-    assert looks_like({"messages": 1, "prompt": 1, "completion": 1}) == ["messages", "prompt-completion"]
-    assert detect([{"instruction": "a", "output": "b"}] * 2 + [{"messages": []}]) == "alpaca"
-    assert detect([{"instruction": "a"}]) == "alpaca"
-    assert detect([{"text": "a"}]) is None
+    assert matching_shapes({"messages": 1, "prompt": 1, "completion": 1}) == ["messages", "prompt-completion"]
+    assert detect_shape([{"instruction": "a", "output": "b"}] * 2 + [{"messages": []}]) == "alpaca"
+    assert detect_shape([{"instruction": "a"}]) == "alpaca"
+    assert detect_shape([{"text": "a"}]) is None
 
 
 @pytest.mark.slow

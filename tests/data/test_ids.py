@@ -1,11 +1,11 @@
-"""A compact set gives what a set gives."""
+"""`HashSet` behaves like a set of numbers."""
 
 import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tithe.data.ids import Occurrences, Seen, first_half
+from tithe.data.ids import HashSet, Occurrences, first_64_bits
 
 TOP = 2**64 - 1
 NUMBERS = st.one_of(st.integers(0, TOP), st.integers(0, 3), st.integers(TOP - 3, TOP))
@@ -14,8 +14,8 @@ NUMBERS = st.one_of(st.integers(0, TOP), st.integers(0, 3), st.integers(TOP - 3,
 @settings(deadline=None)
 @given(st.lists(NUMBERS, max_size=300))
 def test_the_same_as_a_set(numbers):
-    """Also where all want the same few places, the first or the last."""
-    ours, plain = Seen(), set()
+    """Test numbers that all want the same few slots, the first or the last."""
+    ours, plain = HashSet(), set()
     for number in numbers:
         assert (number in ours) == (number in plain)
         assert ours.add(number) == (number not in plain)
@@ -25,10 +25,10 @@ def test_the_same_as_a_set(numbers):
 
 
 def test_many():
-    """Through thirteen doublings, hashes and numbers that crowd at the end of the table."""
+    """Test thirteen doublings, with hashes and with numbers that fill the end of the table."""
     draw = random.Random(0)
     numbers = [draw.getrandbits(64) for _ in range(200_000)] + [TOP - i for i in range(2_000)] + [0]
-    ours = Seen()
+    ours = HashSet()
     assert all(ours.add(number) for number in numbers)
     assert not any(ours.add(number) for number in numbers)
     assert len(ours) == len(numbers)
@@ -46,4 +46,4 @@ def test_occurrences_are_counted_like_a_dictionary_would():
 
 
 def test_first_half():
-    assert first_half(bytes(range(1, 17))) == int.from_bytes(bytes(range(1, 9)), "little")
+    assert first_64_bits(bytes(range(1, 17))) == int.from_bytes(bytes(range(1, 9)), "little")

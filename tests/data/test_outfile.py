@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and never in the place of what is no file."""
+"""Output files appear complete or not at all, and never replace anything but a file."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_what_is_no_file_is_left_as_it_is(tmp_path: Path, kind: str, through_a_l
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/new.jsonl", "/dev/fd/1", "/proc/self/fd/1", "/dev/stdout"])
-def test_names_that_stand_for_no_file(name: str) -> None:
-    with pytest.raises(OutputError, match=f"the output `{name}` is (no name for a file|a )"):
+def test_names_that_are_no_files_are_refused(name: str) -> None:
+    with pytest.raises(OutputError, match=f"the output `{name}` (does not name a file|is a )"):
         check_writable(name, overwrite=True)
 
 
@@ -58,7 +58,7 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     link = tmp_path / "link.jsonl"
     link.symlink_to(tmp_path / "far" / "real.jsonl")
-    for content in (b"made", b"replaced"):  # it leads nowhere at first
+    for content in (b"made", b"replaced"):  # the link is broken at first
         write(link, content)
         assert link.is_symlink() and (tmp_path / "far" / "real.jsonl").read_bytes() == content
     with pytest.raises(OutputError, match="exists"):
@@ -90,7 +90,7 @@ def test_what_stands_against_writing_is_found_before_any_work(
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(OutputError, match=os.strerror(number)) as caught:
         check_writable(tmp_path / "new" / "out.jsonl")
-    assert ("make room" in (caught.value.hint or "")) == (number != errno.EROFS)
+    assert ("free some space" in (caught.value.hint or "")) == (number != errno.EROFS)
 
 
 def test_trying_leaves_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Records printed over several lines, alone or one after another, and objects with a field twice."""
+"""Pretty-printed records, single or consecutive, and objects with a repeated field."""
 
 from __future__ import annotations
 

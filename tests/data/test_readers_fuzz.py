@@ -1,4 +1,4 @@
-"""Whatever bytes or values come: a `TitheError`, or every record an example or a bad row and the counts add up."""
+"""Any bytes give a `TitheError`, or each record becomes an example or a bad row and the counts add up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tithe.data.dataset import open_dataset
 from tithe.data.export import write_records
-from tithe.data.formats import Shape, examples
+from tithe.data.formats import Shape, read_examples
 from tithe.data.ids import Occurrences
 from tithe.errors import OutputError, TitheError
 from tithe.records import BadRow, Example
@@ -71,7 +71,7 @@ GOOD = good_files()
 
 
 def check(content: bytes, suffix: str, turns: Any = "last") -> None:
-    """Reads the bytes as a data set and writes it again; only our own errors may come out."""
+    """Read the bytes as a data set and write it again; only a `TitheError` may be raised."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"data{suffix}"
         path.write_bytes(content)
@@ -151,7 +151,7 @@ RECORD = VALUES | st.fixed_dictionaries({"messages": st.lists(TURN, max_size=4)}
     RECORD, st.sampled_from(["alpaca", "prompt-completion", "messages", "sharegpt"]), st.sampled_from(["last", "all"])
 )
 def test_random_values_as_records(record: object, shape: Shape, turns: Any) -> None:
-    items = list(examples(record, shape, turns, 0, "f:1", Occurrences()))
+    items = list(read_examples(record, shape, turns, 0, "f:1", Occurrences()))
     assert items and (turns == "all" or len(items) == 1)
     for item in items:
         assert isinstance(item, (Example, BadRow))

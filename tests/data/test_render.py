@@ -14,9 +14,9 @@ from tests.data.small import CHATML, CORPUS, Letters, dialogue, example, tokeniz
 from tests.data.test_templates import DIALOGUES, REAL
 from tests.matrix import pairs
 from tests.shared import SHARED
-from tithe.data.render import Encoded, Renderer, RenderSettings, TemplateRenderer, Truncation, make_renderer
+from tithe.data.render import EncodedExample, Renderer, RenderSettings, TemplateRenderer, Truncation, make_renderer
 from tithe.data.rendered import Rendered
-from tithe.data.tokens import Tokens
+from tithe.data.tokens import TextTokenizer
 from tithe.errors import SettingsError
 from tithe.records import Example, Pass, Problem
 
@@ -26,7 +26,7 @@ needs_tokenizers = pytest.mark.skipif(
     not (SHARED / "data" / "tokenizers").exists(), reason="no ../shared/data/tokenizers"
 )
 ANCHORS = ("### Response:", "\n", "\n\n", "<|im_start|>assistant\n", "[/INST]", "ASSISTANT:", "")
-# Texts with what boundaries trip over: white space, marks that compose, halves of markers, other scripts, emoji.
+# Texts that are hard at boundaries: white space, combining marks, halves of markers, other scripts, emoji.
 _HARD = [
     *" \n\t\r'#:<|>/▁ĠéÀשלום你好\u0301\u200b\x00",
     "  ",
@@ -49,8 +49,8 @@ def real(name: str) -> Any:
 
 
 @cache
-def tokens(name: str) -> Tokens:
-    return Tokens(tokenizer(name) if name in ("bytes", "spaces") else real(name))
+def tokens(name: str) -> TextTokenizer:
+    return TextTokenizer(tokenizer(name) if name in ("bytes", "spaces") else real(name))
 
 
 def renderer(tok: Any = None, **changes: Any) -> TemplateRenderer:
@@ -59,9 +59,9 @@ def renderer(tok: Any = None, **changes: Any) -> TemplateRenderer:
     return made
 
 
-def encoded(made: Renderer, one: Example) -> Encoded:
+def encoded(made: Renderer, one: Example) -> EncodedExample:
     (out,) = made.encode([one])
-    assert isinstance(out, Encoded), out
+    assert isinstance(out, EncodedExample), out
     return out
 
 
@@ -82,7 +82,7 @@ def response(one: Pass) -> list[int]:
 
 
 def check_boundary(name: str, anchor: str, text: str) -> None:
-    """What the model reads after the anchor is the text: nothing swallowed, nothing invented."""
+    """Check that the ids after the anchor decode to the text, with nothing lost or added."""
     own = tokens(name)
     backend = own._backend()
     (ids,), (head,) = own.encode_after([anchor], [text]), own.encode([anchor or "\n"])
@@ -264,12 +264,12 @@ def test_truncation_arithmetic(limit: int, mode: str, bos: bool, header: bool, n
     if mode == "problem":
         too_long = max(full, len(whole["alone"].ids)) > limit
         assert refused == (set(outs) if too_long else {"shown"} if len(whole["shown"].ids) > limit else set())
-    no_room = {"shown"} if limit <= len(whole["given"].ids) + between else set()
+    too_long = {"shown"} if limit <= len(whole["given"].ids) + between else set()
     if mode == "prompt":
         hopeless = max(full, len(whole["alone"].ids)) > limit and len(whole["alone"].ids) > limit
-        assert refused == (set(outs) if hopeless else no_room)
+        assert refused == (set(outs) if hopeless else too_long)
     if mode == "response":
-        assert refused == (set(outs) if limit <= whole["given"].start else no_room)
+        assert refused == (set(outs) if limit <= whole["given"].start else too_long)
     for kind, out in outs.items():
         if isinstance(out, Problem):
             continue
@@ -286,7 +286,7 @@ def test_truncation_arithmetic(limit: int, mode: str, bos: bool, header: bool, n
 
 
 def test_the_shot_gives_way_first() -> None:
-    """At every length from nothing to all."""
+    """Test every maximal length, from nothing to everything."""
     one, shot = example("Add.", "Four."), example("Name three colours.", "Red, green and blue.")
     whole = passes(renderer(tokenizer(bos=True), max_length=10_000, template="alpaca"), one, shot)
     full = len(whole["shown"].ids)
@@ -296,7 +296,7 @@ def test_the_shot_gives_way_first() -> None:
         uncut, before = encoded(made, one), encoded(made, shot)
         got, zero = made.build("shown", uncut, [before]), made.build("given", uncut)
         whole_shot = len(before.prompt) + len(before.response)
-        if limit <= full - whole_shot:  # not one token of the shot would be left: no pass, not the one without it
+        if limit <= full - whole_shot:  # no token of the shot would be left: a problem, not a pass without the shot
             assert isinstance(got, Problem)
             why = "no room for the worked example: " if isinstance(zero, Pass) else "no response token left: "
             assert got.reason.startswith(why) and got.reason.endswith(str(limit))
@@ -314,7 +314,7 @@ def test_the_shot_gives_way_first() -> None:
 
 @pytest.mark.parametrize("template", ["alpaca", "chat", "plain"])
 def test_shots_begin_all_passes_alike(template: str) -> None:
-    """What `shots` counts is the shot's own zero-shot sequence, whatever follows it."""
+    """`shots` counts the tokens of the shot's own zero-shot sequence, whatever follows it."""
     made = renderer(tokenizer(bos=True, chat=CHATML), max_length=10_000, template=template)
     shot = encoded(made, example("Name three colours.", "Red, green and blue."))
     system = dialogue(("system", "Hm."), ("user", "Add."), ("assistant", "Four."))
@@ -359,7 +359,7 @@ def test_settings_that_cannot_be() -> None:
         make_renderer(tokenizer(), RenderSettings(), context_window=512)
     with pytest.raises(SettingsError, match="at least 1 token, not 0"):
         renderer(max_length=0)
-    with pytest.raises(SettingsError, match="truncation `left` is not known"):
+    with pytest.raises(SettingsError, match="unknown truncation `left`"):
         renderer(truncation="left")
 
 
@@ -378,7 +378,7 @@ def test_hard_texts_go_through(text: str, template: str) -> None:
 def test_lone_surrogates_are_a_problem(template: str) -> None:
     made = renderer(tokenizer(chat=CHATML), template=template)
     good, bad, worse = made.encode([example(), example(answer="a\ud800"), example("\udfff")])
-    assert isinstance(good, Encoded)
+    assert isinstance(good, EncodedExample)
     assert isinstance(bad, Problem) and "lone surrogate U+D800" in bad.reason
     assert isinstance(worse, Problem) and "lone surrogate U+DFFF" in worse.reason
 
@@ -450,7 +450,7 @@ def test_real_templates_on_real_tokenizers(path: Any, name: str) -> None:
 def test_small_corpus_on_real_tokenizers(name: str) -> None:
     made = renderer(real(name), template="alpaca")
     for whole, words in zip(made.encode([example(words, words) for words in CORPUS]), CORPUS, strict=True):
-        assert isinstance(whole, Encoded)
+        assert isinstance(whole, EncodedExample)
         assert (
             made._tokens._backend()
             .decode([*made._tokens.encode(["### Response:"])[0], *whole.response])

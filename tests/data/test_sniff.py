@@ -1,4 +1,4 @@
-"""A folder of shards: what is read, what is passed over with its name, and what stops a run."""
+"""A folder of shards: what is read, what is skipped and named, and what stops a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_what_is_passed_over_is_named_and_counted(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert sum(isinstance(item, Example) for item in dataset) == 2
     assert dataset.notes == [
-        f"note: of the folder `{tmp_path}` 2 files are read; passed over are 1 hidden: `.hidden.jsonl`; "
+        f"note: of the folder `{tmp_path}` 2 files are read; skipped: 1 hidden: `.hidden.jsonl`; "
         "1 description of the data set: `dataset_info.json`; 2 other kinds of file: `notes.txt`, `old.jsonl.bak`; "
         "1 no regular file: `pipe.jsonl`; 1 sub-folder: `sub`"
     ]
@@ -41,7 +41,7 @@ def test_the_folder_of_a_run_is_no_data_set(tmp_path: Path) -> None:
     assert len(list(open_dataset(str(run)))) == 1
     for name in ("run.json", "scores.parquet"):
         (run / name).write_text("{}")
-    with pytest.raises(DataError, match=r"best\.tithe` is the folder of a run and no data set") as caught:
+    with pytest.raises(DataError, match=r"best\.tithe` is a run folder, not a data set") as caught:
         open_dataset(str(run))
     assert "dropped.jsonl" in str(caught.value.hint)
 
@@ -52,7 +52,7 @@ def test_many_names_are_counted_and_some_are_shown(tmp_path: Path) -> None:
         put(tmp_path / f"{number}.txt", b"x")
     (note,) = open_dataset(tmp_path).notes
     assert note.endswith(
-        "1 file is read; passed over are 7 other kinds of file: `0.txt`, `1.txt`, `2.txt`, `3.txt`, `4.txt` and 2 more"
+        "1 file is read; skipped: 7 other kinds of file: `0.txt`, `1.txt`, `2.txt`, `3.txt`, `4.txt` and 2 more"
     )
 
 
@@ -65,7 +65,7 @@ def test_a_folder_of_nothing_but_data_says_nothing(tmp_path: Path) -> None:
 def test_a_link_that_leads_nowhere_stops_a_run(tmp_path: Path, target: str) -> None:
     put(tmp_path / "a.jsonl", lines(RECORDS))
     (tmp_path / "gone.jsonl").symlink_to(target)  # the second is a link to itself
-    with pytest.raises(DataError, match=r"gone\.jsonl` is a link that leads nowhere"):
+    with pytest.raises(DataError, match=r"gone\.jsonl` is a broken link"):
         open_dataset(tmp_path)
 
 
@@ -126,5 +126,5 @@ def test_a_single_file_is_told_by_its_first_bytes(tmp_path: Path, start: bytes, 
 def test_columns_that_differ_by_case_or_blanks_alone_are_named(tmp_path: Path) -> None:
     (note,) = open_dataset(put(tmp_path / "a.csv", b"instruction,output, Output\nq,a,b\n")).notes
     assert note == (
-        "note: names of columns that differ by case or blanks alone are different columns: `output`, ` Output`"
+        "note: columns whose names differ only by case or blanks are different columns: `output`, ` Output`"
     )

@@ -1,4 +1,4 @@
-"""A subset is a data set: the same examples under the same names, read anew each time."""
+"""A subset is a data set with the same examples and ids, read anew each time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def dialogue(i: int) -> dict[str, object]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Twelve records of which three are equal at a time, and two bad rows."""
+    """Write twelve records, each three of them equal, and two bad rows."""
     lines = [json.dumps(alpaca(i)) for i in range(12)]
     lines[3:3] = ['{"instruction": "cut', '{"instruction": "a", "output": " "}']
     (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")
@@ -86,7 +86,7 @@ def test_the_digest_and_the_limit_are_the_wholes(data: Path) -> None:
     whole = open_dataset(data, limit=6)
     subset = Subset.of(whole, {0: {1}, 8: {1}})
     assert subset.digest() == whole.digest() and subset.source == whole.source
-    assert [one[1] for one in named(subset)] == [0]  # row 8 is behind the limit
+    assert [one[1] for one in named(subset)] == [0]  # row 8 is beyond the limit
     before = subset.digest()
     data.write_text(data.read_text() + "\n")
     assert subset.digest() != before
@@ -94,7 +94,7 @@ def test_the_digest_and_the_limit_are_the_wholes(data: Path) -> None:
 
 @dataclass
 class Counting:
-    """An origin that says how far it was read."""
+    """A source of rows that records how far it was read."""
 
     read: list[int] = field(default_factory=list)
 

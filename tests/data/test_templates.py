@@ -15,7 +15,7 @@ from tests.matrix import pairs
 from tests.shared import SHARED
 from tithe.data.chat import ChatTemplate
 from tithe.data.rendered import Rendered
-from tithe.data.templates import NAMES, TEXT_TEMPLATES, message_text, resolve_template
+from tithe.data.templates import TEMPLATE_NAMES, TEXT_TEMPLATES, message_text, resolve_template
 from tithe.errors import TemplateError
 from tithe.records import Example, Message, Problem
 
@@ -124,19 +124,19 @@ def test_names_resolve() -> None:
     bare, own = tokenizer(), tokenizer(chat=CHATML)
     assert resolve_template("auto", bare).name == "plain"
     assert resolve_template("auto", own).name == "chat"
-    assert {name for name in NAMES if name not in TEXT_TEMPLATES} == {"auto", "chat"}
-    hashes = {resolve_template(name, own).source_hash for name in NAMES if name != "auto"}
-    assert len(hashes) == len(NAMES) - 1
+    assert {name for name in TEMPLATE_NAMES if name not in TEXT_TEMPLATES} == {"auto", "chat"}
+    hashes = {resolve_template(name, own).source_hash for name in TEMPLATE_NAMES if name != "auto"}
+    assert len(hashes) == len(TEMPLATE_NAMES) - 1
 
 
 def test_unknown_name_gets_a_suggestion() -> None:
-    with pytest.raises(TemplateError, match="there is no template `alpacca`") as caught:
+    with pytest.raises(TemplateError, match="unknown template `alpacca`") as caught:
         resolve_template("alpacca", tokenizer())
     assert "did you mean `alpaca`?" in str(caught.value.hint)
 
 
 def test_missing_file_and_missing_chat_template(tmp_path: Path) -> None:
-    with pytest.raises(TemplateError, match="no template file"):
+    with pytest.raises(TemplateError, match=r"template file .* not found"):
         resolve_template(str(tmp_path / "no.jinja"), tokenizer())
     with pytest.raises(TemplateError, match="has no chat template") as caught:
         resolve_template("chat", tokenizer())
@@ -176,7 +176,7 @@ def test_a_template_that_never_renders_stops_the_run(source: str, why: str) -> N
 
 
 def test_import_needs_no_torch() -> None:
-    code = "import sys, tithe.data.authors; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = "import sys, tithe.data.paper_renderers; print('torch' in sys.modules, 'transformers' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]
 
@@ -321,7 +321,7 @@ def test_real_templates(path: Path, name: str) -> None:
 
 def _same_as_transformers(template: ChatTemplate, one: Example, out: Rendered) -> None:
     if "strftime_now" in template.source:
-        return  # there the date is the clock's
+        return  # transformers takes the date from the clock
     whole = out.prompt + out.response + out.tail
     messages = [message.as_dict() for message in (*one.prompt, one.response)]
     if template._parts:
@@ -332,6 +332,6 @@ def _same_as_transformers(template: ChatTemplate, one: Example, out: Rendered) -
             [messages], [dict(t) for t in one.tools] or None, chat_template=template.source, **SPECIAL
         )
     except TypeError:
-        assert one.tools  # arguments as text: transformers leaves that to the caller
+        assert one.tools  # this template needs arguments as text, which transformers leaves to the caller
         return
     assert whole == theirs

@@ -1,8 +1,9 @@
-"""What a trainer is told, and what it makes of it: TRL is run, of the others the readers' documented rules are."""
+"""Settings for trainers and their effect: TRL is run; for the others, their documented reading rules are applied."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import yaml
 from tests.small_model import make_model
 from tithe.data.dataset import open_dataset
 from tithe.data.render import RenderSettings, make_renderer
-from tithe.data.survey import Survey, survey, survey_of
+from tithe.data.survey import Survey, survey_dataset
 from tithe.data.trainers import (
     axolotl_snippet,
     llamafactory_entry,
-    notes,
     rewriting_helps,
+    trainer_notes,
     trl_snippet,
     write_llamafactory,
 )
@@ -104,7 +105,7 @@ def written(folder: Path, records: list[Any], name: str = "k.jsonl") -> Path:
 
 
 def of(folder: Path, *records: Any, turns: Any = "last") -> Survey:
-    return survey(open_dataset(written(folder, list(records)), turns=turns))
+    return survey_dataset(open_dataset(written(folder, list(records)), turns=turns))
 
 
 TOOL_CHAT = (
@@ -117,14 +118,14 @@ TOOL_CHAT = (
 
 @pytest.fixture(scope="module")
 def tooled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose chat template writes tools, calls and thinking."""
+    """Make a tiny model whose chat template writes tools, calls and reasoning."""
     folder = make_model(tmp_path_factory.mktemp("tooled") / "model")
     (folder / "chat_template.jinja").write_text(TOOL_CHAT, encoding="utf-8")
     return folder
 
 
 def run_program(program: str, model: Path, out: Path) -> Any:
-    """Execute it to two steps on the CPU; its trainer."""
+    """Run the program for two steps on the CPU and return its trainer."""
     few = f"output_dir={json.dumps(str(out))}, max_steps=2, use_cpu=True, bf16=False, report_to=[], disable_tqdm=True"
     assert program.count('output_dir="out"') == 1 and program.count('"MODEL"') == 1
     program = program.replace('output_dir="out"', few).replace('"MODEL"', json.dumps(str(model)))
@@ -147,10 +148,10 @@ def run_program(program: str, model: Path, out: Path) -> Any:
 )
 @pytest.mark.filterwarnings("ignore")  # of TRL and torch
 def test_trl_learns_exactly_the_responses(tmp_path: Path, tooled: Path, records: list[Any], turns: Any) -> None:
-    """The program is run; the tokens with a label are the response's, then what the template writes after it."""
+    """Run the program: the tokens with a label are the response and what the template writes after it."""
     path = written(tmp_path, records)
     dataset = open_dataset(path, turns=turns)
-    trainer = run_program(trl_snippet(path, survey(dataset)), tooled, tmp_path / "out")
+    trainer = run_program(trl_snippet(path, survey_dataset(dataset)), tooled, tmp_path / "out")
     assert trainer.state.global_step == 2
     tokenizer = load_tokenizer(find_model(str(tooled)))
     renderer = make_renderer(tokenizer, RenderSettings())
@@ -166,10 +167,10 @@ def test_trl_learns_exactly_the_responses(tmp_path: Path, tooled: Path, records:
 
 @pytest.mark.slow
 def test_the_trl_program_reads_every_shape(tmp_path: Path) -> None:
-    """Without training: what TRL is given, of a file whose later records have more than the first."""
+    """Check the rows given to TRL for a file whose later records have more fields than the first."""
     for records in (ALPACA, SHAREGPT, PAIRS, [CALLED, SEVERAL]):
         path = written(tmp_path, records)
-        program = trl_snippet(path, survey(open_dataset(path))).partition("\nargs =")[0]
+        program = trl_snippet(path, survey_dataset(open_dataset(path))).partition("\nargs =")[0]
         names: dict[str, Any] = {}
         exec(program, names)
         examples = [item for item in open_dataset(path) if isinstance(item, Example)]
@@ -182,12 +183,12 @@ def test_the_trl_program_reads_every_shape(tmp_path: Path) -> None:
 def test_a_path_cannot_break_out_of_the_program(tmp_path: Path) -> None:
     path = written(tmp_path, PAIRS, 'k "1"\\.jsonl')
     names: dict[str, Any] = {}
-    exec(trl_snippet(path, survey(open_dataset(path))).partition("\nargs =")[0], names)
+    exec(trl_snippet(path, survey_dataset(open_dataset(path))).partition("\nargs =")[0], names)
     assert len(names["data"]) == 2
 
 
 def llamafactory_reads(entry: dict[str, Any], record: dict[str, Any]) -> list[Any] | None:
-    """A record by LLaMA-Factory's documented rules: system, tools and (role, content) of all turns, None if left out.
+    """Read a record by LLaMA-Factory's documented rules: system, tools, (role, content) of each turn; None if left out.
 
     Written from its data format pages: columns that are named have to be there, roles are known by one name each,
     `sharegpt` reads text alone, `openai` puts the calls in the content's place and joins results of tools.
@@ -255,9 +256,18 @@ def test_tags_are_the_names_in_the_file(
     assert roles["user"] == [user] and roles["assistant"] == [assistant]
 
 
+def survey_records(records: Iterable[dict[str, Any]], shape: Any) -> Survey:
+    found = Survey(shape)
+    for record in records:
+        found.records += 1
+        found.add(record)
+        found.examples += 1
+    return found
+
+
 def test_llamafactory_entries_name_only_what_is_there() -> None:
     def entry(shape: Any, *records: dict[str, Any], path: str = "k.json") -> dict[str, Any]:
-        return llamafactory_entry(path, survey_of(records, shape))
+        return llamafactory_entry(path, survey_records(records, shape))
 
     assert entry("alpaca", {"instruction": "a", "response": "b", "system": "c", "n": 1}) == {
         "file_name": "k.json",
@@ -274,15 +284,15 @@ def test_llamafactory_entries_name_only_what_is_there() -> None:
         with pytest.raises(SettingsError, match="lists of messages"):
             write(
                 "k.json",
-                survey_of(lists, "prompt-completion"),
+                survey_records(lists, "prompt-completion"),
             )
 
 
 def test_llamafactory_info_is_merged(tmp_path: Path) -> None:
-    info, found = tmp_path / "dataset_info.json", survey_of(ALPACA, "alpaca")
+    info, found = tmp_path / "dataset_info.json", survey_records(ALPACA, "alpaca")
     info.write_text('{"theirs": {"file_name": "é"}}', encoding="utf-8")
     assert write_llamafactory("kept", tmp_path / "kept.jsonl", found) == info
-    write_llamafactory("kept", tmp_path / "kept.jsonl", found)  # the same again is no clash
+    write_llamafactory("kept", tmp_path / "kept.jsonl", found)  # the same entry again is no conflict
     both = json.loads(info.read_text(encoding="utf-8"))
     assert list(both) == ["theirs", "kept"] and both["kept"]["file_name"] == "kept.jsonl"
     with pytest.raises(OutputError, match="has another entry `theirs`"):
@@ -313,22 +323,22 @@ def test_axolotl_snippets(tmp_path: Path) -> None:
 
 def test_what_a_trainer_does_not_take_is_said_with_counts(tmp_path: Path) -> None:
     mixed = of(tmp_path, CALLED, SEVERAL, BROKEN, CALLING)
-    said = "\n".join(notes("llamafactory", mixed))
+    said = "\n".join(trainer_notes("llamafactory", mixed))
     assert "tithe cannot read 1 of 4 records (the response is empty): they are in the file" in said
     assert "1 of 4 records have content in parts: LLaMA-Factory reads text alone" in said
     assert "1 of 4 records have reasoning beside the content: LLaMA-Factory leaves the reasoning out" in said
-    assert "1 of 4 records have assistant turns with weight 0: LLaMA-Factory learns them" in said
+    assert "1 of 4 records have assistant turns with weight 0: LLaMA-Factory trains on them too" in said
     assert "1 of 4 records have turns that do not alternate" in said
     assert "2 of 4 records have several responses" in said and "`mask_history: true`" in said
     assert rewriting_helps("llamafactory", mixed)
-    said = "\n".join(notes("trl", mixed))
+    said = "\n".join(trainer_notes("trl", mixed))
     assert "(the response is empty): left out" in said
     assert "2 of 4 records have several responses: the last is learnt" in said and "`--turns all`" in said
     assert "1 of 4 records have messages after the last response" in said
-    assert "several responses" not in "\n".join(notes("trl", of(tmp_path, CALLED, SEVERAL, turns="all")))
-    said = "\n".join(notes("axolotl", of(tmp_path, *ALPACA)))
+    assert "several responses" not in "\n".join(trainer_notes("trl", of(tmp_path, CALLED, SEVERAL, turns="all")))
+    said = "\n".join(trainer_notes("axolotl", of(tmp_path, *ALPACA)))
     assert "1 of 2 records have `history`: axolotl does not read it" in said
-    said = "\n".join(notes("axolotl", of(tmp_path, *SHAREGPT)))
+    said = "\n".join(trainer_notes("axolotl", of(tmp_path, *SHAREGPT)))
     assert "1 of 2 records have turns that are nothing but a tool call: axolotl reads the call as plain text" in said
     assert "1 of 2 records have no `system`: axolotl writes `None` there" in said
     two = [
@@ -336,7 +346,7 @@ def test_what_a_trainer_does_not_take_is_said_with_counts(tmp_path: Path) -> Non
         {"instruction": "a", "response": "b"},
         {"instruction": "a", "output": "c"},
     ]
-    said = "\n".join(notes("llamafactory", of(tmp_path, *two)))
-    assert "1 records have `response`, of which nothing is read: others have `output`" in said
+    said = "\n".join(trainer_notes("llamafactory", of(tmp_path, *two)))
+    assert "1 records have `response`, which is not read: others have `output`" in said
     for to in ("llamafactory", "axolotl", "trl"):
-        assert notes(to, of(tmp_path, *PAIRS)) == [] and not rewriting_helps(to, of(tmp_path, *PAIRS))
+        assert trainer_notes(to, of(tmp_path, *PAIRS)) == [] and not rewriting_helps(to, of(tmp_path, *PAIRS))

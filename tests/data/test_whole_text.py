@@ -1,4 +1,4 @@
-"""The ids of a pass are those of the tokenizer over the whole text, as transformers writes it."""
+"""The ids of a pass equal those of the whole text as transformers renders and tokenises it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.data.test_render import NAMES, encoded, needs_tokenizers, passes, rea
 from tests.data.test_templates import CALL, DIALOGUES, REAL, TOOL, WEATHER
 from tests.matrix import pairs
 from tests.shared import SHARED
-from tithe.data.authors import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
 from tithe.data.chat import ChatTemplate
-from tithe.data.render import Encoded, RenderSettings
+from tithe.data.paper_renderers import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
+from tithe.data.render import EncodedExample, RenderSettings
 from tithe.data.rendered import Rendered
 from tithe.errors import TemplateError
 from tithe.records import Example, Message, Pass, Problem
@@ -38,7 +38,7 @@ MORE = {
 
 
 def whole_text(template: ChatTemplate, one: Example, special: dict[str, Any]) -> str:
-    """The dialogue as transformers renders it."""
+    """Return the dialogue as transformers renders it."""
     messages = [message.as_dict() for message in (*one.prompt, one.response)]
     if template._parts:
         for message in messages:
@@ -69,7 +69,7 @@ def test_ids_are_those_of_the_whole_text(path: Path, name: str) -> None:
         try:
             assert whole_text(template, one, tok.special_tokens_map).startswith(before)
         except TypeError:
-            assert one.tools  # arguments as text: transformers leaves that to the caller
+            assert one.tools  # this template needs arguments as text, which transformers leaves to the caller
         expected = tok(before, add_special_tokens=False)["input_ids"]
         given = passes(made, one)["given"]
         assert out.remarks.apart == (given.ids.tolist() != expected)
@@ -81,7 +81,7 @@ def test_ids_are_those_of_the_whole_text(path: Path, name: str) -> None:
 @needs_tokenizers
 @pytest.mark.parametrize(("path", "name"), pairs(REAL, NAMES, lambda path: path.stem))
 def test_a_worked_example_is_an_earlier_turn_of_the_whole_text(path: Path, name: str) -> None:
-    """With a template that can go on, the pass reads as one dialogue of four turns."""
+    """With a template that allows further turns, the pass reads as one dialogue of four turns."""
     tok = real(name)
     made = renderer(tok, template=str(path))
     template = made.template
@@ -100,9 +100,9 @@ def test_a_worked_example_is_an_earlier_turn_of_the_whole_text(path: Path, name:
     assert isinstance(asked, Rendered) and isinstance(shot, Rendered)
     until = text[: text.rindex("The North Sea.") + len("The North Sea.")]
     if not (until.startswith(shot.prompt + shot.response) and asked.prompt.startswith(template.turns.opening)):
-        return  # it writes earlier turns in another way than the last
+        return  # this template writes earlier turns differently from the last
     if encoded(made, first).remarks.apart or encoded(made, second).remarks.apart:
-        return  # one token would reach over prompt and response
+        return  # one token would span prompt and response
     given = passes(made, second, first)
     assert given["shown"].ids.tolist() == tok(until, add_special_tokens=False)["input_ids"]
     assert response(given["shown"]) == response(given["given"]) == response(given["alone"])
@@ -156,7 +156,7 @@ def test_a_token_over_the_boundary_is_counted(name: str, asked: str, answer: str
 
 @pytest.mark.parametrize("answer", ["\x00red", "\u200bred", "\u0301red"])
 def test_what_a_normalizer_leaves_out_is_not_counted_as_tokenised_apart(answer: str) -> None:
-    """Such a character has no place among the offsets, but the ids are those of the whole text."""
+    """A dropped character has no offset, but the ids are those of the whole text."""
     tok = tokenizer("spaces")
     tok.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     made = renderer(tok, template="plain")
@@ -180,7 +180,7 @@ TURNS = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor 
 
 
 def test_bos_that_opens_turns_is_no_lead() -> None:
-    """SmolLM2's `<|im_start|>` is its BOS and opens each turn: `alone` does not begin with it."""
+    """SmolLM2's BOS is `<|im_start|>`, which opens each turn, so `alone` does not begin with it."""
     made = renderer(tokenizer(chat=TURNS))
     got = passes(made, example("Add.", "Four."), dialogue(("system", "Hm."), ("user", "Name."), ("assistant", "Red.")))
     decode = made._tokens._backend().decode
@@ -252,7 +252,7 @@ def test_an_outline_that_is_refused_is_looked_for_by_its_words() -> None:
 @pytest.mark.skipif(not REAL, reason="no ../shared/data/templates beside the checkout")
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_real_templates_write_what_is_not_named_as_left_out(path: Path) -> None:
-    """Each part with words of its own: found in the text if and only if it is not among what is left out."""
+    """Give each part words of its own: they occur in the text if and only if it is not reported as left out."""
     template = ChatTemplate(path.stem, path.read_text(encoding="utf-8"), {"bos_token": "<s>", "eos_token": "</s>"})
     call = {"type": "function", "id": "abcdefgh1", "function": {"name": "fnord", "arguments": {"plonk": "quux"}}}
     tool = {"type": "function", "function": {**TOOL["function"], "name": "zibble"}}
@@ -277,7 +277,7 @@ def test_real_templates_write_what_is_not_named_as_left_out(path: Path) -> None:
 @pytest.mark.skipif(not REAL, reason="no ../shared/data/templates beside the checkout")
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_what_renders_alike_is_cut_alike(path: Path) -> None:
-    """`<think>` in the text and reasoning beside it."""
+    """Compare `<think>` inside the text with reasoning beside it."""
     template = ChatTemplate(path.stem, path.read_text(encoding="utf-8"), {"bos_token": "<s>", "eos_token": "</s>"})
     inline, apart = template.render(MORE["inline thinking"]), template.render(MORE["thinking"])
     assert isinstance(inline, Rendered) and isinstance(apart, Rendered)
@@ -288,7 +288,7 @@ def test_what_renders_alike_is_cut_alike(path: Path) -> None:
 @pytest.mark.shared
 @pytest.mark.skipif(not (SHARED / "data" / "tokenizers").exists(), reason="no ../shared/data/tokenizers")
 def test_ids_of_calls_reach_the_template() -> None:
-    """Mistral's own template refuses a tool's result without the nine characters of its call."""
+    """Mistral's own template refuses a tool result without the nine-character id of its call."""
     tok = real("mistral-7b-instruct-v0.3")
     made = renderer(tok)
     call = {"id": "aB3dE5fG7", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}
@@ -400,7 +400,7 @@ def test_tags_of_thinking_in_a_question_are_no_thinking() -> None:
     assert left_out(SPLITS, one) == ("user message",)
 
 
-# The presets name what they leave out, too
+# The presets report what they leave out, too
 
 
 FULL = Example(
@@ -421,11 +421,11 @@ def test_presets_name_what_they_leave_out(made: Any, lost: tuple[str, ...]) -> N
     (out,) = made(tokenizer(chat=CHATML), RenderSettings(template="chat" if made is CpqsRenderer else "auto")).encode(
         [FULL]
     )
-    assert isinstance(out, Encoded)
+    assert isinstance(out, EncodedExample)
     assert out.remarks.left_out == lost
     bare = Example("y", 0, 1, (Message("user", "Weather?\n\nOslo"),), Message("assistant", "Cold."), "Weather?", "Oslo")
     (out,) = made(tokenizer(chat=CHATML), RenderSettings(template="chat" if made is CpqsRenderer else "auto")).encode(
         [bare]
     )
-    assert isinstance(out, Encoded)
+    assert isinstance(out, EncodedExample)
     assert out.remarks.left_out == ()

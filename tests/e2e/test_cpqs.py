@@ -492,10 +492,10 @@ def test_stages_say_what_is_odd_about_a_head(
     ("flags", "sentence"),
     [
         (["--num-train-epochs", 3], "`num_train_epochs` is given, and `kind` is `probe`: nothing reads it"),
-        (["--split-column", "split", "--test-share", 0.3], "`test_share` is given, and `split_column` says"),
-        (["--high-tier", "low"], "`low` is given as a name of the high tier and of the low one"),
+        (["--split-column", "split", "--test-share", 0.3], "`test_share` is given, and `split_column` names"),
+        (["--high-tier", "low"], "`low` names both the high and the low tier"),
         (["--max-length", 4, "--test-share", 0.2], "none of 80 responses can be read at max length 4"),
-        (["--test-share", 0.1], "at least 5 prompts with a high response, and there are 4 on the test side"),
+        (["--test-share", 0.1], "at least 5 prompts with a high response, and the test side has 4"),
         (["--validation-share", 0.5, "--test-share", 0.5], "nothing is left to train on"),
         (["--kind", "forest"], "`kind` cannot be `forest`"),
     ],

@@ -44,7 +44,7 @@ def test_settings_may_come_from_a_file(tithe, model_dir, files):
         (["--holdout", "held.jsonl"], 2, "no place for the results"),
         (["-o", "out"], 2, "nothing is given to evaluate by"),
         (["--model", "other", "--holdout", "held.jsonl", "-o", "out"], 2, "two models"),
-        (["--holdout", "held.jsonl", "--limit", "3", "-o", "out"], 1, "`limit` is given, and there are no tasks"),
+        (["--holdout", "held.jsonl", "--limit", "3", "-o", "out"], 1, "`limit` is given, but no tasks"),
         (["--holdout", "gone.jsonl", "-o", "out"], 1, "gone.jsonl"),
         (["--holdout", "held.jsonl", "--holdout-group", "categroy", "-o", "out"], 1, "did you mean `category`?"),
         (["--tasks", "humaneval", "-o", "out"], 1, "--allow-code-execution"),

@@ -247,7 +247,7 @@ def test_stopped_it_says_so_of_itself_and_of_the_cell_under_way(tmp_path, model_
             {"arms": {"none": {"scorer": "length", "drop": "length > 0"}, "random": None}},
             "arm `none` at 25%: nothing of",
         ),
-        ({"arms": {"few": {"scorer": "length", "drop": "length > 12"}, "random": None}}, "arm `few` has selected"),
+        ({"arms": {"few": {"scorer": "length", "drop": "length > 12"}, "random": None}}, "arm `few` selected"),
         ({"arms": {"x": {"scorer": "lenght"}, "random": None}}, "arm `x` at 25%: "),
         ({"holdout": 60}, "cannot be held out"),
         ({"holdout": "nowhere.jsonl"}, "nowhere.jsonl"),

@@ -44,7 +44,7 @@ def test_compare_and_tally(tithe: Command, sides: tuple[Path, Path], tmp_path: P
     assert done.json["settings"]["name"] == "vicuna"
     assert "no verdict, 1: no line of the reply holds two numbers and nothing else" in done.err
     assert "8 replies" in done.err or "10 replies" in done.err
-    assert "win rate 2.0000 (1 is as good as the other), 95 % interval" in done.err
+    assert "win rate 2.0000 (1 is equally good), 95 % interval" in done.err
     assert "exists" in again.errors[0] and "--overwrite" in again.hints[0]
     numbers = tithe.ok("judge", "tally", out, "--json").json
     assert {"win", "tie", "loss", "no_verdict", "n", "win_rate", "interval"} <= set(numbers)
@@ -58,7 +58,7 @@ def test_a_judge_that_goes_by_the_order_is_warned_of(tithe: Command, sides: tupl
     with serve(lambda number, body: reply("8 3")) as played:
         call = ["judge", "compare", *sides, "--judge", played.url, "--judge-model", "j", "-o", tmp_path / "r.jsonl"]
         done = tithe.ok(*call)
-    assert "in 4 of 4 pairs the judge is for the answer shown first" in " ".join(done.err.split())
+    assert "in 4 of 4 pairs the judge prefers the answer shown first" in " ".join(done.err.split())
 
 
 def test_answer(tithe: Command, tmp_path: Path, model_dir: Path) -> None:
@@ -87,7 +87,7 @@ def test_usage(tithe: Command, call: list[str], why: str) -> None:
 
 def test_nobody_there(tithe: Command, sides: tuple[Path, Path], tmp_path: Path) -> None:
     call = ["judge", "compare", *sides, "--judge", "http://localhost:9/v1", "-o", tmp_path / "r.jsonl"]
-    assert "no judge is named at" in tithe.fails(*call).errors[0]
+    assert "no model is given for the judge at" in tithe.fails(*call).errors[0]
     failed = tithe.fails("judge", "compare", sides[0], tmp_path / "none.jsonl", *call[4:], "--judge-model", "j")
     assert "no file `" in failed.errors[0]
 

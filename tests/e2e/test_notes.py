@@ -57,7 +57,7 @@ def test_what_a_folder_holds_besides_is_named(tithe: Command, model_dir: Path, t
     (tmp_path / "data" / "notes.txt").write_text("x")
     run = tmp_path / "run"
     done = tithe.ok("score", tmp_path / "data", "--scorer", "length", "--model", model_dir, "--run-dir", run)
-    assert "1 file is read; passed over are 1 other kind of file: `notes.txt`" in done.err
+    assert "1 file is read; skipped: 1 other kind of file: `notes.txt`" in done.err
     record = json.loads((run / "run.json").read_text())
     assert record["dataset"]["passed_over"] == ["1 other kind of file: `notes.txt`"]
 

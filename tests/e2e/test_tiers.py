@@ -391,7 +391,7 @@ def test_files_that_are_no_tiers(tithe: Command, tmp_path: Path, made: list[Any]
         (["build", "few.jsonl", "--strong", "nowhere.jsonl", "-w", "M", "-o", "t.jsonl"], 1, "`nowhere.jsonl`"),
         (["build", "blank.jsonl", "-w", "M", "-o", "t.jsonl"], 1, "no record of `blank.jsonl` can be read: 3 bad rows"),
         (["build", "few.jsonl", "-w", "BARE", "--template", "chat", "-o", "t.jsonl"], 1, "has no chat template"),
-        (["build", "few.jsonl", "-w", "M", "--template", "no", "-o", "t.jsonl"], 1, "there is no template `no`"),
+        (["build", "few.jsonl", "-w", "M", "--template", "no", "-o", "t.jsonl"], 1, "unknown template `no`"),
         (["build", "few.jsonl", "-w", "M", "--temperature", "-1", "-o", "t.jsonl"], 1, "`temperature` cannot be"),
         (["build", "few.jsonl", "-w", "M", "--top-p", "0", "-o", "t.jsonl"], 1, "`top_p` cannot be `0.0`"),
         (["build", "few.jsonl", "-w", "M", "--top-p", "1.5", "-o", "t.jsonl"], 1, "`top_p` cannot be `1.5`"),
@@ -402,7 +402,7 @@ def test_files_that_are_no_tiers(tithe: Command, tmp_path: Path, made: list[Any]
         (
             ["build", "few.jsonl", "-w", "M", "--concurrency", "2", "-o", "t.jsonl"],
             1,
-            "without `endpoint` nothing reads",
+            "it is only used with `endpoint`",
         ),
         (
             ["build", "few.jsonl", "-w", "m", "--endpoint", "http://localhost:1", "--dtype", "bf16", "-o", "t.jsonl"],

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.test_foreign_fuzz import alarm
-from tithe.data.checksum import Part
+from tithe.data.checksum import StoredPart
 from tithe.data.templates import _file_source
 from tithe.data.trainers import _read_info
 from tithe.errors import OutputError, StoreError, TemplateError, TitheError
-from tithe.run import answers, first_choices, folder, workbench
+from tithe.run import answers, folder, run_model, workbench
 from tithe.run.folder import RECORD
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with na
 @pytest.mark.parametrize(
     ("read", "error"),
     [
-        (first_choices.read_choices, StoreError),
+        (run_model.read_choices, StoreError),
         (_read_info, OutputError),
         (lambda path: _file_source(str(path)), TemplateError),
-        (lambda path: Part(1, path, "0" * 8).read("h"), StoreError),
+        (lambda path: StoredPart(1, path, "0" * 8).read("h"), StoreError),
     ],
 )
 def test_it_is_refused(tmp_path: Path, read: Callable[[Path], object], error: type[TitheError]) -> None:

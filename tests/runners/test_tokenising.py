@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from tithe.data.render import Encoded, RenderSettings, make_renderer
+from tithe.data.render import EncodedExample, RenderSettings, make_renderer
 from tithe.engine.sources import find_model, load_tokenizer
 from tithe.records import Ask, Example, Message, PassSpec, Problem
 from tithe.runners import tokeniser
@@ -58,7 +58,7 @@ def test_a_process_answers_what_the_renderer_says(tokenisers, monkeypatch):
     ours.send(some)
     got = ours.recv()
     assert len(got) == len(some) and all(map(alike, got, tokenisers.renderer.encode(some)))
-    assert {type(one) for one in got} == {Encoded, Problem}
+    assert {type(one) for one in got} == {EncodedExample, Problem}
     ours.send([["not", "an example"]])
     assert ours.recv().message.startswith("unexpected AttributeError")
     ours.close()

@@ -8,12 +8,12 @@ from tithe.neighbours import kmeans
 from tithe.plugins import build_selector
 from tithe.records import Scores
 from tithe.selectors.budget import Budget
-from tithe.selectors.deita import Deita
 from tithe.selectors.facility_location import FacilityLocation, share_below
 from tithe.selectors.filters import without
 from tithe.selectors.kcenter import KCenter
 from tithe.selectors.kmeans import KMeans
 from tithe.selectors.per_prompt import PerPrompt
+from tithe.selectors.repr_filter import Deita
 from tithe.testing import check_selector
 
 DIVERSE = ("kcenter", "facility-location", "deita", "kmeans(clusters=5)")

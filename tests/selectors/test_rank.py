@@ -9,7 +9,7 @@ from tithe.errors import SettingsError
 from tithe.plugins import SELECTORS, build_selector, names
 from tithe.records import Scores
 from tithe.selectors.budget import Budget
-from tithe.selectors.rank import Band, Bottom, Random, Stratified, Top
+from tithe.selectors.rank import Band, Bottom, RandomOrder, Stratified, Top
 from tithe.testing import check_selector
 
 THREE = np.random.default_rng(0).integers(0, 3, 1000).astype(float)
@@ -80,7 +80,7 @@ def test_reasons_can_be_counted():
     scores = scores_of([1, 2, np.nan, 4, 5, np.nan, 7, 8])
     assert Top().select(scores, Budget.parse(2)).reasons() == {"below the budget": 4, "no response token left": 2}
     assert Bottom().select(scores, Budget.parse(2)).reasons() == {"above the budget": 4, "no response token left": 2}
-    assert Random().select(scores, Budget.parse(2)).reasons() == {"not drawn": 4, "no response token left": 2}
+    assert RandomOrder().select(scores, Budget.parse(2)).reasons() == {"not drawn": 4, "no response token left": 2}
     assert Band(low=0.4, high=1.0).select(scores, Budget.parse(2)).reasons() == {
         "outside the band": 2,
         "below the budget": 2,
@@ -138,19 +138,19 @@ def test_band_refuses_what_is_no_quantile(low, high):
 
 def test_random_depends_on_seed_and_id_only():
     scores = scores_of(np.random.default_rng(5).normal(size=500))
-    first = Random(seed=1).select(scores, Budget.parse(50))
+    first = RandomOrder(seed=1).select(scores, Budget.parse(50))
     other = Scores(scores.ids[::-1], np.zeros(500))
-    assert set(Random(seed=1).select(other, Budget.parse(50)).kept) == set(first.kept)
-    assert set(Random(seed=2).select(scores, Budget.parse(50)).kept) != set(first.kept)
+    assert set(RandomOrder(seed=1).select(other, Budget.parse(50)).kept) == set(first.kept)
+    assert set(RandomOrder(seed=2).select(scores, Budget.parse(50)).kept) != set(first.kept)
     random.seed(3)
-    assert Random(seed=1).select(scores, Budget.parse(50)).kept == first.kept
+    assert RandomOrder(seed=1).select(scores, Budget.parse(50)).kept == first.kept
 
 
 def test_random_draws_nest_and_survive_new_examples():
     ids = [f"id-{i}" for i in range(300)]
-    small, large = (Random().select(Scores(ids, np.zeros(300)), Budget.parse(k)).kept for k in (20, 60))
+    small, large = (RandomOrder().select(Scores(ids, np.zeros(300)), Budget.parse(k)).kept for k in (20, 60))
     assert set(small) < set(large)
-    grown = Random().select(Scores([*ids, "new"], np.zeros(301)), Budget.parse(60)).kept
+    grown = RandomOrder().select(Scores([*ids, "new"], np.zeros(301)), Budget.parse(60)).kept
     assert len(set(large) - set(grown)) <= 1
 
 
@@ -159,12 +159,12 @@ def test_random_is_even():
     scores = scores_of(np.zeros(100))
     counts = np.zeros(100)
     for seed in range(200):
-        counts[rows(Random(seed=seed).select(scores, Budget.parse(20)))] += 1
+        counts[rows(RandomOrder(seed=seed).select(scores, Budget.parse(20)))] += 1
     assert abs(counts - 40).max() < 4.5 * np.sqrt(200 * 0.2 * 0.8)
 
 
 def test_random_bears_ids_that_are_no_utf8():
-    assert Random().select(Scores(["\ud800", "b"], np.zeros(2)), Budget.parse(2)).kept == ["\ud800", "b"]
+    assert RandomOrder().select(Scores(["\ud800", "b"], np.zeros(2)), Budget.parse(2)).kept == ["\ud800", "b"]
 
 
 def test_settings_are_checked():

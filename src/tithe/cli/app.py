@@ -1,4 +1,4 @@
-"""The program that commands are registered with, and its usage errors."""
+"""The Typer application that commands are registered with, its common options, and usage errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class Usage(SettingsError):
     """A wrong command line; the exit code is 2."""
 
 
-LATE: dict[Callable[..., Any], Callable[[], Callable[..., Any]]] = {}  # stub of a command -> what makes the command
+LATE: dict[
+    Callable[..., Any], Callable[[], Callable[..., Any]]
+] = {}  # stub of a command -> function that makes the command
 HOW: dict[str, Any] = {
     "no_args_is_help": True,
     "add_completion": False,
@@ -37,7 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the record to stdout."
 
 
 class Command(TyperCommand):
-    """Refuse an option given twice: one of its two values would be ignored silently."""
+    """A command that refuses an option given twice; Typer would silently use only the last value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line.
@@ -45,6 +47,7 @@ class Command(TyperCommand):
         Raises:
             Usage: an option that takes one value has two, or is switched on and off.
         """
+        # The parser's third result is the order of parameters, one entry each time one is given.
         given: list[Any] = [*self.make_parser(ctx).parse_args(args=[*args])[2]]
         for option, times in Counter(given).items():
             repeatable = getattr(option, "multiple", False) or option.param_type_name != "option"
@@ -54,22 +57,24 @@ class Command(TyperCommand):
 
 
 class Commands(typer.Typer):
-    """Application whose commands take each option once."""
+    """A Typer application whose commands refuse an option given twice."""
 
     def command(self, name: str | None = None, **how: Any) -> Callable[[Any], Any]:
+        """Register a command."""
         return super().command(name, **{"cls": Command} | how)
 
 
 class Group(TyperGroup):
-    """Group that makes a command's options only when the command is called, not to list all commands."""
+    """A group that makes a command's options only when it is called, so that listing all commands is quick."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command, and replace its stub by the command with all options."""
         name, command, rest = super().resolve_command(ctx, args)
         make = LATE.get(inspect.unwrap(command.callback)) if command is not None and command.callback else None
         if make is not None:
-            alone = Commands(**HOW)
-            alone.command(name)(make())
-            command = get_command(alone)
+            single = Commands(**HOW)
+            single.command(name)(make())
+            command = get_command(single)
         return name, command, rest
 
 
@@ -79,7 +84,7 @@ app = Commands(
 
 
 def group(name: str, about: str) -> Commands:
-    """Make a group of commands under a common word, such as `tithe head train`."""
+    """Make a group of commands under one word, such as `tithe head train`."""
     made = Commands(help=about, cls=Group, **HOW)
     app.add_typer(made, name=name)
     return made
@@ -93,5 +98,6 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def print_json(record: Mapping[str, Any], wanted: bool) -> None:
+    """Print a record to stdout if `--json` was given."""
     if wanted:
         print(json_text(record))

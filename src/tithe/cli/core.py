@@ -11,7 +11,7 @@ from tithe.cli.app import Json, Output, Overwrite, RunDir, Usage, app, print_jso
 from tithe.cli.from_settings import Takes
 
 NO_DATA = {"dataset": ("no data set is given", "`tithe select data.jsonl ...`; `starter` is bundled")}
-# A plan computes nothing.
+# Settings that a plan does not take, as it computes nothing.
 COMPUTING = "warmup answers dtype device shard batch_tokens workers compile per_token seed"
 
 
@@ -104,6 +104,7 @@ def doctor(as_json: Listing = False) -> None:
 
 
 def show(rows: str, as_json: bool) -> None:
+    """Print a listing, given by the name of its function in `listings`, which is slow to import."""
     from tithe.cli import listings
     from tithe.report.terminal import show_list
 

@@ -1,4 +1,4 @@
-"""Entry point: arguments, exit codes, and messages for exceptions."""
+"""Entry point of `tithe`: read arguments, turn exceptions into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from tithe.errors import SettingsError, TitheError
 from tithe.printable import hint_line, one_line, printable, steady_stderr
 from tithe.signals import SignalHandler, handle_ending_signals
 
-PARSER_INTERRUPTED = 130  # what Typer makes of any `KeyboardInterrupt`
-ParserError: type[Exception] = typer.BadParameter.__mro__[2]  # `ClickException`: Typer may bring its own Click
+PARSER_INTERRUPTED = 130  # Typer's exit code for a `KeyboardInterrupt`
+ParserError: type[Exception] = typer.BadParameter.__mro__[
+    2
+]  # `ClickException`, found by way of Typer, which may bring its own Click
 
 
 GOES_ON = "the same command goes on from there"
@@ -27,17 +29,17 @@ KEPT = {
     ("evaluate",): f"what was measured by then is kept: {GOES_ON}",
     ("experiment",): f"the cells that are done are kept: {GOES_ON}",
     ("tune", "warmup"): "the same command goes on from the last checkpoint, if there was one",
-    ("head train",): "of a training that did not end nothing is kept",
-}  # what is said of a command that a signal has ended
+    ("head train",): "nothing is kept of an unfinished training",
+}  # commands -> the hint if a signal ends them
 AGAIN = "nothing is kept: the same command begins anew"
-MAY_BE_EMPTY = {"--alone-header"}  # options of a text that may be none
+MAY_BE_EMPTY = {"--alone-header"}  # options whose text may be empty
 
 
 def demand_values(arguments: list[str]) -> None:
-    """Refuse an empty argument: an unset variable would be the current folder, or another default.
+    """Refuse empty arguments: from an unset shell variable, one would silently mean the current folder or a default.
 
     Raises:
-        SettingsError: naming the option before it.
+        SettingsError: an argument is empty; names its option.
     """
     for before, argument in zip(["", *arguments], arguments, strict=False):
         option, equals, value = argument.partition("=")
@@ -49,7 +51,7 @@ def demand_values(arguments: list[str]) -> None:
 
 
 def dashed(arguments: list[str]) -> list[str]:
-    """Replace underscores in the names of options: `--max_length=5` is `--max-length=5`."""
+    """Replace underscores in option names, so that `--max_length=5` means `--max-length=5`."""
     out: list[str] = []
     for i, argument in enumerate(arguments):
         if argument == "--":
@@ -60,16 +62,16 @@ def dashed(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run the command and exit: 0 done, 1 an error, 2 wrong usage, 128 plus the number of a signal."""
+    """Run the command and exit: 0 for success, 1 for an error, 2 for wrong usage, 128 plus the number of a signal."""
     take_closed_streams()
     with steady_stderr(), handle_ending_signals() as ending:
         run(ending)
 
 
 def take_closed_streams() -> None:
-    """Occupy the descriptors of a closed stdin and stdout: the next file opened would get them, and what is printed.
+    """Occupy the descriptors of a closed stdin or stdout; else the next file opened would get them, and our output.
 
-    Writing there fails, so that lost output is an error.
+    They are opened for reading only, so that writing fails and lost output is an error.
     """
     for place in (0, 1):
         try:
@@ -80,21 +82,22 @@ def take_closed_streams() -> None:
                 os.dup2(nowhere, place)
                 os.close(nowhere)
     if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # as long as the process lives
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # stays open as long as the process
 
 
 def run(ending: SignalHandler) -> NoReturn:
     """Run the command line and exit with its code."""
+    # Set before any of these libraries is imported: no warnings about forks, progress bars or log lines between ours.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold bytes that are no UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # paths may contain bytes that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments = dashed(sys.argv[1:])
         demand_values(arguments)
         code = app(arguments, prog_name="tithe", standalone_mode=False) or 0
-        print(end="", flush=True)
+        print(end="", flush=True)  # errors of a buffered stdout show here, not at exit
     except (KeyboardInterrupt, typer.Abort):
         code = PARSER_INTERRUPTED
     except TitheError as error:
@@ -107,11 +110,11 @@ def run(ending: SignalHandler) -> NoReturn:
         discard_output()
         code = 1
     except Exception as error:
-        lost = output_error()
+        lost = output_error()  # printing failed, such as on a full disk: the exception may be of any type
         if lost is not None:
             discard_output()
             why = "it is closed" if lost.errno == errno.EBADF else lost.strerror or lost
-            fail(f"cannot write to standard output: {why}", "what went to files is there")
+            fail(f"cannot write to standard output: {why}", "files are not affected")
         if os.environ.get("TITHE_DEBUG"):
             raise
         fail(f"unexpected {type(error).__name__}: {error}", "this is a fault in tithe; TITHE_DEBUG=1 shows where")
@@ -121,7 +124,7 @@ def run(ending: SignalHandler) -> NoReturn:
 
 
 def output_error() -> OSError | None:
-    """Flush standard output and return the error, if there is one."""
+    """Flush standard output and return the error, if any."""
     try:
         print(end="", flush=True)
     except OSError as error:
@@ -130,12 +133,12 @@ def output_error() -> OSError | None:
 
 
 def discard_output() -> None:
-    """Send the rest of standard output nowhere, so that nothing fails again at exit."""
+    """Discard the rest of standard output, so that flushing it at exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def interrupted(ending: SignalHandler) -> NoReturn:
-    """Say what is kept after a signal, and exit."""
+    """Say what is kept, and exit with the code of the signal."""
     words = [*sys.argv[1:3], "", ""][:2]
     kept = next((hint for commands, hint in KEPT.items() if words[0] in commands or " ".join(words) in commands), AGAIN)
     by = ending.received
@@ -144,7 +147,7 @@ def interrupted(ending: SignalHandler) -> NoReturn:
 
 
 def wrong_usage(error: Any) -> NoReturn:
-    """Print the parser's error in one sentence, or the help page if nothing was given, and exit."""
+    """Print the parser's error as one sentence, or the help page if no arguments were given, and exit."""
     text = error.format_message()
     if text.startswith("Usage:"):
         print(printable(text, keep="\n"), file=sys.stderr)
@@ -154,7 +157,7 @@ def wrong_usage(error: Any) -> NoReturn:
 
 
 def fail(message: str, hint: str | None, code: int = 1) -> NoReturn:
-    """Print an error and its hint, a line each, and exit."""
+    """Print an error and its hint on a line each, and exit."""
     print(f"error: {one_line(message)}", file=sys.stderr)
     if hint:
         print(f"hint: {hint_line(hint)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Options made from a settings class: each one's name, type and help are written once, with the setting."""
+"""Make a command's options from a settings class, so that name, type and help are written once, with the setting."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file o
 
 @dataclass(frozen=True)
 class Takes:
-    """Give a command an option for each setting; as a decorator of `f(settings, **own options)`.
+    """Decorator that gives a command `f(settings, **own options)` an option for each setting.
 
-    The settings are imported when the command is called, so that `tithe --help` waits for none of them.
+    The settings class is imported only when the command is called, so that `tithe --help` is quick.
 
     Args:
-        settings: their class, `module:Name`.
-        argument: the setting that stands without its name, too.
-        metavar: what stands for it on the help page.
-        about: its help; None takes the setting's.
-        only: names of the settings that the command takes; all by default.
-        without: names of those that it does not take.
-        needs: names, any of which must be given -> what is said where none is, and a hint. A YAML file may hold those
-            that are settings.
-        config: whether it takes a YAML file of settings.
-        raw: whether it is handed what was given by name, instead of settings.
-        within: what the settings are made and the command is called within.
+        settings: the settings class, as `module:Name`.
+        argument: the setting that can also be given as a positional argument.
+        metavar: that argument's name on the help page.
+        about: that argument's help; None for the setting's own.
+        only: names of the settings that the command takes, separated by spaces; None for all.
+        without: names of the settings that it does not take.
+        needs: names, separated by spaces, of which at least one must be given -> the message if none is, and a hint.
+            A YAML file may give those that are settings.
+        config: whether the command takes a YAML file of settings.
+        raw: whether `f` gets the given options by name instead of settings.
+        within: context manager around the making of the settings and the command.
     """
 
     settings: str
@@ -62,12 +62,12 @@ class Takes:
         return late
 
     def full(self, f: Callable[..., None]) -> Callable[..., None]:
-        """Make the command with all of its options in its signature, where Typer reads them."""
+        """Make the command, with all its options in the signature, from which Typer reads them."""
         from tithe.settings import settings_from
 
         module, _, name = self.settings.partition(":")
         model = getattr(importlib.import_module(module), name)
-        own = list(inspect.signature(f, eval_str=True).parameters.values())[1:]
+        own = list(inspect.signature(f, eval_str=True).parameters.values())[1:]  # all but the settings
 
         def command(**given: Any) -> None:
             mine = {one.name: given.pop(one.name) for one in own}
@@ -76,6 +76,7 @@ class Takes:
             for names, (said, hint) in self.needs.items():
                 first, *others = names.split()
                 found = any((given | mine).get(one) not in (None, []) for one in (first, *others))
+                # A YAML file may hold a missing setting, but never one of the command's own options.
                 if not found and (first in mine or config is None):
                     raise Usage(said, hint=hint)
             with self.within():
@@ -88,7 +89,7 @@ class Takes:
         return command
 
     def parameters(self, model: Any) -> list[inspect.Parameter]:
-        """Make a parameter for each setting, and the switches that empty a list."""
+        """Make a parameter for each setting, and for each switch that empties a list."""
         from tithe.typed import meanings
 
         texts, found = meanings(model), list[inspect.Parameter]()
@@ -110,10 +111,10 @@ class Takes:
         return found
 
     def merge(self, given: dict[str, Any]) -> None:
-        """Collect a setting that can be given in two ways under its own name.
+        """Merge settings that can be given in two ways under their own names, in place.
 
         Raises:
-            Usage: it was given in both.
+            Usage: one was given in both ways.
         """
         name = self.argument
         if name is not None and (flagged := given.pop(f"{name}_flag", None)) is not None:
@@ -130,11 +131,12 @@ class Takes:
 
 
 def parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    """Make a keyword parameter."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def place(one: inspect.Parameter) -> int:
-    """Sort required parameters first, then those with a short name, then the rest."""
+    """Return a parameter's sort key on the help page: required ones, then those with a short name, then the rest."""
     (how,) = one.annotation.__metadata__
     short = any(len(name) == 2 for name in how.param_decls or ())
     return 0 if one.default is one.empty else 1 if short or isinstance(how, ArgumentInfo) else 2
@@ -160,11 +162,12 @@ def flag_of(one: FieldInfo) -> Any:
 
 
 def kind_of(one: FieldInfo) -> Any:
-    """Return the type of an option's value; the settings themselves check what it may be."""
+    """Return the type that Typer parses an option's value as; the settings class checks the value itself."""
     from tithe.typed import kinds_of
 
     if (kind := flag_of(one).kind) is not None:
         return kind
+    # Tuples are repeatable options, choices are text, and so are settings that may have several types.
     kinds = {list[str] if get_origin(kind) is tuple else kind for kind in kinds_of(one.annotation)} - {type(None)}
     kinds = {str if get_origin(kind) is Literal else kind for kind in kinds}
     return kinds.pop() if len(kinds) == 1 else str

@@ -16,19 +16,19 @@ from tithe.errors import TitheError
 
 tiers = group("tiers", "Strong responses and weaker ones to the same prompts, for a head to be trained on.")
 head = group("head", "Heads that tell a strong model's responses from a weak one's by hidden states.")
-judge = group("judge", "Which of two models answers a prompt set better, as a third one sees it.")
+judge = group("judge", "Compare two models' answers to a prompt set, with a third model as the judge.")
 
 NO_TRAINING_DATA = {"dataset": ("no data set is given", "`tithe tune data.jsonl ...`; `starter` is bundled")}
 NO_TUNED = {"output": ("no place for the trained model is given", "`-o tuned`")}
 NO_TIERS = {"output": ("no place for the tiers is given", "`-o tiers.jsonl`")}
-# Settings that only scoring reads, a head's evaluation does not, and the warm-up takes from its recipe.
+# Settings that only scoring reads, that a head's evaluation does not read, and that the warm-up's recipe fixes.
 SCORING = "scorer encoder shots exclude_similarity shot_pool head residualise target warmup answers alone_header"
 SCORING += " per_token split"
 TRAINED = "kind layers split_column validation_share test_share num_train_epochs learning_rate"
 TRAINED += " per_device_train_batch_size"
 FIXED = "gradient_accumulation_steps warmup_ratio lr_scheduler_type weight_decay max_grad_norm packing"
 FIXED += " gradient_checkpointing lora_r lora_alpha lora_dropout lora_target_modules"
-NEEDED: Any = None  # `Takes` refuses a command line without it
+NEEDED: Any = None  # no default that a command could get: `Takes` refuses a command line without it
 LevelOption = Annotated[float | None, typer.Option(help="Confidence of the interval; 0.95 by default.")]
 
 
@@ -40,19 +40,19 @@ LevelOption = Annotated[float | None, typer.Option(help="Confidence of the inter
     needs=NO_DATA,
 )
 def bench(settings: Any, output: Output = None, overwrite: Overwrite = False, as_json: Json = False) -> None:
-    """Measure how fast a run would be here, what limits it, and ."""
+    """Measure how fast a run would be here, and what limits it."""
     from tithe.lab.speed.speed import bench as measure
     from tithe.report.terminal import TerminalReporter
     from tithe.run.folder import check_places
 
-    screen = TerminalReporter()
+    reporter = TerminalReporter()
     check_places(output, overwrite, settings.dataset, None)
-    result = measure(settings, screen)
+    result = measure(settings, reporter)
     for line in str(result).splitlines():
-        screen.say(line)
+        reporter.say(line)
     if output is not None:
         result.write(output, overwrite=overwrite)
-        screen.say(f"written: {output}")
+        reporter.say(f"written: {output}")
     print_json(result.record, as_json)
 
 
@@ -90,7 +90,7 @@ def export(
     argument="dataset",
     about="file, folder or hub id; `starter` is bundled",
     only="dataset format",
-    needs={"dataset": NO_DATA["dataset"], "against": ("no evaluation file is given", "`--against FILE`; repeat it")},
+    needs={"dataset": NO_DATA["dataset"], "against": ("no evaluation file given", "`--against FILE`; repeat it")},
     config=False,
 )
 def contamination(
@@ -155,7 +155,7 @@ def build(
 def import_tiers(
     settings: Any, output: Place = NEEDED, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
-    """Bring tiers that are already there into one form."""
+    """Convert existing tiers to one form."""
     from tithe.lab.tiers import building as run
     from tithe.lab.tiers.reporter import show_imported
     from tithe.report.terminal import TerminalReporter
@@ -239,8 +239,8 @@ def import_head(settings: Any, output: Place, overwrite: Overwrite = False, as_j
 
 
 @contextmanager
-def one_voice() -> Iterator[None]:
-    """Let the main one of several processes name the fault that all of them find."""
+def errors_once() -> Iterator[None]:
+    """Let only the main process report an error that all processes of a training raise."""
     from tithe.lab.tune.processes import is_main
 
     try:
@@ -252,7 +252,9 @@ def one_voice() -> Iterator[None]:
 
 
 @app.command()
-@Takes("tithe.lab.tune.settings:TuneSettings", argument="dataset", needs=NO_TRAINING_DATA | NO_TUNED, within=one_voice)
+@Takes(
+    "tithe.lab.tune.settings:TuneSettings", argument="dataset", needs=NO_TRAINING_DATA | NO_TUNED, within=errors_once
+)
 def tune(settings: Any, output: Place = NEEDED, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Fine-tune a model on the responses of a data set, all weights or a LoRA adapter."""
     from tithe.lab.tune.tune import tune as carry_out
@@ -266,7 +268,7 @@ def tune(settings: Any, output: Place = NEEDED, overwrite: Overwrite = False, as
     argument="dataset",
     without=FIXED,
     needs=NO_TRAINING_DATA | NO_TUNED,
-    within=one_voice,
+    within=errors_once,
 )
 def warmup(settings: Any, output: Place = NEEDED, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Give a model IFD's warm-up: one epoch on some of the data that it will score."""
@@ -276,7 +278,7 @@ def warmup(settings: Any, output: Place = NEEDED, overwrite: Overwrite = False, 
 
 
 def train(carry_out: Any, settings: Any, output: Path, overwrite: bool, as_json: bool) -> None:
-    """Train, and print what came of it once, whatever the number of processes."""
+    """Train, and print the result once, whatever the number of processes."""
     from tithe.lab.tune.processes import is_main
     from tithe.lab.tune.tune import make_reporter, show_tuned
 

@@ -1,4 +1,4 @@
-"""Rows of the listings: scorers, selectors, templates, and this machine."""
+"""Collect the rows of the listings: scorers, selectors, templates, and what this machine has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tithe import plugins
 from tithe.extras import install_hint, versions
 from tithe.scorers.base import settings_of
 
-EXTRAS = {
+EXTRAS = {  # extra -> a module that it installs
     "hub": "datasets",
     "encoders": "sentence_transformers",
     "ann": "faiss",
@@ -27,10 +27,12 @@ EXTRAS = {
 
 
 def first_sentence(thing: type) -> str:
+    """Return the first paragraph of a class's docstring."""
     return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
 
 
 def settings_text(thing: type) -> str:
+    """Return a scorer's or selector's settings with their defaults."""
     parts = []
     for one in settings_of(thing):
         default = "" if one.default is MISSING else f"={one.default}"

@@ -109,6 +109,7 @@ class Index:
                 self.short.setdefault(whole, []).append((number, how))
             for word in said:
                 self.vocabulary.setdefault(word, len(self.vocabulary))
+            # The break after each item keeps n-grams from crossing into the next one.
             self.parts += [self.ids(said), np.array([BREAK], dtype=np.int32)]
             self.runs.append(max(0, len(said) - self.n + 1))
 
@@ -134,7 +135,7 @@ class Index:
                 next; a short item must equal one part, or all of them together.
         """
         joined = [list(chain.from_iterable(parts)) for parts in texts]
-        flat = self.ids([word for said in joined for word in (*said, "")])
+        flat = self.ids([word for said in joined for word in (*said, "")])  # "" is in no item: a break
         ends = np.cumsum([len(said) + 1 for said in joined])
         found: list[dict[int, list[int]]] = [{} for _ in texts]
         hashes, places = runs_of(flat, self.n)
@@ -196,10 +197,10 @@ def runs_of(ids: IntArray, n: int) -> tuple[Hashes, Places]:
     count = len(ids) - n + 1
     if count < 1:
         return np.array([], dtype=np.uint64), np.array([], dtype=np.int64)
-    breaks = np.concatenate([[0], np.cumsum(ids == BREAK)])
+    breaks = np.concatenate([[0], np.cumsum(ids == BREAK)])  # breaks before each position
     places = np.flatnonzero(breaks[n:] == breaks[:-n])
     mixed = mix(ids)
-    hashes = np.zeros(len(places), dtype=np.uint64)
+    hashes = np.zeros(len(places), dtype=np.uint64)  # a polynomial in _P, modulo 2^64
     for k in range(n):
         hashes = hashes * np.uint64(_P) + mixed[places + k]
     return hashes, places

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tithe.data.containers import TOO_LONG, csv_rows, parse_line
+from tithe.data.containers import TOO_LONG, csv_reader, parse_line
 from tithe.data.jsonstream import JsonFault, JsonStream
 from tithe.data.lines import bounded_lines, reading, unpacked
 from tithe.data.prompts import PROMPTS
@@ -118,7 +118,7 @@ def of_json(stream: Any, where: str, _: str) -> Iterator[Item]:
 def of_cells(stream: Any, where: str, between: str) -> Iterator[Item]:
     """Yield the rows of a CSV file. A first row that consists of names is a header; MMLU's files have none."""
     with as_text(stream) as text:
-        lines = csv_rows(text, between)
+        lines = csv_reader(text, between)
         header: list[str] | None = None
         while True:
             at = f"{where}:{lines.line_num + 1}"

@@ -1,9 +1,9 @@
-"""Chat templates: a dialogue in Jinja, and where in its text the response lies.
+"""Render dialogues with a Jinja chat template and find the response in the text.
 
-The dialogue is rendered as it is and again with a sentinel in the response's place. What both renderings begin with
-is the prompt, what both end with is the tail, and what lies between in the real one is the response: trimmed text,
-thinking and tool calls exactly as the template writes them. Where a template writes the beginning of a response
-differently for its content (thinking, tool calls), the response begins where the generation prompt ends.
+The dialogue is rendered twice, the second time with a sentinel in place of the response. The common beginning is the
+prompt, the common end is the tail, and the rest of the first rendering is the response: trimmed text, reasoning and
+tool calls exactly as the template writes them. If a template begins a response differently depending on its content
+(reasoning, tool calls), the response begins where the generation prompt ends.
 """
 
 from __future__ import annotations
@@ -16,38 +16,40 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tithe.data.bounded import BoundedTemplate
+from tithe.data.bounded_template import BoundedTemplate
 from tithe.data.rendered import (
-    NOTHING_ODD,
+    NO_REMARKS,
     Outline,
     Remarks,
     Rendered,
-    Turns,
-    missing_by_text,
-    outline,
+    TurnTexts,
+    find_missing_by_text,
+    make_outline,
+    outline_key,
     parts_of,
-    shape,
-    unusual,
+    parts_to_count,
 )
 from tithe.errors import TemplateError
 from tithe.records import Example, Message, Problem
 
-DATE = datetime.datetime(2024, 7, 26)  # every template's today, so that scores do not change overnight
-_PRIVATE = [chr(code) for code in range(0xE000, 0xF8FF)]  # sentinels: no template and hardly a text uses them
+DATE = datetime.datetime(2024, 7, 26)  # today's date for every template, so that scores do not change from day to day
+_SENTINELS = [
+    chr(code) for code in range(0xE000, 0xF8FF)
+]  # private-use characters: no template and hardly any text uses them
 
 
-_MARKER = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")  # as special tokens are written: `<|im_end|>`, `</s>`, `[/INST]`
-_LONGEST = 80
-_MOST_QUOTED = 200  # characters of what a template says
-_MOST_SHAPES = 10_000  # of dialogues, whose omissions are remembered
+_MARKER = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")  # how special tokens look: `<|im_end|>`, `</s>`, `[/INST]`
+_LONGEST_MARKER = 80
+_MOST_QUOTED = 200  # characters of a template's error message
+_MOST_SHAPES = 10_000  # outlines whose remarks are cached
 
 
-class Refusal(Exception):
-    """The template will not render this dialogue."""
+class TemplateRefusal(Exception):
+    """An error that a template raised for a dialogue."""
 
 
 class ChatTemplate:
-    """A chat template in Jinja, as transformers runs it (sandboxed, same filters and tags), with a fixed date.
+    """A Jinja chat template, run as transformers runs it (sandboxed, same filters and tags) but with a fixed date.
 
     Args:
         name: `chat` or the file's path.
@@ -55,16 +57,20 @@ class ChatTemplate:
         special_tokens: `bos_token`, `eos_token`, ... by name.
     """
 
-    writes_markers = True  # BOS and the end of a turn are in its text
+    writes_markers = True  # the text contains BOS and end-of-turn markers
 
     def __init__(self, name: str, source: str, special_tokens: Mapping[str, Any]) -> None:
         self.name = name
         self.source = source
-        self._special_tokens = {"bos_token": "", "eos_token": "", **special_tokens}  # not every tokenizer has them
+        self._special_tokens = {
+            "bos_token": "",
+            "eos_token": "",
+            **special_tokens,
+        }  # defaults: not every tokenizer has both
         self._jinja = BoundedTemplate(name, source)
         self._remarks: dict[Hashable, Remarks | None] = {}
         self._parts = False
-        self._settle()
+        self._detect_content_form()
         self.turns = self._find_turns()
 
     @property
@@ -75,26 +81,26 @@ class ChatTemplate:
         return {"template": self.name, "template_hash": self.source_hash, "template_date": DATE.date().isoformat()}
 
     def render(self, example: Example) -> Rendered | Problem:
-        """The example's texts, or the template's own sentence why not."""
+        """Return the example's texts, or the template's own error."""
         calls = any(message.tool_calls for message in (*example.prompt, example.response))
         try:
             return self._split(example, json_arguments=False)
-        except Refusal as refusal:
+        except TemplateRefusal as refusal:
             if not calls:
                 return Problem(f"the template refuses the dialogue: {refusal}")
             first = refusal
-        try:  # some templates join the arguments of tool calls as text
+        try:  # some templates concatenate the arguments of tool calls as text
             return self._split(example, json_arguments=True)
-        except Refusal:
+        except TemplateRefusal:
             return Problem(f"the template refuses the dialogue: {first}")
 
     def text(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = (), *, generation: bool = False
     ) -> str:
-        """The rendering of messages as dicts.
+        """Render messages given as dicts.
 
         Raises:
-            Refusal: with the template's own sentence.
+            TemplateRefusal: with the template's own error.
         """
         variables = {
             **self._special_tokens,
@@ -106,21 +112,23 @@ class ChatTemplate:
         }
         try:
             return self._jinja.render(variables)
-        except Exception as error:  # a template is foreign code: whatever it raises is about this dialogue
+        except Exception as error:  # a template is foreign code and may raise anything
             said = " ".join(str(error).split()) or type(error).__name__
-            raise Refusal(said if len(said) <= _MOST_QUOTED else f"{said[:_MOST_QUOTED]} ...") from error
+            raise TemplateRefusal(said if len(said) <= _MOST_QUOTED else f"{said[:_MOST_QUOTED]} ...") from error
 
     def _split(self, example: Example, *, json_arguments: bool) -> Rendered | Problem:
         response = example.response
         before = [self._message(message, json_arguments) for message in example.prompt]
         full = self.text([*before, self._message(response, json_arguments)], example.tools)
-        mark = next((char for char in _PRIVATE if char not in full), None)
+        # A sentinel that occurs in the dialogue itself would be found in the wrong place.
+        mark = next((char for char in _SENTINELS if char not in full), None)
         if mark is None:
             return Problem("the text uses every private-use character, so none is left to mark the response with")
         probe = self.text([*before, self._message(Message("assistant", mark))], example.tools)
         if mark not in probe:
             return Problem("the template leaves the response out")
-        start, stop = self._span(full, probe, mark)
+        start, stop = self._find_span(full, probe, mark)
+        # Here the template may write a different header than before the plain sentinel (e.g. gpt-oss's channels).
         if response.reasoning or response.tool_calls or not full.startswith(probe[: probe.index(mark)]):
             start = self._generation_start(full, before, example.tools) or start
         if not full[start:stop].strip():
@@ -130,79 +138,81 @@ class ChatTemplate:
         return replace(cut, remarks=self.find_remarks(example, full, json_arguments))
 
     def find_remarks(self, example: Example, full: str, json_arguments: bool = False) -> Remarks:
-        """Return what the template leaves out of the dialogue; found once for all dialogues of a shape."""
-        key = (json_arguments, shape(example))
+        """Return remarks on what the template leaves out; computed once for all dialogues with equal outlines."""
+        key = (json_arguments, outline_key(example))
         if key not in self._remarks:
-            if len(self._remarks) >= _MOST_SHAPES:
+            if len(self._remarks) >= _MOST_SHAPES:  # odd data sets have a new outline in nearly every record
                 self._remarks.clear()
-            self._remarks[key] = self._omitted(outline(example), json_arguments)
+            self._remarks[key] = self._omitted(make_outline(example), json_arguments)
         found = self._remarks[key]
-        return found or remarks(parts_of(example), missing_by_text(example, full))
+        return found or make_remarks(parts_of(example), find_missing_by_text(example, full))
 
     def _omitted(self, drawn: Outline, json_arguments: bool) -> Remarks | None:
-        """Return what the template leaves out of an outline; None where it refuses to render it."""
+        """Return remarks on what the template leaves out of an outline; None if it refuses to render it."""
         said = [self._message(message, json_arguments) for message in (*drawn.prompt, drawn.response)]
         try:
-            return remarks(drawn.parts(), drawn.lost(self.text(said, drawn.tools)))
-        except Refusal:
+            return make_remarks(drawn.parts(), drawn.lost(self.text(said, drawn.tools)))
+        except TemplateRefusal:
             return None
 
     def _cut(self, full: str, start: int, stop: int) -> Rendered:
-        anchor = _common_suffix(full[:start], self._anchor)
+        anchor = common_suffix(full[:start], self._anchor)
         if anchor.endswith(" "):
-            # A space that the template writes before the response is half of the response's first token. It goes
-            # there, or tokenizers that write spaces in front of words would see a word they never see after a space.
+            # Most tokenizers merge a space with the word after it. A space that the template writes before the
+            # response therefore goes to the response; else its first token would be one that never follows a space.
             start, anchor = start - 1, anchor[:-1]
         return Rendered(full[:start], full[start:stop], full[stop:], anchor)
 
-    def _span(self, full: str, probe: str, mark: str) -> tuple[int, int]:
+    def _find_span(self, full: str, probe: str, mark: str) -> tuple[int, int]:
+        """Return start and end of the response in `full`, by comparison with `probe`, its rendering with a mark."""
+        # Usually both renderings agree up to the mark and after it. If not, take the part in which they differ.
         first, after = probe.index(mark), len(probe) - probe.rindex(mark) - 1
-        start = first if full.startswith(probe[:first]) else self._whole(full, _common_prefix(full, probe))
+        start = first if full.startswith(probe[:first]) else self._move_off_marker(full, _common_prefix(full, probe))
         if full.endswith(probe[len(probe) - after :]):
             return start, max(start, len(full) - after)
-        return start, max(start, self._whole(full, len(full) - len(_common_suffix(full, probe))))
+        return start, max(start, self._move_off_marker(full, len(full) - len(common_suffix(full, probe))))
 
-    def _whole(self, full: str, cut: int) -> int:
-        """The cut, moved to the front of a marker that it would halve (`<|eom_id|>` against `<|eot_id|>`)."""
-        for found in _MARKER.finditer(full, max(0, cut - _LONGEST), cut + _LONGEST):
+    def _move_off_marker(self, full: str, cut: int) -> int:
+        """Return the cut, moved before a marker that it would split (`<|eom_id|>` against `<|eot_id|>`)."""
+        for found in _MARKER.finditer(full, max(0, cut - _LONGEST_MARKER), cut + _LONGEST_MARKER):
             if found.start() < cut < found.end():
                 return found.start()
         return cut
 
     def _generation_start(self, full: str, before: list[dict[str, Any]], tools: Sequence[Any]) -> int | None:
-        """Where the model would begin to write: thinking and tool calls differ from plain content right there."""
+        """Return where the model would begin to generate: there, reasoning and tool calls differ from content."""
         try:
             header = self.text(before, tools, generation=True)
             if header == self.text(before, tools):
                 return None
-        except Refusal:
+        except TemplateRefusal:
             return None
         return len(header) if full.startswith(header) else None
 
     def _message(self, message: Message, json_arguments: bool = False) -> dict[str, Any]:
         out = message.as_dict()
-        if self._parts:
+        if self._parts:  # templates of multimodal models loop over a list of parts
             out["content"] = [{"type": "text", "text": message.content}]
         if message.reasoning is not None:
-            out["thinking"] = message.reasoning  # what gpt-oss calls it
+            out["thinking"] = message.reasoning  # the name in gpt-oss's template
         if json_arguments:
             out["tool_calls"] = [_with_json_arguments(call) for call in message.tool_calls]
             if not message.tool_calls:
                 del out["tool_calls"]
         return out
 
-    def _settle(self) -> None:
-        """Find whether contents are texts or lists of parts, and what stands before every response."""
-        user, mark = _PRIVATE[1], _PRIVATE[0]
+    def _detect_content_form(self) -> None:
+        """Detect whether the template takes contents as texts or as parts, and what it writes before responses."""
+        user, mark = _SENTINELS[1], _SENTINELS[0]
         refusals = []
         for self._parts in (False, True):
             said = [self._message(Message("user", user)), self._message(Message("assistant", mark))]
             try:
                 text, again = self.text(said), self.text(said)
-            except Refusal as refusal:
+            except TemplateRefusal as refusal:
                 refusals.append(str(refusal))
                 continue
-            if text != again:
+            if text != again:  # e.g. a clock: the same record would get another score each time
                 raise TemplateError(f"template `{self.name}` writes the same dialogue differently each time")
             if mark in text:
                 before = text[: text.index(mark)]
@@ -211,31 +221,33 @@ class ChatTemplate:
         why = refusals[0] if refusals else "it leaves the assistant's messages out"
         raise TemplateError(f"template `{self.name}` cannot render a user's message and its answer: {why}")
 
-    def _find_turns(self) -> Turns:
-        marks = _PRIVATE[:4]
+    def _find_turns(self) -> TurnTexts:
+        marks = _SENTINELS[:4]
         roles = ("user", "assistant", "user", "assistant")
         try:
             text = self.text([self._message(Message(role, mark)) for role, mark in zip(roles, marks, strict=True)])
-        except Refusal:
-            return Turns("", None)
+        except TemplateRefusal:
+            return TurnTexts("", None)
         if any(text.count(mark) != 1 for mark in marks):
-            return Turns("", None)
+            return TurnTexts("", None)
         first, answer, second, last = (text.index(mark) for mark in marks)
-        return Turns(text[:first], text[answer + 1 : second], text[last + 1 :], self._system_opening())
+        return TurnTexts(text[:first], text[answer + 1 : second], text[last + 1 :], self._system_opening())
 
     def _system_opening(self) -> str | None:
         roles = ("system", "user", "assistant")
         try:
-            text = self.text([self._message(Message(role, mark)) for role, mark in zip(roles, _PRIVATE, strict=False)])
-        except Refusal:
+            text = self.text(
+                [self._message(Message(role, mark)) for role, mark in zip(roles, _SENTINELS, strict=False)]
+            )
+        except TemplateRefusal:
             return None
-        return text[: text.index(_PRIVATE[0])] if _PRIVATE[0] in text else None
+        return text[: text.index(_SENTINELS[0])] if _SENTINELS[0] in text else None
 
 
-def remarks(parts: frozenset[str], lost: frozenset[str]) -> Remarks:
-    """Return what is to be counted; the usual case shares one object."""
-    counted = unusual(parts, lost)
-    return Remarks(tuple(counted), tuple(sorted(lost))) if counted else NOTHING_ODD
+def make_remarks(parts: frozenset[str], lost: frozenset[str]) -> Remarks:
+    """Return remarks on these parts; most examples have none and share one object."""
+    counted = parts_to_count(parts, lost)
+    return Remarks(tuple(counted), tuple(sorted(lost))) if counted else NO_REMARKS
 
 
 def _with_json_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,8 +258,10 @@ def _with_json_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _common_prefix(a: str, b: str) -> int:
+    """Return how many characters both texts begin with in common."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _common_suffix(a: str, b: str) -> str:
+def common_suffix(a: str, b: str) -> str:
+    """Return the longest text with which both texts end."""
     return b if a.endswith(b) else b[len(b) - _common_prefix(a[::-1], b[::-1]) :]

@@ -1,10 +1,10 @@
-"""Checksums of what is stored and read again: in the name of a part, and in small JSON files.
+"""Checksums of stored files: in the name of a part of a store, and inside small JSON files.
 
     part-000001-9f3a2c1d.parquet
 
-A part's name says the CRC-32 of its folder's name and of its bytes, so damage to the bytes cannot change what they have
-to be, nor make a part with a checksum look like one of earlier versions, which have none. The folder's name says whose
-answers these are: a part that was copied here from another model's folder is not one of this folder's.
+A part's name holds the CRC-32 of its folder's name and of its bytes. Damage to the bytes thus cannot change the
+expected checksum, nor make the part look like one of an earlier version, which has none. The folder's name is included
+because it identifies the model: a part copied from another model's folder fails the check.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from tithe.foreign import demand_regular
 
 NAME = re.compile(r"part-(\d+)(?:-([0-9a-f]{8}))?")
 CHUNK = 1 << 20  # bytes read at once
-KEY, MARK = "checksum", "crc32:"  # of a JSON file
+KEY, MARK = "checksum", "crc32:"  # field name and value prefix in a JSON file
 
 
 @dataclass(frozen=True, order=True)
-class Part:
-    """A part of a store.
+class StoredPart:
+    """One file of a store.
 
     Args:
-        number: its place among the parts.
+        number: its position among the parts.
         path: the file.
-        checksum: of its bytes, as its name says; None for parts of earlier versions.
+        checksum: as given in its name; None for parts of earlier versions.
     """
 
     number: int
@@ -41,63 +41,63 @@ class Part:
     checksum: str | None = None
 
     def check(self, found: str, hint: str) -> None:
-        """Compare the checksum of the bytes that were read.
+        """Compare the checksum of the bytes that were read with the one in the name.
 
         Raises:
-            StoreError: they are not those that were written.
+            StoreError: the bytes differ from those that were written.
         """
         if self.checksum not in (None, found):
             raise StoreError(f"`{self.path}` is damaged: its bytes are not those that were written here", hint=hint)
 
     def read(self, hint: str) -> bytes:
-        """Return all bytes, verified.
+        """Read all bytes and verify them.
 
         Raises:
-            StoreError: the bytes are not those that were written, or the file cannot be read.
+            StoreError: the bytes differ from those that were written, or the file cannot be read.
         """
         try:
             demand_regular(self.path, StoreError, hint)
             data = self.path.read_bytes()
         except OSError as error:
             raise StoreError(f"`{self.path}` cannot be read: {error.strerror or error}", hint=hint) from error
-        self.check(checksum(data, folder_sum(self.path)), hint)
+        self.check(checksum(data, folder_checksum(self.path)), hint)
         return data
 
 
 def checksum(data: bytes, before: int = 0) -> str:
-    """Return 8 hex digits of some bytes, and of what stands before them."""
+    """Return the CRC-32 of some bytes as 8 hex digits, continuing from the CRC `before`."""
     return f"{zlib.crc32(data, before):08x}"
 
 
-def folder_sum(path: Path) -> int:
-    """Return the checksum of the name of a file's folder."""
+def folder_checksum(path: Path) -> int:
+    """Return the CRC-32 of the name of a file's folder."""
     return zlib.crc32(os.fsencode(path.absolute().parent.name))
 
 
 def file_checksum(path: Path) -> str:
-    """Return the checksum of the folder's name and of a file's bytes."""
+    """Return the checksum of a file's folder name and bytes."""
     demand_regular(path, StoreError)
-    value = folder_sum(path)
+    value = folder_checksum(path)
     with path.open("rb") as stream:
         while data := stream.read(CHUNK):
             value = zlib.crc32(data, value)
     return f"{value:08x}"
 
 
-def parts_in(folder: Path, suffix: str) -> list[Part]:
-    """Return the parts in a folder, in their order; other files are left alone."""
+def list_parts(folder: Path, suffix: str) -> list[StoredPart]:
+    """Return the parts in a folder in order; other files are ignored."""
     found = []
     for path in folder.glob(f"part-*{suffix}"):
         if match := NAME.fullmatch(path.name.removesuffix(suffix)):
-            found.append(Part(int(match[1]), path, match[2]))
+            found.append(StoredPart(int(match[1]), path, match[2]))
     return sorted(found, key=lambda part: (part.number, part.path.name))
 
 
-def write_part(folder: Path, number: int, suffix: str, fill: Callable[[BinaryIO], None]) -> Part:
-    """Write a part under a temporary name, to the disk, and only then give it its own name.
+def write_part(folder: Path, number: int, suffix: str, fill: Callable[[BinaryIO], None]) -> StoredPart:
+    """Write a part under a temporary name, sync it, and only then give it its final name.
 
     Args:
-        folder: made where it is missing.
+        folder: created if it is missing.
         number: of the part.
         suffix: of its name.
         fill: writes the content.
@@ -112,37 +112,39 @@ def write_part(folder: Path, number: int, suffix: str, fill: Callable[[BinaryIO]
             fill(stream)
             stream.flush()
             os.fsync(stream.fileno())
+        # Read back what was written, so that the name vouches for the bytes on disk.
         found = file_checksum(scrap)
         path = folder / f"part-{number:06d}-{found}{suffix}"
         scrap.replace(path)
     finally:
         scrap.unlink(missing_ok=True)
-    return Part(number, path, found)
+    return StoredPart(number, path, found)
 
 
-def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values of a JSON file with their checksum."""
-    return {**values, KEY: seal_of(values)}
+def seal(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a JSON file with their checksum added."""
+    return {**values, KEY: _values_checksum(values)}
 
 
-def unsealed(found: Mapping[str, Any], *, demanded: bool = False) -> dict[str, Any]:
-    """Return the values without their checksum.
+def unseal(found: Mapping[str, Any], *, demanded: bool = False) -> dict[str, Any]:
+    """Verify the values against their checksum and return them without it.
 
     Args:
-        found: what the file holds.
-        demanded: whether there has to be one; files of earlier versions have none.
+        found: content of the file.
+        demanded: whether a missing checksum is an error; files of earlier versions have none.
 
     Raises:
-        ValueError: they are not those that were written.
+        ValueError: the values differ from those that were written.
     """
     values = {name: value for name, value in found.items() if name != KEY}
+    # Damage to the field's name leaves a value with the prefix under another name.
     marked = any(isinstance(value, str) and value.startswith(MARK) for value in values.values())
-    if marked or (KEY in found and found[KEY] != seal_of(values)):  # a damaged name leaves its value behind
+    if marked or (KEY in found and found[KEY] != _values_checksum(values)):
         raise ValueError("its values are not those that were written")
     if demanded and KEY not in found:
         raise ValueError("it has no checksum")
     return values
 
 
-def seal_of(values: Mapping[str, Any]) -> str:
+def _values_checksum(values: Mapping[str, Any]) -> str:
     return MARK + checksum(json.dumps(values, sort_keys=True, default=str).encode())

@@ -1,7 +1,7 @@
 """Stream the rows of one file: JSON, JSONL, CSV or Parquet.
 
-Values of Arrow become what JSON lines would have: a struct keeps only the fields that are there. All structs of a
-column have one type, so that a record holds null for every field that only other records have.
+Arrow values are converted to what the same records would be in JSON lines: nulls in structs are dropped. All structs
+of an Arrow column share one type, so a record has a null for every field that only other records use.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 from tithe.data.jsonstream import JsonFault, JsonStream
-from tithe.data.lines import MOST_LINE, FieldTwiceError, bounded_lines, loads, reading, skip_blank_lines, unpacked
+from tithe.data.lines import MOST_LINE, FieldTwiceError, bounded_lines, parse_json, reading, skip_blank_lines, unpacked
 from tithe.errors import DataError
 from tithe.foreign import describe_error, foreign
 
 Convert: TypeAlias = Callable[[Any], Any]
-RENDERED = ("arguments", "parameters", "tools", "functions")  # what is in them is rendered as it stands
+RENDERED_FIELDS = ("arguments", "parameters", "tools", "functions")  # templates render their content verbatim
 
 
-class Plain:
-    """Turns records of one Arrow schema into plain ones: nulls in structs are left out, maps are objects.
+class ArrowConverter:
+    """A converter of records of one Arrow schema: it drops nulls in structs and makes maps objects.
 
     Args:
         schema: of the record batches.
+        what: name of the source, for errors.
 
     Raises:
         DataError: a column, or a field of a struct, occurs twice.
@@ -36,12 +37,16 @@ class Plain:
 
     def __init__(self, schema: Any, what: str) -> None:
         self._dropped: set[str] = set()
-        _refuse_twice(schema, what)
-        made = {field.name: self._convert(field.type, field.name if field.name in RENDERED else "") for field in schema}
+        _reject_duplicates(schema, what)
+        made = {
+            field.name: self._convert(field.type, field.name if field.name in RENDERED_FIELDS else "")
+            for field in schema
+        }
         self._columns = {name: convert for name, convert in made.items() if convert is not None}
 
     def record(self, record: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """Return the record and what is to be noted about it; nulls of whole columns stay."""
+        """Return the converted record and notes about it; nulls of whole columns stay."""
+        # Arrow cannot tell `null` from an absent field. Note it only where it can change the rendered prompt.
         self._dropped.clear()
         for name, convert in self._columns.items():
             if record[name] is not None:
@@ -49,16 +54,16 @@ class Plain:
         return record, tuple(map(null_note, sorted(self._dropped)))
 
     def _convert(self, type_: Any, rendered: str) -> Convert | None:
-        """Return what makes a value of this type plain, None where it is so already."""
+        """Return a function that converts a value of this Arrow type, None if none is needed."""
         import pyarrow.types as is_a
 
         if is_a.is_struct(type_):
             fields = [type_.field(i) for i in range(type_.num_fields)]
-            inner = {one.name: self._convert(one.type, rendered or _rendered(one.name)) for one in fields}
+            inner = {one.name: self._convert(one.type, rendered or _rendered_name(one.name)) for one in fields}
             return lambda value: self._struct(value, inner, rendered)
         if is_a.is_map(type_):
-            item = self._convert(type_.item_type, rendered) or _same
-            return lambda value: _object([(key, None if one is None else item(one)) for key, one in value])
+            item = self._convert(type_.item_type, rendered) or (lambda one: one)
+            return lambda value: _map_to_object([(key, None if one is None else item(one)) for key, one in value])
         if is_a.is_nested(type_) and hasattr(type_, "value_type"):
             each = self._convert(type_.value_type, rendered)
             return None if each is None else lambda value: [None if one is None else each(one) for one in value]
@@ -76,32 +81,28 @@ class Plain:
 
 
 def null_note(name: str) -> str:
-    """Return what is said of nulls that were left out."""
+    """Return the note for nulls dropped from a field that templates render."""
     return f"null fields in `{name}` count as absent: Parquet and Arrow do not tell the two apart"
 
 
 def without_nulls(value: Any) -> Any:
-    """Return a value of an Arrow table, of which the types are not known, without nulls in its objects."""
+    """Drop nulls in the objects of a value from an Arrow table whose types are unknown."""
     if isinstance(value, dict):
         return {name: without_nulls(one) for name, one in value.items() if one is not None}
     return [without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
-def _rendered(name: str) -> str:
-    return name if name in RENDERED else ""
+def _rendered_name(name: str) -> str:
+    return name if name in RENDERED_FIELDS else ""
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
-def _object(pairs: list[tuple[Any, Any]]) -> Any:
-    """Return a map as an object; as pairs if a key is no text or occurs twice."""
+def _map_to_object(pairs: list[tuple[Any, Any]]) -> Any:
+    """Return an Arrow map as an object, or as pairs if a key is not text or occurs twice."""
     made = dict(pairs)
     return made if len(made) == len(pairs) and all(isinstance(key, str) for key in made) else pairs
 
 
-def _refuse_twice(schema: Any, what: str, inside: str = "") -> None:
+def _reject_duplicates(schema: Any, what: str, inside: str = "") -> None:
     import pyarrow.types as is_a
 
     names = [field.name for field in schema]
@@ -116,24 +117,24 @@ def _refuse_twice(schema: Any, what: str, inside: str = "") -> None:
         for part in [type_.item_type] if is_a.is_map(type_) else [type_]:
             if is_a.is_struct(part):
                 inner = [part.field(i) for i in range(part.num_fields)]
-                _refuse_twice(inner, what, f"{inside}.{field.name}".lstrip("."))
+                _reject_duplicates(inner, what, f"{inside}.{field.name}".lstrip("."))
 
 
 Container: TypeAlias = Literal["jsonl", "json", "csv", "parquet"]
 
-_BATCH = 512  # records of Parquet decoded at once
+_BATCH = 512  # records of Parquet decoded at once; bounds memory for long responses
 TOO_LONG = f"a record of more than {MOST_LINE >> 20} MiB"
 
 
 class Row(NamedTuple):
-    """One record as it stands in the file.
+    """One record as read from the file.
 
     Args:
         where: file and line, or file and record number.
-        record: the parsed value; None where there is a fault.
-        raw: the line's own bytes (JSONL), or those of a faulty record in a JSON list.
-        fault: why it cannot be parsed.
-        notes: what was left out of the record when it was parsed.
+        record: the parsed value; None if there is a fault.
+        raw: the line's bytes (JSONL), or those of a faulty record in a JSON list.
+        fault: why the record cannot be parsed.
+        notes: notes on what was dropped in parsing.
     """
 
     where: str
@@ -145,13 +146,13 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file whose kind is known.
+    """A file of a known kind.
 
     Args:
-        path: where it is.
-        container: how records are laid out in it.
+        path: of the file.
+        container: the file format.
         delimiter: between the cells of a CSV file.
-        wrapper: name of the list in a JSON object that holds it, None for a bare list or records one after another.
+        wrapper: name of the list of records inside a JSON object; None for a bare list or consecutive records.
     """
 
     path: Path
@@ -160,31 +161,31 @@ class DataFile:
     wrapper: str | None = None
 
     def rows(self) -> Iterator[Row]:
-        """All records in order.
+        """Yield all records in order.
 
         Raises:
-            DataError: the file as a whole is damaged or no longer there.
+            DataError: the whole file is damaged, or it has disappeared.
         """
         with reading(self.path):
             yield from _READERS[self.container](self)
 
     def digest(self) -> str:
-        """blake2b of the file's bytes as they are on disk."""
+        """Return the blake2b hash of the file's bytes on disk."""
         with reading(self.path), self.path.open("rb") as raw:
             return hashlib.file_digest(raw, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def parse_line(line: bytes, where: str) -> Row:
-    """One line of JSONL."""
+    """Parse one line of JSONL; a fault becomes part of the row."""
     try:
-        return Row(where, loads(line.decode("utf-8")), line)
+        return Row(where, parse_json(line.decode("utf-8")), line)
     except UnicodeDecodeError as error:
         return Row(where, None, line, f"not UTF-8 at byte {error.start + 1} of the line")
     except json.JSONDecodeError as error:
         return Row(f"{where}:{error.colno}", None, line, f"invalid JSON: {error.msg} at column {error.colno}")
     except FieldTwiceError as error:
         return Row(where, None, line, str(error))
-    except Exception as error:  # a number of 4,300 digits, nesting without end, too much for the memory
+    except Exception as error:  # a number of 4,300 digits, endless nesting, not enough memory
         return Row(where, None, line, f"invalid JSON: {describe_error(error)}")
 
 
@@ -211,17 +212,15 @@ def _json(file: DataFile) -> Iterator[Row]:
                     yield Row(where, None, walk.text.encode("utf-8", "backslashreplace"), walk.twice)
         except JsonFault as fault:
             where = f"{file.path}:{fault.line}:{fault.column}"
-            hint = (
-                "one broken record makes the rest of the file unreadable; JSON lines, a record a line, cannot break so"
-            )
+            hint = "one broken record makes the rest of the file unreadable, which cannot happen in JSON lines"
             raise DataError(f"{where}: invalid JSON: {fault}", hint=hint) from None
 
 
 class TextLines:
-    """Lines for a `csv.reader`, which reads on behind one that is longer than `MOST_LINE`.
+    """Lines for a `csv.reader`; a line longer than `MOST_LINE` raises an error and reading can go on after it.
 
     Args:
-        text: decoded, with its line ends as they are.
+        text: decoded text with its original line ends.
     """
 
     def __init__(self, text: IO[str]) -> None:
@@ -238,24 +237,24 @@ class TextLines:
             return line
         while line and not line.endswith(("\n", "\r")):
             line = self._text.readline(MOST_LINE)
-        raise csv.Error(TOO_LONG)
+        raise csv.Error(TOO_LONG)  # `csv.reader` passes it on, and the next call continues with the next line
 
 
-def csv_rows(text: IO[str], delimiter: str) -> Any:
-    """A `csv.reader` whose cells and lines may be as long as a record may."""
-    # Python's own limit of 131,072 characters is a module-wide setting; a record may well be larger.
+def csv_reader(text: IO[str], delimiter: str) -> Any:
+    """Return a `csv.reader` whose cells may be as long as the longest record allowed."""
+    # Python's limit of 131,072 characters per cell is a global setting, and long responses exceed it.
     csv.field_size_limit(max(csv.field_size_limit(), MOST_LINE))
     return csv.reader(TextLines(text), delimiter=delimiter, strict=True)
 
 
-def csv_lines(file: DataFile, stream: Any) -> Any:
-    """A `csv.reader` of a file; bytes that are not UTF-8 come out as lone surrogates."""
-    return csv_rows(io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline=""), file.delimiter)
+def csv_file_reader(file: DataFile, stream: Any) -> Any:
+    """Return a `csv.reader` of a file; bytes that are not UTF-8 become lone surrogates."""
+    return csv_reader(io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline=""), file.delimiter)
 
 
 def _csv(file: DataFile) -> Iterator[Row]:
     with unpacked(file.path) as stream:
-        lines = csv_lines(file, stream)
+        lines = csv_file_reader(file, stream)
         header = _header(file, lines)
         while True:
             where = f"{file.path}:{lines.line_num + 1}"
@@ -266,7 +265,7 @@ def _csv(file: DataFile) -> Iterator[Row]:
                 continue
             if cells is None:
                 return
-            if not cells:
+            if not cells:  # a blank line
                 continue
             if len(cells) != len(header):
                 yield Row(where, None, fault=f"{len(cells)} cells, the header has {len(header)}")
@@ -288,7 +287,7 @@ def _header(file: DataFile, lines: Any) -> list[str]:
 def _parquet(file: DataFile) -> Iterator[Row]:
     number, plain = 0, None
     for batch in parquet_batches(file):
-        plain = plain or Plain(batch.schema, f"`{file.path}`")
+        plain = plain or ArrowConverter(batch.schema, f"`{file.path}`")
         with foreign(DataError, f"`{file.path}` holds a value that cannot be read"):  # not UTF-8, an impossible date
             records = batch.to_pylist()
         for each in records:
@@ -298,10 +297,10 @@ def _parquet(file: DataFile) -> Iterator[Row]:
 
 
 def parquet_batches(file: DataFile) -> Iterator[Any]:
-    """Arrow record batches in order, from one row group after the other."""
+    """Yield the Arrow record batches of a Parquet file in order."""
     import pyarrow.parquet as pq
 
-    with file.path.open("rb"):  # what the system says of the file itself is said by `reading`
+    with file.path.open("rb"):  # errors of the file itself, such as a missing permission, are reported by `reading`
         pass
     hint = "it may be an incomplete download or copy"
     with (

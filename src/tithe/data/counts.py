@@ -1,4 +1,4 @@
-"""Count what a pass over a data set leaves out or changes, and say so in sentences; used by all commands."""
+"""Count what a pass over a data set leaves out or changes, and report it in sentences; used by all commands."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Item = TypeVar("Item", bound=Example | BadRow)
 
 @dataclass
 class RecordCounts:
-    """What the records of a data set are, and what is to be noted of them.
+    """Counts of the records, bad rows, notes and duplicates of a data set.
 
     Args:
-        deed: what is done with an example, where the notes say `scored`.
-        learning: whether notes count that matter only where responses are learnt or scored.
+        deed: the word that replaces `scored` in the notes.
+        learning: whether to count notes that matter only if responses are learnt or scored.
         records: records seen, bad rows included.
         examples: records (or turns) that became examples.
-        bad: reason -> how many rows.
-        notes: what records hold that is not read, or not as it may be meant -> how many records.
+        bad: reason -> number of rows.
+        notes: note about something that is not read, or perhaps not as intended -> number of records.
         duplicates: examples with the same prompt and response as an earlier one.
     """
 
@@ -35,11 +35,11 @@ class RecordCounts:
     bad: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     duplicates: int = 0
-    _noted: int = -1  # the row whose notes are counted: its other turns have them, too
+    _noted: int = -1  # the row whose notes were counted last; all turns of a row carry the same notes
     _last_row: int = -1
 
     def add_item(self, item: Example | BadRow) -> None:
-        """Count an item; the turns of a record come one after the other."""
+        """Count an item; the turns of a record must be consecutive."""
         self.records += item.row != self._last_row
         self._last_row = item.row
         if isinstance(item, BadRow):
@@ -47,18 +47,19 @@ class RecordCounts:
             return
         self.examples += 1
         self.duplicates += is_repeated(item.id)
+        # Notes count records: with several turns of a record, only the first one counts.
         if item.notes and item.row != self._noted:
             self._noted = item.row
             self.notes.update(note for note in item.notes if self.learning or not isinstance(note, ResponseNote))
 
     def counting(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Count items on their way."""
+        """Yield the items and count each of them."""
         for item in items:
             self.add_item(item)
             yield item
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the counts as they stand in a record."""
+        """Return the counts as stored in `run.json`."""
         return {
             "records": self.records,
             "examples": self.examples,
@@ -69,11 +70,11 @@ class RecordCounts:
 
 
 def note_sentences(counts: Mapping[str, Any], source: str | None = None) -> Iterator[str]:
-    """Yield a sentence for each note; counts written before there were any have none.
+    """Yield a sentence for each note; counts of earlier versions have none.
 
     Args:
-        counts: `RecordCounts.as_dict()`, or with that in it.
-        source: the data set as a sentence names it, where a command reads several.
+        counts: `RecordCounts.as_dict()`, perhaps with further keys.
+        source: the data set as the sentence should name it, if a command reads several.
     """
     where = "" if source is None else f" of {source}"
     for text, n in counts.get("notes", {}).items():
@@ -82,11 +83,11 @@ def note_sentences(counts: Mapping[str, Any], source: str | None = None) -> Iter
 
 @dataclass
 class RemarkCounts:
-    """How many examples were rendered in an odd way.
+    """Counts of examples that were rendered or tokenised in an unusual way.
 
     Args:
-        parts: kind of part -> examples that have it; the usual kinds are counted where the template left them out.
-        left_out: kind of part -> examples of which the template left some of it out.
+        parts: kind of part -> examples that have it; common kinds are counted only if the template left them out.
+        left_out: kind of part -> examples in which the template left some of it out.
         apart: examples whose prompt and response had to be tokenised apart.
         own_end: examples whose response ends with an end marker of its own.
     """
@@ -113,7 +114,7 @@ class RemarkCounts:
 
 
 def remark_sentences(counts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each oddity that was counted; counts written before there were any have none."""
+    """Yield a sentence for each remark that was counted; counts of earlier versions have none."""
     for kind, found in counts.get("left_out_by_template", {}).items():
         yield f"left out by the template: {kind}, in {found['examples']:,} of {found['of']:,} examples that have one"
     if counts.get("tokenised_apart"):

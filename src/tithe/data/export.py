@@ -1,4 +1,4 @@
-"""Chosen records -> a file, in the input's own shape and order unless another is asked for."""
+"""Write chosen records to a file, in the input's order, and in its shape unless another is requested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tithe.data.outfile import atomic, check_writable
 from tithe.data.sniff import SUFFIXES, container_suffix
 from tithe.data.writers import (
     DroppedRecords,
-    Job,
+    ExportJob,
     OutShape,
     Reason,
     files_of,
@@ -26,17 +26,17 @@ from tithe.data.writers import (
 )
 from tithe.errors import OutputError, SettingsError, did_you_mean
 
-__all__ = ["OutShape", "Written", "check_writable", "container_of", "write_records"]
+__all__ = ["OutShape", "WrittenFile", "check_writable", "choose_container", "write_records"]
 
 
 @dataclass(frozen=True)
-class Written:
-    """What is in the file.
+class WrittenFile:
+    """The result of writing records.
 
     Args:
         path: the file.
-        records: how many.
-        unreadable: chosen rows that are no objects, for which CSV and Parquet have no place.
+        records: number of records written.
+        unreadable: number of chosen rows left out because they are not objects, which CSV and Parquet cannot hold.
     """
 
     path: Path
@@ -55,64 +55,65 @@ def write_records(
     rewrite: bool = False,
     dropped: DroppedRecords | None = None,
     then: Callable[[], object] = lambda: None,
-) -> Written:
-    """Write the chosen records: every column kept, in input order, whole or not at all.
+) -> WrittenFile:
+    """Write the chosen records atomically, in input order and with all their columns.
 
-    The container is the suffix's, else the input's (JSONL for the hub and for mixed folders). JSONL to JSONL
-    copies the lines byte for byte. A record is written once however many of its turns were chosen, except
-    that `prompt-completion` has one record for each. A row that cannot be parsed is written as the column
-    `tithe_raw` to JSON and JSONL and left out, but counted, elsewhere.
+    The suffix decides the container; without one it is the input's (JSONL for the hub and for mixed folders). JSONL to
+    JSONL copies the lines byte for byte. A record is written once however many of its turns were chosen, except in
+    `prompt-completion`, which has one record for each. A row that cannot be parsed is written to JSON and JSONL in the
+    column `tithe_raw`; other containers leave it out and count it.
 
     Args:
-        dataset: where the records come from; read once more (twice for a container with a schema).
+        dataset: the source of the records; read once more (twice for a container with a schema).
         rows: zero-based rows, or row -> chosen turns.
-        path: where to; packed if it ends in `.gz` or `.zst`.
+        path: output path; compressed if it ends in `.gz` or `.zst`.
         shape: `same` as the input, or another.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
         reasons: row -> why it was dropped, written as the column `tithe_reason`.
-        rewrite: write records that have the shape already in its plain spelling, instead of as they stand.
-        dropped: takes the records that are not chosen, in the same reading.
-        then: called when all is written, before the file takes its name.
+        rewrite: rewrite records that already have the shape in its plain spelling, instead of copying them.
+        dropped: receives the records that are not chosen, in the same pass.
+        then: called when everything is written, before the file gets its name.
 
     Raises:
         OutputError: the file exists, cannot be written, or cannot hold these records.
-        SettingsError: no such shape.
+        SettingsError: unknown shape.
     """
     if shape not in get_args(OutShape):
-        raise SettingsError(f"no shape `{shape}`", hint=did_you_mean(shape, get_args(OutShape)))
+        raise SettingsError(f"unknown shape `{shape}`", hint=did_you_mean(shape, get_args(OutShape)))
     path = Path(path)
     chosen = rows if isinstance(rows, (Mapping, set, frozenset)) else frozenset(rows)
-    job = Job(dataset, chosen, shape, reasons or {}, container_of(path, dataset), rewrite, dropped)
+    job = ExportJob(dataset, chosen, shape, reasons or {}, choose_container(path, dataset), rewrite, dropped)
     try:
         with atomic(path, overwrite) as stream:
             records = _WRITERS[job.container](job, stream, path)
             if dropped is not None:
                 dropped.take_rest(dataset)
-            then()
+            then()  # before the rename: if it fails, no output file appears
     except (RecursionError, UnicodeEncodeError, csv.Error) as error:
         raise OutputError(f"a record cannot be written to `{path}`: {error}", hint="write .jsonl") from None
-    return Written(path, records, len(job.left_out))
+    return WrittenFile(path, records, len(job.left_out))
 
 
 def write_dropped(dataset: Dataset, reasons: Mapping[int, Reason], path: Path) -> None:
-    """Write the records of these rows with their reasons, as JSON lines whatever the input is.
+    """Write the records of these rows with their reasons.
 
-    Bad rows have no place in a table of columns.
+    Always as JSON lines: a table of columns has no place for bad rows.
     """
     with atomic(path, overwrite=True) as stream:
         DroppedRecords(stream, reasons).take_rest(dataset)
 
 
-def container_of(path: Path, dataset: Dataset) -> Container:
-    """How records are laid out in an output of this name."""
+def choose_container(path: Path, dataset: Dataset) -> Container:
+    """Return the container for an output path: the suffix's, else the input's."""
     suffix = container_suffix(path)
     if suffix:
         return SUFFIXES[suffix]
+    # A folder of mixed kinds has no container of its own; JSONL can hold any record.
     kinds = {file.container for file in files_of(dataset)}
     return kinds.pop() if len(kinds) == 1 else "jsonl"
 
 
-_WRITERS: Mapping[Container, Callable[[Job, io.BufferedIOBase, Path], int]] = {
+_WRITERS: Mapping[Container, Callable[[ExportJob, io.BufferedIOBase, Path], int]] = {
     "jsonl": write_jsonl,
     "json": write_json,
     "csv": write_csv,

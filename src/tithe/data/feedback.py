@@ -1,13 +1,14 @@
-"""Preference pairs, rated completions and KTO labels: data that says which responses are good and which are bad."""
+"""Recognise preference pairs, rated completions and KTO labels: data that says which responses are good or bad."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from tithe.data.turns import listing
+from tithe.data.turns import quoted_names
 from tithe.records import ResponseNote
 
+# Field names of several public preference data sets: (wanted, not wanted), or two responses without a verdict.
 PAIRS = (
     ("chosen", "rejected"),
     ("chosen_response", "rejected_response"),
@@ -21,7 +22,12 @@ PAIRS = (
     ("answer_a", "answer_b"),
     ("completion_a", "completion_b"),
 )
-SEVERAL = ("completions", "responses", "candidates", "generations")  # lists of responses to one prompt
+RESPONSE_LISTS = (
+    "completions",
+    "responses",
+    "candidates",
+    "generations",
+)  # fields with a list of responses to one prompt
 LABELS = ("label", "kto_tag", "desirable", "is_desirable", "accepted", "is_chosen")
 SCORES = frozenset(
     [
@@ -46,7 +52,7 @@ SCORES = frozenset(
         "winner",
     ]
 )
-OTHERS = frozenset(
+REJECTED = frozenset(
     [
         "rejected",
         "rejected_response",
@@ -57,19 +63,19 @@ OTHERS = frozenset(
         "response_rejected",
         "non_preferred_output",
     ]
-)  # beside a response: the one that was not wanted
-KNOWN = frozenset((*SEVERAL, *LABELS, *SCORES, *OTHERS, *(name for pair in PAIRS for name in pair)))
+)  # fields with the response that was not preferred
+FEEDBACK_FIELDS = frozenset((*RESPONSE_LISTS, *LABELS, *SCORES, *REJECTED, *(name for pair in PAIRS for name in pair)))
 _FALSE = ("false", "undesirable", "rejected")
 
 
-def alternatives(record: Mapping[str, Any]) -> str | None:
-    """Return in words the several responses that a record has for one prompt, if it has."""
-    if not KNOWN & record.keys():
+def describe_alternatives(record: Mapping[str, Any]) -> str | None:
+    """Describe the alternative responses that a record has for one prompt; None if it has only one."""
+    if not FEEDBACK_FIELDS & record.keys():
         return None
     for pair in PAIRS:
         if all(record.get(name) for name in pair):
-            return f"a pair of responses ({listing(pair)})"
-    for name in SEVERAL:
+            return f"a pair of responses ({quoted_names(pair)})"
+    for name in RESPONSE_LISTS:
         if isinstance(record.get(name), (list, tuple)) and record[name]:
             beside = " with `labels`, as of single steps" if record.get("labels") else ""
             return f"several responses to one prompt (`{name}`{beside})"
@@ -77,8 +83,8 @@ def alternatives(record: Mapping[str, Any]) -> str | None:
 
 
 def note_feedback(record: Mapping[str, Any], notes: list[str]) -> None:
-    """Note labels, scores and rejected responses that stand beside the response."""
-    there = KNOWN & record.keys()
+    """Note labels, scores and rejected responses beside the response."""
+    there = FEEDBACK_FIELDS & record.keys()
     for name in sorted(there):
         value = record[name]
         if value is None:
@@ -91,13 +97,13 @@ def note_feedback(record: Mapping[str, Any], notes: list[str]) -> None:
         elif name in SCORES:
             said = f"`{name}` is feedback on the response and is not looked at; `select --drop` can use numbers"
             notes.append(ResponseNote(said))
-        elif value and (name in OTHERS or alternatives(record)):
+        elif value and (name in REJECTED or describe_alternatives(record)):
             notes.append(f"`{name}` is another response, of preference data, and is not read")
 
 
-def refusal(record: Mapping[str, Any]) -> str | None:
-    """Return why a record of preferences is none to learn from, and the way out; None if it is no such record."""
-    words = alternatives(record)
+def explain_preference_data(record: Mapping[str, Any]) -> str | None:
+    """Explain why a preference record cannot be learnt from, and the way out; None if it is not such a record."""
+    words = describe_alternatives(record)
     if words is None:
         return None
     wanted = "`chosen`" if "`chosen`" in words else "the wanted one"

@@ -1,6 +1,6 @@
-"""Record shapes: alpaca, prompt-completion, messages, sharegpt -> `Example` or `BadRow`.
+"""Read records of the shapes alpaca, prompt-completion, messages and sharegpt as `Example` or `BadRow`.
 
-Only here (and in `turns.py`) do the words instruction, input, output, completion, from and value live.
+Only this file and `turns.py` use the formats' own words instruction, input, output, completion, from and value.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
-from tithe.data.feedback import KNOWN, note_feedback, refusal
+from tithe.data.feedback import FEEDBACK_FIELDS, explain_preference_data, note_feedback
 from tithe.data.ids import Occurrences, content_hash
-from tithe.data.marks import LISTS, is_like_mark, note_record
-from tithe.data.turns import RecordError, TurnsRead, kind, listing, read_tools, read_turns
+from tithe.data.loss_marks import LISTS, is_like_mark, note_record
+from tithe.data.turns import RecordError, TurnsRead, json_type, quoted_names, read_tools, read_turns
 from tithe.records import BadRow, Example, Message
 
 Shape: TypeAlias = Literal["alpaca", "prompt-completion", "messages", "sharegpt"]
@@ -48,19 +48,19 @@ TEXTS = frozenset(
         "chain_of_thought",
         "rationale",
     ]
-)  # what a trainer may put into a dialogue, where its settings say so
+)  # fields that a trainer may put into the dialogue if its settings say so
 
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """A record in one form, whatever shape it came in.
+    """A record in one form, independent of its shape.
 
     Args:
         messages: all turns, a system message first if there is one.
         learnt: indices of the assistant turns that may be responses.
         tools: function schemas.
-        columns: what the shape does not use.
-        instruction: as in `Example`; of the last turn.
+        columns: the fields that the shape does not use.
+        instruction: as in `Example`; for the last turn.
         input: as in `Example`.
         notes: as in `Example`.
     """
@@ -78,8 +78,8 @@ def _has(record: Record, names: Iterable[str]) -> bool:
     return any(name in record for name in names)
 
 
-def looks_like(record: Record) -> list[Shape]:
-    """All shapes whose required fields the record has, the most telling first."""
+def matching_shapes(record: Record) -> list[Shape]:
+    """Return all shapes whose required fields the record has, the most specific first."""
     found: list[Shape] = []
     if "messages" in record:
         found.append("messages")
@@ -92,12 +92,12 @@ def looks_like(record: Record) -> list[Shape]:
     return found
 
 
-def detect(records: Iterable[Record]) -> Shape | None:
-    """The shape that most of the records have; with none whole, the one that they begin."""
+def detect_shape(records: Iterable[Record]) -> Shape | None:
+    """Return the shape of most records; if none is complete, the shape whose first field most of them have."""
     counts: Counter[Shape] = Counter()
     begun: Counter[Shape] = Counter()
     for record in records:
-        counts.update(looks_like(record))
+        counts.update(matching_shapes(record))
         begun.update(["alpaca"] if "instruction" in record else ["prompt-completion"] if "prompt" in record else [])
     best = counts or begun
     if not best:
@@ -107,25 +107,26 @@ def detect(records: Iterable[Record]) -> Shape | None:
 
 
 def read_dialogue(record: object, shape: Shape) -> Dialogue:
-    """A record of the given shape.
+    """Read a record of the given shape.
 
     Raises:
-        RecordError: with the reason, in the record's own words.
+        RecordError: naming the record's own fields.
     """
     if not isinstance(record, Mapping):
-        raise RecordError(f"the record is {kind(record)}, it must be an object")
+        raise RecordError(f"the record is {json_type(record)}, it must be an object")
     try:
         return _READERS[shape](record)
     except RecordError:
-        shapes = looks_like(record)
-        if not shapes and (why := refusal(record)):
+        # The reader's error is about the file's shape; explain instead if the record is of quite another kind.
+        shapes = matching_shapes(record)
+        if not shapes and (why := explain_preference_data(record)):
             raise RecordError(why) from None
         if shapes and shape not in shapes:
             raise RecordError(f"looks like `{shapes[0]}`, the file is `{shape}`") from None
         raise
 
 
-def examples(
+def read_examples(
     record: object,
     shape: Shape,
     turns: Turns,
@@ -137,13 +138,13 @@ def examples(
     """Yield an example for each chosen response of a record, a `BadRow` for each that cannot be one.
 
     Args:
-        record: as it stands in the file.
+        record: as read from the file.
         shape: of the file's records.
-        turns: which responses are chosen.
-        row: its number.
+        turns: which responses to choose.
+        row: number of the record.
         where: file and line.
-        seen: contents that came before.
-        notes: what was noted when it was parsed.
+        seen: counts the contents of earlier examples.
+        notes: notes from parsing the record.
     """
     try:
         dialogue = read_dialogue(record, shape)
@@ -158,6 +159,7 @@ def examples(
     except RecordError as error:
         yield BadRow(row, where, str(error))
         return
+    # Without repetition, in order: many turns of a record have the same notes.
     notes = tuple(dict.fromkeys((*notes, *dialogue.notes, *_unanswered(dialogue))))
     for turn in chosen:
         at = f"{where}, turn {turn}" if len(chosen) > 1 else where
@@ -168,7 +170,7 @@ def examples(
 
 
 def _unanswered(dialogue: Dialogue) -> tuple[str, ...]:
-    """Note a dialogue whose last turn is no response."""
+    """Return a note if the dialogue ends with a turn that is not a response."""
     role = dialogue.messages[-1].role
     if role == "assistant":
         return ()
@@ -183,6 +185,7 @@ def _example(
         raise RecordError("the response is only reasoning" if response.reasoning else "the response is empty")
     if not any(m.tool_calls or (m.content and not m.content.isspace()) for m in prompt):
         raise RecordError("nothing but whitespace stands before the response" if prompt else "no prompt")
+    # Only the last turn answers the record's own instruction and input; earlier ones answer the history.
     last = turn == len(dialogue.messages) - 1
     instruction, part = (dialogue.instruction, dialogue.input) if last else (None, None)
     try:
@@ -190,7 +193,7 @@ def _example(
     except UnicodeEncodeError as error:
         code = ord(error.object[error.start])
         raise RecordError(f"a lone surrogate (U+{code:04X}) is in the text, it cannot be encoded as UTF-8") from None
-    except (RecursionError, ValueError, TypeError) as error:
+    except (RecursionError, ValueError, TypeError) as error:  # only tool calls and schemas hold arbitrary values
         raise RecordError(f"the tool calls cannot be read: {error}") from None
     columns = dialogue.columns
     return Example(
@@ -199,16 +202,16 @@ def _example(
 
 
 def _missing(record: Record, names: tuple[str, ...]) -> RecordError:
-    """No field of these names; says which there are, and which of them may be a slip."""
+    """Return an error for a missing field that lists the fields present and a likely misspelling."""
     there = [name for name in record if isinstance(name, str)]
     near = [slip for name in names for slip in difflib.get_close_matches(name, there, n=1, cutoff=0.7)]
     also = f" (or `{names[1]}`)" if len(names) > 1 else ""
     slip = f"; is `{near[0][:40]}` a slip?" if near else ""
-    return RecordError(f"no `{names[0]}`{also}: there is {listing(there)}{slip}")
+    return RecordError(f"no `{names[0]}`{also}: there is {quoted_names(there)}{slip}")
 
 
 def _field(record: Record, names: tuple[str, ...]) -> tuple[str, Any]:
-    """Name and value of the first field there is; null counts as there, to be reported as such."""
+    """Return name and value of the first field that is not null, else of the first that is present."""
     name = next((name for name in names if record.get(name) is not None), None)
     name = name or next((name for name in names if name in record), None)
     if name is None:
@@ -218,11 +221,11 @@ def _field(record: Record, names: tuple[str, ...]) -> tuple[str, Any]:
 
 def _text(record: Record, names: tuple[str, ...]) -> str:
     value = record.get(names[0])
-    if isinstance(value, str):  # the usual case of a million records
+    if isinstance(value, str):  # shortcut for the usual case: this runs once per record
         return value
     name, value = _field(record, names)
     if not isinstance(value, str):
-        raise RecordError(f"`{name}` is {kind(value)}, it must be a string")
+        raise RecordError(f"`{name}` is {json_type(value)}, it must be a string")
     return value
 
 
@@ -231,7 +234,7 @@ def _system(record: Record) -> list[Message]:
     if system is None:
         return []
     if not isinstance(system, str):
-        raise RecordError(f"`system` is {kind(system)}, it must be a string")
+        raise RecordError(f"`system` is {json_type(system)}, it must be a string")
     return [Message("system", system)] if system.strip() else []
 
 
@@ -246,7 +249,7 @@ def _alpaca(record: Record) -> Dialogue:
     instruction, output = _text(record, ("instruction",)), _text(record, OUTPUTS)
     part = next((record[name] for name in INPUTS if record.get(name) is not None), None)
     if part is not None and not isinstance(part, str):
-        raise RecordError(f"`input` is {kind(part)}, it must be a string")
+        raise RecordError(f"`input` is {json_type(part)}, it must be a string")
     if (not instruction or instruction.isspace()) and (not part or part.isspace()):
         raise RecordError("instruction and input are empty")
     messages = _system(record) + _history(record)
@@ -258,14 +261,14 @@ def _alpaca(record: Record) -> Dialogue:
 
 
 def _history(record: Record) -> list[Message]:
-    """LLaMA-Factory's `history`: earlier turns as [instruction, response] pairs."""
+    """Read LLaMA-Factory's `history`: earlier turns as [instruction, response] pairs."""
     history = record.get("history") or []
     if not isinstance(history, (list, tuple)):
-        return []  # another column of that name; it stays out of the prompt, and that is noted
+        return []  # an unrelated column of that name; `_notes` reports that it is not read
     messages: list[Message] = []
     for pair in history:
         if not isinstance(pair, (list, tuple)) or [type(text) for text in pair] != [str, str]:
-            what = [kind(text) for text in pair] if isinstance(pair, (list, tuple)) else [kind(pair)]
+            what = [json_type(text) for text in pair] if isinstance(pair, (list, tuple)) else [json_type(pair)]
             raise RecordError(f"`history` must hold pairs of an instruction and a response: there is {', '.join(what)}")
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]
     return messages
@@ -275,8 +278,9 @@ _PROMPTED = SHARED | {"prompt", *COMPLETIONS}
 
 
 def _prompt_completion(record: Record) -> Dialogue:
-    asked, said = _side(record, ("prompt",), "user"), _side(record, COMPLETIONS, "assistant")
+    asked, said = _read_side(record, ("prompt",), "user"), _read_side(record, COMPLETIONS, "assistant")
     before = asked.messages
+    # A system message in the prompt's own list wins over the column `system`.
     if before[:1] and before[0].role != "system":
         before = _system(record) + before
     messages = before + said.messages
@@ -285,12 +289,12 @@ def _prompt_completion(record: Record) -> Dialogue:
     return Dialogue(tuple(messages), chosen, read_tools(record), _columns(record, _PROMPTED), notes=notes)
 
 
-def _side(record: Record, names: tuple[str, ...], role: str) -> TurnsRead:
+def _read_side(record: Record, names: tuple[str, ...], role: str) -> TurnsRead:
     name, value = _field(record, names)
     if isinstance(value, str):
         return TurnsRead([Message(role, value)], [0], [])
     if not isinstance(value, (list, tuple)):
-        raise RecordError(f"`{name}` is {kind(value)}, it must be a string or a list of messages")
+        raise RecordError(f"`{name}` is {json_type(value)}, it must be a string or a list of messages")
     return read_turns(value, name)
 
 
@@ -300,7 +304,8 @@ def _turns_in(names: tuple[str, ...], shape: Shape) -> Callable[[Record], Dialog
     def read(record: Record) -> Dialogue:
         name, value = _field(record, names)
         read = read_turns(value, name, record)
-        if read.messages and read.messages[-1].role == "user" and (why := refusal(record)):
+        # Preference data in chat form: the messages end with the prompt, the responses are in other columns.
+        if read.messages and read.messages[-1].role == "user" and (why := explain_preference_data(record)):
             raise RecordError(why)
         system = [] if read.messages[:1] and read.messages[0].role == "system" else _system(record)
         messages = (*system, *read.messages)
@@ -316,13 +321,13 @@ _GROUPS: Mapping[Shape, tuple[tuple[str, ...], ...]] = {
     "prompt-completion": (("prompt",), COMPLETIONS, ("tools", "functions")),
     "messages": (("messages",), ("tools", "functions")),
     "sharegpt": (CONVERSATIONS, ("tools", "functions")),
-}  # of each group the first field that is not null is read
+}  # from each group, the first field that is not null is read
 _FIRST: Mapping[Shape, frozenset[str]] = {
     shape: frozenset(group[0] for group in groups) for shape, groups in _GROUPS.items()
 }
 
 
-_BESIDE = TEXTS | PICTURES
+_DIALOGUE_FIELDS = TEXTS | PICTURES
 
 
 def _notes(
@@ -332,19 +337,20 @@ def _notes(
     also: Iterable[str | None] = (),
     followed: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Note fields of a record that are no part of the dialogue although a trainer may make them one.
+    """Return notes on fields that are not read although a trainer may make them part of the dialogue.
 
     Args:
-        record: as it stands in the file.
+        record: as read from the file.
         shape: of the file's records.
-        messages: the dialogue that was made of it.
-        also: texts that were joined to make a message.
-        followed: lists of marks that were read.
+        messages: the dialogue made from it.
+        also: texts that were joined into a message.
+        followed: names of mark lists that were read.
     """
-    if not _is_odd(shape, tuple(record)):
+    # This runs for every record, so most leave here.
+    if not _needs_notes(shape, tuple(record)):
         return ()
     notes: list[str] = []
-    beside = _BESIDE & record.keys() - _FIRST[shape]
+    beside = _DIALOGUE_FIELDS & record.keys() - _FIRST[shape]
     if beside:
         read = {next((name for name in group if record.get(name) is not None), "") for group in _GROUPS[shape]}
         if shape == "alpaca" and isinstance(record.get("history"), (list, tuple)):
@@ -352,7 +358,11 @@ def _notes(
         said = {message.content for message in messages} | set(also)
         for name in sorted(beside - read):
             value = record[name]
-            if not value or isinstance(value, (bool, int, float)) or (isinstance(value, str) and _is_said(value, said)):
+            if (
+                not value
+                or isinstance(value, (bool, int, float))
+                or (isinstance(value, str) and _is_in_dialogue(value, said))
+            ):
                 continue
             why = "only text is scored" if name in PICTURES else "it is no part of the dialogue"
             notes.append(f"`{name}` is not read: {why}")
@@ -362,12 +372,15 @@ def _notes(
 
 
 @lru_cache(maxsize=1024)
-def _is_odd(shape: Shape, names: tuple[str, ...]) -> bool:
-    """Return whether a record with these fields needs a closer look; most do not."""
-    return any((name in _BESIDE and name not in _FIRST[shape]) or name in KNOWN or is_like_mark(name) for name in names)
+def _needs_notes(shape: Shape, names: tuple[str, ...]) -> bool:
+    """Tell whether a record with these fields may need notes; most do not, and the cache makes the check cheap."""
+    return any(
+        (name in _DIALOGUE_FIELDS and name not in _FIRST[shape]) or name in FEEDBACK_FIELDS or is_like_mark(name)
+        for name in names
+    )
 
 
-def _is_said(value: str, said: Collection[str | None]) -> bool:
+def _is_in_dialogue(value: str, said: Collection[str | None]) -> bool:
     return not value.strip() or value in said
 
 

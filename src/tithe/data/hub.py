@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub, streamed; needs the extra `tithe[hub]`."""
+"""Stream a data set from the Hugging Face hub; needs the extra `tithe[hub]`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tithe.data.containers import RENDERED, Row, null_note, without_nulls
+from tithe.data.containers import RENDERED_FIELDS, Row, null_note, without_nulls
 from tithe.errors import DataError, MissingExtraError
 from tithe.extras import install_hint
 
-DATA = (".parquet", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".zst", ".arrow")
+DATA_SUFFIXES = (".parquet", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".zst", ".arrow")
 
 
-def _load() -> Any:
+def _import_datasets() -> Any:
     try:
         return importlib.import_module("datasets")
     except ImportError:
@@ -33,7 +33,7 @@ class HubData:
     Args:
         name: `owner/name`.
         split: which part of it.
-        revision: the commit it stands at, or None where the hub did not say.
+        revision: the commit that is read; None if the hub did not report it.
     """
 
     name: str
@@ -41,12 +41,12 @@ class HubData:
     revision: str | None
 
     def rows(self) -> Iterator[Row]:
-        """All records in order.
+        """Yield all records in order.
 
         Raises:
-            DataError: it cannot be loaded; says that the name was tried on the hub.
+            DataError: the data set cannot be loaded from the hub.
         """
-        datasets = _load()
+        datasets = _import_datasets()
         try:
             stream = datasets.load_dataset(self.name, split=self.split, streaming=True, revision=self.revision)
             exact = _json_columns(stream)
@@ -56,13 +56,13 @@ class HubData:
                     for name, value in record.items()
                 }
                 yield Row(f"{self.name}[{self.split}]: record {number}", plain, notes=_null_notes(record, plain))
-        except GeneratorExit:
+        except GeneratorExit:  # the caller stopped reading early, e.g. at a limit
             raise
-        except Exception as error:  # the libraries below raise dozens of unrelated classes
-            raise _failed(self.name, self.split, error) from error
+        except Exception as error:  # `datasets` and what it calls raise dozens of unrelated classes
+            raise _load_error(self.name, self.split, error) from error
 
     def digest(self) -> str:
-        """Hash of name, commit and split; of the records where the commit is not known."""
+        """Return a hash of name, commit and split; the records are hashed too if the commit is unknown."""
         state = hashlib.blake2b(digest_size=16)
         state.update(json.dumps([self.name, self.revision, self.split]).encode())
         if self.revision is None:
@@ -71,28 +71,28 @@ class HubData:
         return state.hexdigest()
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of its files with data: those with the split in their names, or all where none has.
+        """Return the sizes in bytes of its data files: those with the split in their names, or all if none has it.
 
-        Empty where the hub does not say, as without a connection: whoever wants to know can only guess.
+        Return nothing if the hub does not report them, e.g. without a connection.
         """
         try:
             hub = importlib.import_module("huggingface_hub").HfApi()
             info = hub.dataset_info(self.name, revision=self.revision, timeout=20, files_metadata=True)
-        except Exception:  # offline, or whatever the libraries below raise: only an estimate hangs on it
+        except Exception:  # offline, or any library error: the sizes serve only an estimate
             return {}
         files = {one.rfilename: one.size for one in info.siblings or () if one.size}
-        data = {name: size for name, size in files.items() if Path(name).suffix in DATA}
+        data = {name: size for name, size in files.items() if Path(name).suffix in DATA_SUFFIXES}
         return {name: size for name, size in data.items() if self.split in name} or data
 
 
 def _json_columns(stream: Any) -> frozenset[str]:
-    """Return the columns that `datasets` keeps as JSON, in which a null is one."""
+    """Return the columns that `datasets` stores as JSON, where a null is a real null."""
     features = getattr(stream, "features", None) or {}
     return frozenset(name for name, feature in features.items() if "Json(" in repr(feature))
 
 
 def _null_notes(record: dict[str, Any], plain: dict[str, Any]) -> tuple[str, ...]:
-    """Return what is said of nulls that were left out of what is rendered as it stands."""
+    """Return notes about nulls dropped from fields that templates render verbatim, such as tool arguments."""
     before, after = list(_rendered_in(record)), list(_rendered_in(plain))
     if before == after:
         return ()
@@ -101,10 +101,10 @@ def _null_notes(record: dict[str, Any], plain: dict[str, Any]) -> tuple[str, ...
 
 
 def _rendered_in(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what is rendered as it stands, by name; a null is none."""
+    """Yield (name, value) of the fields that templates render verbatim; nulls are skipped."""
     if isinstance(value, dict):
         for name, one in value.items():
-            if name in RENDERED and one is not None:
+            if name in RENDERED_FIELDS and one is not None:
                 yield name, one
             else:
                 yield from _rendered_in(one)
@@ -114,17 +114,17 @@ def _rendered_in(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def open_hub(name: str, split: str) -> HubData:
-    """The data set at its present commit, so that a later pass reads the same."""
-    _load()
+    """Return the data set pinned to its current commit, so that a later pass reads the same records."""
+    _import_datasets()
     try:
         info = importlib.import_module("huggingface_hub").HfApi().dataset_info(name, timeout=20)
-    except Exception:  # offline, or a copy in the cache: `rows` tells what is the matter
+    except Exception:  # offline, perhaps with a cached copy: `rows` reports the problem if there is one
         return HubData(name, split, None)
     return HubData(name, split, info.sha)
 
 
-def _failed(name: str, split: str, error: Exception) -> DataError:
+def _load_error(name: str, split: str, error: Exception) -> DataError:
     words = next(iter(str(error).splitlines()), "") or type(error).__name__
-    message = f"no file `{name}` here, and split `{split}` of that name could not be read from the hub: {words[:300]}"
+    message = f"no file `{name}` here, and its split `{split}` could not be read from the hub: {words[:300]}"
     hint = "check the spelling, the split, your connection and, if it is gated, `hf auth login`"
     return DataError(message, hint=hint)

@@ -1,4 +1,4 @@
-"""Ids of examples that depend on their content, not on where they stand, and the set of ids seen so far."""
+"""Ids of examples, computed from their content and not their position, and a compact set of the hashes seen."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import numpy as np
 from tithe.records import Message
 
 
-class Seen:
-    """A set of numbers from 0 to 2^64 - 1 that only grows; quick where they are spread evenly, as hashes are.
+class HashSet:
+    """A set of 64-bit hashes that only grows, at 8 bytes a slot.
 
-    A table of open addressing, at most two thirds full: a number lies where its highest bits say, or in the next free
-    place.
+    An open-addressing table with linear probing, at most two thirds full. The highest bits of a number give its slot,
+    so numbers must be spread evenly, as hashes are.
     """
 
     def __init__(self) -> None:
         self._table = array("Q", bytes(8 * 64))
-        self._shift = 64 - 6  # leaves as many bits as name a place
-        self._count = 0  # in the table
-        self._zero = False  # 0 marks a free place, and so is kept apart
+        self._shift = 64 - 6  # a number shifted by this is its slot
+        self._count = 0  # numbers in the table
+        self._zero = False  # whether 0 is in the set; in the table 0 marks a free slot
 
     def add(self, number: int) -> bool:
-        """Take a number in; whether it is new."""
+        """Add a number and return whether it is new."""
         table, place, last = self._table, number >> self._shift, len(self._table) - 1
         while there := table[place]:
             if there == number:
@@ -54,14 +54,16 @@ class Seen:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the table."""
+        """The size of the table in bytes."""
         return len(self._table) * self._table.itemsize
 
     def _grow(self) -> None:
-        """Twice the places. Taken in by size, each number lies where its bits say or right behind the one before."""
+        """Double the table, placing all numbers at once with numpy instead of one by one."""
         old = np.frombuffer(self._table, dtype=np.uint64)
         numbers = np.sort(old[old != 0])
         self._shift -= 1
+        # Slots ascend with the numbers. In sorted order each number takes its own slot or the one after its
+        # predecessor, whichever is later: place[i] = max over j <= i of home[j] + (i - j).
         home, i = (numbers >> np.uint64(self._shift)).astype(np.int64), np.arange(len(numbers))
         place = np.maximum.accumulate(home - i) + i
         table = np.zeros(2 * len(old), dtype=np.uint64)
@@ -69,12 +71,12 @@ class Seen:
         table[place[inside]] = numbers[inside]
         self._table = array("Q", table.tobytes())
         self._count -= int((~inside).sum())
-        for number in numbers[~inside].tolist():  # the last places are taken: on from the first
+        for number in numbers[~inside].tolist():  # pushed past the end: wrap around to the first slots
             self.add(number)
 
 
-def first_half(key: bytes) -> int:
-    """The first 64 bits of a hash."""
+def first_64_bits(key: bytes) -> int:
+    """Return the first 64 bits of a hash as a number."""
     return int.from_bytes(key[:8], "little")
 
 
@@ -84,16 +86,16 @@ _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", 
 def content_hash(
     prompt: Sequence[Message], response: Message, tools: Sequence[Mapping[str, Any]], part: str | None = None
 ) -> int:
-    """64 bits of the canonical JSON of an example.
+    """Return a 64-bit hash of the canonical JSON of an example.
 
     Args:
         prompt: messages before the response.
         response: the message to be scored.
         tools: function schemas.
-        part: the separate `input` of a record; joined or apart, the two render differently in some templates.
+        part: the separate `input` of a record; some templates render it differently from text in the instruction.
 
     Raises:
-        UnicodeEncodeError: a lone surrogate somewhere.
+        UnicodeEncodeError: a text contains a lone surrogate.
     """
     parts = [f"[{','.join(map(_message, prompt))}]", _message(response), _encode(tools) if tools else "[]"]
     if part:
@@ -103,30 +105,30 @@ def content_hash(
 
 
 def _message(message: Message) -> str:
-    if message.plain:  # what the encoder would say, in a third of its time
+    if message.plain:  # the encoder's output, in a third of its time
         return f'{{"content":{encode_basestring(message.content)},"role":{encode_basestring(message.role)}}}'
     return _encode(message.as_dict())
 
 
-def content_of(name: str) -> str:
-    """Return an id without the number of its occurrence: the same for all examples with the same content."""
+def strip_occurrence(name: str) -> str:
+    """Return an id without its occurrence number; examples with equal content share it."""
     return name.partition("-")[0]
 
 
 def is_repeated(name: str) -> bool:
-    """Return whether an example with this id has the same content as an earlier one."""
+    """Tell whether an example with this id repeats the content of an earlier one."""
     return "-" in name
 
 
 class Occurrences:
-    """Counts how often each content came before; about 18 bytes per distinct example, more for one that comes again."""
+    """A counter of how often each content was seen; about 18 bytes per distinct example, more for repeated ones."""
 
     def __init__(self) -> None:
-        self._seen = Seen()
+        self._seen = HashSet()
         self._again: dict[int, int] = {}
 
     def name(self, content: int) -> str:
-        """The content's hex, with `-1`, `-2`, ... from its second occurrence on."""
+        """Return the content's id in hex, with `-1`, `-2`, ... from its second occurrence on."""
         if self._seen.add(content):
             return f"{content:016x}"
         before = self._again.get(content, 1)
@@ -135,7 +137,7 @@ class Occurrences:
 
 
 def prompt_id(prompt: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-    """16 hex digits of what is asked; white space around a message, and where an input begins, make no other prompt."""
+    """Return 16 hex digits that identify a prompt, ignoring outer white space and a separate `input`."""
     said = [message.as_dict() | {"content": message.content.strip()} for message in prompt]
     text = json.dumps([said, [dict(tool) for tool in tools]], sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""Is a data set still what it was when its reading began?"""
+"""Check that a data set did not change while a run was reading it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tithe.data.dataset import Dataset, Folder
 from tithe.data.writers import files_of
 from tithe.errors import DataError
 
-Stamp = tuple[int, int, int]
+Stamp = tuple[int, int, int]  # size, modification time, inode
 
 
 @dataclass
 class InputCheck:
-    """What a data set's files were when a run began; if they change, the numbers belong to nothing.
+    """The state of a data set's files when a run began; if they change, the scores match no version of the data.
 
     Args:
-        dataset: whose files; a hub data set is held at its commit and needs no check.
+        dataset: the data set; one on the hub is pinned to its commit and needs no check.
     """
 
     dataset: Dataset
@@ -27,11 +27,11 @@ class InputCheck:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.stamps = self.look()
+        self.stamps = self.read_stamps()
         self.digest = self.dataset.digest()
 
     def describe(self) -> dict[str, Any]:
-        """Return which data set it is, for the record of a run."""
+        """Return the identity of the data set for `run.json`."""
         found: dict[str, Any] = {
             "source": self.dataset.source,
             "format": self.dataset.format,
@@ -43,8 +43,8 @@ class InputCheck:
             found["passed_over"] = list(self.dataset.origin.passed_over)
         return found
 
-    def look(self) -> list[Stamp]:
-        """Return size, time and inode of every file; only where these differ are the files hashed again."""
+    def read_stamps(self) -> list[Stamp]:
+        """Return size, time and inode of every file; the files are hashed again only if these differ."""
         found = []
         for file in files_of(self.dataset):
             with suppress(OSError):
@@ -53,12 +53,12 @@ class InputCheck:
         return found
 
     def check(self) -> None:
-        """Refuse to go on with other data.
+        """Stop the run if the data changed.
 
         Raises:
             DataError: a file has changed or is gone.
         """
-        now = self.look()
+        now = self.read_stamps()
         if now == self.stamps:
             return
         if self.dataset.digest() != self.digest:
@@ -66,4 +66,4 @@ class InputCheck:
                 f"`{self.dataset.source}` has changed since this run began to read it",
                 hint="run the same command again: answers about records that stayed the same are kept",
             )
-        self.stamps = now
+        self.stamps = now  # touched but equal: do not hash again next time

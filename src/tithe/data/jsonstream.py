@@ -1,4 +1,4 @@
-"""Records of a JSON text, one at a time: a list, an object that holds a list, or objects one after another."""
+"""Stream the records of a JSON text: a list, an object that holds a list, or consecutive objects."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import re
 from collections.abc import Collection, Iterator
 from typing import IO, Any
 
-from tithe.data.lines import MOST_LINE, FieldTwiceError, unique
+from tithe.data.lines import MOST_LINE, FieldTwiceError, unique_fields
 from tithe.foreign import describe_error
 
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
 _ROLES = frozenset(("role", "from"))
-_ENOUGH = 1000  # entries of a list by which it is told that it is the data set and no column of a record
-_TAIL = 16  # an error this near to the buffer's end may be a number, literal or escape that is not all there yet
+_ENOUGH = 1000  # a list with more entries is the data set, not a column of one record
+_TAIL = 16  # an error this near to the buffer's end may be an incomplete number, literal or escape
 
 
 def space_end(text: str, start: int) -> int:
-    """Where the space ends that begins here."""
+    """Return where the white space that begins at `start` ends."""
     found = _SPACE.match(text, start)
-    assert found is not None  # it matches nothing at all, too
+    assert found is not None  # the pattern matches the empty text
     return found.end()
 
 
 class JsonFault(Exception):
-    """What is wrong with the JSON text, and where."""
+    """A fault in JSON text, with its line and column."""
 
     def __init__(self, what: str, line: int, column: int) -> None:
         super().__init__(what)
@@ -34,7 +34,7 @@ class JsonFault(Exception):
 
 
 class JsonStream:
-    """Walks over JSON text; holds one value and a chunk of text, not the file.
+    """A reader of JSON text that holds one value and a chunk of text in memory, never the whole file.
 
     Args:
         text: decoded text.
@@ -47,20 +47,20 @@ class JsonStream:
         self._line = 1
         self._column = 1
         self._decoder = json.JSONDecoder(object_pairs_hook=self._unique)
-        self._start = 0  # of the value that was read last
+        self._start = 0  # of the last value read
         self.wrapper: str | None = None
         self.twice: str | None = None
 
     @property
     def text(self) -> str:
-        """The text of the value that was read last."""
+        """The text of the last value read."""
         return self._buffer[self._start : self._at]
 
     def records(self, wrapper: str | None = None) -> Iterator[tuple[int, Any]]:
-        """Yield (line, value) of each record; `twice` says whether a field stands twice in it.
+        """Yield (line, value) of each record; `twice` describes a field that occurs twice in it, if any.
 
         Args:
-            wrapper: name of the list that an object holds. None for a bare list, or objects one after another.
+            wrapper: name of the list inside an object; None for a bare list or consecutive objects.
 
         Raises:
             JsonFault: the text is not JSON or holds no such list.
@@ -78,10 +78,10 @@ class JsonStream:
             raise self._fault("there is more text after the end of the list")
 
     def find_wrapper(self, fields: Collection[str]) -> str | None:
-        """Return the name of the list that an object holds, None if the object is a record itself.
+        """Return the name of the list of records inside an object, None if the object itself is a record.
 
         Args:
-            fields: names that only a record has; but a list of that name may hold records, too.
+            fields: field names of a record; a list of such a name may still be the list of records.
 
         Raises:
             JsonFault: the text is not JSON.
@@ -94,7 +94,7 @@ class JsonStream:
             if self._peek() == "[" and self._opens_records():
                 for number, (_, entry) in enumerate(self._list()):
                     if not number and name in fields and (not entry or entry.keys() & _ROLES):
-                        return None  # the turns of a dialogue
+                        return None  # the list holds the turns of one dialogue
                     if number == _ENOUGH:
                         return str(name)
                 found = found or name
@@ -107,10 +107,10 @@ class JsonStream:
         return found
 
     def _objects(self) -> Iterator[tuple[int, Any]]:
-        """Yield objects that stand one after another, over any number of lines."""
+        """Yield consecutive objects, each over any number of lines."""
         while there := self._peek():
             if there != "{":
-                raise self._fault(f"`{{` was expected, there is `{there}`")
+                raise self._fault(f"expected `{{`, found `{there}`")
             line = self._line
             yield line, self._value()
 
@@ -119,11 +119,13 @@ class JsonStream:
         while self._peek() != "}":
             name = self._value()
             if not isinstance(name, str):
-                raise self._fault("a field name was expected")
+                raise self._fault("expected a field name")
             self._take(":")
             if self._peek() == "[" and self._opens_records():
                 if self.wrapper is not None:
-                    raise self._fault(f"two lists of records, `{self.wrapper}` and `{name}`, and no way to choose")
+                    raise self._fault(
+                        f"two lists of records, `{self.wrapper}` and `{name}`: it is unclear which one to read"
+                    )
                 self.wrapper = name
                 yield from self._list()
             else:
@@ -147,7 +149,7 @@ class JsonStream:
         self._take("]")
 
     def _opens_records(self) -> bool:
-        """Whether the list that begins here holds objects."""
+        """Tell whether the list that begins here holds objects."""
         ahead = self._at + 1
         while True:
             ahead = space_end(self._buffer, ahead)
@@ -156,10 +158,10 @@ class JsonStream:
             before = self._at
             if not self._fill():
                 return False
-            ahead -= before
+            ahead -= before  # `_fill` drops what lies before the present position
 
     def _peek(self) -> str:
-        """The next character that is not space; empty at the end."""
+        """Return the next character that is not white space, without reading it; empty at the end."""
         while True:
             start = self._at
             self._at = space_end(self._buffer, self._at)
@@ -172,14 +174,14 @@ class JsonStream:
     def _take(self, wanted: str) -> None:
         found = self._peek()
         if found != wanted:
-            raise self._fault(f"`{wanted}` was expected, " + (f"there is `{found}`" if found else "the file ends"))
+            raise self._fault(f"expected `{wanted}`, " + (f"found `{found}`" if found else "the file ends"))
         self._at += 1
         self._column += 1
 
     def _unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """Make an object, and remember a field that stands twice in it."""
+        """Return an object of these fields, and remember a field that occurs twice."""
         try:
-            return unique(pairs)
+            return unique_fields(pairs)
         except FieldTwiceError as error:
             self.twice = str(error)
             return dict(pairs)
@@ -196,19 +198,20 @@ class JsonStream:
                     continue
                 self._count_to(error.pos)
                 raise self._fault(error.msg) from None
-            except Exception as error:  # a number of 4,300 digits, nesting without end, too much for the memory
+            except Exception as error:  # a number of 4,300 digits, endless nesting, not enough memory
                 raise self._fault(describe_error(error)) from error
-            half = isinstance(value, (int, float)) and end + 2 >= len(self._buffer)  # of a number: 1 | 1. | 1e+
+            # A number at the end of the buffer may go on in the next chunk: 1 | 1. | 1e+
+            half = isinstance(value, (int, float)) and end + 2 >= len(self._buffer)
             if not half or not self._fill():
                 self._start = self._at
                 self._count_to(end)
                 return value
 
     def _fill(self) -> bool:
-        """Read as much again as is held, so that a large record is not parsed a hundred times.
+        """Read more text, doubling what is held, so that a large record is not parsed from its start a hundred times.
 
         Raises:
-            JsonFault: what is held is already more than one record may be.
+            JsonFault: the text held is already longer than a record may be.
         """
         if len(self._buffer) - self._at > MOST_LINE:
             raise self._fault(f"a value of more than {MOST_LINE >> 20} MiB")

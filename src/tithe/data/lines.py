@@ -1,6 +1,7 @@
-"""Read the bytes and lines of a file, unpacked if it is gzip or Zstandard, and parse JSON without repeated fields.
+"""Read the bytes and lines of a file, decompressing gzip and Zstandard, and parse JSON strictly.
 
-Damage becomes one sentence. An object that has a field twice is refused: `json.loads` would silently keep the last.
+A damaged file raises one `DataError` with one sentence. A JSON object with a repeated field is refused: `json.loads`
+would silently keep the last value.
 """
 
 from __future__ import annotations
@@ -22,13 +23,18 @@ from tithe.foreign import demand_regular, foreign
 Packing: TypeAlias = Literal["", "gz", "zst"]
 
 _CHUNK = 1 << 18
-_BITE = 1 << 10  # packed bytes given to Zstandard at once: 4 of them can stand for 128 kB, so 32 MB come out at most
-MOST_LINE = 1 << 26  # bytes or characters of one record: a larger one is a bad row, and never in memory as a whole
+# Compressed bytes given to Zstandard at once. 4 bytes can expand to 128 kB, so one call returns at most 32 MB.
+_PACKED_CHUNK = 1 << 10
+MOST_LINE = 1 << 26  # bytes or characters of one record; a larger one is a bad row and is never held in memory
+# What the decompressors raise for truncated or damaged files.
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, UnicodeDecodeError)
 
 
 class _Zstd(io.RawIOBase):
-    """Frames one after the other; unlike `zstandard.stream_reader` it notices when the last one is cut off."""
+    """A decompressing stream over consecutive Zstandard frames.
+
+    Unlike `zstandard.stream_reader` it notices when the last frame is cut off.
+    """
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
@@ -49,9 +55,10 @@ class _Zstd(io.RawIOBase):
         return len(taken)
 
     def _more(self) -> bool:
+        # What a finished frame did not use is the beginning of the next one.
         left = self._frame.unused_data if self._frame is not None and self._frame.eof else b""
         self._packed = self._packed or self._raw.read(_CHUNK)
-        packed, self._packed = left + self._packed[:_BITE], self._packed[_BITE:]
+        packed, self._packed = left + self._packed[:_PACKED_CHUNK], self._packed[_PACKED_CHUNK:]
         if not packed:
             if self._frame is not None and not self._frame.eof:
                 raise EOFError("the last Zstandard frame is cut off")
@@ -62,14 +69,14 @@ class _Zstd(io.RawIOBase):
         return True
 
 
-def packing(head: bytes) -> Packing:
-    """How a file that begins with these bytes is packed."""
+def detect_packing(head: bytes) -> Packing:
+    """Return how a file that begins with these bytes is compressed, "" if it is not."""
     return "gz" if head.startswith(b"\x1f\x8b") else "zst" if head.startswith(b"\x28\xb5\x2f\xfd") else ""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what reading this file may raise into a `DataError`."""
+    """Turn any error from reading this file into a `DataError`."""
     with foreign(DataError, f"`{path}` cannot be read"):
         try:
             yield
@@ -85,10 +92,10 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[io.BufferedReader]:
-    """The file's content as bytes, less a UTF-8 byte order mark, and unpacked no further than is asked for."""
+    """Open the file as a stream of decompressed bytes, without its UTF-8 byte order mark."""
     demand_regular(path, DataError, hint="write it to a file first: it is read more than once")
     with path.open("rb") as raw:
-        form = packing(raw.read(4))
+        form = detect_packing(raw.read(4))
         raw.seek(0)
         plain: Any = raw
         if form == "gz":
@@ -96,13 +103,13 @@ def unpacked(path: Path) -> Iterator[io.BufferedReader]:
         elif form == "zst":
             plain = io.BufferedReader(_Zstd(raw), _CHUNK)
         stream = io.BufferedReader(plain, _CHUNK) if form == "gz" else plain
-        if stream.peek(3)[:3] == b"\xef\xbb\xbf":
+        if stream.peek(3)[:3] == b"\xef\xbb\xbf":  # UTF-8 byte order mark, which Excel and Windows editors write
             stream.read(3)
         yield stream
 
 
 def bounded_lines(stream: io.BufferedIOBase | IO[bytes]) -> Iterator[bytes | None]:
-    """Lines with their ends; None in place of one longer than `MOST_LINE`, and an empty one for so much space."""
+    """Yield the lines with their ends; a line longer than `MOST_LINE` as None, or as an empty line if it is blank."""
     while line := stream.readline(MOST_LINE + 1):
         if len(line) <= MOST_LINE or line.endswith(b"\n"):
             yield line
@@ -114,12 +121,13 @@ def bounded_lines(stream: io.BufferedIOBase | IO[bytes]) -> Iterator[bytes | Non
 
 
 def skip_blank_lines(stream: io.BufferedReader) -> int:
-    """Go on to the first line that holds something, and return how many were passed."""
+    """Skip to the first line that is not blank, and return how many lines were skipped."""
     passed = 0
     while ready := stream.peek(1):
         text = ready.lstrip()
         blank = ready[: len(ready) - len(text)]
         passed += blank.count(b"\n")
+        # Stop at the beginning of the line: its leading blanks belong to it.
         stream.read(blank.rfind(b"\n") + 1 if text else len(blank))
         if text:
             break
@@ -127,7 +135,7 @@ def skip_blank_lines(stream: io.BufferedReader) -> int:
 
 
 def skip_space(stream: io.BufferedReader) -> bytes:
-    """Go on to the first byte that is no white space, and return it; empty at the end."""
+    """Skip white space and return the next byte, without reading it; empty at the end."""
     while ready := stream.peek(1):
         text = ready.lstrip()
         stream.read(len(ready) - len(text))
@@ -137,11 +145,11 @@ def skip_space(stream: io.BufferedReader) -> bytes:
 
 
 class FieldTwiceError(ValueError):
-    """An object has two fields of the same name."""
+    """A JSON object with two fields of the same name."""
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these fields.
+def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object made of these fields.
 
     Raises:
         FieldTwiceError: a name occurs twice.
@@ -154,13 +162,13 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def loads(text: str) -> Any:
-    """Return the value of a JSON text.
+def parse_json(text: str) -> Any:
+    """Parse a JSON text.
 
     Raises:
         ValueError: it is not JSON, or an object has a field twice.
     """
-    return DECODER.decode(text)
+    return _DECODER.decode(text)
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=unique)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_fields)

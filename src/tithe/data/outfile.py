@@ -1,4 +1,4 @@
-"""Writing a file so that it is there whole or not at all."""
+"""Write a file atomically: it appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Any
 import zstandard
 from safetensors import SafetensorError
 
-from tithe.data.sniff import PACKED
+from tithe.data.sniff import PACKED_SUFFIXES
 from tithe.errors import OutputError
 
 STANDARD_OUTPUT = "-"
-DEVICES, OPEN_FILES = Path("/dev"), ("/dev/fd", "/proc")  # names there stand for devices, and for what is open
-MAKE_ROOM = "make room (`df -h`, `df -i`, `quota`), or name a place on another disk"
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-KINDS = {
+DEVICES, OPEN_FILES = Path("/dev"), ("/dev/fd", "/proc")  # paths there name devices and open file handles
+FREE_SPACE_HINT = "free some space (see `df -h`, `df -i`, `quota`), or write to another disk"
+DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+SPECIAL_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFIFO: "a pipe",
@@ -34,10 +34,10 @@ _CANNOT = {".xz": "xz", ".bz2": "bzip2", ".zip": "zip", ".xlsx": "Excel", ".arro
 
 
 def check_writable(path: str | Path, overwrite: bool = False) -> None:
-    """Check that `atomic` could write here; to be called before any work is done.
+    """Check that `atomic` can write here; call it before any work is done.
 
     Raises:
-        OutputError: it exists, is no regular file, cannot be written, or has a suffix that we cannot write.
+        OutputError: the path exists, is not a regular file, cannot be written, or has a suffix that we cannot write.
     """
     path = Path(path)
     demand_file(path)
@@ -47,7 +47,7 @@ def check_writable(path: str | Path, overwrite: bool = False) -> None:
     with writing(path):
         if path.exists() and not overwrite:
             raise OutputError(f"the output `{path}` exists", hint="--overwrite replaces it")
-        folder = target(path).parent
+        folder = link_target(path).parent
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir():
@@ -59,34 +59,37 @@ def check_writable(path: str | Path, overwrite: bool = False) -> None:
 
 
 def demand_file(path: Path) -> None:
-    """Refuse what is there and no regular file: replacing it would destroy a device or a pipe for everybody.
+    """Refuse a path that exists and is not a regular file: replacing a device or pipe would destroy it for everybody.
 
     Raises:
-        OutputError: it is a folder, a device, a pipe or a socket, by itself or behind a link, or stands for one.
+        OutputError: the path is a folder, device, pipe or socket, links to one, or names one.
     """
     kind = None
     with writing(path), suppress(FileNotFoundError):
         kind = stat.S_IFMT(path.stat().st_mode)
     if kind == stat.S_IFDIR:
         raise OutputError(f"the output `{path}` is a folder", hint="name a file in it")
-    if kind in KINDS:
-        raise OutputError(f"the output `{path}` is {KINDS[kind]}, and would be replaced by a file", hint="name a file")
-    places = (target(path), Path.cwd() / path, target(path.parent) / path.name)
+    if kind in SPECIAL_FILES:
+        raise OutputError(
+            f"the output `{path}` is {SPECIAL_FILES[kind]} and would be replaced by a file", hint="name a file"
+        )
+    # Only the folders are resolved in the last of the three: `/dev/stdout` itself is a link to an open file.
+    places = (link_target(path), Path.cwd() / path, link_target(path.parent) / path.name)
     system = any(place.parent == DEVICES or place.is_relative_to(top) for place in places for top in OPEN_FILES)
     if system or str(path) == STANDARD_OUTPUT:
-        raise OutputError(f"the output `{path}` is no name for a file on a disk", hint="name a file")
+        raise OutputError(f"the output `{path}` does not name a file on a disk", hint="name a file")
 
 
-def target(path: Path) -> Path:
-    """Return the file that a name stands for: a link stays, and what it leads to is written."""
+def link_target(path: Path) -> Path:
+    """Return the file behind a path: a link stays in place, and its target is written."""
     return Path(os.path.realpath(path))
 
 
 def try_to_write(folder: Path) -> None:
-    """Make a file without a name in a folder: whatever stands against writing there is found before any work is done.
+    """Write a temporary file in a folder, to find out before any work is done whether files can be written there.
 
     Raises:
-        OSError: a read-only or full file system, a quota, no permission, or a file system that takes no files.
+        OSError: the file system is read-only, full or takes no files, a quota is reached, or permission is missing.
     """
     with tempfile.TemporaryFile(dir=folder) as stream:
         stream.write(b"tithe")
@@ -95,31 +98,31 @@ def try_to_write(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system may say, by itself or through safetensors, into an `OutputError`."""
+    """Turn errors of the operating system, also those that safetensors wraps, into an `OutputError`."""
     try:
         yield
     except SafetensorError as error:
-        raise OutputError(f"the output `{path}` cannot be written: {error}", hint=MAKE_ROOM) from None
+        raise OutputError(f"the output `{path}` cannot be written: {error}", hint=FREE_SPACE_HINT) from None
     except OSError as error:
         raise OutputError(
             f"the output `{path}` cannot be written: {error.strerror or error}",
-            hint=MAKE_ROOM if error.errno in NO_ROOM else None,
+            hint=FREE_SPACE_HINT if error.errno in DISK_FULL_ERRORS else None,
         ) from None
 
 
 @contextmanager
 def atomic(path: str | Path, overwrite: bool = False) -> Iterator[io.BufferedIOBase]:
-    """Yield a binary file that takes its name when all is written and on disk; a failure leaves nothing behind.
+    """Yield a binary file that gets its name once everything is written and synced; a failure leaves nothing behind.
 
-    Where the name is a link, what it leads to is replaced, and the link stays. Packed as the suffix says (`.gz`,
-    `.zst`), with the same bytes for the same content.
+    If the path is a link, its target is replaced and the link stays. The suffixes `.gz` and `.zst` compress; the same
+    content always gives the same bytes.
 
     Raises:
-        OutputError: see `check_writable`, or the disk is full.
+        OutputError: `check_writable` refuses the path, or the disk is full.
     """
     path = Path(path)
     check_writable(path, overwrite)
-    real = target(path)
+    real = link_target(path)
     part = real.with_name(f"{part_stem(real)}.{secrets.token_hex(4)}.part")
     try:
         with writing(path):
@@ -129,7 +132,7 @@ def atomic(path: str | Path, overwrite: bool = False) -> Iterator[io.BufferedIOB
                     yield stream
                 raw.flush()
                 os.fsync(raw.fileno())
-            part.replace(real)
+            part.replace(real)  # after the sync: a crash never leaves the name on an incomplete file
             _sync_folder(real.parent)
     finally:
         with suppress(OSError):
@@ -137,19 +140,19 @@ def atomic(path: str | Path, overwrite: bool = False) -> Iterator[io.BufferedIOB
 
 
 def part_stem(path: Path) -> str:
-    """Return how the name begins under which a file is written; short enough for any file system, in bytes."""
+    """Return how a temporary file's name begins; cut by bytes, so that any file system takes it."""
     return "." + os.fsencode(path.name)[:100].decode(errors="ignore")
 
 
 @contextmanager
 def _packed(raw: io.BufferedWriter, path: Path) -> Iterator[io.BufferedIOBase]:
     suffix = path.suffix.lower()
-    if suffix not in PACKED:
+    if suffix not in PACKED_SUFFIXES:
         yield raw
         return
     packer: Any
     if suffix == ".gz":
-        packer = gzip.GzipFile("", "wb", 6, raw, mtime=0)  # no name and no time inside
+        packer = gzip.GzipFile("", "wb", 6, raw, mtime=0)  # no file name and no time stamp inside
     else:
         packer = zstandard.ZstdCompressor(level=6, write_checksum=True).stream_writer(raw, closefd=False)
     with packer:
@@ -157,7 +160,7 @@ def _packed(raw: io.BufferedWriter, path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The rename itself reaches the disk; some file systems cannot do this and need not."""
+    """Sync the rename to disk; some file systems cannot do this and need not."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

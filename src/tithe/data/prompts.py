@@ -1,4 +1,4 @@
-"""Read prompts without their responses, pair them with answers, and put other responses into records."""
+"""Read prompts without responses and files of answers, and replace the response of a record."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from tithe.data.dataset import Dataset
-from tithe.data.formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS, Record, Shape, examples
+from tithe.data.formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS, Record, Shape, read_examples
 from tithe.data.ids import Occurrences
 from tithe.data.lines import reading
 from tithe.data.sniff import sniff
-from tithe.data.turns import ROLES, RecordError, kind, listing, loads
+from tithe.data.turns import ROLES, RecordError, json_type, parse_field, quoted_names
 from tithe.errors import DataError
 from tithe.records import BadRow, Example, Message
 
-STAND_IN = "."  # where a response will be; never seen outside
+PLACEHOLDER = "."  # stands for a response that is not there yet; never shown
 
 
-def prompts(dataset: Dataset) -> Iterator[Example | BadRow]:
-    """Every record as an example whose response is a stand-in, in order; what has no prompt is a bad row.
+def read_prompts(dataset: Dataset) -> Iterator[Example | BadRow]:
+    """Yield every record as an example with a placeholder response, in order; a record without a prompt is a bad row.
 
     Raises:
-        DataError: a bad row, where the data set is read strictly.
+        DataError: a bad row in a data set that is read strictly.
     """
     seen = Occurrences()
     for number, row in dataset.rows():
         if row.fault is not None:
             found: list[Example | BadRow] = [BadRow(number, row.where, row.fault)]
         else:
-            record = with_response(row.record, dataset.format, STAND_IN)
-            found = list(examples(record, dataset.format, "last", number, row.where, seen, row.notes))
+            record = with_response(row.record, dataset.format, PLACEHOLDER)
+            found = list(read_examples(record, dataset.format, "last", number, row.where, seen, row.notes))
         for item in found:
             if isinstance(item, BadRow) and dataset.strict:
                 raise DataError(f"{item.where}: {item.reason}", hint="without `--strict` such rows are set aside")
@@ -39,69 +39,70 @@ def prompts(dataset: Dataset) -> Iterator[Example | BadRow]:
 
 
 def with_response(record: Any, shape: Shape, text: str) -> Any:
-    """The record with this text as its last response; one that cannot be read is given back as it is."""
+    """Return the record with this text as its last response; an unreadable record is returned unchanged."""
     if not isinstance(record, Mapping):
         return record
     if shape == "alpaca":
-        return without(record, OUTPUTS) | {OUTPUTS[0]: text}
+        return _drop_fields(record, OUTPUTS) | {OUTPUTS[0]: text}
     if shape == "prompt-completion":
-        return without(record, COMPLETIONS) | {COMPLETIONS[0]: text}
+        return _drop_fields(record, COMPLETIONS) | {COMPLETIONS[0]: text}
     names = ("messages",) if shape == "messages" else CONVERSATIONS
     name = next((name for name in names if record.get(name) is not None), None)
-    turns = None if name is None else as_list(record[name])
+    turns = None if name is None else _parse_turns(record[name])
     if name is None or turns is None:
         return record
-    said = turns[:-1] if turns and is_response(turns[-1]) else turns
+    # Replace a response at the end; a dialogue that ends with the prompt gets one appended.
+    said = turns[:-1] if turns and _is_response(turns[-1]) else turns
     return {**record, name: [*said, {"role": "assistant", "content": text}]}
 
 
-def without(record: Record, names: tuple[str, ...]) -> dict[str, Any]:
+def _drop_fields(record: Record, names: tuple[str, ...]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in names}
 
 
-def as_list(value: object) -> list[Any] | None:
-    """Turns as a list, also from the text of a CSV cell."""
+def _parse_turns(value: object) -> list[Any] | None:
+    """Return turns as a list, also from the JSON of a CSV cell; None if it is not a list."""
     if isinstance(value, str):
         try:
-            value = loads(value, "turns")
+            value = parse_field(value, "turns")
         except RecordError:
             return None
     return list(value) if isinstance(value, list | tuple) else None
 
 
-def is_response(turn: object) -> bool:
+def _is_response(turn: object) -> bool:
     if not isinstance(turn, Mapping):
         return False
     name = turn.get("role") if turn.get("role") is not None else turn.get("from")
     return isinstance(name, str) and ROLES.get(name.strip().lower()) in ("assistant", "function_call")
 
 
-# Vicuna's set has `text`, Koala's `prompt`, WizardLM's `Instruction`, Self-Instruct's `instruction` with `instances`,
-# LIMA's `conversations` with a mere text in it.
+# Vicuna's prompt set has `text`, Koala's `prompt`, WizardLM's `Instruction`, Self-Instruct's `instruction` with
+# `instances`, LIMA's `conversations` with a plain text in it.
 PROMPTS = ("instruction", "Instruction", "prompt", "question", "text", "query")
-RESPONSES = ("response", *OUTPUTS[:1], "completion", "answer")
+_RESPONSES = ("response", *OUTPUTS[:1], "completion", "answer")
 
 
-def prompts_of(path: Path) -> Iterator[Example | BadRow]:
-    """Every record of a prompt set as an example whose response is a stand-in, in order.
-
-    Raises:
-        DataError: the file is not there or holds no records.
-    """
-    return read(path, lambda record: STAND_IN)
-
-
-def answers_of(path: Path) -> Iterator[Example | BadRow]:
-    """Every record of a file of answers, in order; an answer may be empty, but it has to be there.
+def read_prompt_set(path: Path) -> Iterator[Example | BadRow]:
+    """Yield every record of a prompt set as an example with a placeholder response, in order.
 
     Raises:
-        DataError: the file is not there or holds no records.
+        DataError: the file does not exist or holds no records.
     """
-    return read(path, response_of)
+    return _read_file(path, lambda record: PLACEHOLDER)
 
 
-def read(path: Path, response: Callable[[Any], str]) -> Iterator[Example | BadRow]:
-    """Every record with the response that is made of it."""
+def read_answers(path: Path) -> Iterator[Example | BadRow]:
+    """Yield every record of a file of answers, in order; an answer may be empty but not missing.
+
+    Raises:
+        DataError: the file does not exist or holds no records.
+    """
+    return _read_file(path, _read_response)
+
+
+def _read_file(path: Path, response: Callable[[Any], str]) -> Iterator[Example | BadRow]:
+    """Yield every record of a file as an example with the response that `response` returns for it."""
     seen = Occurrences()
     with reading(path):
         if not path.is_file():
@@ -110,24 +111,26 @@ def read(path: Path, response: Callable[[Any], str]) -> Iterator[Example | BadRo
         try:
             if row.fault is not None:
                 raise RecordError(row.fault)
-            shaped, shape = in_known_shape(row.record)
+            shaped, shape = _to_known_shape(row.record)
             said = Message("assistant", response(row.record))
         except RecordError as error:
             yield BadRow(number, row.where, str(error))
             continue
-        # An empty answer is none to learn from, but one to be judged: it takes its place afterwards.
-        for item in examples(with_response(shaped, shape, STAND_IN), shape, "last", number, row.where, seen, row.notes):
+        # An empty answer is an error in training data but valid here, so the example is made with a placeholder first.
+        for item in read_examples(
+            with_response(shaped, shape, PLACEHOLDER), shape, "last", number, row.where, seen, row.notes
+        ):
             yield item if isinstance(item, BadRow) else replace(item, response=said)
 
 
-def in_known_shape(record: Any) -> tuple[Record, Shape]:
-    """The prompt of a record in one of the shapes that are read everywhere.
+def _to_known_shape(record: Any) -> tuple[Record, Shape]:
+    """Return the record, or its prompt alone, in one of the shapes that `formats` reads.
 
     Raises:
-        RecordError: it has no prompt, or more than one.
+        RecordError: the record has no prompt, or more than one.
     """
     if not isinstance(record, Mapping):
-        raise RecordError(f"the record is {kind(record)}, it must be an object")
+        raise RecordError(f"the record is {json_type(record)}, it must be an object")
     if isinstance(record.get("messages"), list):
         return record, "messages"
     for name in CONVERSATIONS:
@@ -139,12 +142,14 @@ def in_known_shape(record: Any) -> tuple[Record, Shape]:
         return record, "prompt-completion"
     asked = next((name for name in PROMPTS if isinstance(record.get(name), str)), None)
     if asked is None:
-        raise RecordError(f"no prompt: there is {listing([str(key) for key in record])}, none of {listing(PROMPTS)}")
-    return {"instruction": record[asked], "input": input_of(record), "system": record.get("system")}, "alpaca"
+        raise RecordError(
+            f"no prompt: there is {quoted_names([str(key) for key in record])}, none of {quoted_names(PROMPTS)}"
+        )
+    return {"instruction": record[asked], "input": _read_input(record), "system": record.get("system")}, "alpaca"
 
 
-def input_of(record: Record) -> str | None:
-    """What stands beside the instruction, in the record itself or in its one instance."""
+def _read_input(record: Record) -> str | None:
+    """Return the input beside the instruction, from the record itself or its only instance."""
     instances = record.get("instances")
     if isinstance(instances, list):
         if len(instances) != 1 or not isinstance(instances[0], Mapping):
@@ -152,19 +157,19 @@ def input_of(record: Record) -> str | None:
         record = instances[0]
     found = next((record[name] for name in INPUTS if record.get(name) is not None), None)
     if found is not None and not isinstance(found, str):
-        raise RecordError(f"`input` is {kind(found)}, it must be a string")
+        raise RecordError(f"`input` is {json_type(found)}, it must be a string")
     return found or None
 
 
-def response_of(record: Any) -> str:
-    """The answer that a record holds.
+def _read_response(record: Any) -> str:
+    """Return the answer that a record holds.
 
     Raises:
-        RecordError: there is none.
+        RecordError: the record has no answer.
     """
     if not isinstance(record, Mapping):
-        raise RecordError(f"the record is {kind(record)}, it must be an object")
-    name = next((name for name in RESPONSES if name in record), None)
+        raise RecordError(f"the record is {json_type(record)}, it must be an object")
+    name = next((name for name in _RESPONSES if name in record), None)
     if name is not None and isinstance(record[name], str):
         return str(record[name])
     places = ("messages", *CONVERSATIONS, *COMPLETIONS[:1])
@@ -175,5 +180,7 @@ def response_of(record: Any) -> str:
     if isinstance(text, str) and who in ("assistant", "gpt"):
         return text
     if name is not None:
-        raise RecordError(f"`{name}` is {kind(record[name])}, it must be a string")
-    raise RecordError(f"no answer: there is {listing([str(key) for key in record])}, none of {listing(RESPONSES)}")
+        raise RecordError(f"`{name}` is {json_type(record[name])}, it must be a string")
+    raise RecordError(
+        f"no answer: there is {quoted_names([str(key) for key in record])}, none of {quoted_names(_RESPONSES)}"
+    )

@@ -1,18 +1,18 @@
-"""Text to token ids and response span: the one definition of "response".
+"""Turn examples into token ids with a response span: the single definition of "response".
 
-The response's ids are the same in every pass:
+The response has the same ids in every pass:
 
     given   [lead] prompt response
     alone   [lead] [header] response
     shown   [lead] shot-prompt shot-response between prompt response
     rated   [lead] question reply
 
-The ids are those of the whole text, prompt and response in one, cut where the tokenizer's offsets say that the
-response begins. The few texts with no such place are cut apart and counted. Worked examples are joined by ids where
-special tokens stand between, and tokenised with the rest as one text elsewhere.
+Prompt and response are tokenised as one text and split where the tokenizer's offsets put the response. If one token
+spans that place, the two are tokenised separately, which is counted. Worked examples (shots) are joined by ids if
+special tokens separate them, and otherwise tokenised together with the rest.
 
-The lead is what a sequence begins with: BOS, or nothing. It stands there once. An end-of-turn marker is scored only
-with `eos`. Every cut is made here and counted in the pass.
+The lead is what a sequence begins with: BOS, or nothing. It occurs once. The end-of-turn marker is scored only with
+`eos`. All truncation happens here and is counted in the pass.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from tithe.data.frame import NO_IDS, Frame
-from tithe.data.rendered import NOTHING_ODD, Remarks, Rendered
+from tithe.data.rendered import NO_REMARKS, Remarks, Rendered
 from tithe.data.templates import resolve_template
-from tithe.data.tokens import TextCut, Tokens, bad_unicode
+from tithe.data.tokens import TextCut, TextTokenizer, bad_unicode
 from tithe.errors import SettingsError
 from tithe.records import Example, IntArray, Pass, PassKind, Problem
 
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 Bos = Literal["auto", "always", "never"]
 Truncation = Literal["response", "prompt", "problem"]
-Chain: TypeAlias = tuple[IntArray, IntArray, IntArray]  # worked examples, what stands behind them, the rest of a prompt
+# Context with worked examples: their ids, the ids that separate them from the last prompt, and the rest of that prompt.
+ShotIds: TypeAlias = tuple[IntArray, IntArray, IntArray]
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,16 @@ class RenderSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """One example in ids, uncut: made once, every pass is joined from it.
+class EncodedExample:
+    """The ids of one example, not truncated; every pass is built from them.
 
     Args:
-        lead: what the sequence begins with: BOS, or nothing.
-        prompt: without the lead.
-        response: what is scored; with the end-of-turn marker if `eos` is set.
-        after: what stands between this response and a next dialogue that has its own opening.
-        text: what the ids are made of; None where no pass with worked examples needs it.
-        remarks: what is counted about it.
+        lead: ids at the beginning of the sequence: BOS, or none.
+        prompt: ids of the prompt without the lead.
+        response: the scored ids; with the end-of-turn marker if `eos` is set.
+        after: ids between this response and a next dialogue that has its own opening.
+        text: the rendered text; None if passes with worked examples can be built from ids.
+        remarks: facts about the rendering that are counted.
     """
 
     lead: IntArray
@@ -80,53 +81,53 @@ class Encoded:
     response: IntArray
     after: IntArray
     text: Rendered | None = field(default=None, kw_only=True)
-    remarks: Remarks = field(default=NOTHING_ODD, kw_only=True)
+    remarks: Remarks = field(default=NO_REMARKS, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.lead) + len(self.prompt) + len(self.response)
 
     @property
     def ids(self) -> IntArray:
-        """(tokens,) the uncut `given` pass."""
+        """The `given` pass, not truncated: (tokens,)."""
         return np.concatenate([self.lead, self.prompt, self.response])
 
 
 class Renderer(ABC):
-    """Examples to passes, under settings that the run record names."""
+    """The base class of renderers, which turn examples into passes under the settings in `run.json`."""
 
     settings: RenderSettings
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """The settings as resolved for this tokenizer, with the hash of the template's source."""
+        """Return the settings as resolved for this tokenizer, with the hash of the template's source."""
 
     @abstractmethod
-    def encode(self, examples: Sequence[Example]) -> list[Encoded | Problem]:
-        """Each example in ids, or why it has none; a batch costs two calls of the fast tokenizer."""
+    def encode(self, examples: Sequence[Example]) -> list[EncodedExample | Problem]:
+        """Return each example in ids, or why it has none; a batch takes two calls of the fast tokenizer."""
 
     @abstractmethod
-    def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
-        """One pass, cut to the maximal length, or why there is none."""
+    def build(self, kind: PassKind, encoded: EncodedExample, shots: Sequence[EncodedExample] = ()) -> Pass | Problem:
+        """Return one pass, truncated to the maximal length, or why there is none."""
 
 
 def make_renderer(
     tokenizer: PreTrainedTokenizerBase, settings: RenderSettings, *, context_window: int | None = None
 ) -> Renderer:
-    """The renderer for a tokenizer.
+    """Return the renderer for a tokenizer.
 
     Raises:
-        SettingsError: a setting that cannot be, or that this tokenizer or context window does not allow.
-        TemplateError: the template is not there or cannot render.
+        SettingsError: a setting is invalid, or this tokenizer or context window does not allow it.
+        TemplateError: the template does not exist or cannot render.
     """
     check_settings(settings, context_window)
     return TemplateRenderer(tokenizer, settings)
 
 
 def check_settings(settings: RenderSettings, context_window: int | None) -> None:
-    """Refuse values that no renderer can use."""
+    """Raise a `SettingsError` for values that no renderer can use."""
     for name, value, known in (("bos", settings.bos, Bos), ("truncation", settings.truncation, Truncation)):
         if value not in get_args(known):
-            raise SettingsError(f"{name} `{value}` is not known", hint=f"there is: {', '.join(get_args(known))}")
+            raise SettingsError(f"unknown {name} `{value}`", hint=f"known are: {', '.join(get_args(known))}")
     if settings.max_length < 1:
         raise SettingsError(f"max length must be at least 1 token, not {settings.max_length}")
     if context_window is not None and settings.max_length > context_window:
@@ -137,12 +138,12 @@ def check_settings(settings: RenderSettings, context_window: int | None) -> None
 
 
 class TemplateRenderer(Renderer):
-    """Our renderer: the same response ids in every pass, by construction."""
+    """The default renderer: by construction, the response has the same ids in every pass."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: RenderSettings) -> None:
         self.settings = settings
         self.template = resolve_template(settings.template, tokenizer)
-        self._tokens = Tokens(tokenizer)
+        self._tokens = TextTokenizer(tokenizer)
         self._frame = Frame(tokenizer, self._tokens, self.template, bos=settings.bos, eos=settings.eos)
         self._header = self._frame.ids(settings.alone_header)
 
@@ -150,7 +151,7 @@ class TemplateRenderer(Renderer):
         return {**asdict(self.settings), **self.template.describe(), **self._frame.describe()}
 
     def render(self, example: Example) -> Rendered | Problem:
-        """The example's texts: the text side of `encode`."""
+        """Return the example's texts, which `encode` tokenises."""
         rendered = self.template.render(example)
         if isinstance(rendered, Rendered):
             why = bad_unicode(rendered.prompt + rendered.response + rendered.tail)
@@ -158,7 +159,8 @@ class TemplateRenderer(Renderer):
                 return Problem(why)
         return rendered
 
-    def encode(self, examples: Sequence[Example]) -> list[Encoded | Problem]:
+    def encode(self, examples: Sequence[Example]) -> list[EncodedExample | Problem]:
+        # Rendering may fail for single examples: tokenise the good ones in one batch, then put results back in order.
         texts = [self.render(example) for example in examples]
         good = [text for text in texts if isinstance(text, Rendered)]
         wholes = [text.prompt + self._scored(text) for text in good]
@@ -167,30 +169,30 @@ class TemplateRenderer(Renderer):
         encoded = map(self._encoded, good, cuts, self._cut_apart(good, cuts))
         return [text if isinstance(text, Problem) else next(encoded) for text in texts]
 
-    def build(self, kind: PassKind, encoded: Encoded, shots: Sequence[Encoded] = ()) -> Pass | Problem:
+    def build(self, kind: PassKind, encoded: EncodedExample, shots: Sequence[EncodedExample] = ()) -> Pass | Problem:
         if kind == "rated":
             return self._rated(encoded)
         cut = self._fit(encoded)
         if isinstance(cut, Problem):
             return cut
         prompt, response = encoded.prompt[cut.prompt :], encoded.response[: len(encoded.response) - cut.response]
+        # The response is truncated alike in all passes: they must score the same tokens.
         if kind == "alone":
-            return _join(encoded.lead, self._header, response, Cut(0, cut.response))
+            return _join(encoded.lead, self._header, response, CutTokens(0, cut.response))
         if kind == "given" or not shots:
             return _join(encoded.lead, prompt, response, cut)
-        chain = self._chain_of_ids(shots, encoded) or self._chain_of_text(shots, encoded)
-        return self._shown(encoded.lead, chain, response, cut)
+        joined = self._join_shots_by_ids(shots, encoded) or self._join_shots_as_text(shots, encoded)
+        return self._shown(encoded.lead, joined, response, cut)
 
-    def _shown(self, lead: IntArray, chain: Chain, response: IntArray, cut: Cut) -> Pass | Problem:
-        """A pass with worked examples, which give way first, from their beginning."""
-        before, between, rest = chain
+    def _shown(self, lead: IntArray, joined: ShotIds, response: IntArray, cut: CutTokens) -> Pass | Problem:
+        """Return a pass with worked examples, which are truncated first, from their beginning."""
+        before, between, rest = joined
         fixed = len(lead) + len(between) + len(rest) + len(response)
-        room = self.settings.max_length - fixed
-        over = max(0, len(before) - room)
+        over = max(0, fixed + len(before) - self.settings.max_length)
         if over and self.settings.truncation == "problem":
             n = fixed + len(before)
             return Problem(f"longer than max length with its shots: {n} > {self.settings.max_length} tokens")
-        if over >= len(before):  # without it this would be the zero-shot pass under another name
+        if over >= len(before):  # with no shot left this would be the `given` pass
             return Problem(
                 f"no room for the worked example: the rest of the pass has {fixed} tokens, "
                 f"max length is {self.settings.max_length}"
@@ -198,37 +200,38 @@ class TemplateRenderer(Renderer):
         context = np.concatenate([before[over:], between, rest])
         return _join(lead, context, response, replace(cut, shots=over), shots=len(lead) + len(before) - over)
 
-    def _rated(self, encoded: Encoded) -> Pass | Problem:
-        """A question about an example: with a part cut away it would be another question."""
+    def _rated(self, encoded: EncodedExample) -> Pass | Problem:
+        """Return the pass of a question about an example; never truncated, as that would change the question."""
         if len(encoded) > self.settings.max_length:
             return Problem(
                 f"the question about it is longer than max length: {len(encoded)} > {self.settings.max_length} tokens"
             )
         if not len(encoded.lead) + len(encoded.prompt):
             return Problem("the question about it is empty")
-        return _join(encoded.lead, encoded.prompt, encoded.response, Cut(0, 0))
+        return _join(encoded.lead, encoded.prompt, encoded.response, CutTokens(0, 0))
 
     def _scored(self, text: Rendered) -> str:
-        """The response's text, with what ends it where that is scored."""
+        """Return the response's text, with the end-of-turn marker if that is scored."""
         return text.response + text.tail.rstrip() if self.settings.eos else text.response
 
     def _cut_apart(self, texts: Sequence[Rendered], cuts: Sequence[TextCut]) -> Iterator[tuple[IntArray, IntArray]]:
-        """Yield each prompt and response in ids; tokenised apart where a token reaches over both."""
+        """Yield prompt and response ids of each text, tokenised separately if one token spans both."""
         whole = [text for text, cut in zip(texts, cuts, strict=True) if cut.start is None]
         prompts = iter(self._tokens.encode([text.prompt for text in whole]))
-        # Not behind the prompt's own end, which is known to share a token with the response.
+        # Not after the prompt's own end: there, one token spans both.
         responses = iter(self._tokens.encode_after(["\n"] * len(whole), [self._scored(text) for text in whole]))
         for cut in cuts:
             apart = cut.start is None
             yield (next(prompts), next(responses)) if apart else (cut.ids[: cut.start], cut.ids[cut.start :])
 
-    def _encoded(self, text: Rendered, cut: TextCut, ids: tuple[IntArray, IntArray]) -> Encoded | Problem:
+    def _encoded(self, text: Rendered, cut: TextCut, ids: tuple[IntArray, IntArray]) -> EncodedExample | Problem:
         prompt, response = ids
         if not len(response) or (cut.start is not None and cut.mark <= cut.start < len(cut.ids)):
             return Problem("empty response: the tokenizer makes no token of it")
-        # what a normalizer leaves out has no place in the text, but the ids are the same
+        # Where a normalizer drops characters there may be no split, but separate tokenising can give the same ids.
         apart = cut.start is None and not np.array_equal(np.concatenate(ids), cut.ids)
-        own_end = self._frame.ends(text)
+        own_end = self._frame.has_own_end(text)
+        # A response that already ends with EOS must not get a second one.
         if not own_end:
             response = np.concatenate([response, self._frame.end])
         lead, prompt = self._frame.split(prompt)
@@ -236,30 +239,31 @@ class TemplateRenderer(Renderer):
         if own_end or apart:
             remarks = replace(remarks, own_end=own_end, apart=apart)
         kept = text if self._frame.joint is None else None
-        return Encoded(lead, prompt, response, self._frame.after(text.tail), text=kept, remarks=remarks)
+        return EncodedExample(lead, prompt, response, self._frame.tail_ids(text.tail), text=kept, remarks=remarks)
 
-    def _fit(self, encoded: Encoded) -> Cut | Problem:
-        """What is cut of the prompt and of the response, for all passes alike."""
+    def _fit(self, encoded: EncodedExample) -> CutTokens | Problem:
+        """Return how many tokens to truncate from prompt and response; the same for all passes."""
         limit, mode = self.settings.max_length, self.settings.truncation
+        # The response must fit after the prompt and after the header, so that all passes score the same tokens.
         context = len(encoded.lead) + max(len(encoded.prompt), len(self._header))
         over = context + len(encoded.response) - limit
         if over <= 0:
-            return Cut(0, 0)
+            return CutTokens(0, 0)
         if mode == "problem":
             return Problem(f"longer than max length: {over + limit} > {limit} tokens")
-        if mode == "prompt":
+        if mode == "prompt":  # the response and the header are kept whole
             least = len(encoded.lead) + len(self._header) + len(encoded.response)
             if least > limit:
                 return Problem(f"the response alone is longer than max length: {least} > {limit} tokens")
-            return Cut(max(0, len(encoded) - limit), 0)
+            return CutTokens(max(0, len(encoded) - limit), 0)
         if over >= len(encoded.response):
             return Problem(f"no response token left: the prompt alone has {context} tokens, max length is {limit}")
-        return Cut(0, over)
+        return CutTokens(0, over)
 
-    def _chain_of_ids(self, shots: Sequence[Encoded], last: Encoded) -> Chain | None:
-        """The shots as earlier dialogues, what stands between them and the last, and what is left of its prompt.
+    def _join_shots_by_ids(self, shots: Sequence[EncodedExample], last: EncodedExample) -> ShotIds | None:
+        """Return the shots as earlier dialogues, joined by ids; None if ids cannot be joined.
 
-        The first part is the same whatever comes after it. None where ids cannot be joined.
+        The first part depends only on the shots, so that passes with the same shots share a prefix.
         """
         joint = self._frame.joint
         if joint is None:
@@ -269,26 +273,27 @@ class TemplateRenderer(Renderer):
         leads = [encoded.lead if self._frame.bos_opens_turns else NO_IDS for encoded in (*shots[1:], last)]
         for i, shot in enumerate(shots):
             between = shot.after
-            if joint.fits(prompts[i + 1]):
+            # The next prompt has the usual opening: replace it by what the template writes between turns.
+            if joint.matches(prompts[i + 1]):
                 between = joint.between
                 prompts[i + 1] = prompts[i + 1][len(joint.skipped) :]
             pieces += [prompts[i], shot.response, np.concatenate([between, leads[i]])]
         return np.concatenate(pieces[:-1]), pieces[-1], prompts[-1]
 
-    def _chain_of_text(self, shots: Sequence[Encoded], last: Encoded) -> Chain:
-        """The same three parts where no special token stands between: all is tokenised as one text, and cut."""
-        whole, places = "", list[int]()  # of each response: where it begins and ends
+    def _join_shots_as_text(self, shots: Sequence[EncodedExample], last: EncodedExample) -> ShotIds:
+        """Return the shots as earlier dialogues, tokenised with the last one as one text and split afterwards."""
+        whole, places = "", list[int]()  # beginning and end of each response
         before: Rendered | None = None
         for one in (*shots, last):
-            assert one.text is not None, "an example brings its text where ids cannot be joined"
-            whole += one.text.prompt if before is None else self._frame.goes_on(before, one.text.prompt)
+            assert one.text is not None, "examples keep their text if ids cannot be joined"
+            whole += one.text.prompt if before is None else self._frame.continuation(before, one.text.prompt)
             places.append(len(whole))
             before = one.text
-            whole += self._scored(before) + ("" if self._frame.ends(before) else self._frame.end_text)
+            whole += self._scored(before) + ("" if self._frame.has_own_end(before) else self._frame.end_text)
             places.append(len(whole))
         start, shown = places[-2], places[-3]
         (cut,) = self._tokens.encode_cut([whole], [start], [shown])
-        if cut.start is None:
+        if cut.start is None:  # one token spans prompt and response: tokenise the context alone
             (cut,) = self._tokens.encode_cut([whole[:start]], [start], [shown])
         context = cut.ids[: cut.start]
         rest = self._frame.split(context)[1]
@@ -297,14 +302,14 @@ class TemplateRenderer(Renderer):
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """Tokens left out of a pass."""
+class CutTokens:
+    """The numbers of tokens truncated from a pass."""
 
     prompt: int
     response: int
     shots: int = 0
 
 
-def _join(lead: IntArray, context: IntArray, response: IntArray, cut: Cut, shots: int = 0) -> Pass:
+def _join(lead: IntArray, context: IntArray, response: IntArray, cut: CutTokens, shots: int = 0) -> Pass:
     ids = np.concatenate([lead, context, response])
     return Pass(ids, len(lead) + len(context), cut.prompt, cut.response, cut.shots, shots)

@@ -1,8 +1,8 @@
-"""What a template makes of an example, and what it leaves out of it.
+"""An example as rendered by a template, and the parts of it that the template left out.
 
-What a chat template leaves out of a dialogue is found by rendering its outline, with marks in place of the texts.
-Templates drop parts without a word: a system message, tool schemas, the thinking beside a response. Looking for a
-part's text in the rendering would miss a dropped "yes" that stands elsewhere, too. A mark stands nowhere else.
+Templates drop parts silently: a system message, tool schemas, the reasoning beside a response. To find them, render
+the dialogue's outline: the same dialogue with a unique mark in place of each text. Searching the rendering for the
+texts themselves would miss a dropped "yes" that also occurs elsewhere.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from tithe.records import Example, Message
 
 @dataclass(frozen=True, slots=True)
 class Remarks:
-    """What a reader of the counts should know about how an example was rendered and tokenised.
+    """Facts about the rendering and tokenising of an example that are counted and reported.
 
     Args:
-        parts: the unusual parts that the example has: its system message, reasoning, tool calls and so on.
-        left_out: those of them that the template did not write at all, or not all of them.
-        apart: a token of the whole text reaches over the beginning of the response, so prompt and response were
-            tokenised apart.
+        parts: the uncommon parts that the example has: system message, reasoning, tool calls and so on.
+        left_out: those of them that the template left out, wholly or in part.
+        apart: a token spans the beginning of the response, so prompt and response were tokenised separately.
         own_end: the response's own text ends with the marker that ends a response.
     """
 
@@ -34,38 +33,37 @@ class Remarks:
     own_end: bool = False
 
 
-NOTHING_ODD = Remarks()
+NO_REMARKS = Remarks()
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One example in text: `prompt + response + tail` is the whole rendering.
+    """The rendered text of an example: `prompt + response + tail`.
 
     Args:
-        prompt: all that stands before the response.
-        response: what is scored, as the template writes it.
-        tail: what the template puts after the response: the end-of-turn marker, a newline.
+        prompt: everything before the response.
+        response: the scored text, as the template writes it.
+        tail: what the template writes after the response: the end-of-turn marker, a newline.
         anchor: the end of the prompt that is the same for every example.
-        remarks: which parts of the example the template has left out.
+        remarks: includes the parts of the example that the template left out.
     """
 
     prompt: str
     response: str
     tail: str
     anchor: str
-    remarks: Remarks = NOTHING_ODD
+    remarks: Remarks = NO_REMARKS
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
-    """How a second dialogue goes on after a first in one sequence.
+class TurnTexts:
+    """The constant texts of a template around turns, used to put one dialogue after another in a sequence.
 
     Args:
-        opening: what the template writes before the first user's words, default system message included.
-        between: what it writes between a response and the next user's words, in place of the opening.
-            None where a further turn cannot be rendered.
-        tail: what it writes after the last response.
-        system_opening: what it writes before the words of a system message; None where it takes none.
+        opening: the text before the first user message, including a default system message.
+        between: the text between a response and the next user message; None if a second turn cannot be rendered.
+        tail: the text after the last response.
+        system_opening: the text before a system message; None if the template takes none.
     """
 
     opening: str
@@ -74,25 +72,25 @@ class Turns:
     system_opening: str | None = None
 
 
-USUAL = frozenset({"user message", "earlier response", "response text"})  # not worth a word where they are written
-CALL_ID = "abcdefgh1"  # nine letters and digits, as Mistral's templates want them
+COMMON_PARTS = frozenset({"user message", "earlier response", "response text"})  # reported only if left out
+CALL_ID = "abcdefgh1"  # nine letters and digits, as Mistral's templates demand
 THINK_END = "</think>"
 _THINK = re.compile(r"(</?think>)")
-_MOST_PIECES = 16  # of a text with thinking in it, cut at its tags; what lies between the first and the last is alike
-_WRAPPED = ("<tool_response>", "</tool_response>")  # Qwen's templates tell tools' results by these
+_MOST_PIECES = 16  # pieces between thinking tags in an outline; further ones in the middle are left out
+_WRAPPED = ("<tool_response>", "</tool_response>")  # by these, Qwen's templates recognise tool results
 _TAGS = ("<think>", THINK_END, *_WRAPPED)
 _CONTENT = {"system": "system message", "user": "user message", "tool": "tool result", "assistant": "earlier response"}
 
 
 @dataclass
 class Outline:
-    """A dialogue of the same shape with a mark for every text.
+    """A copy of a dialogue with a unique mark in place of every text.
 
     Args:
-        prompt: its messages before the response.
-        response: its last message.
-        tools: its function schemas.
-        marks: mark -> the kind of part that it stands for.
+        prompt: the messages before the response.
+        response: the last message.
+        tools: the function schemas.
+        marks: mark -> the kind of part that it replaces.
     """
 
     prompt: tuple[Message, ...] = ()
@@ -100,37 +98,38 @@ class Outline:
     tools: tuple[Mapping[str, Any], ...] = ()
     marks: dict[str, str] = field(default_factory=dict)
 
-    def mark(self, kind: str) -> str:
+    def add_mark(self, kind: str) -> str:
+        """Return a new mark for a part of this kind."""
         made = f"\ue000{len(self.marks)}\ue001"
         self.marks[made] = kind
         return made
 
     def lost(self, text: str) -> frozenset[str]:
-        """Kinds of which at least one mark is not in the text."""
+        """Return the kinds of which at least one mark is missing from the text."""
         return frozenset(kind for mark, kind in self.marks.items() if mark not in text)
 
     def parts(self) -> frozenset[str]:
         return frozenset(self.marks.values())
 
 
-def shape(example: Example) -> Hashable:
-    """Return what decides the outline: examples of one shape share it."""
+def outline_key(example: Example) -> Hashable:
+    """Return a key of the example's outline: examples with equal keys have equal outlines."""
     messages = (*example.prompt, example.response)
     return len(example.tools), *map(_shape, messages)
 
 
-def outline(example: Example) -> Outline:
-    """Return the example's outline."""
+def make_outline(example: Example) -> Outline:
+    """Build the outline of an example."""
     made = Outline()
     made.prompt = tuple(_outlined(made, message, "earlier ") for message in example.prompt)
     made.response = _outlined(made, example.response, "")
-    made.tools = tuple(_schema(made.mark("tool schema")) for _ in example.tools)
+    made.tools = tuple(_schema(made.add_mark("tool schema")) for _ in example.tools)
     return made
 
 
-def missing_by_text(example: Example, text: str) -> frozenset[str]:
-    """Return the kinds of parts whose words are not in the text, for dialogues whose outline cannot be rendered."""
-    there = _letters(text)
+def find_missing_by_text(example: Example, text: str) -> frozenset[str]:
+    """Return the kinds of parts whose own text is missing; for dialogues whose outline cannot be rendered."""
+    there = _letters(text)  # templates trim and indent, so compare letters and digits only
     return frozenset(kind for kind, words in _pieces(example) if _letters(words) not in there)
 
 
@@ -140,7 +139,7 @@ def parts_of(example: Example) -> frozenset[str]:
 
 
 def _texture(content: str) -> tuple[str, ...]:
-    """A text's thinking tags, and `text` where there is something before, between or after them."""
+    """Return the sequence of a text's thinking tags, with `text` for each piece of text around them."""
     if "<" not in content:  # most have no tag
         return ("text",) if content.strip() else ()
     if content.startswith(_WRAPPED[0]) and content.endswith(_WRAPPED[1]):
@@ -155,7 +154,7 @@ def _cut_at_tags(content: str) -> list[str]:
 
 
 def _kinds(role: str, pieces: Sequence[str], earlier: str) -> Iterator[tuple[str, str]]:
-    """Yield each piece of a text with its kind, "" for a tag: an assistant thinks where an end of thinking follows."""
+    """Yield each piece of a text with its kind, "" for a tag; a piece before `</think>` is reasoning."""
     kind = _CONTENT.get(role, "user message") if earlier else "response text"
     for piece, after in zip_longest(pieces, pieces[1:]):
         thought = role == "assistant" and after == THINK_END
@@ -172,15 +171,15 @@ def _shape(message: Message) -> Hashable:
 
 def _outlined(made: Outline, message: Message, earlier: str) -> Message:
     pieces = _kinds(message.role, _texture(message.content), earlier)
-    content = "\n".join(made.mark(kind) if kind else piece for piece, kind in pieces)
-    reasoning = made.mark(f"{earlier}reasoning") if message.reasoning else None
+    content = "\n".join(made.add_mark(kind) if kind else piece for piece, kind in pieces)
+    reasoning = made.add_mark(f"{earlier}reasoning") if message.reasoning else None
     calls = tuple(_call(made, "id" in call, f"{earlier}tool call") for call in message.tool_calls)
     name = message.name and "tool"
     return Message(message.role, content, reasoning, calls, name, message.tool_call_id and CALL_ID)
 
 
 def _call(made: Outline, has_id: bool, kind: str) -> Mapping[str, Any]:
-    function = {"name": made.mark(kind), "arguments": {"x": made.mark(kind)}}
+    function = {"name": made.add_mark(kind), "arguments": {"x": made.add_mark(kind)}}
     return {"type": "function", "function": function} | ({"id": CALL_ID} if has_id else {})
 
 
@@ -210,6 +209,6 @@ def _letters(text: str) -> str:
     return "".join(filter(str.isalnum, text))
 
 
-def unusual(parts: frozenset[str], lost: frozenset[str]) -> Sequence[str]:
-    """Return the parts that are counted: all but the usual ones, and these where they are lost."""
-    return tuple(sorted((parts - USUAL) | lost))
+def parts_to_count(parts: frozenset[str], lost: frozenset[str]) -> Sequence[str]:
+    """Return the parts to count: all uncommon ones, and those that were left out."""
+    return tuple(sorted((parts - COMMON_PARTS) | lost))

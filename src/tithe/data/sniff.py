@@ -1,4 +1,4 @@
-"""Find the files of a data set and what kind each is, by looking into them."""
+"""Find the files of a data set and detect the kind of each from its content."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ SUFFIXES: dict[str, Container] = {
     ".tsv": "csv",
     ".parquet": "parquet",
 }
-PACKED = (".gz", ".zst")
+PACKED_SUFFIXES = (".gz", ".zst")
 _FIELDS = {"instruction", "prompt", "messages", *OUTPUTS, *INPUTS, *COMPLETIONS, *CONVERSATIONS}
-_OTHERS = {
+_UNREADABLE_MAGIC = {
     b"PK\x03\x04": "a zip archive (or an Excel sheet)",
     b"\xfd7zXZ": "packed with xz",
     b"BZh": "packed with bzip2",
@@ -43,34 +43,34 @@ _OTHERS = {
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
 }
-_TAR = 257  # where a tar archive has its mark
-_HEAD = 1 << 16
-_DUMP = re.compile(r"[\[{,:]\s*$")
+_TAR_OFFSET = 257  # where a tar archive has its magic number
+_HEAD_BYTES = 1 << 16
+_CUT_OBJECT = re.compile(r"[\[{,:]\s*$")
 
 
 def container_suffix(path: Path) -> str:
-    """`.jsonl` of `a.jsonl.gz`; empty where no known one is."""
+    """Return a file's data suffix, e.g. `.jsonl` for `a.jsonl.gz`; empty if it is not a known one."""
     name = path.name.lower()
-    for packed in PACKED:
+    for packed in PACKED_SUFFIXES:
         name = name.removesuffix(packed)
     suffix = Path(name).suffix
     return suffix if suffix in SUFFIXES else ""
 
 
 def sniff(path: Path) -> DataFile:
-    """The file with its kind: by its first bytes, where they leave a doubt by its suffix.
+    """Detect a file's kind from its first bytes, and from its suffix if they are ambiguous.
 
     Raises:
-        DataError: it is empty, not readable, or of a kind that holds no records for us.
+        DataError: the file is empty, unreadable, or of a kind that is not supported.
     """
     with reading(path), unpacked(path) as stream:
         if not path.stat().st_size:
             raise DataError(f"`{path}` is empty")
-        head = stream.peek(_HEAD)[:_HEAD]
+        head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
         if head.startswith(b"PAR1"):
             return DataFile(path, "parquet")
-        other = next((words for magic, words in _OTHERS.items() if head.startswith(magic)), None)
-        if head[_TAR:].startswith(b"ustar"):
+        other = next((words for magic, words in _UNREADABLE_MAGIC.items() if head.startswith(magic)), None)
+        if head[_TAR_OFFSET:].startswith(b"ustar"):
             other = "a tar archive"
         if other:
             hint = "convert it to UTF-8 JSONL, JSON, CSV or Parquet (`.gz` and `.zst` are read as they are)"
@@ -84,27 +84,27 @@ def sniff(path: Path) -> DataFile:
         after = begin == b"{" and _next_text(stream)
     first = line.decode("utf-8", "replace").strip()
     if begin != b"{":
-        return _text(path, first)
+        return _detect_text(path, first)
     if len(line) == MOST_LINE and (name := _list_in(path)) not in (None, *_FIELDS):
-        return DataFile(path, "json", wrapper=name)  # one line with all records in it
-    if _is_line(first, bool(after)):
+        return DataFile(path, "json", wrapper=name)  # a single line that holds all records
+    if _is_jsonl(first, bool(after)):
         return DataFile(path, "jsonl")
     return DataFile(path, "json", wrapper=_wrapper(path))
 
 
 def _next_text(stream: io.BufferedReader) -> bytes:
-    return next((line for line in iter(lambda: stream.readline(_HEAD), b"") if not line.isspace()), b"")
+    return next((line for line in iter(lambda: stream.readline(_HEAD_BYTES), b"") if not line.isspace()), b"")
 
 
-def _is_line(first: str, more: bool) -> bool:
-    """Whether a first line that opens an object is a record (JSONL) and not the beginning of a larger value."""
+def _is_jsonl(first: str, more: bool) -> bool:
+    """Tell whether the first line is a whole record (JSONL), and not the beginning of a larger JSON value."""
     try:
         value = json.loads(first)
     except json.JSONDecodeError as error:
-        # A printed object breaks its first line after `{`, `[`, `,` or `:`; a damaged record elsewhere.
+        # Pretty-printed JSON breaks its first line after `{`, `[`, `,` or `:`. A damaged record breaks elsewhere.
         cut = error.pos >= len(first) - 1 and not error.msg.startswith("Unterminated")
-        return not (cut and more and _DUMP.search(first))
-    except Exception:  # whatever else a parser says of a damaged record, its row will say again
+        return not (cut and more and _CUT_OBJECT.search(first))
+    except Exception:  # any other fault of this record is reported when its row is read
         return True
     if more or any(name in value for name in _FIELDS):
         return True
@@ -121,14 +121,14 @@ def _wrapper(path: Path) -> str | None:
 
 
 def _list_in(path: Path) -> str | None:
-    """The name of the list of records in an object, if there is one."""
+    """Return the name of the list of records in an object, None if there is none."""
     with suppress(DataError):
         return _wrapper(path)
     return None
 
 
-def _text(path: Path, first: str) -> DataFile:
-    """CSV if it says so or has a header of ours; else JSONL, whose lines will say what is wrong with them."""
+def _detect_text(path: Path, first: str) -> DataFile:
+    """Return the file as CSV if its suffix or header says so; else as JSONL, whose rows will report what is wrong."""
     suffix = container_suffix(path)
     usual = "\t" if suffix == ".tsv" else ","
     counts = {delimiter: len(_FIELDS & set(_cells(first, delimiter))) for delimiter in (usual, ",", "\t", ";")}
@@ -145,8 +145,13 @@ def _cells(line: str, delimiter: str) -> list[str]:
         return []
 
 
-BESIDE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # describe data, hold none
-UNREAD = {
+METADATA_FILES = {
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+}  # describe data, hold none
+UNREADABLE_SUFFIXES = {
     ".xz": "packed with xz",
     ".bz2": "packed with bzip2",
     ".lz4": "packed with LZ4",
@@ -164,60 +169,61 @@ UNREAD = {
     ".orc": "an ORC file",
     ".xlsx": "an Excel sheet",
     ".xls": "an Excel sheet",
-}  # by suffix; a single file is told by what is in it
-RUN = {"run.json", "scores.parquet"}  # a folder with both is a run's own; its tables are no records to choose from
+}  # for the files of a folder; a file given by name is judged by its content
+# A folder with both is the run folder of an earlier run; its tables are not records to select from.
+RUN_FILES = {"run.json", "scores.parquet"}
 _SHOWN = 5
 
 
-def data_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return the files of a folder that are read, by name, and words about what is passed over.
+def list_data_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the data files of a folder, sorted by name, and a description of what is skipped.
 
     Raises:
-        DataError: no data file, a link that leads nowhere, data of a kind that cannot be read, or a run folder.
+        DataError: there is no data file, a link is broken, data is of an unsupported kind, or it is a run folder.
     """
     with reading(folder):
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
-    if {entry.name for entry in entries} >= RUN:
-        hint = f"what was kept lies beside it; what was dropped is in `{folder / 'dropped.jsonl'}`"
-        raise DataError(f"`{folder}` is the folder of a run and no data set", hint=hint)
+    if {entry.name for entry in entries} >= RUN_FILES:
+        hint = f"the kept records are in the file beside it, the dropped ones in `{folder / 'dropped.jsonl'}`"
+        raise DataError(f"`{folder}` is a run folder, not a data set", hint=hint)
     files: list[Path] = []
     passed: dict[str, list[str]] = {}
     for entry in entries:
-        why = _why_passed(entry)
+        why = _why_skipped(entry)
         if why is None:
             files.append(entry)
         else:
             passed.setdefault(why, []).append(entry.name)
     if not files:
-        known = f"read are {', '.join(SUFFIXES)}, also as .gz or .zst"
+        known = f"supported are {', '.join(SUFFIXES)}, also as .gz or .zst"
         inside = [entry for entry in entries if entry.is_dir() and _holds_data(entry)]
         hint = f"name its folder `{inside[0]}`" if inside else known
         raise DataError(f"the folder `{folder}` holds no data file", hint=hint)
-    return files, [_words(why, names) for why, names in passed.items()]
+    return files, [_describe_skipped(why, names) for why, names in passed.items()]
 
 
-def _why_passed(entry: Path) -> str | None:
-    """Return why an entry is not read, None if it is.
+def _why_skipped(entry: Path) -> str | None:
+    """Return why a folder's entry is not read; None if it is.
 
     Raises:
-        DataError: it seems to hold records, and cannot be read.
+        DataError: the entry seems to hold records but cannot be read.
     """
     name, hidden = entry.name, entry.name.startswith(".")
     with reading(entry):
         if entry.is_symlink() and not hidden and not _leads_somewhere(entry):
-            hint = "remove the link, or put its target back"
-            raise DataError(f"`{entry}` is a link that leads nowhere", hint=hint)
+            hint = "remove the link, or restore its target"
+            raise DataError(f"`{entry}` is a broken link", hint=hint)
         if hidden:
             return "hidden"
         if entry.is_dir():
             return "sub-folder"
         if not entry.is_file():
             return "no regular file"
-    other = UNREAD.get(entry.suffix.lower()) or ("a tar archive" if ".tar" in entry.suffixes else None)
+    other = UNREADABLE_SUFFIXES.get(entry.suffix.lower()) or ("a tar archive" if ".tar" in entry.suffixes else None)
     if other:
         hint = "unpack or convert it to JSONL, JSON, CSV or Parquet, or move it out; `.gz` and `.zst` are read"
         raise DataError(f"`{entry}` is {other}, its records cannot be read", hint=hint)
-    if name in BESIDE:
+    if name in METADATA_FILES:
         return "description of the data set"
     return None if container_suffix(entry) else "other kind of file"
 
@@ -234,7 +240,7 @@ def _holds_data(folder: Path) -> bool:
         return any(container_suffix(entry) for entry in folder.iterdir())
 
 
-def _words(why: str, names: Sequence[str]) -> str:
+def _describe_skipped(why: str, names: Sequence[str]) -> str:
     shown = ", ".join(f"`{name[:60]}`" for name in names[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     plural = _PLURALS[why] if len(names) > 1 else why

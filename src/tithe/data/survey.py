@@ -1,17 +1,17 @@
-"""What the records of a file have, counted: columns, roles, and whatever some trainer cannot read."""
+"""Count what the records of a file contain: columns, roles, and traits that some trainer cannot read."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from tithe.data.dataset import Dataset
-from tithe.data.formats import COMPLETIONS, CONVERSATIONS, Shape, Turns, examples, read_dialogue
+from tithe.data.formats import COMPLETIONS, CONVERSATIONS, Shape, Turns, read_dialogue, read_examples
 from tithe.data.ids import Occurrences
-from tithe.data.marks import judge_turn
-from tithe.data.turns import ROLES, RecordError
+from tithe.data.loss_marks import judge_turn
+from tithe.data.turns import ROLES
 from tithe.records import BadRow
 
 Trait: TypeAlias = Literal[
@@ -20,9 +20,9 @@ Trait: TypeAlias = Literal[
     "text beside calls",
     "call turns",  # a turn that is nothing but a call
     "reasoning",  # beside the content
-    "weight 0",  # an assistant turn that is not to be learnt
-    "further responses",  # besides the last that may be learnt
-    "after the response",  # messages that stand after the last response that may be learnt
+    "weight 0",  # an assistant turn that is marked as not to be trained on
+    "further responses",  # more than one turn may be learnt
+    "after the response",  # messages follow the last response that may be learnt
     "not alternating",
     "tools as objects",
     "message lists",  # as prompt or completion
@@ -42,12 +42,12 @@ class Survey:
     Args:
         shape: of the records.
         turns: which responses of a record are learnt: the `last`, or `all`.
-        records: how many there are.
-        examples: how many responses are learnt.
+        records: number of records.
+        examples: number of responses that are learnt.
         columns: name -> records that have a value there.
         keys: name of a message's field -> messages that have a value there.
         roles: role as written -> messages.
-        traits: records that have it.
+        traits: trait -> records that have it.
         left_out: reason -> records or responses that tithe cannot read.
     """
 
@@ -62,15 +62,15 @@ class Survey:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def field(self, names: Sequence[str]) -> str:
-        """The name that most records use, the first where none does."""
+        """Return the column name that most records use; the first name if no record uses any."""
         return max(names, key=lambda name: self.columns[name])
 
     def key(self, names: Sequence[str]) -> str:
-        """The name that most messages use, the first where none does."""
+        """Return the field name that most messages use; the first name if no message uses any."""
         return max(names, key=lambda name: self.keys[name])
 
     def names_of(self, role: str) -> list[str]:
-        """How a role is written, most frequent first."""
+        """Return the spellings of a role, most frequent first."""
         return [name for name, _ in self.roles.most_common() if ROLES.get(name.strip().lower()) == role]
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -95,6 +95,7 @@ class Survey:
             yield "system beside"
         if self.shape in ("messages", "sharegpt") and not lists:
             yield "messages as text"
+        # The turns as written, not as `read_dialogue` normalised them: trainers see the file's own spelling.
         roles = []
         for turn in (turn for value in lists for turn in value):
             roles.append(self._count(turn))
@@ -103,7 +104,7 @@ class Survey:
             yield "not alternating"
 
     def _count(self, turn: Mapping[str, Any]) -> str:
-        """Count the turn's fields and role; its role in tithe's words."""
+        """Count the turn's fields and role; return the role in tithe's spelling."""
         self.keys.update(name for name, value in turn.items() if value is not None)
         written = next(str(turn[key]) for key in ROLE_KEYS if turn.get(key) is not None)
         self.roles[written] += 1
@@ -118,7 +119,7 @@ _FIELDS: Mapping[Shape, tuple[str, ...]] = {
 }
 
 
-def survey(dataset: Dataset) -> Survey:
+def survey_dataset(dataset: Dataset) -> Survey:
     """Read the file once and count what its records have."""
     found, seen = Survey(dataset.format, dataset.turns), Occurrences()
     for number, row in dataset.rows():
@@ -126,25 +127,12 @@ def survey(dataset: Dataset) -> Survey:
         if row.fault is not None:
             found.left_out[row.fault] += 1
             continue
-        items = list(examples(row.record, dataset.format, dataset.turns, number, row.where, seen))
+        items = list(read_examples(row.record, dataset.format, dataset.turns, number, row.where, seen))
         found.left_out.update(item.reason for item in items if isinstance(item, BadRow))
         good = sum(not isinstance(item, BadRow) for item in items)
         found.examples += good
         if good:
             found.add(row.record)
-    return found
-
-
-def survey_of(records: Iterable[Mapping[str, Any]], shape: Shape) -> Survey:
-    """Count records that are in memory; what cannot be read is passed over with its reason."""
-    found = Survey(shape)
-    for record in records:
-        found.records += 1
-        try:
-            found.add(record)
-            found.examples += 1
-        except RecordError as error:
-            found.left_out[str(error)] += 1
     return found
 
 
@@ -165,7 +153,7 @@ def _traits_of(turn: Mapping[str, Any], role: str) -> Iterator[Trait]:
 
 
 def _alternate(roles: Sequence[str]) -> bool:
-    """Whether, after a system message, somebody asks and the assistant answers in turn, to the end."""
+    """Tell whether a user or tool turn and an assistant turn alternate to the end, after an optional system message."""
     said = roles[1:] if roles[:1] == ["system"] else roles
     return len(said) % 2 == 0 and all(
         (role in _ASKS) == (place % 2 == 0) and role != "system" for place, role in enumerate(said)

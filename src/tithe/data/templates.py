@@ -1,6 +1,6 @@
-"""Names to templates, and the templates that are plain text: an example in, its three texts out.
+"""Look up templates by name, and define the plain-text ones; chat templates are in `chat.py`.
 
-A template cuts the text of one example into prompt, response and tail. The chat templates are in `chat.py`.
+A template renders an example and splits its text into prompt, response and tail.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from tithe.data.chat import ChatTemplate
-from tithe.data.rendered import NOTHING_ODD, Remarks, Rendered, Turns
+from tithe.data.rendered import NO_REMARKS, Remarks, Rendered, TurnTexts
 from tithe.errors import TemplateError, did_you_mean
 from tithe.foreign import foreign, read_small
 from tithe.records import Example, Message, Problem
@@ -20,7 +20,7 @@ from tithe.records import Example, Message, Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NAMES = {
+TEMPLATE_NAMES = {
     "auto": "`chat` where the tokenizer has a chat template, else `plain`",
     "chat": "the tokenizer's own chat template",
     "plain": "the texts of the dialogue in order, blank lines between",
@@ -28,22 +28,22 @@ NAMES = {
     "wizardlm": "the IFD paper's for WizardLM: the instruction, `Input:`, `### Response:`",
     "superfiltering": "the Superfiltering paper's: instruction and input, each on a line of its own",
 }
-NO_SCHEMAS = Remarks(("tool schema",), ("tool schema",))  # the templates without roles write no function schemas
+NO_SCHEMAS = Remarks(("tool schema",), ("tool schema",))  # plain-text templates write no function schemas
 JINJA_ENDINGS = (".jinja", ".jinja2", ".j2")
-MOST_TEMPLATE = 1 << 20  # bytes; the longest of models have tens of thousands
+MOST_TEMPLATE = 1 << 20  # bytes; the longest templates of models have tens of thousands
 
 
 @dataclass(frozen=True)
 class TextTemplate:
-    """A template without roles: one text with an instruction and perhaps an input in it.
+    """A template without roles: a text with slots for an instruction and an optional input.
 
-    A dialogue is written turn after turn: each earlier turn with its response, blank lines between. System and tool
-    messages stand before the next user message as part of the instruction.
+    A dialogue is written turn after turn, each with its response, separated by blank lines. System and tool messages
+    become part of the next user message's instruction.
 
     Args:
-        name: as in `NAMES`.
-        bare: the prompt without an input; `{instruction}` is replaced.
-        with_input: the prompt with one; `{input}` is replaced, too.
+        name: as in `TEMPLATE_NAMES`.
+        bare: the prompt without an input, with the slot `{instruction}`.
+        with_input: the prompt with an input, with the slots `{instruction}` and `{input}`.
         anchor: the prompt's constant end.
     """
 
@@ -51,7 +51,8 @@ class TextTemplate:
     bare: str
     with_input: str
     anchor: str
-    turns: ClassVar[Turns] = Turns(opening="", between="\n\n")
+    # A second dialogue follows after a blank line.
+    turns: ClassVar[TurnTexts] = TurnTexts(opening="", between="\n\n")
     writes_markers: ClassVar[bool] = False
 
     @property
@@ -62,7 +63,7 @@ class TextTemplate:
         return {"template": self.name, "template_hash": self.source_hash}
 
     def prompt(self, instruction: str, given_input: str | None) -> str:
-        """The prompt's text; an input that is None or empty counts as absent."""
+        """Return the prompt's text; an input that is None or empty counts as absent."""
         if not given_input:
             return self.bare.format(instruction=instruction)
         return self.with_input.format(instruction=instruction, input=given_input)
@@ -71,10 +72,10 @@ class TextTemplate:
         response = message_text(example.response)
         if not response.strip():
             return Problem("empty response")
-        return Rendered(self.dialogue(example), response, "", self.anchor, NO_SCHEMAS if example.tools else NOTHING_ODD)
+        return Rendered(self.dialogue(example), response, "", self.anchor, NO_SCHEMAS if example.tools else NO_REMARKS)
 
     def dialogue(self, example: Example) -> str:
-        """The prompt of a dialogue of any length, turn after turn."""
+        """Return the prompt of a dialogue of any length, turn after turn."""
         done: list[str] = []
         pending: list[str] = []
         for message in example.prompt:
@@ -84,6 +85,7 @@ class TextTemplate:
             else:
                 pending.append(message_text(message))
         given_input = None
+        # The last user message is instruction and input joined; here the template joins them in its own way.
         if example.instruction is not None:
             pending[-1:] = [example.instruction]
             given_input = example.input
@@ -118,7 +120,7 @@ TEXT_TEMPLATES = {
 
 
 def message_text(message: Message) -> str:
-    """A message without a template: thinking in `<think>` tags, the content, a JSON line per tool call."""
+    """Return a message as plain text: reasoning in `<think>` tags, the content, a JSON line per tool call."""
     parts = [f"<think>\n{message.reasoning}\n</think>"] if message.reasoning else []
     parts += [message.content] if message.content or not (parts or message.tool_calls) else []
     parts += [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.tool_calls]
@@ -130,10 +132,10 @@ def _hash(source: str) -> str:
 
 
 def resolve_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
-    """The template of that name, or the one in that file.
+    """Return the template of that name, or the one in that file.
 
     Raises:
-        TemplateError: there is none, it cannot be read, or it cannot render even a simple dialogue.
+        TemplateError: there is no such template, or it cannot be read or cannot render even a simple dialogue.
     """
     if name == "auto":
         name = "chat" if tokenizer.chat_template else "plain"
@@ -145,7 +147,7 @@ def resolve_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
 
 def _own_source(tokenizer: PreTrainedTokenizerBase) -> str:
     own = tokenizer.chat_template
-    if isinstance(own, dict):  # several templates under names
+    if isinstance(own, dict):  # several templates by name
         if "default" not in own:
             raise TemplateError(
                 f"the tokenizer has no chat template named `default`, only {', '.join(f'`{key}`' for key in own)}",
@@ -163,10 +165,11 @@ def _own_source(tokenizer: PreTrainedTokenizerBase) -> str:
 def _file_source(name: str) -> str:
     if not name.endswith(JINJA_ENDINGS):
         raise TemplateError(
-            f"there is no template `{name}`", hint=f"{did_you_mean(name, NAMES)} (or the path of a .jinja file)"
+            f"unknown template `{name}`",
+            hint=f"{did_you_mean(name, TEMPLATE_NAMES)} (or the path of a .jinja file)",
         )
     if not Path(name).exists():
-        raise TemplateError(f"there is no template file `{name}`", hint="check the path")
+        raise TemplateError(f"template file `{name}` not found", hint="check the path")
     raw = read_small(Path(name), TemplateError, MOST_TEMPLATE)
     with foreign(TemplateError, f"template file `{name}` cannot be read"):
         return raw.decode("utf-8-sig")

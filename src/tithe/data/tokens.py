@@ -1,8 +1,8 @@
-"""Text to token ids, many texts at once, without touching the tokenizer's own settings.
+"""Tokenise batches of texts without changing the tokenizer's own settings.
 
-A text that has a prompt and a response in it is tokenised as a whole, and cut where the tokenizer's offsets say that
-the response begins. Tokenised by itself, a prompt would end in tokens that the model never sees before a word: GPT-2's
-tokenizer writes a blank line as one token only at the end of a text.
+Prompt and response are tokenised as one text, which is split where the tokenizer's offsets put the response. A prompt
+tokenised alone could end in tokens that never precede a word: GPT-2's tokenizer makes a blank line one token only at
+the end of a text.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from tithe.records import IntArray
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Tried in turn after the caller's own anchor. A newline stops tokenizers that mark the beginning of a text with a
-# space from inventing one; the empty anchor always fits.
+# Tried in this order after the caller's own anchor. After a newline, SentencePiece-like tokenizers do not add the space
+# that they put before a text; the empty anchor always fits.
 _SPARE_ANCHORS = ("\n", "")
 
 
 @dataclass(frozen=True, slots=True)
 class TextCut:
-    """A text in ids, cut where the response begins.
+    """The token ids of a text, with the place where the response begins.
 
     Args:
         ids: (tokens,) of the whole text.
-        start: index of the first token that holds something of the response; None where a token reaches over the
-            place with more than white space on the prompt's side, so that there is no cut between tokens.
-        mark: index of the first token that reaches over a second place.
+        start: index of the response's first token; None if one token spans the boundary and holds more than white
+            space of the prompt, so that the text cannot be split between tokens.
+        mark: index of the first token that ends after a second place in the text.
     """
 
     ids: IntArray
@@ -41,26 +41,27 @@ class TextCut:
     mark: int
 
 
-class Tokens:
-    """A tokenizer as the renderers use it.
+class TextTokenizer:
+    """A tokenizer without padding and truncation, as the renderers use it.
 
     Args:
-        tokenizer: a loaded tokenizer, fast or slow; it is only read.
+        tokenizer: a loaded tokenizer, fast or slow; it is not changed.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._clean: Any = None
         self._anchors: dict[str, IntArray] = {}
+        # The lead is what the tokenizer puts before "a" when it adds its special tokens.
         plain, special = self.encode(["a"])[0].tolist(), self.encode(["a"], special=True)[0].tolist()
         at = next((i for i in range(len(special)) if special[i : i + len(plain)] == plain), 0)
         self.lead = np.array(special[:at], dtype=np.int32)
-        """What the tokenizer by itself puts before every text: BOS, two tokens, or nothing."""
+        """The ids that the tokenizer puts before every text: BOS, two tokens, or nothing."""
 
     def encode(self, texts: Sequence[str], *, special: bool = False) -> list[IntArray]:
-        """The ids of each text; with `special` framed by what the tokenizer adds to every text.
+        """Return the ids of each text; with `special`, including what the tokenizer adds to every text.
 
-        Special tokens written out in a text become their ids, as everywhere in transformers.
+        Special tokens spelt out in a text become their ids, as always in transformers.
         """
         backend = self._backend()
         if backend is not None:
@@ -72,15 +73,15 @@ class Tokens:
     def encode_cut(
         self, texts: Sequence[str], starts: Sequence[int], marks: Sequence[int] | None = None
     ) -> list[TextCut]:
-        """Return each text in ids, cut at a place.
+        """Return the ids of each text and the token at which its response begins.
 
-        A token that begins with the white space before the place and goes on into the response (`▁Hello`) is the
-        response's. A special token that swallows the white space behind it is the prompt's.
+        A token that starts with white space of the prompt and continues into the response (`▁Hello`) belongs to the
+        response. A special token that swallows the white space after it belongs to the prompt.
 
         Args:
             texts: prompt and response in one.
             starts: index of the character where each response begins.
-            marks: index of another character each; the texts' ends where left out.
+            marks: index of a second character in each text; the end of the text by default.
         """
         places = [len(text) for text in texts] if marks is None else marks
         backend = self._backend()
@@ -99,9 +100,9 @@ class Tokens:
         if index is None:
             index = self._reaching(encoding, text, start)
             until = encoding.offsets[index][0] if index < len(encoding.ids) else len(text)
-            if text[start:until].strip():  # a mark that the normalizer has joined to the prompt's last letter
+            if text[start:until].strip():  # a combining mark that the normalizer merged into the prompt's last letter
                 return None
-            return index  # white space, which some tokenizers leave out of their offsets
+            return index  # white space that this tokenizer leaves out of its offsets
         first, end = encoding.token_to_chars(index)
         if first >= start or not text[first:start].strip():
             return int(index)
@@ -109,33 +110,34 @@ class Tokens:
         return int(index) + 1 if swallowed else None
 
     def _reaching(self, encoding: Any, text: str, place: int) -> int:
-        """Index of the first token that ends behind the place."""
+        """Return the index of the first token that ends after the place."""
         if place >= len(text):
             return len(encoding.ids)
         return next((i for i, (_, end) in enumerate(encoding.offsets) if end > place), len(encoding.ids))
 
     def _slow_cut(self, text: str, start: int, place: int) -> TextCut:
-        """Cut where the prompt's own ids end, if the text begins with them: a slow tokenizer knows no offsets."""
+        """Split after the prompt's own ids if the text's ids begin with them; a slow tokenizer has no offsets."""
         whole, head, before = self.encode([text, text[:start], text[:place]])
         agree = np.array_equal(whole[: len(head)], head)
         return TextCut(whole, len(head) if agree else None, min(len(before), len(whole)))
 
     @cached_property
     def specials(self) -> frozenset[int]:
-        """Ids of the tokens that are found in a text before anything else is tokenised."""
+        """The ids of added tokens, which the tokenizer finds in a text before it tokenises the rest."""
         return frozenset(self._tokenizer.added_tokens_decoder)
 
     @cached_property
-    def walls(self) -> dict[str, int]:
-        """Texts of special tokens that leave what stands on both sides as it is -> their ids.
+    def boundary_tokens(self) -> dict[str, int]:
+        """Special tokens (text -> id) that do not affect how the text on either side is tokenised.
 
-        Texts on both sides of one are tokenised as if the other were not there, so that ids can be joined there.
+        Ids can be joined at such a token, because each side tokenises as if the other side were not there.
         """
         plain = {
             token.content: index
             for index, token in self._tokenizer.added_tokens_decoder.items()
             if token.content.strip() and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
         }
+        # Some tokenizers do not find a token that touches a letter.
         tried = self.encode([f"a{content}a" for content in plain])
         return {
             content: index
@@ -144,10 +146,10 @@ class Tokens:
         }
 
     def encode_after(self, anchors: Sequence[str], texts: Sequence[str]) -> list[IntArray]:
-        """The ids of each text as they are right after its anchor, without the anchor's own ids.
+        """Return the ids of each text as tokenised right after its anchor, without the anchor's own ids.
 
-        Where a token would reach over the boundary, the text is tokenised after a newline, else by itself: the ids
-        never depend on more than the text and its anchor.
+        If a token would span the boundary, the text is tokenised after a newline instead, and if that fails too, by
+        itself. The ids depend on the text and its anchor only.
         """
         out: list[IntArray] = [np.empty(0, dtype=np.int32)] * len(texts)
         todo = list(range(len(texts)))
@@ -167,9 +169,9 @@ class Tokens:
         return out
 
     def _backend(self) -> Any:
-        """The fast tokenizer without padding and truncation, or None for a slow one.
+        """Return the fast tokenizer without padding and truncation; None for a slow one.
 
-        Any call of a tokenizer with padding or truncation leaves them switched on: then a copy is used.
+        Calling a tokenizer with padding or truncation leaves them switched on for later calls; then use a copy.
         """
         if not self._tokenizer.is_fast:
             return None
@@ -189,7 +191,7 @@ class Tokens:
 
 
 def bad_unicode(text: str) -> str | None:
-    """Why a text cannot be tokenised, or None: half of a character (a lone surrogate) has no UTF-8."""
+    """Return why a text cannot be tokenised: a lone surrogate has no UTF-8. None if it can."""
     if text.isascii():
         return None
     try:

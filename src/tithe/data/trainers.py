@@ -1,4 +1,4 @@
-"""What a trainer must be told to read our output, and what it would not read: LLaMA-Factory, axolotl, TRL."""
+"""Settings that make LLaMA-Factory, axolotl and TRL read our output, and notes on what they would not read."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import yaml
 
 from tithe.data.formats import COMPLETIONS, CONVERSATIONS, INPUTS, OUTPUTS
-from tithe.data.marks import WEIGHTS
+from tithe.data.loss_marks import WEIGHTS
 from tithe.data.outfile import atomic, demand_file, writing
-from tithe.data.sniff import PACKED, container_suffix
+from tithe.data.sniff import PACKED_SUFFIXES, container_suffix
 from tithe.data.survey import CONTENT_KEYS, REASONING, ROLE_KEYS, Survey, Trait
 from tithe.data.turns import ROLES
 from tithe.errors import OutputError, SettingsError
 
 MEDIA = ("images", "videos", "audios")
 TOOLS = ("tools", "functions")
-LENGTH = 2048  # tokens; as scoring cuts by default
-# LLaMA-Factory's own names, of roles that do not occur.
+MAX_LENGTH = 2048  # tokens; the length to which scoring cuts by default
+# LLaMA-Factory's own role names, used for roles that do not occur in the file.
 _TAGS = {
     "messages": {"user": "user", "assistant": "assistant", "tool": "tool", "function_call": "function_call"},
     "sharegpt": {"user": "human", "assistant": "gpt", "tool": "observation", "function_call": "function_call"},
@@ -33,20 +33,21 @@ def llamafactory_entry(path: str | Path, found: Survey) -> dict[str, Any]:
     """Return the file's entry for LLaMA-Factory's `dataset_info.json`.
 
     Args:
-        path: the file; the entry holds its name as given.
-        found: what its records have. Only columns that some record has are named: LLaMA-Factory fails on a named
-            column that is not there, and reads nothing from one that is not named.
+        path: the file; the entry holds this path as given.
+        found: counts of its records. Only columns that some record has are named: LLaMA-Factory fails if a named
+            column is missing, and ignores columns that are not named.
 
     Raises:
-        SettingsError: a file or shape that LLaMA-Factory does not read.
+        SettingsError: LLaMA-Factory does not read this kind of file or shape.
     """
-    if container_suffix(Path(path)) == ".tsv" or Path(path).suffix.lower() in PACKED:
+    if container_suffix(Path(path)) == ".tsv" or Path(path).suffix.lower() in PACKED_SUFFIXES:
         raise SettingsError(f"LLaMA-Factory does not read `{path}`", hint="write .jsonl, .json, .csv or .parquet")
     extra = {name: name for name in ("system", *MEDIA) if found.columns[name]}
     if any(found.columns[name] for name in TOOLS):
         extra["tools"] = found.field(TOOLS)
     entry: dict[str, Any] = {"file_name": str(path)}
     if found.shape in ("messages", "sharegpt"):
+        # `openai` and `sharegpt` are LLaMA-Factory's two readers for chats; both take any field names, given in `tags`.
         entry["formatting"] = "openai" if reads_as_openai(found) else "sharegpt"
         entry["columns"] = {"messages": _messages_field(found), **extra}
         entry["tags"] = llamafactory_tags(found)
@@ -62,12 +63,12 @@ def llamafactory_entry(path: str | Path, found: Survey) -> dict[str, Any]:
 
 
 def reads_as_openai(found: Survey) -> bool:
-    """Whether LLaMA-Factory's `openai` reader is needed: its `sharegpt` reader sees no `tool_calls` or tool objects."""
+    """Tell whether the `openai` reader is needed: LLaMA-Factory's `sharegpt` ignores `tool_calls` and tool objects."""
     return bool(found.traits["calls"] or found.traits["tools as objects"])
 
 
 def llamafactory_tags(found: Survey) -> dict[str, str]:
-    """Return the names of fields and roles as they are written most often; LLaMA-Factory takes one name of each."""
+    """Return the most frequent spelling of each field and role; LLaMA-Factory accepts only one of each."""
     roles = {role: (found.names_of(role) or [name])[0] for role, name in _TAGS[found.shape].items()}
     return {
         "role_tag": found.key(ROLE_KEYS),
@@ -88,20 +89,21 @@ def write_llamafactory(
     info: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Add the file to a `dataset_info.json`, which is made if it is not there; other entries stay.
+    """Add the file to a `dataset_info.json`, creating it if needed; other entries stay.
 
     Args:
-        name: what the data set is called there.
+        name: the entry's name.
         path: the file.
-        found: what its records have.
+        found: counts of its records.
         info: the `dataset_info.json`; beside the file by default.
-        overwrite: replace another entry of that name.
+        overwrite: replace a different entry of that name.
 
     Raises:
-        OutputError: an entry of that name is there, or the file is not ours to change.
+        OutputError: a different entry of that name exists, or the file is not a `dataset_info.json`.
     """
     path = Path(path)
     info = Path(info) if info is not None else path.with_name("dataset_info.json")
+    # LLaMA-Factory resolves a relative `file_name` against the folder of `dataset_info.json`.
     near = path.name if path.resolve().parent == info.resolve().parent else str(path.resolve())
     entry = llamafactory_entry(near, found)
     known = _read_info(info)
@@ -131,10 +133,10 @@ def axolotl_snippet(path: str | Path, found: Survey) -> str:
 
     Args:
         path: the file.
-        found: what its records have.
+        found: counts of its records.
 
     Raises:
-        SettingsError: a file or shape that axolotl does not read.
+        SettingsError: axolotl does not read this kind of file or shape.
     """
     data: dict[str, Any] = {"path": str(path), "ds_type": _loader(Path(path), "axolotl")}
     if found.shape in ("messages", "sharegpt"):
@@ -145,7 +147,7 @@ def axolotl_snippet(path: str | Path, found: Survey) -> str:
 
 
 def _plain_alpaca(found: Survey) -> bool:
-    """Whether axolotl's own `alpaca` reads the columns; it knows no system message."""
+    """Tell whether axolotl's own `alpaca` type reads the columns; it has no system message."""
     others = ("response", "context", "system")
     return found.shape == "alpaca" and not any(found.columns[name] for name in others)
 
@@ -181,19 +183,20 @@ def _axolotl_fields(found: Survey) -> dict[str, str]:
             "no_input_format": _ALPACA_SHORT,
         }
     _strings_only(found, "axolotl")
+    # Both formats are the bare prompt; axolotl's defaults need not be.
     both = {"format": "{instruction}", "no_input_format": "{instruction}"}
     return {"field_instruction": "prompt", "field_output": found.field(COMPLETIONS), **both}
 
 
 def trl_snippet(path: str | Path, found: Survey) -> str:
-    """Return a Python program that fine-tunes on the file with TRL's `SFTTrainer`; the model's name is left to fill in.
+    """Return a Python program that fine-tunes on the file with TRL's `SFTTrainer`; the user fills in the model's name.
 
-    The program reads the records with tithe, so that the prompts and responses are those that were scored, whatever
-    spelling the file has; the loss is taken of the responses alone.
+    The program reads the records with tithe, so that it trains on the prompts and responses that were scored, however
+    the file spells them. The loss covers the responses only.
 
     Args:
         path: the file, or a data set on the hub.
-        found: what its records have.
+        found: counts of its records.
     """
     which = "each response" if found.turns == "all" else "the last response"
     tools = (
@@ -219,7 +222,7 @@ def trl_snippet(path: str | Path, found: Survey) -> str:
         "    if isinstance(one, Example)\n"
         "]\n"
         'data = Dataset.from_list(rows, on_mixed_types="use_json")\n\n'
-        f'args = SFTConfig(output_dir="out", completion_only_loss=True, max_length={LENGTH})\n'
+        f'args = SFTConfig(output_dir="out", completion_only_loss=True, max_length={MAX_LENGTH})\n'
         'trainer = SFTTrainer(model="MODEL", train_dataset=data, args=args)\n'
         "trainer.train()\n"
     )
@@ -241,7 +244,7 @@ def _strings_only(found: Survey, who: str) -> None:
         raise SettingsError(f"{who} does not read prompts that are lists of messages", hint="write `messages`")
 
 
-_HAVE: Mapping[Trait, str] = {
+_TRAIT_WORDS: Mapping[Trait, str] = {
     "parts": "content in parts",
     "text beside calls": "text beside tool calls",
     "call turns": "turns that are nothing but a tool call",
@@ -249,18 +252,19 @@ _HAVE: Mapping[Trait, str] = {
     "weight 0": "assistant turns with weight 0",
     "further responses": "several responses",
     "after the response": "messages after the last response that is learnt",
-    "not alternating": "turns that do not alternate between a user or tool and the assistant, to its last word",
-    "tools as objects": "tools that are no text",
+    "not alternating": "turns that do not alternate between user (or tool) and assistant up to a final response",
+    "tools as objects": "tools that are not JSON text",
     "history": "`history`",
     "system beside": "`system` beside the messages",
     "messages as text": "messages as JSON text",
 }
+# What each trainer does with records that have the trait.
 _LLAMAFACTORY: Mapping[Trait, str] = {
     "parts": "LLaMA-Factory reads text alone and fails on them",
     "messages as text": "LLaMA-Factory fails on them",
     "text beside calls": "LLaMA-Factory takes the calls and leaves the text out",
     "reasoning": "LLaMA-Factory leaves the reasoning out",
-    "weight 0": "LLaMA-Factory learns them, too",
+    "weight 0": "LLaMA-Factory trains on them too",
     "not alternating": "LLaMA-Factory leaves these records out",
 }
 _AXOLOTL: Mapping[Trait, str] = {
@@ -270,22 +274,23 @@ _AXOLOTL: Mapping[Trait, str] = {
 _LLAMAFACTORY_TURNS = "LLaMA-Factory learns all of them; with `mask_history: true` the last alone, as tithe scores"
 _AXOLOTL_TURNS = "axolotl learns all of them, tithe scores the last"
 _TRL_TURNS = "the last is learnt, as tithe scores, the others are context; `--turns all` makes a row of each"
-_CURED: Mapping[str, Sequence[Trait]] = {
+# Traits that are gone once the records are rewritten as plain `messages`.
+_CURED_BY_REWRITING: Mapping[str, Sequence[Trait]] = {
     "llamafactory": ("parts", "messages as text"),
     "axolotl": ("parts", "call turns", "history", "system beside"),
     "trl": (),
 }
 
 
-def notes(to: str, found: Survey) -> list[str]:
-    """Return what the trainer `to` leaves out or reads otherwise than tithe, most general first."""
+def trainer_notes(to: str, found: Survey) -> list[str]:
+    """Return what the trainer `to` leaves out or reads differently from tithe, most general first."""
     return [*_unread(to, found), *_BY_TRAINER[to](found)]
 
 
 def rewriting_helps(to: str, found: Survey) -> bool:
-    """Whether a trainer's difficulty goes away once the records are written as plain `messages`."""
+    """Tell whether rewriting the records as plain `messages` removes any of the trainer's problems."""
     odd = [*_spellings(found), *_roles(found)] if to != "trl" else []
-    return bool(odd) or any(found.traits[trait] for trait in _CURED[to])
+    return bool(odd) or any(found.traits[trait] for trait in _CURED_BY_REWRITING[to])
 
 
 def _unread(to: str, found: Survey) -> Iterator[str]:
@@ -300,7 +305,7 @@ def _unread(to: str, found: Survey) -> Iterator[str]:
 def _having(found: Survey, takes: Mapping[Trait, str]) -> Iterator[str]:
     for trait, then in takes.items():
         if found.traits[trait]:
-            yield f"{found.traits[trait]:,} of {found.records:,} records have {_HAVE[trait]}: {then}"
+            yield f"{found.traits[trait]:,} of {found.records:,} records have {_TRAIT_WORDS[trait]}: {then}"
 
 
 def _several(found: Survey, then: str) -> Iterator[str]:
@@ -309,7 +314,7 @@ def _several(found: Survey, then: str) -> Iterator[str]:
 
 
 def _spellings(found: Survey) -> Iterator[str]:
-    """Columns, fields and roles that are not written alike throughout."""
+    """Yield a note for each column or field that has more than one spelling in the file."""
     columns: Sequence[Sequence[str]] = {
         "alpaca": (OUTPUTS, INPUTS, TOOLS),
         "prompt-completion": (COMPLETIONS, TOOLS),
@@ -323,7 +328,7 @@ def _spellings(found: Survey) -> Iterator[str]:
         for names in groups:
             there = sorted((name for name in names if counts[name]), key=lambda name: -counts[name])
             for name in there[1:]:
-                yield f"{counts[name]:,} {what} have `{name}`, of which nothing is read: others have `{there[0]}`"
+                yield f"{counts[name]:,} {what} have `{name}`, which is not read: others have `{there[0]}`"
 
 
 def _roles(found: Survey) -> Iterator[str]:
@@ -340,7 +345,7 @@ def _llamafactory(found: Survey) -> Iterator[str]:
     yield from _having(found, _LLAMAFACTORY)
     yield from _several(found, _LLAMAFACTORY_TURNS)
     if found.shape not in ("messages", "sharegpt"):
-        yield from _having(found, {"tools as objects": "LLaMA-Factory wants JSON text there and fails"})
+        yield from _having(found, {"tools as objects": "LLaMA-Factory expects JSON text there and fails"})
     elif reads_as_openai(found):
         yield (
             "read as `openai`, for tool calls: LLaMA-Factory adds `detailed thinking off` to the system message where "

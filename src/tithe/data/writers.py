@@ -1,4 +1,4 @@
-"""Write chosen records in a file's own layout (JSONL, JSON, CSV, Parquet), or in another shape."""
+"""Write chosen records as JSONL, JSON, CSV or Parquet, in their own shape or another."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from tithe.records import Message
 
 
 def reshape(record: Any, own: Shape, to: str, turns: Collection[int] | None, where: str) -> Iterator[dict[str, Any]]:
-    """The record in shape `to`, every other column kept; nothing where it cannot be read.
+    """Yield the record in shape `to` with all its other columns; nothing if the record cannot be read.
 
     Args:
-        record: as it stands in the file.
+        record: as read from the file.
         own: its shape.
         to: `messages`, `alpaca` or `prompt-completion`.
-        turns: the responses that were chosen, None for the last. `messages` keeps the dialogue up to the
-            last of them in one record, where turns that are not to be learnt have weight 0; `prompt-completion`
-            gives a record for each, `alpaca` puts what came before the last into `system` and `history`.
-        where: for the error.
+        turns: the chosen responses, None for the last. `messages` keeps the dialogue up to the last of them in one
+            record and gives weight 0 to turns not to be trained on. `prompt-completion` makes a record for each.
+            `alpaca` puts what came before the last into `system` and `history`.
+        where: file and line, for the error.
 
     Raises:
-        OutputError: the shape has no place for what the record holds.
+        OutputError: the shape cannot hold what the record holds.
     """
     try:
         dialogue = read_dialogue(record, own)
@@ -47,7 +47,7 @@ def reshape(record: Any, own: Shape, to: str, turns: Collection[int] | None, whe
             yield _alpaca(dialogue, turn, where) | dict(dialogue.columns)
             continue
         said = [message.as_dict() for message in dialogue.messages[: turn + 1]]
-        if to == "messages":  # a trainer must not learn what the record says is not to be learnt
+        if to == "messages":  # so that a trainer does not train on turns that the record excludes
             for index, message in enumerate(said):
                 message |= {"weight": 0} if message["role"] == "assistant" and index not in dialogue.learnt else {}
         body = {"messages": said} if to == "messages" else {"prompt": said[:-1], "completion": said[-1:]}
@@ -61,8 +61,9 @@ def _alpaca(dialogue: Dialogue, turn: int, where: str) -> dict[str, Any]:
     asked, answered = said[0::2], said[1::2]
     plain = len(said) % 2 == 0 and all(_is(m, "user") for m in asked) and all(_is(m, "assistant") for m in answered)
     if not plain or dialogue.tools:
-        message = f"{where}: the `alpaca` shape has no place for tools, reasoning or turns that do not alternate"
+        message = f"{where}: the `alpaca` shape cannot hold tools, reasoning or turns that do not alternate"
         raise OutputError(message, hint="write `messages`")
+    # Only the last turn has the record's own instruction and input; earlier ones were joined when read.
     whole = turn == len(dialogue.messages) - 1 and dialogue.instruction is not None
     out: dict[str, Any] = {
         "instruction": dialogue.instruction if whole else asked[-1].content,
@@ -83,7 +84,8 @@ def _is(message: Message, role: str) -> bool:
 _CHUNK = 2048  # records encoded at once
 
 
-def write_parquet(job: Job, stream: io.BufferedIOBase, path: Path) -> int:
+def write_parquet(job: ExportJob, stream: io.BufferedIOBase, path: Path) -> int:
+    """Write the records as Parquet, with the input's own types if it is one Parquet file; return their number."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -105,12 +107,12 @@ def write_parquet(job: Job, stream: io.BufferedIOBase, path: Path) -> int:
     return count
 
 
-def _keeps_schema(job: Job) -> bool:
+def _keeps_schema(job: ExportJob) -> bool:
     return job.as_is and len(files_of(job.dataset)) == 1 and files_of(job.dataset)[0].container == "parquet"
 
 
-def _filtered(job: Job, pa: Any) -> Iterator[Any]:
-    """The input's own columns and types, and one more for the reasons."""
+def _filtered(job: ExportJob, pa: Any) -> Iterator[Any]:
+    """Yield tables of the chosen rows with the input's own columns and types, and a column for the reasons."""
     number = 0
     limit = job.dataset.limit
     for batch in parquet_batches(files_of(job.dataset)[0]):
@@ -119,22 +121,24 @@ def _filtered(job: Job, pa: Any) -> Iterator[Any]:
         keep = [row for row in rows if row in job.rows and (limit is None or row < limit)]
         table = pa.Table.from_batches([batch]).take([row - rows.start for row in keep])
         if job.reasons:
-            if "tithe_reason" in table.column_names:  # a dropped file, selected from again
+            if "tithe_reason" in table.column_names:  # the input is itself a file of dropped records
                 table = table.drop_columns("tithe_reason")
             table = table.append_column("tithe_reason", _reasons(job, keep, pa))
+            # `datasets` would look for the new column in its own metadata and fail; without that it infers the types.
             extra = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"huggingface"}
-            table = table.replace_schema_metadata(extra)  # `datasets` would miss the new column in its own list
+            table = table.replace_schema_metadata(extra)
         yield table
 
 
-def _reasons(job: Job, rows: list[int], pa: Any) -> Any:
+def _reasons(job: ExportJob, rows: list[int], pa: Any) -> Any:
     several = any(isinstance(reason, list) for reason in job.reasons.values())
     values = [job.reasons.get(row) for row in rows]
     return pa.array(values, pa.list_(pa.string()) if several else pa.string())
 
 
-def _inferred(job: Job, pa: Any) -> Iterator[Any]:
-    """Types that hold all records: one look over them, then the writing."""
+def _inferred(job: ExportJob, pa: Any) -> Iterator[Any]:
+    """Yield tables under a schema that fits all records; this takes one pass for the schema and one for the tables."""
+    # "permissive" also unifies int with float and null with anything, as JSON does not separate them.
     schema = pa.schema([])
     for chunk in _chunks(job.out()):
         schema = pa.unify_schemas([schema, pa.Table.from_pylist(chunk).schema], promote_options="permissive")
@@ -144,7 +148,7 @@ def _inferred(job: Job, pa: Any) -> Iterator[Any]:
 
 
 def _chunks(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Lists of records that all name the same columns, because Arrow takes the columns of the first."""
+    """Yield lists of records with equal columns, because Arrow takes the columns from the first record."""
     while chunk := list(islice(records, _CHUNK)):
         names = dict.fromkeys(name for record in chunk for name in record)
         yield [{name: record.get(name) for name in names} for record in chunk]
@@ -155,18 +159,18 @@ Reason: TypeAlias = str | list[str]
 
 
 @dataclass(frozen=True)
-class Job:
-    """Which records go where; `out` is what the file holds, already in its final form.
+class ExportJob:
+    """The settings of one export: which records are written, and how.
 
     Args:
-        dataset: where they come from.
-        rows: those that are chosen.
-        shape: in which they are written.
+        dataset: source of the records.
+        rows: the chosen rows.
+        shape: the shape to write.
         reasons: row -> why it was dropped.
-        container: how they are laid out.
-        rewrite: whether records of that shape are spelt anew.
-        dropped: takes the others; None leaves them out.
-        left_out: chosen rows that are no objects, for which the container has no place.
+        container: the file format to write.
+        rewrite: whether to rewrite records that already have the shape.
+        dropped: receives the other records; None leaves them out.
+        left_out: chosen rows left out because they are not objects, which the container cannot hold.
     """
 
     dataset: Dataset
@@ -190,12 +194,12 @@ class Job:
                 self.dropped.take(number, row)
 
     def out(self) -> Iterator[dict[str, Any]]:
-        """The records to be written; a row that cannot be parsed as its text, where the container allows it."""
+        """Yield the records in their final form; an unparsable row as its text, if the container can hold it."""
         for number, row in self.chosen():
             reason = {"tithe_reason": self.reasons[number]} if number in self.reasons else {}
             if row.fault is not None or not isinstance(row.record, dict):
                 if self.container in ("json", "jsonl"):
-                    yield as_it_stands(row) | reason
+                    yield record_or_raw(row) | reason
                 else:
                     self.left_out.add(number)
             elif self.as_is:
@@ -203,19 +207,19 @@ class Job:
             else:
                 turns = self.rows[number] if isinstance(self.rows, Mapping) else None
                 others = list(reshape(row.record, self.dataset.format, self.shape, turns, row.where))
-                for record in others or [row.record]:  # a bad row has no other shape
+                for record in others or [row.record]:  # a bad row cannot be reshaped: write it as read
                     yield record | reason
 
 
 @dataclass
 class DroppedRecords:
-    """Writes the records that are not chosen as JSON lines, while the chosen ones go elsewhere: one reading for both.
+    """A writer of dropped records as JSON lines, in the same pass that writes the chosen ones elsewhere.
 
     Args:
-        stream: takes the lines.
+        stream: receives the lines.
         reasons: row -> why it was dropped.
-        last: the last row that was taken; some layouts go over the records twice.
-        taken: how many were.
+        last: the last row written; some containers go over the records twice.
+        taken: number of rows written.
     """
 
     stream: io.BufferedIOBase
@@ -224,24 +228,25 @@ class DroppedRecords:
     taken: int = 0
 
     def take(self, number: int, row: Row) -> None:
-        """Write a row that is not chosen."""
+        """Write a row if it was dropped and has not been written yet."""
         if number > self.last and number in self.reasons:
-            self.stream.write(_dump(as_it_stands(row) | {"tithe_reason": self.reasons[number]}) + b"\n")
+            self.stream.write(_dump(record_or_raw(row) | {"tithe_reason": self.reasons[number]}) + b"\n")
             self.last, self.taken = number, self.taken + 1
 
     def take_rest(self, dataset: Dataset) -> None:
-        """Read the data set for what was not taken yet: Parquet is copied by whole columns, without its rows."""
+        """Write dropped rows that the export did not pass through `take`: Parquet is copied by columns, not rows."""
         for number, row in dataset.rows() if self.taken < len(self.reasons) else ():
             self.take(number, row)
 
 
-def as_it_stands(row: Row) -> dict[str, Any]:
-    """Return a record as it was read; a row that is none as its text."""
+def record_or_raw(row: Row) -> dict[str, Any]:
+    """Return a record as read; a row without a record as its text in `tithe_raw`."""
     whole = row.fault is None and isinstance(row.record, dict)
     return dict(row.record) if whole else {"tithe_raw": _raw(row)}
 
 
 def files_of(dataset: Dataset) -> tuple[DataFile, ...]:
+    """Return the files on disk of a data set; none for one on the hub."""
     origin = dataset.origin
     return origin.files if isinstance(origin, Folder) else (origin,) if isinstance(origin, DataFile) else ()
 
@@ -250,8 +255,8 @@ def _raw(row: Row) -> Any:
     return row.raw.decode("utf-8", "backslashreplace") if row.raw is not None else row.record
 
 
-def plain(value: Any) -> Any:
-    """JSON for what only Parquet and the hub can hold."""
+def json_fallback(value: Any) -> Any:
+    """Return a JSON value for types that only Parquet and the hub can hold."""
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, (bytes, bytearray)):
@@ -261,13 +266,15 @@ def plain(value: Any) -> Any:
 
 def _dump(record: Any) -> bytes:
     try:
-        return json.dumps(record, ensure_ascii=False, default=plain).encode()
-    except UnicodeEncodeError:  # a lone surrogate: only its escape can be written
-        return json.dumps(record, default=plain).encode()
+        return json.dumps(record, ensure_ascii=False, default=json_fallback).encode()
+    except UnicodeEncodeError:  # a lone surrogate can be written only as an escape
+        return json.dumps(record, default=json_fallback).encode()
 
 
-def write_jsonl(job: Job, stream: io.BufferedIOBase, path: Path) -> int:
+def write_jsonl(job: ExportJob, stream: io.BufferedIOBase, path: Path) -> int:
+    """Write the records as JSON lines, unchanged lines byte for byte, and return their number."""
     count = 0
+    # Copy the bytes: re-encoding would change spacing, escapes and number formats.
     if job.as_is and not job.reasons:
         for _, row in job.chosen():
             stream.write((_dump(row.record) if row.raw is None else row.raw) + b"\n")
@@ -279,7 +286,8 @@ def write_jsonl(job: Job, stream: io.BufferedIOBase, path: Path) -> int:
     return count
 
 
-def write_json(job: Job, stream: io.BufferedIOBase, path: Path) -> int:
+def write_json(job: ExportJob, stream: io.BufferedIOBase, path: Path) -> int:
+    """Write the records as a JSON list, inside the input's wrapper if it has one; return their number."""
     files = files_of(job.dataset)
     wrapper = files[0].wrapper if len(files) == 1 else None
     stream.write(b"[" if wrapper is None else b"{" + _dump(wrapper) + b": [")
@@ -291,13 +299,15 @@ def write_json(job: Job, stream: io.BufferedIOBase, path: Path) -> int:
     return count
 
 
-def write_csv(job: Job, stream: io.BufferedIOBase, path: Path) -> int:
+def write_csv(job: ExportJob, stream: io.BufferedIOBase, path: Path) -> int:
+    """Write the records as CSV, with the columns of all records, and return their number."""
     files = files_of(job.dataset)
     own = files[0].delimiter if len(files) == 1 and files[0].container == "csv" else ","
     suffix = container_suffix(path)
     delimiter = "\t" if suffix == ".tsv" else "," if suffix == ".csv" and own == "\t" else own
+    # One pass for the columns, a second one for the rows.
     header = list(dict.fromkeys(name for record in job.out() for name in record)) or list(job.dataset.columns_seen)
-    # Python's writer quotes a cell with a lone "\r" only where the line end has one too.
+    # The line end must contain "\r": otherwise Python's writer does not quote a cell with a lone "\r".
     text = io.StringIO(newline="")
     lines = csv.writer(text, delimiter=delimiter, lineterminator="\r\n")
     lines.writerow(header)
@@ -315,4 +325,4 @@ def write_csv(job: Job, stream: io.BufferedIOBase, path: Path) -> int:
 def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False, default=plain)
+    return "" if value is None else json.dumps(value, ensure_ascii=False, default=json_fallback)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tithe.data.outfile import atomic
 from tithe.errors import SettingsError
-from tithe.report.drawing import library
+from tithe.report.charts import library
 
 SIZE = {"width": 560, "height": 260}
 COLOUR = "#1f5fa8"

@@ -10,8 +10,8 @@ from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.export import write_records
 from tithe.data.formats import Turns
 from tithe.data.outfile import atomic
-from tithe.data.survey import survey
-from tithe.data.trainers import axolotl_snippet, notes, rewriting_helps, trl_snippet, write_llamafactory
+from tithe.data.survey import survey_dataset
+from tithe.data.trainers import axolotl_snippet, rewriting_helps, trainer_notes, trl_snippet, write_llamafactory
 from tithe.data.writers import OutShape
 from tithe.errors import SettingsError, did_you_mean
 from tithe.records import Example
@@ -63,8 +63,8 @@ def export(
         return None
     for note in dataset.notes:
         reporter.say(note)
-    found = survey(dataset)
-    told = [f"note: {line}" for line in notes(to, found)]
+    found = survey_dataset(dataset)
+    told = [f"note: {line}" for line in trainer_notes(to, found)]
     if rewriting_helps(to, found):
         told.append(f"hint: `tithe export {data} --to messages -o FILE` writes these records in one plain spelling")
     if to == "llamafactory":

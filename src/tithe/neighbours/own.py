@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tithe.data.tokens import Tokens
+from tithe.data.tokens import TextTokenizer
 from tithe.errors import ModelError, SettingsError, demand
 from tithe.neighbours.encoder import Encoder, ScoringModel, TextEncoder, TextSettings, TextVectors
 from tithe.specs import read_settings
@@ -86,7 +86,7 @@ class OwnEncoder(TextEncoder):
     def encode(self, texts: Sequence[str], have: Sequence[bool]) -> Iterator[TextVectors]:
         from tithe.engine.readouts.pooled import pooled_vectors
 
-        whole = Tokens(self.own.tokenizer).encode([self.settings.prefix + text for text in texts], special=True)
+        whole = TextTokenizer(self.own.tokenizer).encode([self.settings.prefix + text for text in texts], special=True)
         cut = [max(0, len(ids) - self.limit) for ids in whole]
         engine = self.own.engine.alone()
         blank = [i for i, ids in enumerate(whole) if len(ids) == 0 and not have[i]]

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tithe.data.checksum import Part, parts_in
+from tithe.data.checksum import StoredPart, list_parts
 from tithe.data.outfile import atomic
 from tithe.engine.store.parts import SUFFIX, read_table, write_table
 from tithe.engine.store.store import FLUSH_SECONDS
@@ -162,13 +162,13 @@ class VectorStore:
         self.fresh: list[pa.Table] = []
         self.held = 0
         self.dim: int | None = None
-        self.parts: list[Part] = []
+        self.parts: list[StoredPart] = []
         self.keys = np.empty(0, dtype=f"S{KEY}")
         self.began = self.flushed = time.monotonic()
         if self.folder is not None and self.folder.is_dir():
             for scrap in self.folder.glob("*.tmp"):  # left by a killed writer, never named as parts
                 scrap.unlink()
-            self.parts = parts_in(self.folder, SUFFIX)
+            self.parts = list_parts(self.folder, SUFFIX)
             self.keys = np.concatenate([self.keys, *(as_keys(self.read(part, ["key"])["key"]) for part in self.parts)])
 
     def has(self, keys: Sequence[bytes]) -> npt.NDArray[np.bool_]:
@@ -208,7 +208,7 @@ class VectorStore:
         self.parts.append(part)
         self.fresh = []
 
-    def read(self, part: Part, columns: Sequence[str]) -> pa.Table:
+    def read(self, part: StoredPart, columns: Sequence[str]) -> pa.Table:
         """Read some columns of a part.
 
         Raises:

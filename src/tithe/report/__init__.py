@@ -1,1 +1,1 @@
-"""Numbers as pictures and pages that need nothing but themselves."""
+"""What a run shows: progress and tables in the terminal, charts, and HTML pages that are one file."""

@@ -1,4 +1,4 @@
-"""A page that is one file: no scripts, no fonts, nothing fetched; all that the data says is escaped."""
+"""Write an HTML page that is one file: no scripts, no fonts, nothing fetched, and all text from data escaped."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ th { font-weight: 600 } .note { color: #555 } svg { max-width: 100%; height: aut
 
 
 @dataclass(frozen=True)
-class Part:
+class Section:
     """A section of a page.
 
     Args:
-        title: its heading; none where it is empty.
+        title: heading; an empty text for none.
         lines: paragraphs.
-        kind: class of the paragraphs: `note`, or empty.
-        verdicts: (class, sentence) each.
-        drawings: SVG elements made by us.
-        rows: of a table, the first one its head.
-        text: shown as it is.
+        kind: CSS class of the paragraphs: `note`, or empty.
+        verdicts: list items, each a CSS class and a sentence.
+        drawings: SVG elements; not escaped, so only our own.
+        rows: rows of a table; the first one is its head.
+        text: preformatted text.
     """
 
     title: str = ""
@@ -62,12 +62,12 @@ class Part:
 
 
 def words(line: str) -> Markup:
-    """Return the sentence escaped, with what stands between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(line))))  # a Markup would escape the tags
+    """Return a sentence as HTML: escaped, with text between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(line))))  # `str`: a Markup would escape our tags
 
 
-def write_page(path: Path, title: str, parts: Sequence[Part]) -> None:
-    """Write the page, replacing one that is there."""
+def write_page(path: Path, title: str, parts: Sequence[Section]) -> None:
+    """Write the page; replaces an existing one."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["words"] = words
     text = environment.from_string(PAGE).render(title=title, parts=parts)

@@ -1,4 +1,4 @@
-"""What a run says while it works; silent unless somebody listens."""
+"""The interface by which a run reports progress and messages; this implementation drops them."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from tithe.data.dataset import Dataset
 
 
 class Reporter:
-    """Listener of a run; this one hears nothing."""
+    """Receive progress and messages of a run, and drop them."""
 
-    trouble: str | None = None  # why nobody can hear it any more
+    trouble: str | None = None  # why messages no longer reach anybody, such as a closed stderr
 
     def say(self, sentence: str) -> None:
-        """A line for the user."""
+        """Show a line to the user."""
 
     def phase(self, name: str) -> None:
-        """Begin what has this name and ends with `done`; how much it is, `expect` may say."""
+        """Begin a phase with this name, which ends with `done`; its size may follow with `expect`."""
 
     def expect(self, examples: int | None, *, about: bool = False) -> None:
-        """Say how many examples are to come, or `about` how many; None where that is not known."""
+        """Set the number of examples of the phase, exact or `about`; None if it is not known."""
 
     def progress(self, examples: float, tokens: int) -> None:
-        """So many more examples are done; `tokens` read by the model so far."""
+        """Add examples that are done; `tokens` is the total that the model has read so far."""
 
     def done(self) -> None:
-        """No more progress will come."""
+        """End the phase."""
 
 
 def say_notes(reporter: Reporter, dataset: Dataset, counts: Mapping[str, Any], *, several: bool = False) -> None:
-    """Say what is noted of a data set: of its files, of its records, and of their rendering where they were rendered.
+    """Report notes on a data set: on its files, its records, and their rendering.
 
     Args:
-        reporter: who listens.
-        dataset: it.
-        counts: `RecordCounts.as_dict()`, and `RemarkCounts.as_dict()` where there are such.
-        several: whether the command reads several data sets, so that a sentence has to name this one.
+        reporter: receives the notes.
+        dataset: the data set.
+        counts: `RecordCounts.as_dict()`, with `RemarkCounts.as_dict()` if records were rendered.
+        several: whether the command reads several data sets, so that each sentence must name this one.
     """
     source = f"`{dataset.source}`" if several else None
     for sentence in (*dataset.notes, *note_sentences(counts, source)):

@@ -1,4 +1,4 @@
-"""The terminal: a console that prints foreign text as what it is, a progress bar, and tables on stderr."""
+"""Print to the terminal: a console that is safe for any text, a progress bar, listings and tables."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tithe.printable import MOST, SteadyStream, json_text, printable, shorten
 from tithe.report.reporter import Reporter
 
 EVERY = 10.0  # seconds between two lines of progress
-FAIR_SECONDS, FAIR_SHARE = 5.0, 0.02  # of a phase: less of it done says nothing of how long the rest takes
-BELOW = ("about", "settings")  # of a listing's row, what is too long for a column
+FAIR_SECONDS, FAIR_SHARE = 5.0, 0.02  # of a phase that must be done before the time left is estimated
+BELOW = ("about", "settings")  # fields of a listing's row that are too long for a column
 QUANTILES = ("min", "25 %", "median", "75 %", "max")
 
 
 class SafeConsole(Console):
-    """Prints foreign text as what it is: `[bold]` and `:smile:` stay as written, an escape sequence does nothing.
+    """Print any text literally: `[bold]` and `:smile:` are not markup, and escape sequences have no effect.
 
-    All that a run says passes here: sentences and cells of tables as strings, before their width is measured, and
-    whatever else is rendered on its way out.
+    Everything a run prints passes here. `render_str` gets sentences and table cells before their width is measured,
+    `render` whatever else is rendered, on its way out.
     """
 
     def render_str(self, text: str, **style: Any) -> Text:
@@ -43,11 +43,12 @@ class SafeConsole(Console):
 
 
 def console() -> Console:
+    """Return a console on stderr."""
     return SafeConsole(stderr=True, highlight=False)
 
 
 class TokenRate(ProgressColumn):
-    """Tokens read by the model per second, since the first."""
+    """Show the tokens per second that the model reads, since the first one."""
 
     def render(self, task: Task) -> Text:
         rate = task.fields.get("rate")
@@ -55,7 +56,7 @@ class TokenRate(ProgressColumn):
 
 
 class TimeLeft(ProgressColumn):
-    """What is left of the phase, once enough of it is done."""
+    """Show the time left of the phase, once enough of it is done to tell."""
 
     def render(self, task: Task) -> Text:
         left = task.fields.get("left")
@@ -67,7 +68,7 @@ def time_text(seconds: float) -> str:
 
 
 class TerminalReporter(Reporter):
-    """Progress with tokens per second and time left; a plain line now and then where stderr is no terminal."""
+    """Show progress with tokens per second and time left; as a line every ten seconds if stderr is not a terminal."""
 
     def __init__(self) -> None:
         self.console = console()
@@ -76,7 +77,7 @@ class TerminalReporter(Reporter):
         self.about = False
         self.name, self.examples = "", 0.0
         self.began = self.spoke = time.monotonic()
-        self.since: tuple[float, float] | None = None  # when the work itself began, and what was done by then
+        self.since: tuple[float, float] | None = None  # time of the first progress, and examples done by then
         self.reading, self.tokens, self.tokens_before = 0.0, 0, 0
 
     @property
@@ -85,7 +86,7 @@ class TerminalReporter(Reporter):
         return stream.trouble if isinstance(stream, SteadyStream) else None
 
     def say(self, sentence: str) -> None:
-        self.console.print(sentence, markup=False, soft_wrap=True)
+        say(self.console, sentence)
 
     def phase(self, name: str) -> None:
         self.name = name
@@ -94,9 +95,9 @@ class TerminalReporter(Reporter):
     def expect(self, examples: int | None, *, about: bool = False) -> None:
         self.about = about
         self.total, self.examples, self.since, self.reading = examples, 0.0, None, 0.0
-        self.tokens_before = self.tokens  # a rate is that of its own phase
+        self.tokens_before = self.tokens  # the rate counts only this phase's tokens
         self.began = self.spoke = time.monotonic()
-        if self.bar is not None:  # the phase was named before its size was known
+        if self.bar is not None:  # `phase` opened a bar before the size was known
             self.bar.stop()
             self.bar = None
         if self.console.is_terminal:
@@ -108,15 +109,15 @@ class TerminalReporter(Reporter):
     def progress(self, examples: float, tokens: int) -> None:
         now = time.monotonic()
         self.examples += examples
-        # What came before the first words of progress was loading, which says nothing of the rest; so do, where tokens
-        # are read, records whose answers were there already.
+        # The time left is estimated from the first progress on: what came before was loading. If tokens are read, it is
+        # estimated from the first tokens on: records before them had stored answers, and took no time.
         first = not self.reading and tokens not in (0, self.tokens_before)
         if (examples and self.since is None) or first:
             self.since = (now, self.examples)
-        if first:  # what was read by now was read before this clock began
+        if first:  # tokens read until now were read before this clock started
             self.reading, self.tokens_before = now, tokens
         self.tokens = tokens
-        self.tokens_before = self.tokens_before if self.tokens_before <= tokens else 0  # counted anew
+        self.tokens_before = self.tokens_before if self.tokens_before <= tokens else 0  # the count started again
         lasted = now - self.reading
         rate = (tokens - self.tokens_before) / lasted if self.reading and lasted > 0.5 else None
         if self.bar is not None:
@@ -126,7 +127,7 @@ class TerminalReporter(Reporter):
             self.say(self.line(now, rate))
 
     def left(self, now: float) -> float | None:
-        """Return the seconds that the phase will still take; None before enough of it is done to tell."""
+        """Return the seconds left of the phase; None before enough of it is done to tell."""
         if self.total is None or self.since is None or self.examples >= self.total:
             return None
         began, before = self.since
@@ -136,7 +137,7 @@ class TerminalReporter(Reporter):
         return (now - began) * (self.total - self.examples) / done
 
     def line(self, now: float, rate: float | None) -> str:
-        """Return progress in words."""
+        """Return the progress as a sentence."""
         of = f" of {'about ' * self.about}{self.total:,}" if self.total else ""
         parts = [f"{self.examples:,.0f}{of} records"]
         if rate:
@@ -157,7 +158,7 @@ class TerminalReporter(Reporter):
 
 
 def show_notes(out: Console, counts: Mapping[str, Any]) -> None:
-    """Print what records hold that is not read as it may be meant, and how many examples are there twice."""
+    """Print notes on records that may be read otherwise than meant, and the number of duplicates."""
     for sentence in note_sentences(counts):
         say(out, sentence)
     if counts["duplicates"]:
@@ -169,7 +170,7 @@ def show_notes(out: Console, counts: Mapping[str, Any]) -> None:
 
 
 def show_list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """A listing: lines on stdout, with what is about a row and its settings under it; or JSON."""
+    """Print a listing to stdout: one line per row, with its description and settings below it; or JSON."""
     if as_json:
         print(json_text([*rows]))
         return
@@ -186,6 +187,7 @@ def show_list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
 
 
 def pairs(rows: Sequence[tuple[str, int]]) -> Grid:
+    """Return a table of names and counts."""
     grid = Grid(box=None, show_header=False, pad_edge=False)
     grid.add_column()
     grid.add_column(justify="right")
@@ -195,11 +197,13 @@ def pairs(rows: Sequence[tuple[str, int]]) -> Grid:
 
 
 def five(values: np.ndarray[Any, Any]) -> list[str]:
+    """Return the five `QUANTILES` of the values that are not NaN, as text."""
     there = values[~np.isnan(values)]
     return [f"{q:.4g}" for q in np.quantile(there, [0, 0.25, 0.5, 0.75, 1])] if len(there) else ["-"] * 5
 
 
 def size(n: float) -> str:
+    """Return a number of bytes as text, such as `1.5 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if n < 1000:
             return f"{n:.3g} {unit}"
@@ -208,4 +212,5 @@ def size(n: float) -> str:
 
 
 def say(out: Console, *parts: str) -> None:
+    """Print a sentence, given in parts, literally and without wrapping it."""
     out.print("".join(parts), markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tithe.contamination.overlap import ContaminationResult, find
 from tithe.data.dataset import Dataset
-from tithe.data.ids import content_of
+from tithe.data.ids import strip_occurrence
 from tithe.data.writers import Reason
 from tithe.errors import SettingsError, did_you_mean
 from tithe.planner import without_details
@@ -100,13 +100,13 @@ def add_vectors(scores: Scores, selector: Selector, result: ScoreResult) -> Scor
 def find_duplicates(scores: Scores, gone: Mapping[int, str]) -> dict[int, str]:
     """Find later copies among the examples that nothing else drops, so that one copy always stays: index -> reason."""
     there = [i for i in range(len(scores)) if i not in gone and i not in scores.problems]
-    again = drop_duplicates([content_of(scores.ids[i]) for i in there])
+    again = drop_duplicates([strip_occurrence(scores.ids[i]) for i in there])
     return {there[place]: reason for place, reason in again.items()}
 
 
 def count_repeated(ids: Sequence[str]) -> int:
     """Count the examples whose content an earlier one of them already has."""
-    return len(ids) - len(set(map(content_of, ids)))
+    return len(ids) - len(set(map(strip_occurrence, ids)))
 
 
 def ranking_scorer(method: Method, by: str | None) -> str:

@@ -18,8 +18,7 @@ from tithe.errors import ModelError, SettingsError
 from tithe.records import Example
 from tithe.report.reporter import Reporter
 from tithe.run.answers import answers_elsewhere, model_answers
-from tithe.run.first_choices import choice, chosen_number, chosen_route, chosen_word, keep_choice, keep_route
-from tithe.run.run_model import RunModel
+from tithe.run.run_model import RunModel, choice, chosen_number, chosen_route, chosen_word, keep_choice, keep_route
 from tithe.settings import ScoreSettings
 
 if TYPE_CHECKING:

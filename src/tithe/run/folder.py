@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from tithe.data.outfile import atomic, check_writable, demand_file, part_stem, target, try_to_write
+from tithe.data.outfile import atomic, check_writable, demand_file, link_target, part_stem, try_to_write
 from tithe.data.sniff import container_suffix
 from tithe.errors import OutputError, SettingsError, StoreError, TitheError
 from tithe.foreign import read_json
@@ -71,7 +71,7 @@ def check_places(
     if output is None:
         return
     demand_file(output)
-    place = target(output)
+    place = link_target(output)
     if source.is_file() and (place == source.resolve() or (output.exists() and output.samefile(source))):
         raise OutputError(f"the output `{output}` is the data set itself", hint="name another file with `-o`")
     if source.is_dir() and place.parent == source.resolve() and container_suffix(output):
@@ -82,9 +82,9 @@ def check_places(
     if folder is not None and place.parent == folder.resolve() and output.name in own:
         raise OutputError(f"the run folder has its own `{output.name}`", hint="name another file with `-o`")
     for other in (Path(name).expanduser() for name in inputs):
-        if (output.exists() and other.exists() and output.samefile(other)) or place.parent == target(other):
+        if (output.exists() and other.exists() and output.samefile(other)) or place.parent == link_target(other):
             raise OutputError(f"the output `{output}` would change `{other}`, which is read", hint="name another file")
-    another = is_run(place.parent) and (folder is None or place.parent != target(folder))
+    another = is_run(place.parent) and (folder is None or place.parent != link_target(folder))
     if another and place.exists() and place.name in (SCORES, TOKENS, DROPPED, RECORD, *LEARNED):
         raise OutputError(
             f"the output `{output}` belongs to the run in `{output.parent}`", hint="name another file with `-o`"
@@ -195,7 +195,7 @@ def run_folder(path: Path | None, flag: str = "--run-dir") -> Iterator[Path]:
 
 def remove_partial_files(path: Path) -> None:
     """Delete partial files that a killed process left for this name."""
-    real = target(path)
+    real = link_target(path)
     for scrap in real.parent.glob(f"{glob.escape(part_stem(real))}.????????.part"):
         with suppress(OSError):
             scrap.unlink()

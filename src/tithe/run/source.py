@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from tithe.data.containers import DataFile
-from tithe.data.dataset import LOOK, Dataset, Subset, open_dataset
+from tithe.data.dataset import SAMPLE_RECORDS, Dataset, Subset, open_dataset
 from tithe.data.formats import Turns
 from tithe.data.input_check import InputCheck
 from tithe.data.lines import bounded_lines, reading, unpacked
-from tithe.data.sniff import PACKED
+from tithe.data.sniff import PACKED_SUFFIXES
 from tithe.data.writers import files_of
 from tithe.errors import DataError, TitheError
 from tithe.foreign import demand_regular, foreign
@@ -109,7 +109,7 @@ class DataSource:
                 examples.append(item)
             else:
                 bad, first_bad = bad + 1, first_bad or item
-            if number >= LOOK and examples:
+            if number >= SAMPLE_RECORDS and examples:
                 return FirstRecords(examples, bad, first_bad, whole=False)
         return FirstRecords(examples, bad, first_bad, whole=True)
 
@@ -189,8 +189,8 @@ def records_in(file: DataFile, dataset: Dataset) -> tuple[int | None, bool]:
         if file.container == "jsonl":
             with unpacked(file.path) as stream:
                 return sum(not line.isspace() for line in bounded_lines(stream) if line is not None), True
-        first = [row for row in islice(file.rows(), LOOK) if row.fault is None]
-        if not first or file.path.suffix in PACKED:  # the size of a compressed file says little
+        first = [row for row in islice(file.rows(), SAMPLE_RECORDS) if row.fault is None]
+        if not first or file.path.suffix in PACKED_SUFFIXES:  # the size of a compressed file says little
             return None, False
         each = [len(json.dumps(row.record, ensure_ascii=False, default=str).encode(errors="replace")) for row in first]
         if file.container == "csv":  # unlike JSON, CSV repeats no column names, quotes or separators per record

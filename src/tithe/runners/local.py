@@ -13,7 +13,7 @@ from itertools import chain, islice
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from tithe.data.ids import Seen, first_half
+from tithe.data.ids import HashSet, first_64_bits
 from tithe.data.render import Renderer
 from tithe.engine.readouts.base import READOUTS, CountReadout, Readout, View
 from tithe.engine.store.store import Store
@@ -65,7 +65,7 @@ class LocalRunner:
     _planned: float = field(default=0.0, init=False, repr=False)  # when the current window was planned
     _wait: float = field(default=0.0, init=False, repr=False)  # seconds that the model waited for the current window
     _stopped: Event = field(default_factory=Event, init=False, repr=False)  # set when the reading thread is to stop
-    _before: Seen = field(default_factory=Seen, init=False, repr=False)  # passes that `read_together` has counted
+    _before: HashSet = field(default_factory=HashSet, init=False, repr=False)  # passes that `read_together` has counted
     _problems: dict[tuple[bytes, str], Problem] = field(
         default_factory=dict, init=False, repr=False
     )  # (pass key, readout) -> why this run could not answer it
@@ -123,7 +123,7 @@ class LocalRunner:
         for window in self.prefetch_windows(self.planned(windows((examples[i] for i in order), size))):
             self.answers(window)
             for key in window.keys:
-                self._before.add(first_half(key))
+                self._before.add(first_64_bits(key))
         return True
 
     def prefetch_windows(self, stream: Iterator[Window]) -> Iterator[Window]:
@@ -223,7 +223,7 @@ class LocalRunner:
             found |= {(i, r): self._problems[keys[i], r] for i, r in asked if (keys[i], r) in self._problems}
         missing = {i for i, _ in asked - found.keys()}
         # Passes that `read_together` has read a moment ago are in the store, and are not reused ones.
-        self.work.reused += sum(first_half(keys[i]) not in self._before for i in {i for i, _ in asked} - missing)
+        self.work.reused += sum(first_64_bits(keys[i]) not in self._before for i in {i for i, _ in asked} - missing)
         done = 1.0 if not missing else 0.0
         if missing:
             assert self.engine is not None, "a readout needs a model"

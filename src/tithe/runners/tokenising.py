@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tithe.data.authors import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
-from tithe.data.render import Encoded, Renderer, RenderSettings, TemplateRenderer
+from tithe.data.paper_renderers import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
+from tithe.data.render import EncodedExample, Renderer, RenderSettings, TemplateRenderer
 from tithe.engine.workers.children import ChildProcess
 from tithe.engine.workers.process import Failed
 from tithe.errors import TitheError
@@ -30,7 +30,7 @@ BESIDE = 0.25
 PIECE = 512  # examples per request, so that all processes share a window
 AHEAD = 3  # windows handed over in advance
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-Encodings: TypeAlias = Mapping[str, Encoded | Problem]  # by the examples' ids
+Encodings: TypeAlias = Mapping[str, EncodedExample | Problem]  # by the examples' ids
 
 
 class TokeniserError(TitheError):
@@ -190,10 +190,10 @@ class Tokenisers:
         names = [example.id for example in chosen]
         return lambda: dict(zip(names, [one for each in coming for one in each.result()], strict=True))
 
-    def _encoded(self, piece: Sequence[Example]) -> list[Encoded | Problem]:
+    def _encoded(self, piece: Sequence[Example]) -> list[EncodedExample | Problem]:
         process = self._free.get()
         try:
-            found: list[Encoded | Problem] = process.ask(piece)
+            found: list[EncodedExample | Problem] = process.ask(piece)
             return found
         finally:
             self._free.put(process)

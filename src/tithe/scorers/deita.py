@@ -79,8 +79,7 @@ class DeitaScore(Scorer):
         if self.earlier is None:
             return self
         found = from_table(bench, self.complexity or self.quality or "", self.earlier)
-        changes: dict[str, Any] = {"found": found}
-        return replace(self, **changes)
+        return replace(self, found=found)
 
     def asks(self, example: Example) -> dict[str, Ask]:
         return {

@@ -34,4 +34,4 @@ class Grape(Scorer):
         answer = nll(answers, "given")
         if answer.tokens == 0:
             return NOTHING_SCORED
-        return finite(-answer.mean, "grape")
+        return finite(-answer.mean, "grape")  # the mean log-likelihood

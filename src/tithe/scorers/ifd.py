@@ -39,10 +39,11 @@ class IFD(Scorer):
 
     def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
         conditioned, direct = nll(answers, "given"), nll(answers, "alone")
+        # Without BOS, nothing comes before the first token in `alone`, so only `given` can score it.
         if self.same_tokens and direct.tokens < conditioned.tokens:
             conditioned = conditioned.without_first()
         if conditioned.tokens == 0 or direct.tokens == 0:
             return NOTHING_SCORED
-        if direct.mean == 0.0:
+        if direct.mean == 0.0:  # s(A) is the denominator
             return Problem("the response has no uncertainty without its prompt")
         return finite(conditioned.mean / direct.mean, "ifd")  # s(A|Q) / s(A)

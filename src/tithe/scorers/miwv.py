@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.scorers.base import (
@@ -61,8 +61,7 @@ class MIWV(Scorer):
         found = find_shots(
             bench, self.encoder, shots=self.shots, exclude_above=self.exclude_similarity, pool=self.shot_pool
         )
-        changes: dict[str, Any] = {"found": found}
-        return replace(self, **changes)
+        return replace(self, found=found)
 
     def asks(self, example: Example) -> dict[str, Ask]:
         assert self.found is not None, "prepare comes first"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class Nuggets(Scorer):
 
             vectors = bench.embed(examples, self.encoder)
             clusters = kmeans(vectors, self.anchors, seed=self.seed)
-            rows = sorted(set(np.asarray(clusters.nearest).tolist()))
+            rows = sorted(np.asarray(clusters.nearest).tolist())  # all different; read in input order
         read = bench.answers([{"zero": Ask(given(examples[i]), "nll")} for i in rows])
         zeros = [(examples[i], answers["zero"]) for i, answers in zip(rows, read, strict=True)]
         found = [Anchor(example, zero) for example, zero in zeros if isinstance(zero, Nll) and zero.tokens]
@@ -95,8 +95,7 @@ class Nuggets(Scorer):
                 f"of {len(rows)} anchor tasks only {len(found)} can be scored",
                 hint="`--max-length` decides what fits; `nuggets(anchors=...)` takes more",
             )
-        changes: dict[str, Any] = {"found": found}
-        return replace(self, **changes)
+        return replace(self, found=found)
 
     def asks(self, example: Example) -> dict[str, Ask]:
         return {f"anchor{j}": Ask(shown(a.example, [example]), "nll") for j, a in self.others(example)}
@@ -115,5 +114,5 @@ class Nuggets(Scorer):
     def others(self, example: Example) -> list[tuple[int, Anchor]]:
         """Return the anchors that are other records; a copy of this one does not count."""
         assert self.found is not None, "prepare comes first"
-        own = content_of(example.id)
+        own = content_of(example.id)  # by content, as a copy has another id
         return [(j, anchor) for j, anchor in enumerate(self.found) if content_of(anchor.example.id) != own]

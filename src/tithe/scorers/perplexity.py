@@ -32,4 +32,5 @@ class Perplexity(Scorer):
         answer = nll(answers, "given")
         if answer.tokens == 0:
             return NOTHING_SCORED
+        # exp() of more than about 709 raises OverflowError.
         return finite(math.exp(answer.mean), "perplexity") if answer.mean < 700 else Problem("perplexity is not finite")

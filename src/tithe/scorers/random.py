@@ -34,4 +34,4 @@ class Random(Scorer):
 
     def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
         digest = hashlib.blake2b(f"{self.seed}|{example.id}".encode(), digest_size=8).digest()
-        return (int.from_bytes(digest, "little") >> 11) / 2**53
+        return (int.from_bytes(digest, "little") >> 11) / 2**53  # 53 bits fill the mantissa of a float64

@@ -27,7 +27,7 @@ def shares(answers: Mapping[str, Answer], name: str) -> FloatArray:
 def mass(answers: Mapping[str, Answer]) -> float:
     """Return the probability that the model gives one of the replies, averaged over the questions; 0 to 1."""
     found = [np.exp(one.log_probs.astype(np.float64)).sum() for one in answers.values() if isinstance(one, Options)]
-    return min(1.0, float(np.mean(found)))
+    return min(1.0, float(np.mean(found)))  # rounding may lead a little above 1
 
 
 def exchanges(example: Example) -> list[tuple[str, str]]:

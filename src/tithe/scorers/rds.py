@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 import numpy as np
 
@@ -61,8 +61,7 @@ class RDS(Scorer):
         keep_targets(bench, [targets[i] for i in there], ids, cosines)
         order = round_robin(cosines) if self.by == "round-robin" else []
         places = {ids[row]: 1 - place / len(order) for place, row in enumerate(order)}
-        changes: dict[str, Any] = {"found": replace(against, places=places)}
-        return replace(self, **changes)
+        return replace(self, found=replace(against, places=places))
 
     def compare(self, bench: Workbench, targets: Targets) -> tuple[list[int], Cosines]:
         """Return which records have a vector, and their cosines, (found, targets), a chunk of vectors at a time."""

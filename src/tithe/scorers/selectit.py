@@ -65,7 +65,7 @@ class SelectIT(Scorer):
 
     def score(self, example: Example, answers: Mapping[str, Answer]) -> float:
         sure = np.array([certain_rating(shares(answers, name)) for name in answers])  # S_q
-        return float(sure.mean() / (1 + self.alpha * sure.std()))
+        return float(sure.mean() / (1 + self.alpha * sure.std()))  # mean_q(S_q) / (1 + alpha * std_q(S_q))
 
     def more(self, example: Example, answers: Mapping[str, Answer]) -> Mapping[str, float]:
         """Return the mean of the likeliest ratings, how far prompts disagree, and how likely any reply is."""
@@ -76,5 +76,5 @@ class SelectIT(Scorer):
 
 def certain_rating(p: FloatArray) -> float:
     """Return S_q: the likeliest rating, times the mean lead of its probability over the others."""
-    base = int(p.argmax())
+    base = int(p.argmax())  # S_base - 1; argmax takes the lower rating of a tie
     return float((1 + base) * np.abs(p - p[base]).sum() / (len(p) - 1))

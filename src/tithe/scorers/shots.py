@@ -83,7 +83,7 @@ def find_shots(
     chosen: dict[str, tuple[Example, ...] | Problem] = {}
     for i, example in enumerate(examples):
         places = [int(j) for j in index[i] if j >= 0]
-        chosen[example.id] = tuple(others[j] for j in reversed(places))
+        chosen[example.id] = tuple(others[j] for j in reversed(places))  # the nearest last, next to the prompt
         if not own[i].any():
             chosen[example.id] = NO_VECTOR
         elif len(places) < shots:

@@ -41,6 +41,7 @@ class Superfiltering(Scorer):
 
     def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
         with_prompt, without = nll(answers, "given"), nll(answers, "alone")
+        # Without BOS, nothing comes before the first token in `alone`, so only `given` can score it.
         if self.same_tokens and without.tokens < with_prompt.tokens:
             with_prompt = with_prompt.without_first()
         if with_prompt.tokens == 0 or without.tokens == 0:
@@ -48,4 +49,4 @@ class Superfiltering(Scorer):
         difference = with_prompt.mean - without.mean
         if difference > LARGEST_EXPONENT:
             return Problem("superfiltering is not finite")
-        return finite(math.exp(difference), "superfiltering")
+        return finite(math.exp(difference), "superfiltering")  # exp(L_given - L_alone)

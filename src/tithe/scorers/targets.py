@@ -50,11 +50,11 @@ def round_robin(cosines: Cosines) -> list[int]:
     Args:
         cosines: (records, targets).
     """
-    queues = np.empty(cosines.shape[::-1], dtype=np.int32)
+    queues = np.empty(cosines.shape[::-1], dtype=np.int32)  # (targets, records): each target's ranking of all records
     for j, queue in enumerate(queues):
         queue[:] = np.argsort(-cosines[:, j], kind="stable")  # ties in input order
     taken, order = np.zeros(len(cosines), dtype=bool), list[int]()
-    at = [0] * len(queues)
+    at = [0] * len(queues)  # how far each queue is used up; all records before that are taken
     while len(order) < len(cosines):
         for j, queue in enumerate(queues[: len(cosines) - len(order)]):
             at[j] = first_left(queue, taken, at[j])

@@ -108,15 +108,14 @@ class WICI(Scorer):
         for i, example in enumerate(examples):
             places = [k for k, j in enumerate(near.index[i].tolist()) if j >= 0 and able[j] != i][: self.near]
             rows, cosines = able[near.index[i, places]], near.similarity[i, places]
-            chosen = self.hardest(vectors[rows], hard[rows])
+            chosen = self.hardest(vectors[rows], hard[rows])  # places in `rows`, the nearest first
             found[example.id] = [
                 Probe(examples[j], nll(read[j], "given"), nll(read[j], "alone"), 1 - float(cosines[k]))
                 for k, j in ((k, int(rows[k])) for k in chosen)
             ]
         bench.note("records_that_can_be_probes", len(able))
         bench.keep("probes", table(found))
-        changes: dict[str, Any] = {"found": found}
-        return replace(self, **changes)
+        return replace(self, found=found)
 
     def hardest(self, vectors: npt.NDArray[np.float32], hard: Floats) -> list[int]:
         """Return the place of the highest IFD in each cluster, ties by the nearest prompt."""
@@ -147,7 +146,7 @@ class WICI(Scorer):
                 terms.append(b.distance / 2 * (influence if self.terms == "all" else max(influence, 0.0)))
         if not terms:
             return NOTHING_SCORED if answers else Problem("no other record can be a probe")
-        return finite(sum(terms) / len(terms), "wici")
+        return finite(sum(terms) / len(terms), "wici")  # sum of w_b * ICI, w_b = (1 - cos) / (2 * number of probes)
 
 
 def difficulty(conditioned: Nll, direct: Nll) -> float | Problem:

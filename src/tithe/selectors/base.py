@@ -95,7 +95,7 @@ class Diverse(Selector):
         vectors = scores.vectors[rows]
         with np.errstate(invalid="ignore", over="ignore"):
             lengths = np.sqrt(np.einsum("rd,rd->r", vectors, vectors, dtype=np.float64))
-        odd = np.flatnonzero(~((np.abs(lengths - 1) < UNIT) | (lengths == 0)))
+        odd = np.flatnonzero(~((np.abs(lengths - 1) < UNIT) | (lengths == 0)))  # `~`, so that NaN is odd, too
         if len(odd):
             length = float(lengths[odd[0]])
             what = f"has length {length:.4g}, not 1" if np.isfinite(length) else "has a number that is not finite"

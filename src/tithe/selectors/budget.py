@@ -140,6 +140,7 @@ class Budget:
         odd = np.flatnonzero(~(counts >= 0))
         if len(odd):
             raise SettingsError(f"`{TOKENS_COLUMN}` has no count for example `{scores.ids[order[odd[0]]]}`")
+        # Token counts are whole numbers far below 2^53, so the float64 sums are exact.
         paid = int(np.searchsorted(np.cumsum(counts), float(self.amount), side="right"))
         if paid == 0 and len(order):
             message = f"budget `{self.text}` is less than the {int(counts[0])} response tokens of the first example"
@@ -216,7 +217,7 @@ def groups(scores: Scores, by: str) -> dict[str, list[int]]:
 def quotas(rows: int, weights: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
     """Return rows per label in proportion to the weights: together `min(rows, all sizes)`, none above its size."""
     out = dict.fromkeys(weights, 0)
-    rest = min(rows, sum(sizes.values()))
+    rest = min(rows, sum(sizes.values()))  # rows not yet given to a label
     open_ = [label for label in weights if sizes[label] > 0]
     while rest > 0:
         share = _largest_remainder(rest, {label: weights[label] for label in open_})
@@ -252,6 +253,7 @@ def share_out(
 
 def interleave(queues: Mapping[str, Sequence[int]], *, equal: bool = False) -> list[int]:
     """Merge queues into one order whose every prefix has each queue in proportion to its length, or equally."""
+    # By the middle of each entry's slot, with the queue stretched to 0..1, every prefix keeps the proportions.
     place = [
         (rank if equal else (2 * rank + 1) / (2 * len(queue)), label, index)
         for label, queue in queues.items()
@@ -264,6 +266,7 @@ def _largest_remainder(rows: int, weights: Mapping[str, int]) -> dict[str, int]:
     """Return whole numbers in proportion to the weights that add up to `rows`; exact, as it uses integers only."""
     total = sum(weights.values())
     out = {label: rows * weight // total for label, weight in weights.items()}
+    # The rest goes to the largest remainders; ties to the larger weight, then to the label, never to the input order.
     by_rest = sorted(weights, key=lambda label: (-(rows * weights[label] % total), -weights[label], label))
     for label in by_rest[: rows - sum(out.values())]:
         out[label] += 1

@@ -64,7 +64,7 @@ class KMeans(Diverse):
             return {}
         vectors = self.vectors(scores, there)
         found = kmeans(vectors, self.clusters, self.seed)
-        rank = np.empty(len(scores), dtype=np.float64)
+        rank = np.empty(len(scores), dtype=np.float64)  # of each example by score, 0 is the highest
         rank[Top().order(scores)] = np.arange(len(there))
         queues = []
         for cluster, centre in enumerate(found.centres):

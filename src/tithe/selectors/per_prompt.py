@@ -45,7 +45,7 @@ class PerPrompt(Ranked):
             hint = "one text or hash per example, equal for equal prompts"
             raise SettingsError(f"`{self.name}` needs the column `{PROMPT}`", hint=hint)
         best, prompts = Top().order(scores), scores.columns[PROMPT].tolist()
-        before: Counter[str] = Counter()
+        before: Counter[str] = Counter()  # responses seen so far, by prompt; the best come first
         among = np.zeros(len(best), dtype=bool)
         for place, index in enumerate(best.tolist()):
             among[place] = before[prompts[index]] < self.n

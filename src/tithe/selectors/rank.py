@@ -57,6 +57,7 @@ class Top(Ranked):
         """Return the highest first."""
         valid = scored(scores)
         if self.ties == "last":
+            # Reversing a stable ascending order puts the last of equal scores first.
             return valid[np.argsort(scores.values[valid], kind="stable")[::-1]]
         return valid[np.argsort(-scores.values[valid], kind="stable")]
 
@@ -109,7 +110,7 @@ class Band(Ranked):
 
 
 @dataclass(frozen=True)
-class Random(Ranked):
+class RandomOrder(Ranked):
     """Keeps examples at random: the baseline that every score has to beat.
 
     The draw of an example depends on the seed and its id only, so reordering the input or adding to it does not
@@ -125,7 +126,7 @@ class Random(Ranked):
 
     def order(self, scores: Scores) -> Indices:
         """Return the examples in order of a hash of seed and id."""
-        prefix = f"{self.seed}\0"
+        prefix = f"{self.seed}\0"  # the NUL keeps seed 1 with id `2x` apart from seed 12 with id `x`
         valid = scored(scores)
         lots = [_lot(prefix + scores.ids[i]) for i in valid.tolist()]
         return valid[sorted(range(len(valid)), key=lots.__getitem__)]
@@ -164,7 +165,7 @@ class Stratified(Selector):
         strata = groups(scores, self.by)
         queues: dict[str, list[int]] = {label: [] for label in strata}
         home = {index: label for label, members in strata.items() for index in members}
-        order = {"top": Top(), "bottom": Bottom(), "random": Random(self.seed)}[self.inner].order(scores)
+        order = {"top": Top(), "bottom": Bottom(), "random": RandomOrder(self.seed)}[self.inner].order(scores)
         for index in order.tolist():
             queues[home[index]].append(index)
         weights = {label: len((strata if budget.of == "input" else queues)[label]) for label in strata}

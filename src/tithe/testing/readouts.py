@@ -39,7 +39,7 @@ def check_readout(readout: Readout | type[Readout], *, argument: str = "", passe
     _check_names(one, title)
     kind = _check_made_up(one, argument, title)
     json.dumps(one.describe(), default=_not_plain(title))
-    if not one.needs_model:
+    if not one.needs_model:  # such as `count`: nothing is read or stored
         return
     _check_schema(one, title)
     given = list(passes) or [_pass(i, *lengths) for i, lengths in enumerate(LENGTHS)]
@@ -119,7 +119,7 @@ def _states_read(one: StateReadout, passes: Sequence[Pass], title: str) -> Seque
     known = layers == sorted(set(layers)) and set(layers) <= set(range(COUNT)) and bool(layers)
     expect(known, f"{title}: layers({COUNT}) gives {layers}; they ascend from 0 to {COUNT - 1}")
     head = torch.nn.Linear(WIDTH, VOCABULARY, bias=False).requires_grad_(requires_grad=False)
-    head.weight.copy_(_drawn(99, VOCABULARY))
+    head.weight.copy_(_drawn(99, VOCABULARY))  # (vocabulary, dim), the same for every call
     output: Any = _Head(head)
     reader = one.reader([len(span) for span in spans], Reading(COUNT, torch.device("cpu"), output))
     for layer in layers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import random
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.scorers.base import Scorer, Workbench, learns, settings_of
 from tithe.testing.fake_bench import EXAMPLES, Fabricate, FakeBench, answer, describe, fabricated, lookup
-from tithe.testing.settings import check_settings, check_texts, expect
+from tithe.testing.settings import check_settings, check_texts, expect, global_seed
 
 _SECTION = re.compile(r"^\s*(Paper|Formula|Reads|Range|Differs):", re.MULTILINE)
 
@@ -163,6 +162,7 @@ def _check_nothing_scored(
 def _check_neighbours(one: Scorer, examples: Sequence[Example], known: Mapping[str, Fabricate]) -> None:
     """Assert that a score does not depend on which examples were scored before."""
     work = [(example, fabricated(one.asks(example), known)[-1]) for example in examples]
+    # A scorer that keeps state would score the second order differently.
     forth = [one.score(*item) for item in work]
     back = [one.score(*item) for item in reversed(work)][::-1]
     expect(forth == back, f"scorer `{one.name}`: scores depend on which examples were scored before; keep no state")
@@ -178,14 +178,8 @@ def _score(one: Scorer, example: Example, answers: Mapping[str, Answer], title: 
 
 
 def _with_other_seed(one: Scorer, example: Example, answers: Mapping[str, Answer], title: str) -> float | Problem:
-    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        random.seed(4711)
-        np.random.seed(4711)  # noqa: NPY002
+    with global_seed(4711):
         return _score(one, example, answers, title)
-    finally:
-        random.setstate(state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -14,7 +13,7 @@ from tithe.errors import SettingsError
 from tithe.records import Scores, Selection
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
-from tithe.testing.settings import check_settings, expect
+from tithe.testing.settings import check_settings, expect, global_seed
 
 Column: TypeAlias = Callable[[int], npt.NDArray[Any]]
 
@@ -42,7 +41,7 @@ def check_selector(selector: Selector, *, columns: Mapping[str, Column] | None =
     for title, scores in _pools(made, vectors=hasattr(selector, "encoder")):
         for given in BUDGETS:
             budget = Budget.parse(given)
-            if _impossible(scores, budget):
+            if _impossible(scores, budget):  # `_check_refusals` covers it
                 continue
             what = f"selector `{selector.name}` on {title} with a budget of `{given}`"
             selection = _select(selector, scores, budget, what)
@@ -107,7 +106,7 @@ def _duplicates(values: npt.NDArray[np.float64], columns: Mapping[str, Column]) 
 
 def _unit(rows: int) -> npt.NDArray[np.float32]:
     """Return (rows, 16) distinct vectors of length 1, clustered like those of prompts."""
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(11)  # a fixed seed: every run checks the same vectors
     centres = rng.normal(size=(7, 16))
     vectors = centres[rng.integers(0, 7, rows)] + 0.5 * rng.normal(size=(rows, 16))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -177,16 +176,10 @@ def _check_reasons(scores: Scores, selection: Selection, what: str) -> None:
 def _check_repeatable(selector: Selector, columns: Mapping[str, Column]) -> None:
     """Assert that a second call gives an equal selection, whatever the global random state is."""
     scores, budget = _scores(np.random.default_rng(1).permutation(200) / 3, columns), Budget.parse(30)
-    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     found = []
-    try:
-        for seed, one in enumerate((selector, selector, replace(selector))):
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
+    for seed, one in enumerate((selector, selector, replace(selector))):
+        with global_seed(seed):
             found.append(one.select(scores, budget))
-    finally:
-        random.setstate(state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
     same = all(list(one.kept) == list(found[0].kept) and one.dropped == found[0].dropped for one in found)
     message = f"selector `{selector.name}`: two calls differ; take randomness from a `seed` setting, keep no state"
     expect(same, message)

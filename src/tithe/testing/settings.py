@@ -5,9 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from tithe.scorers.base import settings_of
 
@@ -39,6 +44,19 @@ def expect(holds: bool, message: str) -> None:
     """Raise AssertionError unless it holds. An `assert` statement would do nothing under `python -O`."""
     if not holds:
         raise AssertionError(message)
+
+
+@contextmanager
+def global_seed(seed: int) -> Iterator[None]:
+    """Seed the global random states of Python and numpy, and restore them afterwards."""
+    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 def check_settings(one: Any, kind: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from tithe.data.checksum import sealed, unsealed
+from tithe.data.checksum import seal, unseal
 from tithe.data.outfile import atomic
 from tithe.engine.heads.cnn import CnnHead, ResponseCnn
 from tithe.engine.heads.files import (
@@ -53,8 +53,8 @@ def folder(tmp_path):
 
 def rewrite(folder, **changes):
     """Change a card as its writer would have: with a checksum that fits."""
-    card = unsealed(json.loads((folder / CARD).read_text()))
-    (folder / CARD).write_text(json.dumps(sealed({**card, **changes})))
+    card = unseal(json.loads((folder / CARD).read_text()))
+    (folder / CARD).write_text(json.dumps(seal({**card, **changes})))
 
 
 @pytest.mark.parametrize("make", [probe, cnn])

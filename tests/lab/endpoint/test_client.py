@@ -13,7 +13,7 @@ from tests.lab.endpoint.server import KEY, reply, serve
 from tithe.errors import EndpointError, SettingsError
 from tithe.lab.endpoint import client as module
 from tithe.lab.endpoint.address import Address
-from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, crowd
+from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, map_unordered
 from tithe.lab.endpoint.client import Client, retry_after
 from tithe.records import Message, Problem
 
@@ -191,10 +191,10 @@ def test_a_server_that_always_fails_is_given_up(monkeypatch):
         ("http://me:pass@localhost/v1", "a name, a password or a query"),
         ("http://localhost/v1?key=pass", "a name, a password or a query"),
         ("http://localhost/v1#pass", "a name, a password or a query"),
-        ("http://localhost/v1/a\nb", "not a URL|not seen"),
-        ("http://\u200b/v1", "not a URL|not seen"),
-        ("http://localhost/a b", "not a URL|not seen"),
-        ("http://local\u202ehost/v1", "not a URL|not seen"),
+        ("http://localhost/v1/a\nb", "not a URL|invisible"),
+        ("http://\u200b/v1", "not a URL|invisible"),
+        ("http://localhost/a b", "not a URL|invisible"),
+        ("http://local\u202ehost/v1", "not a URL|invisible"),
     ],
 )
 def test_addresses_that_cannot_be(url, said):
@@ -230,19 +230,19 @@ def test_pages_are_not_doubled():
     assert Address("http://h/v1/").page("/x") == Address("http://h/v1/x").page("/x") == "http://h/v1/x"
 
 
-def test_a_crowd_is_bounded_and_answers_all():
+def test_a_pool_is_bounded_and_answers_all():
     def say(number, body):
         time.sleep(0.02)
         return played.ok(body)
 
     with serve(say) as played, closing(Client(Address(played.url), connections=4)) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in range(30)]
-        found = dict(crowd(lambda i: chat(client, bodies[i]), range(30), 4, client.stop))
+        found = dict(map_unordered(lambda i: chat(client, bodies[i]), range(30), 4, client.stop))
     assert {i: one.text for i, one in found.items()} == {i: f"answer to {i}" for i in range(30)}
     assert 2 <= played.most <= 4
 
 
-def test_a_crowd_that_fails_gives_up_what_waits_and_keeps_what_came(monkeypatch):
+def test_a_pool_that_fails_gives_up_what_waits_and_keeps_what_came(monkeypatch):
     monkeypatch.setattr(module, "GIVE_UP", 4)
 
     def say(number, body):
@@ -253,7 +253,7 @@ def test_a_crowd_that_fails_gives_up_what_waits_and_keeps_what_came(monkeypatch)
     with serve(say) as played, closing(Client(Address(played.url))) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in range(50)]
         with pytest.raises(EndpointError):
-            for i, got in crowd(lambda i: chat(client, bodies[i]), range(50), 3, client.stop):
+            for i, got in map_unordered(lambda i: chat(client, bodies[i]), range(50), 3, client.stop):
                 found.append((i, got))
     assert time.monotonic() - began < 20
     assert (1, Problem("interrupted")) in found and 0 in dict(found) and len(found) < 50
@@ -272,7 +272,7 @@ def test_one_refusal_among_answers_is_the_problem_of_its_item(status):
 
     with serve(say) as played, closing(Client(Address(played.url), retries=0)) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in range(20)]
-        found = dict(crowd(lambda i: chat(client, bodies[i]), range(20), 4, client.stop))
+        found = dict(map_unordered(lambda i: chat(client, bodies[i]), range(20), 4, client.stop))
     assert {i for i, got in found.items() if isinstance(got, Problem)} == bad
     assert f"HTTP {status}" in found[3].reason
 
@@ -282,5 +282,5 @@ def test_a_key_that_all_requests_are_refused_for_ends_the_run_soon(monkeypatch):
     with serve(key=KEY) as played, closing(Client(Address(played.url))) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in range(40)]
         with pytest.raises(EndpointError, match="refuses the key"):
-            dict(crowd(lambda i: chat(client, bodies[i]), range(40), 4, client.stop))
+            dict(map_unordered(lambda i: chat(client, bodies[i]), range(40), 4, client.stop))
     assert len(played.asked) <= 4

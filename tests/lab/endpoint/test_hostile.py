@@ -18,7 +18,7 @@ from tests.test_printable import harmless
 from tithe.errors import SettingsError, TitheError
 from tithe.lab.endpoint import wire
 from tithe.lab.endpoint.address import Address
-from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, crowd
+from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, map_unordered
 from tithe.lab.endpoint.client import Client
 from tithe.records import Message, Problem
 
@@ -48,9 +48,9 @@ PACKED = gzip.compress(json.dumps(reply("fine")).encode())
 UNREADABLE = {
     "damaged gzip": (answer(PACKED[:20] + b"\xff\xff" + PACKED[22:], Content_Encoding="gzip"), "no whole answer"),
     "no gzip": (answer(Content_Encoding="gzip"), "no whole answer"),
-    "half a gzip": (answer(PACKED[:-9], Content_Encoding="gzip"), "ends too early"),
-    "brotli": (answer(Content_Encoding="br"), "packed as `br`"),
-    "packed twice": (answer(Content_Encoding="gzip, gzip"), "packed as `gzip, gzip`"),
+    "half a gzip": (answer(PACKED[:-9], Content_Encoding="gzip"), "end too early"),
+    "brotli": (answer(Content_Encoding="br"), "compressed as `br`"),
+    "packed twice": (answer(Content_Encoding="gzip, gzip"), "compressed as `gzip, gzip`"),
     "deep": (answer(DEEP), "nested too deeply"),
     "deep object": (answer(b'{"a":' * 100_000), "nested too deeply|not JSON"),
     "deep error": (answer(b'{"error":' + DEEP + b"}", "500 No"), "HTTP 500"),
@@ -65,9 +65,9 @@ UNREADABLE = {
     "choices of numbers": (answer(b'{"choices": [1]}'), "no message"),
     "choices as an object": (answer(b'{"choices": {"0": {}}}'), "no choices"),
     "message as text": (answer(b'{"choices": [{"message": "hi"}]}'), "no message"),
-    "content as a number": (said(5), "no text"),
-    "content as an object": (said({"a": 1}), "no text"),
-    "content as other parts": (said([{"type": "image"}]), "no text"),
+    "content as a number": (said(5), "not text"),
+    "content as an object": (said({"a": 1}), "not text"),
+    "content as other parts": (said([{"type": "image"}]), "not text"),
     "half a character": (said("a\ud800"), "half a character"),
     "refusal": (said(None, {"message": {"content": None, "refusal": "I will not"}}), "refuses: I will not"),
     "no body": (b"HTTP/1.1 204 No Content\r\n\r\n", "empty"),
@@ -135,7 +135,7 @@ def test_one_bad_answer_after_the_other_never_ends_a_run():
 
     with serve_raw(play) as url, closing(Client(Address(url), retries=0, timeout=10.0)) as client:
         bodies = [chat_body("m", [Message("user", str(i))]) for i in numbers]
-        found = dict(crowd(lambda i: chat(client, bodies[i]), numbers, 4, client.stop))
+        found = dict(map_unordered(lambda i: chat(client, bodies[i]), numbers, 4, client.stop))
     assert {i for i, got in found.items() if got == FINE} == {i for i in numbers if i % 3 != 1}
     assert all(isinstance(found[i], Problem) for i in numbers if i % 3 == 1)
 
@@ -201,7 +201,7 @@ def test_a_redirect_is_not_followed_and_the_key_stays_here(monkeypatch):
         serve_raw(
             lambda connection, number, request: connection.sendall(answer(b"", "307 Moved", Location=other))
         ) as url,
-        pytest.raises(TitheError, match="HTTP 307, sent on to") as caught,
+        pytest.raises(TitheError, match="HTTP 307, redirected to") as caught,
     ):
         ask(url)
     assert asked == [] and other in str(caught.value)

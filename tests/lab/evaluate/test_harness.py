@@ -12,9 +12,8 @@ import pytest
 from tithe.engine.sources import find_model
 from tithe.errors import DataError, MissingExtraError, SettingsError, TemplateError
 from tithe.extras import install_hint
-from tithe.lab.evaluate import task_names as index
-from tithe.lab.evaluate import tasks as building
-from tithe.lab.evaluate.harness import Harness, Recipe, quiet
+from tithe.lab.evaluate import tasks
+from tithe.lab.evaluate.harness import Harness, TaskSettings, quiet
 from tithe.lab.evaluate.tasks import build, resolve
 
 pytest.importorskip("lm_eval")
@@ -25,10 +24,10 @@ def run(spec, model, *, seed=0, apply_chat_template=False, **more):
     """Measured metrics by name, and the tasks as they were run."""
     (asked,) = resolve([spec], allow_code=True)
     built = [build(leaf, seed=seed, **{"shots": None, "max_new_tokens": NEW, **more}) for leaf in asked.leaves]
-    recipe = Recipe(limit=LIMIT, seed=seed, apply_chat_template=apply_chat_template)
-    harness = Harness(find_model(str(model)), "cpu", "fp32", recipe)
+    how = TaskSettings(limit=LIMIT, seed=seed, apply_chat_template=apply_chat_template)
+    harness = Harness(find_model(str(model)), "cpu", "fp32", how)
     harness.check(built)
-    return {one.metric: one for one in harness.run(asked, built).measured}, built
+    return {one.metric: one for one in harness.run(asked, built)[0]}, built
 
 
 def ours(spec, model, **more):
@@ -167,11 +166,11 @@ def test_humaneval_asks_and_stops_as_lm_eval_does(sandbox, shared, model_dir, mo
         heard["docs"], heard["responses"] = docs, responses
         return [[True for _ in texts] for texts in responses]
 
-    monkeypatch.setattr(building.Grader, "grade", grade)
+    monkeypatch.setattr(tasks.Grader, "grade", grade)
     (asked,) = resolve([f"{name}={shared / 'data' / 'eval'}"], allow_code=True)
     built = build(asked.leaves[0], shots=None, seed=0, max_new_tokens=NEW)
-    harness = Harness(find_model(str(model_dir)), "cpu", "fp32", Recipe(limit=2))
-    (one,) = harness.run(asked, [built]).measured
+    harness = Harness(find_model(str(model_dir)), "cpu", "fp32", TaskSettings(limit=2))
+    (one,), _ = harness.run(asked, [built])
     own = built.leaf.config
     assert one.metric == name and one.kind == "right" and one.values.tolist() == [1.0, 1.0]
     doc = heard["docs"][0]
@@ -186,7 +185,7 @@ def test_humaneval_asks_and_stops_as_lm_eval_does(sandbox, shared, model_dir, mo
 def test_repeated_responses_give_pass_at_several_k(sandbox, model_dir, tmp_path, monkeypatch):
     path = tmp_path / "h.jsonl"
     write(path, [{"task_id": "t", "prompt": "def f(x):\n", "test": "def check(c):\n    pass\n", "entry_point": "f"}])
-    monkeypatch.setattr(building.Grader, "grade", lambda self, rs, docs: [[i < 16 for i in range(len(r))] for r in rs])
+    monkeypatch.setattr(tasks.Grader, "grade", lambda self, rs, docs: [[i < 16 for i in range(len(r))] for r in rs])
     got = ours(f"humaneval_64={path}", model_dir, max_new_tokens=2)
     assert list(got) == [f"humaneval_64 pass@{k}" for k in (2, 8, 16, 32, 64)]
     assert got["humaneval_64 pass@2"].values[0] == pytest.approx(1 - (48 * 47) / (64 * 63))
@@ -230,9 +229,9 @@ def test_prompts_that_do_not_fit_are_counted(model_dir, tmp_path):
     write(path, [{"question": "What? " * 400, "answer": "#### 1"}, {"question": "What?", "answer": "#### 1"}])
     (asked,) = resolve([f"gsm8k={path}"], allow_code=False)
     built = [build(asked.leaves[0], shots=0, seed=0, max_new_tokens=NEW)]
-    found = Harness(find_model(str(model_dir)), "cpu", "fp32").run(asked, built)
-    assert found.notes == ["`gsm8k`: 1 of 2 prompts do not fit the model's window and lose their beginning"]
-    assert found.measured[0].about["cut_prompts"] == 1
+    measured, notes = Harness(find_model(str(model_dir)), "cpu", "fp32").run(asked, built)
+    assert notes == ["`gsm8k`: 1 of 2 prompts do not fit the model's window and lose their beginning"]
+    assert measured[0].about["cut_prompts"] == 1
 
 
 @pytest.mark.parametrize(
@@ -241,29 +240,28 @@ def test_prompts_that_do_not_fit_are_counted(model_dir, tmp_path):
         ("gms8k", "lm-eval has no task `gms8k`", "did you mean `gsm8k`?"),
         ("gsm8k=", "`gsm8k=` names no file", "gsm8k=FILE"),
         ("gsm8k=nowhere.jsonl", "there is no file `nowhere.jsonl`", "NAME=FILE"),
-        ("humaneval", "runs the code that the model writes", "--allow-code-execution"),
+        ("humaneval", "runs code that the model writes", "--allow-code-execution"),
         ("hellaswag=tests", "no known form of local files", "openai/gsm8k"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(monkeypatch, spec, words, hint):
     if spec in ("gms8k", "hellaswag=tests"):  # the whole index takes a while; a part of it will do
-        small = index.manager_of(("gsm8k", "hellaswag"))
-        monkeypatch.setattr(index, "managers", lambda: iter([small]))
-        monkeypatch.setattr(index, "managers_all", lambda: small)
+        small = tasks.manager_of(("gsm8k", "hellaswag"))
+        monkeypatch.setattr(tasks, "managers", lambda: iter([small]))
     with pytest.raises(SettingsError, match=words) as error:
         resolve([spec], allow_code=False)
     assert hint in error.value.hint
 
 
 def test_a_task_twice_is_refused():
-    with pytest.raises(SettingsError, match="`gsm8k` is asked for twice"):
+    with pytest.raises(SettingsError, match="`gsm8k` is given twice"):
         resolve(["gsm8k", "gsm8k"], allow_code=False)
 
 
 def test_code_that_would_run_in_this_process_is_refused_even_if_allowed(monkeypatch):
-    small = index.manager_of(("mbpp",))
-    monkeypatch.setattr(index, "managers", lambda: iter([small]))
-    with pytest.raises(SettingsError, match="`mbpp` would run generated code inside this very process"):
+    small = tasks.manager_of(("mbpp",))
+    monkeypatch.setattr(tasks, "managers", lambda: iter([small]))
+    with pytest.raises(SettingsError, match="`mbpp` would run generated code in this process"):
         resolve(["mbpp"], allow_code=True)
 
 
@@ -296,7 +294,7 @@ def test_answers_need_room_in_the_window_and_chat_a_template(model_dir, tmp_path
         harness.check(built)
     plain = make_model(tmp_path / "plain", chat=False)
     with pytest.raises(TemplateError, match="has no chat template"):
-        Harness(find_model(str(plain)), "cpu", "fp32", Recipe(apply_chat_template=True)).check([])
+        Harness(find_model(str(plain)), "cpu", "fp32", TaskSettings(apply_chat_template=True)).check([])
 
 
 def test_a_missing_lm_eval_is_named_with_its_extra(monkeypatch):

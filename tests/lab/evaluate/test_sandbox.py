@@ -21,7 +21,7 @@ from tithe.errors import TitheError
 from tithe.lab.evaluate import cell, confinement, sandbox
 from tithe.lab.evaluate.confinement import ENVIRONMENT, NOBODY, Bubblewrap, Container
 from tithe.lab.evaluate.programs import Grader
-from tithe.lab.evaluate.sandbox import Limits, SandboxError, run_program, sandbox_row, tried
+from tithe.lab.evaluate.sandbox import Limits, SandboxError, run_program, sandbox_row, try_out
 from tithe.lab.evaluate.tasks import resolve
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -46,7 +46,7 @@ def test_what_is_right_passes_and_what_is_wrong_does_not():
     ("solution", "why"),
     [
         ("import sys\nsys.exit(0)", "SystemExit"),
-        ("import os\nos._exit(0)", "left early with exit code 0"),
+        ("import os\nos._exit(0)", "exited early with code 0"),
         ("raise SystemExit", "SystemExit"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("def f(x)\n    return x + 1", "SyntaxError"),
@@ -54,7 +54,7 @@ def test_what_is_right_passes_and_what_is_wrong_does_not():
         (GOOD + "'''", "SyntaxError"),
         (GOOD + "@staticmethod", "SyntaxError"),
         (GOOD + "AssertionError = ValueError\nassert False", "AssertionError"),
-        ("import os\ndef f(x):\n    os._exit(0)", "left early with exit code 0"),
+        ("import os\ndef f(x):\n    os._exit(0)", "exited early with code 0"),
         ("import sys\ndef f(x):\n    sys.exit(0)", "SystemExit"),
         ("import sys\nsys.setrecursionlimit(10**9)\ndef f(x):\n    return f(x)", ""),
         (GOOD + "input()", "EOFError"),
@@ -132,7 +132,7 @@ def test_the_tests_own_names_go_before_the_solutions():
     ids=lambda value: type(value).__name__,
 )
 def test_plain_values_come_back_as_they_were(value):
-    back = cell.unpacked(json.loads(json.dumps(cell.packed(value))))
+    back = cell.unpack(json.loads(json.dumps(cell.pack(value))))
     assert type(back) is type(value) and ascii_of(back) == ascii_of(value)
 
 
@@ -143,7 +143,7 @@ def ascii_of(value):
 
 def test_other_values_come_back_as_what_they_equal():
     def back(value):
-        return cell.unpacked(json.loads(json.dumps(cell.packed(value))))
+        return cell.unpack(json.loads(json.dumps(cell.pack(value))))
 
     assert [*back(iter([1, 2]))] == [*back(map(abs, [-1, 2]))] == [1, 2]
     assert back({1: 2}.keys()) == {1} and [*back({1: 2}.values())] == [2] and back({1: 2}.items()) == {(1, 2)}
@@ -447,7 +447,7 @@ def test_a_container_is_started_closed_and_taken_away(found, tmp_path, monkeypat
     log = tmp_path / "log"
     found("docker", ENGINE.format(log=log, python=sys.executable))
     way = Container(str(tmp_path / "docker"))
-    assert confinement.look().ways == [way]
+    assert confinement.find_confinements()[0] == [way]
     monkeypatch.setattr(cell, "limit", None)
     started = way.start(["-c", "print(1)"], 1 << 20, 5.0, subprocess.PIPE)
     assert started.process.communicate()[0] == b"1\n"
@@ -460,7 +460,7 @@ def test_a_container_is_started_closed_and_taken_away(found, tmp_path, monkeypat
         assert option in line
     name = line.split("--name ")[1].split()[0]
     assert log.read_text() == f"rm --force {name}\n"
-    assert "does not confine programs" in tried(way)
+    assert "does not confine programs" in try_out(way)
 
 
 def test_an_error_of_the_sandbox_is_one_of_tithes_with_a_hint():

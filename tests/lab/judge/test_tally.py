@@ -15,8 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import chi2
 
 from tithe.errors import DataError, SettingsError
-from tithe.lab.judge.reviews import read_reviews
-from tithe.lab.judge.tally import Review, Scored, Tally, judge_measured, score_interval, tally
+from tithe.lab.judge.tally import Review, ReviewScores, Tally, judge_measured, read_reviews, score_interval, tally
 from tithe.records import Problem
 
 
@@ -28,7 +27,7 @@ def test_the_published_reviews(shared: Path, name: str, counts: tuple[int, int, 
     assert found.win_rate == 1 + (counts[0] - counts[2]) / sum(counts)
 
 
-UP, EVEN, DOWN = Scored(8, 7), Scored(5, 5), Scored(2, 9)
+UP, EVEN, DOWN = ReviewScores(8, 7), ReviewScores(5, 5), ReviewScores(2, 9)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,7 @@ UP, EVEN, DOWN = Scored(8, 7), Scored(5, 5), Scored(2, 9)
         (DOWN, DOWN, -1),
     ],
 )
-def test_the_rule(given_: Scored, swapped: Scored, value: int) -> None:
+def test_the_rule(given_: ReviewScores, swapped: ReviewScores, value: int) -> None:
     assert Review("x", given_, swapped).value == value
 
 
@@ -158,9 +157,11 @@ CHERRY = {"text": "q", "scores": "[9.0, 8.5]", "scores_reverse": "[8.0, 9.0]", "
 def test_layouts(tmp_path: Path) -> None:
     wrapped = read_reviews(write(tmp_path / "a.json", {"Meta_Info": {"dataset_name": "v"}, "data": [CHERRY]}))
     bare = read_reviews(write(tmp_path / "b.json", [CHERRY | {"scores": [9, 8.5]}]))
-    assert wrapped == bare == [Review("record 1", Scored(9, 8.5), Scored(9, 8))]
+    assert wrapped == bare == [Review("record 1", ReviewScores(9, 8.5), ReviewScores(9, 8))]
     own = {"item": "x", "given": {"a": 1, "b": 2, "reply": "1 2"}, "swapped": {"problem": "empty", "reply": ""}}
-    assert read_reviews(write(tmp_path / "c.jsonl", json.dumps(own))) == [Review("x", Scored(1, 2), Problem("empty"))]
+    assert read_reviews(write(tmp_path / "c.jsonl", json.dumps(own))) == [
+        Review("x", ReviewScores(1, 2), Problem("empty"))
+    ]
 
 
 def test_a_marked_failure_is_no_tie(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_a_marked_failure_is_no_tie(tmp_path: Path) -> None:
         ({"prompt": "q"}, "`item` is missing"),
         ({"item": "x", "given": {"a": 1}, "swapped": {"a": 1, "b": 2}}, "`given` holds neither"),
         ({"item": 3, "given": {}, "swapped": {}}, "`item` is not a text"),
-        ([1, 2], "it is no object"),
+        ([1, 2], "it is not an object"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path: Path, record: Any, why: str) -> None:
@@ -214,6 +215,6 @@ def test_the_numbers_of_a_tally() -> None:
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(1, 10), st.integers(1, 10), st.integers(1, 10), st.integers(1, 10)), min_size=1))
 def test_the_other_side_sees_the_mirror_image(scores: list[tuple[int, int, int, int]]) -> None:
-    one = tally([Review(str(i), Scored(a, b), Scored(c, d)) for i, (a, b, c, d) in enumerate(scores)])
-    other = tally([Review(str(i), Scored(d, c), Scored(b, a)) for i, (a, b, c, d) in enumerate(scores)])
+    one = tally([Review(str(i), ReviewScores(a, b), ReviewScores(c, d)) for i, (a, b, c, d) in enumerate(scores)])
+    other = tally([Review(str(i), ReviewScores(d, c), ReviewScores(b, a)) for i, (a, b, c, d) in enumerate(scores)])
     assert (one.win, one.tie, one.loss) == (other.loss, other.tie, other.win)

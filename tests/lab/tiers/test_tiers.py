@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.e2e.command import write_jsonl
 from tithe.data.dataset import open_dataset
-from tithe.data.prompts import prompts
+from tithe.data.prompts import read_prompts
 from tithe.errors import DataError, SettingsError
 from tithe.lab.tiers.look import (
     LEAST,
@@ -91,16 +91,16 @@ def test_provenance_names_no_folder():
     ],
 )
 def test_prompts_need_no_response(tmp_path, record):
-    (found,) = prompts(open_dataset(write_jsonl(tmp_path / "p.jsonl", [record])))
+    (found,) = read_prompts(open_dataset(write_jsonl(tmp_path / "p.jsonl", [record])))
     assert isinstance(found, Example) and found.prompt == (Message("user", "q"),)
 
 
 def test_prompts_that_are_none_are_bad_rows(tmp_path):
     rows = [{"instruction": "q"}, {"instruction": " "}, 7, {"x": 1}]
-    found = [*prompts(open_dataset(write_jsonl(tmp_path / "p.jsonl", rows)))]
+    found = [*read_prompts(open_dataset(write_jsonl(tmp_path / "p.jsonl", rows)))]
     assert [isinstance(one, BadRow) for one in found] == [False, True, True, True]
     with pytest.raises(DataError, match=r"p\.jsonl:2: "):
-        [*prompts(open_dataset(tmp_path / "p.jsonl", strict=True))]
+        [*read_prompts(open_dataset(tmp_path / "p.jsonl", strict=True))]
 
 
 def pool(name, *asked):

@@ -110,13 +110,15 @@ def test_a_template_with_an_end_gets_no_other(model_dir, template):
 def test_a_first_token_has_nothing_to_be_predicted_from(model_dir):
     """Without BOS and with an empty prompt the response begins the sequence."""
     _, made = renderer(model_dir, template="alpaca", bos="never", eos=False)
-    from tithe.data.render import Encoded
+    from tithe.data.render import EncodedExample
 
-    pass_ = made.build("given", Encoded(*(np.array(x, dtype=np.int32) for x in ([], [], [5, 6, 7], []))))
+    pass_ = made.build("given", EncodedExample(*(np.array(x, dtype=np.int32) for x in ([], [], [5, 6, 7], []))))
     from tithe.lab.tune.train_rows import TrainRows
 
     found = TrainRows()
     found.add(example("", "x"), pass_)
     assert found.rows[0].labels == [-100, 6, 7]
-    found.add(example("", "x"), made.build("given", Encoded(*(np.array(x, dtype=np.int32) for x in ([], [], [5], [])))))
-    assert found.left_out == {"nothing stands before its only token": 1}
+    found.add(
+        example("", "x"), made.build("given", EncodedExample(*(np.array(x, dtype=np.int32) for x in ([], [], [5], []))))
+    )
+    assert found.left_out == {"its only token has no context": 1}

@@ -344,7 +344,7 @@ def test_lora_with_dropout_goes_on_the_same(lora, data, model_dir, tmp_path, mon
         ({"num_train_epochs": 0}, SettingsError, "no optimiser step", None),
         ({"max_steps": 1}, SettingsError, "warm-up begins at learning rate 0", "`warmup_ratio: 0`"),
         ({"model": None}, SettingsError, "no model given", "--model"),
-        ({"per_device_train_batch_size": 3}, SettingsError, "not made of 1 device of 3", None),
+        ({"per_device_train_batch_size": 3}, SettingsError, "cannot be made of 1 device of 3", None),
         ({"device": "cuda:7"}, SettingsError, "cuda:7", None),
         ({"recipe": "alpaka"}, SettingsError, "no recipe `alpaka`", "`alpaca`"),
     ],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tithe.data.checksum import parts_in
+from tithe.data.checksum import list_parts
 from tithe.errors import StoreError
 from tithe.lab.writing.texts import SUFFIX, TextStore, read_part
 
@@ -27,7 +27,7 @@ def unchecked(path: Path) -> Path:
 
 def test_every_bit_that_turns_is_noticed(tmp_path: Path) -> None:
     path = part(tmp_path)
-    (known,) = parts_in(path.parent, SUFFIX)
+    (known,) = list_parts(path.parent, SUFFIX)
     data, written = path.read_bytes(), read_part(known)
     assert {line["key"]: line["text"] for line in written} == {"a": "Blue,\nI think.", "b": "ü"}
     for bit in range(8 * len(data)):
@@ -56,7 +56,7 @@ def test_every_bit_that_turns_is_noticed(tmp_path: Path) -> None:
 def test_a_part_that_is_not_ours_is_refused(tmp_path: Path, data: bytes) -> None:
     path = unchecked(part(tmp_path))
     path.write_bytes(data)
-    with pytest.raises(StoreError, match="damaged or not ours"):
+    with pytest.raises(StoreError, match="damaged or was not written by tithe"):
         TextStore(tmp_path, "m")
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tithe.data.checksum import sealed, unsealed
+from tithe.data.checksum import seal, unseal
 from tithe.data.outfile import atomic, check_writable
 from tithe.engine.heads.base import demand_layers
 from tithe.errors import ModelError
@@ -79,7 +79,7 @@ class HeadCard:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> bytes:
-        values = asdict(self) if self.format == 1 else sealed(asdict(self))
+        values = asdict(self) if self.format == 1 else seal(asdict(self))
         return json.dumps(values, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
@@ -101,7 +101,7 @@ def parse_card(raw: bytes, path: Path) -> HeadCard:
     if found["kind"] not in KINDS:
         raise ModelError(f"`{path}` is a head of kind `{found['kind']}`", hint=f"there is: {', '.join(KINDS)}")
     try:
-        found = unsealed(found, demanded=is_number(version) and version > 1)
+        found = unseal(found, demanded=is_number(version) and version > 1)
     except ValueError as error:
         raise ModelError(f"`{path}` is damaged: {error}", hint="copy it again, or train anew") from None
     wrong = next((name for name, fits in FITS.items() if not fits(found.get(name))), None)

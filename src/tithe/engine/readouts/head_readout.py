@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from tithe.data.authors import CPQS_PAPER
+from tithe.data.paper_renderers import CPQS_PAPER
 from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
 from tithe.engine.heads.files import load_head, read_card
 from tithe.engine.host import fetched

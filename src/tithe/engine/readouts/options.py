@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import torch
 
-from tithe.data.render import Encoded, Renderer
+from tithe.data.render import EncodedExample, Renderer
 from tithe.engine.forward.output_head import Head
 from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
 from tithe.engine.host import fetched, to
@@ -69,7 +69,7 @@ def find_replies(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, texts: 
     return Replies(ids[0], at, tuple(int(one[at]) for one in ids))
 
 
-def encode(renderer: Renderer, text: str) -> Encoded:
+def encode(renderer: Renderer, text: str) -> EncodedExample:
     """Encode one reply, after a question that stands for all."""
     about = Example("", 0, 1, (), Message("assistant", text))
     (encoded,) = renderer.encode([PassSpec("rated", about, question=QUESTION, options=(text,)).dialogue])

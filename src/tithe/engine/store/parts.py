@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tithe.data.checksum import Part, write_part
+from tithe.data.checksum import StoredPart, write_part
 from tithe.engine.readouts.base import Readout
 from tithe.errors import StoreError
 from tithe.foreign import foreign
@@ -38,16 +38,16 @@ class Parts:
     """
 
     readout: Readout
-    parts: list[Part] = field(default_factory=list, init=False)
+    parts: list[StoredPart] = field(default_factory=list, init=False)
     begins: list[int] = field(default_factory=lambda: [0], init=False)  # first row of each, and of the next
     _held: OrderedDict[int, pa.Table] = field(default_factory=OrderedDict, init=False, repr=False)
 
-    def add(self, part: Part, rows: int) -> None:
+    def add(self, part: StoredPart, rows: int) -> None:
         """Append a part that was written."""
         self.parts.append(part)
         self.begins.append(self.begins[-1] + rows)
 
-    def open(self, part: Part) -> Keys:
+    def open(self, part: StoredPart) -> Keys:
         """Append a part found on disk, and return its keys.
 
         Raises:
@@ -86,7 +86,7 @@ class Parts:
             self._held.popitem(last=False)
 
 
-def read_part(part: Part, schema: pa.Schema) -> pa.Table:
+def read_part(part: StoredPart, schema: pa.Schema) -> pa.Table:
     """Read a whole part.
 
     Raises:
@@ -98,7 +98,7 @@ def read_part(part: Part, schema: pa.Schema) -> pa.Table:
     return table
 
 
-def read_table(part: Part, hint: str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(part: StoredPart, hint: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read some columns of a part, or all; verify its bytes and that no value is missing.
 
     Raises:
@@ -117,14 +117,14 @@ def read_table(part: Part, hint: str, columns: Sequence[str] | None = None) -> p
     return table
 
 
-def write_rows(folder: Path, number: int, readout: Readout, rows: Sequence[Mapping[str, Any]]) -> Part:
+def write_rows(folder: Path, number: int, readout: Readout, rows: Sequence[Mapping[str, Any]]) -> StoredPart:
     """Write answers as a part."""
     from tithe.engine.store.arrow import table
 
     return write_table(folder, number, table(readout.schema(), rows))
 
 
-def write_table(folder: Path, number: int, table: pa.Table) -> Part:
+def write_table(folder: Path, number: int, table: pa.Table) -> StoredPart:
     """Write a table as a part."""
     import pyarrow.parquet as pq
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tithe.data.checksum import parts_in
+from tithe.data.checksum import list_parts
 from tithe.engine.readouts.base import Readout
 from tithe.engine.store.parts import SUFFIX, KeyIndex, Parts, as_keys, write_rows
 from tithe.errors import OutputError
@@ -59,13 +59,13 @@ class Store:
             return
         for scrap in self.folder.glob("*.tmp"):
             scrap.unlink()
-        for part in parts_in(self.folder, SUFFIX):
+        for part in list_parts(self.folder, SUFFIX):
             self.index.extend(self.parts.open(part))
             self.next_part = part.number + 1
 
     def borrow(self, folder: Path) -> bool:
         """Read the answers of another run folder too, as they are now. Whether it has any."""
-        parts = parts_in(folder / self.folder.relative_to(self.root), SUFFIX)
+        parts = list_parts(folder / self.folder.relative_to(self.root), SUFFIX)
         for part in parts:
             self.index.extend(self.parts.open(part))
         return bool(parts)

@@ -1,4 +1,4 @@
-"""Where an endpoint is, and which key opens it."""
+"""An endpoint's address and key, and how secrets are kept out of messages, records and logs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tithe.errors import SettingsError
 from tithe.printable import printable
 from tithe.settings_file import KEY_ENV, is_name
 
-LONGEST = 200  # characters of a server's own words in a message
-LOOKED_AT = 20 * LONGEST  # of them: a key that is cut off here is far behind what is shown
+LONGEST = 200  # characters that a message shows of a server's words
+LOOKED_AT = 20 * LONGEST  # characters searched for keys; one that is cut off at the end is far behind what is shown
 LOOKS_LIKE = "it looks like `http://localhost:8000/v1`"
 
 
 @dataclass(frozen=True)
 class Address:
-    """An endpoint's address. The key is read from the environment, and no `repr`, record or message has it.
+    """An endpoint's address. The key is read from the environment, so no `repr`, record or message contains it.
 
     Args:
-        url: up to the version, e.g. `http://localhost:8000/v1`.
+        url: address up to the version, e.g. `http://localhost:8000/v1`.
         key_env: name of the environment variable that holds the key.
     """
 
@@ -39,7 +39,9 @@ class Address:
     def __post_init__(self) -> None:
         check_url(self.url, self.key_env)
         if self.key_env != KEY_ENV and not self.key:
-            named = f"`{self.key_env}`" if is_name(self.key_env) else "of that name"  # may be the key: not repeated
+            named = (
+                f"`{self.key_env}`" if is_name(self.key_env) else "of that name"
+            )  # not repeated, as it may be the key itself
             raise SettingsError(
                 f"the environment variable {named} is not set",
                 hint="`api_key_env` is the name of a variable that holds the endpoint's key, not the key",
@@ -51,28 +53,29 @@ class Address:
 
     @property
     def key(self) -> str | None:
+        """Return the key; None if the variable is not set."""
         return os.environ.get(self.key_env, "").strip() or None
 
     def page(self, path: str) -> str:
-        """The address of a page under the endpoint's; one that was given already is not doubled."""
+        """Return the address of a page; the user may have given the page's own address already."""
         base = self.url.rstrip("/")
         return base if base.endswith(path) else base + path
 
     def clean(self, text: str) -> str:
-        """Somebody else's words for a message of ours: one line, not too long, without the key or a piece of it."""
+        """Prepare a server's words for a message: one line, not too long, without the key or a piece of it."""
         words = hide(" ".join(text[:LOOKED_AT].split()), secrets(self.key_env))
         return words if len(words) <= LONGEST else words[:LONGEST] + "..."
 
     def scrub(self, text: str) -> str:
-        """An answer without the key, if it should repeat that."""
+        """Take the key out of an answer."""
         return scrub(text, secrets(self.key_env))
 
 
 def check_url(url: str, key_env: str = KEY_ENV) -> None:
-    """Raise unless an endpoint can be at this address.
+    """Check an endpoint's address.
 
     Raises:
-        SettingsError: it is no URL of http or https, or holds a secret, which is not repeated.
+        SettingsError: it is not an http or https URL, or holds a secret, which is not repeated.
     """
     try:
         parts = urlsplit(url)
@@ -95,50 +98,50 @@ def check_url(url: str, key_env: str = KEY_ENV) -> None:
         guess = f"`http://{url}`?" if "://" not in url else "it begins with `http://` or `https://`"
         raise SettingsError(f"the endpoint `{url}` is not an address of http or https", hint=guess)
     if url != printable(url) or url.split() != [url]:
-        raise SettingsError(f"the endpoint `{url}` holds spaces or characters that are not seen", hint=LOOKS_LIKE)
+        raise SettingsError(f"the endpoint `{url}` holds spaces or invisible characters", hint=LOOKS_LIKE)
 
 
 HUB = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-PIECE = 8  # characters in a row that give a part of a secret away; a secret that is shorter is an everyday word
+PIECE = 8  # characters of a secret in a row that must not be shown; shorter secrets are everyday words
 HIDDEN = "***"
 LOGGERS = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
 
 
 def secrets(key_env: str = KEY_ENV) -> tuple[str, ...]:
-    """Values of the environment that must not be written down: keys, and the passwords of proxies."""
+    """Return the secrets in the environment: keys, and the passwords of proxies."""
     named = (os.environ.get(name, "").strip() for name in dict.fromkeys((key_env, KEY_ENV, *HUB)))
     return tuple(dict.fromkeys(value for value in (*named, *passwords()) if value))
 
 
 def passwords() -> Iterator[str]:
-    """Passwords in the addresses of proxies."""
-    import urllib.request  # takes a while
+    """Yield the passwords in the addresses of proxies."""
+    import urllib.request  # slow to import
 
     for url in urllib.request.getproxies().values():
         try:
             password = urlsplit(url).password
-        except ValueError:  # it is no address, and what uses it says so
+        except ValueError:  # not an address; whatever uses it will say so
             continue
         if password:
             yield from (password, unquote(password))
 
 
 def hide(text: str, values: Sequence[str]) -> str:
-    """Take secrets out of a message, and pieces of them: a server may cut a key before it shows it."""
+    """Take secrets out of a message, also pieces of them: a server may show a shortened key."""
     whole, words, pieces = patterns(tuple(values))
     for pattern in (whole, words):
         text = pattern.sub(HIDDEN, text) if pattern is not None else text
-    return without_pieces(text, pieces)
+    return hide_pieces(text, pieces)
 
 
 def scrub(text: str, values: Sequence[str]) -> str:
-    """Take whole secrets out of data. Short ones stay: many servers want a key that is a word, such as `EMPTY`."""
+    """Take whole secrets out of data. Short ones stay, as many servers want a word such as `EMPTY` for a key."""
     whole, _, _ = patterns(tuple(values))
     return whole.sub(HIDDEN, text) if whole is not None else text
 
 
-def without_pieces(text: str, pieces: frozenset[str]) -> str:
-    """Replace every run of characters that is covered by pieces."""
+def hide_pieces(text: str, pieces: frozenset[str]) -> str:
+    """Replace every run of characters that consists of pieces of secrets."""
     lower, end = text.translate(_LOWER), 0
     out: list[str] = []
     for start in range(len(text) - PIECE + 1):
@@ -149,43 +152,49 @@ def without_pieces(text: str, pieces: frozenset[str]) -> str:
     return "".join([*out, text[end:]])
 
 
-_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}  # ASCII alone: lengths stay as they are
+_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}  # only ASCII, so that positions stay the same
 
 
 @lru_cache(maxsize=8)
 def patterns(values: tuple[str, ...]) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None, frozenset[str]]:
-    """What finds long secrets anywhere, short ones as words of their own, and pieces of long ones."""
-    long = {form for value in values if len(value) >= PIECE for form in forms(value) if len(form) >= PIECE}
-    short = {form for value in values if len(value) < PIECE for form in forms(value) if form == value or len(form) > 3}
+    """Return a pattern for long secrets anywhere, one for short secrets as whole words, and the pieces of long ones."""
+    long = {form for value in values if len(value) >= PIECE for form in encodings(value) if len(form) >= PIECE}
+    short = {
+        form for value in values if len(value) < PIECE for form in encodings(value) if form == value or len(form) > 3
+    }
     pieces = {form[i : i + PIECE].translate(_LOWER) for form in long for i in range(len(form) - PIECE + 1)}
     return any_of(long), any_of(short, "(?<![A-Za-z0-9])(?:{})(?![A-Za-z0-9])"), frozenset(pieces)
 
 
 def any_of(forms: set[str], around: str = "{}") -> re.Pattern[str] | None:
-    """One pattern, the longest form first."""
+    """Return one pattern for all forms; the longest comes first, so that no remainder of it is left."""
     escaped = "|".join(map(re.escape, sorted(forms, key=lambda form: (-len(form), form))))
     return re.compile(around.format(escaped), re.IGNORECASE) if forms else None
 
 
-def forms(value: str) -> set[str]:
-    """A secret as it is, and as JSON, URLs, HTML, hexadecimal digits and base64 write it, also amid other bytes."""
+def encodings(value: str) -> set[str]:
+    """Return a secret as it is and as JSON, URLs, HTML, hex and base64 encode it, also in the middle of other bytes."""
     data = value.encode("utf-8", "surrogatepass")
     found = {value, json.dumps(value)[1:-1], repr(value)[1:-1], html.escape(value), data.hex()}
     found |= {quote(data, safe=""), quote(data), quote_plus(data)}
-    for before in range(3):  # base64 writes three bytes as four characters: what stands before shifts the rest
-        first, last = (8 * before + 5) // 6, 8 * (before + len(data)) // 6  # characters that are of the secret alone
+    for before in range(3):  # base64 encodes three bytes as four characters, so bytes before the secret shift it
+        first, last = (
+            (8 * before + 5) // 6,
+            8 * (before + len(data)) // 6,
+        )  # the characters that depend only on the secret
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             found.add(encode(bytes(before) + data).decode()[first:last])
     return found
 
 
 class HideSecrets(logging.Filter):
-    """Keeps secrets out of the log of the HTTP library, which writes down what servers answer."""
+    """Keep secrets out of the HTTP library's log, which contains what servers answer."""
 
     def __init__(self, values: Sequence[str]) -> None:
         super().__init__()
         self.values = values
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record through, without secrets."""
         record.msg, record.args = hide(record.getMessage(), self.values), ()
         return True

@@ -1,4 +1,4 @@
-"""Chat completions: the request for a dialogue, and what its answer says."""
+"""Chat completions: build a request, read its answer, and send many at once."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tithe.lab.endpoint.client import Client, Unusable, message_of
 from tithe.records import Message, Problem
 
 PAGE = "/chat/completions"
-MOST_TOKENS = 1 << 31  # that a server may say it wrote: a greater number counts something else
-CUT_OFF = ("length", "content_filter")  # why an answer ends where its model did not end it
+MOST_TOKENS = 1 << 31  # of one answer; a server that reports more counts something else
+CUT_OFF = ("length", "content_filter")  # reasons for which an answer ends before the model is done
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model said.
+    """A model's answer.
 
     Args:
-        text: as it came.
-        tokens: of it, by the server's count; None where it does not say.
-        finished: False where the length limit cut it off.
+        text: the text, unchanged.
+        tokens: number of tokens by the server's count; None if it does not say.
+        finished: whether the model ended it; False if it was cut off.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Reply:
 def chat_body(
     model: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), **settings: Any
 ) -> dict[str, Any]:
-    """The request; settings are `temperature`, `top_p`, `max_tokens`, `seed`, ..., None is left out."""
+    """Return the request. Settings are `temperature`, `top_p`, `max_tokens`, `seed`, ...; None leaves one out."""
     body: dict[str, Any] = {"model": model, "messages": [message.as_dict() for message in messages]}
     if tools:
         body["tools"] = [dict(tool) for tool in tools]
@@ -41,10 +41,10 @@ def chat_body(
 
 
 def read_reply(answer: Any) -> Reply:
-    """The first choice of an answer.
+    """Read the first choice of an answer.
 
     Raises:
-        Unusable: there is none, or it holds no text.
+        Unusable: there is no choice, or it holds no text.
     """
     choices = answer.get("choices") if isinstance(answer, Mapping) else None
     if not isinstance(choices, list) or not choices:
@@ -61,10 +61,10 @@ def read_reply(answer: Any) -> Reply:
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """What a message says, whole or in parts; nothing where it says nothing.
+    """Return the text of a message, whose content may be one text or a list of parts; empty if there is none.
 
     Raises:
-        Unusable: it calls a tool, refuses in its own field, or holds what is no text.
+        Unusable: it is a tool call, a refusal in its own field, or not text.
     """
     content, refusal = message.get("content"), message.get("refusal")
     if isinstance(content, list):
@@ -75,15 +75,15 @@ def text_of(message: Mapping[str, Any]) -> str:
     if not content and isinstance(refusal, str) and refusal:
         raise Unusable(f"the model refuses: {refusal}")
     if content is not None and not isinstance(content, str):
-        raise Unusable("the answer's content is no text")
+        raise Unusable("the answer's content is not text")
     text = content or ""
     if any("\ud800" <= char <= "\udfff" for char in text):
-        raise Unusable("the answer holds half a character, which no file can")
+        raise Unusable("the answer holds half a character, which cannot be stored")
     return text
 
 
 def chat(client: Client, body: Mapping[str, Any]) -> Reply | Problem:
-    """Ask once, with all patience; see `Client.ask`. A key that the answer repeats is taken out."""
+    """Send one request with `Client.ask`; a key that the answer repeats is taken out."""
     found = client.ask(PAGE, body, read_reply)
     return replace(found, text=client.address.scrub(found.text)) if isinstance(found, Reply) else found
 
@@ -92,19 +92,21 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def crowd(work: Callable[[A], B], items: Iterable[A], at_once: int, stop: Callable[[], None]) -> Iterator[tuple[A, B]]:
-    """Yield each item with what became of it, in order of completion.
+def map_unordered(
+    work: Callable[[A], B], items: Iterable[A], workers: int, stop: Callable[[], None]
+) -> Iterator[tuple[A, B]]:
+    """Yield each item with its result, in order of completion.
 
-    The first exception ends it: those under way are told to `stop`, what is finished by then is still yielded, and the
-    exception comes last. So no answer that was paid for is lost.
+    After the first exception no item is begun, those under way are told to `stop`, finished ones are still yielded, and
+    the exception is raised last. So no answer that was paid for is lost.
     """
     waiting = iter(items)
     under_way: dict[Future[B], A] = {}
     failure: BaseException | None = None
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         try:
             while True:
-                while failure is None and len(under_way) < at_once and (item := next(waiting, None)) is not None:
+                while failure is None and len(under_way) < workers and (item := next(waiting, None)) is not None:
                     under_way[pool.submit(work, item)] = item
                 if not under_way:
                     break

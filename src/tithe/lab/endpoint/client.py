@@ -1,8 +1,8 @@
-"""One request to an endpoint, tried again where that can help.
+"""Send requests to an endpoint, and retry those that may succeed later.
 
-Tried again: no connection, no answer in time, half an answer, HTTP 408, 409, 425, 429 and 5xx, and answers that cannot
-be read. The waits double from one second, with jitter, or are what `Retry-After` says. Not tried again: a key that is
-refused, a page or model that is not there, and whatever else the server says is wrong with the request itself.
+Retried are: no connection, no answer in time, an incomplete answer, HTTP 408, 409, 425, 429 and 5xx, and answers that
+cannot be read. The waits double from one second, with jitter, unless `Retry-After` says otherwise. Not retried are: a
+refused key, a page or model that does not exist, and anything else that the server says is wrong with the request.
 """
 
 from __future__ import annotations
@@ -21,26 +21,32 @@ from typing import Any, TypeVar
 
 from tithe.errors import EndpointError
 from tithe.lab.endpoint.address import LOGGERS, Address, HideSecrets, secrets
-from tithe.lab.endpoint.wire import Arrived, Wire, WireError
+from tithe.lab.endpoint.wire import HttpAnswer, Wire, WireError
 from tithe.records import Problem
 
 T = TypeVar("T")
-LATER = {408, 409, 425, 429}
+RETRIED = {408, 409, 425, 429}  # HTTP statuses below 500
 LONGEST_WAIT = 60.0  # seconds between two tries, unless the server asks for more
 LONGEST_ASKED = 300.0  # seconds that a server may ask for
-KNOCKS = 3  # tries at an address that has never answered
-REFUSED = 5  # requests in a row that were refused for a reason that is no single request's
-GIVE_UP = 20  # requests in a row that failed in spite of all tries
+FIRST_TRIES = 3  # tries at an address that has never answered
+REFUSED = 5  # requests refused in a row, each for a reason that holds for all requests, after which the run ends
+GIVE_UP = 20  # requests that failed in a row, with all their retries, after which the run ends
 KEPT = "what was answered is kept: the same command goes on from there"
 
 
 class Unusable(Exception):
-    """An answer that says nothing we can use; asking again may help."""
+    """An answer holds nothing that can be used; asking again may help."""
 
 
 @dataclass(frozen=True)
-class Again:
-    """Why to try again, and after how many seconds if the server said so."""
+class Retry:
+    """A failure that is worth a retry.
+
+    Args:
+        reason: what failed.
+        after: seconds to wait, if the server said so.
+        reached: whether there was a server to answer.
+    """
 
     reason: str
     after: float | None = None
@@ -48,8 +54,14 @@ class Again:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """No other request would do better, unless one did already: what is wrong, and the way out."""
+class ServerRefusal:
+    """A refusal that other requests would meet as well, unless one of them was answered.
+
+    Args:
+        reason: the server's words.
+        what: what the server does, in our words.
+        hint: the way out.
+    """
 
     reason: str
     what: str
@@ -58,16 +70,16 @@ class Refusal:
 
 @dataclass
 class Client:
-    """An endpoint that many threads may ask at once.
+    """Client of an endpoint, for many threads at once.
 
-    Whatever a server sends becomes an answer, another try, or the problem of that one request.
+    Whatever a server sends becomes an answer, a retry, or the problem of that one request.
 
     Args:
-        address: where it is.
-        timeout: seconds for all of a request, until its answer's last byte.
-        retries: how often one is tried again.
-        first_wait: seconds before the first of these, doubled each time.
-        connections: kept open at most.
+        address: the endpoint's address.
+        timeout: seconds for a whole request, up to the last byte of the answer.
+        retries: how often a failed request is retried.
+        first_wait: seconds before the first retry, doubled each time.
+        connections: most connections open at the same time.
     """
 
     address: Address
@@ -77,10 +89,10 @@ class Client:
     connections: int = 8
     stopped: threading.Event = field(default_factory=threading.Event, init=False)
     lock: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False)
-    answered: bool = field(default=False, init=False)  # in whatever way
-    useful: bool = field(default=False, init=False)  # at least once
+    answered: bool = field(default=False, init=False)  # whatever the answer was
+    useful: bool = field(default=False, init=False)  # at least one answer was usable
     under_way: int = field(default=0, init=False)
-    in_doubt: int = field(default=0, init=False)  # refused, while others are under way that may be answered
+    in_doubt: int = field(default=0, init=False)  # requests that were refused and wait for the others: see `hopeless`
     refused: int = field(default=0, init=False)  # in a row
     failed: int = field(default=0, init=False)  # in a row
     tried_again: int = field(default=0, init=False)
@@ -89,7 +101,7 @@ class Client:
         key = self.address.key
         try:
             self.wire = Wire(self.connections, {"Authorization": f"Bearer {key}"} if key else {})
-        except (WireError, ValueError, OSError, ImportError) as error:  # a proxy, or a file of certificates
+        except (WireError, ValueError, OSError, ImportError) as error:  # a proxy or a certificate file is wrong
             said = self.address.clean(str(error))
         else:
             self.filter = HideSecrets(secrets(self.address.key_env))
@@ -102,58 +114,58 @@ class Client:
         )
 
     def close(self) -> None:
-        """Wake whoever waits, and let go of the connections."""
+        """Stop waiting requests, and close the connections."""
         self.stop()
         self.wire.close()
         for name in LOGGERS:
             logging.getLogger(name).removeFilter(self.filter)
 
     def stop(self) -> None:
-        """Wake whoever waits."""
+        """Stop requests that wait for their next try, and those that wait for other requests."""
         self.stopped.set()
         with self.lock:
             self.lock.notify_all()
 
     def ask(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T | Problem:
-        """Send one request until it is answered or there is no use in it.
+        """Send one request, with retries.
 
         Args:
             path: page under the endpoint's address.
-            body: sent as JSON.
-            read: makes of the answer's JSON what is wanted; raises `Unusable` where it cannot.
+            body: the request, sent as JSON.
+            read: turns the answer's JSON into a result; raises `Unusable` if it cannot.
 
         Returns:
-            What `read` made, or why this request has no answer.
+            The result of `read`, or why this request has none.
 
         Raises:
-            EndpointError: nothing answers there, the key is refused, the page is not there, or all requests fail.
+            EndpointError: there is no server, it refuses the key, the page does not exist, or all requests fail.
         """
         try:
             sent = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, TypeError, RecursionError) as error:
-            return Problem(f"the request cannot be written as JSON: {self.address.clean(unwritable(error))}")
+            return Problem(f"the request cannot be written as JSON: {self.address.clean(describe_json_error(error))}")
         with self.lock:
             self.under_way += 1
         try:
-            return self.settled(self.patiently(path, sent, read))
+            return self.count_failures(self.ask_until_settled(path, sent, read))
         finally:
             with self.lock:
                 self.under_way -= 1
                 self.lock.notify_all()
 
-    def patiently(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Refusal:
-        """Try until it helps no more.
+    def ask_until_settled(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | ServerRefusal:
+        """Try until there is a result or no retry can help.
 
         Raises:
-            EndpointError: nothing answers there.
+            EndpointError: there is no server.
         """
         tries = 0
         while True:
-            found = self.once(path, sent, read)
+            found = self.ask_once(path, sent, read)
             tries += 1
-            if not isinstance(found, Again):
+            if not isinstance(found, Retry):
                 return found
-            if tries > self.retries or (not self.answered and not found.reached and tries >= KNOCKS):
+            if tries > self.retries or (not self.answered and not found.reached and tries >= FIRST_TRIES):
                 break
             with self.lock:
                 self.tried_again += 1
@@ -165,32 +177,33 @@ class Client:
             )
         return Problem(found.reason)
 
-    def settled(self, found: T | Problem | Refusal) -> T | Problem:
-        """Keep count of failures: a server that is broken for good is not asked thousands of times.
+    def count_failures(self, found: T | Problem | ServerRefusal) -> T | Problem:
+        """Count failures in a row, so that a broken server is not asked thousands of times.
 
         Raises:
-            EndpointError: the server refuses, or all requests fail.
+            EndpointError: the server refuses all requests, or too many failed in a row.
         """
         with self.lock:
-            if not isinstance(found, Problem | Refusal):
+            if not isinstance(found, Problem | ServerRefusal):
                 self.failed, self.refused, self.useful = 0, 0, True
                 self.lock.notify_all()
                 return found
-            hopeless = isinstance(found, Refusal) and self.hopeless()
+            hopeless = isinstance(found, ServerRefusal) and self.hopeless()
             if self.stopped.is_set() and not hopeless:
-                return Problem(found.reason)  # the run ends already, and for its own reason
+                return Problem(found.reason)  # the run is ending already, for another reason
             self.failed += 1
             failed = self.failed
-        if isinstance(found, Refusal) and hopeless:
+        if isinstance(found, ServerRefusal) and hopeless:
             raise EndpointError(f"`{self.address.url}` {found.what} ({found.reason})", hint=found.hint)
         if failed >= GIVE_UP:
             raise EndpointError(f"the last {failed} requests to `{self.address.url}` failed: {found.reason}", hint=KEPT)
         return Problem(found.reason)
 
     def hopeless(self) -> bool:
-        """Whether a refusal is meant for all requests: several were refused in a row, or none was ever answered well.
+        """Return whether a refusal holds for all requests: several were refused in a row, or no answer was ever usable.
 
-        The first ones wait for what else is under way: one answer decides that the refusal is for its request alone.
+        Before the first usable answer, a refused request waits for those under way; if one of them is answered, the
+        refusal holds only for its own request. If all of them are refused, it holds for all.
         """
         self.refused += 1
         self.in_doubt += 1
@@ -199,27 +212,27 @@ class Client:
         self.in_doubt -= 1
         return self.refused >= REFUSED or not (self.useful or self.stopped.is_set())
 
-    def once(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Again | Refusal:
-        """One try. All that a server says leaves through here, without the key."""
-        found: T | Problem | Again | Refusal
+    def ask_once(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Retry | ServerRefusal:
+        """Try once, and take the key out of whatever the server says."""
+        found: T | Problem | Retry | ServerRefusal
         try:
             found = self.exchange(path, sent, read)
         except WireError as error:
-            found = Again(str(error), reached=error.reached)
+            found = Retry(str(error), reached=error.reached)
         except Unusable as error:
-            found = Again(str(error))
-        except Exception as error:  # what else somebody's bytes can set off: it is the trouble of this request alone
-            found = Again(f"the answer cannot be read: {type(error).__name__}, {error}")
-        if isinstance(found, Problem | Again | Refusal):
+            found = Retry(str(error))
+        except Exception as error:  # unexpected bytes can raise anything; only this request is affected
+            found = Retry(f"the answer cannot be read: {type(error).__name__}, {error}")
+        if isinstance(found, Problem | Retry | ServerRefusal):
             return replace(found, reason=self.address.clean(found.reason))
         return found
 
-    def exchange(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Again | Refusal:
-        """Send it, and make something of what comes back.
+    def exchange(self, path: str, sent: bytes, read: Callable[[Any], T]) -> T | Problem | Retry | ServerRefusal:
+        """Send the request, and read the answer.
 
         Raises:
-            WireError: nothing whole comes back.
-            Unusable: it says nothing we can use.
+            WireError: there is no complete answer.
+            Unusable: the answer holds nothing that can be used.
         """
         response = self.wire.post(self.address.page(path), sent, self.timeout)
         self.answered = True
@@ -229,54 +242,60 @@ class Client:
             raise Unusable(f"the answer is empty (HTTP {response.status})")
         return read(read_json(response.body))
 
-    def refusal_of(self, response: Arrived) -> Problem | Again | Refusal:
-        """What a status other than success means."""
+    def refusal_of(self, response: HttpAnswer) -> Problem | Retry | ServerRefusal:
+        """Return what a status other than success means."""
         status = response.status
-        said = f"HTTP {status}, {own_words(response)}"
-        if status in LATER or status >= 500 or status < 200:
-            return Again(said, retry_after(response.headers.get("Retry-After")))
+        said = f"HTTP {status}, {server_words(response)}"
+        if status in RETRIED or status >= 500 or status < 200:
+            return Retry(said, retry_after(response.headers.get("Retry-After")))
         if status < 400:
-            said = f"HTTP {status}, sent on to {response.headers.get('Location', 'nowhere')}"
-            return Refusal(said, "sends requests on, and tithe does not follow", "give the address itself")
+            said = f"HTTP {status}, redirected to {response.headers.get('Location', 'nowhere')}"
+            return ServerRefusal(
+                said, "redirects requests, and tithe does not follow", "give the address that it redirects to"
+            )
         if status in (401, 403):
             name = self.address.key_env
             what = f"refuses the key in `{name}`" if self.address.key else f"wants a key, and `{name}` is not set"
-            return Refusal(said, what, f"put the endpoint's key into the environment variable `{name}`")
+            return ServerRefusal(said, what, f"put the endpoint's key into the environment variable `{name}`")
         if status in (404, 405):
             hint = "the address ends before `/chat/completions`, often in `/v1`; the model has the server's name"
-            return Refusal(said, "has no such page or model", hint)
+            return ServerRefusal(said, "has no such page or model", hint)
         return Problem(said)
 
     def pause(self, tries: int, asked: float | None) -> float:
-        """Seconds to wait after so many tries."""
+        """Return the seconds to wait after so many tries."""
         if asked is not None:
             return min(asked, LONGEST_ASKED)
         return min(self.first_wait * 2.0 ** (tries - 1), LONGEST_WAIT) * random.uniform(0.5, 1.0)
 
 
-def unwritable(error: Exception) -> str:
-    """Why a request is no JSON; the commonest reason in plain words."""
+def describe_json_error(error: Exception) -> str:
+    """Say why a request cannot be written as JSON."""
     if isinstance(error, UnicodeEncodeError):
         return f"it holds half a character, {error.object[error.start : error.start + 1]!r}"
     return str(error) or type(error).__name__
 
 
 def read_json(data: bytes) -> Any:
-    """JSON of which every field is there once.
+    """Parse JSON in which each field of an object occurs once.
 
     Raises:
-        Unusable: it is none, or it is nested too deeply.
+        Unusable: it is not JSON, is nested too deeply, or has a field twice.
     """
     try:
-        return json.loads(data, object_pairs_hook=each_once)
+        return json.loads(data, object_pairs_hook=unique_fields)
     except ValueError:
         raise Unusable("the answer is not JSON") from None
     except RecursionError:
         raise Unusable("the answer is nested too deeply") from None
 
 
-def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, unless a field is there twice: which of them is meant, nobody can know."""
+def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, unless it has a field twice: it would be unclear which one is meant.
+
+    Raises:
+        Unusable: a field occurs twice.
+    """
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -285,8 +304,8 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def own_words(response: Arrived) -> str:
-    """What the server says is wrong: OpenAI's `error.message`, or the text as it is, or what the status means."""
+def server_words(response: HttpAnswer) -> str:
+    """Return what the server says is wrong: OpenAI's `error.message`, else the body, else what the status means."""
     text = response.body.decode("utf-8", "replace")
     try:
         words = message_of(json.loads(text))
@@ -297,14 +316,14 @@ def own_words(response: Arrived) -> str:
 
 
 def message_of(body: Any) -> str:
-    """OpenAI's `error.message`, `error` or `message`; else all that there is."""
+    """Return OpenAI's `error.message`, `error` or `message`; else the whole body."""
     error = body.get("error", body) if isinstance(body, Mapping) else body
     words = error.get("message", error) if isinstance(error, Mapping) else error
     return words if isinstance(words, str) else "" if words in (None, {}, []) else json.dumps(words)
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds, from seconds or a date; None where the header is missing or means nothing."""
+    """Return seconds from a header of seconds or of a date; None if it is missing or unreadable."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""One request and its answer as bytes: a deadline for all of it, and a bound on what may come back."""
+"""Send one request and receive its answer as bytes, with a deadline for the whole and a limit on the answer's size."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 import httpx2
 
-MOST_BYTES = 16 << 20  # of an answer, unpacked: one of 100,000 tokens has less than 1 MB
-GRACE = 5.0  # seconds after the deadline for letting go of a connection
+MOST_BYTES = 16 << 20  # of an unpacked answer; one of 100,000 tokens has less than 1 MB
+GRACE = 5.0  # seconds after the deadline to close a connection
 PACKED = {"gzip": zlib.MAX_WBITS | 32, "x-gzip": zlib.MAX_WBITS | 32, "deflate": zlib.MAX_WBITS | 32}
 
 
 class WireError(Exception):
-    """No answer, or none that can be read; `reached` where somebody was there to answer."""
+    """There is no answer, or none that can be read; `reached` if there was a server to answer."""
 
     def __init__(self, reason: str, *, reached: bool = True) -> None:
         super().__init__(reason)
@@ -27,14 +27,14 @@ class WireError(Exception):
 
 
 @dataclass(frozen=True)
-class Arrived:
-    """What came back.
+class HttpAnswer:
+    """A complete answer.
 
     Args:
-        status: of HTTP.
-        phrase: that came with the status.
-        headers: by name, in any case.
-        body: unpacked.
+        status: HTTP status.
+        phrase: reason phrase of the status.
+        headers: headers; names in any case.
+        body: unpacked body.
     """
 
     status: int
@@ -44,32 +44,32 @@ class Arrived:
 
 
 class Wire:
-    """Connections to one server, on an event loop in a thread of its own: there a request can be stopped anywhere.
+    """Connections to one server, on an event loop in its own thread, where a request can be stopped at any point.
 
-    A synchronous client bounds the wait for each byte, not for all: a server that sends one byte a second, be it of its
-    headers, holds such a client for ever.
+    A synchronous client limits the wait for each byte, not for the whole answer: a server that sends one byte a second,
+    even of its headers, would hold it for ever.
 
     Args:
-        connections: kept open at most.
-        headers: of each request.
+        connections: most connections open at the same time.
+        headers: headers of each request.
     """
 
     def __init__(self, connections: int, headers: Mapping[str, str]) -> None:
         try:
             self.http = httpx2.AsyncClient(
-                timeout=None,  # the deadline is for all of a request
+                timeout=None,  # `post` has one deadline for the whole request
                 headers={"Accept-Encoding": "gzip", **headers},
                 limits=httpx2.Limits(max_connections=connections),
-                follow_redirects=False,  # what is sent, and the key with it, is for this address alone
+                follow_redirects=False,  # another address must not get the request, nor the key
             )
         except httpx2.InvalidURL as error:
-            raise WireError(f"the address of a proxy is no URL: {error}") from None
+            raise WireError(f"the address of a proxy is not a URL: {error}") from None
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="tithe-endpoint", daemon=True)
         self.thread.start()
 
     def close(self) -> None:
-        """Let go of the connections and of the thread."""
+        """Close the connections and end the thread."""
         if self.loop.is_closed():
             return
         asyncio.run_coroutine_threadsafe(self.http.aclose(), self.loop).result(GRACE)
@@ -77,26 +77,27 @@ class Wire:
         self.thread.join()
         self.loop.close()
 
-    def post(self, url: str, body: bytes, timeout: float) -> Arrived:
+    def post(self, url: str, body: bytes, timeout: float) -> HttpAnswer:
         """Send JSON and wait for the whole answer.
 
         Args:
-            url: to send to.
-            body: to send.
-            timeout: seconds for all of it, from the look-up of the name to the answer's last byte.
+            url: address of the page.
+            body: the JSON.
+            timeout: seconds for everything, from the look-up of the host to the answer's last byte.
 
         Raises:
-            WireError: no answer within that time, no connection, half an answer, or one that is too long.
+            WireError: no connection, no answer in time, an incomplete answer, or one that is too long.
         """
         under_way = asyncio.run_coroutine_threadsafe(self.exchange(url, body, timeout), self.loop)
         try:
             return under_way.result(timeout + GRACE)
         except LateError:
             under_way.cancel()
-        raise WireError(too_late(timeout))
+        raise WireError(deadline_message(timeout))
 
-    async def exchange(self, url: str, body: bytes, timeout: float) -> Arrived:
-        reached = False
+    async def exchange(self, url: str, body: bytes, timeout: float) -> HttpAnswer:
+        """Do what `post` does, on the event loop."""
+        reached = False  # by the client's trace: whether the connection got as far as sending the request
 
         async def note(step: str, about: Mapping[str, Any]) -> None:
             nonlocal reached
@@ -110,26 +111,30 @@ class Wire:
             async with asyncio.timeout(timeout):
                 response = await self.http.send(sent, stream=True)
                 try:
-                    content = await unpacked(response)
+                    content = await read_body(response)
                 finally:
                     await response.aclose()
         except TimeoutError:
-            problem = WireError(too_late(timeout), reached=reached)
-        except (httpx2.ConnectError, httpx2.ProxyError, UnicodeError) as error:  # the last: a name that DNS cannot hold
-            problem = WireError(root(error) or "no connection", reached=False)
+            problem = WireError(deadline_message(timeout), reached=reached)
+        except (
+            httpx2.ConnectError,
+            httpx2.ProxyError,
+            UnicodeError,
+        ) as error:  # `UnicodeError`: a host name that DNS cannot hold
+            problem = WireError(root_message(error) or "no connection", reached=False)
         except (httpx2.HTTPError, httpx2.StreamError, OSError, zlib.error) as error:
-            problem = WireError(f"no whole answer: {root(error) or type(error).__name__}")
+            problem = WireError(f"no whole answer: {root_message(error) or type(error).__name__}")
         else:
-            return Arrived(response.status_code, response.reason_phrase, response.headers, content)
-        raise problem  # outside of `except`: the library's exception holds the request, and that the key
+            return HttpAnswer(response.status_code, response.reason_phrase, response.headers, content)
+        raise problem  # outside `except`: with the library's error as its context it would hold the request and the key
 
 
-def too_late(timeout: float) -> str:
+def deadline_message(timeout: float) -> str:
     return f"no answer within {timeout:g} s"
 
 
-def root(error: BaseException) -> str:
-    """The words of what was first to go wrong: `Connection refused`, not `All connection attempts failed`."""
+def root_message(error: BaseException) -> str:
+    """Return the message of the first cause: `Connection refused`, not `All connection attempts failed`."""
     while True:
         inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error.__context__
         if inner is None or isinstance(inner, asyncio.CancelledError):
@@ -138,15 +143,15 @@ def root(error: BaseException) -> str:
         error = inner
 
 
-async def unpacked(response: httpx2.Response) -> bytes:
-    """The body, no more of it than `MOST_BYTES`, however it is packed.
+async def read_body(response: httpx2.Response) -> bytes:
+    """Return the unpacked body, and read no more than `MOST_BYTES` of it, however small it is packed.
 
     Raises:
-        WireError: it is longer, or packed in a way that was not asked for.
+        WireError: it is longer, incomplete, or packed in a way that was not asked for.
     """
     packing, found = response.headers.get("Content-Encoding", "identity").strip().lower() or "identity", bytearray()
     if packing not in ("identity", *PACKED):
-        raise WireError(f"the answer is packed as `{packing}`, which was not asked for")
+        raise WireError(f"the answer is compressed as `{packing}`, which was not asked for")
     unpack = zlib.decompressobj(PACKED[packing]) if packing in PACKED else None
     take: Callable[[bytes], bytes] = (
         (lambda part: part) if unpack is None else (lambda part: unpack.decompress(part, MOST_BYTES + 1 - len(found)))
@@ -156,5 +161,5 @@ async def unpacked(response: httpx2.Response) -> bytes:
         if len(found) > MOST_BYTES:
             raise WireError(f"the answer is longer than {MOST_BYTES >> 20} MB")
     if unpack is not None and not unpack.eof and found:
-        raise WireError("no whole answer: what it was packed in ends too early")
+        raise WireError("no whole answer: the compressed data end too early")
     return bytes(found)

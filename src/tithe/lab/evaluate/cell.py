@@ -1,11 +1,11 @@
 """Run one half of a program inside a sandbox: the solution, or the tests that judge it.
 
-`sandbox.py` starts this text twice, each time in a sandbox of its own, and carries what the halves say to each other.
-The half with the tests calls the solution's functions and gets plain values back, so the solution never meets the
-tests, the values that they expect, or the place where the verdict is given. It imports nothing of tithe.
+`sandbox.py` starts this file twice, each time in its own sandbox, and relays the messages between the two. The half
+with the tests calls the solution's functions and gets plain values back, so the solution never sees the tests, the
+values they expect, or where the verdict is decided. This file imports nothing from tithe.
 
-Messages are a letter, the length in four bytes, and a text. What the solution's half sends was written by anybody:
-values are rebuilt from JSON as plain Python values, and the worst that they can do is to end this one program.
+A message is one letter, the length of the body in four bytes, and the body. Nothing that the solution sends is
+trusted: values are rebuilt from JSON as plain Python values, and the worst they can do is end this one program.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import Any
 
 HEAD = struct.Struct(">cI")
 JOB, READY, LOADED, CALL, REPLY, PASSED, FAILED = (bytes([letter]) for letter in b"jrlcaPF")
-WORDS = 200  # letters of a reason
-SMALL = 1 << 64  # a whole number beyond it is written in base 16, which takes linear time
-MOST_ITEMS = 1 << 20  # that are taken from an iterator
+WORDS = 200  # characters kept of an error
+SMALL = 1 << 64  # larger integers go in base 16: converting them to decimal takes quadratic time
+MOST_ITEMS = 1 << 20  # taken from an iterator, which may be endless
 
 
 class Channel:
-    """Messages to and from the process that started this one."""
+    """Exchange messages with the process that started this one."""
 
     def __init__(self, reads: int, writes: int) -> None:
         self.reads, self.writes = os.fdopen(reads, "rb"), os.fdopen(writes, "wb")
@@ -45,13 +45,13 @@ class Channel:
         return kind, self.reads.read(size)
 
     def ask(self, question: dict[str, Any]) -> Any:
-        """Put a question to the solution's half and return its answer."""
+        """Send a question to the solution's half and return its answer."""
         self.send(CALL, json.dumps(question).encode())
         return json.loads(self.receive()[1])
 
 
 class Opaque:
-    """Stand for a value that is no plain one; it equals nothing else."""
+    """Represent a value that cannot be sent; it equals only itself."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -60,7 +60,8 @@ class Opaque:
         return f"<{self.name}>"
 
 
-# Name in a message: its type, the parts of a value, the value made of them. A subclass becomes its first base here.
+# Name in a message -> type, function that takes a value apart, function that rebuilds it. The first type that fits is
+# taken, so a value of a subclass arrives as its base.
 KINDS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
     "int": (int, hex, lambda text: int(text, 16)),
     "float": (float, lambda value: float.__float__(value), float),
@@ -82,28 +83,28 @@ KINDS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
 }
 
 
-def packed(value: Any) -> Any:
-    """Return a value as JSON has it: plain ones as they are, others as an object of one name."""
+def pack(value: Any) -> Any:
+    """Return a value as JSON: plain values unchanged, others as `{kind: parts}`."""
     kind = type(value)
     if value is None or kind in (bool, float, str) or (kind is int and -SMALL < value < SMALL):
         return value
     if kind is list:
-        return [packed(one) for one in value]
+        return [pack(one) for one in value]
     if kind.__module__ == "numpy" and hasattr(value, "dtype") and not getattr(value, "shape", None):
-        return packed(value.item())
+        return pack(value.item())
     if kind.__module__ in ("fractions", "decimal") and kind.__name__ in ("Fraction", "Decimal"):
         return {kind.__name__: str(value)}
     for name, (base, parts, _) in KINDS.items():
         if isinstance(value, base):
             made = parts(value)
-            return {name: packed(made) if type(made) is list else made}
+            return {name: pack(made) if type(made) is list else made}
     return {"opaque": kind.__name__}
 
 
-def unpacked(value: Any) -> Any:
-    """Rebuild what `packed` made."""
+def unpack(value: Any) -> Any:
+    """Rebuild a value from what `pack` returned."""
     if isinstance(value, list):
-        return [unpacked(one) for one in value]
+        return [unpack(one) for one in value]
     if not isinstance(value, dict):
         return value
     ((name, parts),) = value.items()
@@ -117,39 +118,39 @@ def unpacked(value: Any) -> Any:
         from decimal import Decimal
 
         return Decimal(parts)
-    return KINDS[name][2](unpacked(parts))
+    return KINDS[name][2](unpack(parts))
 
 
 class EndedError(BaseException):
-    """The solution wanted to leave; no `except Exception` of the tests may hold it."""
+    """The solution tried to exit. A `BaseException`, so that no `except Exception` in the tests catches it."""
 
 
 class SolutionError(Exception):
-    """An error of a type that Python itself does not have."""
+    """The solution raised an error that is not one of Python's own."""
 
 
-class Candidate:
-    """A function of the solution, called in the other sandbox."""
+class RemoteFunction:
+    """Call a function of the solution, which runs in the other sandbox."""
 
     def __init__(self, channel: Channel, name: str) -> None:
         self.channel, self.__name__ = channel, name
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        answer = self.channel.ask({"call": self.__name__, "args": packed(args), "named": packed(named)})
+        answer = self.channel.ask({"call": self.__name__, "args": pack(args), "named": pack(named)})
         if "raised" not in answer:
-            return unpacked(answer["value"])
+            return unpack(answer["value"])
         name, text, ordinary = answer["raised"]
         if not ordinary:
             raise EndedError(f"{name}: {text}")
         kind = getattr(builtins, str(name), None)
         if isinstance(kind, type) and issubclass(kind, Exception):
-            with contextlib.suppress(TypeError):  # UnicodeDecodeError and its like want more than a text
+            with contextlib.suppress(TypeError):  # `UnicodeDecodeError` and others take more than a message
                 raise kind(text)
         raise SolutionError(f"{name}: {text}")
 
 
 class Names(dict[str, Any]):
-    """The names that the tests see: their own, Python's, and only then the solution's."""
+    """Look up names for the tests: first their own, then Python's, then the solution's."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__(__name__="tests")
@@ -160,70 +161,73 @@ class Names(dict[str, Any]):
             raise KeyError(name)
         answer = self.channel.ask({"name": name})
         if "value" in answer:
-            self[name] = unpacked(answer["value"])
+            self[name] = unpack(answer["value"])
         elif answer.get("callable"):
-            self[name] = Candidate(self.channel, name)
+            self[name] = RemoteFunction(self.channel, name)
         else:
             raise KeyError(name)
         return self[name]
 
 
 def judge(channel: Channel, job: dict[str, Any]) -> None:
-    """Run the tests; say that they passed after their last line, and at no other place."""
+    """Run the tests and report the result; `PASSED` is sent only after their last line."""
     names = Names(channel)
     try:
-        with contextlib.suppress(SyntaxError):  # a beginning that is no program by itself is the solution's alone
+        with contextlib.suppress(
+            SyntaxError
+        ):  # the prompt alone is often not a complete program: then only the solution has it
             given = compile(job["given"], "given.py", "exec")
             exec(given, names)
             names.pop(job["entry_point"], None)
         exec(compile(job["code"], "tests.py", "exec"), names)
     except BaseException as error:
-        channel.send(FAILED, told(error))
+        channel.send(FAILED, describe_error(error))
     else:
         channel.send(PASSED)
 
 
 def serve(channel: Channel, job: dict[str, Any]) -> None:
-    """Load the solution and answer the tests' questions, one after the other."""
+    """Load the solution and answer the tests' questions one by one."""
     module = types.ModuleType("program")
     sys.modules["program"] = module
     try:
         exec(compile(job["code"], "solution.py", "exec"), module.__dict__)
-    except BaseException as error:  # whatever it is, `SystemExit` too
-        channel.send(FAILED, told(error))
+    except BaseException as error:  # including `SystemExit`
+        channel.send(FAILED, describe_error(error))
         return
     channel.send(LOADED)
     while True:
         question = json.loads(channel.receive()[1])
-        channel.send(REPLY, json.dumps(answered(module, question)).encode())
+        channel.send(REPLY, json.dumps(answer_question(module, question)).encode())
 
 
-def answered(module: types.ModuleType, question: dict[str, Any]) -> dict[str, Any]:
+def answer_question(module: types.ModuleType, question: dict[str, Any]) -> dict[str, Any]:
+    """Look up a name or call a function of the solution."""
     if "name" in question:
         if not hasattr(module, question["name"]):
             return {}
         value = getattr(module, question["name"])
-        return {"callable": True} if callable(value) else {"value": packed(value)}
+        return {"callable": True} if callable(value) else {"value": pack(value)}
     try:
         called = getattr(module, question["call"])
-        return {"value": packed(called(*unpacked(question["args"]), **unpacked(question["named"])))}
+        return {"value": pack(called(*unpack(question["args"]), **unpack(question["named"])))}
     except BaseException as error:
-        name, _, text = told(error).decode().partition(": ")
+        name, _, text = describe_error(error).decode().partition(": ")
         return {"raised": [name, text, isinstance(error, Exception)]}
 
 
-def told(error: BaseException) -> bytes:
-    """Return an error in a few words; asked for its text, a program's own error may raise another."""
+def describe_error(error: BaseException) -> bytes:
+    """Describe an error briefly."""
     try:
         text = str(error)
-    except Exception:
+    except Exception:  # the program may define a `__str__` that raises
         text = ""
     name = str(error) if isinstance(error, EndedError | SolutionError) else f"{type(error).__name__}: {text}"
     return name[:WORDS].encode("utf-8", "replace")
 
 
 def limit(limits: dict[str, Any]) -> None:
-    """Set this process's limits for good: nobody here has the right to raise them."""
+    """Set this process's resource limits; hard limits, so the program cannot raise them again."""
     seconds = limits["cpu_seconds"]
     wanted = {
         "RLIMIT_AS": (limits["memory_bytes"],) * 2,
@@ -233,16 +237,17 @@ def limit(limits: dict[str, Any]) -> None:
         "RLIMIT_NPROC": (limits["threads"],) * 2,
         "RLIMIT_MEMLOCK": (0, 0),
         "RLIMIT_MSGQUEUE": (0, 0),
-        "RLIMIT_CORE": (1, 1),  # not 0: Linux hands a core of limit 0 to the host's collector, and one of 1 to nobody
+        "RLIMIT_CORE": (1, 1),  # not 0: Linux still pipes a core to the host's handler at 0, but not at 1
     }
     for name, values in wanted.items():
         resource.setrlimit(getattr(resource, name), values)
 
 
 def main() -> None:
+    """Read the job, confine this process, and run the job's half."""
     channel = Channel(os.dup(0), os.dup(1))
     for place in (0, 1):
-        os.dup2(2, place)  # /dev/null: nothing to read, and what is printed is gone
+        os.dup2(2, place)  # /dev/null: the program can neither read nor print messages
     sys.argv = ["program.py"]
     os.environ.pop("PWD", None)
     job = json.loads(channel.receive()[1])

@@ -1,4 +1,4 @@
-"""Measure a model: held-out likelihood, lm-eval's tasks; each metric is kept when it is done and not computed twice."""
+"""Measure a model: held-out likelihood and lm-eval's tasks. Each result is stored when it is done, and used again."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 from tithe.engine.sources import TEXT_FILES, ModelSource, content_hash, find_model, fingerprint
 from tithe.extras import versions
-from tithe.lab.evaluate.files import RECORD, Kept, read_kept, record_of, write_kept
 from tithe.lab.evaluate.holdout import READ, holdout_setup, measure_holdout
-from tithe.lab.evaluate.measured import Measured
+from tithe.lab.evaluate.measured import RECORD, Measured, StoredPiece, read_pieces, record_of, write_pieces
 from tithe.lab.evaluate.settings import EvaluateSettings
+from tithe.lab.evaluate.tasks import Asked, Built, build, resolve
 from tithe.report.reporter import Reporter
 from tithe.run.folder import recorded_run, run_folder
 
 if TYPE_CHECKING:
     from tithe.lab.evaluate.harness import Harness
-    from tithe.lab.evaluate.tasks import Asked, Built
 
 
 @dataclass(frozen=True, repr=False)
 class EvaluateResult:
-    """What a model is worth.
+    """Result of an evaluation.
 
     Args:
-        measured: one for each metric that was asked for, in the order of `holdout`, then `tasks`.
-        record: the record, as in `evaluation.json`.
-        folder: where it lies, with `items.parquet`.
-        notes: what a person should know of the numbers.
+        measured: all requested metrics, those of `holdout` first, then those of `tasks`.
+        record: content of `evaluation.json`.
+        folder: where `evaluation.json` and `items.parquet` are.
+        notes: what a reader of the numbers should know.
     """
 
     measured: list[Measured]
@@ -46,63 +45,69 @@ class EvaluateResult:
 
 
 def evaluate(settings: EvaluateSettings, folder: Path, *, reporter: Reporter | None = None) -> EvaluateResult:
-    """Measure a model by all that the settings name.
+    """Measure a model by everything that the settings name.
 
     Args:
-        settings: which model, by what.
-        folder: where `evaluation.json` and `items.parquet` go; what it holds of the same is used again.
-        reporter: who listens.
+        settings: the model, and what to measure it by.
+        folder: where `evaluation.json` and `items.parquet` go; results of the same model and settings that it holds
+            already are used again.
+        reporter: receives progress and messages.
 
     Raises:
-        TitheError: whatever stops it; metrics that were done before are in the folder.
+        TitheError: anything that stops the evaluation; metrics measured until then are in the folder.
     """
     from tithe.engine.devices import choose_device
 
     reporter, began = reporter or Reporter(), time.monotonic()
     if settings.device != "auto":
-        choose_device(settings.device)  # what is not there is refused before anything is looked up
+        choose_device(settings.device)  # refuse a missing device before the model is looked up
     source = find_model(settings.model)
     pieces = pieces_of(settings, source, reporter)
     model = {"name": source.name, "folder": str(source.folder), "revision": source.revision}
     base = {"settings": settings.model_dump(mode="json"), "model": model, "versions": versions()}
     with run_folder(folder, "-o") as place:
-        there = read_kept(place)
-        kept = still_true(place, there, pieces, reporter)
+        there = read_pieces(place)
+        kept = still_valid(place, there, pieces, reporter)
         on_disk = list(kept.values())
-        # What was measured otherwise stays, with its record, until what replaces it can be measured.
+        # Outdated results stay in the folder until everything is checked that may stop their replacement. Until then a
+        # failure must not overwrite their record either, so the record writer has no folder.
         ours = place if len(kept) == len(there) else None
-        with recorded_run(ours, reporter, lambda: record_of(base, on_disk), name=RECORD, stores="metrics") as told:
-            told.stored = lambda: sum(len(one.measured) for one in on_disk)
+        with recorded_run(ours, reporter, lambda: record_of(base, on_disk), name=RECORD, stores="metrics") as keeper:
+            keeper.stored = lambda: sum(len(one.measured) for one in on_disk)
             missing = [one for one in pieces if one.name not in kept]
             for piece in missing:
                 piece.check()
-            told.folder = place
+            keeper.folder = place
             if missing:
-                write_kept(place, base | told.running(), on_disk, fewer=True)
+                write_pieces(place, base | keeper.running(), on_disk, fewer=True)
             for piece in missing:
                 reporter.say(f"measuring `{piece.name}`")
                 found, notes = piece.measure()
-                kept[piece.name] = Kept(piece.name, piece.key, dict(piece.depends), found, notes)
-                write_kept(place, base | told.running(), kept.values())
+                kept[piece.name] = StoredPiece(piece.name, piece.key, dict(piece.depends), found, notes)
+                write_pieces(place, base | keeper.running(), kept.values())
                 on_disk.append(kept[piece.name])
             now = [one.name for one in missing]
             work = {"computed": now, "reused": [one.name for one in pieces if one.name not in now]}
-            record = {**base, "work": {**work, "seconds": round(time.monotonic() - began, 2)}, **told.finished()}
-            record = write_kept(place, record, kept.values())
+            record = {**base, "work": {**work, "seconds": round(time.monotonic() - began, 2)}, **keeper.finished()}
+            record = write_pieces(place, record, kept.values())
     own = [kept[one.name] for one in pieces]
     measured = [one for piece in own for one in piece.measured]
     return EvaluateResult(measured, record, folder, [note for piece in own for note in piece.notes])
 
 
-def still_true(place: Path, there: Sequence[Kept], pieces: Sequence[Piece], reporter: Reporter) -> dict[str, Kept]:
-    """What the folder holds of this model, less what would now come out otherwise."""
+def still_valid(
+    place: Path, there: Sequence[StoredPiece], pieces: Sequence[Piece], reporter: Reporter
+) -> dict[str, StoredPiece]:
+    """Return the stored pieces that can be used again, by name, and say why the others cannot."""
     kept = {one.name: one for one in there}
     keys = {one.name: one.key for one in pieces}
     for name, one in list(kept.items()):
         if one.depends.get("model") != pieces[0].depends["model"]:
             reporter.say(f"note: `{place}` holds `{name}` of another model; it is replaced")
         elif keys.get(name, one.key) != one.key:
-            reporter.say(f"note: `{place}` holds `{name}` by other settings, data or versions; it is measured again")
+            reporter.say(
+                f"note: `{place}` holds `{name}` measured with other settings, data or versions; it is measured again"
+            )
         else:
             continue
         del kept[name]
@@ -115,13 +120,13 @@ Values = tuple[list[Measured], list[str]]
 
 @dataclass(frozen=True)
 class Piece:
-    """Something that is measured in one go.
+    """Metrics to be measured together.
 
     Args:
         name: `holdout`, or a task's name.
-        depends: all that its values depend on; where that is the same, they are.
-        check: raises what can be known to be wrong before any weights are loaded.
-        measure: its metrics, and what a person should know of them.
+        depends: everything the values depend on; stored values are used again if it is unchanged.
+        check: raises every error that can be found before weights are loaded.
+        measure: returns the metrics and their notes.
     """
 
     name: str
@@ -131,33 +136,25 @@ class Piece:
 
     @property
     def key(self) -> str:
+        """Return a hash of everything the values depend on."""
         text = json.dumps(self.depends, sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def pieces_of(settings: EvaluateSettings, source: ModelSource, reporter: Reporter) -> list[Piece]:
-    """All that is to be measured; loads no model and no task's data.
+    """Return everything that is to be measured, without loading a model or a task's data.
 
     Raises:
-        TitheError: a task that is not there or not allowed, a file or model that cannot be read.
+        TitheError: a task is unknown or not allowed, or a file or model cannot be read.
     """
-    asked = tasks_of(settings)
-    both = {"model": identity(source), "versions": versions()}
+    asked = resolve(settings.tasks, allow_code=settings.allow_code_execution) if settings.tasks else []
+    both = {"model": model_identity(source), "versions": versions()}
     found = [] if settings.holdout is None else [holdout_piece(settings, settings.holdout, both, reporter)]
     return found + task_pieces(asked, settings, source, both, reporter)
 
 
-def tasks_of(settings: EvaluateSettings) -> list[Asked]:
-    """What the names of the tasks stand for."""
-    if not settings.tasks:
-        return []
-    from tithe.lab.evaluate.tasks import resolve
-
-    return resolve(settings.tasks, allow_code=settings.allow_code_execution)
-
-
-def identity(source: ModelSource) -> dict[str, str]:
-    """The weights, and the tokenizer and other text files beside them."""
+def model_identity(source: ModelSource) -> dict[str, str]:
+    """Return hashes of the weights, and of the tokenizer and other text files beside them."""
     state = hashlib.blake2b(digest_size=8)
     for file in sorted({file for pattern in TEXT_FILES for file in source.folder.glob(pattern)}):
         state.update(file.name.encode(errors="surrogateescape") + content_hash(file))
@@ -165,7 +162,7 @@ def identity(source: ModelSource) -> dict[str, str]:
 
 
 def holdout_piece(settings: EvaluateSettings, path: str, both: Mapping[str, Any], reporter: Reporter) -> Piece:
-    """The likelihood of held-out responses."""
+    """Return the piece that measures the likelihood of held-out responses."""
     from tithe.engine.devices import choose_device
     from tithe.engine.engine import NUMERICS
 
@@ -191,19 +188,19 @@ def holdout_piece(settings: EvaluateSettings, path: str, both: Mapping[str, Any]
 def task_pieces(
     asked: list[Asked], settings: EvaluateSettings, source: ModelSource, both: Mapping[str, Any], reporter: Reporter
 ) -> list[Piece]:
-    """lm-eval's tasks, one piece a name; they share the model."""
+    """Return one piece for each name in `tasks`; they share one loaded model."""
     if not asked:
         return []
-    from tithe.lab.evaluate.harness import Harness, Recipe
+    from tithe.lab.evaluate.harness import Harness, TaskSettings
 
-    recipe = Recipe(settings.limit, settings.batch_size, settings.seed, settings.apply_chat_template)
-    harness = Harness(source, settings.device, settings.dtype, recipe, settings.trust_remote_code)
+    how = TaskSettings(settings.limit, settings.seed, settings.batch_size, settings.apply_chat_template)
+    harness = Harness(source, settings.device, settings.dtype, how, settings.trust_remote_code)
     return [TaskPiece(one, harness, settings, both, reporter).piece() for one in asked]
 
 
 @dataclass
 class TaskPiece:
-    """One name of `tasks`, its data read when it is checked and let go when it is done."""
+    """Measure one name of `tasks`. Its data are read by `check` and freed by `measure`."""
 
     asked: Asked
     harness: Harness
@@ -227,8 +224,6 @@ class TaskPiece:
         return Piece(self.asked.name, depends, self.check, self.measure)
 
     def check(self) -> None:
-        from tithe.lab.evaluate.tasks import build
-
         s = self.settings
         for leaf in self.asked.leaves:
             if s.num_fewshot is not None and leaf.shots(s.num_fewshot) != s.num_fewshot:
@@ -239,4 +234,4 @@ class TaskPiece:
     def measure(self) -> Values:
         done = self.harness.run(self.asked, self.built)
         self.built.clear()
-        return done.measured, done.notes
+        return done

@@ -1,4 +1,4 @@
-"""How unlikely a model finds the responses of a held-out file: one number per example."""
+"""Measure how likely a model finds the responses of a held-out file: negative log-likelihood per token, per example."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ COUNTED = (
 METRIC, UNIT = "holdout_nll", "nats/token"
 
 
-class Reading(Protocol):
-    """What says how a held-out file is read: the settings of a scoring, a training or an evaluation."""
+class ReadingSettings(Protocol):
+    """Settings that say how to read a held-out file; those of a scoring, a training and an evaluation all fit."""
 
     @property
     def model(self) -> str | None: ...
@@ -58,46 +58,43 @@ READ = ("model", "template", "max_length", "truncation", "bos", "eos", "dtype", 
 
 
 def measure_holdout(
-    settings: Reading, path: str | Path, *, group: str | None = None, reporter: Reporter | None = None
+    settings: ReadingSettings, path: str | Path, *, group: str | None = None, reporter: Reporter | None = None
 ) -> Measured:
-    """Mean negative log-likelihood of each response after its prompt, in nats per token; lower is better.
+    """Return the mean negative log-likelihood of each response given its prompt, in nats per token; lower is better.
 
     Args:
         settings: which model, and how an example becomes tokens.
         path: held-out data set: file, folder or hub id.
-        group: column whose values are the groups, such as `category`.
-        reporter: who listens.
+        group: column that holds each example's group, such as `category`.
+        reporter: receives progress and messages.
 
     Raises:
-        TitheError: the file or the model cannot be read, or a record has nothing in the column of the groups.
+        TitheError: the file or the model cannot be read, or a record has no group.
     """
     reporter, setup = reporter or Reporter(), holdout_setup(settings, path, group)
     extra = [] if group is None else [group]
+    # In a temporary folder: scores are not kept, only what is made of them.
     with run_folder(None) as place, closing(EngineCache(reporter)) as engines:
-        return measured(Scoring(setup, engines, reporter, place, extra=extra).run(), group, reporter)
+        return from_scores(Scoring(setup, engines, reporter, place, extra=extra).run(), group, reporter)
 
 
-def holdout_setup(settings: Reading, path: str | Path, group: str | None) -> Setup:
-    """Return what the reading is made of, checked before any weights are loaded.
+def holdout_setup(settings: ReadingSettings, path: str | Path, group: str | None) -> Setup:
+    """Set up the scoring that reads the file, and check it before any weights are loaded.
 
     Raises:
-        TitheError: the file or the model cannot be, or no record has the column.
+        TitheError: the file or the model cannot be read, or no record has the column.
     """
-    given = reading(settings, path)
+    given = ScoreSettings.of(
+        {"dataset": str(path), "scorer": ("perplexity",)} | {name: getattr(settings, name) for name in READ}
+    )
     source = DataSource.open(given)
     if group is not None and group not in source.columns:
         raise DataError(f"no record of `{path}` has a column `{group}`", hint=did_you_mean(group, source.columns))
     return set_up(given, source=source)
 
 
-def reading(settings: Reading, path: str | Path) -> ScoreSettings:
-    """The settings of the scoring that reads the file."""
-    given = {name: getattr(settings, name) for name in READ}
-    return ScoreSettings.of({"dataset": str(path), "scorer": ("perplexity",), **given})
-
-
-def measured(result: ScoreResult, group: str | None, reporter: Reporter) -> Measured:
-    """From a score table: the NLLs, and the examples and bad rows that have none."""
+def from_scores(result: ScoreResult, group: str | None, reporter: Reporter) -> Measured:
+    """Turn a score table into a `Measured`; bad rows and examples without an NLL become its problems."""
     columns = {name: result.score_table.values(name) for name in ("id", "row", "nll_given", "problem", "truncated")}
     ids = [f"row {row}" if id_ is None else id_ for id_, row in zip(columns["id"], columns["row"], strict=True)]
     values, problems = dict[str, float](), dict[str, str]()
@@ -132,30 +129,34 @@ def measured(result: ScoreResult, group: str | None, reporter: Reporter) -> Meas
 
 
 def clusters_of(ids: Collection[str], dataset: Dataset) -> tuple[str, ...]:
-    """The prompt of each example, where some have the same; nothing where each has its own."""
+    """Return the prompt of each example as its cluster; nothing if no two examples share a prompt."""
     prompts = {one.id: prompt_id(one.prompt, one.tools) for one in dataset if isinstance(one, Example)}
     found = tuple(prompts[id_] for id_ in ids)
     return found if len(set(found)) < len(found) else ()
 
 
 def groups_of(ids: list[str], result: ScoreResult, group: str) -> dict[str, str]:
-    """Id -> the group of its record; every example has one."""
+    """Return the group of each example by id.
+
+    Raises:
+        DataError: a record has no group.
+    """
     grown = result.score_table
     found = {}
     for id_, known, row, value in zip(ids, grown.values("id"), grown.values("row"), grown.extra[group], strict=True):
-        if known is None:
+        if known is None:  # a bad row
             continue
         if value is None or value == "":
             raise DataError(
                 f"record {row + 1} of `{result.dataset.source}` has nothing in its column `{group}`",
-                hint="every record needs a group, or none is asked for",
+                hint="give every record a group, or leave out `holdout_group`",
             )
         found[id_] = str(value)
     return found
 
 
 def about(record: Mapping[str, Any], group: str | None, cut: int) -> dict[str, Any]:
-    """What the values depend on."""
+    """Return what the values depend on."""
     return {
         "dataset": record["dataset"],
         "group": group,

@@ -1,8 +1,11 @@
-"""What an evaluation gives: one value per item, under a name that stays the same from model to model."""
+"""The values of a metric, one per item, and the two files of an evaluation: `evaluation.json` and `items.parquet`.
+
+Item ids are the same for every model, so two models can be compared on the same items.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -10,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tithe.errors import DataError
-from tithe.foreign import foreign
+from tithe.errors import DataError, StoreError
+from tithe.foreign import foreign, read_json
 from tithe.records import FloatArray
+from tithe.run.folder import remove_partial_files, write_json, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,19 +27,19 @@ COLUMNS = ("metric", "item", "group", "cluster", "value", "problem")
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric of one model, item by item, so that two models can be compared on the same items.
+    """Values of one metric for one model, item by item.
 
     Args:
-        metric: its name: `holdout_nll`, `gsm8k`, `judge vicuna`, ...
-        kind: `right` is 0 or 1 (a McNemar test fits), `number` any finite value.
-        unit: of a value: `nats/token`, `right`, `points`, ...
-        higher_is_better: the direction.
-        items: their ids, each once.
+        metric: name of the metric: `holdout_nll`, `gsm8k`, `judge vicuna`, ...
+        kind: `right` if each value is 0 or 1 (a McNemar test applies), `number` for any finite values.
+        unit: unit of a value: `nats/token`, `right`, `points`, ...
+        higher_is_better: whether higher values are better.
+        items: item ids, each once.
         values: (items,) finite float64.
-        groups: (items,) which part of the whole an item belongs to, such as its category; empty where there are none.
-        clusters: (items,) what items have in common that makes them depend on each other, such as their prompt; empty
-            where each item stands for itself.
-        problems: item -> why it has no value; such an item is not among `items`.
+        groups: (items,) group of each item, such as its category; empty if there are no groups.
+        clusters: (items,) what makes items depend on each other, such as a shared prompt; empty if items are
+            independent.
+        problems: item -> why it has no value; these items are not in `items`.
         about: what the values depend on, for the record: number of shots, seed, versions, file digests.
     """
 
@@ -54,25 +58,25 @@ class Measured:
         assert len(self.items) == len(self.values) == len(set(self.items)), "one value per item, each item once"
         assert not self.groups or len(self.groups) == len(self.items)
         assert not self.clusters or len(self.clusters) == len(self.items)
-        assert np.isfinite(self.values).all(), "a value that is no number is a problem with a reason"
+        assert np.isfinite(self.values).all(), "an item without a finite value belongs in `problems`, with a reason"
         assert self.kind == "number" or np.isin(self.values, (0.0, 1.0)).all()
 
     @property
     def mean(self) -> float:
-        """Over the items that have a value; NaN where none has."""
+        """Return the mean over the items that have a value; NaN if none has."""
         return float(self.values.mean()) if len(self.values) else float("nan")
 
     def only(self, wanted: Sequence[str]) -> Measured:
-        """These items, in this order; each has to be there."""
+        """Return the values of these items in this order; each must have a value."""
         place = {item: i for i, item in enumerate(self.items)}
-        at = [place[item] for item in wanted]
+        at = [place[item] for item in wanted]  # positions of the wanted items
         groups = tuple(self.groups[i] for i in at) if self.groups else ()
         clusters = tuple(self.clusters[i] for i in at) if self.clusters else ()
         return replace(self, items=tuple(wanted), values=self.values[at], groups=groups, clusters=clusters)
 
 
 def as_table(measured: Sequence[Measured]) -> pa.Table:
-    """`metric, item, group, cluster, value, problem`, one row per item; a value or a reason."""
+    """Return a table of `metric, item, group, cluster, value, problem`: one row per item, with a value or a problem."""
     import pyarrow as pa
 
     kinds = dict.fromkeys(COLUMNS, pa.string()) | {"value": pa.float64()}
@@ -88,7 +92,7 @@ def as_table(measured: Sequence[Measured]) -> pa.Table:
 
 
 def as_records(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """What is said of each metric beside its items: for `evaluation.json`."""
+    """Return each metric without its items, for `evaluation.json`."""
     return [
         {
             "metric": one.metric,
@@ -105,10 +109,10 @@ def as_records(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def from_files(table: Path, records: Sequence[Mapping[str, Any]]) -> list[Measured]:
-    """What `as_table` and `as_records` wrote, read again.
+    """Read metrics back from the table of `as_table` and the records of `as_records`.
 
     Raises:
-        DataError: the table is not such a one.
+        DataError: the table cannot be read.
     """
     with foreign(DataError, f"cannot read the measured items `{table}`"):
         return read_measured(table, records)
@@ -124,7 +128,7 @@ def read_measured(table: Path, records: Sequence[Mapping[str, Any]]) -> list[Mea
         own = [row for row in rows if row["metric"] == record["metric"]]
         there = [row for row in own if row["problem"] is None]
         groups = tuple(row["group"] for row in there)
-        clusters = tuple(row.get("cluster") for row in there)
+        clusters = tuple(row.get("cluster") for row in there)  # files of older versions have no such column
         found.append(
             Measured(
                 metric=record["metric"],
@@ -140,3 +144,86 @@ def read_measured(table: Path, records: Sequence[Mapping[str, Any]]) -> list[Mea
             )
         )
     return found
+
+
+RECORD, ITEMS = "evaluation.json", "items.parquet"
+AGAIN = "name another folder with `-o`, or remove it"
+
+
+@dataclass(frozen=True)
+class StoredPiece:
+    """Metrics that were measured together, as they are stored.
+
+    Args:
+        name: `holdout`, or a task's name.
+        key: hash of everything the values depend on.
+        depends: everything the values depend on.
+        measured: the metrics.
+        notes: what a reader of the numbers should know.
+    """
+
+    name: str
+    key: str
+    depends: Mapping[str, Any]
+    measured: list[Measured]
+    notes: list[str]
+
+
+def write_pieces(
+    folder: Path, base: Mapping[str, Any], kept: Iterable[StoredPiece], *, fewer: bool = False
+) -> dict[str, Any]:
+    """Write both files, the items first: if the run stops between the two, items that no record names are ignored.
+
+    Args:
+        folder: where the files go.
+        base: the rest of the record.
+        kept: all pieces to store.
+        fewer: whether pieces are being removed; then the record is also written before the items, so that it never
+            names items that are gone.
+    """
+    parts = list(kept)
+    record = record_of(base, parts)
+    measured = [one for part in parts for one in part.measured]
+    remove_partial_files(folder / ITEMS)
+    remove_partial_files(folder / RECORD)
+    if fewer:
+        write_json(folder / RECORD, record)
+    write_table(folder / ITEMS, as_table(measured))
+    write_json(folder / RECORD, record)
+    return record
+
+
+def record_of(base: Mapping[str, Any], kept: Sequence[StoredPiece]) -> dict[str, Any]:
+    """Return the record of an evaluation: `base`, the metrics, and what each piece depends on."""
+    pieces = [
+        {
+            "name": part.name,
+            "key": part.key,
+            "metrics": [one.metric for one in part.measured],
+            "notes": part.notes,
+            "depends": part.depends,
+        }
+        for part in kept
+    ]
+    return {**base, "metrics": as_records([one for part in kept for one in part.measured]), "pieces": pieces}
+
+
+def read_pieces(folder: Path) -> list[StoredPiece]:
+    """Return the pieces that an earlier run stored in a folder; none if it stored none.
+
+    Raises:
+        StoreError: the files are damaged or were not written by tithe.
+    """
+    if not (folder / RECORD).exists():
+        return []
+    record = read_json(folder / RECORD, StoreError, AGAIN)
+    with foreign(StoreError, f"`{folder / RECORD}` cannot be read as an evaluation", AGAIN):
+        # Without metrics there is no file of items: the run was stopped before its first one was measured.
+        by = {one.metric: one for one in from_files(folder / ITEMS, record["metrics"])} if record["metrics"] else {}
+        for one in record["metrics"]:
+            if len(by[one["metric"]].items) != one["items"]:
+                raise ValueError(f"`{ITEMS}` has {len(by[one['metric']].items)} items of `{one['metric']}`")
+        return [
+            StoredPiece(one["name"], one["key"], one["depends"], [by[name] for name in one["metrics"]], one["notes"])
+            for one in record["pieces"]
+        ]

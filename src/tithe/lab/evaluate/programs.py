@@ -1,4 +1,4 @@
-"""HumanEval's programs: what a response is tested with, and how many of some responses pass."""
+"""Test HumanEval's programs: build the tests, run responses in the sandbox, compute pass@k."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any
 
 from tithe.engine.host import cpu_cores
 from tithe.errors import DataError
-from tithe.lab.evaluate.sandbox import OUT_OF_TIME, Limits, Outcome, run_program
+from tithe.lab.evaluate.sandbox import OUT_OF_TIME, Limits, ProgramOutcome, run_program
 
 LAST_CALL = re.compile(r"\n *check\((\w+)\)\s*\Z")
-# EvalPlus's rule: equal, or near for numbers with a point; of `find_zero` the value at the zero counts.
+# EvalPlus's rule: results must be equal, or close if they are floats. `find_zero` may return any zero, so there the
+# polynomial's value at the result is compared with 0.
 PLUS = """
 def _plus_floats(value):
     if isinstance(value, float):
@@ -46,25 +47,29 @@ def check(candidate):
 """
 
 
-def entry_point(test: str, where: str) -> tuple[str, str]:
-    """Tests without the call at their end, and the name of the function that it tests."""
+def split_tests(test: str, where: str) -> tuple[str, str]:
+    """Split HumanEval's tests into the tests and the name of the function that their last line calls.
+
+    Raises:
+        DataError: they do not end in such a call.
+    """
     found = LAST_CALL.search(test)
     if found is None:
         raise DataError(
-            f"{where}: the record has no field `entry_point`", hint="nor do its tests end in a call of `check`"
+            f"{where}: the record has no field `entry_point`", hint="add it, or end the tests in a call of `check`"
         )
     return test[: found.start()], found[1]
 
 
 def plus_tests(reference: str, name: str, inputs: Sequence[Any], tolerance: float) -> str:
-    """Tests that compare with a reference solution on all inputs, as EvalPlus does."""
+    """Return tests that compare with a reference solution on all inputs, as EvalPlus does."""
     return PLUS.format(reference=reference, name=name, inputs=list(inputs), tolerance=tolerance)
 
 
 def pass_at_k(n: int, passed: int, k: int) -> float:
-    """Chance that one of k responses passes, of n of which so many do; no bias.
+    """Estimate without bias the probability that at least one of k responses passes, from n of which c `passed`.
 
-    1 - C(n - c, k) / C(n, k), as in Chen et al. 2021, arXiv 2107.03374, equation 1.
+    1 - C(n - c, k) / C(n, k), Chen et al. 2021, arXiv 2107.03374, equation 1.
     """
     assert 0 <= passed <= n and 1 <= k <= n
     return 1 - math.comb(n - passed, k) / math.comb(n, k)
@@ -72,11 +77,13 @@ def pass_at_k(n: int, passed: int, k: int) -> float:
 
 @dataclass
 class Grader:
-    """Runs responses in the sandbox and remembers how that went.
+    """Run responses in the sandbox and count the outcomes.
 
     Args:
-        fenced: take of a response what stands before the first fence of three backticks.
-        limits: of each program.
+        fenced: whether a response ends at its first fence of three backticks.
+        limits: resource limits of each program.
+        confined: what confined the programs.
+        reasons: outcome -> number of programs.
     """
 
     fenced: bool = False
@@ -85,9 +92,9 @@ class Grader:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def grade(self, responses: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[bool]]:
-        """For each document, whether each of its responses passes; in lm-eval's terms a filter."""
+        """Return for each document whether each of its responses passes; a filter function of lm-eval."""
         jobs = [(doc, text) for texts, doc in zip(responses, docs, strict=True) for text in texts]
-        with ThreadPoolExecutor(cpu_cores()) as pool:  # the work is in other processes
+        with ThreadPoolExecutor(cpu_cores()) as pool:  # threads, as the work is done by other processes
             outcomes = iter([*pool.map(lambda job: self.run(*job), jobs)])
         graded = [[next(outcomes) for _ in texts] for texts in responses]
         for one in (one for row in graded for one in row):
@@ -95,7 +102,8 @@ class Grader:
             self.reasons["passed" if one.passed else one.reason.partition(":")[0] or "failed"] += 1
         return [[one.passed for one in row] for row in graded]
 
-    def run(self, doc: Mapping[str, Any], text: str) -> Outcome:
+    def run(self, doc: Mapping[str, Any], text: str) -> ProgramOutcome:
+        """Test one response; the program is the prompt, which begins it, and the response."""
         text = text.partition("```")[0] if self.fenced else text
         prompt, name = doc["prompt"], doc["entry_point"]
         tests = f"{doc['test']}\ncheck({name})"
@@ -103,15 +111,15 @@ class Grader:
 
     @property
     def stopped(self) -> int:
-        """How many programs had no more time."""
+        """Return how many programs ran out of time."""
         return sum(n for reason, n in self.reasons.items() if reason.startswith(OUT_OF_TIME))
 
     def about(self) -> dict[str, Any]:
-        """For the record."""
+        """Return what the record says of running the programs."""
         return {"confined": self.confined, "limits": asdict(self.limits), "outcomes": dict(self.reasons.most_common())}
 
 
 def passed_at(references: Sequence[str], predictions: Sequence[Sequence[bool]], k: Sequence[int]) -> dict[str, float]:
-    """The metric, in lm-eval's terms: of one document's graded responses."""
+    """Return pass@k of one document's graded responses; a metric function of lm-eval."""
     (graded,) = predictions
     return {f"pass@{one}": pass_at_k(len(graded), sum(graded), one) for one in k if one <= len(graded)}

@@ -1,4 +1,4 @@
-"""What a person sees of an evaluation: a line a metric, with its interval, on stderr."""
+"""Print the result of an evaluation to stderr: one line per metric, with its interval."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVEL = 0.95
 
 
 def show_evaluation(result: EvaluateResult) -> None:
-    """Means and 95 % intervals, what has no value, remarks, and where the files are."""
+    """Print means and 95 % intervals, items without a value, notes, and where the files are."""
     out = console()
     grid = Grid("metric", "items", "mean", "95 % interval", "unit", box=None, pad_edge=False)
     for name in ("items", "mean", "95 % interval"):
@@ -45,7 +45,7 @@ def mean_text(one: Measured) -> str:
 
 
 def interval_text(one: Measured) -> str:
-    """Wilson's for right and wrong, Student's for numbers; one item has none."""
+    """Return the interval of the mean as text; one item has none."""
     if not len(one.items):
         return "none: no item has a value"
     if len(one.items) == 1:
@@ -55,7 +55,7 @@ def interval_text(one: Measured) -> str:
 
 
 def interval(one: Measured) -> tuple[float, float]:
-    """95 % interval of the mean over items like these; at least two of them."""
+    """Return the 95 % interval of the mean of at least two items: Wilson's for 0 and 1, Student's for other numbers."""
     from scipy import stats
 
     n = len(one.values)

@@ -1,8 +1,7 @@
-"""Programs that nobody vouches for, each judged from a second sandbox that it cannot see.
+"""Run untrusted programs, each tested from a second sandbox that it cannot see.
 
-One sandbox runs the solution, the other the tests; `cell.py` is what runs in both. This process carries the messages
-between them and reads nothing of them but their length and kind. Whatever a solution prints, makes or answers ends
-itself alone.
+One sandbox runs the solution, the other the tests; both run `cell.py`. This process relays the messages between them
+and looks only at their length and kind. Whatever a solution prints, writes or answers can end only its own run.
 """
 
 from __future__ import annotations
@@ -27,32 +26,32 @@ from tithe.lab.evaluate.confinement import (
     Bubblewrap,
     Confinement,
     SandboxError,
+    find_confinements,
     how_to_get,
-    look,
 )
 
 CELL = Path(__file__).with_name("cell.py")
-HEAD = struct.Struct(">cI")  # kind and length: `cell.py` has the same
+HEAD = struct.Struct(">cI")  # kind and length, as in `cell.py`
 JOB, READY, LOADED, CALL, REPLY, PASSED, FAILED = (bytes([letter]) for letter in b"jrlcaPF")
 LONGEST = 1 << 26  # bytes of a message
-WORDS = 200  # letters of a reason
-GRACE = 2.0  # seconds that an ended process has to be gone
-OUT_OF_TIME = "out of time"  # so begins the reason of a program that was stopped
-KILLED_AT = 128  # an exit code beyond it is a signal, as in a shell
+WORDS = 200  # characters shown of a reason
+GRACE = 2.0  # seconds to wait for the exit code of a process that closed its pipe
+OUT_OF_TIME = "out of time"  # the reason of a program that was stopped begins with it
+KILLED_AT = 128  # larger exit codes mean a signal, as in a shell
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use up; the solution and its tests have each as much.
+    """Resource limits of a program; they hold for the solution and for its tests separately.
 
     Args:
-        cpu_seconds: of processor time.
-        wall_seconds: until it is stopped, whatever it does.
-        memory_bytes: of address space.
-        file_bytes: of each file that it writes.
-        folder_bytes: of all its files together, which are kept in memory.
-        open_files: at once.
-        threads: at once; other processes it cannot start.
+        cpu_seconds: processor time.
+        wall_seconds: time until it is stopped, whatever it does.
+        memory_bytes: address space.
+        file_bytes: size of each file that it writes.
+        folder_bytes: size of all its files together, which are held in memory.
+        open_files: files open at the same time.
+        threads: threads at the same time; it can start no other processes.
     """
 
     cpu_seconds: int = 10
@@ -65,13 +64,13 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProgramOutcome:
     """How a program ended.
 
     Args:
-        passed: its tests came to their last line.
-        reason: why not, where they did not.
-        confined: what kept it in: `network`, `processes` and `files`, each with its means.
+        passed: whether its tests reached their last line.
+        reason: why not, if they did not.
+        confined: what confined it: `network`, `processes` and `files`, each with its mechanism.
     """
 
     passed: bool
@@ -80,14 +79,14 @@ class Outcome:
 
 
 class Stop(Exception):
-    """Why a half of a program says nothing more."""
+    """Why one half of a program sends no more messages."""
 
 
 class Half:
-    """The solution, or its tests, in a sandbox.
+    """One half of a program, the solution or its tests, in its own sandbox.
 
     Raises:
-        SandboxError: it could not be started.
+        SandboxError: it cannot be started.
     """
 
     def __init__(self, where: Confinement, limits: Limits, stderr: int = subprocess.DEVNULL) -> None:
@@ -97,14 +96,15 @@ class Half:
         process = self.started.process
         assert process.stdin is not None and process.stdout is not None
         self.writes, self.reads = process.stdin.fileno(), process.stdout.fileno()
+        # A program that stops reading or writing must not block us: `wait` has the deadline.
         os.set_blocking(self.writes, False)
         os.set_blocking(self.reads, False)
 
     def send(self, kind: bytes, body: bytes, until: float) -> None:
-        """Write a message.
+        """Send a message.
 
         Raises:
-            Stop: the process ended, or there is no more time.
+            Stop: the process ended, or the time is up.
         """
         left = memoryview(HEAD.pack(kind, len(body)) + body)
         while left:
@@ -112,13 +112,13 @@ class Half:
             try:
                 left = left[os.write(self.writes, left) :]
             except BrokenPipeError:
-                raise Stop(self.ended()) from None
+                raise Stop(self.describe_end()) from None
 
     def receive(self, until: float) -> tuple[bytes, bytes]:
-        """Read a message: its kind, its text.
+        """Receive a message and return its kind and body.
 
         Raises:
-            Stop: the process ended, there is no more time, or the message is longer than any may be.
+            Stop: the process ended, the time is up, or the message is too long.
         """
         kind, size = HEAD.unpack(self.read(HEAD.size, until))
         if size > LONGEST:
@@ -126,34 +126,47 @@ class Half:
         return kind, self.read(size, until)
 
     def read(self, size: int, until: float) -> bytes:
+        """Read exactly so many bytes.
+
+        Raises:
+            Stop: the process ended, or the time is up.
+        """
         parts = bytearray()
         while len(parts) < size:
             self.wait(self.reads, selectors.EVENT_READ, until)
             part = os.read(self.reads, min(size - len(parts), 1 << 20))
             if not part:
-                raise Stop(self.ended())
+                raise Stop(self.describe_end())
             parts += part
         return bytes(parts)
 
     def wait(self, place: int, event: int, until: float) -> None:
+        """Wait until a pipe can be read or written.
+
+        Raises:
+            Stop: the time is up.
+        """
         with selectors.DefaultSelector() as selector:
             selector.register(place, event)
             left = until - time.monotonic()
             if left <= 0 or not selector.select(left):
                 raise Stop(f"{OUT_OF_TIME} after {self.limits.wall_seconds:g} s")
 
-    def ended(self) -> str:
-        """In words, how a process ended that told nothing."""
+    def describe_end(self) -> str:
+        """Say how the process ended."""
         try:
             code = self.started.process.wait(GRACE)
         except subprocess.TimeoutExpired:
             return "closed its pipe"
         number = code - KILLED_AT if code > KILLED_AT else -code
+        # Out of processor time, a program gets SIGXCPU and then SIGKILL; a container out of time or of memory gets
+        # SIGKILL as well, and the cases cannot be told apart.
         if number in (signal.SIGXCPU, signal.SIGKILL):
-            return f"{OUT_OF_TIME} after {self.limits.cpu_seconds} s of the processor, or killed"
-        return f"ended by signal {number}" if number > 0 else f"left early with exit code {code}"
+            return f"{OUT_OF_TIME} after {self.limits.cpu_seconds} s of processor time, or killed"
+        return f"ended by signal {number}" if number > 0 else f"exited early with code {code}"
 
     def close(self) -> None:
+        """Kill the process and close its pipes."""
         process = self.started.process
         self.started.end()
         for pipe in (process.stdin, process.stdout):
@@ -165,40 +178,44 @@ class Half:
 
 def run_program(
     solution: str, tests: str, limits: Limits | None = None, *, given: str = "", entry_point: str = ""
-) -> Outcome:
-    """Run a solution and, in another sandbox, the tests that call it; passed means that their last line was reached.
+) -> ProgramOutcome:
+    """Run a solution in one sandbox, and the tests that call it in another.
 
     Args:
         solution: the program.
-        tests: use the names of the solution, whose functions get and return plain values.
-        limits: of either.
+        tests: code that uses names of the solution, whose functions take and return plain values; they pass if their
+            last line is reached.
+        limits: resource limits of each half.
         given: beginning of the solution that the tests may rely on; they see its names instead of the solution's.
-        entry_point: the name that is always the solution's.
+        entry_point: name that is always taken from the solution.
 
     Raises:
-        SandboxError: nothing here can confine a program, or one could not be started.
+        SandboxError: no sandbox works here, or one could not be started.
     """
     return run_in(confinement(), solution, tests, limits or Limits(), given, entry_point)
 
 
 def run_in(
     where: Confinement, solution: str, tests: str, limits: Limits, given: str = "", entry_point: str = ""
-) -> Outcome:
+) -> ProgramOutcome:
+    """Run a solution and its tests in sandboxes of this kind; see `run_program`."""
     means = where.means
-    with half(where, limits) as tested, half(where, limits) as judge:
-        begin(tested, {"role": "solution", "code": solution})
-        begin(judge, {"role": "tests", "code": tests, "given": given, "entry_point": entry_point})
+    # Both are started before either is waited for, as a start takes a while.
+    with open_half(where, limits) as tested, open_half(where, limits) as judge:
+        send_job(tested, {"role": "solution", "code": solution})
+        send_job(judge, {"role": "tests", "code": tests, "given": given, "entry_point": entry_point})
         for one in (tested, judge):
             await_ready(one)
         try:
-            reason = relayed(tested, judge, time.monotonic() + limits.wall_seconds)
+            reason = relay(tested, judge, time.monotonic() + limits.wall_seconds)
         except Stop as stop:
             reason = str(stop)
-    return Outcome(not reason, reason, means)
+    return ProgramOutcome(not reason, reason, means)
 
 
 @contextmanager
-def half(where: Confinement, limits: Limits) -> Iterator[Half]:
+def open_half(where: Confinement, limits: Limits) -> Iterator[Half]:
+    """Start one half, and end it afterwards."""
     one = Half(where, limits)
     try:
         yield one
@@ -206,8 +223,8 @@ def half(where: Confinement, limits: Limits) -> Iterator[Half]:
         one.close()
 
 
-def begin(one: Half, job: dict[str, Any]) -> None:
-    """Give a process what it is to run."""
+def send_job(one: Half, job: dict[str, Any]) -> None:
+    """Send a half its code and limits."""
     text = json.dumps({**job, "limits": asdict(one.limits)}).encode()
     try:
         one.send(JOB, text, time.monotonic() + PATIENCE)
@@ -216,10 +233,10 @@ def begin(one: Half, job: dict[str, Any]) -> None:
 
 
 def await_ready(one: Half) -> None:
-    """Wait until a process has given up what it can give up, which comes before all else.
+    """Wait until a half has set its own resource limits; it runs no code before.
 
     Raises:
-        SandboxError: it has not; without limits nothing is run.
+        SandboxError: it could not.
     """
     try:
         kind, _ = one.receive(time.monotonic() + PATIENCE)
@@ -229,36 +246,38 @@ def await_ready(one: Half) -> None:
 
 
 def unconfined(stop: Stop) -> SandboxError:
+    """Return the error of a half that ended before it had limits."""
     return SandboxError(
-        f"the process for generated code could not confine itself: it {stop}", hint="`tithe doctor` says what is there"
+        f"the process for generated code could not confine itself: it {stop}",
+        hint="`tithe doctor` shows whether a sandbox works",
     )
 
 
-def relayed(tested: Half, judge: Half, until: float) -> str:
-    """Carry questions and answers, and return why the program does not pass; nothing if it does.
+def relay(tested: Half, judge: Half, until: float) -> str:
+    """Relay questions and answers, and return why the program does not pass; an empty text if it does.
 
-    The tests alone give the verdict: their pipe is one that no solution has.
+    Only the tests decide: the solution has no access to their pipe.
     """
     kind, body = tested.receive(until)
     if kind == FAILED:
-        return words(body)
+        return printable_words(body)
     while kind in (LOADED, REPLY):
         said, body = judge.receive(until)
         if said != CALL:
-            return "" if said == PASSED else words(body)
+            return "" if said == PASSED else printable_words(body)
         tested.send(CALL, body, until)
         kind, body = tested.receive(until)
         judge.send(REPLY, body, until)
-    return "answered with something else than an answer"
+    return "sent a message that is not an answer"
 
 
-def words(body: bytes) -> str:
-    """Return a program's words without what a terminal would obey."""
+def printable_words(body: bytes) -> str:
+    """Return a program's message without control characters."""
     text = body.decode("utf-8", "replace")[:WORDS]
-    return "".join(letter if letter.isprintable() else " " for letter in text) or "failed without a word"
+    return "".join(letter if letter.isprintable() else " " for letter in text) or "failed without a message"
 
 
-# Harmless where it is not refused.
+# A solution that tries to break out, harmlessly, and returns what was not refused.
 PROBE = """
 import os, socket, threading
 def refused(*calls):
@@ -291,22 +310,22 @@ def open_to():
 
 @cache
 def confinement() -> Confinement:
-    """Return the way in which programs are confined here, tried out once.
+    """Return the first kind of sandbox that works on this machine; they are tried only once.
 
     Raises:
-        SandboxError: there is none.
+        SandboxError: none works.
     """
-    found = look()
-    for way in found.ways:
-        reason = tried(way)
+    found, missing = find_confinements()
+    for way in found:
+        reason = try_out(way)
         if not reason:
             return way
-        found.missing.append(reason)
-    raise SandboxError(f"generated code cannot be confined here: {'; '.join(found.missing)}", hint=how_to_get())
+        missing.append(reason)
+    raise SandboxError(f"generated code cannot be confined here: {'; '.join(missing)}", hint=how_to_get())
 
 
-def tried(way: Confinement) -> str:
-    """Run a small program, and return why this way does not confine it; nothing if it does."""
+def try_out(way: Confinement) -> str:
+    """Run a small program, and return why this sandbox does not work or confine it; an empty text if it does."""
     name = type(way).__name__.lower()
     try:
         started = way.start([*PYTHON_FLAGS, "-c", "pass"], Limits().folder_bytes, PATIENCE, subprocess.PIPE)
@@ -316,7 +335,7 @@ def tried(way: Confinement) -> str:
             started.end()
         if started.process.returncode:
             lines = said.decode("utf-8", "replace").strip().splitlines() or [f"exit code {started.process.returncode}"]
-            return f"{name} does not work: {words(lines[-1].encode())}"
+            return f"{name} does not work: {printable_words(lines[-1].encode())}"
         own = "PLUS = (fork, signal)\n" if isinstance(way, Bubblewrap) else "PLUS = ()\n"
         outcome = run_in(way, PROBE + own, "assert open_to() == [], open_to()", Limits())
     except subprocess.TimeoutExpired:
@@ -327,7 +346,7 @@ def tried(way: Confinement) -> str:
 
 
 def sandbox_row() -> str:
-    """Say in one line what confines generated code here, for the listing of this machine."""
+    """Say in one line what confines generated code here, for `tithe doctor`."""
     try:
         way = confinement()
     except SandboxError as error:

@@ -14,15 +14,15 @@ OF_TASKS = ("num_fewshot", "limit", "batch_size", "max_new_tokens", "apply_chat_
 
 
 class EvaluateSettings(SeedSettings, PassSettings):
-    """What a model is measured by.
+    """What to measure a model by.
 
     Args:
         model: folder or hub id; `pocket` is bundled, for trying out.
         holdout: data set whose responses' likelihood is measured.
-        holdout_group: column of it that tells groups apart, e.g. `category`.
-        tasks: lm-eval's tasks, `NAME,NAME`, or `NAME=FILE` where a file or folder holds a task's data; may be repeated.
+        holdout_group: column of that data set that holds each record's group, e.g. `category`.
+        tasks: lm-eval's tasks, `NAME,NAME`, or `NAME=FILE` to read a task's data from files; may be repeated.
         num_fewshot: worked examples before each item of a task; each task's own number by default.
-        limit: only the first so many items of each task.
+        limit: use only the first so many items of each task.
         batch_size: items at once in lm-eval: a number, or `auto`.
         max_new_tokens: tokens at which an answer to a task is cut off; each task's own number by default.
         template: a name from `tithe templates`, a Jinja file, or `auto`; for the held-out file.
@@ -30,7 +30,7 @@ class EvaluateSettings(SeedSettings, PassSettings):
         truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`, which
             leaves the example out; by default `response`.
         eos: measure the end-of-turn marker of the held-out responses too.
-        apply_chat_template: put the tasks' prompts to the model by its chat template.
+        apply_chat_template: wrap the tasks' prompts in the model's chat template.
         allow_code_execution: run the code that the model writes, in a sandbox.
     """
 
@@ -48,7 +48,7 @@ class EvaluateSettings(SeedSettings, PassSettings):
     @field_validator("batch_size", mode="before")
     @classmethod
     def read_batch_size(cls, value: Any) -> Any:
-        """Take the text of a number, as the command line has it, for the number."""
+        """Accept the number as text, as the command line gives it."""
         if isinstance(value, str) and value.isdecimal():
             value = int(value)
         if value != "auto" and (not isinstance(value, int) or isinstance(value, bool)):
@@ -59,6 +59,7 @@ class EvaluateSettings(SeedSettings, PassSettings):
 
     @model_validator(mode="after")
     def possible(self) -> Self:
+        """Refuse settings that would measure nothing or that nothing would read."""
         if self.holdout is None and not self.tasks:
             raise SettingsError(
                 "nothing is given to evaluate the model by", hint="`--holdout FILE`, `--tasks NAMES`, or both"
@@ -67,5 +68,5 @@ class EvaluateSettings(SeedSettings, PassSettings):
             raise SettingsError("`holdout_group` is given without `holdout`", hint="it is a column of that file")
         unread = [name for name in OF_TASKS if getattr(self, name) != type(self).model_fields[name].default]
         if unread and not self.tasks:
-            raise SettingsError(f"`{unread[0]}` is given, and there are no tasks that read it", hint="`--tasks NAMES`")
+            raise SettingsError(f"`{unread[0]}` is given, but no tasks that use it", hint="`--tasks NAMES`")
         return self

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tithe.data.prompts import answers_of
+from tithe.data.prompts import read_answers
 from tithe.errors import StoreError
 from tithe.lab.evaluate.comparison import Comparison, compare, corrected
 from tithe.lab.evaluate.measured import Measured
 from tithe.lab.experiment.cells import CELLS, CellResult, answers_file
 from tithe.lab.experiment.settings import ALL, ExperimentSettings, judge_settings, prompt_sets
 from tithe.lab.judge import pairwise
-from tithe.lab.judge.judge_loop import Answers
+from tithe.lab.judge.prompt_answers import AnswerSet
 from tithe.report.reporter import Reporter
 
 UNBUDGETED = "-"  # budget of the untrained model
@@ -232,5 +232,5 @@ def judge_answers(
 
 def all_ties(answers: Path, name: str) -> Measured:
     """Return a tie for every prompt: the reference arm against itself."""
-    items = tuple(Answers.of(str(answers), answers_of(answers)).examples)
+    items = tuple(AnswerSet.of(str(answers), read_answers(answers)).examples)
     return Measured(f"judge {name}", "number", "win - loss", True, items, np.zeros(len(items)))

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tithe.data.prompts import prompts_of
+from tithe.data.prompts import read_prompt_set
 from tithe.engine.sources import find_model
 from tithe.errors import StoreError, demand
 from tithe.extras import versions
@@ -42,10 +42,10 @@ from tithe.lab.experiment.experiment_report import write_report
 from tithe.lab.experiment.reporter import looks_caution, plan_lines
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings, check_judge, prompt_sets
 from tithe.lab.experiment.workers import Clock, run_cells, worker_places
-from tithe.lab.judge.judge_loop import Answers
+from tithe.lab.judge.prompt_answers import AnswerSet
 from tithe.lab.tune.settings import TrainingRecipe, TuneSettings
 from tithe.lab.tune.train import demand_packages
-from tithe.report.drawing import library
+from tithe.report.charts import library
 from tithe.report.reporter import Reporter
 from tithe.run.folder import BEFORE, OUTCOME, RecordWriter, has_finished, recorded_run, run_folder, write_json
 from tithe.run.run_model import RunModel, open_model, open_renderer
@@ -188,7 +188,7 @@ class Conduct:
         for piece in pieces_of(settings, find_model(settings.model), self.reporter):
             piece.check()
         for prompts in prompt_sets(self.settings.judge) if self.settings.judge is not None else ():
-            demand(Answers.of(prompts, prompts_of(Path(prompts))))  # raises if the file cannot be read
+            demand(AnswerSet.of(prompts, read_prompt_set(Path(prompts))))  # raises if the file cannot be read
 
     def check_design(self, overwrite: bool) -> None:
         """Write down what may not change while an experiment goes on; arms, budgets and seeds may be added.

@@ -16,7 +16,7 @@ from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.export import write_records
 from tithe.data.ids import prompt_id
 from tithe.data.input_check import InputCheck
-from tithe.data.render import Encoded, Renderer
+from tithe.data.render import EncodedExample, Renderer
 from tithe.errors import DataError, SettingsError
 from tithe.lab.contamination_report import contamination
 from tithe.lab.experiment.settings import ExperimentSettings
@@ -157,7 +157,7 @@ def make_pool(
         rows: of the data set, that the pool may have.
         renderer: the one that training uses.
         path: of the pool's file.
-        unwanted: id -> why an example is left out besides.
+        unwanted: id -> reason to leave the example out.
 
     Raises:
         DataError: no example is left.
@@ -200,9 +200,9 @@ def training_passes(examples: Sequence[Example], renderer: Renderer, remarks: Re
     found: list[Pass | Problem] = []
     for chunk in windows(examples, TOGETHER):
         for one in renderer.encode(chunk):
-            if isinstance(one, Encoded):
+            if isinstance(one, EncodedExample):
                 remarks.add(one.remarks)
-            found.append(renderer.build("given", one) if isinstance(one, Encoded) else one)
+            found.append(renderer.build("given", one) if isinstance(one, EncodedExample) else one)
     return found
 
 

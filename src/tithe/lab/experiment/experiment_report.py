@@ -14,14 +14,13 @@ import numpy as np
 import yaml
 
 from tithe.data.outfile import atomic
-from tithe.lab.evaluate.comparison import Comparison, matched
+from tithe.lab.evaluate.comparison import Comparison, pair_values
 from tithe.lab.experiment.cells import CELLS, TRAIN, CellResult
 from tithe.lab.experiment.comparisons import PAGE, PLOTS, TABLE, ExperimentResult, Runs, order_by_budget, runs_of
 from tithe.lab.experiment.reporter import arm_rows, cautions, data_lines, mean_rows, p_value, sentence
 from tithe.lab.experiment.settings import ExperimentSettings
-from tithe.report.charts import arm_chart, budget_chart, effect_chart, outcome_chart
-from tithe.report.drawing import svg, write_png
-from tithe.report.page import Part, write_page
+from tithe.report.charts import arm_chart, budget_chart, effect_chart, outcome_chart, svg, write_png
+from tithe.report.page import Section, write_page
 
 HOW = (
     "Differences are paired: the same items, the same seeds; an effect above 0 says that the arm is better. Held-out "
@@ -58,7 +57,7 @@ def write_report(result: ExperimentResult, settings: ExperimentSettings) -> Path
     return result.folder / PAGE
 
 
-def summary_part(result: ExperimentResult, metric: str) -> Part:
+def summary_part(result: ExperimentResult, metric: str) -> Section:
     assert result.results is not None
     record = result.record
     about = (
@@ -67,10 +66,10 @@ def summary_part(result: ExperimentResult, metric: str) -> Part:
         f"held out {record['data']['held_out']:,}"
     )
     own = [one for one in result.results.against if one.metric == metric]
-    return Part(lines=[about], kind="note", verdicts=[(one.verdict.replace(" ", "-"), sentence(one)) for one in own])
+    return Section(lines=[about], kind="note", verdicts=[(one.verdict.replace(" ", "-"), sentence(one)) for one in own])
 
 
-def metric_parts(metric: str, result: ExperimentResult, settings: ExperimentSettings, plots: Path) -> list[Part]:
+def metric_parts(metric: str, result: ExperimentResult, settings: ExperimentSettings, plots: Path) -> list[Section]:
     """Make the parts of one metric: curve, effects, wins and losses, and tables."""
     assert result.results is not None
     runs = runs_of(metric, order_by_budget(result.outcomes, settings), settings)
@@ -90,14 +89,14 @@ def metric_parts(metric: str, result: ExperimentResult, settings: ExperimentSett
     for name, chart in charts.items():
         write_png(chart, plots / f"{file_name(metric)}-{name}.png")
     told = [f"{READ} {COLOURS if own else ''}".strip()]
-    parts = [Part(f"{metric} ({direction})", told, "note", drawings=[svg(chart) for chart in charts.values()])]
-    parts.append(Part(rows=mean_rows(means), lines=[HOW], kind="note"))
-    parts.append(Part(rows=comparison_rows(own)))
-    parts.append(Part(rows=item_rows(own), lines=[ITEMS], kind="note"))
+    parts = [Section(f"{metric} ({direction})", told, "note", drawings=[svg(chart) for chart in charts.values()])]
+    parts.append(Section(rows=mean_rows(means), lines=[HOW], kind="note"))
+    parts.append(Section(rows=comparison_rows(own)))
+    parts.append(Section(rows=item_rows(own), lines=[ITEMS], kind="note"))
     groups = [one for one in result.results.groups if one.metric == metric]
     if groups:
         parts.append(
-            Part(
+            Section(
                 f"{metric} by group",
                 lines=["Corrected for all arms, budgets and groups together."],
                 kind="note",
@@ -132,7 +131,7 @@ def outcome_rows(comparisons: Sequence[Comparison], runs: Runs) -> list[dict[str
     rows = []
     for one in comparisons:
         arm, other = runs[one.arm, one.budget], runs[one.against, one.budget]
-        both = matched(arm, other)
+        both = pair_values(arm, other)
         # Seeds are averaged first, so that an item counts once, as in the comparisons.
         sign = 1 if arm[0].higher_is_better else -1
         difference = sign * (both.arm - both.other).mean(0)  # (seeds, items) -> (items,)
@@ -180,19 +179,19 @@ def item_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
     return rows
 
 
-def closing_parts(result: ExperimentResult, settings: ExperimentSettings) -> list[Part]:
+def closing_parts(result: ExperimentResult, settings: ExperimentSettings) -> list[Section]:
     """Make the last parts: other comparisons, training, data and settings."""
     assert result.results is not None
     parts = []
     for title, family in (("Against the full set", result.results.full), ("References", result.results.references)):
         if family:
-            parts.append(Part(title, verdicts=[(one.verdict.replace(" ", "-"), sentence(one)) for one in family]))
+            parts.append(Section(title, verdicts=[(one.verdict.replace(" ", "-"), sentence(one)) for one in family]))
     outcomes = order_by_budget(result.outcomes, settings)
     parts += [training_part(outcomes), *record_samples(result.folder, outcomes)]
-    parts.append(Part("Data", lines=list(data_lines(result.record))))
-    parts.append(Part(rows=arm_rows(result.record)))
+    parts.append(Section("Data", lines=list(data_lines(result.record))))
+    parts.append(Section(rows=arm_rows(result.record)))
     all_settings = {name: result.record[name] for name in ("settings", "recipe", "model", "versions")}
-    parts.append(Part("Settings", text=yaml.safe_dump(all_settings, sort_keys=False, allow_unicode=True)))
+    parts.append(Section("Settings", text=yaml.safe_dump(all_settings, sort_keys=False, allow_unicode=True)))
     return parts
 
 
@@ -216,13 +215,13 @@ def file_name(metric: str) -> str:
     return "".join(char if char.isalnum() or char in "-_." else "-" for char in metric)
 
 
-def caveat_part(result: ExperimentResult) -> Part:
+def caveat_part(result: ExperimentResult) -> Section:
     """List what limits the verdicts, including all that the terminal shows."""
     lines = list(cautions(result.record))
     seeds = len(result.record["settings"]["seeds"])
     lines += [] if result.results is None else unmeasured(result.results.against)
     lines.append(f"these verdicts are of {seeds} seeds, of this model, data and recipe.")
-    return Part("Before you believe it", verdicts=[("", line) for line in lines])
+    return Section("Before you believe it", verdicts=[("", line) for line in lines])
 
 
 def unmeasured(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -235,7 +234,7 @@ def unmeasured(comparisons: Sequence[Comparison]) -> Iterator[str]:
         )
 
 
-def training_part(outcomes: Sequence[CellResult]) -> Part:
+def training_part(outcomes: Sequence[CellResult]) -> Section:
     """Make the table of every training: steps and loss."""
     rows = [["arm", "budget", "seed", "steps", "loss, first step", "loss, last step", "seconds"]]
     for one in outcomes:
@@ -251,10 +250,10 @@ def training_part(outcomes: Sequence[CellResult]) -> Part:
         "The loss is the mean NLL of the response tokens in a step's batch, in nats per token. Arms are trained on "
         "different examples: compare the losses within an arm only."
     )
-    return Part("Training", lines=[note], kind="note", rows=rows)
+    return Section("Training", lines=[note], kind="note", rows=rows)
 
 
-def record_samples(folder: Path, outcomes: Sequence[CellResult]) -> Iterator[Part]:
+def record_samples(folder: Path, outcomes: Sequence[CellResult]) -> Iterator[Section]:
     """Yield a table of the first records that each arm trained on, with its first seed and budget."""
     rows, seen = [["arm", "record"]], set[str]()
     for one in outcomes:
@@ -265,7 +264,7 @@ def record_samples(folder: Path, outcomes: Sequence[CellResult]) -> Iterator[Par
             rows.append([f"{one.cell.arm}, {one.cell.budget}", text])
     if len(rows) > 1:
         note = f"The first {SHOWN} records of each arm in the order of the data: a sample, and not the best ones."
-        yield Part("What the arms chose", lines=[note], kind="note", rows=rows)
+        yield Section("What the arms chose", lines=[note], kind="note", rows=rows)
 
 
 def first_records(path: Path) -> list[str]:

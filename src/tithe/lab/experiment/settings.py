@@ -31,11 +31,11 @@ class ArmSettings(Settings):
     Args:
         name: of the arm.
         kind: `scored` by a selection of its own, drawn at `random`, `random-like` another arm's lengths, `full`,
-            `base` (the model as it is), or a `file` of records chosen elsewhere.
+            `base` (the untrained model), or a `file` of records chosen elsewhere.
         select: settings of `tithe select`, for a `scored` arm.
-        like: arm whose lengths of responses a `random-like` arm repeats.
+        like: arm whose response lengths a `random-like` arm matches.
         file: of records of the data set.
-        allow_fewer: an arm that finds fewer than the budget is trained on what it found, instead of refused.
+        allow_fewer: train an arm that selects fewer examples than the budget, instead of refusing it.
     """
 
     name: str
@@ -60,13 +60,13 @@ class ExperimentSettings(ModelUse, DatasetName):
     """An experiment.
 
     Args:
-        dataset: file, folder or hub id: what is chosen from.
+        dataset: file, folder or hub id to choose from.
         model: the model that is trained, and that scores unless an arm names another.
         arms: name -> settings of a selection; `random`, `random-like`, `full` and `base` need none.
         holdout: how many examples are held out by prompt, or a file of its own.
-        holdout_group: column of the held-out examples that tells groups apart, e.g. `category`.
+        holdout_group: column of the held-out examples with their group, e.g. `category`.
         budgets: budgets of every arm, rows, shares or tokens, e.g. `1%,2%,5%,10%,20%,100%`.
-        seeds: seeds of training and of what is drawn: how many, or a list; at least three different ones.
+        seeds: random seeds of training and of random arms: how many, or a list; at least three different ones.
         recipe: name of a training recipe, or a YAML file.
         training: more settings of `tithe tune`, such as `num_train_epochs`.
         against: the arm that the others are compared with.
@@ -74,20 +74,20 @@ class ExperimentSettings(ModelUse, DatasetName):
         evaluation: more settings of `tithe evaluate`.
         judge: prompt sets and settings of the pairwise judge; none by default.
         contamination: evaluation files that the pool is compared with, besides the held-out examples.
-        drop_contaminated: leave out of the pool what it shares with the evaluation.
-        scoring: settings of `tithe select` that all scored arms take.
+        drop_contaminated: leave out examples of the pool that share text with the evaluation.
+        scoring: settings of `tithe select` for all scored arms.
         format: shape of the records, or `auto`.
         split: split of a hub data set; `train` by default.
         limit: read only so many records.
         template: a name from `tithe templates`, a Jinja file, or `auto`; in scoring, training and evaluation alike.
-        max_length: tokens of the longest example; the recipe's number by default.
-        truncation: what gives way to it, the `response`'s end or the `prompt`'s beginning; with `problem` longer
-            examples are left out of the pool and of the evaluation.
+        max_length: most tokens of an example; the recipe's number by default.
+        truncation: what is cut from longer examples, the `response`'s end or the `prompt`'s beginning; `problem` leaves
+            them out of the pool and of the evaluation.
         dtype: of training and evaluation: `auto`, `fp32`, `bf16` or `fp16`; `float32`, `bfloat16` and `float16` mean
             the same.
         parallel: trainings at once; one per GPU by default, one on a CPU.
-        keep_models: keep the trained models, which are else removed once they are evaluated.
-        allow_code_execution: run the code that models write, where a task does.
+        keep_models: keep the trained models instead of deleting them after their evaluation.
+        allow_code_execution: run code that models write, for tasks that need it.
     """
 
     model: Annotated[str, NAMED_MODEL]

@@ -303,8 +303,6 @@ def judge_rows(
     """Return the report of a head on some responses (None without any), and a table of its margins."""
     import pyarrow as pa
 
-    from tithe.lab.heads.head_judgement import judge
-
     margins = states.margins(head, rows.tolist())
     tiers, lengths, nlls = states.tiers, states.lengths[rows], states.nlls[rows]
     table = pa.table(

@@ -16,16 +16,16 @@ class HeadSettings(ScoreSettings):
 
     Args:
         preset: `cpqs-paper`: the authors' prompt, with the template's tail.
-        kind: `probe`, a linear one over mean states, or `cnn`, the network of the CPQS paper.
-        layers: `all`, `last`, `front`, `middle` or `back`; by default a probe chooses itself, and a cnn reads all.
+        kind: `probe`, a linear head over mean states, or `cnn`, the network of the CPQS paper.
+        layers: `all`, `last`, `front`, `middle` or `back`; by default a probe chooses, and a cnn reads all.
         tier_column: column that names a response's tier.
         high_tier: names in it that count as the high tier, `NAME,NAME`.
         low_tier: names in it that count as the low tier, `NAME,NAME`.
         split_column: column that names a prompt's side, `train`, `validation` (`valid`, `dev`) or `test`; by default
-            the sides are drawn by chance.
-        validation_share: share of the prompts to stop a cnn by; a probe trains on them too.
-        test_share: share of the prompts to judge the head by; 0 for no report.
-        num_train_epochs: passes of a cnn at most; it stops when the validation side gets no better.
+            the sides are drawn at random.
+        validation_share: share of the prompts for early stopping of a cnn; a probe trains on them, too.
+        test_share: share of the prompts to judge the head on; 0 for no report.
+        num_train_epochs: most epochs of a cnn; it stops early when the validation side does not improve.
         learning_rate: learning rate of a cnn.
         per_device_train_batch_size: responses in a step of a cnn.
         drop_seen: leave out prompts that the head was trained on, instead of refusing to judge.

@@ -15,7 +15,8 @@ from tithe.engine.heads.base import chosen_layers
 from tithe.engine.heads.files import CARD, import_cnn, save_head
 from tithe.errors import DataError, MissingExtraError, SettingsError
 from tithe.extras import versions
-from tithe.lab.heads.head_judgement import judge_rows
+from tithe.lab.curve import layer_chart, write_chart
+from tithe.lab.heads.head_judgement import HeadReport, judge_rows
 from tithe.lab.heads.settings import HeadSettings
 from tithe.lab.heads.tier_data import (
     PROMPTS,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tithe.engine.heads.base import StateHead
-    from tithe.lab.heads.head_judgement import HeadReport
 
 REPORT, HELD_OUT = "report.json", "held_out.parquet"
 PLOTS = ("layers.svg", "layers.png")
@@ -199,7 +199,7 @@ class Fit:
     """
 
     settings: HeadSettings
-    parts: HeadRun
+    run: HeadRun
     states: TierStates
     sides: dict[str, Rows] = field(init=False)
     layer_aucs: Mapping[int, float] = field(default_factory=dict, init=False)
@@ -212,7 +212,7 @@ class Fit:
         tiers = self.states.tiers
         self.sides = sides_of(tiers, s)
         rows = np.sort(np.concatenate([self.sides["train"], self.sides["validation"]]))
-        self.parts.reporter.say(f"cross-validation over {means.shape[1]} hidden states of {len(rows):,} responses")
+        self.run.reporter.say(f"cross-validation over {means.shape[1]} hidden states of {len(rows):,} responses")
         fit = fit_probe(means[rows], tiers.labels[rows], tiers.prompts[rows], layers=s.layers, seed=s.seed)
         self.layer_aucs = fit.layer_aucs
         return fit.head, {name: fact for name, fact in fit.as_dict().items() if name != "layer_aucs"}
@@ -222,14 +222,14 @@ class Fit:
         from tithe.lab.heads.fit_cnn import fit_cnn
 
         self.states.likelihoods()  # also leaves out responses that cannot be read, before the split
-        s, parts, tiers = self.settings, self.parts, self.states.tiers
+        s, run, tiers = self.settings, self.run, self.states.tiers
         self.sides = sides_of(tiers, s)
         self.layer_aucs = self.by_layer()
-        model = parts.load().model
-        count, width = model.layers.count, parts.of.shape[1]
+        model = run.load().model
+        count, width = model.layers.count, run.of.shape[1]
         layers = chosen_layers(s.layers or "all", count)
-        parts.reporter.phase("training the head")
-        parts.reporter.expect(len(self.sides["train"]) * s.num_train_epochs)
+        run.reporter.phase("training the head")
+        run.reporter.expect(len(self.sides["train"]) * s.num_train_epochs)
         try:
             fit = fit_cnn(
                 lambda places: self.states.states(places, layers),
@@ -244,10 +244,10 @@ class Fit:
                 device=model.device,
                 learning_rate=s.learning_rate,
                 batch=s.per_device_train_batch_size,
-                progress=lambda step, steps, loss: parts.reporter.progress(s.per_device_train_batch_size, 0),
+                progress=lambda step, steps, loss: run.reporter.progress(s.per_device_train_batch_size, 0),
             )
         finally:
-            parts.reporter.done()
+            run.reporter.done()
         return fit.head, fit.as_dict()
 
     def by_layer(self) -> dict[int, float]:
@@ -261,7 +261,7 @@ class Fit:
         try:
             return layer_aucs(means, tiers.labels[places], tiers.prompts[places], seed=self.settings.seed)
         except DataError as error:  # the head does not need it
-            self.parts.reporter.say(f"note: no AUC by layer: {error}")
+            self.run.reporter.say(f"note: no AUC by layer: {error}")
             return {}
 
 
@@ -331,8 +331,6 @@ def prompt_table(tiers: Tiers, sides: Mapping[str, Rows]) -> pa.Table:
 
 def draw_layers(folder: Path, aucs: Mapping[int, float], report: HeadReport | None, reporter: Reporter) -> None:
     """Draw AUC by layer as SVG and PNG if the extra is installed; the report has the numbers anyway."""
-    from tithe.lab.curve import layer_chart, write_chart
-
     if not aucs:
         return
     try:

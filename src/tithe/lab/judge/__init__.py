@@ -1,1 +1,1 @@
-"""Which of two responses is better, in the opinion of a model."""
+"""Have a model judge which of two responses is better."""

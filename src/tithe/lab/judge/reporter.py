@@ -1,4 +1,4 @@
-"""What a person sees of judging, on stderr."""
+"""Print the results of answering and judging to stderr."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tithe.lab.judge.tally import Tally
 from tithe.report.terminal import console, pairs, say
 
 MOST_REASONS = 5  # shown
-MUCH, FEW = 0.3, 2  # part of the pairs, and pairs, that are decided by their order: more is worth a warning
+MUCH, FEW = 0.3, 2  # share and number of pairs decided by their order, above which there is a warning
 
 
 def show_answered(result: AnswerResult, folder: Path) -> None:
-    """Where every prompt went."""
+    """Print what became of the prompts."""
     out, counts = console(), result.record["counts"]
     rows = [("prompts", counts["prompts"]), ("answers", counts["answers"])]
     rows += [("  empty", counts["empty"])] if counts["empty"] else []
@@ -27,16 +27,16 @@ def show_answered(result: AnswerResult, folder: Path) -> None:
 
 
 def show_compared(result: JudgeResult, output: Path, folder: Path) -> None:
-    """What was matched, what the judge did, and the tally."""
+    """Print what was matched, what the judge did, and the tally."""
     out, counts, judge = console(), result.record["counts"], result.record["judge"]
     rows = []
     for side in ("a", "b"):
         one = counts[side]
         rows.append((f"answers of {side.upper()}", one["answers"]))
-        rows += [("  without a partner, left out", one["unmatched"])] if one["unmatched"] else []
-        rows += [("  bad rows besides", one["bad_rows"])] if one["bad_rows"] else []
+        rows += [("  left out, no answer in the other file", one["unmatched"])] if one["unmatched"] else []
+        rows += [("  bad rows", one["bad_rows"])] if one["bad_rows"] else []
     rows.append(("pairs", counts["pairs"]))
-    rows += [("  of equal answers, a tie unasked", counts["same_answer"])] if counts["same_answer"] else []
+    rows += [("  equal answers, a tie without asking", counts["same_answer"])] if counts["same_answer"] else []
     out.print(pairs(rows))
     say(out, f"{judge['replies']:,} replies of the judge, {judge['reused']:,} of them found here")
     show_tally(result.tally)
@@ -44,7 +44,7 @@ def show_compared(result: JudgeResult, output: Path, folder: Path) -> None:
 
 
 def show_tally(found: Tally) -> None:
-    """Counts, the win rate with its interval, and what there is to be said against it."""
+    """Print counts, the win rate with its interval, and a warning if the order decides too many pairs."""
     out = console()
     rows = [("win", found.win), ("tie", found.tie), ("loss", found.loss), ("no verdict", found.no_verdict)]
     out.print(pairs([*rows, ("= pairs", found.n + found.no_verdict)]))
@@ -60,13 +60,12 @@ def show_tally(found: Tally) -> None:
     low, high = found.interval["low"], found.interval["high"]
     say(
         out,
-        f"win rate {found.win_rate:.4f} (1 is as good as the other), {100 * found.level:g} % interval "
-        f"{low:.4f} to {high:.4f}",
+        f"win rate {found.win_rate:.4f} (1 is equally good), {100 * found.level:g} % interval {low:.4f} to {high:.4f}",
     )
     for side in ("first", "second"):
         n = found.orders.get(side, 0)
         if n > max(FEW, MUCH * found.n):
             say(
                 out,
-                f"warning: in {n:,} of {found.n:,} pairs the judge is for the answer shown {side}, whichever that is",
+                f"warning: in {n:,} of {found.n:,} pairs the judge prefers the answer shown {side}, whichever it is",
             )

@@ -22,7 +22,7 @@ class AnswerSettings(WritingSettings):
         prompts: file of prompts, JSON lines or JSON, in the shape it was published in.
         model: folder or hub id; with `endpoint`, the server's name for it.
         endpoint: address of an OpenAI-compatible server that has the model, e.g. `http://localhost:8000/v1`.
-        limit: read only so many prompts.
+        limit: read only the first so many prompts.
     """
 
     prompts: Annotated[str, Flag(metavar="PROMPTS", positional=True)]
@@ -33,6 +33,7 @@ class AnswerSettings(WritingSettings):
 
     @model_validator(mode="after")
     def possible(self) -> Self:
+        """Refuse an address that cannot be one, and settings that nothing reads."""
         if self.endpoint is not None:
             check_url(self.endpoint, self.api_key_env)
         self.check_read(served=self.endpoint is not None)
@@ -47,7 +48,7 @@ class JudgeSettings(WritingSettings):
             `http://localhost:8000/v1`.
         judge_model: the server's name for the model that judges.
         name: name of the prompt set, for the metric `judge <name>`; by default that of the file with A's answers.
-        attempts: how often a judge whose reply holds no verdict is asked.
+        attempts: how often to ask a judge whose reply holds no verdict.
         level: confidence of the win rate's interval.
     """
 
@@ -65,20 +66,22 @@ class JudgeSettings(WritingSettings):
 
     @property
     def who(self) -> str:
-        """Return the judge's name where it runs."""
+        """Return the judge's name, as the server calls it or as it was given."""
         return self.judge_model or self.judge
 
     @model_validator(mode="after")
     def possible(self) -> Self:
+        """Refuse a judge without a name, an address that cannot be one, and settings that nothing reads."""
         if self.endpoint is not None:
-            check_url(self.endpoint, self.api_key_env)  # first: no message repeats an address that holds a password
+            check_url(self.endpoint, self.api_key_env)  # first: the messages below repeat the address
         if self.endpoint is not None and self.judge_model is None:
             raise SettingsError(
-                f"no judge is named at `{self.judge}`", hint="`--judge-model NAME`, as the server calls the model"
+                f"no model is given for the judge at `{self.judge}`",
+                hint="`--judge-model NAME`, as the server calls the model",
             )
         if self.endpoint is None and self.judge_model is not None:
             raise SettingsError(
-                f"`judge_model` is given as `{self.judge_model}`, and the judge `{self.judge}` runs here",
+                f"`judge_model` is given as `{self.judge_model}`, but the judge `{self.judge}` runs here",
                 hint="a judge behind an endpoint is given by its address, e.g. `--judge http://localhost:8000/v1`",
             )
         self.check_read(served=self.endpoint is not None)

@@ -13,12 +13,12 @@ Readings = Annotated[int, checked(lambda n: n >= 3, "fewer than 3 readings show 
 
 
 class BenchSettings(ScoreSettings):
-    """How a run's speed is measured; all else is as in `score`.
+    """How a run's speed is measured; the other settings are those of `score`.
 
     Args:
         limit: records of the sample, spread evenly over the data set.
         records: records of the job; all of the data set by default.
-        repeats: readings of each choice; at least 3, so that a spread can be told.
+        repeats: how often the sample is read; at least 3, to show the spread.
         seconds: about how long one reading may take; a sample that takes longer is cut down.
     """
 

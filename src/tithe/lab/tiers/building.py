@@ -13,7 +13,7 @@ from tithe.data.counts import RecordCounts
 from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.input_check import InputCheck
 from tithe.data.outfile import atomic
-from tithe.data.prompts import prompts
+from tithe.data.prompts import read_prompts
 from tithe.data.sniff import container_suffix
 from tithe.errors import DataError, SettingsError
 from tithe.extras import versions
@@ -134,7 +134,7 @@ def read(settings: TierSettings) -> tuple[PromptPool, PromptPool, list[InputChec
         return pool, pool, [check]
     strong = open_dataset(named_dataset(settings.strong), strict=settings.strict)
     checks = [check, InputCheck(strong)]
-    return PromptPool.of(settings.dataset, prompts(dataset)), PromptPool.of(settings.strong, strong), checks
+    return PromptPool.of(settings.dataset, read_prompts(dataset)), PromptPool.of(settings.strong, strong), checks
 
 
 def write_answers(
@@ -240,10 +240,10 @@ def token_counter(model: str | None) -> CountTokens | None:
     """Return a function that counts tokens with a model's tokenizer; None without a model."""
     if model is None:
         return None
-    from tithe.data.tokens import Tokens
+    from tithe.data.tokens import TextTokenizer
     from tithe.engine.sources import find_model, load_tokenizer
 
-    tokens = Tokens(load_tokenizer(find_model(model, weights=False)))
+    tokens = TextTokenizer(load_tokenizer(find_model(model, weights=False)))
     return lambda texts: list(map(len, tokens.encode(texts)))
 
 

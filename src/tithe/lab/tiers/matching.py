@@ -161,8 +161,8 @@ def unanswered(found: Mapping[str, Answers]) -> Iterator[dict[str, str]]:
     """Yield the prompts that a weak model did not answer, and why."""
     for name, answers in found.items():
         for key, got in answers.items():
-            if has_no_text(got):
-                yield {"prompt_id": key, "model": name, "reason": reason_of(got)}
+            if reason := why_none(got):
+                yield {"prompt_id": key, "model": name, "reason": reason}
 
 
 def demand_answers(found: Mapping[str, Answers], there: bool) -> None:
@@ -183,15 +183,14 @@ def demand_answers(found: Mapping[str, Answers], there: bool) -> None:
 
 def count_reasons(answers: Answers) -> Counter[str]:
     """Count the prompts without an answer by reason."""
-    return Counter(without_details(reason_of(got)) for got in answers.values() if has_no_text(got))
+    return Counter(without_details(reason) for got in answers.values() if (reason := why_none(got)))
 
 
-def reason_of(got: Mapping[str, Any] | Problem) -> str:
-    return got.reason if isinstance(got, Problem) else EMPTY
-
-
-def has_no_text(got: Mapping[str, Any] | Problem) -> bool:
-    return isinstance(got, Problem) or not got["text"]
+def why_none(got: Mapping[str, Any] | Problem) -> str | None:
+    """Return why there is no answer; None if there is one."""
+    if isinstance(got, Problem):
+        return got.reason
+    return None if got["text"] else EMPTY
 
 
 def model_record(writer: Writer, answers: Answers) -> dict[str, Any]:

@@ -18,9 +18,9 @@ class TierSettings(WritingSettings, RecordSettings, DatasetName):
 
     Args:
         dataset: file, folder or hub id with the prompts; `starter` is bundled.
-        strong: data set with the strong responses, found by their prompts; by default `dataset` holds them.
-        strong_model: who gave the strong responses, where the records have no column `model`.
-        sample: draw so many of the prompts with a strong response; all by default.
+        strong: data set with the strong responses, matched by prompt; by default `dataset` holds them.
+        strong_model: who gave the strong responses, for records without a column `model`.
+        sample: how many of the prompts with a strong response to draw; all by default.
         weak_model: model that answers the same prompts: a folder, hub id, or an endpoint's name; may be repeated.
         endpoint: address of an OpenAI-compatible server that has the weak models, e.g. `http://localhost:8000/v1`.
     """
@@ -45,7 +45,7 @@ class TierSettings(WritingSettings, RecordSettings, DatasetName):
 
 
 class TierImportSettings(RecordSettings):
-    """How tiers that are already there are read.
+    """How existing tiers are read.
 
     Args:
         files: data sets with a column `tier`, or with columns `high` and `low`.
@@ -53,8 +53,8 @@ class TierImportSettings(RecordSettings):
         low_file: data set whose responses are all of the low tier; may be repeated.
         high_tier: labels in the column `tier` that mean high.
         low_tier: labels in the column `tier` that mean low.
-        high_model: who gave the responses of `high_file`, where its records have no column `model`.
-        low_model: who gave the responses of `low_file`, where its records have no column `model`.
+        high_model: who gave the responses of `high_file`, for records without a column `model`.
+        low_model: who gave the responses of `low_file`, for records without a column `model`.
         limit: read only so many records of each data set.
     """
 

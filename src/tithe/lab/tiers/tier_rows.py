@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias
 from tithe.data.containers import Row
 from tithe.data.counts import RecordCounts
 from tithe.data.dataset import Dataset
-from tithe.data.formats import examples
+from tithe.data.formats import read_examples
 from tithe.data.ids import Occurrences, prompt_id
 from tithe.data.prompts import with_response
-from tithe.data.turns import kind, listing
-from tithe.data.writers import plain
+from tithe.data.turns import json_type, quoted_names
+from tithe.data.writers import json_fallback
 from tithe.errors import DataError, SettingsError
 from tithe.records import BadRow, Example, Message
 
@@ -90,9 +90,9 @@ def json_line(row: TierRow) -> bytes:
     """Return the row as a line of JSON."""
     record = row.record()
     try:
-        return json.dumps(record, ensure_ascii=False, default=plain).encode() + b"\n"
+        return json.dumps(record, ensure_ascii=False, default=json_fallback).encode() + b"\n"
     except UnicodeEncodeError:  # a lone surrogate in some column: write its escape
-        return json.dumps(record, default=plain).encode() + b"\n"
+        return json.dumps(record, default=json_fallback).encode() + b"\n"
 
 
 Layout: TypeAlias = Literal["pairs", "labels"]
@@ -147,11 +147,11 @@ def layout(dataset: Dataset) -> Layout:
     if sides:
         other = next(tier for tier in TIERS if tier not in there)
         raise DataError(
-            f"`{name}` has a column `{sides[0]}` without `{other}`: there is {listing(there)}",
+            f"`{name}` has a column `{sides[0]}` without `{other}`: there is {quoted_names(there)}",
             hint="pairs need both; a `tier` column, or a file for each tier, will do as well",
         )
     raise DataError(
-        f"`{name}` has neither a column `tier` nor columns `high` and `low`: there is {listing(there)}",
+        f"`{name}` has neither a column `tier` nor columns `high` and `low`: there is {quoted_names(there)}",
         hint="where all its records are of one tier, give it with `--high-file` or `--low-file`",
     )
 
@@ -198,7 +198,7 @@ def by_pairs(dataset: Dataset, counts: RecordCounts | None = None) -> Iterator[T
     seen, counts = Occurrences(), counts or RecordCounts()
     for number, row in dataset.rows():
         if row.fault is not None or not isinstance(row.record, Mapping):
-            reason = row.fault or f"the record is {kind(row.record)}, it must be an object"
+            reason = row.fault or f"the record is {json_type(row.record)}, it must be an object"
             yield from counts.counting([BadRow(number, row.where, reason)])
             continue
         for tier in TIERS:
@@ -215,11 +215,11 @@ def pair_item(dataset: Dataset, row: Row, tier: Tier, number: int, seen: Occurre
     text = record.get(tier)
     if not isinstance(text, str):
         return BadRow(
-            number, where, f"`{tier}` is {kind(text)}, it must be a string" if tier in record else f"no `{tier}`"
+            number, where, f"`{tier}` is {json_type(text)}, it must be a string" if tier in record else f"no `{tier}`"
         )
     prompt = {name: value for name, value in record.items() if name not in TIERS}
     made = with_response(prompt, dataset.format, text)
-    (item,) = examples(made, dataset.format, "last", number, where, seen, row.notes)
+    (item,) = read_examples(made, dataset.format, "last", number, where, seen, row.notes)
     return replace(item, reason=f"`{tier}`: {item.reason}") if isinstance(item, BadRow) else item
 
 

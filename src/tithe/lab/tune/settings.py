@@ -191,25 +191,25 @@ def with_values(recipe: TrainingRecipe, values: Mapping[str, Any]) -> TrainingRe
 
 
 class TuneSettings(SeedSettings, PassSettings, ExampleSettings):
-    """What is trained, on what, and how; a setting of the recipe that is given here wins over it.
+    """Model, data set and recipe of a training; a setting given here overrides the recipe's.
 
     Args:
         model: folder or hub id; `pocket` is bundled, for trying out.
-        truncation: what gives way to `max_length`: the `response`'s end, the `prompt`'s beginning, or `problem`, which
-            leaves the example out.
+        truncation: what is cut from examples longer than `max_length`, the `response`'s end or the `prompt`'s
+            beginning; `problem` leaves them out.
         eos: train the end-of-turn marker too, so that the model learns to stop.
         recipe: `alpaca`, `cpqs-lora`, `warmup`, or a YAML file.
-        seed: random seed of the order of the examples, an adapter's first weights and dropout.
+        seed: random seed of the order of the examples, an adapter's initial weights and dropout.
         train_batch_size: sequences of an optimiser step, over all devices.
         per_device_train_batch_size: sequences of one forward pass; it changes no result.
         gradient_accumulation_steps: forward passes of an optimiser step; by default what the batch sizes give.
-        learning_rate: learning rate at its highest.
+        learning_rate: peak learning rate.
         num_train_epochs: passes over the data.
-        max_steps: optimiser steps, whatever the epochs.
+        max_steps: optimiser steps, instead of epochs.
         warmup_ratio: share of the steps in which the learning rate rises.
         lr_scheduler_type: how the learning rate falls: `linear`, `cosine`, `constant` or `constant_with_warmup`.
         weight_decay: weight decay of AdamW.
-        max_grad_norm: norm that gradients are scaled down to; 0 leaves them.
+        max_grad_norm: norm to clip gradients to; 0 does not clip.
         max_length: tokens of a sequence.
         packing: put several examples in a row of `max_length` tokens.
         gradient_checkpointing: compute activations twice instead of keeping them: less memory, about a third slower.
@@ -281,10 +281,10 @@ class WarmupSettings(TuneSettings):
 
     Args:
         records: examples to train on; the paper tries 100, 300, 500 and 1000.
-        choose: how they are chosen: `kmeans`, from every cluster of like prompts some of middling perplexity, as in the
-            paper; `distance`, from every cluster those nearest to its centre; `random`, by chance.
-        clusters: clusters of like prompts; each gives `records / clusters` examples.
-        encoder: what makes vectors of prompts: `self`, the model itself, `tfidf`, a folder or hub id, `file:x.npy`.
+        choose: how they are chosen: `kmeans`, examples of middling perplexity from every cluster of similar prompts, as
+            in the paper; `distance`, those nearest to the centre of every cluster; or `random`.
+        clusters: clusters of similar prompts; each gives `records / clusters` examples.
+        encoder: encoder of the prompts: `self`, the model itself, `tfidf`, a folder or hub id, `file:x.npy`.
     """
 
     recipe: str = "warmup"

@@ -16,7 +16,7 @@ from tithe.extras import install_hint
 from tithe.lab.tune.files import Checkpoint
 from tithe.lab.tune.optimiser_steps import Batches, StepOrder
 from tithe.lab.tune.settings import TrainingRecipe
-from tithe.lab.tune.train_rows import UNREAD, TrainRow
+from tithe.lab.tune.train_rows import UNREAD, TrainRow, collate, demand_boundaries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,7 +97,6 @@ def train(job: TrainJob) -> Trained:
         SettingsError: the model has no such modules, or its attention does not support packing.
     """
     from tithe.lab.tune.response_trainer import Listener, ResponseTrainer, heads_agree
-    from tithe.lab.tune.train_rows import collate, demand_boundaries
 
     config, generation = copy.deepcopy(job.model.config), copy.deepcopy(job.model.generation_config)
     base = job.model

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tithe.data.counts import RecordCounts, RemarkCounts
-from tithe.data.render import Encoded, Renderer
+from tithe.data.render import EncodedExample, Renderer
 from tithe.errors import SettingsError
 from tithe.planner import windows, without_details
 from tithe.records import BadRow, Example, Pass, Problem
@@ -62,12 +62,12 @@ class EosEnding:
     eos: int | None
     max_length: int
 
-    def lacks(self, encoded: Sequence[Encoded | Problem], examples: Sequence[Example]) -> list[bool]:
+    def lacks(self, encoded: Sequence[EncodedExample | Problem], examples: Sequence[Example]) -> list[bool]:
         """Return whether each response lacks an end of turn."""
         plain = self.plain.encode(examples)
         return [
-            isinstance(one, Encoded)
-            and isinstance(other, Encoded)
+            isinstance(one, EncodedExample)
+            and isinstance(other, EncodedExample)
             and len(one.response) == len(other.response)
             and not (len(one.response) and one.response[-1] == self.eos)
             for one, other in zip(encoded, plain, strict=True)
@@ -113,7 +113,7 @@ class TrainRows:
                 row = ended
             self.take(row)
         else:
-            reason = got.reason if isinstance(got, Problem) else "nothing stands before its only token"
+            reason = got.reason if isinstance(got, Problem) else "its only token has no context"
             self.leave(without_details(reason))
 
     def take(self, row: TrainRow) -> None:
@@ -171,7 +171,7 @@ def read_rows(items: Iterable[Example | BadRow], renderer: Renderer, ending: Eos
         encoded = renderer.encode(good)
         lacking = ending.lacks(encoded, good) if ending is not None else [False] * len(good)
         for example, one, lacks in zip(good, encoded, lacking, strict=True):
-            if isinstance(one, Encoded):
+            if isinstance(one, EncodedExample):
                 found.remarks.add(one.remarks)
             got = one if isinstance(one, Problem) else renderer.build("given", one)
             found.add(example, got, ending if lacks else None)

@@ -12,7 +12,7 @@ from tithe.errors import DataError, SettingsError
 from tithe.lab.tune.optimiser_steps import Batches, StepOrder, lay_out, steps_in_all
 from tithe.lab.tune.processes import devices
 from tithe.lab.tune.settings import LAYOUT, TrainingRecipe, TuneSettings
-from tithe.lab.tune.train_rows import EosEnding, TrainRow, TrainRows, read_rows
+from tithe.lab.tune.train_rows import EosEnding, TrainRow, TrainRows, pack_rows, read_rows
 from tithe.run.run_model import RunModel
 from tithe.run.source import DataSource
 
@@ -77,8 +77,6 @@ class Training(Generic[S]):
         """
         sequences = rows.rows
         if self.asked.packing:
-            from tithe.lab.tune.train_rows import pack_rows
-
             sequences = pack_rows(sequences, self.asked.max_length)
         steps = steps_in_all(len(sequences), self.asked)
         return Schedule(sequences, steps, StepOrder([len(r.ids) for r in sequences], self.batches, self.settings.seed))

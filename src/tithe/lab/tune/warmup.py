@@ -26,7 +26,7 @@ from tithe.lab.tune.train import demand_packages
 from tithe.lab.tune.train_rows import TrainRows
 from tithe.lab.tune.training import Training, multiplies_bf16, open_training
 from tithe.lab.tune.tune import carry_out
-from tithe.neighbours.clusters import Clusters
+from tithe.neighbours.clusters import Clusters, kmeans
 from tithe.records import Example, FloatArray, Pass, Problem
 from tithe.report.reporter import Reporter
 from tithe.run.folder import has_finished, write_json
@@ -83,8 +83,6 @@ def choose_examples(training: Training[WarmupSettings], rows: TrainRows, reporte
         taken = choose_random(len(examples), s.records, s.seed)
         facts["how"] = "drawn by chance"
         return WarmupChoice([example_facts(examples[i]) for i in taken], facts)
-    from tithe.neighbours.clusters import kmeans
-
     reader = PromptReader.load(training)
     vectors, encoder = reader.vectors(examples)
     clusters = kmeans(vectors, s.clusters, s.seed)

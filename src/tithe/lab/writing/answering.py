@@ -1,4 +1,4 @@
-"""Weak models that answer prompts: here, or behind an endpoint. Answers are stored as they come."""
+"""Let a model answer prompts, here or behind an endpoint. Answers are stored as they come."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tithe.data.counts import RemarkCounts, remark_sentences
-from tithe.data.prompts import STAND_IN
+from tithe.data.prompts import PLACEHOLDER
 from tithe.data.render import RenderSettings, TemplateRenderer, make_renderer
 from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import demand
 from tithe.lab.endpoint.address import Address
-from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, crowd
+from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, map_unordered
 from tithe.lab.endpoint.client import Client
 from tithe.lab.writing.settings import WritingSettings
 from tithe.lab.writing.texts import TextStore, key_of, store_name
 from tithe.records import Example, Message, Problem
 from tithe.report.reporter import Reporter
-from tithe.run.first_choices import DTYPE, dtype_at_start, keep_choice
+from tithe.run.run_model import DTYPE, dtype_at_start, keep_choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tithe.engine.generate import Generator, Wanted
 
-ENDLESS = 1 << 30  # tokens, where a model does not say how long its window is
+ENDLESS = 1 << 30  # tokens; for a model that does not state its context window
 Answers = dict[str, Mapping[str, Any] | Problem]
 
 
 class Writer(Protocol):
-    """A weak model: prompt id -> `{"text", "tokens", "finished"}`, or why there is none.
+    """A model that answers prompts; an answer is `{"text", "tokens", "finished"}`, or why there is none.
 
     Args:
-        name: of the model.
-        reused: answers that were there before.
-        stored: answers that are there.
-        work: what was done for the others.
+        name: the model's name.
+        reused: number of answers that were stored already.
+        stored: number of answers that are stored.
+        work: counts of the work for the other answers.
     """
 
     name: str
@@ -51,27 +51,29 @@ class Writer(Protocol):
     work: dict[str, Any]
 
     def check(self) -> None:
-        """Raise what can be known to be wrong before anything is answered."""
+        """Raise every error that can be found before anything is answered."""
 
-    def answers(self, prompts: Mapping[str, Example], place: Path, reporter: Reporter) -> Answers: ...
+    def answers(self, prompts: Mapping[str, Example], place: Path, reporter: Reporter) -> Answers:
+        """Return an answer for each prompt id; those stored in the run folder `place` are used again."""
 
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> dict[str, Any]:
+        """Return what the run record says of the model."""
 
 
 def make_writer(name: str, settings: WritingSettings, endpoint: str | None, hold: float | None = None) -> Writer:
-    """One model; nothing is loaded and nobody asked.
+    """Return a writer; loads nothing and sends nothing.
 
     Args:
-        name: of the model.
+        name: the model's name.
         settings: how it writes.
-        endpoint: the address, None for a model that runs here.
-        hold: seconds that answers from an endpoint may wait to be written to disk; None is a few.
+        endpoint: the endpoint's address; None for a model that runs here.
+        hold: most seconds before answers of an endpoint are written to disk; None for the default of a few.
     """
     return LocalWriter(name, settings) if endpoint is None else EndpointWriter(name, settings, endpoint, hold)
 
 
 def seed_of(seed: int, prompt_id: str) -> int:
-    """64 bits for one prompt: what is drawn for it depends on nothing else."""
+    """Return a seed of 64 bits for one prompt, so that its answer does not depend on the other prompts."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=8).digest(), "big")
 
 
@@ -82,6 +84,10 @@ class LocalWriter:
     Args:
         name: folder, hub id or bundled name.
         settings: how it writes.
+        reused: number of answers that were stored already.
+        stored: number of answers that are stored.
+        work: counts of the work for the other answers.
+        remarks: notes on the rendering of the prompts.
     """
 
     name: str
@@ -96,7 +102,7 @@ class LocalWriter:
 
     @property
     def left_out(self) -> dict[str, Any]:
-        """Return what the template leaves out of the prompts; of the response nothing is known yet."""
+        """Return what the template leaves out of the prompts; other remarks concern responses, and none exist yet."""
         name = "left_out_by_template"
         found = self.remarks.as_dict()[name]
         return {name: found} if found else {}
@@ -126,12 +132,16 @@ class LocalWriter:
 
     @cached_property
     def dtype(self) -> str:
+        """Return the dtype that is used."""
         from tithe.engine.devices import choose_device, choose_dtype, dtype_name
 
         return dtype_name(choose_dtype(self.settings.dtype, choose_device(self.settings.device)))
 
     def take_dtype(self, place: Path, reporter: Reporter) -> None:
-        """Take the dtype with which the folder's texts were begun, where a CPU's speed decides which."""
+        """Use the dtype of the texts that the folder holds already, if `auto` chose it by a CPU's speed.
+
+        The speed varies from run to run, and another dtype would mean other answers.
+        """
         from tithe.engine.devices import choose_device
 
         if self.settings.dtype != "auto" or choose_device(self.settings.device).type != "cpu":
@@ -143,63 +153,66 @@ class LocalWriter:
 
     @cached_property
     def stops(self) -> frozenset[int]:
+        """Return the token ids that end an answer."""
         from tithe.engine.generate import stop_ids
 
         return stop_ids(self.source, self.tokenizer, [self.renderer.template.turns.tail.strip()])
 
     @cached_property
     def sampling(self) -> dict[str, Any]:
+        """Return the settings that change the answers; at temperature 0 nothing is drawn."""
         s = self.settings
         drawn = {"top_p": s.top_p, "seed": s.seed} if s.temperature > 0 else {}
         return {"temperature": s.temperature, "max_new_tokens": s.max_new_tokens, **drawn}
 
-    def wanted(self, prompts: Mapping[str, Example]) -> dict[str, Wanted | Problem]:
-        """Prompts as token ids: those that a scorer's `given` pass would have before the response."""
+    def encode(self, prompts: Mapping[str, Example]) -> dict[str, Wanted | Problem]:
+        """Return each prompt as token ids, the ones that precede the response in a scorer's `given` pass."""
         import numpy as np
 
         from tithe.engine.generate import Wanted
 
         found: dict[str, Wanted | Problem] = {}
         self.remarks = RemarkCounts()
-        asked = [replace(example, response=Message("assistant", STAND_IN)) for example in prompts.values()]
+        asked = [replace(example, response=Message("assistant", PLACEHOLDER)) for example in prompts.values()]
         for key, made in zip(prompts, self.renderer.encode(asked), strict=True):
             if isinstance(made, Problem):
                 found[key] = made
                 continue
             self.remarks.add(made.remarks)
-            ids = np.concatenate([made.lead, made.prompt])
+            ids = np.concatenate([made.lead, made.prompt])  # (tokens,)
             found[key] = (
                 Wanted(ids, seed_of(self.settings.seed, key)) if len(ids) else Problem("the prompt has no token")
             )
         return found
 
     def answers(self, prompts: Mapping[str, Example], place: Path, reporter: Reporter) -> Answers:
-        """Answer what the folder does not hold yet."""
+        """Answer the prompts that have no answer in the folder yet."""
         from tithe.engine.generate import GENERATION
 
         self.take_dtype(place, reporter)
         who = {"fingerprint": self.fingerprint, "dtype": self.dtype, "version": GENERATION, "window": self.window}
         store = TextStore(place, store_name(self.name, who | self.sampling | {"stops": sorted(self.stops)}))
         found: Answers = {}
-        wanted = self.wanted(prompts)
+        wanted = self.encode(prompts)
         for sentence in remark_sentences(self.left_out):
             reporter.say(f"{self.name}: {sentence}")
         found |= {key: one for key, one in wanted.items() if isinstance(one, Problem)}
         asked = {key: one for key, one in wanted.items() if not isinstance(one, Problem)}
+        # The tokens stand for prompt and template; the seed is that of the prompt's own draws.
         names = {key: key_of(one.ids.tobytes(), str(one.seed)) for key, one in asked.items()}
         self.reused = self.stored = sum(name in store for name in names.values())
         reporter.progress(self.reused + len(found), 0)
         if self.reused < len(asked):
-            found |= self.write([*asked], [*asked.values()], [*names.values()], store, reporter)
+            found |= self.generate([*asked], [*asked.values()], [*names.values()], store, reporter)
         return found | {key: store[name] for key, name in names.items() if name in store}
 
-    def write(
+    def generate(
         self, keys: Sequence[str], asked: Sequence[Wanted], names: Sequence[str], store: TextStore, reporter: Reporter
     ) -> Answers:
-        """Load the model and let it answer, batch by batch; gives what it could not."""
-        generator, problems, tokens = self.generator(reporter), Answers(), 0
-        # All prompts are put into batches, and those that are answered left out: so the batches of a run that was
-        # killed and goes on are those of a run that was not.
+        """Load the model and let it answer, batch by batch; return the problems of prompts without an answer."""
+        generator, problems, tokens = self.load(reporter), Answers(), 0
+        # Batches are made of all prompts, and answered ones are left out afterwards: a resumed run has the same batches
+        # as one that was never stopped.
         for batch in generator.batches(asked):
             todo = [i for i in batch if names[i] not in store]
             if not todo:
@@ -210,16 +223,16 @@ class LocalWriter:
                     continue
                 store.put(names[i], {"text": got.text, "tokens": got.tokens, "finished": got.finished})
                 tokens += got.tokens
-            store.flush()  # a batch is there whole or not at all, so that none is ever taken up in the middle
+            store.flush()  # a batch is stored whole or not at all, so that none is resumed half-way
             self.stored = len(store)
             reporter.progress(len(todo), tokens)
         self.work = {"tokens_generated": tokens, "batches_halved": generator.halved, "pads": generator.pads}
         del generator
-        gc.collect()  # the next model needs the room
+        gc.collect()  # free the memory for the next model
         return problems
 
-    def generator(self, reporter: Reporter) -> Generator:
-        """The model, loaded."""
+    def load(self, reporter: Reporter) -> Generator:
+        """Load the model."""
         from tithe.engine.generate import Generator, load_writer
 
         s = self.settings
@@ -247,10 +260,13 @@ class EndpointWriter:
     """A model behind an endpoint.
 
     Args:
-        name: the endpoint's name for it.
+        name: the endpoint's name for the model.
         settings: how it writes.
-        endpoint: the address.
-        hold: seconds that answers may wait to be written to disk, None a few; a process that is killed loses those.
+        endpoint: the endpoint's address.
+        hold: most seconds before answers are written to disk, which a process that is killed loses; None for a few.
+        reused: number of answers that were stored already.
+        stored: number of answers that are stored.
+        work: counts of the work for the other answers.
     """
 
     name: str
@@ -268,8 +284,8 @@ class EndpointWriter:
     def address(self) -> Address:
         return Address(self.endpoint, self.settings.api_key_env)
 
-    def body(self, prompt_id: str, example: Example) -> dict[str, Any]:
-        """The request for one prompt; a server that heeds the seed gives the same answer again."""
+    def request(self, prompt_id: str, example: Example) -> dict[str, Any]:
+        """Return the request for one prompt; a server that supports seeds gives the same answer again."""
         s = self.settings
         return chat_body(
             self.name,
@@ -278,12 +294,12 @@ class EndpointWriter:
             temperature=s.temperature,
             top_p=s.top_p if s.temperature > 0 else None,
             max_tokens=s.max_new_tokens,
-            seed=seed_of(s.seed, prompt_id) & 0x7FFFFFFF,
+            seed=seed_of(s.seed, prompt_id) & 0x7FFFFFFF,  # servers take 32 bits, often signed
         )
 
     def answers(self, prompts: Mapping[str, Example], place: Path, reporter: Reporter) -> Answers:
-        """Ask for what the folder does not hold yet."""
-        bodies = {key: self.body(key, example) for key, example in prompts.items()}
+        """Ask the endpoint about the prompts that have no answer in the folder yet."""
+        bodies = {key: self.request(key, example) for key, example in prompts.items()}
         names = {key: key_of(json.dumps(body, sort_keys=True)) for key, body in bodies.items()}
         store = TextStore(place, store_name(self.name, {"endpoint": self.address.page("")}))
         self.reused = self.stored = sum(name in store for name in names.values())
@@ -294,7 +310,7 @@ class EndpointWriter:
         todo = [key for key, name in names.items() if name not in store]
         with closing(client):
             try:
-                for key, got in crowd(lambda key: chat(client, bodies[key]), todo, s.concurrency, client.stop):
+                for key, got in map_unordered(lambda key: chat(client, bodies[key]), todo, s.concurrency, client.stop):
                     if isinstance(got, Reply):
                         store.put(
                             names[key], {"text": got.text.strip(), "tokens": got.tokens, "finished": got.finished}
@@ -304,7 +320,7 @@ class EndpointWriter:
                         problems[key] = got
                     store.flush_now_and_then(self.hold)
                     reporter.progress(1, tokens)
-            finally:
+            finally:  # also after an error: answers from a server may have been paid for
                 store.flush()
                 self.stored = len(store)
         self.work = {"tokens_generated": tokens, "requests_tried_again": client.tried_again}

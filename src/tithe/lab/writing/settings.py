@@ -19,14 +19,14 @@ class WritingSettings(SeedSettings, ModelUse):
     """How a model writes.
 
     Args:
-        temperature: 0 takes the likeliest token each time; above it tokens are drawn.
-        top_p: share of probability that is drawn from.
+        temperature: 0 always takes the likeliest token; above 0 tokens are sampled.
+        top_p: probability mass that tokens are sampled from.
         max_new_tokens: tokens at which an answer is cut off.
-        batch_tokens: tokens a batch holds, answers included; the device's own number by default.
+        batch_tokens: tokens per batch, answers included; chosen for the device by default.
         api_key_env: environment variable that holds the server's key.
-        concurrency: requests at once.
-        timeout: seconds for all of a request, from its start to the last byte of its answer.
-        retries: how often a failed request is tried again.
+        concurrency: requests at the same time.
+        timeout: seconds for a whole request, up to the last byte of its answer.
+        retries: how often a failed request is retried.
     """
 
     temperature: NotNegative = 0.7
@@ -40,10 +40,11 @@ class WritingSettings(SeedSettings, ModelUse):
 
     @model_validator(mode="after")
     def can_write(self) -> Self:
+        """Refuse values with which nothing could be written."""
         if not 0 < self.top_p <= 1:
             raise SettingsError(f"`top_p` cannot be `{self.top_p}`: it must be above 0 and at most 1")
         if self.timeout == 0:
-            raise SettingsError("`timeout` cannot be `0`: no answer comes within no time")
+            raise SettingsError("`timeout` cannot be `0`: an answer takes some time")
         return self
 
     def check_read(self, served: bool) -> None:
@@ -57,5 +58,5 @@ class WritingSettings(SeedSettings, ModelUse):
         """
         for name in THERE if not served else HERE:
             if getattr(self, name) != type(self).model_fields[name].default:
-                where = "an endpoint does that itself" if served else "without `endpoint` nothing reads it"
-                raise SettingsError(f"`{name}` is given as `{getattr(self, name)}`, and {where}", hint="leave it out")
+                where = "an endpoint does that itself" if served else "it is only used with `endpoint`"
+                raise SettingsError(f"`{name}` is given as `{getattr(self, name)}`, but {where}", hint="leave it out")

@@ -1,9 +1,9 @@
-"""Texts that models wrote, on disk: append-only JSON lines, each part whole or not there.
+"""Store texts that models wrote in files of JSON lines, which are written whole and never changed.
 
     <run folder>/generated/<model and settings>/part-000001-9f3a2c1d.jsonl
 
-A line's key is a hash of what was asked, and the folder's name of who was asked and how: another model, dtype,
-temperature or length looks in another folder, another prompt or template for another key.
+The folder's name has a hash of the model and how it writes, a line's key is a hash of the prompt: another model, dtype,
+temperature or length uses another folder, another prompt or template another key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tithe.data.checksum import Part, parts_in, write_part
+from tithe.data.checksum import StoredPart, list_parts, write_part
 from tithe.data.outfile import writing
 from tithe.errors import StoreError
 
@@ -26,27 +26,28 @@ FIELDS = {"key": (str,), "text": (str,), "tokens": (int, type(None)), "finished"
 
 
 def store_name(name: str, who: Mapping[str, Any]) -> str:
-    """Folder of one model under one set of settings: readable, and never another's."""
+    """Return the name of the folder for a model and its settings: readable, and unique by a hash."""
     text = json.dumps(who, sort_keys=True, default=str)
     readable = re.sub(r"[^\w.-]+", "-", Path(name).name)[:40].strip("-.") or "model"
     return f"{readable}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
 def key_of(*parts: bytes | str) -> str:
-    """32 hex digits that name exactly these parts."""
+    """Return a hash of the parts, as 32 hex digits."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        # With its length before it, no part can be taken for the end of the one before.
         state.update(len(data).to_bytes(8, "little") + data)
     return state.hexdigest()
 
 
 class TextStore:
-    """What one model wrote in one run folder.
+    """The texts of one model in one run folder.
 
     Args:
         folder: the run folder.
-        name: `store_name` of the model and settings.
+        name: result of `store_name`.
 
     Raises:
         StoreError: a part is damaged.
@@ -57,7 +58,7 @@ class TextStore:
         self.known: dict[str, dict[str, Any]] = {}
         self.unwritten: list[dict[str, Any]] = []
         self.flushed, self.next_part = time.monotonic(), 1
-        for part in parts_in(self.folder, SUFFIX):
+        for part in list_parts(self.folder, SUFFIX):
             for line in read_part(part):
                 self.known[line.pop("key")] = line
             self.next_part = part.number + 1
@@ -73,17 +74,17 @@ class TextStore:
         return self.known[key]
 
     def put(self, key: str, value: Mapping[str, Any]) -> None:
-        """Take a text; it reaches the disk with the next flush: what is flushed together is there together."""
+        """Add a text; the next flush writes it to disk, together with all others added since the last one."""
         self.known[key] = dict(value)
         self.unwritten.append({"key": key, **value})
 
     def flush_now_and_then(self, seconds: float | None = None) -> None:
-        """Flush, if the last time was so long ago, seconds by default: for texts that come one by one."""
+        """Flush if the last flush was so many seconds ago, 3 by default; for texts that come one by one."""
         if time.monotonic() - self.flushed >= (FLUSH_SECONDS if seconds is None else seconds):
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not yet on disk as one new part."""
+        """Write all texts that are not on disk yet as one new part."""
         self.flushed = time.monotonic()
         if not self.unwritten:
             return
@@ -94,11 +95,11 @@ class TextStore:
         self.unwritten = []
 
 
-def read_part(part: Part) -> list[dict[str, Any]]:
-    """The lines of a part.
+def read_part(part: StoredPart) -> list[dict[str, Any]]:
+    """Read the lines of a part.
 
     Raises:
-        StoreError: it is not what we wrote.
+        StoreError: it is damaged, or tithe did not write it.
     """
     hint = "delete that file: its texts are generated again"
     data = part.read(hint)
@@ -106,7 +107,7 @@ def read_part(part: Part) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in data.splitlines()]
         for line in lines:
             if line.keys() != FIELDS.keys() or not all(type(line[name]) in types for name, types in FIELDS.items()):
-                raise ValueError("other fields than ours")
+                raise ValueError("unknown or missing fields")
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise StoreError(f"`{part.path}` is damaged or not ours: {error}", hint=hint) from error
+        raise StoreError(f"`{part.path}` is damaged or was not written by tithe: {error}", hint=hint) from error
     return lines

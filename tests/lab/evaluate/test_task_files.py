@@ -10,7 +10,7 @@ import pytest
 from tithe.errors import DataError, SettingsError
 from tithe.lab.evaluate.programs import Grader, pass_at_k, passed_at, plus_tests
 from tithe.lab.evaluate.sandbox import Limits
-from tithe.lab.evaluate.task_files import KNOWN, find
+from tithe.lab.evaluate.task_files import KNOWN, find_files
 from tithe.lab.evaluate.tasks import GRADED
 
 GSM8K, HUMANEVAL, PLUS = "openai/gsm8k", "openai/openai_humaneval", "evalplus/humanevalplus"
@@ -29,7 +29,7 @@ def file(path, *records):
 
 
 def rows(hub, path, subset=None):
-    data = find(hub, subset, path, "the-task")
+    data = find_files(hub, subset, path, "the-task")
     return data.rows()
 
 
@@ -81,7 +81,7 @@ def test_truthfulqa_has_one_true_answer_or_all(tmp_path):
     [
         (GSM8K, [{"question": "q", "answer": "a"}, {"question": "q"}], r"some.jsonl:2: .* no field `answer`"),
         (GSM8K, [{"question": 3, "answer": "a"}], r":1: the field `question` is '3', and not a text"),
-        (GSM8K, [["q"]], r":1: the record is no object"),
+        (GSM8K, [["q"]], r":1: the record is not an object"),
         (GSM8K, [], r"is empty"),
         (
             ARC,
@@ -95,7 +95,7 @@ def test_truthfulqa_has_one_true_answer_or_all(tmp_path):
             [{"question": "q", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "B"}],
             r"`answerKey` is `B`, and the labels are A",
         ),
-        (PIQA, [{"query": "q", "choices": ["a", "b", "c"], "gold": 2}], r"holds 3 texts, and not 2"),
+        (PIQA, [{"query": "q", "choices": ["a", "b", "c"], "gold": 2}], r"holds 3 texts, not 2"),
         (HUMANEVAL, [{"task_id": "1", "prompt": "p", "test": "x = 1"}], r":1: the record has no field `entry_point`"),
         (PLUS, [{k: v for k, v in PROGRAM.items() if k != "test"}], r"no field `test`"),
         (TRUTH, [{"question": "q", "best_answer": "b"}], r"no field `correct_answers`"),
@@ -109,14 +109,14 @@ def test_a_file_without_the_fields_is_refused_with_field_and_line(tmp_path, hub,
 def test_files_are_found_in_folders_packed_and_beside(tmp_path):
     record = {"question": "q", "answer": "a"}
     file(tmp_path / "gsm8k_test.jsonl", record)
-    assert set(find(GSM8K, "main", tmp_path, "gsm8k").files) == {"test"}
+    assert set(find_files(GSM8K, "main", tmp_path, "gsm8k").files) == {"test"}
     with gzip.open(tmp_path / "gsm8k_train.jsonl.gz", "wt") as stream:
         stream.write(json.dumps({**record, "question": "train"}))
     got = rows(GSM8K, tmp_path / "gsm8k_test.jsonl")
     assert got["train"][0]["question"] == "train" and got["test"][0]["question"] == "q"
     other = file(tmp_path / "my-test.jsonl", record)
     file(tmp_path / "my-train.jsonl", record)
-    assert find(GSM8K, "main", other, "gsm8k").files["train"].name == "my-train.jsonl"
+    assert find_files(GSM8K, "main", other, "gsm8k").files["train"].name == "my-train.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_files_are_found_in_folders_packed_and_beside(tmp_path):
 )
 def test_what_cannot_be_a_tasks_file_is_refused(tmp_path, hub, path, words):
     with pytest.raises(SettingsError, match=words):
-        find(hub, None, tmp_path / path, "the-task")
+        find_files(hub, None, tmp_path / path, "the-task")
 
 
 def test_mmlu_is_read_from_its_zip(tmp_path):
@@ -146,7 +146,7 @@ def test_mmlu_is_read_from_its_zip(tmp_path):
     with pytest.raises(DataError, match=r"has no table `tax_test.csv`"):
         rows(MMLU, tmp_path / "mmlu.zip", "tax")
     (tmp_path / "no.zip").write_text("x")
-    with pytest.raises(DataError, match="no zip file"):
+    with pytest.raises(DataError, match="not a readable zip file"):
         rows(MMLU, tmp_path / "no.zip", "law")
 
 
@@ -223,7 +223,7 @@ def test_names_of_the_shared_files(shared):
     subsets = {ARC: ("ARC-Easy", "ARC-Challenge"), MMLU: ("anatomy",)}
     for hub in KNOWN:
         for subset in subsets.get(hub, (None,)):
-            data = find(hub, subset, Path(shared / "data" / "eval"), "the-task")
+            data = find_files(hub, subset, Path(shared / "data" / "eval"), "the-task")
             assert data.files and all(len(value) == 32 for value in data.digest().values())
 
 

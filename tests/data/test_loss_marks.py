@@ -1,4 +1,4 @@
-"""Marks of trainers that keep a turn out of the loss: which are followed, and which are named."""
+"""Marks that keep a turn out of the loss: which are followed and which are only reported."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from tithe.data.formats import Shape, examples
+from tithe.data.formats import Shape, read_examples
 from tithe.data.ids import Occurrences
 from tithe.records import BadRow, Example
 
 
 def read(record: object, turns: Any = "last", shape: Shape = "messages") -> list[Example | BadRow]:
-    return list(examples(record, shape, turns, 0, "f:1", Occurrences()))
+    return list(read_examples(record, shape, turns, 0, "f:1", Occurrences()))
 
 
 def dialogue(**mark: Any) -> dict[str, Any]:
-    """Two responses, the second one marked."""
+    """Return a record with two responses, the second one marked."""
     return {
         "messages": [
             {"role": "user", "content": "u1"},

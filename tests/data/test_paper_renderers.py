@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.data.small import Letters, dialogue, example, tokenizer
 from tests.shared import SHARED
-from tithe.data.authors import NO_RESPONSE, CherryRenderer, SuperfilteringRenderer, TwoTexts
+from tithe.data.paper_renderers import NO_RESPONSE, CherryRenderer, SeparatelyEncoded, SuperfilteringRenderer
 from tithe.data.render import Renderer, RenderSettings
 from tithe.errors import SettingsError
 from tithe.records import Example, Message, Pass, Problem
@@ -18,7 +18,7 @@ from tithe.records import Example, Message, Pass, Problem
 
 def both(made: Renderer, one: Example) -> tuple[Pass | Problem, Pass | Problem]:
     (encoded,) = made.encode([one])
-    assert isinstance(encoded, TwoTexts), encoded
+    assert isinstance(encoded, SeparatelyEncoded), encoded
     return made.build("given", encoded), made.build("alone", encoded)
 
 
@@ -56,7 +56,7 @@ def test_bos_is_context_in_both_passes() -> None:
 @settings(max_examples=100, deadline=None)
 @given(limit=st.integers(1, 60), asked=st.integers(0, 30), answer=st.integers(0, 40))
 def test_cherry_cuts_as_the_paper_does(limit: int, asked: int, answer: int) -> None:
-    """One token per character, no BOS: the arithmetic of the specification, written out for lengths."""
+    """Compute the specification's lengths by hand, for one token per character and no BOS."""
     given_, alone = both(
         CherryRenderer(Letters(), RenderSettings("wizardlm", limit)), example("q" * asked, "a" * answer)
     )
@@ -92,7 +92,7 @@ def test_reasons() -> None:
     cherry = CherryRenderer(Letters(), RenderSettings("wizardlm", 30))
     assert both(cherry, example("Add.", "")) == (Problem(NO_RESPONSE),) * 2
     assert both(cherry, example("Add." * 9, "Four.")) == (Problem(NO_RESPONSE),) * 2
-    # The header fits under the 4 spare tokens of a tokenizer that makes less of it than Llama's does.
+    # In this tokenizer the header takes fewer than the 4 tokens that it takes in Llama's.
     short = CherryRenderer(tokenizer(), RenderSettings("wizardlm", 20))
     short._header = short._header[:1]
     assert any(
@@ -124,19 +124,19 @@ def test_settings_that_the_preset_fixes(settings: RenderSettings, why: str) -> N
 def test_no_shots() -> None:
     made = CherryRenderer(tokenizer(bos=True), RenderSettings())
     (encoded,) = made.encode([example()])
-    assert isinstance(encoded, TwoTexts)
+    assert isinstance(encoded, SeparatelyEncoded)
     with pytest.raises(SettingsError, match="no passes with shots"):
         made.build("shown", encoded)
 
 
-# The numbers of the papers' own code
+# Numbers from the papers' own code
 
 TINY, POOL = SHARED / "data" / "weights" / "tinystories-656k", SHARED / "data" / "sft" / "alpaca_20k.jsonl"
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[Any]:
-    """(model, tokenizer) that the reference numbers were made with."""
+    """Return the model and tokenizer that produced the reference numbers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -148,7 +148,7 @@ def tiny() -> Iterator[Any]:
 
 
 def mean_nll(model: Any, one: Pass) -> tuple[float, int]:
-    """Nats per token and number of tokens, one record at a time with full logits."""
+    """Return nats per token and number of tokens, one record at a time with full logits."""
     import torch
 
     ids, start = torch.from_numpy(one.ids).long(), max(one.start, 1)

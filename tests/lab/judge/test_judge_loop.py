@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tithe.lab.judge.judge_prompt import EXAMPLES, question, scores_of, two_numbers
+from tithe.lab.judge.judge_loop import EXAMPLES, question, scores_of, two_numbers
 from tithe.records import Message, Problem
 
 

@@ -19,8 +19,8 @@ from tithe.engine.workers.several import SeveralEngine
 from tithe.errors import StoreError
 from tithe.report.reporter import Reporter
 from tithe.run.engines import engine_record, engine_sentence, make_engine
-from tithe.run.first_choices import ROUTE, choice, chosen_number, chosen_word, keep_choice, read_choices
 from tithe.run.method import set_up
+from tithe.run.run_model import ROUTE, choice, chosen_number, chosen_word, keep_choice, read_choices
 from tithe.run.score import score
 from tithe.settings import ScoreSettings
 

@@ -1,6 +1,6 @@
-"""Jinja templates with limits: a template is foreign code, and must neither run for ever nor differ from run to run.
+"""Jinja templates with limits: a template is foreign code, and must neither run for ever nor be random.
 
-Limits are counted in steps and characters, not in seconds, so that the same record meets the same limit everywhere.
+The limits count steps and characters, not seconds, so that a record reaches the same limit on every machine.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from jinja2.visitor import NodeTransformer
 
 from tithe.errors import TemplateError
 
-MOST_STEPS = 1_000_000  # loop bodies and macro calls of one rendering; a dialogue of 1,000 turns takes some thousand
-MOST_CHARACTERS = 1 << 26  # of one rendering, and of every text or list made on the way to it
-DRAWN = ("random", "lipsum", "shuffle")  # what Jinja offers that comes out differently each time
-_WIDTHS = ("center", "indent", "wordwrap")  # filters that make as many characters as they are told
+MOST_STEPS = 1_000_000  # loop bodies and macro calls of one rendering; 1,000 turns take a few thousand
+MOST_CHARACTERS = 1 << 26  # of one rendering, and of every intermediate text or list
+RANDOM_NAMES = ("random", "lipsum", "shuffle")  # Jinja's filters and functions that draw at random
+_WIDTH_FILTERS = ("center", "indent", "wordwrap")  # filters that pad to a width given as a number
 
 
-class TooMuch(Exception):
-    """A rendering went over a limit."""
+class LimitExceeded(Exception):
+    """A limit that a rendering exceeded."""
 
 
 class BoundedTemplate:
@@ -33,7 +33,7 @@ class BoundedTemplate:
         source: the Jinja text.
 
     Raises:
-        TemplateError: the source cannot be compiled, or asks for something random.
+        TemplateError: the source cannot be compiled or is random.
     """
 
     def __init__(self, name: str, source: str) -> None:
@@ -41,10 +41,10 @@ class BoundedTemplate:
         self._template = self._compile(name, source)
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        """Return the rendering.
+        """Render the template.
 
         Raises:
-            TooMuch: a limit is reached.
+            LimitExceeded: a limit is reached.
             Exception: whatever the template raises.
         """
         self._used.steps = 0
@@ -52,7 +52,7 @@ class BoundedTemplate:
         for piece in self._template.generate(**variables):
             characters += len(piece)
             if characters > MOST_CHARACTERS:
-                raise TooMuch(f"its text has more than {MOST_CHARACTERS:,} characters")
+                raise LimitExceeded(f"its text has more than {MOST_CHARACTERS:,} characters")
             pieces.append(piece)
         return "".join(pieces)
 
@@ -60,14 +60,14 @@ class BoundedTemplate:
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
         try:
-            # transformers' own sandbox, filters and tags. Not its `render_jinja_template`: that turns `strftime_now`
-            # into text, and takes the date from the clock.
-            # An empty text is compiled to get at the environment: there, ours would be worked out without limits.
+            # Use transformers' own sandbox, filters and tags, but not its `render_jinja_template`: that turns
+            # `strftime_now` into text and takes the date from the clock. Compile an empty text to get the environment:
+            # compiling `source` there would fold its constants without limits.
             environment: Any = _compile_jinja_template("").environment.overlay()
             self._bound(environment)
             tree = environment.parse(source)
-            refuse_chance(name, tree)
-            code = environment.compile(_Counted().visit(tree))
+            reject_randomness(name, tree)
+            code = environment.compile(_StepCounter().visit(tree))
             template: jinja2.Template = environment.template_class.from_code(
                 environment, code, environment.make_globals(None)
             )
@@ -77,7 +77,12 @@ class BoundedTemplate:
             raise TemplateError(f"template `{name}` cannot be compiled: {error}") from error
         except RecursionError as error:
             raise TemplateError(f"template `{name}` cannot be compiled: it is nested too deeply") from error
-        except (SyntaxError, ValueError, OverflowError, MemoryError) as error:  # of the Python that Jinja makes of it
+        except (
+            SyntaxError,
+            ValueError,
+            OverflowError,
+            MemoryError,
+        ) as error:  # from the Python code that Jinja generates
             raise TemplateError(f"template `{name}` cannot be compiled: {type(error).__name__}: {error}") from error
         return template
 
@@ -88,40 +93,40 @@ class BoundedTemplate:
             if function is step:
                 return step()
             check_numbers((*args, *named.values()))
-            return checked(call(context, function, *args, **named))
+            return check_size(call(context, function, *args, **named))
 
         def bounded_operation(context: Any, operator: str, left: Any, right: Any) -> Any:
             if operator in ("*", "**"):
                 check_product(operator, left, right)
-            return checked(operate(context, operator, left, right))
+            return check_size(operate(context, operator, left, right))
 
         def step() -> str:
             self._used.steps += 1
             if self._used.steps > MOST_STEPS:
-                raise TooMuch(f"it takes more than {MOST_STEPS:,} steps")
+                raise LimitExceeded(f"it takes more than {MOST_STEPS:,} steps")
             return ""
 
-        # Operations that are intercepted are not worked out when the template is compiled, either.
+        # Intercepted operations are not folded at compile time either, so constants cannot evade the limits.
         environment.call, environment.call_binop = bounded_call, bounded_operation
         environment.intercepted_binops = frozenset({"+", "*", "**", "%"})
         environment.count_step, environment.join_texts = step, join_texts
         environment.filters = {
             **environment.filters,
-            **{key: with_numbers_checked(environment.filters[key]) for key in _WIDTHS},
+            **{key: with_checked_numbers(environment.filters[key]) for key in _WIDTH_FILTERS},
         }
 
 
-class _Counted(NodeTransformer):
-    """Put a step into every loop and macro, and join texts under the limit."""
+class _StepCounter(NodeTransformer):
+    """A transformer that counts a step in every loop body and macro, and limits `~` concatenations."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
-        node.body.insert(0, _step(node.lineno))
+        node.body.insert(0, _step_node(node.lineno))
         return node
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
         self.generic_visit(node)
-        node.body.insert(0, _step(node.lineno))
+        node.body.insert(0, _step_node(node.lineno))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
@@ -129,21 +134,21 @@ class _Counted(NodeTransformer):
         return nodes.Call(nodes.EnvironmentAttribute("join_texts"), node.nodes, [], None, None, lineno=node.lineno)
 
 
-def _step(line: int) -> nodes.Node:
+def _step_node(line: int) -> nodes.Node:
     call = nodes.Call(nodes.EnvironmentAttribute("count_step"), [], [], None, None, lineno=line)
     return nodes.ExprStmt(call, lineno=line)
 
 
-def refuse_chance(name: str, tree: nodes.Template) -> None:
-    """Refuse a template that draws at random: the same record would get another score each time.
+def reject_randomness(name: str, tree: nodes.Template) -> None:
+    """Refuse a template that draws at random: a record would get a different score each time.
 
     Raises:
-        TemplateError: with the line.
+        TemplateError: naming the line.
     """
     names: list[nodes.Filter | nodes.Name] = [*tree.find_all(nodes.Filter)]
     names += (node for node in tree.find_all(nodes.Name) if node.ctx == "load")
     for node in names:
-        if node.name in DRAWN:
+        if node.name in RANDOM_NAMES:
             raise TemplateError(
                 f"template `{name}`, line {node.lineno}: it uses `{node.name}`, so it would write the same dialogue "
                 "differently each time",
@@ -152,26 +157,29 @@ def refuse_chance(name: str, tree: nodes.Template) -> None:
 
 
 def join_texts(*parts: Any) -> str:
+    """Concatenate the parts, refusing a text over the limit."""
     texts = [str(part) for part in parts]
     if sum(map(len, texts)) > MOST_CHARACTERS:
-        raise TooMuch(f"it makes a text of more than {MOST_CHARACTERS:,} characters")
+        raise LimitExceeded(f"it makes a text of more than {MOST_CHARACTERS:,} characters")
     return "".join(texts)
 
 
-def checked(value: Any) -> Any:
+def check_size(value: Any) -> Any:
+    """Return the value, refusing a text or list over the limit."""
     if isinstance(value, (str, list, tuple)) and len(value) > MOST_CHARACTERS:
-        raise TooMuch(f"it makes a text of more than {MOST_CHARACTERS:,} characters")
+        raise LimitExceeded(f"it makes a text of more than {MOST_CHARACTERS:,} characters")
     return value
 
 
 def check_numbers(values: tuple[Any, ...]) -> None:
-    """Refuse the widths and counts of `ljust`, `center`, ... before the text is made."""
+    """Refuse huge widths and counts for `ljust`, `center`, ... before the text is built."""
     for value in values:
         if isinstance(value, int) and abs(value) > MOST_CHARACTERS:
-            raise TooMuch(f"it asks for more than {MOST_CHARACTERS:,} characters")
+            raise LimitExceeded(f"it asks for more than {MOST_CHARACTERS:,} characters")
 
 
 def check_product(operator: str, left: Any, right: Any) -> None:
+    """Refuse a repetition or power over the limit before it is computed."""
     sizes = [len(one) if isinstance(one, (str, list, tuple)) else one for one in (left, right)]
     if not all(isinstance(size, int) for size in sizes):
         return
@@ -179,13 +187,15 @@ def check_product(operator: str, left: Any, right: Any) -> None:
     if (whole and abs(sizes[0] * sizes[1]) > MOST_CHARACTERS) or (
         operator == "**" and abs(sizes[0]).bit_length() * abs(sizes[1]) > MOST_CHARACTERS
     ):
-        raise TooMuch(f"it makes more than {MOST_CHARACTERS:,} characters or digits")
+        raise LimitExceeded(f"it makes more than {MOST_CHARACTERS:,} characters or digits")
 
 
-def with_numbers_checked(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_checked_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a filter so that its arguments pass `check_numbers`."""
+
     def bounded(*args: Any, **named: Any) -> Any:
         check_numbers((*args, *named.values()))
         return function(*args, **named)
 
-    bounded.__dict__.update(function.__dict__)  # how Jinja knows what else it has to hand over
+    bounded.__dict__.update(function.__dict__)  # by these attributes Jinja knows to pass the context or environment
     return bounded

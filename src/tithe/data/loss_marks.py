@@ -1,7 +1,7 @@
-"""Marks that keep a turn out of the loss, as several trainers write them.
+"""Read the marks with which trainers keep a turn out of the loss.
 
-A mark stands in the turn (OpenAI and Mistral `weight`, axolotl `train` and `train_detail`, ms-swift and xtuner `loss`,
-verl `loss_mask`, torchtune `masked`) or, as a list with an entry for each turn, in the record.
+A mark is a field of the turn (OpenAI and Mistral `weight`, axolotl `train` and `train_detail`, ms-swift and xtuner
+`loss`, verl `loss_mask`, torchtune `masked`), or a list in the record with an entry for each turn.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ LEARNT = frozenset(
         "output_with_loss",
         "learn",
     ]
-)  # 0 or false: not to be learnt
+)  # 0 or false: do not train on it
 WEIGHTS = tuple(sorted(LEARNT))
-MASKED = frozenset(["masked", "is_masked", "mask_loss", "ignore_loss", "no_loss"])  # 1 or true: not to be learnt
-PIECES = frozenset(["train_detail", "training_detail"])  # axolotl: the verdict on pieces of the text
-LISTS = frozenset(f"{name}s" for name in LEARNT) | LEARNT  # of a record: an entry for each turn
-USUAL = frozenset(
+MASKED = frozenset(["masked", "is_masked", "mask_loss", "ignore_loss", "no_loss"])  # 1 or true: do not train on it
+PIECES = frozenset(["train_detail", "training_detail"])  # axolotl: marks on pieces of the text
+LISTS = frozenset(f"{name}s" for name in LEARNT) | LEARNT  # in a record: an entry for each turn
+USUAL_FIELDS = frozenset(
     [
         "role",
         "from",
@@ -53,17 +53,19 @@ USUAL = frozenset(
         "thinking",
     ]
 )
-_LIKE = re.compile(r"(^|_)(loss|masks?|masked|weights?|trains?|trained|training|trainable|learn|learnt)(_|$)", re.I)
+_LIKE_MARK = re.compile(
+    r"(^|_)(loss|masks?|masked|weights?|trains?|trained|training|trainable|learn|learnt)(_|$)", re.I
+)
 _WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
 def judge_turn(turn: Mapping[str, Any], notes: list[str]) -> bool:
-    """Return whether an assistant turn is to be learnt; note marks that are followed, and those that are not."""
-    if turn.keys() <= USUAL:  # most turns of most data sets
+    """Tell whether to train on an assistant turn; note the marks that are followed and those that are not."""
+    if turn.keys() <= USUAL_FIELDS:  # shortcut: true of nearly all turns
         return True
     learnt = True
     for key, value in turn.items():
-        if value is None or key in USUAL:
+        if value is None or key in USUAL_FIELDS:
             continue
         amount = _amount(key, value)
         if amount is not None:
@@ -76,19 +78,20 @@ def judge_turn(turn: Mapping[str, Any], notes: list[str]) -> bool:
 def judge_record(
     record: Mapping[str, Any], turns: Sequence[object], spoken: Sequence[int], notes: list[str]
 ) -> set[int]:
-    """Return the turns that a list beside the dialogue marks as not to be learnt.
+    """Return the turns that a list in the record marks as not to be trained on.
 
     Args:
         record: the whole record.
-        turns: its turns as they stand there.
+        turns: its turns as written.
         spoken: indices of the assistant's turns.
-        notes: takes what is noted.
+        notes: new notes are appended here.
     """
     left: set[int] = set()
     for key in _lists_in(tuple(record)):
         entries = record[key]
         if not isinstance(entries, (list, tuple)) or not entries:
             continue
+        # The list has an entry for each turn or for each assistant turn; any other length is ambiguous.
         places = range(len(turns)) if len(entries) == len(turns) else spoken if len(entries) == len(spoken) else None
         amounts = [_amount(key.removesuffix("s") if key not in LEARNT else key, entry) for entry in entries]
         if places is None or None in amounts:
@@ -108,12 +111,12 @@ def _lists_in(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def note_record(record: Mapping[str, Any], notes: list[str], followed: Collection[str] = ()) -> None:
-    """Note marks on a whole record, which is scored whatever they say.
+    """Note marks on a whole record; the record is scored in any case.
 
     Args:
         record: the whole record.
-        notes: takes what is noted.
-        followed: names whose lists `judge_record` has read.
+        notes: new notes are appended here.
+        followed: names of lists that `judge_record` has read.
     """
     for key, value in record.items():
         if value is None or not is_like_mark(key):
@@ -132,8 +135,8 @@ def note_record(record: Mapping[str, Any], notes: list[str], followed: Collectio
 
 @lru_cache(maxsize=1024)
 def is_like_mark(key: object) -> bool:
-    """Return whether a field's name speaks of loss, masks, weights or training."""
-    return isinstance(key, str) and _LIKE.search(key) is not None
+    """Tell whether a field's name contains a word for loss, masks, weights or training."""
+    return isinstance(key, str) and _LIKE_MARK.search(key) is not None
 
 
 def _follow(key: str, amount: float, notes: list[str]) -> bool:
@@ -147,7 +150,7 @@ def _follow(key: str, amount: float, notes: list[str]) -> bool:
 
 
 def _amount(key: str, value: Any) -> float | None:
-    """Return how much is to be learnt, 0 for nothing; None if this is no mark that we know."""
+    """Return how much of the turn to train on, from 0 for nothing to 1; None if this is not a known mark."""
     if key in PIECES:
         pieces = value if isinstance(value, (list, tuple)) else ()
         said = [_number(piece.get("train")) if isinstance(piece, Mapping) else None for piece in pieces]
@@ -164,7 +167,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    """Return the number that a mark is, also as text."""
+    """Return a mark's value as a number, also if it is written as text; None if it is not one."""
     if isinstance(value, str):
         value = _WORDS.get(value.strip().lower(), value)
     if not isinstance(value, (bool, int, float, str)):

@@ -15,7 +15,7 @@ from tests.lab.endpoint.server import KEY, Played, reply, serve
 from tithe.errors import DataError, OutputError, SettingsError
 from tithe.lab.endpoint import client
 from tithe.lab.endpoint.client import REFUSED
-from tithe.lab.judge.judge_prompt import REMINDER
+from tithe.lab.judge.judge_loop import REMINDER
 from tithe.lab.judge.pairwise import JudgeResult, compare, tally
 from tithe.lab.judge.prompt_answers import answer
 from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
@@ -271,9 +271,9 @@ def test_an_empty_answer_is_judged(sides: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"judge": "http://localhost:1/v1"}, "no judge is named"),
+        ({"judge": "http://localhost:1/v1"}, "no model is given for the judge"),
         ({"judge": "m", "judge_model": "x"}, "runs here"),
-        ({"judge": "m", "concurrency": 3}, "without `endpoint` nothing reads it"),
+        ({"judge": "m", "concurrency": 3}, "it is only used with `endpoint`"),
         ({"judge": "http://localhost:1/v1", "judge_model": "x", "dtype": "fp32"}, "an endpoint does that itself"),
         ({"judge": "m", "attempts": 0}, "at least 1"),
         ({"judge": "m", "level": 95}, "between 0 and 1"),

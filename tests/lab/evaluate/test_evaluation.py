@@ -72,7 +72,9 @@ def test_only_what_changed_is_measured_again(model_dir, files, tmp_path):
 
     assert computed(settings(model_dir, files)) == ["holdout", "gsm8k"]
     assert computed(settings(model_dir, files, eos=True)) == ["holdout"]
-    assert any("`holdout` by other settings, data or versions; it is measured again" in line for line in heard.said)
+    assert any(
+        "`holdout` measured with other settings, data or versions; it is measured again" in line for line in heard.said
+    )
     assert computed(settings(model_dir, files, eos=True, limit=3)) == ["gsm8k"]
     write(files / "held.jsonl", ROWS[:2])
     assert computed(settings(model_dir, files, eos=True, limit=3)) == ["holdout"]
@@ -129,7 +131,7 @@ def test_a_damaged_folder_is_refused(model_dir, files, tmp_path):
     record["metrics"][0]["items"] = 99
     for text in ("{", json.dumps(record), "[]"):
         (place / "evaluation.json").write_text(text)
-        with pytest.raises(StoreError, match=r"is damaged|is no evaluation that can be read"):
+        with pytest.raises(StoreError, match=r"is damaged|cannot be read as an evaluation"):
             evaluate(only_holdout(model_dir, files), place)
     (place / "evaluation.json").write_text(whole)
     (place / "items.parquet").unlink()
@@ -142,7 +144,7 @@ def test_nothing_is_measured_before_all_is_checked(model_dir, files, tmp_path, m
     write(files / "gsm8k_test.jsonl", [*QUESTIONS, {"question": "What?"}])
     with pytest.raises(DataError, match=r"gsm8k_test.jsonl:7: the record has no field `answer`"):
         evaluate(settings(model_dir, files), tmp_path / "out")
-    with pytest.raises(SettingsError, match="runs the code that the model writes"):
+    with pytest.raises(SettingsError, match="runs code that the model writes"):
         evaluate(settings(model_dir, files, tasks="humaneval"), tmp_path / "out")
 
 
@@ -161,7 +163,7 @@ def test_shots_that_a_task_never_shows_are_told(sandbox, model_dir, files, tmp_p
     [
         ({"holdout": None, "holdout_group": None, "tasks": None}, "nothing is given to evaluate"),
         ({"holdout": None}, "`holdout_group` is given without `holdout`"),
-        ({"tasks": None}, "`num_fewshot` is given, and there are no tasks"),
+        ({"tasks": None}, "`num_fewshot` is given, but no tasks"),
         ({"batch_size": 0}, "`batch_size` cannot be `0`"),
         ({"num_fewshot": -1}, "`num_fewshot` cannot be `-1`"),
         ({"batch_sise": 1}, "unknown setting `batch_sise`"),
