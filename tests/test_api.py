@@ -101,7 +101,7 @@ def test_results_do_not_overwrite_what_was_read(tmp_path: Path, model_dir: Path)
 def test_what_an_open_data_set_settles_is_refused_beside_it(tmp_path: Path, model_dir: Path) -> None:
     data = tmp_path / "a.jsonl"
     data.write_text('{"instruction": "say", "output": "it"}\n')
-    with pytest.raises(SettingsError, match="`limit` is settled"):
+    with pytest.raises(SettingsError, match="`limit` is set when a data set is opened"):
         tithe.score(tithe.load(data), limit=1, scorer="length", model=str(model_dir))
     with pytest.raises(SettingsError, match="not a list"):
         tithe.score([{"instruction": "say", "output": "it"}], scorer="length", model=str(model_dir))  # type: ignore[arg-type]
