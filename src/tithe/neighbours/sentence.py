@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tithe.engine.sources import ModelSource, first_line
+from tithe.engine.model_files import first_line
+from tithe.engine.model_source import ModelSource
 from tithe.errors import ModelError, SettingsError
 from tithe.foreign import foreign, read_json
 from tithe.neighbours.encoder import Encoded, Encoder, TextEncoder, TextSettings, Vectors

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tithe.engine.model_files import demand_model_files
-from tithe.engine.sources import BUNDLED, HUB_ID, TEXT_FILES, ModelSource, content_hash, first_line
+from tithe.engine.model_files import demand_model_files, first_line
+from tithe.engine.model_source import BUNDLED, HUB_ID, TEXT_FILES, ModelSource, content_hash
 from tithe.errors import MissingExtraError, ModelError
 from tithe.extras import install_hint
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tithe.engine.sources import ModelSource
+from tithe.engine.model_source import ModelSource
 from tithe.errors import ModelError
 from tithe.foreign import foreign
 from tithe.neighbours.encoder import Encoded, Encoder, TextEncoder, TextSettings

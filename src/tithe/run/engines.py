@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tithe.engine.engine import Engine
+    from tithe.engine.loaded_model import LoadedModel
     from tithe.engine.measure.cpu_kernels import Fp32Route
-    from tithe.engine.model import LoadedModel
 
 BYTES = 4  # of text, a token
 DENSE = (".parquet", ".gz", ".zst")  # files that hold more text than they have bytes,
@@ -186,9 +186,11 @@ def make_engine(
     elsewhere = None if place is None else answers_elsewhere(s, dataset, model, place)
     spread = spread_over(model.files, dtype, devices, s.shard)
     if len(devices) > 1 and not spread and together(s, devices, reporter, several=several):
-        from tithe.engine.workers.several import SeveralEngine
+        from tithe.engine.workers.multi_device import MultiDeviceEngine
 
-        engine: Engine = SeveralEngine(model.files, devices, how, budget=budget, workers=s.workers, compiled=compiled)
+        engine: Engine = MultiDeviceEngine(
+            model.files, devices, how, budget=budget, workers=s.workers, compiled=compiled
+        )
     else:
         loaded = load_model(model.files, device=str(devices[0]), spread=spread, **how)
         workers = s.workers or kept_number(place, f"workers_{own}")
@@ -238,9 +240,9 @@ def check_compile(settings: ScoreSettings, device: torch.device) -> None:
     """
     if settings.compile != "on":
         return
-    from tithe.engine.measure.fused import cannot
+    from tithe.engine.measure.fused import why_not_compilable
 
-    reason = cannot(device)
+    reason = why_not_compilable(device)
     if reason is not None:
         raise SettingsError(f"nothing can be compiled for `{device}`: {reason}", hint="leave `--compile on` out")
 
@@ -263,13 +265,13 @@ def wants_compiled(
         place: the run folder.
         name: by which the choice is kept there.
     """
-    from tithe.engine.measure.fused import worth
+    from tithe.engine.measure.fused import why_not_worth_compiling
 
     wanted = str(settings.compile)
     if wanted == "auto":
         wanted = kept_word(place, name, ("on", "off")) or "off"
         if device.type == "cuda" and kept(place, name) is None:
-            wanted = "off" if worth(device, parameters(), about(dataset)) else "on"
+            wanted = "off" if why_not_worth_compiling(device, parameters(), about(dataset)) else "on"
     if device.type != "cpu" or wanted == "on":  # on a CPU nothing is chosen
         keep(place, name, wanted)
     return wanted == "on"
@@ -316,7 +318,7 @@ def engine_record(engine: Engine) -> dict[str, Any]:
         "device": str(model.device),
         "devices": engine.devices,
         "dtype": weights_dtype(model),
-        "road": model.road,
+        "road": model.forward_path,
         "attention": model.implementation,
         "roads_not_taken": model.fallbacks,
         "parameters": model.parameters,
@@ -355,7 +357,9 @@ def at_once(engine: Engine) -> list[str]:
 
 def road_words(model: LoadedModel) -> str:
     """The road, and on a GPU why it is not the packed one."""
-    how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
+    how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[
+        model.forward_path
+    ]
     refused = [] if model.device.type == "cpu" else [one for one in model.fallbacks if one.startswith("packed")]
     return " ".join([how, *(f"({shortened(one)})" for one in refused)])
 

@@ -26,7 +26,7 @@ from tithe.runners.trace import Span, Trace, Work
 from tithe.scorers.base import Scorer
 
 if TYPE_CHECKING:
-    from tithe.engine.engine import Engine, Read
+    from tithe.engine.engine import Engine, PassResult
 
 T = TypeVar("T")
 Answers: TypeAlias = dict[tuple[int, str], Answer | Problem]  # (pass of the window, readout)
@@ -264,7 +264,7 @@ class LocalRunner:
         self.trace.add(Span(1, len(window.items), self.work.tokens - read, planned, first, last, self._wait))
 
     def apply(
-        self, window: Window, i: int, result: Read | Problem, found: Answers
+        self, window: Window, i: int, result: PassResult | Problem, found: Answers
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Apply the readouts asked of a pass that have no answer yet; yield what is to be stored."""
         if isinstance(result, Problem):

@@ -1,7 +1,7 @@
 """A process that tokenises: `python -m tithe.runners.tokeniser DESCRIPTOR` answers requests until nobody asks any more.
 
 The first request is a `RendererRecipe`, answered by the renderer's own description; the others are examples, answered
-by their encodings. Any answer may be a `Failed` instead.
+by their encodings. Any answer may be a `WorkerFailed` instead.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tithe.data.render import Renderer
-from tithe.engine.workers.children import end_with_parent
-from tithe.engine.workers.process import Failed
+from tithe.engine.workers.child_process import end_with_parent
+from tithe.engine.workers.worker import WorkerFailed
 from tithe.errors import TitheError
 from tithe.runners.tokenising import described
 
@@ -33,9 +33,9 @@ def serve(channel: Connection) -> None:
             else:
                 answer = renderer.encode(asked)
         except TitheError as error:
-            answer = Failed(str(error), error.hint, expected=True)
+            answer = WorkerFailed(str(error), error.hint, expected=True)
         except Exception as error:  # it is told, and ends the run there
-            answer = Failed(f"unexpected {type(error).__name__}: {error}", None, expected=False)
+            answer = WorkerFailed(f"unexpected {type(error).__name__}: {error}", None, expected=False)
         channel.send(answer)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from tests.engine.models import load, random_passes
 from tithe.engine.engine import Engine
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.measure.layout import (
     LARGE,
     ROUNDS,
@@ -23,7 +24,6 @@ from tithe.engine.measure.layout import (
     spread_otherwise,
     timed,
 )
-from tithe.engine.model import LoadedModel
 
 MEDIUM = Gated(512, 2048, torch.float32)
 
@@ -162,13 +162,13 @@ def test_a_pass_has_as_many_threads_as_were_chosen(
     loaded, passes, before = load(family("llama")), random_passes(), torch.get_num_threads()
     engine, seen = Engine(loaded, budget=64, workers=workers, threads=3, cores=12), list[int]()
     assert Engine(loaded, budget=64, workers=2, cores=2).threads == 1
-    real = type(loaded).begun
+    real = type(loaded).start_reading
 
     def counted(self: LoadedModel, *given: Any) -> Any:
         seen.append(torch.get_num_threads())
         return real(self, *given)
 
-    monkeypatch.setattr(type(loaded), "begun", counted)
+    monkeypatch.setattr(type(loaded), "start_reading", counted)
     batches = engine.batches(passes)
     list(engine.run(passes, batches))
     assert seen == [3] * len(batches) and torch.get_num_threads() == before

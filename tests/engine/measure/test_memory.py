@@ -21,7 +21,7 @@ from tithe.engine.measure.memory import (
     USUAL,
     PeakMemory,
     extra_bytes,
-    find_room,
+    find_memory_budget,
     peak_memory,
     probe_batch,
     reckon,
@@ -101,7 +101,9 @@ def test_memory_above_the_model(monkeypatch: pytest.MonkeyPatch, family: Family)
 
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
     monkeypatch.setattr(memory, "peak_memory", peak)
-    monkeypatch.setattr(type(loaded), "along", lambda self, road, passes: read.append((road, len(passes))))
+    monkeypatch.setattr(
+        type(loaded), "read_on", lambda self, forward_path, passes: read.append((forward_path, len(passes)))
+    )
     assert extra_bytes(loaded, 1024, True, CUDA) == 750 and read == [("packed", 8)]
 
 
@@ -110,7 +112,7 @@ def test_a_spread_model_has_the_room_of_its_fullest_device(monkeypatch: pytest.M
     loaded.model.hf_device_map = {"model": 0, "lm_head": 1}
     monkeypatch.setattr(memory, "extra_bytes", lambda loaded, tokens, whole, place: 100_000 * tokens)
     monkeypatch.setattr(memory, "free_bytes", lambda place: GB if place.index else 6 * GB)
-    assert find_room(loaded).free == GB
+    assert find_memory_budget(loaded).free == GB
 
 
 def test_free_is_what_the_driver_and_torch_have(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +124,9 @@ def test_free_is_what_the_driver_and_torch_have(monkeypatch: pytest.MonkeyPatch)
 
 def test_where_nothing_is_measured(family: Family) -> None:
     loaded = load(family("llama"))
-    on_mps = find_room(replace(loaded, device=torch.device("mps")))
+    on_mps = find_memory_budget(replace(loaded, device=torch.device("mps")))
     assert on_mps.budget == USUAL and on_mps.note == "free memory is not told on `mps`"
-    alone = find_room(replace(loaded, device=torch.device("cuda"), road="single"))
+    alone = find_memory_budget(replace(loaded, device=torch.device("cuda"), forward_path="single"))
     assert alone.budget == USUAL and alone.note == "one sequence at a time"
 
 

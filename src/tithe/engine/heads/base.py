@@ -105,7 +105,7 @@ class StateHead(ABC):
         """
 
 
-class Progression:
+class LayerOrderCheck:
     """Whether a reader is given every layer, once and in order, with as many rows as there are tokens."""
 
     def __init__(self, layers: Sequence[int], width: int, lengths: Sequence[int]) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch.nn import Conv1d, Conv2d, Linear, Module, ModuleDict, ModuleList
 from torch.nn.functional import linear, pad, relu
 
-from tithe.engine.heads.base import Progression, StateHead, demand_weights
+from tithe.engine.heads.base import LayerOrderCheck, StateHead, demand_weights
 
 KERNELS = (3, 4, 5)
 CHANNELS, HIDDEN, CLASSES, DEEP = 256, 512, 2, 3
@@ -218,7 +218,7 @@ class CnnReader:
 
     def __init__(self, head: CnnHead, lengths: Sequence[int]) -> None:
         self.head, self.lengths = head, list(lengths)
-        self.progress = Progression(head.layers, head.width, lengths)
+        self.progress = LayerOrderCheck(head.layers, head.width, lengths)
         self.place = 0
         self.products: torch.Tensor | None = None
 

@@ -1,7 +1,7 @@
 """A head on disk: a folder with `head.json`, its card, and `head.safetensors`, its weights.
 
-The card is written last and names the weights' sha256, so a folder with a card is a whole head. Reading a card loads
-no torch.
+The card is written last and names the weights' sha256, so a folder with a card is a whole head. Reading a card
+does not load torch.
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.heads.base import Progression, StateHead, demand_weights
+from tithe.engine.heads.base import LayerOrderCheck, StateHead, demand_weights
 
 Means: TypeAlias = npt.NDArray[np.float32]
 
 
-class MeansReader:
+class ProbeReader:
     """The mean state of each response, layer by layer; what a probe is trained on and reads.
 
     Args:
@@ -27,7 +27,7 @@ class MeansReader:
     """
 
     def __init__(self, layers: Sequence[int], width: int, lengths: Sequence[int]) -> None:
-        self.progress = Progression(layers, width, lengths)
+        self.progress = LayerOrderCheck(layers, width, lengths)
         self.lengths = list(lengths)
         self.parts: list[torch.Tensor] = []
 
@@ -65,8 +65,8 @@ class ProbeHead(StateHead):
         """Itself: it reads means where the states are, and weighs them on the CPU."""
         return self
 
-    def reader(self, lengths: Sequence[int]) -> MeansReader:
-        return MeansReader(self.layers, self.width, lengths)
+    def reader(self, lengths: Sequence[int]) -> ProbeReader:
+        return ProbeReader(self.layers, self.width, lengths)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {"weight": self.weight, "bias": self.bias}

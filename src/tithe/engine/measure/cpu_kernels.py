@@ -14,19 +14,23 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from tithe.engine.measure.matmul import Product, clocked, in_turns, operands, relative_error, single_threads
+from tithe.engine.measure.matmul import MatmulShape, clocked, in_turns, operands, relative_error, single_threads
 
 TRUE = 1e-6  # relative error up to which a product counts as fp32; bf16 is off by 3e-3
 FASTER = 1.1  # times as fast as torch's own choice: less would not be worth other last bits
-TIMED = Product(256, 768, 2048)  # rows of a pack x width x inner width of a small model
-CHECKED = (Product(64, 768, 2048), Product(33, 511, 97), Product(8, 1024, 64))  # some kernels like even sizes only
+TIMED = MatmulShape(256, 768, 2048)  # rows of a pack x width x inner width of a small model
+CHECKED = (
+    MatmulShape(64, 768, 2048),
+    MatmulShape(33, 511, 97),
+    MatmulShape(8, 1024, 64),
+)  # some kernels like even sizes only
 ROUNDS = 4
 
 RouteName: TypeAlias = Literal["default", "onednn"]
 CPU = torch.device("cpu")
 _before: list[str] = []  # torch's precision before it was changed here
-HALF_TIMED = Product(256, 768, 768)  # less than a pack's, as it may be slow
-HALF_CHECKED = Product(33, 511, 97)
+HALF_TIMED = MatmulShape(256, 768, 768)  # less than a pack's, as it may be slow
+HALF_CHECKED = MatmulShape(33, 511, 97)
 HALF_ROUNDS = 4
 HALF_SLOW = 0.25  # seconds after which a product needs no second round
 HALF_TRUE = {torch.bfloat16: 1e-2, torch.float16: 1e-3}  # relative error of a product that rounds as the dtype does

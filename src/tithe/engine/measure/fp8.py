@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from tithe.engine.devices import E4M3
-from tithe.engine.model import LoadedModel
+from tithe.engine.loaded_model import LoadedModel
 from tithe.errors import ModelError
 
 LARGEST = torch.finfo(E4M3).max  # 448
@@ -60,7 +60,7 @@ class Fp8Linear(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class Held:
+class Fp8Layers:
     """What is in fp8.
 
     Args:
@@ -100,7 +100,7 @@ def weight_bytes(model: torch.nn.Module) -> int:
     return sum(part.numel() * part.element_size() for part in (*model.parameters(), *model.buffers()))
 
 
-def hold_in_fp8(loaded: LoadedModel) -> Held:
+def hold_in_fp8(loaded: LoadedModel) -> Fp8Layers:
     """Put e4m3 in place of the weights of a model in bf16, layer by layer, so that at most one stands twice.
 
     Raises:
@@ -119,4 +119,4 @@ def hold_in_fp8(loaded: LoadedModel) -> Held:
     for part, name in taken:
         setattr(part, name, Fp8Linear(getattr(part, name)))
     quantities = [w.numel() for w in model.parameters() if w.dtype == E4M3]
-    return Held(len(taken), left, sum(quantities), loaded.parameters, before, weight_bytes(model))
+    return Fp8Layers(len(taken), left, sum(quantities), loaded.parameters, before, weight_bytes(model))

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 
 from tithe.engine.batches import Batch, make_batches
-from tithe.engine.measure.fp8 import Held, hold_in_fp8
+from tithe.engine.loaded_model import LoadedModel
+from tithe.engine.measure.fp8 import Fp8Layers, hold_in_fp8
 from tithe.engine.measure.fused import fuse
-from tithe.engine.model import LoadedModel
-from tithe.engine.sources import first_line
+from tithe.engine.model_files import first_line
 from tithe.errors import ModelError
 from tithe.records import Pass
 
@@ -52,7 +52,7 @@ class Fp8Error:
 class Fp8:
     """What is in fp8, and how far it is from bf16."""
 
-    held: Held
+    held: Fp8Layers
     error: Fp8Error
 
     def as_dict(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def take_fp8(
 
 def trial_passes(loaded: LoadedModel) -> list[Pass]:
     """Make random ids, always the same, that decide whether compiled parts are taken."""
-    length = min(TRIAL[1], loaded.alone_above or TRIAL[1])
+    length = min(TRIAL[1], loaded.single_above or TRIAL[1])
     ids = np.random.default_rng(0).integers(0, min(loaded.vocabulary, 1000), (TRIAL[0], length))
     return [Pass(row, length // 4) for row in ids.astype(np.int32)]
 
@@ -147,10 +147,10 @@ def sampled(passes: Sequence[Pass], batches: Sequence[Batch]) -> list[Pass]:
 
 def means(loaded: LoadedModel, sample: Sequence[Pass], budget: int = BATCH) -> Means:
     """Return the mean NLL of each pass, read in small batches, the same ones every time."""
-    budget, padded = (1 if loaded.road == "single" else budget), loaded.road == "padded"
+    budget, padded = (1 if loaded.forward_path == "single" else budget), loaded.forward_path == "padded"
     found = np.empty(len(sample))
-    for batch in make_batches(sample, budget=budget, padded=padded, alone_above=loaded.alone_above):
-        nlls = loaded.along(loaded.road, [sample[i] for i in batch.index])
+    for batch in make_batches(sample, budget=budget, padded=padded, single_above=loaded.single_above):
+        nlls = loaded.read_on(loaded.forward_path, [sample[i] for i in batch.index])
         found[list(batch.index)] = [nll.mean(dtype=np.float64) for nll in nlls]
     return found
 

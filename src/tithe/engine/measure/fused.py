@@ -26,10 +26,10 @@ import numpy as np
 import torch
 
 from tithe.engine.forward.forward import TokenNlls
-from tithe.engine.forward.probe import TOLERANCE, probe_passes, together
+from tithe.engine.forward.path_choice import TOLERANCE, probe_passes, read_batched
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.measure.fp8 import Fp8Linear
-from tithe.engine.model import LoadedModel
-from tithe.engine.sources import first_line
+from tithe.engine.model_files import first_line
 
 NORM, PRODUCT, ROTATION, IN_FP8 = "norms", "MLPs", "rotations", "fp8 layers"
 ROTARY = re.compile(r"apply_\w*rotary\w*")  # what models call the function
@@ -208,11 +208,11 @@ def fuse(loaded: LoadedModel, backend: str = "inductor", wrong: Callable[[], str
 def readings(loaded: LoadedModel) -> list[TokenNlls]:
     """Read the probe's passes in batches of several shapes: compiled code must be true for all."""
     passes = probe_passes(loaded.vocabulary)
-    whole = [nll for _, nll in together(loaded, loaded.road, passes)]
-    return whole + loaded.along(loaded.road, passes[:2])
+    whole = [nll for _, nll in read_batched(loaded, loaded.forward_path, passes)]
+    return whole + loaded.read_on(loaded.forward_path, passes[:2])
 
 
-def cannot(device: torch.device) -> str | None:
+def why_not_compilable(device: torch.device) -> str | None:
     """Say why nothing can be compiled for a device; None if it can."""
     if device.type == "cuda":
         return None if find_spec("triton") else "`triton` is not installed"
@@ -228,7 +228,7 @@ def cannot(device: torch.device) -> str | None:
     return None
 
 
-def worth(device: torch.device, parameters: int, tokens: int | None) -> str | None:
+def why_not_worth_compiling(device: torch.device, parameters: int, tokens: int | None) -> str | None:
     """Say why compiling does not pay, as far as that is known; None if it does.
 
     Args:
@@ -241,4 +241,4 @@ def worth(device: torch.device, parameters: int, tokens: int | None) -> str | No
     if tokens is None:
         return "how much is to be read is not known"
     flops = 2.0 * parameters * tokens
-    return cannot(device) if flops >= WORTH else f"a job of {flops:.1e} operations does not repay it"
+    return why_not_compilable(device) if flops >= WORTH else f"a job of {flops:.1e} operations does not repay it"

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.measure.matmul import in_turns, side_by_side
-from tithe.engine.model import LoadedModel
 
 USUAL_TOKENS = 1024  # a pack's activations stay in the cache
 TOKENS = (512, 2048)  # what else is tried

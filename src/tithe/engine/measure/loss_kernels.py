@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 
 import torch
 
-from tithe.engine.host import on
+from tithe.engine.host import on_device
 from tithe.engine.measure.matmul import elapsed
-from tithe.engine.sources import first_line
+from tithe.engine.model_files import first_line
 from tithe.errors import ModelError
 
 ROWS = 4096  # that are timed: about the responses of a batch on a GPU
@@ -96,19 +96,19 @@ class LossKernel:
     largest_difference: Mapping[str, float] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     weight: torch.Tensor | None = field(default=None, repr=False)
-    way: Nll | None = field(default=None, repr=False)
+    kernel: Nll | None = field(default=None, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the facts for the run record."""
         out = asdict(LossKernel(self.name, self.milliseconds, self.largest_difference, self.refused))
-        return {name: value for name, value in out.items() if name not in ("weight", "way")}
+        return {name: value for name, value in out.items() if name not in ("weight", "kernel")}
 
     def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return -log p of each target, in float32: (rows, dim), (rows,) -> (rows,)."""
-        assert self.way is not None and self.weight is not None
+        assert self.kernel is not None and self.weight is not None
         place = self.weight.device  # of a model that is spread, tied embeddings may be elsewhere than the last states
-        with on(place):
-            return self.way(hidden.to(place), self.weight, targets.to(place)).float()
+        with on_device(place):
+            return self.kernel(hidden.to(place), self.weight, targets.to(place)).float()
 
 
 def choose_loss(
@@ -138,7 +138,7 @@ def choose_loss(
     weight = linear.weight.detach()
     hidden, targets = rows_like(weight)
     milliseconds, off, refused = dict[str, float](), dict[str, float](), dict[str, str]()
-    with torch.inference_mode(), on(weight.device):
+    with torch.inference_mode(), on_device(weight.device):
         truth = exact(hidden[:CHECKED], weight, targets[:CHECKED])
         ways: dict[str, Nll] = {OWN: lambda hidden, _, targets: own(hidden, targets), **candidates}
         for name, way in ways.items():

@@ -12,10 +12,10 @@ import torch
 
 from tithe.engine.devices import DTYPES, dtype_name
 from tithe.engine.host import cpu_cores
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.measure.cpu_kernels import Fp32Route, RouteName, precision, probe_fp32
-from tithe.engine.measure.matmul import Product, Speed, affordable, measure, synchronise
+from tithe.engine.measure.matmul import MatmulShape, Speed, affordable, measure, synchronise
 from tithe.engine.measure.shape import Window, size, windows
-from tithe.engine.model import LoadedModel
 
 CPU_SQUARE = 1024
 GPU_SQUARE = 8192
@@ -76,7 +76,7 @@ class Machine:
         return self.cores if self.device.type == "cpu" else 1
 
 
-def measure_machine(device: torch.device, products: Sequence[Product]) -> Machine:
+def measure_machine(device: torch.device, products: Sequence[MatmulShape]) -> Machine:
     """Multiply in every dtype; a dtype that the device does not know is left out.
 
     Args:
@@ -86,7 +86,7 @@ def measure_machine(device: torch.device, products: Sequence[Product]) -> Machin
     cores = cpu_cores()
     counts = sorted({1, cores}) if device.type == "cpu" else [1]
     side = CPU_SQUARE if device.type == "cpu" else GPU_SQUARE
-    shapes = [*dict.fromkeys([*products, Product(side, side, side)])]
+    shapes = [*dict.fromkeys([*products, MatmulShape(side, side, side)])]
     route = probe_fp32() if device.type == "cpu" else None
     peaks = []
     for name, setting in routes(device, route):
@@ -122,7 +122,7 @@ def dtypes(device: torch.device) -> list[torch.dtype]:
     return found
 
 
-def products_of(config: Mapping[str, Any], rows: int) -> list[Product]:
+def products_of(config: Mapping[str, Any], rows: int) -> list[MatmulShape]:
     """Return the product that costs a decoder most: a pack's rows by its width by its inner width.
 
     Args:
@@ -132,7 +132,7 @@ def products_of(config: Mapping[str, Any], rows: int) -> list[Product]:
     config = config.get("text_config") or config
     width = size(dict(config), "hidden_size", "n_embd", "d_model")
     inner = config.get("intermediate_size") or config.get("n_inner") or config.get("ffn_dim") or 4 * width
-    return [Product(rows, width, int(inner))]
+    return [MatmulShape(rows, width, int(inner))]
 
 
 @dataclass
@@ -218,7 +218,7 @@ def metered(loaded: LoadedModel, *, clock: bool = False) -> Iterator[Meter]:
         vars(thing)[method] = meter.clocked(getattr(thing, method), name)
         swapped.append((thing, method))
 
-    whole = loaded.road == "single" or head is None
+    whole = loaded.forward_path == "single" or head is None
     try:
         if clock:
             swap(backbone, "forward", "backbone_seconds")

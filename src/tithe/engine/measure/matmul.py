@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from tithe.engine.host import on
+from tithe.engine.host import on_device
 
 Name = TypeVar("Name")
 ROUND = 0.02  # seconds of a round, so that the clock's own steps do not count
@@ -24,7 +24,7 @@ LONGEST = 0.2  # seconds that one product may take; a dtype that is slow here ge
 
 
 @dataclass(frozen=True)
-class Product:
+class MatmulShape:
     """(rows, inner) x (inner, columns)."""
 
     rows: int
@@ -36,9 +36,9 @@ class Product:
         """Count multiply-adds x 2."""
         return 2 * self.rows * self.inner * self.columns
 
-    def divided(self, by: int) -> Product:
+    def divided(self, by: int) -> MatmulShape:
         """Return a smaller product of the same form."""
-        return Product(*(max(1, side // by) for side in (self.rows, self.inner, self.columns)))
+        return MatmulShape(*(max(1, side // by) for side in (self.rows, self.inner, self.columns)))
 
     def __str__(self) -> str:
         return f"{self.rows:,} x {self.inner:,} x {self.columns:,}"
@@ -56,7 +56,7 @@ class Speed:
         median: of all rounds.
     """
 
-    product: Product
+    product: MatmulShape
     dtype: torch.dtype
     threads: int
     best: float
@@ -64,7 +64,7 @@ class Speed:
 
 
 def measure(
-    product: Product, dtype: torch.dtype, device: torch.device, *, threads: int = 1, seconds: float = 0.2
+    product: MatmulShape, dtype: torch.dtype, device: torch.device, *, threads: int = 1, seconds: float = 0.2
 ) -> Speed:
     """Multiply again and again for about so many seconds.
 
@@ -96,7 +96,7 @@ def single_threads(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def affordable(product: Product, dtype: torch.dtype, device: torch.device) -> Product:
+def affordable(product: MatmulShape, dtype: torch.dtype, device: torch.device) -> MatmulShape:
     """Return the product, or the largest of its sixteenth, eighth, ... that takes at most `LONGEST` seconds."""
     sizes = [product.divided(by) for by in (16, 8, 4, 2, 1)]
     with torch.inference_mode(), single_threads(device):
@@ -107,7 +107,7 @@ def affordable(product: Product, dtype: torch.dtype, device: torch.device) -> Pr
     return product
 
 
-def operands(product: Product, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def operands(product: MatmulShape, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Make two matrices of normal numbers, the same every time."""
     place = device if device.type == "cuda" else torch.device("cpu")  # large ones take seconds on a CPU
     generator = torch.Generator(place).manual_seed(0)
@@ -116,7 +116,7 @@ def operands(product: Product, dtype: torch.dtype, device: torch.device) -> tupl
     return left.to(device, dtype), right.to(device, dtype)
 
 
-def seconds_of(product: Product, dtype: torch.dtype, device: torch.device) -> float:
+def seconds_of(product: MatmulShape, dtype: torch.dtype, device: torch.device) -> float:
     return clocked(*operands(product, dtype, device), 1)
 
 
@@ -124,7 +124,7 @@ def clocked(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
     """Return the seconds of `times` products, by the device's own clock where it has one."""
     out = left @ right
     if left.device.type == "cuda":
-        with on(left.device):  # events are recorded on the current one
+        with on_device(left.device):  # events are recorded on the current one
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record()
             for _ in range(times):
@@ -172,7 +172,7 @@ def synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def multiplying(product: Product, dtype: torch.dtype, times: int) -> Callable[[], object]:
+def multiplying(product: MatmulShape, dtype: torch.dtype, times: int) -> Callable[[], object]:
     """Return what one thread does in a round: `times` products on one core."""
     torch.set_num_threads(1)
     left, right = operands(product, dtype, torch.device("cpu"))
@@ -210,7 +210,7 @@ def side_by_side(threads: int, prepare: Callable[[], Callable[[], object]], roun
     return [max(end for _, end in one) - min(start for start, _ in one) for one in zip(*spans, strict=True)]
 
 
-def relative_error(product: Product, dtype: torch.dtype, device: torch.device) -> float:
+def relative_error(product: MatmulShape, dtype: torch.dtype, device: torch.device) -> float:
     """Return |c - c64| / |c64| (Frobenius norms) of a product in a dtype against float64."""
     left, right = operands(product, dtype, device)
     found = (left @ right).cpu().double()

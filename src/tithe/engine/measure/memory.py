@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tithe.engine.loading import placed
-from tithe.engine.model import LoadedModel
+from tithe.engine.loaded_model import LoadedModel
+from tithe.engine.loading import holding_devices
 from tithe.records import Pass
 
 LEAST = 1024
@@ -41,7 +41,7 @@ STATM = Path("/proc/self/statm")  # pages: whole, resident, ...
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """A token budget, and what it was reckoned from.
 
     Args:
@@ -63,23 +63,23 @@ class Room:
         return {name: value for name, value in asdict(self).items() if value not in (None, "")}
 
 
-def find_room(loaded: LoadedModel, most: int = MOST) -> Room:
+def find_memory_budget(loaded: LoadedModel, most: int = MOST) -> MemoryBudget:
     """Find the token budget of a model on its GPU, `most` at the most."""
     if loaded.device.type != "cuda":
-        return Room(USUAL, note=f"free memory is not told on `{loaded.device.type}`")
-    if loaded.road == "single":
-        return Room(USUAL, note="one sequence at a time")
-    places = [torch.device(name) for name in placed(loaded)]
-    room = min((room_on(loaded, place) for place in places), key=lambda room: room.budget)
+        return MemoryBudget(USUAL, note=f"free memory is not told on `{loaded.device.type}`")
+    if loaded.forward_path == "single":
+        return MemoryBudget(USUAL, note="one sequence at a time")
+    places = [torch.device(name) for name in holding_devices(loaded)]
+    room = min((budget_on(loaded, place) for place in places), key=lambda room: room.budget)
     return replace(room, budget=min(room.budget, most))
 
 
-def room_on(loaded: LoadedModel, place: torch.device) -> Room:
+def budget_on(loaded: LoadedModel, place: torch.device) -> MemoryBudget:
     """Find the budget by one of the devices that hold the model."""
     return reckon(lambda tokens, whole: extra_bytes(loaded, tokens, whole, place), lambda: free_bytes(place))
 
 
-def reckon(taken: Callable[[int, bool], int], free: Callable[[], int]) -> Room:
+def reckon(taken: Callable[[int, bool], int], free: Callable[[], int]) -> MemoryBudget:
     """Compute the budget from what batches take.
 
     Args:
@@ -92,9 +92,10 @@ def reckon(taken: Callable[[int, bool], int], free: Callable[[], int]) -> Room:
         there = free()
         found = [line((small, taken(small, whole)), (large, taken(large, whole))) for whole in (False, True)]
     except (torch.OutOfMemoryError, MemoryError):
-        return Room(LEAST, note=f"a batch of {large:,} tokens does not fit")
+        return MemoryBudget(LEAST, note=f"a batch of {large:,} tokens does not fit")
     rooms = [
-        Room(power_of_two((SHARE * there - fixed) / per_token), there, fixed, per_token) for fixed, per_token in found
+        MemoryBudget(power_of_two((SHARE * there - fixed) / per_token), there, fixed, per_token)
+        for fixed, per_token in found
     ]
     return min(rooms, key=lambda room: room.budget)
 
@@ -114,7 +115,7 @@ def extra_bytes(loaded: LoadedModel, tokens: int, whole: bool, place: torch.devi
     """Measure what reading so many tokens takes on a device above the model."""
     before = torch.cuda.memory_allocated(place)
     with peak_memory(place) as peak:
-        loaded.along(loaded.road, probe_batch(loaded, tokens, whole))
+        loaded.read_on(loaded.forward_path, probe_batch(loaded, tokens, whole))
     return max(0, (peak.bytes or 0) - before)
 
 
@@ -127,7 +128,7 @@ def probe_batch(loaded: LoadedModel, tokens: int, whole: bool = True) -> list[Pa
         whole: whether all tokens are scored, or the last one of each.
     """
     config = loaded.model.config.get_text_config()
-    limits = [SEQUENCE, *(getattr(config, name, None) for name in LIMITS), loaded.alone_above]
+    limits = [SEQUENCE, *(getattr(config, name, None) for name in LIMITS), loaded.single_above]
     length = min(limit for limit in limits if isinstance(limit, int) and limit > 0)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, min(loaded.vocabulary, 1000), (max(1, tokens // length), length)).astype(np.int32)

@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 from tithe.engine.model_files import tensors_in
-from tithe.engine.sources import ModelSource
+from tithe.engine.model_source import ModelSource
 from tithe.errors import ModelError
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}  # of a weight in a block

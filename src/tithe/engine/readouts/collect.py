@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
-from tithe.engine.host import fetched
+from tithe.engine.forward.states import PendingStates, ReaderContext, StateReader, StateReadout
+from tithe.engine.host import start_fetch
 from tithe.engine.readouts.base import View
 from tithe.records import Answer, Pass
 
@@ -37,7 +37,7 @@ class Collected(StateReadout):
         return range(pass_.start, len(pass_.ids))
 
     @abstractmethod
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader: ...
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader: ...
 
     def read(self, view: View) -> dict[str, Any]:
         raise AssertionError("collected states are never stored")
@@ -46,16 +46,16 @@ class Collected(StateReadout):
         raise AssertionError("collected states are never stored")
 
 
-class Means(Collected):
+class MeanStates(Collected):
     """Per response the mean state of each layer: (layers, dim) float32."""
 
     name = "means"
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
-        return MeansReader(lengths)
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
+        return MeanStatesReader(lengths)
 
 
-class MeansReader:
+class MeanStatesReader:
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self.found: list[torch.Tensor] = []
@@ -65,22 +65,22 @@ class MeansReader:
         parts = torch.split(rows, self.lengths)
         self.found.append(torch.stack([part.mean(0, dtype=torch.float32) for part in parts]))
 
-    def results(self) -> Results:
-        values = fetched(torch.stack(self.found, dim=1))  # (sequences, layers, dim)
+    def results(self) -> PendingStates:
+        values = start_fetch(torch.stack(self.found, dim=1))  # (sequences, layers, dim)
         return lambda: list(values())
 
 
-class Whole(Collected):
+class AllStates(Collected):
     """Per response all its states, in float32 on the device: (layers, tokens, dim). For a batch at a time."""
 
     name = "states"
     travels: ClassVar[bool] = False  # they stay where they are read
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
-        return WholeReader(lengths)
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
+        return AllStatesReader(lengths)
 
 
-class WholeReader:
+class AllStatesReader:
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self.found: list[torch.Tensor] = []
@@ -88,7 +88,7 @@ class WholeReader:
     def take(self, layer: int, rows: torch.Tensor) -> None:
         self.found.append(rows.float())
 
-    def results(self) -> Results:
+    def results(self) -> PendingStates:
         split = (torch.split(rows, self.lengths) for rows in self.found)
         states = [torch.stack(parts) for parts in zip(*split, strict=True)]
         return lambda: states

@@ -8,9 +8,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from tithe.data.authors import CPQS_PAPER
-from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
+from tithe.engine.forward.states import PendingStates, ReaderContext, StateReader, StateReadout
 from tithe.engine.heads.files import load_head, read_card
-from tithe.engine.host import fetched
+from tithe.engine.host import start_fetch
 from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Answer, Margin, Pass, Problem
@@ -52,7 +52,7 @@ class MarginReadout(StateReadout):
     def span(self, pass_: Pass) -> range:
         return range(pass_.start, len(pass_.ids))
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
         with self._lock:  # several threads begin at once
             if model.device not in self._placed:
                 self._placed[model.device] = self.head().to(model.device)
@@ -131,8 +131,8 @@ class Margins:
     def take(self, layer: int, rows: torch.Tensor) -> None:
         self.reader.take(layer, rows)
 
-    def results(self) -> Results:
-        head, found = self.head, fetched(self.reader.found())
+    def results(self) -> PendingStates:
+        head, found = self.head, start_fetch(self.reader.found())
         return lambda: [float(margin) for margin in head.margins(found())]
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from tithe.data.render import Encoded, Renderer
-from tithe.engine.forward.output_head import Head
-from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
-from tithe.engine.host import fetched, to
+from tithe.engine.forward.output_head import OutputHead
+from tithe.engine.forward.states import PendingStates, ReaderContext, StateReader, StateReadout
+from tithe.engine.host import start_fetch, to_device
 from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Answer, Example, IntArray, Message, Options, Pass, PassSpec, Problem
@@ -107,14 +107,14 @@ class OptionsReadout(StateReadout):
         differs = pass_.start + self.replies.at
         return range(differs - 1, differs)
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
         if model.head is None:
             raise ModelError(
                 "the likelihood of single replies cannot be read from this model: "
                 "its way from hidden states to logits cannot be run apart",
                 hint="take another model, or a scorer that reads likelihoods of responses, such as `ifd`",
             )
-        return OptionsReader(model.head, to(np.array(self.replies.ids), model.device))
+        return OptionsReader(model.head, to_device(np.array(self.replies.ids), model.device))
 
     def read(self, view: View) -> dict[str, Any] | Problem:
         return view.found if isinstance(view.found, Problem) else {"log_probs": view.found}
@@ -134,7 +134,7 @@ class OptionsReadout(StateReadout):
 
 
 class OptionsReader:
-    def __init__(self, head: Head, ids: torch.Tensor) -> None:
+    def __init__(self, head: OutputHead, ids: torch.Tensor) -> None:
         self.head = head
         self.ids = ids
 
@@ -148,6 +148,6 @@ class OptionsReader:
         logits = self.head.logits(torch.nn.functional.pad(states, (0, 0, 0, ROWS - len(states))))
         return logits[: len(states)].float().log_softmax(dim=1).index_select(1, self.ids.to(logits.device))
 
-    def results(self) -> Results:
-        values = fetched(self.found)
+    def results(self) -> PendingStates:
+        values = start_fetch(self.found)
         return lambda: list(values())

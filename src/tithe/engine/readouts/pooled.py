@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from tithe.engine.batches import Batch
-from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
-from tithe.engine.host import fetched
+from tithe.engine.forward.states import PendingStates, ReaderContext, StateReader, StateReadout
+from tithe.engine.host import start_fetch
 from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError, did_you_mean
 from tithe.records import Answer, IntArray, Pass, Problem, Vector
@@ -45,7 +45,7 @@ class Pooled(StateReadout):
     def span(self, pass_: Pass) -> range:
         return range(len(pass_.ids)) if self.pooling == "mean" else range(len(pass_.ids) - 1, len(pass_.ids))
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
         return PooledReader(lengths)
 
     def read(self, view: View) -> dict[str, Any] | Problem:
@@ -78,8 +78,8 @@ class PooledReader:
         # Sequence by sequence: the order in which a mean is summed then depends on that sequence alone.
         self.found = [part.mean(0, dtype=torch.float32) for part in torch.split(rows, self.lengths)]  # (dim,) each
 
-    def results(self) -> Results:
-        values = fetched(torch.stack(self.found))
+    def results(self) -> PendingStates:
+        values = start_fetch(torch.stack(self.found))
         return lambda: list(values())
 
 

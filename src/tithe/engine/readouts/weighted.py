@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
-from tithe.engine.host import fetched
+from tithe.engine.forward.states import PendingStates, ReaderContext, StateReader, StateReadout
+from tithe.engine.host import start_fetch
 from tithe.engine.readouts.base import View
 from tithe.records import Answer, Pass, Problem, Vector
 
@@ -33,7 +33,7 @@ class Weighted(StateReadout):
     def span(self, pass_: Pass) -> range:
         return range(len(pass_.ids))
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
         return WeightedReader(lengths)
 
     def read(self, view: View) -> dict[str, Any] | Problem:
@@ -60,8 +60,8 @@ class WeightedReader:
         # Sequence by sequence: no order of summing, and no float32 copy, of the whole batch.
         self.found = [weighted_mean(part) for part in torch.split(rows, self.lengths)]
 
-    def results(self) -> Results:
-        values = fetched(torch.stack(self.found))
+    def results(self) -> PendingStates:
+        values = start_fetch(torch.stack(self.found))
         return lambda: list(values())
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from tithe.engine.devices import DTYPES, choose_device, choose_dtype, dtype_name
 from tithe.engine.loading import read_weights
-from tithe.engine.sources import ModelSource, context_window, demand_embedded, first_line, load_tokenizer
+from tithe.engine.model_files import first_line
+from tithe.engine.model_source import ModelSource, context_window, demand_known_ids, load_tokenizer
 from tithe.errors import ModelError, SettingsError, TemplateError, TitheError
 from tithe.lab.evaluate.task_names import quiet
 from tithe.lab.evaluate.task_values import Found, found
@@ -211,6 +212,6 @@ def watch_ids(model: Any, name: str) -> None:
 
     def look(_: Any, given: tuple[Any, ...]) -> None:
         if given and given[0].numel():
-            demand_embedded(name, int(given[0].max()), int(table.weight.shape[0]))
+            demand_known_ids(name, int(given[0].max()), int(table.weight.shape[0]))
 
     table.register_forward_pre_hook(look)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from tithe.engine.workers.children import end_with_parent
+from tithe.engine.workers.child_process import end_with_parent
 from tithe.errors import TitheError
 from tithe.lab.evaluate.evaluation import evaluate
 from tithe.lab.evaluate.measured import as_records

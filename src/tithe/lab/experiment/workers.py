@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tithe.engine.workers.children import child_variables
+from tithe.engine.workers.child_process import child_variables
 from tithe.errors import SettingsError, TitheError
 from tithe.lab.experiment.cells import write_broken_off
 

@@ -21,7 +21,7 @@ from tithe.scorers.base import given
 if TYPE_CHECKING:
     import torch
 
-    from tithe.engine.engine import Read
+    from tithe.engine.engine import PassResult
     from tithe.engine.heads.base import StateHead
 
 NLL = READOUTS["nll"]
@@ -71,17 +71,17 @@ class TierStates:
 
     def means(self) -> npt.NDArray[np.float32]:
         """(responses, hidden states, dim), and their likelihoods on the way; what cannot be read is left out."""
-        from tithe.engine.readouts.collect import Means
+        from tithe.engine.readouts.collect import MeanStates
 
-        readout = Means()
+        readout = MeanStates()
         results = self.read(range(len(self.passes)), [NLL, readout])
         return self.kept(results, [one if isinstance(one, Problem) else one.found[readout.name] for one in results])
 
     def some_means(self, places: Sequence[int]) -> tuple[list[int], npt.NDArray[np.float32]]:
         """Which of these can be read, and their mean states: (places, hidden states, dim)."""
-        from tithe.engine.readouts.collect import Means
+        from tithe.engine.readouts.collect import MeanStates
 
-        readout = Means()
+        readout = MeanStates()
         found = [None if isinstance(one, Problem) else one.found[readout.name] for one in self.read(places, [readout])]
         there = [(place, one) for place, one in zip(places, found, strict=True) if isinstance(one, np.ndarray)]
         return [place for place, _ in there], np.stack([one for _, one in there])
@@ -92,7 +92,7 @@ class TierStates:
         self.kept(results, [one if isinstance(one, Problem) else np.empty(0, np.float32) for one in results])
 
     def kept(
-        self, results: Sequence[Read | Problem], found: Sequence[npt.NDArray[np.float32] | Problem]
+        self, results: Sequence[PassResult | Problem], found: Sequence[npt.NDArray[np.float32] | Problem]
     ) -> npt.NDArray[np.float32]:
         """Stack what was found, and leave the rest out of tiers, passes and likelihoods."""
         there = [i for i, one in enumerate(found) if not isinstance(one, Problem)]
@@ -110,9 +110,9 @@ class TierStates:
         Raises:
             DataError: one of them cannot be read.
         """
-        from tithe.engine.readouts.collect import Whole
+        from tithe.engine.readouts.collect import AllStates
 
-        readout = Whole(layers)
+        readout = AllStates(layers)
         found = []
         for place, one in zip(places, self.read(places, [readout], quiet=True), strict=True):
             states = one if isinstance(one, Problem) else one.found[readout.name]
@@ -132,10 +132,10 @@ class TierStates:
 
     def read(
         self, places: Sequence[int] | range, readouts: Sequence[Readout], *, quiet: bool = False
-    ) -> list[Read | Problem]:
+    ) -> list[PassResult | Problem]:
         """One result per place, in order."""
         reporter = self.run.reporter
-        found: list[Read | Problem] = []
+        found: list[PassResult | Problem] = []
         if not quiet:
             reporter.phase("reading hidden states")
             reporter.expect(len(places))
@@ -152,14 +152,14 @@ class TierStates:
                 reporter.done()
         return found
 
-    def together(self, passes: Sequence[Pass], readouts: Sequence[Readout]) -> Iterator[Read | Problem]:
+    def together(self, passes: Sequence[Pass], readouts: Sequence[Readout]) -> Iterator[PassResult | Problem]:
         engine = self.run.load()
-        found: dict[int, Read | Problem] = {}
+        found: dict[int, PassResult | Problem] = {}
         for batch, results in engine.read(passes, engine.batches(passes), [readouts] * len(passes)):
             found |= zip(batch.index, results, strict=True)
         return (found[i] for i in range(len(passes)))
 
 
-def mean_nll(one: Read | Problem) -> float:
+def mean_nll(one: PassResult | Problem) -> float:
     """Nats per token; NaN where no token has context."""
     return float(one.nll.mean(dtype=np.float64)) if not isinstance(one, Problem) and len(one.nll) else float("nan")

@@ -162,9 +162,9 @@ def devices(engine: Engine) -> list[torch.device]:
     """Return all devices that hold a part of the model."""
     import torch
 
-    from tithe.engine.loading import placed
+    from tithe.engine.loading import holding_devices
 
-    return [torch.device(name) for name in placed(engine.model)]
+    return [torch.device(name) for name in holding_devices(engine.model)]
 
 
 def spread(total: int, count: int) -> list[int]:

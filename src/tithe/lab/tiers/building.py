@@ -232,7 +232,7 @@ def counter(model: str | None) -> CountTokens | None:
     if model is None:
         return None
     from tithe.data.tokens import Tokens
-    from tithe.engine.sources import find_model, load_tokenizer
+    from tithe.engine.model_source import find_model, load_tokenizer
 
     tokens = Tokens(load_tokenizer(find_model(model, weights=False)))
     return lambda texts: list(map(len, tokens.encode(texts)))

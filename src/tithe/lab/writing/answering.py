@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tithe.data.counts import RemarkCounts, remark_sentences
 from tithe.data.prompts import STAND_IN
 from tithe.data.render import RenderSettings, TemplateRenderer, make_renderer
-from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
+from tithe.engine.model_source import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import demand
 from tithe.lab.endpoint.address import Address
 from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, crowd
@@ -29,7 +29,7 @@ from tithe.run.model import DTYPE, began_with, keep
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tithe.engine.generate import Generator, Wanted
+    from tithe.engine.generate import AnswerGenerator, GenerationRequest
 
 ENDLESS = 1 << 30  # tokens, where a model does not say how long its window is
 Answers = dict[str, Mapping[str, Any] | Problem]
@@ -153,13 +153,13 @@ class LocalWriter:
         drawn = {"top_p": s.top_p, "seed": s.seed} if s.temperature > 0 else {}
         return {"temperature": s.temperature, "max_new_tokens": s.max_new_tokens, **drawn}
 
-    def wanted(self, prompts: Mapping[str, Example]) -> dict[str, Wanted | Problem]:
+    def wanted(self, prompts: Mapping[str, Example]) -> dict[str, GenerationRequest | Problem]:
         """Prompts as token ids: those that a scorer's `given` pass would have before the response."""
         import numpy as np
 
-        from tithe.engine.generate import Wanted
+        from tithe.engine.generate import GenerationRequest
 
-        found: dict[str, Wanted | Problem] = {}
+        found: dict[str, GenerationRequest | Problem] = {}
         self.remarks = RemarkCounts()
         asked = [replace(example, response=Message("assistant", STAND_IN)) for example in prompts.values()]
         for key, made in zip(prompts, self.renderer.encode(asked), strict=True):
@@ -169,7 +169,9 @@ class LocalWriter:
             self.remarks.add(made.remarks)
             ids = np.concatenate([made.lead, made.prompt])
             found[key] = (
-                Wanted(ids, seed_of(self.settings.seed, key)) if len(ids) else Problem("the prompt has no token")
+                GenerationRequest(ids, seed_of(self.settings.seed, key))
+                if len(ids)
+                else Problem("the prompt has no token")
             )
         return found
 
@@ -194,7 +196,12 @@ class LocalWriter:
         return found | {key: store[name] for key, name in names.items() if name in store}
 
     def write(
-        self, keys: Sequence[str], asked: Sequence[Wanted], names: Sequence[str], store: TextStore, reporter: Reporter
+        self,
+        keys: Sequence[str],
+        asked: Sequence[GenerationRequest],
+        names: Sequence[str],
+        store: TextStore,
+        reporter: Reporter,
     ) -> Answers:
         """Load the model and let it answer, batch by batch; gives what it could not."""
         generator, problems, tokens = self.generator(reporter), Answers(), 0
@@ -218,14 +225,16 @@ class LocalWriter:
         gc.collect()  # the next model needs the room
         return problems
 
-    def generator(self, reporter: Reporter) -> Generator:
+    def generator(self, reporter: Reporter) -> AnswerGenerator:
         """The model, loaded."""
-        from tithe.engine.generate import Generator, load_writer
+        from tithe.engine.generate import AnswerGenerator, load_for_generation
 
         s = self.settings
-        model = load_writer(self.source, device=s.device, dtype=self.dtype, trust_remote_code=s.trust_remote_code)
+        model = load_for_generation(
+            self.source, device=s.device, dtype=self.dtype, trust_remote_code=s.trust_remote_code
+        )
         reporter.say(f"model {self.name} ({model.parameters:,} parameters) writes on {model.device} in {self.dtype}")
-        return Generator(
+        return AnswerGenerator(
             model,
             self.tokenizer,
             self.stops,

@@ -7,23 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tithe.engine.batches import After
+from tithe.engine.batches import SharedPrefix
+from tithe.engine.model_source import ModelSource
 from tithe.engine.readouts.base import Readout
-from tithe.engine.sources import ModelSource
-from tithe.engine.workers.children import ChildProcess
+from tithe.engine.workers.child_process import ChildProcess
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
 if TYPE_CHECKING:
     import torch
 
-    from tithe.engine.engine import Read
+    from tithe.engine.engine import PassResult
     from tithe.engine.measure.cpu_kernels import Fp32Route
 
 KEPT = "what was answered is kept: the same command goes on from there"
 
 
-class Process(ChildProcess):
+class WorkerProcess(ChildProcess):
     """One process, from its start on.
 
     Args:
@@ -31,13 +31,13 @@ class Process(ChildProcess):
         load: what it reads with.
     """
 
-    def __init__(self, name: str, load: Load) -> None:
+    def __init__(self, name: str, load: LoadRequest) -> None:
         self.name = name
-        self.loaded: Loaded | None = None
+        self.loaded: WorkerReady | None = None
         self.under_way: set[int] = set()  # numbers of batches
         self.halved = 0
         self._learnt = 0
-        super().__init__("tithe.engine.workers.child")
+        super().__init__("tithe.engine.workers.worker_main")
         self.send(load)
 
     def send(self, message: Any) -> None:
@@ -48,7 +48,7 @@ class Process(ChildProcess):
                 self.receive()
             raise self.last_words() from None
 
-    def receive(self) -> Done | Loaded:
+    def receive(self) -> BatchDone | WorkerReady:
         """Wait for its next message.
 
         Raises:
@@ -58,11 +58,11 @@ class Process(ChildProcess):
             message = self.channel.recv()
         except (EOFError, ConnectionResetError):
             raise self.last_words() from None
-        if isinstance(message, Failed):
+        if isinstance(message, WorkerFailed):
             if message.expected:
                 raise ModelError(message.message, hint=message.hint)
             raise ModelError(f"the process on `{self.name}` failed: {message.message}", hint=KEPT)
-        if isinstance(message, Loaded):
+        if isinstance(message, WorkerReady):
             self.loaded = message
         else:
             self.under_way.remove(message.number)
@@ -72,7 +72,7 @@ class Process(ChildProcess):
     def teach(self, readouts: list[Readout]) -> None:
         """Tell it of the readouts that it does not know yet."""
         for readout in readouts[self._learnt :]:
-            self.send(Learn(readout))
+            self.send(LearnReadout(readout))
         self._learnt = len(readouts)
 
     def give(self, work: BatchWork) -> None:
@@ -91,7 +91,7 @@ class Process(ChildProcess):
 
 
 @dataclass(frozen=True)
-class Load:
+class LoadRequest:
     """To a process, first of all.
 
     Args:
@@ -112,15 +112,15 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class WorkerReady:
     """Back from it: what its model is, and what it found out (`Engine.measured`, `facts` and `words`)."""
 
     dtype: torch.dtype
     fingerprint: str
-    road: str
+    forward_path: str
     implementation: str | None
     fallbacks: list[str]
-    alone_above: int | None
+    single_above: int | None
     fp32: Fp32Route | None
     vocabulary: int
     parameters: int
@@ -133,7 +133,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Learn:
+class LearnReadout:
     """To a process: a readout that it will be asked for by its place among all that it was told of."""
 
     readout: Readout
@@ -152,21 +152,21 @@ class BatchWork:
 
     number: int
     passes: Sequence[Pass]
-    after: tuple[After | None, ...]
+    after: tuple[SharedPrefix | None, ...]
     asked: Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Done:
+class BatchDone:
     """Back from it: one result per pass, and how often memory ran out there so far."""
 
     number: int
-    results: list[Read | Problem]
+    results: list[PassResult | Problem]
     halved: int
 
 
 @dataclass(frozen=True)
-class Failed:
+class WorkerFailed:
     """Back from it: what stopped it.
 
     Args:

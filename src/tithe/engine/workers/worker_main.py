@@ -1,6 +1,6 @@
 """One process of an engine on several devices: it loads the model on its own and answers batch after batch.
 
-`python -m tithe.engine.workers.child DESCRIPTOR` speaks to the process that started it through a
+`python -m tithe.engine.workers.worker_main DESCRIPTOR` speaks to the process that started it through a
 socket pair, of which the number is given. It keeps nothing on disk, and ends when nobody is left who could ask.
 """
 
@@ -17,19 +17,19 @@ from typing import Any
 import torch
 
 from tithe.engine.batches import Batch
-from tithe.engine.engine import Engine, Results
+from tithe.engine.engine import Engine, PendingResults
 from tithe.engine.forward.states import StateReadout
 from tithe.engine.host import cpu_cores
 from tithe.engine.loading import load_model
 from tithe.engine.measure.memory import MOST, SHARED
+from tithe.engine.model_files import first_line
 from tithe.engine.readouts.base import Readout
-from tithe.engine.sources import first_line
-from tithe.engine.workers.children import end_with_parent
-from tithe.engine.workers.process import BatchWork, Done, Failed, Learn, Load, Loaded
+from tithe.engine.workers.child_process import end_with_parent
+from tithe.engine.workers.worker import BatchDone, BatchWork, LearnReadout, LoadRequest, WorkerFailed, WorkerReady
 from tithe.errors import TitheError, demand
 
 
-class Child:
+class Worker:
     """Takes messages, in order, until there is nobody to send one."""
 
     def __init__(self, channel: Connection) -> None:
@@ -66,7 +66,7 @@ class Child:
             except OSError:  # nobody is there any more
                 os._exit(0)
 
-    def load(self, load: Load) -> Engine:
+    def load(self, load: LoadRequest) -> Engine:
         model = load_model(load.source, **load.how)
         on_cpu = model.device.type == "cpu"
         workers, cores = (load.workers or 1) if on_cpu else load.workers, max(1, cpu_cores() // load.processes)
@@ -74,13 +74,13 @@ class Child:
         engine = Engine(model, load.budget, workers, compiled=load.compiled, cores=cores, most=most)
         assert engine.budget is not None and engine.workers is not None
         self.send(
-            Loaded(
+            WorkerReady(
                 model.dtype,
                 model.fingerprint,
-                model.road,
+                model.forward_path,
                 model.implementation,
                 model.fallbacks,
-                model.alone_above,
+                model.single_above,
                 model.fp32,
                 model.vocabulary,
                 model.parameters,
@@ -97,11 +97,11 @@ class Child:
     def begin(self) -> None:
         """Prepare a thread that answers."""
         device = self.engine.model.device
-        self.engine.take_threads()
+        self.engine.set_threads()
         if device.type == "cuda":
             torch.cuda.set_device(device)
 
-    def take(self, message: Learn | BatchWork, pool: ThreadPoolExecutor) -> None:
+    def take(self, message: LearnReadout | BatchWork, pool: ThreadPoolExecutor) -> None:
         if isinstance(message, BatchWork):
             pool.submit(self.answer, message, list(self.readouts))
             return
@@ -113,28 +113,28 @@ class Child:
         try:
             batch = Batch(tuple(range(len(work.passes))), work.after)
             asked = [[readouts[i] for i in each] for each in work.asked]
-            results = self.engine.begin(work.passes, batch, asked)
+            results = self.engine.start_batch(work.passes, batch, asked)
         except Exception as error:
             self.waiting.submit(self.send, failure(error))  # after what was begun before
         else:
             self.waiting.submit(self.hand_over, work.number, results)
 
-    def hand_over(self, number: int, results: Results) -> None:
+    def hand_over(self, number: int, results: PendingResults) -> None:
         try:
-            done = Done(number, results(), self.engine.halved)
+            done = BatchDone(number, results(), self.engine.halved)
         except Exception as error:
             self.send(failure(error))
         else:
             self.send(done)
 
 
-def failure(error: BaseException) -> Failed:
+def failure(error: BaseException) -> WorkerFailed:
     if isinstance(error, TitheError):
-        return Failed(str(error), error.hint, expected=True)
+        return WorkerFailed(str(error), error.hint, expected=True)
     text = first_line(error) if isinstance(error, Exception) else ""
-    return Failed(f"{type(error).__name__}: {text}", None, expected=False)
+    return WorkerFailed(f"{type(error).__name__}: {text}", None, expected=False)
 
 
 if __name__ == "__main__":
     end_with_parent()
-    Child(Connection(int(sys.argv[1]))).run()
+    Worker(Connection(int(sys.argv[1]))).run()

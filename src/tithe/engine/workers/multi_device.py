@@ -16,24 +16,26 @@ from typing import Any
 import torch
 
 from tithe.engine.batches import Batch
-from tithe.engine.devices import names
-from tithe.engine.engine import Asked, Engine, Read, release
-from tithe.engine.forward.probe import ROADS
+from tithe.engine.devices import device_names
+from tithe.engine.engine import Asked, Engine, PassResult, release
+from tithe.engine.forward.path_choice import FORWARD_PATHS
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.loading import load_model
-from tithe.engine.model import LoadedModel
+from tithe.engine.model_source import ModelSource
 from tithe.engine.readouts.base import Readout
-from tithe.engine.sources import ModelSource
-from tithe.engine.workers.process import BatchWork, Done, Load, Loaded, Process
+from tithe.engine.workers.worker import BatchDone, BatchWork, LoadRequest, WorkerProcess, WorkerReady
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
 
-class DistantModel(LoadedModel):
+class RemoteModel(LoadedModel):
     """What there is to know of a model that other processes have loaded."""
 
-    def __init__(self, source: ModelSource, device: torch.device, loaded: Loaded) -> None:
-        super().__init__(source, None, device, loaded.dtype, loaded.fingerprint, loaded.road, loaded.implementation)
-        self.fallbacks, self.alone_above, self.fp32 = loaded.fallbacks, loaded.alone_above, loaded.fp32
+    def __init__(self, source: ModelSource, device: torch.device, loaded: WorkerReady) -> None:
+        super().__init__(
+            source, None, device, loaded.dtype, loaded.fingerprint, loaded.forward_path, loaded.implementation
+        )
+        self.fallbacks, self.single_above, self.fp32 = loaded.fallbacks, loaded.single_above, loaded.fp32
         self._vocabulary, self._parameters = loaded.vocabulary, loaded.parameters
 
     @property
@@ -45,7 +47,7 @@ class DistantModel(LoadedModel):
         return self._parameters
 
 
-class SeveralEngine(Engine):
+class MultiDeviceEngine(Engine):
     """An engine whose passes are read by one process on each device.
 
     The first process loads the model and finds the road; the others are started when there is more than one batch to
@@ -75,11 +77,11 @@ class SeveralEngine(Engine):
     ) -> None:
         self._source, self._places, self._how, self._workers = source, tuple(devices), dict(how), workers
         self.budget, self.workers, self.halved, self._compiled = budget, workers, 0, compiled
-        self._names = names(self._places)
-        self._processes: list[Process] = []
+        self._names = device_names(self._places)
+        self._processes: list[WorkerProcess] = []
         self._readouts: list[Readout] = []
         self._numbers = count()
-        self._alone: Engine | None = None
+        self._local: Engine | None = None
         self._ending = weakref.finalize(self, end, self._processes)
         try:
             self._start(1)
@@ -87,12 +89,15 @@ class SeveralEngine(Engine):
         except BaseException:
             self.close()
             raise
-        assert isinstance(loaded, Loaded)
+        assert isinstance(loaded, WorkerReady)
         self._loaded = loaded
-        self.model = DistantModel(source, self._places[0], loaded)
+        self.model = RemoteModel(source, self._places[0], loaded)
         self.budget, self.workers, self.threads = loaded.budget, loaded.workers, loaded.threads
-        road = (loaded.road, loaded.implementation)
-        self._how |= {"roads": (road if road in ROADS else (loaded.road, None),), "known": loaded.fingerprint}
+        road = (loaded.forward_path, loaded.implementation)
+        self._how |= {
+            "forward_paths": (road if road in FORWARD_PATHS else (loaded.forward_path, None),),
+            "known": loaded.fingerprint,
+        }
         if loaded.fp32 is not None:
             self._how["fp32_route"] = loaded.fp32.name
         if "loss" in loaded.facts:
@@ -116,13 +121,13 @@ class SeveralEngine(Engine):
         return list(self._loaded.words)
 
     @property
-    def processes(self) -> Sequence[Process]:
+    def processes(self) -> Sequence[WorkerProcess]:
         """Return the processes that run."""
         return self._processes
 
     def read(
         self, passes: Sequence[Pass], batches: Sequence[Batch], asked: Asked
-    ) -> Iterator[tuple[Batch, list[Read | Problem]]]:
+    ) -> Iterator[tuple[Batch, list[PassResult | Problem]]]:
         """Yield each batch with one result per pass of it, in order of completion.
 
         Raises:
@@ -130,9 +135,9 @@ class SeveralEngine(Engine):
         """
         self.demand_vocabulary(passes, batches)
         if not all(readout.travels for each in asked for readout in each):
-            yield from self.alone().read(passes, batches, asked)
+            yield from self.in_this_process().read(passes, batches, asked)
             return
-        self._forget_alone()
+        self._drop_local()
         try:
             self._start(min(len(self._places), max(1, len(batches))))
             yield from self._hand_out(passes, batches, asked)
@@ -144,7 +149,7 @@ class SeveralEngine(Engine):
 
     def _hand_out(
         self, passes: Sequence[Pass], batches: Sequence[Batch], asked: Asked
-    ) -> Iterator[tuple[Batch, list[Read | Problem]]]:
+    ) -> Iterator[tuple[Batch, list[PassResult | Problem]]]:
         places = self._learn(asked)
         waiting = zip(self._numbers, batches, strict=False)
         out: dict[int, Batch] = {}
@@ -168,24 +173,24 @@ class SeveralEngine(Engine):
                     if done.number in out:  # else of a reading that nobody waited for
                         yield out.pop(done.number), done.results
 
-    def _heard(self) -> Iterator[Done]:
+    def _heard(self) -> Iterator[BatchDone]:
         """Wait until processes say something."""
         by_channel = {one.channel: one for one in self._processes if one.under_way or not one.loaded}
         for channel in wait(list(by_channel)):
             process = by_channel[channel]  # type: ignore[index]
             message = process.receive()
-            if isinstance(message, Loaded):
+            if isinstance(message, WorkerReady):
                 self._demand_same(process, message)
             else:
                 self.halved = sum(one.halved for one in self._processes)
                 yield message
 
-    def _demand_same(self, process: Process, loaded: Loaded) -> None:
+    def _demand_same(self, process: WorkerProcess, loaded: WorkerReady) -> None:
         """Raise where processes differ in anything else that decides about numbers; the forward path is given."""
         own = self.model
         for what, here, there in (
             ("fp32 kernels", own.fp32 and own.fp32.name, loaded.fp32 and loaded.fp32.name),
-            ("longest sequence that shares a batch", own.alone_above, loaded.alone_above),
+            ("longest sequence that shares a batch", own.single_above, loaded.single_above),
             ("parameters", own.parameters, loaded.parameters),
             ("attention over packs", attention_of(self._loaded), attention_of(loaded)),
             ("compiled parts", parts_of(self._loaded), parts_of(loaded)),
@@ -210,20 +215,20 @@ class SeveralEngine(Engine):
         """Have so many processes running."""
         for place in range(len(self._processes), wanted):
             how = self._how | {"device": str(self._places[place])}
-            load = Load(self._source, how, self.budget, self._workers, len(self._places), self._compiled)
-            self._processes.append(Process(self._names[place], load))
+            load = LoadRequest(self._source, how, self.budget, self._workers, len(self._places), self._compiled)
+            self._processes.append(WorkerProcess(self._names[place], load))
 
-    def alone(self) -> Engine:
+    def in_this_process(self) -> Engine:
         """Return an engine in this process, for what reads the model itself; the other processes end for it."""
-        if self._alone is None:
+        if self._local is None:
             self.close()
             model = load_model(self._source, **self._how, device=str(self._places[0]))
-            self._alone = Engine(model, self.budget, self._workers, compiled=self._compiled)
-        return self._alone
+            self._local = Engine(model, self.budget, self._workers, compiled=self._compiled)
+        return self._local
 
-    def _forget_alone(self) -> None:
-        if self._alone is not None:
-            self._alone = None
+    def _drop_local(self) -> None:
+        if self._local is not None:
+            self._local = None
             release(self._places[0])
             gc.collect()
 
@@ -232,16 +237,16 @@ class SeveralEngine(Engine):
         end(self._processes)
 
 
-def attention_of(loaded: Loaded) -> list[str]:
+def attention_of(loaded: WorkerReady) -> list[str]:
     """List the ways of attention that are taken."""
     return [one["taken"] for one in loaded.facts.get("attention_by", ())]
 
 
-def parts_of(loaded: Loaded) -> list[str]:
+def parts_of(loaded: WorkerReady) -> list[str]:
     """List the kinds of parts that are compiled."""
     return list(loaded.facts.get("compiled", {}).get("parts", ()))
 
 
-def end(processes: list[Process]) -> None:
+def end(processes: list[WorkerProcess]) -> None:
     while processes:
         processes.pop().close()
