@@ -114,7 +114,9 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     monkeypatch.setattr(engine, "cpu_cores", lambda: 4)
     monkeypatch.setattr(engine, "threads_allowed", lambda: 4)
 
-    def large_packs(_: layout.Gated, layouts: Sequence[layout.Layout], rounds: int) -> dict[layout.Layout, list[float]]:
+    def large_packs(
+        _: layout.GatedMlp, layouts: Sequence[layout.Layout], rounds: int
+    ) -> dict[layout.Layout, list[float]]:
         spoken.append(f"{len(layouts)} layouts")
         return {one: [float(one.tokens * one.threads)] * rounds for one in layouts}
 

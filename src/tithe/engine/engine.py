@@ -21,7 +21,7 @@ from tithe.engine.host import cpu_cores, threads_allowed, trim_heap
 from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.loading import holding_devices
 from tithe.engine.measure.fused import fuse
-from tithe.engine.measure.layout import LayoutChoice, choose_layout, gated_product
+from tithe.engine.measure.layout import LayoutChoice, choose_layout, gated_sizes
 from tithe.engine.measure.memory import MOST, MemoryBudget, find_memory_budget
 from tithe.engine.model_source import demand_known_ids
 from tithe.engine.readouts.base import READOUTS, Readout
@@ -95,7 +95,7 @@ class Engine:
         if self.model.device.type == "cpu":
             if not self.model.thread_safe:
                 self.workers = 1
-            gated = gated_product(self.model) if self.model.forward_path == "packed" else None
+            gated = gated_sizes(self.model) if self.model.forward_path == "packed" else None
             self.layout = choose_layout(
                 gated,
                 self.cores,

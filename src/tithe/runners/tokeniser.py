@@ -12,7 +12,7 @@ from typing import Any
 
 from tithe.data.render import Renderer
 from tithe.engine.workers.child_process import end_with_parent
-from tithe.engine.workers.worker import WorkerFailed
+from tithe.engine.workers.worker_process import WorkerFailed
 from tithe.errors import TitheError
 from tithe.runners.tokenising import described
 

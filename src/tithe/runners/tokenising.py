@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tithe.data.authors import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
 from tithe.data.render import Encoded, Renderer, RenderSettings, TemplateRenderer
 from tithe.engine.workers.child_process import ChildProcess
-from tithe.engine.workers.worker import WorkerFailed
+from tithe.engine.workers.worker_process import WorkerFailed
 from tithe.errors import TitheError
 from tithe.records import Example, Problem
 

@@ -129,7 +129,7 @@ def test_a_run_goes_on_with_what_it_began_with() -> None:
     for begun in (OWN, "slow"):
         taken = choose_loss(linear, own_of(linear), ways, begun)
         assert (taken.name, taken.kernel) == (begun, ways.get(begun))
-    with pytest.raises(ModelError, match="the run began with likelihoods by `gone`, which is not taken here"):
+    with pytest.raises(ModelError, match="the run began with the likelihood kernel `gone`, which cannot be used here"):
         choose_loss(linear, own_of(linear), ways, "gone")
 
 

@@ -141,8 +141,11 @@ def test_replies_that_begin_alike_differ_where_they_do(model_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (("9", "10"), "the replies `9`, `10` must differ in one token, and this tokenizer makes of them: `9`; `1` `0`"),
-        (("12", "21"), "must differ in one token, and this tokenizer makes of them: `1` `2`; `2` `1`"),
+        (
+            ("9", "10"),
+            "the replies `9`, `10` must differ in one token, but this tokenizer splits them into: `9`; `1` `0`",
+        ),
+        (("12", "21"), "must differ in one token, but this tokenizer splits them into: `1` `2`; `2` `1`"),
         (("1",), "replies to choose from must be two or more, and all different, not `1`"),
         (("1", "1"), "must be two or more, and all different"),
         (("1", ""), "the reply `` cannot be written in this template: empty response"),

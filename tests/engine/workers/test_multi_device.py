@@ -31,7 +31,7 @@ from tithe.engine.readouts.weighted import Weighted
 from tithe.engine.workers import multi_device
 from tithe.engine.workers.child_process import search_path
 from tithe.engine.workers.multi_device import MultiDeviceEngine
-from tithe.engine.workers.worker import LoadRequest, WorkerProcess, WorkerReady
+from tithe.engine.workers.worker_process import LoadRequest, WorkerProcess, WorkerReady
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 

@@ -204,7 +204,7 @@ class Layers:
 
     Attributes:
         count: number of hidden states.
-        hooked: whether they are passed on one by one; else all at once after the forward pass.
+        hooked: whether hooks deliver them one by one; else they come all at once after the forward pass.
         head_true: whether the head, run apart on the last hidden state, gives the model's own logits.
     """
 

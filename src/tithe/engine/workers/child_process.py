@@ -1,9 +1,9 @@
-"""Processes that this one starts: how they are started, heard and ended.
+"""Start child processes, talk to them, and end them.
 
-A child process ends when the one that started it has ended, however that ended: kill -9 included. The kernel's own
-signal for this (`PR_SET_PDEATHSIG`) is not used: it is sent when the *thread* that started the child ends, and ours are
-started from threads that end before the run does. The end of a pipe is no sure sign either, as a process forked
-meanwhile may hold the other end. So the child looks who its parent is.
+A child ends when its parent has ended, however that happened: kill -9 included. The kernel's own signal for this
+(`PR_SET_PDEATHSIG`) cannot be used: it is sent when the *thread* that started the child ends, and ours are started from
+threads that end before the run does. A closed pipe is no sure sign either, as another forked process may hold the other
+end. So the child polls its parent's process id.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
-PARENT = "TITHE_PARENT"  # environment variable: id of the process that started this one
-LOOK = 0.5  # seconds between two looks
-PATIENCE = 10.0  # seconds in which a process whose end of the line is closed has ended
+PARENT = "TITHE_PARENT"  # environment variable: process id of the parent
+POLL = 0.5  # seconds between two checks of the parent
+PATIENCE = 10.0  # seconds to wait for the end of a process that closed its channel
 
 
 class ChildProcess:
-    """A Python module that runs as a process of its own and is spoken to through a pair of sockets.
+    """A Python module that runs as a process of its own, connected through a socket pair.
 
-    It is in a group of its own: Ctrl-C reaches the one that started it alone, and that one ends it.
+    It has a process group of its own: Ctrl-C reaches only the parent, which then ends it.
 
     Args:
-        module: is given the number of its end of the line, and calls `end_with_parent` first.
-        variables: of its environment, besides those of this process.
+        module: gets the file descriptor of its socket as argument, and must call `end_with_parent` first.
+        variables: environment variables in addition to those of this process.
     """
 
     def __init__(self, module: str, variables: Mapping[str, str] | None = None) -> None:
         self.channel, theirs = Pipe()
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - what it says; open as long as it lives
-        # The same modules, found in the same order; and nothing that lies in the present folder by chance.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - stdout and stderr; open as long as the process runs
+        # The same modules in the same search order, and none that happen to be in the current folder.
         own = {**child_variables(), "PYTHONPATH": search_path(), "PYTHONSAFEPATH": "1"}
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=self._words,
+                stdout=self._output,
                 stderr=subprocess.STDOUT,
                 process_group=0,
                 env={**os.environ, **(variables or {}), **own},
@@ -55,49 +55,49 @@ class ChildProcess:
         return self._process.pid
 
     def ended(self) -> tuple[int, str] | None:
-        """Wait for its end; return its exit code and a clause with its last words, None where it goes on."""
+        """Wait for the end; return the exit code and a clause with the last line of output, or None if it runs on."""
         try:
             code = self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             return None
-        line = last_line(self._words)
+        line = last_line(self._output)
         return code, f", and its last words were: {line}" if line else ""
 
     def close(self) -> None:
-        """End it, and wait until it has ended; it holds nothing that could be lost."""
+        """Kill the process and wait until it has ended; it holds nothing that could be lost."""
         self._process.kill()
         self._process.wait()
         self.channel.close()
-        self._words.close()
+        self._output.close()
 
 
-def last_line(words: IO[bytes]) -> str:
-    """Return the last line with anything in it, or nothing."""
-    words.seek(0)
-    lines = [line.strip() for line in words.read().decode(errors="replace").splitlines() if line.strip()]
+def last_line(output: IO[bytes]) -> str:
+    """Return the last line that is not blank, or an empty string."""
+    output.seek(0)
+    lines = [line.strip() for line in output.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
 
 
 def search_path() -> str:
-    """Return where this process finds its modules, for `PYTHONPATH`."""
+    """Return this process's module search path, for `PYTHONPATH`."""
     return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
 
 
 def child_variables() -> Mapping[str, str]:
-    """Return what the environment of a child has to hold for `end_with_parent`."""
+    """Return the environment variables that a child needs for `end_with_parent`."""
     return {PARENT: str(os.getpid())}
 
 
 def end_with_parent() -> None:
-    """Watch the process that started this one, and end at once when it is gone.
+    """Start a thread that ends this process as soon as its parent is gone.
 
-    The parent tells its id, so that one which died before this call is noticed too.
+    The parent passes its id in the environment, so that a parent that died before this call is noticed too.
     """
     parent = int(os.environ.get(PARENT, os.getppid()))
-    Thread(target=_watch, args=(parent,), name="end-with-parent", daemon=True).start()
+    Thread(target=_poll_parent, args=(parent,), name="end-with-parent", daemon=True).start()
 
 
-def _watch(parent: int) -> None:
+def _poll_parent(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(LOOK)
+        time.sleep(POLL)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""The engine on several devices: one process on each, which are handed batches as they ask for them.
+"""The engine on several devices, with one worker process on each, which get batches as they become free.
 
-Batches are cut here, from what the first process found out about the model, and answers are stored by whoever reads
-from here: the processes compute and keep nothing. Which of them answers a batch changes nothing, as they are alike.
+Batches are cut here, from what the first worker found out about the model, and answers are stored by the caller: the
+workers only compute. The workers are alike, so it does not matter which of them reads a batch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.loading import load_model
 from tithe.engine.model_source import ModelSource
 from tithe.engine.readouts.base import Readout
-from tithe.engine.workers.worker import BatchDone, BatchWork, LoadRequest, WorkerProcess, WorkerReady
+from tithe.engine.workers.worker_process import BatchDone, BatchWork, LoadRequest, WorkerProcess, WorkerReady
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
 
 class RemoteModel(LoadedModel):
-    """What there is to know of a model that other processes have loaded."""
+    """A model that is loaded in other processes: its facts, without its weights."""
 
     def __init__(self, source: ModelSource, device: torch.device, loaded: WorkerReady) -> None:
         super().__init__(
@@ -48,18 +48,18 @@ class RemoteModel(LoadedModel):
 
 
 class MultiDeviceEngine(Engine):
-    """An engine whose passes are read by one process on each device.
+    """An engine whose passes are read by one worker process on each device.
 
-    The first process loads the model and finds the road; the others are started when there is more than one batch to
-    read, on the same road, and take part as soon as they are ready.
+    The first worker loads the model and chooses the forward path; the others are started if there is more than one
+    batch to read, use the same path, and take part as soon as they are ready.
 
     Args:
         source: the model.
-        devices: alike; see `choose_devices`.
+        devices: of the same kind; see `choose_devices`.
         how: arguments of `load_model`, without the device.
-        budget: tokens a batch holds; None takes what the first process chooses.
-        workers: passes under way at once in each process; None takes one.
-        compiled: whether each process compiles parts of its model.
+        budget: tokens per batch; None takes what the first worker chooses.
+        workers: passes that each worker reads at once; None takes one.
+        compiled: whether each worker compiles parts of its model.
 
     Raises:
         ModelError: the model cannot be loaded on the first device.
@@ -82,7 +82,7 @@ class MultiDeviceEngine(Engine):
         self._readouts: list[Readout] = []
         self._numbers = count()
         self._local: Engine | None = None
-        self._ending = weakref.finalize(self, end, self._processes)
+        self._ending = weakref.finalize(self, end_all, self._processes)
         try:
             self._start(1)
             loaded = self._processes[0].receive()
@@ -93,9 +93,9 @@ class MultiDeviceEngine(Engine):
         self._loaded = loaded
         self.model = RemoteModel(source, self._places[0], loaded)
         self.budget, self.workers, self.threads = loaded.budget, loaded.workers, loaded.threads
-        road = (loaded.forward_path, loaded.implementation)
+        path = (loaded.forward_path, loaded.implementation)
         self._how |= {
-            "forward_paths": (road if road in FORWARD_PATHS else (loaded.forward_path, None),),
+            "forward_paths": (path if path in FORWARD_PATHS else (loaded.forward_path, None),),
             "known": loaded.fingerprint,
         }
         if loaded.fp32 is not None:
@@ -113,7 +113,7 @@ class MultiDeviceEngine(Engine):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what the first process found out."""
+        """Return what the first worker measured and chose, for the run record."""
         return dict(self._loaded.facts)
 
     @property
@@ -122,7 +122,7 @@ class MultiDeviceEngine(Engine):
 
     @property
     def processes(self) -> Sequence[WorkerProcess]:
-        """Return the processes that run."""
+        """Return the running worker processes."""
         return self._processes
 
     def read(
@@ -131,7 +131,7 @@ class MultiDeviceEngine(Engine):
         """Yield each batch with one result per pass of it, in order of completion.
 
         Raises:
-            ModelError: a process failed or ended; all others are ended, too.
+            ModelError: a worker failed or ended; all others are ended too.
         """
         self.demand_vocabulary(passes, batches)
         if not all(readout.travels for each in asked for readout in each):
@@ -141,7 +141,7 @@ class MultiDeviceEngine(Engine):
         try:
             self._start(min(len(self._places), max(1, len(batches))))
             yield from self._hand_out(passes, batches, asked)
-        except GeneratorExit:  # what is under way is passed over later
+        except GeneratorExit:  # workers keep running; results of unfinished batches are ignored later
             raise
         except BaseException:
             self.close()
@@ -155,7 +155,8 @@ class MultiDeviceEngine(Engine):
         out: dict[int, Batch] = {}
         left = True
         while left or out:
-            # One ahead of what it works on, and first those that have least: nobody waits, and none is left behind.
+            # Each worker has one batch queued beyond those it works on, so that it never waits for the next one; the
+            # worker with the fewest batches gets the next, so that all finish at about the same time.
             free = [one for one in self._processes if one.loaded and len(one.under_way) <= (self.workers or 1)]
             while left and free:
                 process = min(free, key=lambda one: len(one.under_way))
@@ -169,12 +170,12 @@ class MultiDeviceEngine(Engine):
                 process.give(BatchWork(number, [passes[i] for i in batch.index], batch.after, told))
                 free = [one for one in free if len(one.under_way) <= (self.workers or 1)]
             if out or left:
-                for done in self._heard():
-                    if done.number in out:  # else of a reading that nobody waited for
+                for done in self._finished():
+                    if done.number in out:  # else it belongs to an earlier reading that was abandoned
                         yield out.pop(done.number), done.results
 
-    def _heard(self) -> Iterator[BatchDone]:
-        """Wait until processes say something."""
+    def _finished(self) -> Iterator[BatchDone]:
+        """Wait for messages from workers, and yield the finished batches among them."""
         by_channel = {one.channel: one for one in self._processes if one.under_way or not one.loaded}
         for channel in wait(list(by_channel)):
             process = by_channel[channel]  # type: ignore[index]
@@ -186,14 +187,14 @@ class MultiDeviceEngine(Engine):
                 yield message
 
     def _demand_same(self, process: WorkerProcess, loaded: WorkerReady) -> None:
-        """Raise where processes differ in anything else that decides about numbers; the forward path is given."""
+        """Raise if two workers differ in anything that affects numbers; the forward path is the same for all."""
         own = self.model
         for what, here, there in (
             ("fp32 kernels", own.fp32 and own.fp32.name, loaded.fp32 and loaded.fp32.name),
             ("longest sequence that shares a batch", own.single_above, loaded.single_above),
             ("parameters", own.parameters, loaded.parameters),
-            ("attention over packs", attention_of(self._loaded), attention_of(loaded)),
-            ("compiled parts", parts_of(self._loaded), parts_of(loaded)),
+            ("attention over packs", attention_kernels(self._loaded), attention_kernels(loaded)),
+            ("compiled parts", compiled_kinds(self._loaded), compiled_kinds(loaded)),
         ):
             if here != there:
                 raise ModelError(
@@ -203,7 +204,7 @@ class MultiDeviceEngine(Engine):
                 )
 
     def _learn(self, asked: Asked) -> dict[int, int]:
-        """Map the identity of each readout that is asked for to its place among all that ever were."""
+        """Add new readouts to the list of all ever requested; return the place of each, by identity."""
         known = {id(readout): place for place, readout in enumerate(self._readouts)}
         for readout in (one for each in asked for one in each):
             if id(readout) not in known:
@@ -212,14 +213,14 @@ class MultiDeviceEngine(Engine):
         return known
 
     def _start(self, wanted: int) -> None:
-        """Have so many processes running."""
+        """Start workers until `wanted` are running."""
         for place in range(len(self._processes), wanted):
             how = self._how | {"device": str(self._places[place])}
             load = LoadRequest(self._source, how, self.budget, self._workers, len(self._places), self._compiled)
             self._processes.append(WorkerProcess(self._names[place], load))
 
     def in_this_process(self) -> Engine:
-        """Return an engine in this process, for what reads the model itself; the other processes end for it."""
+        """Return an engine that holds the model in this process; the workers end, so that it is in memory once."""
         if self._local is None:
             self.close()
             model = load_model(self._source, **self._how, device=str(self._places[0]))
@@ -233,20 +234,21 @@ class MultiDeviceEngine(Engine):
             gc.collect()
 
     def close(self) -> None:
-        """End all processes; the next reading starts them again."""
-        end(self._processes)
+        """End all workers; the next reading starts them again."""
+        end_all(self._processes)
 
 
-def attention_of(loaded: WorkerReady) -> list[str]:
-    """List the ways of attention that are taken."""
+def attention_kernels(loaded: WorkerReady) -> list[str]:
+    """List the attention kernels that a worker uses."""
     return [one["taken"] for one in loaded.facts.get("attention_by", ())]
 
 
-def parts_of(loaded: WorkerReady) -> list[str]:
-    """List the kinds of parts that are compiled."""
+def compiled_kinds(loaded: WorkerReady) -> list[str]:
+    """List the kinds of parts that a worker compiled."""
     return list(loaded.facts.get("compiled", {}).get("parts", ()))
 
 
-def end(processes: list[WorkerProcess]) -> None:
+def end_all(processes: list[WorkerProcess]) -> None:
+    """End all workers and empty the list."""
     while processes:
         processes.pop().close()

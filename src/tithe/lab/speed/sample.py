@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tithe.engine.measure.shape import Shape, attention_flops, idle_parameters, model_shape
+from tithe.engine.measure.shape import ModelShape, attention_flops, idle_parameters, model_shape
 from tithe.planner import Cost, Window
 from tithe.records import BadRow, Example, Problem
 from tithe.run.method import Setup
@@ -80,7 +80,7 @@ class Sample:
     scorers: Mapping[str, Scorer]
     items: Sequence[Example | BadRow]
     scratch: Path
-    shape: Shape
+    shape: ModelShape
     engine: Engine
 
     def read(self) -> Reading:
@@ -173,7 +173,7 @@ def spread(total: int, count: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
-def working_shape(engine: Engine) -> Shape:
+def working_shape(engine: Engine) -> ModelShape:
     """Return the model's sizes, without experts that a token is not sent to."""
     model = engine.model
     shape = model_shape(model.source)

@@ -1,4 +1,4 @@
-"""A process that reads on a device of its own, as its parent sees it, and what the two say to each other."""
+"""A worker process as its parent sees it, and the messages between the two."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from tithe.engine.engine import PassResult
     from tithe.engine.measure.cpu_kernels import Fp32Route
 
-KEPT = "what was answered is kept: the same command goes on from there"
+KEPT = "finished answers are kept: run the same command again to continue"
 
 
 class WorkerProcess(ChildProcess):
-    """One process, from its start on.
+    """A worker process that loads a model on one device and reads batches.
 
     Args:
         name: of its device, for messages.
-        load: what it reads with.
+        load: the model to load, sent first.
     """
 
     def __init__(self, name: str, load: LoadRequest) -> None:
@@ -41,18 +41,23 @@ class WorkerProcess(ChildProcess):
         self.send(load)
 
     def send(self, message: Any) -> None:
+        """Send a message.
+
+        Raises:
+            ModelError: the worker has ended; says why, if it sent a reason.
+        """
         try:
             self.channel.send(message)
         except (BrokenPipeError, ConnectionResetError):
-            while self.channel.poll():  # it may have said why
+            while self.channel.poll():  # its last message may be the reason
                 self.receive()
             raise self.last_words() from None
 
     def receive(self) -> BatchDone | WorkerReady:
-        """Wait for its next message.
+        """Wait for the worker's next message.
 
         Raises:
-            ModelError: it could not do what it was asked, or has ended.
+            ModelError: the worker failed or has ended.
         """
         try:
             message = self.channel.recv()
@@ -70,37 +75,38 @@ class WorkerProcess(ChildProcess):
         return message  # type: ignore[no-any-return]
 
     def teach(self, readouts: list[Readout]) -> None:
-        """Tell it of the readouts that it does not know yet."""
+        """Send the readouts that the worker does not have yet."""
         for readout in readouts[self._learnt :]:
             self.send(LearnReadout(readout))
         self._learnt = len(readouts)
 
     def give(self, work: BatchWork) -> None:
+        """Send a batch to read."""
         self.under_way.add(work.number)
         self.send(work)
 
     def last_words(self) -> ModelError:
-        """Make the error of a process that has ended unasked."""
+        """Return the error for a worker that ended unexpectedly."""
         ended = self.ended()
         if ended is None:
-            return ModelError(f"the process on `{self.name}` says nothing any more, and has not ended", hint=KEPT)
+            return ModelError(f"the process on `{self.name}` no longer answers, but has not ended", hint=KEPT)
         code, said = ended
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        memory = "a system kills what takes more memory than there is; " if code == -signal.SIGKILL else ""
+        memory = "the system may have killed it for lack of memory; " if code == -signal.SIGKILL else ""
         return ModelError(f"the process on `{self.name}` ended with {how}{said}", hint=memory + KEPT)
 
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """To a process, first of all.
+    """The first message to a worker: the model to load.
 
     Args:
         source: the model.
         how: arguments of `load_model`.
-        budget: tokens a batch holds, or None for the device's default.
-        workers: passes under way at once in this process.
-        processes: that share the cores.
-        compiled: whether parts of the model are compiled.
+        budget: tokens per batch; None for the device's default.
+        workers: passes that the worker reads at once.
+        processes: number of workers, which share the CPU's cores.
+        compiled: whether to compile parts of the model.
     """
 
     source: ModelSource
@@ -113,7 +119,7 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """Back from it: what its model is, and what it found out (`Engine.measured`, `facts` and `words`)."""
+    """A worker's reply when its model is loaded: facts about the model, and `Engine.measured`, `facts` and `words`."""
 
     dtype: torch.dtype
     fingerprint: str
@@ -134,20 +140,20 @@ class WorkerReady:
 
 @dataclass(frozen=True)
 class LearnReadout:
-    """To a process: a readout that it will be asked for by its place among all that it was told of."""
+    """A message to a worker: a readout, to which batches refer by its place among all that were sent."""
 
     readout: Readout
 
 
 @dataclass(frozen=True)
 class BatchWork:
-    """To a process: one batch.
+    """A message to a worker: one batch to read.
 
     Args:
         number: of the batch.
         passes: of the batch, in order.
-        after: per pass what it continues.
-        asked: per pass the places of the readouts.
+        after: for each pass, the prefix it shares with an earlier one.
+        asked: for each pass, the places of its readouts.
     """
 
     number: int
@@ -158,7 +164,7 @@ class BatchWork:
 
 @dataclass(frozen=True)
 class BatchDone:
-    """Back from it: one result per pass, and how often memory ran out there so far."""
+    """A worker's reply to a batch: one result per pass, and how often it has halved a batch so far."""
 
     number: int
     results: list[PassResult | Problem]
@@ -167,12 +173,12 @@ class BatchDone:
 
 @dataclass(frozen=True)
 class WorkerFailed:
-    """Back from it: what stopped it.
+    """A worker's reply if it failed.
 
     Args:
         message: one sentence.
-        hint: the way out.
-        expected: whether it was raised on purpose.
+        hint: what the user can do.
+        expected: whether the error is one of ours, with a message for the user.
     """
 
     message: str
