@@ -70,7 +70,7 @@ def child(args: argparse.Namespace) -> None:
         engine = make_engine(settings, setup.source.dataset, setup.model, Path(scratch), Reporter())
         stores = setup.stores(Path(scratch), print)
         runner = LocalRunner(setup.method.scorers, setup.renderer, lambda: engine, stores, readouts=setup.readouts)
-        assert engine.model.road
+        assert engine.model.forward_path
         if head:
             assert engine.model.layers
         began = time.perf_counter()

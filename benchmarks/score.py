@@ -186,7 +186,7 @@ def ours(folder: Path, data: Path, max_length: int, dtype: str) -> dict[str, flo
         engine = make_engine(settings, setup.source.dataset, setup.model, Path(scratch), Reporter())
         stores = setup.stores(Path(scratch), print)
         runner, cost = LocalRunner(setup.method.scorers, setup.renderer, lambda: engine, stores), Cost()
-        assert engine.model.road == "packed"
+        assert engine.model.forward_path == "packed"
         with metered(engine.model) as meter:
             began = time.perf_counter()
             scored = 0
@@ -213,7 +213,7 @@ def peaks(cores: int, dtypes: Sequence[str]) -> dict[str, float]:
     import torch
 
     from tithe.engine.measure.cpu_kernels import precision, probe_fp32
-    from tithe.engine.measure.matmul import Product, affordable, measure
+    from tithe.engine.measure.matmul import MatmulShape, affordable, measure
 
     route, device, found = probe_fp32(), torch.device("cpu"), {}
     true = [setting for name, setting in SETTINGS.items() if route.relative_error.get(name, 1.0) <= 1e-6]
@@ -223,7 +223,7 @@ def peaks(cores: int, dtypes: Sequence[str]) -> dict[str, float]:
         rates = []
         for setting in settings:
             with precision(setting):
-                for product in (Product(1024, 1024, 1024), Product(1024, 2048, 2048)):
+                for product in (MatmulShape(1024, 1024, 1024), MatmulShape(1024, 2048, 2048)):
                     product = affordable(product, dtype, device)
                     rates.append(measure(product, dtype, device, threads=cores, seconds=1.0).best)
         found[name] = max(rates)

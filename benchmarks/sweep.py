@@ -49,7 +49,7 @@ def child(args: argparse.Namespace) -> None:
     from tithe.settings import ScoreSettings
 
     if args.child == "miwv whole":
-        batches.find_stars = lambda passes, alone_above=None: (  # type: ignore[assignment]
+        batches.find_stars = lambda passes, single_above=None: (  # type: ignore[assignment]
             [Star((i,)) for i, one in enumerate(passes) if one.shots],
             [i for i, one in enumerate(passes) if not one.shots],
         )
@@ -66,7 +66,7 @@ def child(args: argparse.Namespace) -> None:
         began = time.perf_counter()
         runner.scorers = RunBench(setup, place, runner, Cost(), reporter, place).prepare(setup.method.scorers)
         prepared = time.perf_counter() - began
-        assert load().model.road == "packed"
+        assert load().model.forward_path == "packed"
         if "cpqs" in scorers:
             assert load().model.layers
         began = time.perf_counter()

@@ -267,7 +267,7 @@ def test_there_is_something_to_check():
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tithe.run import Run",
         ),
         (upward, "plugins.py", "from tithe.testing import check_scorer"),
-        (upward, "scorers/ifd.py", "from tithe.engine.model import load"),
+        (upward, "scorers/ifd.py", "from tithe.engine.loaded_model import load"),
         (upward, "scorers/ifd.py", "from tithe.selectors.rank import Top"),
         (upward, "attic.py", "x = 1"),
         (upward, "lab/attic/a.py", "x = 1"),

@@ -19,8 +19,8 @@ from road import compiled_parts, packed, padded, run_engine
 
 from tithe.engine.devices import multiplies_fp8
 from tithe.engine.forward.attention import Varlen
-from tithe.engine.forward.output_head import Head
-from tithe.engine.model import LoadedModel
+from tithe.engine.forward.output_head import OutputHead
+from tithe.engine.loaded_model import LoadedModel
 from tithe.records import Pass
 
 # Token NLLs by pass, tokens of each pass that were read in another one, notes.
@@ -56,7 +56,7 @@ class Sizes:
 
 
 def contenders(
-    loaded: LoadedModel, attend: Varlen, heads: Mapping[str, Head], job: Job, sizes: Sizes
+    loaded: LoadedModel, attend: Varlen, heads: Mapping[str, OutputHead], job: Job, sizes: Sizes
 ) -> list[Contender]:
     """In the order in which they run: should time run out, the last are missing."""
     model, device, (usual, *budgets) = loaded.model, loaded.device, sizes.budgets

@@ -11,7 +11,7 @@ import torch
 from clock import forget_peak, peak_gb, timed
 from torch.nn.functional import linear
 
-from tithe.engine.forward.output_head import Head
+from tithe.engine.forward.output_head import OutputHead
 from tithe.engine.measure.loss_kernels import CANDIDATES, OWN, log_sum_exp
 
 ROWS = {"cuda": 8192, "cpu": 96}
@@ -54,14 +54,14 @@ def by_tiles(
     return highest + total.log() - wanted
 
 
-def as_it_is(head: Head) -> Head:
+def as_it_is(head: OutputHead) -> OutputHead:
     """The same head without a kernel of likelihoods."""
     plain = copy.copy(head)
     plain.loss = None
     return plain
 
 
-def all_ways(head: Head, device: torch.device) -> dict[str, Nll]:
+def all_ways(head: OutputHead, device: torch.device) -> dict[str, Nll]:
     kind, plain = device.type, as_it_is(head)
     compiled = partial(torch.compile, dynamic=True, backend="inductor" if kind == "cuda" else "eager")
     rows, tiles = compiled(log_sum_exp), compiled(tile_step)
@@ -73,14 +73,14 @@ def all_ways(head: Head, device: torch.device) -> dict[str, Nll]:
     }
 
 
-def other_heads(model: Any, head: Head, measured: dict[str, dict[str, Any]]) -> dict[str, Head]:
+def other_heads(model: Any, head: OutputHead, measured: dict[str, dict[str, Any]]) -> dict[str, OutputHead]:
     """Heads that the engine is measured with besides: its own as it is, and the faster library's, if one ran."""
     ran = [name for name in LIBRARIES if "seconds" in measured[name]]
     best = sorted(ran, key=lambda name: measured[name]["seconds"])[:1]
     return {OWN: as_it_is(head), **{f"head by {name}": OtherHead(model, CANDIDATES[name]) for name in best}}
 
 
-class OtherHead(Head):
+class OtherHead(OutputHead):
     """The engine's head with another way from hidden states to likelihoods; for models without caps and scales."""
 
     def __init__(self, model: Any, way: Nll) -> None:

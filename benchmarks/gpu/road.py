@@ -15,32 +15,32 @@ from tithe.engine.batches import Batch
 from tithe.engine.engine import Engine
 from tithe.engine.forward import attention
 from tithe.engine.forward.attention import Varlen
-from tithe.engine.forward.output_head import Head
-from tithe.engine.forward.probe import probe
+from tithe.engine.forward.output_head import OutputHead
+from tithe.engine.forward.path_choice import choose_forward_path
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.measure.fused import Fused
-from tithe.engine.model import LoadedModel
-from tithe.engine.sources import ModelSource
+from tithe.engine.model_source import ModelSource
 from tithe.records import Pass, Problem
 
 
 def load(model: Any, name: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """As from a folder: probed, on the first road that is true."""
     loaded = LoadedModel(ModelSource(name, Path(name)), model, device, dtype, fingerprint="random weights")
-    probe(loaded)
+    choose_forward_path(loaded)
     return loaded
 
 
 def packed(loaded: LoadedModel, attend: Varlen | None) -> LoadedModel:
     """The same model on the packed road, whatever the probe took; without `attend` one call a segment."""
     attention.register()
-    head = loaded.head or Head(loaded.model)
-    return replace(loaded, road="packed", implementation=attention.PACKED, head=head, attend=attend)
+    head = loaded.head or OutputHead(loaded.model)
+    return replace(loaded, forward_path="packed", implementation=attention.PACKED, head=head, attend=attend)
 
 
 def padded(loaded: LoadedModel) -> LoadedModel:
     """The same model in padded rows."""
-    head = loaded.head or Head(loaded.model)
-    return replace(loaded, road="padded", implementation="sdpa", head=head, attend=None)
+    head = loaded.head or OutputHead(loaded.model)
+    return replace(loaded, forward_path="padded", implementation="sdpa", head=head, attend=None)
 
 
 def shared(batch: Batch) -> list[int]:
@@ -62,7 +62,7 @@ def run_engine(
                 problems += 1
             else:
                 found[i] = result
-    notes = {"road": loaded.road, "attention": loaded.implementation, "batches": len(batches)}
+    notes = {"road": loaded.forward_path, "attention": loaded.implementation, "batches": len(batches)}
     notes |= {"halved": engine.halved} if engine.halved else {}
     return found, common, notes | ({"out_of_memory": problems} if problems else {})
 

@@ -65,7 +65,7 @@ def run_model(shape: Shape, rows: int, job: Job, sizes: Sizes, report: Report, u
     attend = Varlen()
     loaded = load(model, shape.name, device, dtype)
     entry = report.add(weights, {
-        "build_seconds": time.perf_counter() - began, "road": loaded.road, "attention": loaded.implementation,
+        "build_seconds": time.perf_counter() - began, "road": loaded.forward_path, "attention": loaded.implementation,
         "fallbacks": loaded.fallbacks, "matmul_tflops": of_model(weights, device, dtype),
     })  # fmt: skip
     assert loaded.head is not None

@@ -11,7 +11,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from tithe.engine.engine import Engine
-from tithe.engine.model import LoadedModel
+from tithe.engine.loaded_model import LoadedModel
 from tithe.records import Pass
 
 BATCHES = 3

@@ -218,12 +218,12 @@ def test_all_that_is_begun_before_time_is_up_is_counted(
     loaded, passes = load(model_dir), [Pass(np.arange(9, dtype=np.int32) + 3 + i, 2) for i in range(8)]
 
     class Ahead(Engine):
-        def one_ahead(self, passes: Any, batches: Any, asked: Any) -> Any:
+        def read_one_ahead(self, passes: Any, batches: Any, asked: Any) -> Any:
             """As on a GPU."""
             present = None
             for batch in batches:
                 begun.extend(batch.index)
-                coming = batch, self.begin(passes, batch, asked)()
+                coming = batch, self.start_batch(passes, batch, asked)()
                 if present is not None:
                     yield present
                 present = coming
@@ -279,15 +279,15 @@ def test_shared_tokens_are_read_once(gpu: Any) -> None:
 
 def test_another_head_can_be_asked_while_it_is_made(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU a head tries kernels against itself as soon as it has its matrix."""
-    from tithe.engine.forward.output_head import Head
+    from tithe.engine.forward.output_head import OutputHead
 
     sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     config = LlamaConfig(**sizes, num_attention_heads=2)
     asked: list[torch.Tensor] = []
 
-    def try_kernels(self: Head, _: Any) -> None:
+    def try_kernels(self: OutputHead, _: Any) -> None:
         asked.append(self.nll(torch.ones(3, 16), torch.zeros(3, dtype=torch.long)))
 
-    monkeypatch.setattr(Head, "plain_matrix", try_kernels)
+    monkeypatch.setattr(OutputHead, "plain_matrix", try_kernels)
     gpu("fused").OtherHead(LlamaForCausalLM(config), lambda hidden, weight, targets: targets + 7)
     assert [one.tolist() for one in asked] == [[7, 7, 7]]

@@ -22,7 +22,7 @@ from tithe.data.trainers import (
     trl_snippet,
     write_llamafactory,
 )
-from tithe.engine.sources import find_model, load_tokenizer
+from tithe.engine.model_source import find_model, load_tokenizer
 from tithe.errors import OutputError, SettingsError
 from tithe.records import Example
 

@@ -584,7 +584,7 @@ def test_the_numbers_of_the_authors_network(tithe: Command, shared: Path, tmp_pa
     tithe.ok("head", "import", weights, "--kind", "cnn", *same, "-o", tmp_path / "head")
     done = tithe.ok("score", tmp_path / "data.jsonl", *same, "--head", tmp_path / "head", "--max-length", 512, "-o",
                     tmp_path / "s.parquet")  # fmt: skip
-    assert "nothing is known of how well this cnn head tells tiers apart" in done.err
+    assert "it is not known how well this cnn head tells tiers apart" in done.err
     rows = {20 * row["row"]: row for row in table(tmp_path, "s") if row["cpqs"] is not None}
     assert rows.keys() == reference.keys() and len(rows) == 195
     for place, wanted in reference.items():

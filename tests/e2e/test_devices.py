@@ -151,4 +151,4 @@ def test_a_model_is_not_spread_over_processors(tithe: Command, model_dir: Path, 
 def test_what_trains_and_generates_has_one_device(tithe: Command, model_dir: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "few.jsonl", records(4))
     done = tithe.fails("tune", data, "--model", model_dir, "--device", "cpu,cpu", "-o", tmp_path / "tuned")
-    assert "`cpu,cpu` names several devices, and here one alone is used" in done.err
+    assert "`cpu,cpu` names several devices, but this command uses one" in done.err

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 
 # Embeddings, too, are written after every batch. In a fresh interpreter: others import what is replaced here.
 HASTIER = HASTY.replace(
-    "engine.Engine.batch = batch",
-    """engine.Engine.batch = batch
+    "engine.Engine.read_batch = batch",
+    """engine.Engine.read_batch = batch
 import tithe.engine.readouts.pooled as hidden
 import tithe.neighbours.vectors as vectors
 vectors.FLUSH_SECONDS = 0.0

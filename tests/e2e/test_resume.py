@@ -27,11 +27,11 @@ import tithe.engine.store.store as store
 import tithe.engine.engine as engine
 store.FLUSH_SECONDS = 0.0
 pause = float(sys.argv.pop(1))
-real = engine.Engine.batch
+real = engine.Engine.read_batch
 def batch(self, *given):
     time.sleep(pause)
     return real(self, *given)
-engine.Engine.batch = batch
+engine.Engine.read_batch = batch
 sys.argv[0] = "tithe"
 from tithe.cli import main
 main()
@@ -242,14 +242,14 @@ def test_a_data_set_that_changes_meanwhile_is_noticed(
 ) -> None:
     from tithe.engine.engine import Engine
 
-    real = Engine.batch
+    real = Engine.read_batch
 
     def replaced(self: Engine, *arguments: Any) -> Any:
         other = write_jsonl(tmp_path / f"other{time.monotonic_ns()}.jsonl", records(61))
         other.replace(small)
         return real(self, *arguments)
 
-    monkeypatch.setattr(Engine, "batch", replaced)
+    monkeypatch.setattr(Engine, "read_batch", replaced)
     failed = tithe.fails("select", small, "--model", model_dir, "-o", tmp_path / "k.jsonl")
     assert "has changed since this run began to read it" in failed.err
     assert not (tmp_path / "k.jsonl").exists() and not (tmp_path / "k.tithe" / "scores.parquet").exists()

@@ -25,11 +25,11 @@ HASTY = """
 import sys, time
 import tithe.engine.generate as generate
 pause = float(sys.argv.pop(1))
-real = generate.Generator.answer
+real = generate.AnswerGenerator.answer
 def answer(self, wanted):
     time.sleep(pause)
     return real(self, wanted)
-generate.Generator.answer = answer
+generate.AnswerGenerator.answer = answer
 sys.argv[0] = "tithe"
 from tithe.cli import main
 main()

@@ -14,9 +14,9 @@ import transformers
 
 from tests.matrix import thinned
 from tithe.engine.engine import Engine
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.loading import load_model
-from tithe.engine.model import LoadedModel
-from tithe.engine.sources import find_model
+from tithe.engine.model_source import find_model
 from tithe.records import Pass, Problem
 
 VOCABULARY = 199

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.small_model import make_model
-from tithe.engine import sources
+from tithe.engine import model_source as sources
 from tithe.engine.loading import load_model
-from tithe.engine.sources import find_model, fingerprint, load_tokenizer
+from tithe.engine.model_source import find_model, fingerprint, load_tokenizer
 from tithe.errors import MissingExtraError, ModelError
 from tithe.records import Pass
 

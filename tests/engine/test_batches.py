@@ -15,14 +15,14 @@ from tithe.engine.batches import (
     SAME_START,
     WORTH_NESTING,
     WORTH_SHARING,
-    After,
     Batch,
-    Beginning,
+    Prefix,
+    SharedPrefix,
     Star,
     common_length,
     find_stars,
     make_batches,
-    nested,
+    nested_order,
     shared_starts,
 )
 from tithe.records import Pass
@@ -72,11 +72,11 @@ def tokens(passes: list[Pass], batch: Batch, padded: bool) -> int:
 
 @given(
     passes=pass_lists() | branched(), budget=st.sampled_from([1, 7, 64, 500, 10_000]), padded=st.booleans(),
-    share=st.booleans(), alone_above=st.sampled_from([None, 1, 20, 59, 100]),
+    share=st.booleans(), single_above=st.sampled_from([None, 1, 20, 59, 100]),
 )  # fmt: skip
-def test_every_property(passes: list[Pass], budget: int, padded: bool, share: bool, alone_above: int | None) -> None:
+def test_every_property(passes: list[Pass], budget: int, padded: bool, share: bool, single_above: int | None) -> None:
     share = share and not padded
-    batches = make_batches(passes, budget=budget, padded=padded, share=share, alone_above=alone_above)
+    batches = make_batches(passes, budget=budget, padded=padded, share=share, single_above=single_above)
     assert sorted(i for batch in batches for i in batch.index) == list(range(len(passes)))
     longest = [max(len(passes[i].ids) for i in batch.index) for batch in batches]
     assert longest == sorted(longest, reverse=True)
@@ -86,7 +86,7 @@ def test_every_property(passes: list[Pass], budget: int, padded: bool, share: bo
         assert batch.tokens(passes) == naive_tokens(passes, batch)
         if len(batch.index) > 1:
             assert tokens(passes, batch, padded) <= budget
-            assert alone_above is None or max(len(passes[i].ids) for i in batch.index) <= alone_above
+            assert single_above is None or max(len(passes[i].ids) for i in batch.index) <= single_above
 
 
 def naive_tokens(passes: list[Pass], batch: Batch) -> int:
@@ -190,9 +190,9 @@ def test_nested_beginnings_against_a_naive_search(passes: list[Pass]) -> None:
     for members, tokens in shared_starts(passes)[:-1]:
         group = [passes[i] for i in members]
         lengths = [len(p.ids) for p in group]
-        found = list(nested(group, lengths, tokens))
+        found = list(nested_order(group, lengths, tokens))
         if not found:
-            whole = Beginning(tokens)
+            whole = Prefix(tokens)
             found = [(i, whole) for i in sorted(range(len(group)), key=lambda i: -lengths[i])]
         assert sorted(i for i, _ in found) == list(range(len(group)))
         (whole,) = {list(start.chain())[-1] for _, start in found}
@@ -200,9 +200,9 @@ def test_nested_beginnings_against_a_naive_search(passes: list[Pass]) -> None:
         check_nested(group, found, whole)
 
 
-def check_nested(group: list[Pass], found: list[tuple[int, Beginning]], whole: Beginning) -> None:
+def check_nested(group: list[Pass], found: list[tuple[int, Prefix]], whole: Prefix) -> None:
     """All that have a beginning stand side by side and in order; what is in none would not save enough."""
-    places: dict[Beginning, list[int]] = defaultdict(list)
+    places: dict[Prefix, list[int]] = defaultdict(list)
     for place, (_, start) in enumerate(found):
         for one in start.chain():
             places[one].append(place)
@@ -223,10 +223,10 @@ def check_nested(group: list[Pass], found: list[tuple[int, Beginning]], whole: B
             assert all((n - 1) * (length - one.tokens) < WORTH_NESTING for n in Counter(heads).values())
 
 
-def directly(within: Beginning) -> Callable[[tuple[int, Beginning]], int | Beginning]:
+def directly(within: Prefix) -> Callable[[tuple[int, Prefix]], int | Prefix]:
     """A pass, or the beginning one longer than `within` that it has."""
 
-    def key(found: tuple[int, Beginning]) -> int | Beginning:
+    def key(found: tuple[int, Prefix]) -> int | Prefix:
         i, start = found
         return next((one for one in start.chain() if one.within is within), i)
 
@@ -263,7 +263,11 @@ def test_two_system_prompts_are_read_once_each() -> None:
     (batch,) = make_batches(passes, budget=10_000, share=True)
     assert tokens(passes, batch, False) == 30 + 2 * 300 + 100 * 50
     counts = Counter(batch.after)
-    assert counts[None] == 1 and counts[After(0, 30)] == 1 and counts[After(0, 330)] == counts[After(50, 330)] == 49
+    assert (
+        counts[None] == 1
+        and counts[SharedPrefix(0, 30)] == 1
+        and counts[SharedPrefix(0, 330)] == counts[SharedPrefix(50, 330)] == 49
+    )
 
 
 def test_two_system_prompts_in_small_batches() -> None:
@@ -302,7 +306,7 @@ def test_each_turn_of_a_dialogue_goes_on_from_another() -> None:
 
 def test_turns_without_end_are_no_recursion() -> None:
     passes = dialogue(1100)
-    assert len(list(nested(passes, [len(pass_.ids) for pass_ in passes], 17))) == 1100
+    assert len(list(nested_order(passes, [len(pass_.ids) for pass_ in passes], 17))) == 1100
 
 
 def test_two_of_three_may_have_much_more_in_common() -> None:
@@ -311,7 +315,9 @@ def test_two_of_three_may_have_much_more_in_common() -> None:
     common = rng.integers(0, 99, 350)
     own = [(common[:50], 97), (common, 98), (common, 99)]
     passes = [make_pass([*ids, number, *rng.integers(0, 99, 40)], len(ids) + 5) for ids, number in own]
-    found = {i: (start.tokens, start.within and start.within.tokens) for i, start in nested(passes, [91, 391, 391], 30)}
+    found = {
+        i: (start.tokens, start.within and start.within.tokens) for i, start in nested_order(passes, [91, 391, 391], 30)
+    }
     assert found == {0: (30, None), 1: (350, 30), 2: (350, 30)}
 
 
@@ -337,7 +343,7 @@ def test_sharing_saves_what_it_says() -> None:
     preamble = rng.integers(0, 9, 40)
     passes = [make_pass(np.concatenate([preamble, [100 + i], rng.integers(0, 9, 9)]), 45) for i in range(10)]
     (batch,) = make_batches(passes, budget=140, share=True)
-    assert batch == Batch(tuple(range(10)), (None, *[After(0, 40)] * 9))
+    assert batch == Batch(tuple(range(10)), (None, *[SharedPrefix(0, 40)] * 9))
     assert batch.saved == 360
     assert len(make_batches(passes, budget=139, share=True)) == 2
     assert len(make_batches(passes, budget=140)) == 5
@@ -385,7 +391,7 @@ def test_an_example_that_is_read_itself_is_the_beginning_of_those_that_show_it()
     assert tokens(passes, star, False) == 5 * 100 - 4 * (SAME_START + 4) + 50 * 30
     for centre in range(50, 55):
         place = star.index.index(centre)
-        leaves = [star.index[k] for k, after in enumerate(star.after) if after == After(place, 100)]
+        leaves = [star.index[k] for k, after in enumerate(star.after) if after == SharedPrefix(place, 100)]
         assert leaves == list(range((centre - 50) * 10, (centre - 49) * 10))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tithe.engine.devices import choose_device, choose_devices, names
+from tithe.engine.devices import choose_device, choose_devices, device_names
 from tithe.errors import SettingsError
 
 H100, T4 = "NVIDIA H100", "Tesla T4"
@@ -82,10 +82,10 @@ def test_all_of_none() -> None:
 
 @pytest.mark.parametrize("wanted", ["cpu,cpu", "cuda:all"])
 def test_where_one_alone_is_used_several_are_refused(wanted: str) -> None:
-    with pytest.raises(SettingsError, match="names several devices, and here one alone is used"):
+    with pytest.raises(SettingsError, match="names several devices, but this command uses one"):
         choose_device(wanted)
 
 
 def test_equal_devices_are_told_apart() -> None:
-    assert names(choose_devices("cpu,cpu")) == ["cpu (1 of 2)", "cpu (2 of 2)"]
-    assert names((torch.device("cuda", 0), torch.device("cuda", 1))) == ["cuda:0", "cuda:1"]
+    assert device_names(choose_devices("cpu,cpu")) == ["cpu (1 of 2)", "cpu (2 of 2)"]
+    assert device_names((torch.device("cuda", 0), torch.device("cuda", 1))) == ["cuda:0", "cuda:1"]

@@ -37,7 +37,7 @@ REMEMBERS = {"llama-dynamic"}  # the rotary scaling keeps the longest sequence i
 @pytest.mark.parametrize("name", CONFIGS)
 def test_engine_equals_the_models_own_forward(name: str, family: Callable[[str], Path]) -> None:
     loaded = load(family(name))
-    assert loaded.road == ("padded" if name in PADDED else "packed"), loaded.fallbacks
+    assert loaded.forward_path == ("padded" if name in PADDED else "packed"), loaded.fallbacks
     assert loaded.keeps == KEEPS.get(name)
     passes = random_passes()
     model = plain(family(name))
@@ -103,7 +103,7 @@ def test_a_model_that_keeps_its_state_has_one_pass_under_way(family: Callable[[s
 def test_scalings_that_look_at_the_length_read_such_sequences_alone(name: str, family: Callable[[str], Path]) -> None:
     loaded = load(family(name))
     engine = Engine(loaded, budget=10_000, workers=2)
-    assert loaded.alone_above == LIMIT
+    assert loaded.single_above == LIMIT
     assert engine.workers == 1  # they keep state: threads would meet each other's
     lengths = [LIMIT - 1, LIMIT, LIMIT + 1, LIMIT + 2, 50, LIMIT, 60, 40, LIMIT - 1]
     passes = [make_pass(list(range(i, i + n)), 3) for i, n in enumerate(lengths)]
@@ -122,7 +122,7 @@ def test_a_token_alone_predicts_nothing(family: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "mamba"])
-def test_no_road_keeps_memory_of_what_it_read(name: str, family: Callable[[str], Path]) -> None:
+def test_no_forward_path_keeps_memory_of_what_it_read(name: str, family: Callable[[str], Path]) -> None:
     engine = Engine(load(family(name)), budget=150, workers=1)
     passes = random_passes(12)
     first, again = run(engine, passes), run(engine, passes)

@@ -13,21 +13,31 @@ from tests.engine.models import CONFIGS, save
 from tests.matrix import thinned
 from tests.small_model import change_config, make_model
 from tithe.engine import generate
-from tithe.engine.generate import Generator, Wanted, draw, load_writer, nucleus, padded, stop_ids
-from tithe.engine.sources import find_model, load_tokenizer
+from tithe.engine.generate import (
+    AnswerGenerator,
+    GenerationRequest,
+    draw,
+    load_for_generation,
+    nucleus,
+    padded,
+    stop_ids,
+)
+from tithe.engine.model_source import find_model, load_tokenizer
 from tithe.records import Problem
 
 
 def make(folder, **settings):
     source = find_model(str(folder))
     tokenizer = load_tokenizer(source)
-    model = load_writer(source, device="cpu", dtype="fp32")
-    return Generator(model, tokenizer, stop_ids(source, tokenizer), **{"max_new_tokens": 12, "window": 512, **settings})
+    model = load_for_generation(source, device="cpu", dtype="fp32")
+    return AnswerGenerator(
+        model, tokenizer, stop_ids(source, tokenizer), **{"max_new_tokens": 12, "window": 512, **settings}
+    )
 
 
 def prompts(n=9, seed=0):
     rng = np.random.default_rng(seed)
-    return [Wanted(rng.integers(10, 300, 3 + (i * 5) % 23).astype(np.int32), 1000 + i) for i in range(n)]
+    return [GenerationRequest(rng.integers(10, 300, 3 + (i * 5) % 23).astype(np.int32), 1000 + i) for i in range(n)]
 
 
 def answer_all(generator, wanted):
@@ -62,10 +72,10 @@ REPRESENTATIVES = ("gpt2", "gemma2", "llama-dynamic", "gpt-oss", "mamba", "recur
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 @pytest.mark.parametrize("family", thinned(CONFIGS, REPRESENTATIVES))
 def test_every_family_in_a_batch_as_one_by_one(tmp_path, family, temperature):
-    model = load_writer(find_model(str(save(tmp_path / family, CONFIGS[family]()))), device="cpu", dtype="fp32")
-    generator = Generator(model, Numbers(), frozenset({2}), temperature=temperature, max_new_tokens=12, window=60)
+    model = load_for_generation(find_model(str(save(tmp_path / family, CONFIGS[family]()))), device="cpu", dtype="fp32")
+    generator = AnswerGenerator(model, Numbers(), frozenset({2}), temperature=temperature, max_new_tokens=12, window=60)
     rng = np.random.default_rng(3)
-    wanted = [Wanted(rng.integers(3, 199, n).astype(np.int32), n) for n in (31, 4, 4, 17, 9, 25, 4)]
+    wanted = [GenerationRequest(rng.integers(3, 199, n).astype(np.int32), n) for n in (31, 4, 4, 17, 9, 25, 4)]
     together = answer_all(generator, wanted)
     assert together == [generator.answer([one])[0] for one in wanted]
     assert len(generator.batches(wanted)) < len(wanted)
@@ -88,7 +98,9 @@ def test_greedy_is_what_transformers_gives(model_dir):
 def test_a_seed_draws_the_same_and_another_draws_another(model_dir):
     generator = make(model_dir, temperature=1.0)
     ids = prompts(1)[0].ids
-    first, again, other = generator.answer([Wanted(ids, 5), Wanted(ids, 5), Wanted(ids, 6)])
+    first, again, other = generator.answer(
+        [GenerationRequest(ids, 5), GenerationRequest(ids, 5), GenerationRequest(ids, 6)]
+    )
     assert first == again and first.text != other.text
 
 
@@ -121,7 +133,7 @@ def test_an_answer_ends_at_a_stop_or_is_marked(model_dir):
 def test_the_window_is_kept(model_dir):
     generator = make(model_dir, window=20, max_new_tokens=12)
     lengths = (25, 20, 19, 15, 8, 4)
-    wanted = [Wanted(np.arange(10, 10 + n, dtype=np.int32)) for n in lengths]
+    wanted = [GenerationRequest(np.arange(10, 10 + n, dtype=np.int32)) for n in lengths]
     found = answer_all(generator, wanted)
     assert [isinstance(one, Problem) for one in found] == [True, True, False, False, False, False]
     assert "25 tokens of 20" in found[0].reason
@@ -141,21 +153,21 @@ def test_batches_hold_every_prompt_once_longest_first(model_dir):
 @pytest.mark.slow
 def test_out_of_memory_halves_the_batch(model_dir, monkeypatch):
     generator = make(model_dir)
-    expected, real = generator.answer(prompts(8)), Generator.generate
+    expected, real = generator.answer(prompts(8)), AnswerGenerator.generate
 
     def tight(self, wanted):
         if len(wanted) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, wanted)
 
-    monkeypatch.setattr(Generator, "generate", tight)
+    monkeypatch.setattr(AnswerGenerator, "generate", tight)
     assert generator.answer(prompts(8)) == expected and generator.halved == 3
-    monkeypatch.setattr(Generator, "generate", lambda self, wanted: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(AnswerGenerator, "generate", lambda self, wanted: (_ for _ in ()).throw(MemoryError()))
     assert generator.answer(prompts(2)) == [generate.OUT_OF_MEMORY] * 2
 
 
 def test_other_errors_are_not_swallowed(model_dir, monkeypatch):
-    monkeypatch.setattr(Generator, "generate", lambda self, wanted: (_ for _ in ()).throw(RuntimeError("shape")))
+    monkeypatch.setattr(AnswerGenerator, "generate", lambda self, wanted: (_ for _ in ()).throw(RuntimeError("shape")))
     with pytest.raises(RuntimeError, match="shape"):
         make(model_dir).answer(prompts(2))
 
@@ -163,7 +175,7 @@ def test_other_errors_are_not_swallowed(model_dir, monkeypatch):
 def test_a_model_that_padding_changes_is_not_padded(model_dir, monkeypatch):
     generator = make(model_dir)
     assert generator.pads
-    honest = Generator.run
+    honest = AnswerGenerator.run
 
     def without_mask(self, wanted, **more):
         ids, _ = padded([one.ids for one in wanted], self.pad)
@@ -173,12 +185,12 @@ def test_a_model_that_padding_changes_is_not_padded(model_dir, monkeypatch):
                 input_ids=tensor, attention_mask=torch.ones_like(tensor), do_sample=False, pad_token_id=0, **more
             )
 
-    monkeypatch.setattr(Generator, "run", without_mask)
+    monkeypatch.setattr(AnswerGenerator, "run", without_mask)
     broken = make(model_dir)
     assert not broken.pads
     lengths = [{len(prompts()[i].ids) for i in batch} for batch in broken.batches(prompts())]
     assert all(len(one) == 1 for one in lengths)
-    monkeypatch.setattr(Generator, "run", honest)
+    monkeypatch.setattr(AnswerGenerator, "run", honest)
 
 
 def test_ids_beyond_the_vocabulary_stop_nothing(tmp_path):

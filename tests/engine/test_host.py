@@ -95,13 +95,13 @@ class Library:
 def test_only_what_is_worth_it_is_given_back(monkeypatch, free, times):
     library = Library(free)
     monkeypatch.setattr(host, "_glibc", lambda: library)
-    host.give_back()
+    host.trim_heap()
     assert library.trimmed == times
 
 
 def test_without_glibc_nothing_happens(monkeypatch):
     monkeypatch.setattr(host, "_glibc", lambda: None)
-    host.give_back()
+    host.trim_heap()
 
 
 def test_the_real_library_is_read():
@@ -110,4 +110,4 @@ def test_the_real_library_is_read():
         pytest.skip("another C library")
     figures = library.mallinfo2()
     assert 0 < figures.uordblks < 1 << 40
-    host.give_back(above=0)
+    host.trim_heap(above=0)

@@ -25,7 +25,7 @@ from tests.engine.models import (
 )
 from tithe.engine.batches import Batch, make_batches
 from tithe.engine.engine import Engine
-from tithe.engine.model import LoadedModel
+from tithe.engine.loaded_model import LoadedModel
 from tithe.records import Pass, Problem
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
@@ -65,11 +65,11 @@ def test_packed_padded_single_and_shared_beginnings_agree(family: Callable[[str]
     for batches in (shared, make_batches(passes, budget=500, share=False)):
         got = results(Engine(packed, workers=1), passes, batches)
         assert worst(got, wanted) < TOLERANCE[dtype]
-    for road in ("padded", "single"):
+    for forward_path in ("padded", "single"):
         other = load(folder, dtype)
         other.model.set_attn_implementation("sdpa")
-        other.road = road
-        assert worst(run(Engine(other, budget=300, workers=1), passes), wanted) < TOLERANCE[dtype], road
+        other.forward_path = forward_path
+        assert worst(run(Engine(other, budget=300, workers=1), passes), wanted) < TOLERANCE[dtype], forward_path
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_packed_padded_single_and_shared_beginnings_agree(family: Callable[[str]
 def test_a_pass_that_is_the_beginning_of_others(family: Callable[[str], Path], name: str, dtype: str) -> None:
     """Positions by table and by rotation, windows, caps; budgets that cut a star and that do not."""
     loaded, passes = load(family(name), dtype), shown_passes(np.random.default_rng(5), 6, 4)
-    assert loaded.road == "packed"
+    assert loaded.forward_path == "packed"
     wanted = alone(loaded, passes)
     for budget in (1, 70, 200, 10_000):
         engine = Engine(loaded, budget=budget, workers=1)
@@ -93,7 +93,7 @@ def test_a_pass_that_is_the_beginning_of_others(family: Callable[[str], Path], n
 def test_beginnings_within_beginnings(family: Callable[[str], Path], name: str, dtype: str) -> None:
     """A preamble of all, system prompts of some, questions of some of these; budgets that cut each of them."""
     loaded, passes = load(family(name), dtype), nested_passes(np.random.default_rng(6), 10)
-    assert loaded.road == "packed"
+    assert loaded.forward_path == "packed"
     wanted = alone(loaded, passes)
     for budget in (1, 130, 300, 10_000):
         engine = Engine(loaded, budget=budget, workers=1)
@@ -165,7 +165,7 @@ def test_stopping_early_leaves_nothing_under_way(family: Callable[[str], Path]) 
 
 def test_a_limit_below_the_probes_lengths_is_no_obstacle(family: Callable[[str], Path]) -> None:
     loaded = load(family("phi3-longrope"))
-    assert (loaded.road, loaded.alone_above) == ("packed", LIMIT)
+    assert (loaded.forward_path, loaded.single_above) == ("packed", LIMIT)
 
 
 def test_a_machine_of_many_cores_shares_them_among_few_passes(

@@ -14,8 +14,8 @@ import torch
 from tests.engine.models import load, make_pass, plain, random_passes, run, twin, worst
 from tithe.engine.engine import OUT_OF_MEMORY, Engine, is_out_of_memory
 from tithe.engine.forward import output_head
-from tithe.engine.forward.output_head import EVEN, HEAD_ROWS, TILE_ROWS, Head
-from tithe.engine.model import LoadedModel
+from tithe.engine.forward.output_head import EVEN, HEAD_ROWS, TILE_ROWS, OutputHead
+from tithe.engine.loaded_model import LoadedModel
 from tithe.errors import ModelError
 from tithe.records import Problem
 
@@ -79,7 +79,7 @@ def test_out_of_memory_halves_and_goes_on(family: Family, error: BaseException, 
     with limited(loaded, 130, error):
         got = run(engine, passes)
     assert engine.halved >= 3
-    assert 130 < engine.too_many < 260
+    assert 130 < engine.smallest_failed < 260
     assert worst(got, [twin(model, pass_) for pass_ in passes]) < 1e-5
 
 
@@ -127,7 +127,7 @@ def test_an_id_beyond_the_embedding_is_named_before_anything_runs(family: Family
         run(engine, passes)
     assert (
         caught.value.hint
-        == "tokenizer and model do not belong together, or the embedding was not made larger for added tokens"
+        == "tokenizer and model do not belong together, or the embedding was not resized for added tokens"
     )
 
 
@@ -135,7 +135,7 @@ def test_a_head_in_pieces_is_the_head(family: Family) -> None:
     """More rows than fit one piece, through soft-cap and all."""
     loaded = load(family("gemma2"))
     head = loaded.head
-    assert isinstance(head, Head)
+    assert isinstance(head, OutputHead)
     hidden, targets = torch.randn(3 * HEAD_ROWS + 5, 32), torch.randint(0, 199, (3 * HEAD_ROWS + 5,))
     with torch.inference_mode():
         logits = torch.tanh(hidden.double() @ loaded.model.lm_head.weight.double().T / 2.0) * 2.0

@@ -19,13 +19,13 @@ from tests.engine.models import CONFIGS, GROUPED, load, make_pass, save
 from tithe.engine import loading
 from tithe.engine.devices import choose_device, choose_dtype
 from tithe.engine.generate import generation_config
-from tithe.engine.loading import rotary_switch
+from tithe.engine.loading import rotary_limit
 from tithe.engine.measure.shape import model_shape
 from tithe.engine.model_files import reading_folder
-from tithe.engine.sources import (
+from tithe.engine.model_source import (
     BUNDLED,
     context_window,
-    demand_embedded,
+    demand_known_ids,
     embedded_ids,
     find_model,
     fingerprint,
@@ -131,7 +131,7 @@ def test_a_recurrent_model_is_estimated_too(family: Family, tmp_path: Path) -> N
 def test_an_adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
     text, hint = refused(lambda: find_model(str(folder)))
-    assert text.endswith("is of type None") and hint == "only LoRA adapters are merged here"
+    assert text.endswith("is of type None") and hint == "only LoRA adapters can be merged"
 
 
 SMALL = {"vocab_size": 199, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -196,7 +196,7 @@ def sharded(folder: Path, config: Any) -> Path:
 
 def test_weights_in_several_files(tmp_path: Path) -> None:
     folder = sharded(tmp_path, CONFIGS["llama"]())
-    assert load(folder).road == "packed"
+    assert load(folder).forward_path == "packed"
     find_model(str(folder)).weights[1].unlink()
     assert "and there is no such file" in refused(lambda: find_model(str(folder)))[0]
 
@@ -205,7 +205,7 @@ def test_a_model_too_large_for_the_memory(family: Family, monkeypatch: pytest.Mo
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    monkeypatch.setattr(loading, "probe", full)
+    monkeypatch.setattr(loading, "choose_forward_path", full)
     text, hint = refused(lambda: load(family("llama")))
     assert text.endswith("in fp32 does not fit into the memory of `cpu`") and "smaller dtype" in hint
 
@@ -289,7 +289,7 @@ def test_the_fingerprint_is_of_the_code_too(folder: Path) -> None:
 
 
 def test_where_rotary_scalings_switch() -> None:
-    found = {name: rotary_switch(make()) for name, make in CONFIGS.items()}
+    found = {name: rotary_limit(make()) for name, make in CONFIGS.items()}
     assert {name for name, limit in found.items() if limit} == {"llama-dynamic", "llama-longrope", "phi3-longrope"}
     assert set(found.values()) == {None, 32}
 
@@ -373,7 +373,7 @@ def test_index_and_files_have_to_agree(folder: Path, fault: str) -> None:
     put(folder, first, SHARDS[0])
     put(folder, second, SHARDS[1])
     write_index(folder, places)
-    assert load(folder).road == "packed"
+    assert load(folder).forward_path == "packed"
     if fault == "lacks a file":
         (folder / SHARDS[1]).unlink()
         wanted = f"`{INDEX}` of `{folder}` names `{SHARDS[1]}`, and there is no such file"
@@ -518,7 +518,7 @@ def test_ids_that_the_model_does_not_embed(folder: Path) -> None:
     source = find_model(str(folder))
     rows = embedded_ids(source)
     assert rows == load(folder).vocabulary
-    demand_embedded("m", rows - 1, rows)
-    demand_embedded("m", 10**9, None)
-    text, _ = refused(lambda: demand_embedded("m", rows, rows))
+    demand_known_ids("m", rows - 1, rows)
+    demand_known_ids("m", 10**9, None)
+    text, _ = refused(lambda: demand_known_ids("m", rows, rows))
     assert text == f"the tokenizer gives id {rows}, but `m` embeds {rows} ids"

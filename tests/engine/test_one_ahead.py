@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.engine.models import load, random_passes
-from tithe.engine.engine import Engine, Read
+from tithe.engine.engine import Engine, PassResult
 from tithe.engine.forward import forward, states
 from tithe.engine.forward.cuts import Cuts
 from tithe.engine.forward.forward import counted, runs
@@ -22,7 +22,7 @@ from tithe.engine.heads.cnn import CnnHead, expected_shapes
 from tithe.engine.heads.probe import ProbeHead
 from tithe.engine.readouts import collect, head_readout, weighted
 from tithe.engine.readouts.base import READOUTS
-from tithe.engine.readouts.collect import Means
+from tithe.engine.readouts.collect import MeanStates
 from tithe.engine.readouts.head_readout import MarginReadout
 from tithe.engine.readouts.options import OptionsReadout, Replies
 from tithe.engine.readouts.weighted import Weighted
@@ -40,9 +40,9 @@ def followed(engine: Engine, device: str, batches: int) -> list[str]:
         done.append(f"begin {batch}")
         return lambda: done.append(f"wait {batch}")
 
-    engine.begin = begin  # type: ignore[method-assign]
+    engine.start_batch = begin  # type: ignore[method-assign]
     engine.model = SimpleNamespace(device=torch.device(device))  # type: ignore[assignment]
-    for batch, _ in engine.one_ahead([], range(batches), []):  # type: ignore[arg-type]
+    for batch, _ in engine.read_one_ahead([], range(batches), []):  # type: ignore[arg-type]
         done.append(f"have {batch}")
     return done
 
@@ -72,16 +72,18 @@ def test_memory_that_runs_out_while_another_batch_is_under_way(family: Family, m
     plain: dict[int, Any] = {}
     for batch, read in engine.read(passes, batches, asked):
         plain |= {i: one.nll for i, one in zip(batch.index, read, strict=True)}  # type: ignore[union-attr]
-    real, large = type(loaded).begun, max(batches, key=lambda batch: len(batch.index))
+    real, large = type(loaded).start_reading, max(batches, key=lambda batch: len(batch.index))
     assert len(batches) > 2 and len(large.index) > 1
 
-    def short(self: Any, road: str, some: Any, *rest: Any) -> Any:
+    def short(self: Any, forward_path: str, some: Any, *rest: Any) -> Any:
         if len(some) == len(large.index):
             raise torch.OutOfMemoryError("out of memory")
-        return real(self, road, some, *rest)
+        return real(self, forward_path, some, *rest)
 
-    monkeypatch.setattr(type(loaded), "begun", short)
-    coming = [(batch, engine.begin(passes, batch, asked)) for batch in batches]  # all begun before any is waited for
+    monkeypatch.setattr(type(loaded), "start_reading", short)
+    coming = [
+        (batch, engine.start_batch(passes, batch, asked)) for batch in batches
+    ]  # all begun before any is waited for
     found = {i: one.nll for batch, results in coming for i, one in zip(batch.index, results(), strict=True)}  # type: ignore[union-attr]
     assert engine.halved > 0 and found.keys() == plain.keys()
     for i, nll in plain.items():
@@ -118,10 +120,10 @@ def test_what_has_been_read_is_handed_on_before_an_error(family: Family) -> None
             raise RuntimeError("a kernel's")
         return lambda: []
 
-    engine.begin = begin  # type: ignore[assignment, method-assign]
+    engine.start_batch = begin  # type: ignore[assignment, method-assign]
     engine.model = SimpleNamespace(device=torch.device("cuda"))  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="a kernel's"):
-        for batch, _ in engine.one_ahead([], range(4), []):  # type: ignore[arg-type]
+        for batch, _ in engine.read_one_ahead([], range(4), []):  # type: ignore[arg-type]
             done.append(batch)  # type: ignore[arg-type]
     assert done == [0, 1]
 
@@ -132,7 +134,7 @@ def test_hidden_states_are_asked_for_when_a_batch_begins_and_waited_for_later(
     """As on a GPU: no copy is waited for before its batch is, and what comes is what came one after the other."""
     loaded, passes = load(family("llama")), random_passes()
     probe = ProbeHead(torch.arange(64.0).reshape(2, 32) / 64, torch.tensor(0.5), (1, 2), 3, 32)
-    readouts = (NLL, Means(), Weighted(), MarginReadout(probe, "probe"), MarginReadout(some_network(), "network"))
+    readouts = (NLL, MeanStates(), Weighted(), MarginReadout(probe, "probe"), MarginReadout(some_network(), "network"))
     asked, engine = [readouts] * len(passes), Engine(loaded, budget=64, workers=1)
     batches = engine.batches(passes)
     plain: dict[int, Any] = {}
@@ -151,16 +153,16 @@ def test_hidden_states_are_asked_for_when_a_batch_begins_and_waited_for_later(
         return wait
 
     for module in (collect, forward, head_readout, states, weighted):
-        monkeypatch.setattr(module, "fetched", copied)
+        monkeypatch.setattr(module, "start_fetch", copied)
     coming, had = [], [0]
     for batch in batches:
-        coming.append((batch, engine.begin(passes, batch, asked)))
+        coming.append((batch, engine.start_batch(passes, batch, asked)))
         had.append(len(copies))
     assert len(batches) > 2 and not waited
     assert np.diff(had).tolist() == [9] * len(batches)  # likelihoods; of four readers what they made, and what is odd
     for number, (batch, results) in enumerate(coming):
         for i, one in zip(batch.index, results(), strict=True):
-            assert isinstance(one, Read) and one.found.keys() == plain[i].found.keys() and len(one.found) == 4
+            assert isinstance(one, PassResult) and one.found.keys() == plain[i].found.keys() and len(one.found) == 4
             for name, value in one.found.items():
                 np.testing.assert_array_equal(value, plain[i].found[name])
             np.testing.assert_array_equal(one.nll, plain[i].nll)
@@ -178,9 +180,9 @@ def test_what_waits_for_hidden_states_keeps_no_reader(family: Family) -> None:
     loaded, first = load(family("llama")), np.array([7], dtype=np.int32)
     some = [Pass(np.append(np.arange(n), first).astype(np.int32), n) for n in (3, 5)]
     probe = ProbeHead(torch.arange(64.0).reshape(2, 32) / 64, torch.tensor(0.5), (1, 2), 3, 32)
-    readouts = [Means(), Weighted(), MarginReadout(probe, "probe"), MarginReadout(some_network(), "network")]
+    readouts = [MeanStates(), Weighted(), MarginReadout(probe, "probe"), MarginReadout(some_network(), "network")]
     readouts.append(OptionsReadout(Replies(first, 0, (5, 7))))
-    taps = states.make_taps(some, [readouts] * 2, loaded.reading)
+    taps = states.make_taps(some, [readouts] * 2, loaded.reader_context)
     with torch.inference_mode():
         for tap in taps:
             tap.place([np.arange(4), np.arange(4, 10)], loaded.device)

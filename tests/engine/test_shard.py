@@ -16,14 +16,14 @@ from tests.engine.forward.test_states import read
 from tests.engine.models import load, random_passes
 from tithe.engine import loading
 from tithe.engine.engine import Engine
-from tithe.engine.forward.probe import probe
-from tithe.engine.loading import device_map, placed, size_text, spread_over
+from tithe.engine.forward.path_choice import choose_forward_path
+from tithe.engine.loaded_model import LoadedModel
+from tithe.engine.loading import device_map, holding_devices, size_text, spread_over
 from tithe.engine.measure.shape import model_shape
-from tithe.engine.model import LoadedModel
+from tithe.engine.model_source import ModelSource, find_model
 from tithe.engine.readouts.base import READOUTS
-from tithe.engine.readouts.collect import Means
+from tithe.engine.readouts.collect import MeanStates
 from tithe.engine.readouts.weighted import Weighted
-from tithe.engine.sources import ModelSource, find_model
 from tithe.errors import MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint
 
@@ -63,10 +63,10 @@ def test_parts_apart_read_as_the_whole(family: Family, tmp_path: Path, name: str
     folder = family(name)
     model = hooked(folder) if where == "hooks" else half_on_disk(folder, tmp_path)
     loaded = LoadedModel(find_model(str(folder)), model.eval(), torch.device("cpu"), torch.float32, "print")
-    probe(loaded)
-    assert loaded.road == load(folder).road == "packed", loaded.fallbacks
+    choose_forward_path(loaded)
+    assert loaded.forward_path == load(folder).forward_path == "packed", loaded.fallbacks
     rows = random_passes(12)
-    asked = [[NLL, Weighted(), Means()]] * len(rows)
+    asked = [[NLL, Weighted(), MeanStates()]] * len(rows)
     found, expected = (read(Engine(one, 256, 1), rows, asked) for one in (loaded, load(folder)))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.nll, other.nll, rtol=1e-5, atol=1e-5)
@@ -82,8 +82,8 @@ def test_blocks_stay_whole_and_parts_are_even(family: Family) -> None:
     blocks = {part: place for part, place in found.items() if "layers" in part}
     assert all(part.removeprefix("model.layers.").isdigit() for part in blocks)
     model = LoadedModel(source, type("Spread", (), {"hf_device_map": found}), GPUS[0], torch.float32, "print")
-    assert placed(model) == ["cuda:0", "cuda:1"]
-    with pytest.raises(ModelError, match=r"find no room: 0\.0 GB on 0, 0\.0 GB on 1"):
+    assert holding_devices(model) == ["cuda:0", "cuda:1"]
+    with pytest.raises(ModelError, match=r"no device has room for .* \(0\.0 GB on 0, 0\.0 GB on 1\)"):
         device_map(source, torch.float32, {0: size // 4, 1: size // 4}, False)
 
 

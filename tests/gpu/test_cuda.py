@@ -12,8 +12,8 @@ import torch
 from tests.engine.models import CONFIGS, load, make_pass, plain, random_passes, run, save, twin, worst
 from tithe.engine.devices import choose_device, choose_dtype, multiplies_fp8
 from tithe.engine.engine import OUT_OF_MEMORY, Engine
-from tithe.engine.forward.ways import BY_SEGMENT
-from tithe.engine.measure.fused import cannot, fuse
+from tithe.engine.forward.attention_kernels import BY_SEGMENT
+from tithe.engine.measure.fused import fuse, why_not_compilable
 from tithe.errors import SettingsError
 
 pytestmark = [
@@ -29,7 +29,7 @@ FAMILIES = ["llama", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "gpt2", "gp
 def test_engine_equals_the_models_own_forward_on_the_cpu(name: str, tmp_path: Path) -> None:
     folder, passes = save(tmp_path / name, CONFIGS[name]()), random_passes()
     loaded = load(folder, device="cuda")
-    assert loaded.road in ("packed", "padded"), loaded.fallbacks
+    assert loaded.forward_path in ("packed", "padded"), loaded.fallbacks
     model = plain(folder)
     wanted = [twin(model, pass_) for pass_ in passes]
     assert worst(run(Engine(loaded, budget=300), passes), wanted) < 1e-4  # other kernels, not only another order
@@ -49,14 +49,16 @@ def test_packs_are_read_in_one_call(name: str, tmp_path: Path) -> None:
     """In bf16, where there is a kernel for it: the budget found from free memory, and parts compiled."""
     folder, passes = save(tmp_path / name, wide(CONFIGS[name]())), random_passes()
     loaded = load(folder, "bf16", device="cuda")
-    assert loaded.road == "packed" and loaded.attend is not None, loaded.fallbacks
+    assert loaded.forward_path == "packed" and loaded.attend is not None, loaded.fallbacks
     assert BY_SEGMENT not in loaded.attend.chosen.values()
-    other = load(folder, "bf16", device="cuda", roads=(("single", None),))
+    other = load(folder, "bf16", device="cuda", forward_paths=(("single", None),))
     alone = [other.nll([pass_])[0].astype(np.float64).tolist() for pass_ in passes]
     engine = Engine(loaded)
-    assert engine.room is not None and engine.room.per_token and 1024 <= (engine.budget or 0) <= 32_768
+    assert (
+        engine.memory_budget is not None and engine.memory_budget.per_token and 1024 <= (engine.budget or 0) <= 32_768
+    )
     assert worst(run(engine, passes), alone) < 2e-2
-    if cannot(loaded.device) is None:
+    if why_not_compilable(loaded.device) is None:
         assert fuse(loaded).why_not is None, loaded.fused
         assert worst(run(Engine(loaded, budget=300), passes), alone) < 2e-2
 
@@ -66,7 +68,7 @@ def test_fp8_is_as_far_from_bf16_as_it_says(tmp_path: Path) -> None:
     if not multiplies_fp8(torch.device("cuda")):
         pytest.skip("no fp8 units")
     other = load(folder, "bf16", device="cuda")
-    engine = Engine(load(folder, "fp8", device="cuda"), compiled=cannot(torch.device("cuda")) is None)
+    engine = Engine(load(folder, "fp8", device="cuda"), compiled=why_not_compilable(torch.device("cuda")) is None)
     found = {i: one for batch, out in engine.run(passes, engine.batches(passes))
              for i, one in zip(batch.index, out, strict=True)}  # fmt: skip
     fp8, parts = engine.model.fp8, engine.model.fused

@@ -10,7 +10,7 @@ import torch
 import tithe
 from tests.e2e.command import records, write_jsonl
 from tithe.engine.measure.machine import measure_machine
-from tithe.engine.measure.matmul import Product
+from tithe.engine.measure.matmul import MatmulShape
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,7 +20,7 @@ pytestmark = [
 
 
 def test_peaks_of_all_dtypes() -> None:
-    found = measure_machine(torch.device("cuda"), [Product(4096, 1024, 4096)])
+    found = measure_machine(torch.device("cuda"), [MatmulShape(4096, 1024, 4096)])
     rates = {dtype: found.best(dtype, 1).best for dtype in (torch.float32, torch.bfloat16)}
     assert rates[torch.bfloat16] > rates[torch.float32] > 100
     assert found.threads == 1 and found.fp32 is None

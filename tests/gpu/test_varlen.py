@@ -9,8 +9,8 @@ import torch
 import torch._dynamo
 
 from tithe.engine.forward.attention import TOLERANCE, Varlen
+from tithe.engine.forward.attention_kernels import BY_SEGMENT, Call, by_segment, compiled_flex
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.ways import BY_SEGMENT, Call, by_segment, compiled_flex
 
 pytestmark = [
     pytest.mark.gpu,

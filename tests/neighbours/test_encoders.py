@@ -31,7 +31,7 @@ from tests.neighbours.small_encoders import (
 from tests.small_model import change_config
 from tithe.engine.engine import Engine
 from tithe.engine.loading import load_model
-from tithe.engine.sources import find_model, fingerprint, load_tokenizer
+from tithe.engine.model_source import find_model, fingerprint, load_tokenizer
 from tithe.errors import DataError, MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint
 from tithe.neighbours.encoder import TextEncoder, prompt_text
@@ -546,7 +546,7 @@ def test_self_out_of_memory(model_dir: Path, monkeypatch: pytest.MonkeyPatch) ->
     def nothing_fits(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("tithe.engine.engine.Engine.together", nothing_fits)
+    monkeypatch.setattr("tithe.engine.engine.Engine.run_forward", nothing_fits)
     with pytest.raises(ModelError, match=r"`self` is out of memory on a text of \d+ tokens"):
         vectors("self", ["a letter", "the sum"], own=Own(model_dir))
 

@@ -14,8 +14,8 @@ import torch
 from tests.e2e.command import records, write_jsonl
 from tithe.engine import devices, engine, loading
 from tithe.engine.measure import layout
-from tithe.engine.measure.memory import Room
-from tithe.engine.workers.several import SeveralEngine
+from tithe.engine.measure.memory import MemoryBudget
+from tithe.engine.workers.multi_device import MultiDeviceEngine
 from tithe.errors import StoreError
 from tithe.report.reporter import Reporter
 from tithe.run.engines import engine_record, engine_sentence, make_engine
@@ -85,8 +85,8 @@ def test_a_damaged_file_is_an_error_and_is_left_alone(tmp_path: Path, text: str)
 def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path) -> None:
     """Free memory differs between calls; the batches stay those with which the run began."""
     data, load = write_jsonl(tmp_path / "data.jsonl", records(5)), loading.load_model
-    found = [Room(4096, 10, 1, 2.0), Room(8192, 20, 1, 2.0), Room(2048)]
-    monkeypatch.setattr(engine, "find_room", lambda loaded, most: found.pop(0))
+    found = [MemoryBudget(4096, 10, 1, 2.0), MemoryBudget(8192, 20, 1, 2.0), MemoryBudget(2048)]
+    monkeypatch.setattr(engine, "find_memory_budget", lambda loaded, most: found.pop(0))
 
     def elsewhere(*args: Any, **given: Any) -> Any:
         return replace(load(*args, **{**given, "device": "cpu"}), device=torch.device("cuda"))
@@ -101,7 +101,7 @@ def test_the_budget_of_a_gpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     assert engine_record(first)["room"] == {"budget": 4096, "free": 10, "fixed": 1, "per_token": 2.0}
     assert begun(tmp_path / "run", batch_tokens=77).budget == 77
     again = begun(tmp_path / "run")
-    assert again.budget == 4096 and again.room is None and len(found) == 2
+    assert again.budget == 4096 and again.memory_budget is None and len(found) == 2
     assert begun(tmp_path / "other").budget == 8192
     assert begun(tmp_path / "run", dtype="bf16").budget == 2048  # another model, to which the other's says nothing
 
@@ -114,7 +114,9 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     monkeypatch.setattr(engine, "cpu_cores", lambda: 4)
     monkeypatch.setattr(engine, "threads_allowed", lambda: 4)
 
-    def large_packs(_: layout.Gated, layouts: Sequence[layout.Layout], rounds: int) -> dict[layout.Layout, list[float]]:
+    def large_packs(
+        _: layout.GatedMlp, layouts: Sequence[layout.Layout], rounds: int
+    ) -> dict[layout.Layout, list[float]]:
         spoken.append(f"{len(layouts)} layouts")
         return {one: [float(one.tokens * one.threads)] * rounds for one in layouts}
 
@@ -136,7 +138,7 @@ def test_the_layout_of_a_cpu_is_the_runs(monkeypatch: pytest.MonkeyPatch, model_
     begun("given", batch_tokens=77)
     (own,) = {name.removeprefix("workers_cpu_") for name in kept_by("given") if name.startswith("workers_")}
     assert kept_by("given") == {f"workers_cpu_{own}": 1, f"threads_cpu_{own}": 4} and own.startswith("fp32-")
-    monkeypatch.setattr(SeveralEngine, "measured", True)
+    monkeypatch.setattr(MultiDeviceEngine, "measured", True)
     begun("several", device="cpu,cpu").close()
     # How many are at once in each process is no word about one alone.
     assert kept_by("several") == {f"batch_tokens_cpu_{own}": 1024}

@@ -17,10 +17,10 @@ from tests.engine.models import plain, twin
 from tithe import runners
 from tithe.data.render import RenderSettings, make_renderer
 from tithe.engine.engine import Engine
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.loading import load_model
-from tithe.engine.model import LoadedModel
+from tithe.engine.model_source import find_model, load_tokenizer
 from tithe.engine.readouts.base import READOUTS
-from tithe.engine.sources import find_model, load_tokenizer
 from tithe.engine.store.store import Store, answers_name
 from tithe.errors import SettingsError
 from tithe.records import Answer, Ask, BadRow, Example, Message, Nll, Problem
@@ -486,7 +486,7 @@ def test_what_failed_is_not_tried_twice_in_a_run(make: Make, monkeypatch: pytest
     runner, tried = make(show_far(items)), list[int]()
     engine = runner.engine() if runner.engine else None
     assert engine is not None
-    whole = engine.together
+    whole = engine.run_forward
 
     def small(passes: Any, asked: Any, after: Any) -> Any:
         tried.append(len(passes))
@@ -494,7 +494,7 @@ def test_what_failed_is_not_tried_twice_in_a_run(make: Make, monkeypatch: pytest
             raise torch.OutOfMemoryError("out of memory")
         return whole(passes, asked, after)
 
-    monkeypatch.setattr(engine, "together", small)
+    monkeypatch.setattr(engine, "run_forward", small)
     monkeypatch.setattr("tithe.engine.engine.gc.collect", lambda: 0)  # a second each time where pytest is loaded
     assert runner.read_together(items)
     count, failed = len(tried), runner.work.failed

@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 
 from tithe.data.render import EncodedExample, RenderSettings, make_renderer
-from tithe.engine.sources import find_model, load_tokenizer
+from tithe.engine.model_source import find_model, load_tokenizer
 from tithe.records import Ask, Example, Message, PassSpec, Problem
 from tithe.runners import tokeniser
 from tithe.runners.local import LocalRunner

@@ -133,7 +133,7 @@ def test_miwv_of_real_records(shared: Path, tmp_path: Path, name: str) -> None:
             records.append({key: record[key] for key in ("instruction", "input", "output")})
         if len(records) == 6:
             break
-    from tithe.engine.sources import BUNDLED
+    from tithe.engine.model_source import BUNDLED
 
     naive = Naive(BUNDLED["pocket"])
     data = write_jsonl(tmp_path / "real.jsonl", records)

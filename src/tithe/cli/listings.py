@@ -68,7 +68,7 @@ def doctor_rows() -> list[dict[str, Any]]:
 
     from tithe.engine.devices import choose_devices, choose_dtype, dtype_name
     from tithe.engine.host import cpu_cores
-    from tithe.engine.sources import BUNDLED
+    from tithe.engine.model_source import BUNDLED
     from tithe.lab.evaluate.sandbox import sandbox_row
 
     devices = choose_devices("auto")

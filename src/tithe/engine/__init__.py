@@ -1,1 +1,1 @@
-"""The only rooms that touch a model: loading, batches, forward passes, readouts and the store of answers."""
+"""The only packages that touch a model: loading, batches, forward passes, readouts and the store of answers."""

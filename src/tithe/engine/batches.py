@@ -1,11 +1,11 @@
-"""Make batches of passes: longest first, as many as a token budget takes, common beginnings read once.
+"""Group passes into batches: longest first, up to a token budget, with each shared prefix read once.
 
-Passes share a beginning where they have a template's preamble or a worked example in common, which is another example's
-prompt and response. Where that example's own pass is read too, it is the very beginning of every pass that shows it,
-and these only continue it: a star, with that pass at its centre.
+Passes share a prefix when they have the same template preamble or show the same worked example, which is another
+record's prompt and response. If that record's own pass is read too, it is the exact prefix of every pass that shows it,
+and the others only continue it: a star, with that pass at its centre.
 
-Beginnings lie within each other: of the records that have a template's preamble some have one system prompt, and some
-of these one question. The longer beginning goes on from the shorter one, and each is read once.
+Prefixes are nested: of the records with one template preamble, some share a system prompt, and some of those share a
+question. The longer prefix continues the shorter one, and each is read once.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ import numpy as np
 
 from tithe.records import Pass
 
-SAME_START = 16  # passes that agree in this many first tokens are looked at for a longer common beginning
-WORTH_SHARING = 4  # a preamble is read once where at least this many passes have it
-WORTH_NESTING = SAME_START * (WORTH_SHARING - 1)  # tokens that must be saved where some of these go on alike
+SAME_START = 16  # passes whose first 16 tokens agree are searched for a longer common prefix
+WORTH_SHARING = 4  # passes that must have a preamble before it is read once
+WORTH_NESTING = SAME_START * (WORTH_SHARING - 1)  # tokens that a longer prefix for some of them must save
 
 
 @dataclass(frozen=True)
 class Star:
-    """Passes of which all but the first begin with tokens of the first.
+    """A group of passes in which all but the first begin with tokens of the first.
 
     Args:
-        members: which.
-        tokens: how many tokens the others have in common with the first; 0 where there are no others.
+        members: indices of the passes.
+        tokens: length of the prefix that the others share with the first; 0 for a single pass.
     """
 
     members: tuple[int, ...]
     tokens: int = 0
 
     def size(self, passes: Sequence[Pass]) -> int:
-        """Count the tokens to read, each common one once."""
-        if len(self.members) == 1:  # most are
+        """Count the tokens to read, counting shared ones once."""
+        if len(self.members) == 1:  # the common case
             return len(passes[self.members[0]].ids)
         return sum(len(passes[i].ids) for i in self.members) - self.tokens * (len(self.members) - 1)
 
@@ -48,7 +48,7 @@ class Star:
         return max(len(passes[i].ids) for i in self.members)
 
     def pieces(self, passes: Sequence[Pass], budget: int) -> Iterator[Star]:
-        """Stars of at most so many tokens, as far as single passes allow; each reads the beginning again."""
+        """Yield stars of at most `budget` tokens, or of one longer pass; each piece reads the prefix again."""
         part, used = list[int](), 0
         for i in self.members:
             own = len(passes[i].ids) - (self.tokens if part else 0)
@@ -60,39 +60,41 @@ class Star:
         yield Star(tuple(part), self.tokens if len(part) > 1 else 0)
 
 
-def find_stars(passes: Sequence[Pass], alone_above: int | None = None) -> tuple[list[Star], list[int]]:
-    """Passes that show the same worked examples, each star with the examples' own pass where it is there; and the rest.
+def find_stars(passes: Sequence[Pass], single_above: int | None = None) -> tuple[list[Star], list[int]]:
+    """Group passes that show the same worked examples.
 
     Args:
-        passes: distinct ones.
-        alone_above: longer ones never share a batch.
+        passes: without duplicates.
+        single_above: passes longer than this never share a batch.
 
     Returns:
-        Stars, of one pass each where a pass with shots has no company, in the order of their first; and all passes
-        that are in none.
+        The stars, ordered by their first member: each has the pass of the worked examples themselves at its centre if
+        that pass exists, and a pass that shares its worked examples with no other is a star by itself. Then the indices
+        of all passes that are in no star.
     """
     plain: dict[bytes, int] = {}
     shown: dict[bytes, list[int]] = defaultdict(list)
     for i, pass_ in enumerate(passes):
-        together = alone_above is None or len(pass_.ids) <= alone_above
+        together = single_above is None or len(pass_.ids) <= single_above
         if pass_.shots:
             group = together and pass_.shots >= SAME_START
             shown[pass_.ids[: pass_.shots].tobytes() if group else b"%d" % i].append(i)
         elif together:
             plain[pass_.ids.tobytes()] = i
-    stars = [star(passes, members, plain.get(shots)) for shots, members in shown.items()]
+    stars = [make_star(passes, members, plain.get(shots)) for shots, members in shown.items()]
     taken = {i for one in stars for i in one.members}
     return sorted(stars, key=lambda one: one.members[0]), [i for i in range(len(passes)) if i not in taken]
 
 
-def star(passes: Sequence[Pass], members: Sequence[int], centre: int | None) -> Star:
+def make_star(passes: Sequence[Pass], members: Sequence[int], centre: int | None) -> Star:
+    """Make a star around a pass, or from what its members have in common if no pass is their exact prefix."""
     if centre is not None:
         return Star((centre, *members), len(passes[centre].ids))
     return Star(tuple(members), common_length([passes[i] for i in members]) if len(members) > 1 else 0)
 
 
 def shared_starts(passes: Sequence[Pass]) -> list[tuple[list[int], int]]:
-    """Group passes by shared beginning, with its length; passes that share none come last, with 0."""
+    """Return groups of passes with the length of their shared prefix; passes that share none come last, with 0."""
     groups = list[tuple[list[int], int]]()
     starts: dict[bytes, list[int]] = defaultdict(list)
     alone: list[int] = []
@@ -110,74 +112,74 @@ def shared_starts(passes: Sequence[Pass]) -> list[tuple[list[int], int]]:
 
 
 @dataclass(frozen=True, eq=False)
-class Beginning:
-    """What several passes begin with.
+class Prefix:
+    """A token prefix that several passes share.
 
     Args:
-        tokens: how many these are.
-        within: a shorter one, of more passes, that it begins with.
+        tokens: its length.
+        within: the shorter prefix, shared by more passes, that it continues.
     """
 
     tokens: int
-    within: Beginning | None = None
+    within: Prefix | None = None
 
-    def chain(self) -> Iterator[Beginning]:
-        """It, and those that it begins with, the longest first."""
-        one: Beginning | None = self
+    def chain(self) -> Iterator[Prefix]:
+        """Yield this prefix and the shorter ones it continues, longest first."""
+        one: Prefix | None = self
         while one is not None:
             yield one
             one = one.within
 
 
-Part: TypeAlias = tuple[Sequence[int], Beginning]  # passes, and what they all begin with
+Part: TypeAlias = tuple[Sequence[int], Prefix]  # indices of passes, and the prefix they all share
 
 
-def nested(passes: Sequence[Pass], longest: Sequence[int], tokens: int) -> Iterator[tuple[int, Beginning]]:
-    """Passes that begin alike, longest first, but side by side those that go on alike, and again among these.
+def nested_order(passes: Sequence[Pass], longest: Sequence[int], tokens: int) -> Iterator[tuple[int, Prefix]]:
+    """Order passes with a common prefix: longest first, but passes that share a longer prefix next to each other.
 
     Args:
-        passes: of one group.
-        longest: of each the tokens of the longest one that continues it alone.
-        tokens: how many all have in common.
+        passes: one group.
+        longest: for each pass, the length of the longest pass in its star.
+        tokens: length of the prefix that all of them share.
 
     Yields:
-        Which, and the longest beginning that is read once; nothing where none go on alike.
+        The index of each pass and the longest prefix of it that is read once; nothing if no longer prefix is shared.
     """
 
     def stacked(parts: Iterable[Part]) -> list[Part]:
-        """The longest, which comes first, last; of equally long ones the first."""
+        """Sort as a stack: the part with the longest pass is popped first, ties in input order."""
         return sorted(parts, key=lambda part: (max([longest[i] for i in part[0]]), -part[0][0]))
 
-    parts = split(passes, range(len(passes)), Beginning(tokens))
+    parts = split_by_prefix(passes, range(len(passes)), Prefix(tokens))
     if len(parts) == len(passes):
         return
     todo = stacked(parts)
-    while todo:  # not by recursion: in a long dialogue each turn goes on from the one before
+    while todo:  # a stack, not recursion: in a long dialogue each turn nests one level deeper
         members, start = todo.pop()
         if len(members) == 1:
             yield members[0], start
         else:
-            todo += stacked(split(passes, members, start))
+            todo += stacked(split_by_prefix(passes, members, start))
 
 
-def split(passes: Sequence[Pass], members: Sequence[int], start: Beginning) -> list[Part]:
-    """Those together that go on alike, where that saves enough; all others by themselves."""
+def split_by_prefix(passes: Sequence[Pass], members: Sequence[int], start: Prefix) -> list[Part]:
+    """Split a group by longer shared prefixes, where that saves enough tokens; other passes become single parts."""
     parts, todo = list[Part](), [(members, start.tokens)]
     while todo:
         those, known = todo.pop()
-        for same in go_on_alike(passes, those, known):
+        for same in group_by_next_tokens(passes, those, known):
             tokens = common_length([passes[i] for i in same], known + SAME_START) if len(same) > 1 else 0
             if (len(same) - 1) * (tokens - start.tokens) >= WORTH_NESTING:
-                parts.append((same, Beginning(tokens, start)))
+                parts.append((same, Prefix(tokens, start)))
             elif len(same) > 1:
-                todo.append((same, tokens))  # too few tokens for so few passes; some may have more in common
+                todo.append((same, tokens))  # saves too little for these passes; a subset may share more
             else:
                 parts.append((same, start))
     return parts
 
 
-def go_on_alike(passes: Sequence[Pass], members: Sequence[int], known: int) -> Iterable[list[int]]:
-    """Of passes with so many common first tokens those together that agree in the next `SAME_START`, too."""
+def group_by_next_tokens(passes: Sequence[Pass], members: Sequence[int], known: int) -> Iterable[list[int]]:
+    """Group passes whose first `known` tokens agree by their next `SAME_START` tokens."""
     alike: dict[bytes, list[int]] = defaultdict(list)
     end = known + SAME_START
     for i in members:
@@ -186,24 +188,26 @@ def go_on_alike(passes: Sequence[Pass], members: Sequence[int], known: int) -> I
 
 
 def common_length(passes: Sequence[Pass], known: int = 0) -> int:
-    """Count the tokens with which all begin; fewer than any response's start, so that each score is read in a tail.
+    """Return the length of the longest common prefix.
+
+    It ends before the token that predicts the first response token, so that every score is read from a pass's own tail.
 
     Args:
-        passes: whose starts all lie behind what is known.
-        known: how many first tokens are known to be common.
+        passes: their responses all start beyond `known`.
+        known: number of first tokens known to be equal.
     """
     shortest = min(pass_.start for pass_ in passes) - 1
-    table = np.stack([pass_.ids[known:shortest] for pass_ in passes])
-    same = (table == table[0]).all(axis=0)
+    table = np.stack([pass_.ids[known:shortest] for pass_ in passes])  # (passes, shortest - known)
+    same = (table == table[0]).all(axis=0)  # (shortest - known,)
     return int(shortest if same.all() else known + np.argmin(same))
 
 
-class After(NamedTuple):
-    """How a pass continues another one.
+class SharedPrefix(NamedTuple):
+    """A prefix that a pass shares with an earlier pass of its batch, where it is read.
 
     Args:
-        place: of the other one in the batch, an earlier one.
-        tokens: how many first tokens the two have in common, which are read there.
+        place: position of that earlier pass in the batch.
+        tokens: length of the prefix.
     """
 
     place: int
@@ -212,49 +216,51 @@ class After(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Passes that share one forward pass.
+    """Passes that are read in one forward pass.
 
     Args:
-        index: which, in the list that was batched.
-        after: per pass what it continues, or None; empty where none continues another.
+        index: their indices in the list that was batched.
+        after: for each pass the prefix it shares with an earlier one, or None; empty if no pass shares one.
     """
 
     index: tuple[int, ...]
-    after: tuple[After | None, ...] = ()
+    after: tuple[SharedPrefix | None, ...] = ()
 
     @property
     def saved(self) -> int:
-        """Count the tokens that are not read again."""
+        """Count the tokens saved by reading shared prefixes once."""
         return sum(one.tokens for one in self.after if one is not None)
 
     def tokens(self, passes: Sequence[Pass]) -> int:
-        """Tokens that are read: of each pass all but the last, which predicts nothing, unless others continue it."""
+        """Count the tokens to read: all but each pass's last one, which predicts nothing unless others continue it."""
         lengths = [len(passes[i].ids) for i in self.index]
         whole = {one.place for one in self.after if one and one.tokens == lengths[one.place]}
         return sum(lengths) - (len(lengths) - len(whole)) - self.saved
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Return two smaller batches; what continued a pass of the other half is read whole."""
+        """Split into two batches; a pass that continued one in the other half is read whole."""
         middle = len(self.index) // 2
-        first, second = tidy(self.after[:middle]), tidy(self.after_of_second(middle))
+        first, second = drop_if_empty(self.after[:middle]), drop_if_empty(self.after_of_second(middle))
         return Batch(self.index[:middle], first), Batch(self.index[middle:], second)
 
-    def after_of_second(self, middle: int) -> tuple[After | None, ...]:
-        instead: dict[int, After] = {}  # of a pass that is no longer there
-        second = list[After | None]()
+    def after_of_second(self, middle: int) -> tuple[SharedPrefix | None, ...]:
+        """Return `after` for the second half: the first pass to continue a lost one takes its place."""
+        instead: dict[int, SharedPrefix] = {}  # place of a lost pass -> its replacement in this half
+        second = list[SharedPrefix | None]()
         for one in self.after[middle:]:
             if one is None or one.place >= middle:
-                second.append(one and After(one.place - middle, one.tokens))
+                second.append(one and SharedPrefix(one.place - middle, one.tokens))
             elif one.place in instead:
                 place, tokens = instead[one.place]
-                second.append(After(place, min(tokens, one.tokens)))
+                second.append(SharedPrefix(place, min(tokens, one.tokens)))
             else:
-                instead[one.place] = After(len(second), one.tokens)
+                instead[one.place] = SharedPrefix(len(second), one.tokens)
                 second.append(None)
         return tuple(second)
 
 
-def tidy(after: tuple[After | None, ...]) -> tuple[After | None, ...]:
+def drop_if_empty(after: tuple[SharedPrefix | None, ...]) -> tuple[SharedPrefix | None, ...]:
+    """Return `after`, or an empty tuple if nothing is shared."""
     return after if any(after) else ()
 
 
@@ -264,28 +270,28 @@ def make_batches(
     budget: int,
     padded: bool = False,
     share: bool = False,
-    alone_above: int | None = None,
+    single_above: int | None = None,
 ) -> list[Batch]:
-    """Sort by length, longest first, and cut into batches of at most `budget` tokens.
+    """Sort passes by length, longest first, and cut them into batches of at most `budget` tokens.
 
-    Longest first, so that running out of memory shows at once. Where beginnings are read once, passes that go on alike
-    come one after the other, and the batches are sorted when they are made. The cut depends on the passes alone, never
-    on what is already answered: a resumed run then repeats exactly the batches of a straight one.
+    Longest first, so that running out of memory shows at once. With shared prefixes, passes that continue alike come
+    one after the other, and it is the finished batches that are sorted. The cut depends on the passes alone, never on
+    what is already answered: a resumed run repeats exactly the batches of an uninterrupted one.
 
     Args:
-        passes: distinct passes.
-        budget: tokens a batch may hold; padding counts where `padded`. A longer pass is a batch of its own.
-        padded: whether every sequence of a batch takes the longest one's room.
-        share: whether a common beginning may be read once for passes of a batch.
-        alone_above: sequences longer than this are never batched (rotary scalings that look at the longest one).
+        passes: without duplicates.
+        budget: tokens a batch may hold, padding included if `padded`. A longer pass becomes a batch of its own.
+        padded: whether every sequence is padded to the longest one of its batch.
+        share: whether a common prefix may be read once per batch.
+        single_above: sequences longer than this are never batched, as some rotary scalings depend on the longest one.
     """
-    filler = Filler(passes, budget, padded, alone_above)
+    filler = Filler(passes, budget, padded, single_above)
     if not share:
         batches = filler.longest_first([Star((i,)) for i in range(len(passes))])
     else:
-        # Stars keep to themselves: when a scorer asks later for passes with worked examples, no batch of passes that
-        # are in no star has to be read again.
-        stars, rest = find_stars(passes, alone_above)
+        # Stars get batches of their own: if a scorer asks later for passes with worked examples, the batches of all
+        # other passes stay as they are and need not be read again.
+        stars, rest = find_stars(passes, single_above)
         cut = [piece for star in stars for piece in star.pieces(passes, budget)]
         batches = [
             batch
@@ -298,37 +304,38 @@ def make_batches(
 
 @dataclass(frozen=True)
 class Filler:
-    """Fills batches with stars, in their order."""
+    """A builder of batches, which adds stars in the order it is given them."""
 
     passes: Sequence[Pass]
     budget: int
     padded: bool
-    alone_above: int | None
+    single_above: int | None
 
     def share(self, stars: Sequence[Star], tokens: int) -> list[Batch]:
-        """Batches of these alone, of which all have so many first tokens in common, and some have more."""
+        """Make batches of stars that all share their first `tokens` tokens; some may share more."""
         plain = self.longest_first(stars, tokens)
         if not tokens:
             return plain
         longest = [star.longest(self.passes) for star in stars]
-        order = list(nested([self.passes[star.members[0]] for star in stars], longest, tokens))
-        # In another order batches can happen to be less full, and some more.
+        order = list(nested_order([self.passes[star.members[0]] for star in stars], longest, tokens))
+        # The nested order can happen to fill batches worse and save less, so the better of the two is kept.
         return max(self.fill((stars[i], start) for i, start in order), plain, key=tokens_saved) if order else plain
 
     def longest_first(self, stars: Sequence[Star], tokens: int = 0) -> list[Batch]:
-        start, lengths = Beginning(tokens), [star.longest(self.passes) for star in stars]
-        order = sorted(range(len(stars)), key=lengths.__getitem__, reverse=True)  # equally long ones stay in order
+        """Make batches of stars sorted by their longest pass."""
+        start, lengths = Prefix(tokens), [star.longest(self.passes) for star in stars]
+        order = sorted(range(len(stars)), key=lengths.__getitem__, reverse=True)  # stable: ties keep input order
         return self.fill([(stars[i], start) for i in order])
 
-    def fill(self, stars: Iterable[tuple[Star, Beginning]]) -> list[Batch]:
-        """Batches of these stars, each with what it begins with; that is read where it first comes in a batch."""
-        batches, index, after = list[Batch](), list[int](), list[After | None]()
-        read = dict[Beginning, int]()  # at which place of the batch
+    def fill(self, stars: Iterable[tuple[Star, Prefix]]) -> list[Batch]:
+        """Make batches of stars and their prefixes; a prefix is read with the first star of a batch that has it."""
+        batches, index, after = list[Batch](), list[int](), list[SharedPrefix | None]()
+        read = dict[Prefix, int]()  # prefix -> place in the batch where it is read
         used = longest = 0
 
         def close() -> None:
             if index:
-                batches.append(Batch(tuple(index), tidy(tuple(after))))
+                batches.append(Batch(tuple(index), drop_if_empty(tuple(after))))
                 for held in (index, after, read):
                     held.clear()
 
@@ -336,14 +343,14 @@ class Filler:
             size, length = star.size(self.passes), star.longest(self.passes)
             known = start if start in read else next((one for one in start.chain() if one in read), None)
             own = size if known is None else size - known.tokens
-            alone = self.alone_above is not None and length > self.alone_above
+            alone = self.single_above is not None and length > self.single_above
             full = (len(index) + 1) * longest if self.padded else used + own
             if alone or full > self.budget:
                 close()
                 known, own = None, size
             place = len(index)
-            after.append(After(read[known], known.tokens) if known and known.tokens else None)
-            after.extend(After(place, star.tokens) for _ in star.members[1:])
+            after.append(SharedPrefix(read[known], known.tokens) if known and known.tokens else None)
+            after.extend(SharedPrefix(place, star.tokens) for _ in star.members[1:])
             used, longest = (used + own, longest) if index else (own, length)
             index.extend(star.members)
             if known is not start:

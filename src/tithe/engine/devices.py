@@ -1,26 +1,27 @@
-"""Which devices a model is read on, one or several that are alike, and in which dtype."""
+"""Choose the devices that read a model, one or several of the same kind, and its dtype."""
 
 from __future__ import annotations
 
 import torch
 
-from tithe.engine.host import on
+from tithe.engine.host import on_device
 from tithe.engine.measure.cpu_kernels import probe_half
 from tithe.errors import SettingsError
 
 E4M3 = torch.float8_e4m3fn
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WEIGHTS = {**DTYPES, "fp8": E4M3}  # fp8 holds weights; all else is bf16 then
-CAPABILITY = (8, 9)  # of the first CUDA devices with fp8 units
+WEIGHTS = {**DTYPES, "fp8": E4M3}  # in fp8 only weights are stored; everything else is bf16
+CAPABILITY = (8, 9)  # the first CUDA compute capability with fp8 units
 ALL = "cuda:all"
 HOW = "`cuda:0,cuda:1`, `cuda:all`, or `cpu,cpu` for two processes on the CPU"
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Choose a device: `auto` takes cuda, then mps, then cpu; a device that is missing is an error."""
+    """Return a device: `auto` takes cuda, then mps, then cpu; a missing device is an error."""
     if "," in wanted or wanted == "cuda:all":
         raise SettingsError(
-            f"`{wanted}` names several devices, and here one alone is used", hint="several score: `score`, `select`"
+            f"`{wanted}` names several devices, but this command uses one",
+            hint="name one; `score` and `select` use several",
         )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -39,13 +40,13 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """Choose a dtype: `auto` takes bf16 where the hardware multiplies in it, else fp16 on a GPU and fp32 on a CPU.
+    """Return a dtype: `auto` takes bf16 if the hardware multiplies in it, else fp16 on a GPU and fp32 on a CPU.
 
-    On a CPU it is multiplied for a moment first: instructions alone are no kernels.
+    On a CPU bf16 is timed first: a processor can have the instructions while torch has no kernel that uses them.
     """
     if wanted == "auto":
         if device.type == "cuda":
-            with on(device):  # it asks about the current one
+            with on_device(device):  # `is_bf16_supported` looks at the current device
                 return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         if device.type == "mps":
             return torch.float16
@@ -68,56 +69,58 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def multiplies_fp8(device: torch.device) -> bool:
-    """Tell whether the device has units for e4m3: NVIDIA's from Ada and Hopper on."""
+    """Tell whether the device has e4m3 units, as NVIDIA's GPUs do from Ada and Hopper on."""
     if device.type != "cuda" or torch.version.hip is not None:
         return False
     return torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
 def demand_fp8(device: torch.device) -> None:
-    """Raise unless the device multiplies fp8.
+    """Raise unless the device multiplies in fp8.
 
     Raises:
-        SettingsError: it does not; nothing is put in its place.
+        SettingsError: it does not; there is no silent fallback to another dtype.
     """
     if not multiplies_fp8(device):
         what = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         raise SettingsError(
-            f"dtype `fp8` wants an NVIDIA GPU of compute capability 8.9 or more, and `{what}` is none",
+            f"dtype `fp8` needs an NVIDIA GPU of compute capability 8.9 or more, and `{what}` is none",
             hint="`--dtype bf16`, or `auto` for what the device multiplies",
         )
 
 
 def choose_devices(wanted: str) -> tuple[torch.device, ...]:
-    """Choose the devices of a name, or of several names with commas between them.
+    """Return the devices that a name, or a comma-separated list of names, stands for.
 
-    `auto` takes every GPU like the first one, else mps, else the CPU; `cuda:all` is that without the else.
+    `auto` takes every GPU of the first one's model, else mps, else the CPU; `cuda:all` does the same but requires GPUs.
 
     Raises:
-        SettingsError: one of them is not there, or named twice, or they are not of one kind.
+        SettingsError: a device is missing, named twice, or of another kind than the rest.
     """
     if wanted in ("auto", ALL):
         first = choose_device("auto" if wanted == "auto" else "cuda")
-        alike = [i for i in range(torch.cuda.device_count()) if make(i) == make(0)] if first.type == "cuda" else []
+        alike = (
+            [i for i in range(torch.cuda.device_count()) if gpu_name(i) == gpu_name(0)] if first.type == "cuda" else []
+        )
         return tuple(torch.device("cuda", i) for i in alike) if len(alike) > 1 else (first,)
     names = [name.strip() for name in wanted.split(",")]
     if len(names) == 1:
         return (choose_device(names[0]),)
     if not set(names).isdisjoint({"auto", ALL, ""}):
         raise SettingsError(f"`{wanted}` is no list of devices", hint=HOW)
-    found = tuple(map(numbered, names))
+    found = tuple(map(with_index, names))
     demand_alike(found, wanted)
     return found
 
 
-def numbered(name: str) -> torch.device:
-    """Return a device of a list, where `cuda` means the first one."""
+def with_index(name: str) -> torch.device:
+    """Return a device with an explicit index, where `cuda` means the first GPU."""
     device = choose_device(name)
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else torch.device(device.type)
 
 
 def demand_alike(devices: tuple[torch.device, ...], wanted: str) -> None:
-    """Raise where a batch would be rounded otherwise from device to device, or two processes were to share a GPU."""
+    """Raise if the devices would round batches differently, or if two processes would share a GPU."""
     kinds = sorted({device.type for device in devices})
     if len(kinds) > 1:
         raise SettingsError(
@@ -128,7 +131,7 @@ def demand_alike(devices: tuple[torch.device, ...], wanted: str) -> None:
     twice = [str(device) for i, device in enumerate(devices) if device in devices[:i]]
     if twice and kinds != ["cpu"]:
         raise SettingsError(f"`{wanted}` names `{twice[0]}` twice", hint="one process a GPU; name each once")
-    makes = sorted({make(device.index) for device in devices if device.type == "cuda"})
+    makes = sorted({gpu_name(device.index) for device in devices if device.type == "cuda"})
     if len(makes) > 1:
         raise SettingsError(
             f"`{wanted}` names GPUs of different makes ({', '.join(makes)}), which round differently: "
@@ -137,13 +140,13 @@ def demand_alike(devices: tuple[torch.device, ...], wanted: str) -> None:
         )
 
 
-def make(index: int) -> str:
-    """Return the name that a GPU's maker gives it."""
+def gpu_name(index: int) -> str:
+    """Return the product name of a GPU."""
     return torch.cuda.get_device_name(index)
 
 
-def names(devices: tuple[torch.device, ...]) -> list[str]:
-    """Name each device; add its place where one occurs several times."""
+def device_names(devices: tuple[torch.device, ...]) -> list[str]:
+    """Return a name for each device; if one occurs several times, with its place in the list."""
     count = len(devices)
     same = len(set(devices)) < count
     return [f"{device} ({i} of {count})" if same else str(device) for i, device in enumerate(devices, 1)]

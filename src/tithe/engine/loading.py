@@ -1,4 +1,4 @@
-"""Load a causal language model: read its weights, put it on its devices, and find the fastest true way through it."""
+"""Load a causal language model: read its weights, place it on its devices, and choose the fastest correct path."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any, TypeAlias
 import torch
 
 from tithe.engine.devices import E4M3, choose_device, choose_dtype, dtype_name
-from tithe.engine.forward.probe import ROADS, Road, probe, what_is_kept
-from tithe.engine.host import on
+from tithe.engine.forward.path_choice import FORWARD_PATHS, ForwardPath, choose_forward_path, find_kept_state
+from tithe.engine.host import on_device
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.measure.cpu_kernels import RouteName, put_back, take_fastest_fp32
 from tithe.engine.measure.shape import model_shape
-from tithe.engine.model import LoadedModel
 from tithe.engine.model_files import FLOATS, Tensors, reading_folder, tensors_in
-from tithe.engine.sources import ModelSource, fingerprint
+from tithe.engine.model_source import ModelSource, fingerprint
 from tithe.errors import MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint
 
-ROOM = 0.9  # of the free memory, for weights; the rest is for what passes hold
-SURELY = 0.5  # of a GPU's memory: weights below that are not worth a look at what is free, which takes memory itself
+WEIGHTS_SHARE = 0.9  # of the free memory; activations take the rest
+SURELY_FITS = 0.5  # of a GPU's memory: below it free memory is not queried, since the query itself takes memory
 Limits: TypeAlias = Mapping[int | str, int]  # device as accelerate names it -> bytes
-DeviceMap: TypeAlias = dict[str, int | str]  # part of the model -> device
+DeviceMap: TypeAlias = dict[str, int | str]  # module name -> device
 
 
 def spread_over(
     source: ModelSource, dtype: str, devices: Sequence[torch.device], wanted: bool | None
 ) -> Sequence[torch.device]:
-    """Return the devices over which one model is spread; none where each device is to have its own model.
+    """Return the devices to spread one model over; none if each device gets a copy of its own.
 
     Args:
         source: the model.
         dtype: of its weights.
-        devices: those that may be used.
-        wanted: whether to spread it; None does so where its weights do not fit into the first device's free memory.
+        devices: devices that may be used.
+        wanted: whether to spread it; None does so if its weights do not fit into the first device's free memory.
 
     Raises:
-        SettingsError: it is to be spread over one device, or over devices that are no GPUs.
+        SettingsError: spreading was requested with a single device, or with devices that are not GPUs.
         ModelError: the weights do not fit into the free memory of all devices together.
     """
     on_gpus = devices[0].type == "cuda"
@@ -49,13 +49,13 @@ def spread_over(
         )
     if wanted is False or not on_gpus or len(devices) < 2:
         return ()
-    need = model_shape(source).memory("bf16" if dtype == "fp8" else dtype)  # what is read, before it is put into fp8
-    if not wanted and need <= SURELY * whole_memory(devices[0]):
+    need = model_shape(source).memory("bf16" if dtype == "fp8" else dtype)  # fp8 models are loaded in bf16 first
+    if not wanted and need <= SURELY_FITS * whole_memory(devices[0]):
         return ()
     free = [free_memory(device) for device in devices]
-    if not wanted and need <= ROOM * free[0]:
+    if not wanted and need <= WEIGHTS_SHARE * free[0]:
         return ()
-    if need > ROOM * sum(free):
+    if need > WEIGHTS_SHARE * sum(free):
         raise ModelError(
             f"the weights of `{source.name}` take {size_text(need)} in {dtype}, "
             f"and {', '.join(map(str, devices))} have {size_text(sum(free))} of free memory together",
@@ -65,26 +65,26 @@ def spread_over(
 
 
 def whole_memory(device: torch.device) -> int:
-    """Return the bytes of a GPU; known without starting work on it, which would take some hundred MB."""
+    """Return a GPU's total bytes; reading them creates no CUDA context, which would take some hundred MB."""
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that nobody uses on a GPU."""
+    """Return a GPU's free bytes."""
     return int(torch.cuda.mem_get_info(device)[0])
 
 
 def limits(devices: Sequence[torch.device]) -> Limits:
-    """Return what weights may take of each device."""
-    return {device.index or 0: int(ROOM * free_memory(device)) for device in devices}
+    """Return how many bytes of each device weights may take."""
+    return {device.index or 0: int(WEIGHTS_SHARE * free_memory(device)) for device in devices}
 
 
-def device_map(source: ModelSource, dtype: torch.dtype, room: Limits, trust_remote_code: bool) -> DeviceMap:
-    """Decide which part of the model goes where, blocks whole and about as much to each device.
+def device_map(source: ModelSource, dtype: torch.dtype, available: Limits, trust_remote_code: bool) -> DeviceMap:
+    """Assign the model's modules to devices, evenly and without splitting a block.
 
     Raises:
         MissingExtraError: accelerate is not installed.
-        ModelError: the parts do not fit, or an adapter would have to be merged.
+        ModelError: the modules do not fit, or an adapter would have to be merged.
     """
     if find_spec("accelerate") is None:
         raise MissingExtraError(
@@ -101,21 +101,22 @@ def device_map(source: ModelSource, dtype: torch.dtype, room: Limits, trust_remo
 
     empty = without_weights(source, dtype, trust_remote_code)
     together = sorted(getattr(empty, "_no_split_modules", None) or ())
-    balanced = get_balanced_memory(empty, max_memory=dict(room), no_split_module_classes=together, dtype=dtype)
-    kept = {place: balanced[place] for place in room}
+    balanced = get_balanced_memory(empty, max_memory=dict(available), no_split_module_classes=together, dtype=dtype)
+    kept = {place: balanced[place] for place in available}
     found: DeviceMap = dict(infer_auto_device_map(empty, kept, no_split_module_classes=together, dtype=dtype))
-    outside = [part for part, place in found.items() if place not in room]
+    outside = [part for part, place in found.items() if place not in available]
     if outside:
         raise ModelError(
-            f"of `{source.name}` the parts {outside[0]}, ... find no room: "
-            + ", ".join(f"{size_text(size)} on {place}" for place, size in room.items()),
+            f"`{source.name}` does not fit: no device has room for {outside[0]}, ... ("
+            + ", ".join(f"{size_text(size)} on {place}" for place, size in available.items())
+            + ")",
             hint="a smaller model or dtype, or more GPUs",
         )
     return found
 
 
 def without_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """Make the model's parts and their sizes, without weights."""
+    """Build the model without weights, to learn its modules and their sizes."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -128,8 +129,8 @@ def without_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: 
     return model
 
 
-def placed(model: LoadedModel) -> list[str]:
-    """Name the devices that hold a part of the model."""
+def holding_devices(model: LoadedModel) -> list[str]:
+    """Return the names of the devices that hold a part of the model."""
     found = getattr(model.model, "hf_device_map", None) or {"": str(model.device)}
     names = [f"cuda:{place}" if isinstance(place, int) else str(place) for place in found.values()]
     return list(dict.fromkeys(names))
@@ -147,27 +148,27 @@ def load_model(
     trust_remote_code: bool = False,
     fp32_route: RouteName | None = None,
     loss: str | None = None,
-    roads: Sequence[Road] = ROADS,
+    forward_paths: Sequence[ForwardPath] = FORWARD_PATHS,
     known: str | None = None,
     spread: Sequence[torch.device] = (),
 ) -> LoadedModel:
-    """Load safetensors weights whole, put them on the device, and probe the forward paths.
+    """Load safetensors weights, put them on the device, and choose a forward path.
 
     Args:
         source: the model's files.
         device: `auto`, or a name.
-        dtype: `auto`, `fp32`, `bf16`, `fp16`, or `fp8`, with which the model is loaded and probed in bf16 and put into
-            fp8 by the engine, once it has answered some of the first passes in both.
-        trust_remote_code: run code that comes with the model.
-        fp32_route: kernels with which a run began that is taken up again; None takes the faster ones.
-        loss: the kernel of likelihoods with which it began; None takes the fastest.
-        roads: forward paths that may be taken, the fastest first.
-        known: the fingerprint, where it is known.
-        spread: GPUs that hold a part of the model each; empty puts it whole on `device`.
+        dtype: `auto`, `fp32`, `bf16`, `fp16`, or `fp8`. A model for fp8 is loaded and checked in bf16; the engine
+            converts it once it has read some of the first passes in bf16, to measure the difference.
+        trust_remote_code: whether to run code that comes with the model.
+        fp32_route: the fp32 kernels that a resumed run began with; None takes the faster ones.
+        loss: the likelihood kernel that a resumed run began with; None takes the fastest.
+        forward_paths: allowed forward paths, fastest first.
+        known: the fingerprint, if it was computed before.
+        spread: GPUs that hold a part of the model each; if empty, all of it goes to `device`.
 
     Raises:
-        ModelError: weights are missing or do not fit the config, or the model is not a causal one.
-        SettingsError: the device or dtype is not there.
+        ModelError: weights are missing or do not fit the config, or the model is not causal.
+        SettingsError: the device or dtype is not available.
     """
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
@@ -180,14 +181,14 @@ def load_model(
             model = model.to(place)
         place = place if where is None else model.get_input_embeddings().weight.device
         loaded = LoadedModel(source, model, place, kind, known or fingerprint(source))
-        loaded.alone_above = rotary_switch(model.config.get_text_config())
+        loaded.single_above = rotary_limit(model.config.get_text_config())
         if kind == torch.float32 or place.type != "cpu":
             loaded.fp32 = take_fastest_fp32(place, fp32_route)
         else:
-            put_back()  # what heads compute in fp32 has the same bits, whichever model this process had before
-        with on(place):
-            probe(loaded, roads, loss)
-            loaded.keeps = what_is_kept(loaded)
+            put_back()  # quality heads compute in fp32: their bits must not depend on which model was loaded before
+        with on_device(place):
+            choose_forward_path(loaded, forward_paths, loss)
+            loaded.keeps = find_kept_state(loaded)
         loaded.awaits_fp8 = in_fp8
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
@@ -200,16 +201,16 @@ def load_model(
 def read_weights(
     source: ModelSource, dtype: torch.dtype, trust_remote_code: bool, where: DeviceMap | None = None
 ) -> Any:
-    """Read the model in evaluation mode, every tensor from the files, onto the CPU or where a map says.
+    """Read the model in evaluation mode, onto the CPU or as a device map says; every tensor must come from the files.
 
     Raises:
-        ModelError: the folder cannot be read, or the model and its files have not the same tensors.
+        ModelError: the folder cannot be read, or the model and its files do not have the same tensors.
     """
     from transformers import AutoModelForCausalLM
 
     config = source.config
     tensors = tensors_in(source.folder, source.name)
-    # Up to transformers 5.17 the default attention leaves this cap out, silently.
+    # Up to transformers 5.17 the default attention silently ignores this cap.
     capped = any(part.get("attn_logit_softcapping") for part in (config, config.get("text_config") or {}))
     with reading_folder(f"cannot load model `{source.name}`", source.folder):
         read: Any = AutoModelForCausalLM.from_pretrained(
@@ -225,18 +226,19 @@ def read_weights(
     demand_same_tensors(source, model, info, tensors)
     if source.adapter is not None:
         model = merged(model, source)
-    # A config may have been saved with these; here outputs have names, and nothing but hidden states is kept.
+    # A config may have been saved with other values: outputs must have names, and states are requested per call.
     model.config.return_dict, model.config.output_hidden_states = True, False
     return model.eval()
 
 
 def demand_same_tensors(source: ModelSource, model: Any, info: Mapping[str, Any], tensors: Tensors) -> None:
-    """Compare what the files hold with what the model has, as transformers accounts for it.
+    """Raise if the files and the model do not have the same tensors.
 
-    What its own rules leave out (a head for further tokens, another modality) is left out here.
+    The comparison is transformers' own: what its rules ignore (a multi-token prediction head, another modality) is
+    ignored here too.
 
     Raises:
-        ModelError: one has a tensor that the other lacks, or weights are whole numbers.
+        ModelError: one has a tensor that the other lacks, or the weights are integers.
     """
     missing = sorted(info["missing_keys"])
     if missing:
@@ -248,7 +250,7 @@ def demand_same_tensors(source: ModelSource, model: Any, info: Mapping[str, Any]
     if surplus:
         raise ModelError(
             f"the weights of `{source.name}` have {len(surplus)} tensors that the model has not, e.g. `{surplus[0]}`",
-            hint="`config.json` is of another checkpoint (fewer layers?), or the weights hold more than the model",
+            hint="`config.json` is from another checkpoint (fewer layers?), or the weights hold more than the model",
         )
     if "quantization_config" in source.config:
         return
@@ -263,17 +265,20 @@ def demand_same_tensors(source: ModelSource, model: Any, info: Mapping[str, Any]
 
 
 def is_old_buffer(name: str, tensors: Tensors) -> bool:
-    """Tell whether it is a mask or a table of rotations, which earlier versions of transformers saved as well."""
+    """Tell whether a tensor is an attention mask or rotary table, which older transformers versions saved as well."""
     if name.endswith((".masked_bias", ".inv_freq")):
         return True
-    # Files may name their tensors without the model's prefix.
+    # The files' names may lack the model's prefix, so either name may be the longer one.
     shapes = [shape for known, (_, shape) in tensors.items() if name.endswith(known) or known.endswith(name)]
     mask = any(len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3] for shape in shapes)
     return mask and name.endswith((".attn.bias", ".attention.bias"))
 
 
-def rotary_switch(config: Any) -> int | None:
-    """Return the length from which a rotary scaling depends on a batch's longest sequence; those run alone."""
+def rotary_limit(config: Any) -> int | None:
+    """Return the length above which a rotary scaling depends on a batch's longest sequence; None if it never does.
+
+    Sequences above it are read in batches of one.
+    """
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
     if not any(part.get("rope_type", part.get("type")) in ("dynamic", "longrope") for part in kinds):
@@ -284,36 +289,36 @@ def rotary_switch(config: Any) -> int | None:
 
 
 def merged(model: Any, source: ModelSource) -> Any:
-    """Return the base model with the adapter's part added to its weights.
+    """Merge the adapter into its base model's weights and return the model.
 
     Raises:
-        ModelError: the adapter does not fit the model, or holds tensors for which the model has no place.
+        ModelError: the adapter does not fit the model, or holds tensors that the model has no place for.
     """
     assert source.adapter is not None
     from peft import PeftModel
 
     folder, does_not_fit = str(source.adapter), f"does not fit its base model `{source.folder}`"
     with reading_folder(f"the adapter `{source.name}` {does_not_fit}", source.adapter), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT asks transformers in an old way
+        warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT calls a deprecated transformers API
         warnings.filterwarnings("ignore", message="Model (with|has) `tie_word_embeddings=True`")  # see `untie`
-        warnings.filterwarnings("error", message="Found missing adapter keys")  # those would stay as if untrained
+        warnings.filterwarnings("error", message="Found missing adapter keys")  # they would stay untrained
         mapping = getattr(model, "_checkpoint_conversion_mapping", {})
         both: Any = PeftModel.from_pretrained(model, folder, use_safetensors=True)
         surplus = both.load_adapter(folder, "default", key_mapping=mapping, use_safetensors=True).unexpected_keys
-        if surplus:  # PEFT leaves them out without a word
+        if surplus:  # PEFT ignores them silently
             raise ModelError(
                 f"the adapter `{source.name}` {does_not_fit}: {len(surplus)} of its tensors have no place there, "
                 f"e.g. `{surplus[0]}`",
-                hint="it was trained on another model, or its `adapter_config.json` is of another training",
+                hint="it was trained on another model, or its `adapter_config.json` is from another training run",
             )
         untie(both)
         return both.merge_and_unload(safe_merge=False)
 
 
 def untie(both: Any) -> None:
-    """Give the output head a matrix of its own, where it is the embedding's and the adapter changes one of the two.
+    """Give the output head a matrix of its own if it is tied to the embedding and the adapter changes one of the two.
 
-    Beside the base model an adapter of the embedding leaves the head as it is; added to one matrix it changes both.
+    Unmerged, an adapter of the embedding leaves the head alone; merged into the shared matrix it would change both.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -330,7 +335,7 @@ def untie(both: Any) -> None:
 
 
 def inner(part: Any) -> Any:
-    """Return the layer of the base model inside PEFT's wrappers."""
+    """Unwrap a base model's layer from PEFT's wrappers."""
     while (within := getattr(part, "base_layer", None) or getattr(part, "original_module", None)) is not None:
         part = within
     return part

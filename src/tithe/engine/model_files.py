@@ -1,4 +1,4 @@
-"""What a model's folder holds, looked at before anything heavy reads it: files, JSON, weight headers. No torch."""
+"""Check a model's folder before anything heavy reads it: its files, JSON and weight headers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tithe.foreign import foreign, special_kind
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-READ = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".safetensors", ".py")  # what somebody opens
+READ = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".safetensors", ".py")  # files that some reader opens
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 AGAIN = "download or copy the folder again"
 FLOATS = ("F64", "F32", "F16", "BF16")
-MOST_HEADER = 100_000_000  # bytes, what safetensors itself allows
-LOOPED = re.compile(r"(^|_)(layers?|experts?|blocks?)$")  # in a config: how often something is built
-MOST_BUILT = 10_000  # models have hundreds; far more would be built for hours
+MOST_HEADER = 100_000_000  # bytes; safetensors' own limit
+LOOPED = re.compile(r"(^|_)(layers?|experts?|blocks?)$")  # config keys that say how many modules are built
+MOST_BUILT = 10_000  # real models have hundreds; a damaged number would keep transformers building for hours
 KINDS: Mapping[str, tuple[type, str]] = {
     "architectures": (list, "a list of names"),
     "auto_map": (dict, "an object"),
@@ -35,32 +35,32 @@ Tensors: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype as 
 
 
 def reading_folder(what: str, where: Path) -> AbstractContextManager[None]:
-    """Turn whatever the readers of foreign folders raise into one sentence; too little memory is another matter.
+    """Turn any error of a library that reads the folder into one sentence; out-of-memory errors pass through.
 
     Args:
-        what: what cannot be done.
+        what: the sentence's beginning: what cannot be done.
         where: the folder.
 
     Raises:
-        ModelError: with the file that is to blame, where one of the folder's JSON files is.
+        ModelError: names the file at fault if it is one of the folder's JSON files.
     """
 
-    def told(error: BaseException) -> str:
+    def explain(error: BaseException) -> str:
         culprit = broken_json(where)
         return f"`{culprit}` holds no JSON object" if culprit else first_line(error)
 
-    return foreign(ModelError, what, f"looked in `{where}`", told=told, passes=lacks_memory)
+    return foreign(ModelError, what, f"looked in `{where}`", told=explain, passes=lacks_memory)
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Tell whether the machine is to blame and not the file; torch says so in words alone."""
+    """Tell whether the machine is at fault and not the file; torch says so only in the text."""
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def first_line(error: BaseException) -> str:
-    """Return a foreign error's first line, for our own sentence; its next line where the first only announces it."""
+    """Return the first line of a library's error; with the second if the first ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines and "ignore_mismatched_sizes" in lines[0]:  # an option of transformers that nobody here has set
+    if lines and "ignore_mismatched_sizes" in lines[0]:  # advises an option that users cannot set here
         return "its tensors have other shapes than `config.json` says"
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = [f"{lines[0]} {lines[1]}"]
@@ -68,7 +68,7 @@ def first_line(error: BaseException) -> str:
 
 
 def broken_json(folder: Path) -> str | None:
-    """Find the first of a folder's JSON files that holds no object, as models' and tokenizers' all do."""
+    """Return the name of the first JSON file that holds no object; all files of models and tokenizers hold one."""
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
         try:
             if path.name != "vocab.json" and path.is_file() and not isinstance(json.loads(path.read_bytes()), dict):
@@ -79,10 +79,10 @@ def broken_json(folder: Path) -> str | None:
 
 
 def demand_model_files(name: str, folder: Path) -> None:
-    """Refuse what would be opened as a file and is none: a folder, a pipe, a device, a link to nowhere.
+    """Raise if an entry that would be opened as a file is a folder, pipe, device or broken link.
 
     Raises:
-        ModelError: naming it.
+        ModelError: names the entry.
     """
     for path in sorted(folder.iterdir()):
         if path.suffix not in READ:
@@ -94,14 +94,14 @@ def demand_model_files(name: str, folder: Path) -> None:
 
 
 def read_object(path: Path, whose: str) -> dict[str, Any]:
-    """Read the JSON object in a file; no field may stand there twice.
+    """Read the JSON object in a file; duplicate fields are refused.
 
     Args:
         path: the file.
-        whose: for the sentence: `model x`.
+        whose: the owner, for messages: `model x`.
 
     Raises:
-        ModelError: it cannot be read, or holds something else.
+        ModelError: the file cannot be read, or does not hold an object.
     """
     with foreign(ModelError, f"cannot read `{path.name}` of {whose}", AGAIN):
         found = parse_json(path.read_text(encoding="utf-8"))
@@ -111,10 +111,10 @@ def read_object(path: Path, whose: str) -> dict[str, Any]:
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
-    """Read a model's `config.json` and check the kinds of its values.
+    """Read a model's `config.json` and check the types of its values.
 
     Raises:
-        ModelError: it cannot be read, or a value is of another kind or out of any measure.
+        ModelError: the file cannot be read, or a value has the wrong type or is absurdly large.
     """
     config = read_object(folder / "config.json", f"model `{name}`")
     for key, (kind, wanted) in KINDS.items():
@@ -135,7 +135,7 @@ def tensors_of(file: Path) -> Tensors:
     """Read names, dtypes and shapes from a safetensors header: 8 bytes of length, then JSON.
 
     Raises:
-        ModelError: it is no safetensors file.
+        ModelError: the file is not a safetensors file.
     """
     with foreign(ModelError, f"`{file}` is not a safetensors file", AGAIN, told=first_line):
         with file.open("rb") as stream:
@@ -143,15 +143,15 @@ def tensors_of(file: Path) -> Tensors:
             header = parse_json(stream.read(min(length, MOST_HEADER)).decode())
         found = {key: (str(one["dtype"]), tuple(one["shape"])) for key, one in header.items() if key != "__metadata__"}
         if not all(isinstance(size, int) for _, shape in found.values() for size in shape):
-            raise ValueError("a shape that is no list of numbers")
+            raise ValueError("a shape is not a list of numbers")
     return found
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
-    """List the files that transformers reads the weights from; none where it finds none itself.
+    """List the files that transformers reads the weights from; empty if it would find none.
 
     Raises:
-        ModelError: it is open which they are, or one is missing.
+        ModelError: it is ambiguous which files they are, or one is missing.
     """
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file():
@@ -175,7 +175,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def read_index(path: Path, name: str) -> dict[str, str]:
-    """Read which tensor is in which file, as an index says."""
+    """Read an index: tensor name -> file name."""
     found = read_object(path, f"model `{name}`").get("weight_map")
     fits = isinstance(found, dict) and all(isinstance(file, str) and Path(file).name == file for file in found.values())
     if not fits or not found:
@@ -184,10 +184,10 @@ def read_index(path: Path, name: str) -> dict[str, str]:
 
 
 def tensors_in(folder: Path, name: str) -> Tensors:
-    """List all tensors of a model's weights, each from the one file where its index looks for it.
+    """List all tensors of a model's weights and check that each is in the file that the index names for it.
 
     Raises:
-        ModelError: index and files do not agree.
+        ModelError: the index and the files disagree.
     """
     files = weight_files(folder, name)
     index = read_index(folder / INDEX, name) if files and files != [folder / SINGLE] else None

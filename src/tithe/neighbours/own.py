@@ -88,7 +88,7 @@ class OwnEncoder(TextEncoder):
 
         whole = TextTokenizer(self.own.tokenizer).encode([self.settings.prefix + text for text in texts], special=True)
         cut = [max(0, len(ids) - self.limit) for ids in whole]
-        engine = self.own.engine.alone()
+        engine = self.own.engine.in_this_process()
         blank = [i for i, ids in enumerate(whole) if len(ids) == 0 and not have[i]]
         if blank:  # a tokenizer may drop every character of a text
             width = engine.model.model.get_input_embeddings().weight.shape[1]

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tithe.engine.model_files import demand_model_files
-from tithe.engine.sources import BUNDLED, HUB_ID, TEXT_FILES, ModelSource, content_hash, first_line
+from tithe.engine.model_files import demand_model_files, first_line
+from tithe.engine.model_source import BUNDLED, HUB_ID, TEXT_FILES, ModelSource, content_hash
 from tithe.errors import MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint
 from tithe.foreign import foreign, read_json

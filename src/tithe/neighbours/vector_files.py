@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tithe.engine.sources import content_hash
+from tithe.engine.model_source import content_hash
 from tithe.errors import DataError, SettingsError
 from tithe.foreign import demand_regular, foreign
 from tithe.neighbours.encoder import FILE, Encoder, PlacedEncoder, Vectors

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tithe.engine.engine import Engine
+    from tithe.engine.loaded_model import LoadedModel
     from tithe.engine.measure.cpu_kernels import Fp32Route
-    from tithe.engine.model import LoadedModel
 
 BYTES_PER_TOKEN = 4  # of text, roughly
 COMPRESSED = (".parquet", ".gz", ".zst")
@@ -60,7 +60,7 @@ class EngineCache:
             place: folder with the stored answers and the run's first choices.
 
         Raises:
-            TitheError: the model cannot be loaded.
+            TitheError: the model why_not_compilable be loaded.
         """
         if self.engine is None or self.fingerprint != model.fingerprint:
             self.close()
@@ -159,7 +159,7 @@ def make_engine(
         several: allow several worker processes.
 
     Raises:
-        TitheError: the model cannot be loaded, or not with these settings.
+        TitheError: the model why_not_compilable be loaded, or not with these settings.
     """
     from tithe.engine.devices import WEIGHTS
     from tithe.engine.engine import Engine
@@ -190,9 +190,11 @@ def make_engine(
     elsewhere = None if place is None else answers_elsewhere(s, dataset, model, place)
     spread = spread_over(model.files, dtype, devices, s.shard)
     if len(devices) > 1 and not spread and use_all_devices(s, devices, reporter, several=several):
-        from tithe.engine.workers.several import SeveralEngine
+        from tithe.engine.workers.multi_device import MultiDeviceEngine
 
-        engine: Engine = SeveralEngine(model.files, devices, how, budget=budget, workers=s.workers, compiled=compiled)
+        engine: Engine = MultiDeviceEngine(
+            model.files, devices, how, budget=budget, workers=s.workers, compiled=compiled
+        )
     else:
         loaded = load_model(model.files, device=str(devices[0]), spread=spread, **how)
         workers = s.workers or chosen_number(place, f"workers_{own}")
@@ -244,9 +246,9 @@ def check_compile(settings: ScoreSettings, device: torch.device) -> None:
     """
     if settings.compile != "on":
         return
-    from tithe.engine.measure.fused import cannot
+    from tithe.engine.measure.fused import why_not_compilable
 
-    reason = cannot(device)
+    reason = why_not_compilable(device)
     if reason is not None:
         raise SettingsError(f"nothing can be compiled for `{device}`: {reason}", hint="leave `--compile on` out")
 
@@ -269,13 +271,13 @@ def should_compile(
         place: the run folder.
         name: key of this choice in the run folder.
     """
-    from tithe.engine.measure.fused import worth
+    from tithe.engine.measure.fused import why_not_worth_compiling
 
     wanted = str(settings.compile)
     if wanted == "auto":
         wanted = chosen_word(place, name, ("on", "off")) or "off"
         if device.type == "cuda" and choice(place, name) is None:
-            wanted = "off" if worth(device, parameters(), estimate_tokens(dataset)) else "on"
+            wanted = "off" if why_not_worth_compiling(device, parameters(), estimate_tokens(dataset)) else "on"
     if device.type != "cpu" or wanted == "on":  # on a CPU `auto` always means off: nothing to keep
         keep_choice(place, name, wanted)
     return wanted == "on"
@@ -322,7 +324,7 @@ def engine_record(engine: Engine) -> dict[str, Any]:
         "device": str(model.device),
         "devices": engine.devices,
         "dtype": weights_dtype(model),
-        "road": model.road,
+        "road": model.forward_path,
         "attention": model.implementation,
         "roads_not_taken": model.fallbacks,
         "parameters": model.parameters,
@@ -361,7 +363,9 @@ def describe_parallelism(engine: Engine) -> list[str]:
 
 def describe_forward_path(model: LoadedModel) -> str:
     """Describe the forward path, and on a GPU why it is not the packed one."""
-    how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[model.road]
+    how = {"packed": "packed, no padding", "padded": "padded batches", "single": "one sequence at a time"}[
+        model.forward_path
+    ]
     refused = [] if model.device.type == "cpu" else [one for one in model.fallbacks if one.startswith("packed")]
     return " ".join([how, *(f"({shorten(one)})" for one in refused)])
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from tithe.data.checksum import seal, unseal
 from tithe.data.paper_renderers import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
 from tithe.data.render import Renderer, RenderSettings, Truncation, make_renderer
-from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
+from tithe.engine.model_source import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import SettingsError, StoreError
 from tithe.foreign import read_json
 from tithe.run.folder import write_json

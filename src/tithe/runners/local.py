@@ -26,7 +26,7 @@ from tithe.runners.trace import Span, Trace, Work
 from tithe.scorers.base import Scorer
 
 if TYPE_CHECKING:
-    from tithe.engine.engine import Engine, Read
+    from tithe.engine.engine import Engine, PassResult
 
 T = TypeVar("T")
 Answers: TypeAlias = dict[tuple[int, str], Answer | Problem]  # (index of the pass in its window, readout) -> answer
@@ -278,7 +278,7 @@ class LocalRunner:
         self.trace.add(Span(1, len(window.items), self.work.tokens - read, planned, first, last, self._wait))
 
     def apply(
-        self, window: Window, i: int, result: Read | Problem, found: Answers
+        self, window: Window, i: int, result: PassResult | Problem, found: Answers
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Answer the open readouts of a pass; yield (readout, row) for the store."""
         if isinstance(result, Problem):

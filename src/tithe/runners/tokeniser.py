@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tithe.data.render import Renderer
-from tithe.engine.workers.children import end_with_parent
-from tithe.engine.workers.process import Failed
+from tithe.engine.workers.child_process import end_with_parent
+from tithe.engine.workers.worker_process import WorkerFailed
 from tithe.errors import TitheError
 from tithe.runners.tokenising import describe_renderer
 
@@ -33,9 +33,9 @@ def serve(channel: Connection) -> None:
             else:
                 answer = renderer.encode(asked)
         except TitheError as error:
-            answer = Failed(str(error), error.hint, expected=True)
+            answer = WorkerFailed(str(error), error.hint, expected=True)
         except Exception as error:  # sent back: the run raises it there
-            answer = Failed(f"unexpected {type(error).__name__}: {error}", None, expected=False)
+            answer = WorkerFailed(f"unexpected {type(error).__name__}: {error}", None, expected=False)
         channel.send(answer)
 
 

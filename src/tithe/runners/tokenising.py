@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tithe.data.paper_renderers import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
 from tithe.data.render import EncodedExample, Renderer, RenderSettings, TemplateRenderer
-from tithe.engine.workers.children import ChildProcess
-from tithe.engine.workers.process import Failed
+from tithe.engine.workers.child_process import ChildProcess
+from tithe.engine.workers.worker_process import WorkerFailed
 from tithe.errors import TitheError
 from tithe.records import Example, Problem
 
 if TYPE_CHECKING:
-    from tithe.engine.sources import ModelSource
+    from tithe.engine.model_source import ModelSource
     from tithe.runners.trace import Work
 
 RENDERERS = (TemplateRenderer, CherryRenderer, SuperfilteringRenderer, CpqsRenderer)
@@ -52,7 +52,7 @@ class RendererRecipe:
 
     def make(self) -> Renderer:
         """Make the renderer from the same files."""
-        from tithe.engine.sources import load_tokenizer
+        from tithe.engine.model_source import load_tokenizer
 
         if not self.trust_remote_code:
             hide_torch()
@@ -79,7 +79,7 @@ class TokeniserProcess(ChildProcess):
             answer = self.channel.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise self.last_words() from None
-        if isinstance(answer, Failed):
+        if isinstance(answer, WorkerFailed):
             raise TokeniserError(f"a tokenising process failed: {answer.message}")
         return answer
 

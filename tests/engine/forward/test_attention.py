@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from tithe.engine.forward.attention import Kind, Varlen
+from tithe.engine.forward.attention import CallKind, Varlen
+from tithe.engine.forward.attention_kernels import BY_SEGMENT, KERNELS, Call, by_flash, by_flex, by_segment, by_torch
 from tithe.engine.forward.cuts import BLOCK, Cuts
-from tithe.engine.forward.ways import BY_SEGMENT, WAYS, Call, by_flash, by_flex, by_segment, by_torch
 
 CPU = torch.device("cpu")
 HEADS, KEY_HEADS, DIM = 6, 2, 8
@@ -214,23 +214,23 @@ def test_the_call_of_flash_attn(monkeypatch: pytest.MonkeyPatch, ask: Call) -> N
     assert np.abs(found[0].numpy() - twin(tensors, visible(lengths, before, ask.window), ask)).max() < 2e-6
 
 
-def kind(**changed: Any) -> Kind:
+def kind(**changed: Any) -> CallKind:
     values = {"device": CPU, "dtype": torch.float32, "heads": HEADS, "key_heads": KEY_HEADS, "dim": DIM}
-    return Kind(**{**values, "value_dim": DIM, "windowed": False, "capped": False, **changed})
+    return CallKind(**{**values, "value_dim": DIM, "windowed": False, "capped": False, **changed})
 
 
 def test_the_first_true_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flash_attn", flash())
-    chosen = Varlen(WAYS)
-    assert chosen.way(kind()) == "flash-attn" and chosen.refused[kind()] == {}
+    chosen = Varlen(KERNELS)
+    assert chosen.kernel(kind()) == "flash-attn" and chosen.refused[kind()] == {}
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_another_alignment_is_not_taken(monkeypatch: pytest.MonkeyPatch, torch_varlen: Any, shift: int) -> None:
     monkeypatch.setitem(sys.modules, "flash_attn", flash(shift))
     torch_varlen(varlen_of_2_12)
-    chosen = Varlen(WAYS)
-    assert chosen.way(kind()) == "torch varlen_attn"
+    chosen = Varlen(KERNELS)
+    assert chosen.kernel(kind()) == "torch varlen_attn"
     assert chosen.refused[kind()].keys() == {"flash-attn"}
     assert chosen.refused[kind()]["flash-attn"].startswith(("off by", "ValueError"))  # of a query that sees nothing
 
@@ -238,8 +238,8 @@ def test_another_alignment_is_not_taken(monkeypatch: pytest.MonkeyPatch, torch_v
 def test_why_a_way_is_not_taken(monkeypatch: pytest.MonkeyPatch, torch_varlen: Any) -> None:
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     torch_varlen(varlen_of_2_11)
-    chosen = Varlen({**WAYS, "FlexAttention": lambda query, *_: query.transpose(1, 2) * math.nan})
-    assert chosen.way(kind(capped=True)) == BY_SEGMENT
+    chosen = Varlen({**KERNELS, "FlexAttention": lambda query, *_: query.transpose(1, 2) * math.nan})
+    assert chosen.kernel(kind(capped=True)) == BY_SEGMENT
     assert chosen.refused[kind(capped=True)] == {
         "flash-attn": "`flash_attn` is not installed",
         "torch varlen_attn": "NotImplementedError: it takes no soft cap",
@@ -247,7 +247,7 @@ def test_why_a_way_is_not_taken(monkeypatch: pytest.MonkeyPatch, torch_varlen: A
         "FlexAttention": "off by inf",
     }
     with pytest.raises(RuntimeError, match="no attention over packs is true here"):
-        Varlen({"nothing": lambda *_: torch.zeros(1)}).way(kind())
+        Varlen({"nothing": lambda *_: torch.zeros(1)}).kernel(kind())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,7 +8,7 @@ import transformers
 
 from tests.engine.models import CONFIGS
 from tithe.engine.forward import output_head
-from tithe.engine.forward.output_head import TILE_VOCABULARY, Head, tiled_nll, token_nll
+from tithe.engine.forward.output_head import TILE_VOCABULARY, OutputHead, tiled_nll, token_nll
 
 
 def llama():
@@ -45,7 +45,7 @@ def test_logits_beyond_what_exp_can_hold():
 
 def test_a_head_that_is_more_than_one_product_is_run_as_it_is():
     model = llama()
-    assert Head(model).matrix is model.get_output_embeddings()
+    assert OutputHead(model).matrix is model.get_output_embeddings()
 
     class Scaled(type(model)):
         def forward(self, *args, **kwargs):
@@ -62,11 +62,11 @@ def test_a_head_that_is_more_than_one_product_is_run_as_it_is():
     for kind in (Scaled, Capped):
         other = copy.copy(model)
         other.__class__ = kind
-        assert Head(other).matrix is None
+        assert OutputHead(other).matrix is None
 
 
 def test_both_ways_through_a_head_agree():
-    head = Head(llama())
+    head = OutputHead(llama())
     width = head.matrix.in_features
     hidden = torch.randn(70, width, generator=torch.Generator().manual_seed(0))
     targets = torch.arange(70) % head.vocabulary

@@ -23,10 +23,10 @@ from tests.engine.models import (
     twin,
 )
 from tithe.engine.batches import Batch
-from tithe.engine.engine import Engine, Read
-from tithe.engine.model import LoadedModel
+from tithe.engine.engine import Engine, PassResult
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.readouts.base import READOUTS, Readout
-from tithe.engine.readouts.collect import Means, Whole
+from tithe.engine.readouts.collect import AllStates, MeanStates
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
@@ -41,8 +41,8 @@ def states_of(model: Any, pass_: Pass) -> npt.NDArray[np.float64]:
     return np.stack([layer[0, pass_.start :].double().numpy() for layer in found])
 
 
-def read(engine: Engine, passes: Sequence[Pass], asked: Sequence[Sequence[Readout]]) -> list[Read]:
-    found: dict[int, Read] = {}
+def read(engine: Engine, passes: Sequence[Pass], asked: Sequence[Sequence[Readout]]) -> list[PassResult]:
+    found: dict[int, PassResult] = {}
     for batch, results in engine.read(passes, engine.batches(passes), asked):
         for i, result in zip(batch.index, results, strict=True):
             assert i not in found and not isinstance(result, Problem), result
@@ -66,28 +66,30 @@ def few() -> list[Pass]:
 @pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family_gives_the_states_of_all_layers(name: str, family: Callable[[str], Path]) -> None:
     loaded, passes, model = load(family(name)), few(), plain(family(name))
-    got = read(Engine(loaded, budget=80, workers=1), passes, [(NLL, Whole())] * len(passes))
+    got = read(Engine(loaded, budget=80, workers=1), passes, [(NLL, AllStates())] * len(passes))
     for pass_, one in zip(passes, got, strict=True):
         own = plain(family(name)) if name in REMEMBERS else model
         assert off(one.found["states"].numpy(), states_of(own, pass_)) < 1e-5
     if name == "llama":
-        assert loaded.layers.hooked and loaded.road == "packed"
+        assert loaded.layers.hooked and loaded.forward_path == "packed"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("road", ["packed", "padded", "single", "own forward"])
+@pytest.mark.parametrize("forward_path", ["packed", "padded", "single", "own forward"])
 @pytest.mark.parametrize("hooked", [True, False])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_all_roads_give_the_same(road: str, hooked: bool, workers: int, family: Callable[[str], Path]) -> None:
+def test_all_forward_paths_give_the_same(
+    forward_path: str, hooked: bool, workers: int, family: Callable[[str], Path]
+) -> None:
     loaded, passes, model = load(family("llama")), random_passes(), plain(family("llama"))
     assert loaded.layers.hooked
     loaded.layers.hooked = hooked
-    if road != "packed":
+    if forward_path != "packed":
         loaded.model.set_attn_implementation("sdpa")
-        loaded.road = "single" if road == "own forward" else road
-    if road == "own forward":
+        loaded.forward_path = "single" if forward_path == "own forward" else forward_path
+    if forward_path == "own forward":
         loaded.head = None
-    got = read(Engine(loaded, budget=100, workers=workers), passes, [(NLL, Whole())] * len(passes))
+    got = read(Engine(loaded, budget=100, workers=workers), passes, [(NLL, AllStates())] * len(passes))
     for pass_, one in zip(passes, got, strict=True):
         assert off(one.found["states"].numpy(), states_of(model, pass_)) < 1e-5
         np.testing.assert_allclose(one.nll, twin(model, pass_), rtol=1e-4, atol=1e-5)
@@ -95,7 +97,7 @@ def test_all_roads_give_the_same(road: str, hooked: bool, workers: int, family: 
 
 def test_what_is_not_asked_is_not_read(family: Callable[[str], Path]) -> None:
     loaded, passes = load(family("llama")), random_passes()
-    whole, means = Whole(), Means([1, 2])
+    whole, means = AllStates(), MeanStates([1, 2])
     asked = [[(NLL,), (whole,), (NLL, means), ()][i % 4] for i in range(len(passes))]
     got, model = read(Engine(loaded, budget=100, workers=1), passes, asked), plain(family("llama"))
     for i, (pass_, one) in enumerate(zip(passes, got, strict=True)):
@@ -108,7 +110,8 @@ def test_what_is_not_asked_is_not_read(family: Callable[[str], Path]) -> None:
 def test_likelihoods_are_the_same_with_states_and_without(family: Callable[[str], Path]) -> None:
     passes, loaded = random_passes(), load(family("llama"))
     both, alone = (
-        read(Engine(loaded, budget=100, workers=1), passes, [asked] * len(passes)) for asked in ((NLL, Means()), (NLL,))
+        read(Engine(loaded, budget=100, workers=1), passes, [asked] * len(passes))
+        for asked in ((NLL, MeanStates()), (NLL,))
     )
     for one, other in zip(both, alone, strict=True):
         np.testing.assert_allclose(one.nll, other.nll, rtol=1e-5, atol=1e-6)
@@ -119,7 +122,7 @@ def test_states_of_what_is_read_in_another_pass(family: Callable[[str], Path]) -
     loaded, passes = load(family("llama")), shown_passes(np.random.default_rng(5), 6, 4)
     engine = Engine(loaded, budget=300, workers=1)
     assert any(batch.saved for batch in engine.batches(passes))
-    whole = Whole()
+    whole = AllStates()
     asked = [(NLL, whole) if i % 3 else (NLL,) if i % 2 else (whole,) for i in range(len(passes))]
     for pass_, each, one in zip(passes, asked, read(engine, passes, asked), strict=True):
         if whole in each:
@@ -131,7 +134,7 @@ def test_states_of_what_is_read_in_another_pass(family: Callable[[str], Path]) -
 def test_a_sequence_too_long_for_company_is_read_whole(family: Callable[[str], Path]) -> None:
     rng = np.random.default_rng(0)
     passes = [make_pass(rng.integers(0, VOCABULARY, n), 3) for n in (LIMIT - 1, LIMIT, LIMIT + 1, LIMIT + 9)]
-    got = read(Engine(load(family("llama-dynamic"))), passes, [(NLL, Whole())] * len(passes))
+    got = read(Engine(load(family("llama-dynamic"))), passes, [(NLL, AllStates())] * len(passes))
     for pass_, one in zip(passes, got, strict=True):
         assert off(one.found["states"].numpy(), states_of(plain(family("llama-dynamic")), pass_)) < 1e-5
 
@@ -161,7 +164,7 @@ def test_states_that_are_not_finite_are_a_problem_that_names_the_layer(
         patch.setattr(type(loaded.layers), "handing", poisoned)
         results = {
             i: one
-            for batch, out in engine.read(passes, [Batch((1, 0, 2))], [(NLL, Means())] * 3)
+            for batch, out in engine.read(passes, [Batch((1, 0, 2))], [(NLL, MeanStates())] * 3)
             for i, one in zip(batch.index, out, strict=True)
         }
     bad = results[0]
@@ -181,24 +184,24 @@ def test_a_model_that_hides_its_states(family: Callable[[str], Path], monkeypatc
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(type(loaded.model), "forward", silent)
-    with pytest.raises(ModelError, match="does not give its hidden states away"):
-        read(Engine(loaded), few(), [(Means(),)] * 6)
+    with pytest.raises(ModelError, match="does not return its hidden states"):
+        read(Engine(loaded), few(), [(MeanStates(),)] * 6)
 
 
 @pytest.mark.slow
 def test_running_out_of_memory_halves_the_batch(family: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, passes = load(family("llama")), random_passes()
-    whole = read(Engine(loaded, workers=1), passes, [(NLL, Means())] * len(passes))
-    real = type(loaded).begun
+    whole = read(Engine(loaded, workers=1), passes, [(NLL, MeanStates())] * len(passes))
+    real = type(loaded).start_reading
 
-    def short(self: Any, road: str, some: Sequence[Pass], *rest: Any) -> Any:
+    def short(self: Any, forward_path: str, some: Sequence[Pass], *rest: Any) -> Any:
         if len(some) > 3:
             raise torch.OutOfMemoryError("out of memory")
-        return real(self, road, some, *rest)
+        return real(self, forward_path, some, *rest)
 
-    monkeypatch.setattr(type(loaded), "begun", short)
+    monkeypatch.setattr(type(loaded), "start_reading", short)
     engine = Engine(loaded, workers=1)
-    halved = read(engine, passes, [(NLL, Means())] * len(passes))
+    halved = read(engine, passes, [(NLL, MeanStates())] * len(passes))
     assert engine.halved > 0
     for one, other in zip(whole, halved, strict=True):
         np.testing.assert_allclose(one.found["means"], other.found["means"], rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.shared import SHARED
 from tithe.engine.heads.base import chosen_layers
-from tithe.engine.heads.cnn import CnnHead, ResponseCnn, expected_shapes, thin
+from tithe.engine.heads.cnn import CnnHead, ResponseCnn, drop, expected_shapes
 from tithe.errors import DataError, ModelError
 
 WIDTH = 24
@@ -140,7 +140,7 @@ def test_dropout_draws_from_its_own_numbers():
 
 
 def test_dropout_keeps_half_and_the_mean():
-    thinned = thin(torch.ones(20_000), torch.Generator().manual_seed(0))
+    thinned = drop(torch.ones(20_000), torch.Generator().manual_seed(0))
     assert set(thinned.tolist()) == {0.0, 2.0}
     assert abs(thinned.mean().item() - 1) < 0.03
 
@@ -182,7 +182,7 @@ def test_weights_of_another_model_are_refused():
         CnnHead.of({name: one for name, one in state.items() if name != "fc.0.bias"}, (0, 1), 2, 8)
     with pytest.raises(ModelError, match=r"has no `gamma`"):
         CnnHead.of({**state, "gamma": torch.ones(1)}, (0, 1), 2, 8)
-    with pytest.raises(ModelError, match=r"`fc.3.bias` holds something that is no finite number"):
+    with pytest.raises(ModelError, match=r"`fc.3.bias` holds values that are not finite numbers"):
         CnnHead.of({**state, "fc.3.bias": torch.tensor([0.0, torch.nan])}, (0, 1), 2, 8)
 
 

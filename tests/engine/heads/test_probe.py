@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tithe.engine.heads.probe import MeansReader, ProbeHead
+from tithe.engine.heads.probe import ProbeHead, ProbeReader
 from tithe.errors import DataError, ModelError
 
 LENGTHS = (1, 2, 7, 1, 30, 64)
@@ -60,7 +60,7 @@ def test_neighbours_change_nothing(head):
 
 def test_means_need_no_head():
     states = some_states()
-    means = read(MeansReader(LAYERS, WIDTH, LENGTHS), states).found().numpy()
+    means = read(ProbeReader(LAYERS, WIDTH, LENGTHS), states).found().numpy()
     assert means.shape == (len(LENGTHS), len(LAYERS), WIDTH)
     assert means.dtype == np.float32
     np.testing.assert_allclose(means[2], states[2].mean(1).numpy(), rtol=1e-6)

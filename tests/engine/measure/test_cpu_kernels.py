@@ -16,7 +16,7 @@ from tithe.engine.devices import choose_dtype
 from tithe.engine.loading import load_model
 from tithe.engine.measure import cpu_kernels
 from tithe.engine.measure.cpu_kernels import Fp32Route, HalfSpeed, choose, probe_half, put_back, take_fastest_fp32
-from tithe.engine.sources import find_model
+from tithe.engine.model_source import find_model
 from tithe.errors import StoreError
 from tithe.report.reporter import Reporter
 from tithe.run.engines import describe_fp32_kernels

@@ -88,7 +88,7 @@ def test_a_token_is_read_alike_whatever_stands_beside_it() -> None:
 
 
 def test_where_a_device_has_no_fp8_units_nothing_takes_their_place() -> None:
-    with pytest.raises(SettingsError, match=r"`fp8` wants an NVIDIA GPU .*, and `cpu` is none") as caught:
+    with pytest.raises(SettingsError, match=r"`fp8` needs an NVIDIA GPU .*, and `cpu` is none") as caught:
         choose_dtype("fp8", torch.device("cpu"))
     assert "bf16" in str(caught.value.hint)
 
@@ -182,9 +182,9 @@ def test_hidden_states_are_those_of_the_model_in_fp8(family: Family) -> None:
 @pytest.mark.parametrize("name", ["gemma2", "qwen3", "phi", "opt", "gpt-neox", "bloom"])
 def test_families(family: Family, name: str) -> None:
     engine = Engine(load(family(name), "fp8"), workers=1, budget=200)
-    road = engine.model.road
+    forward_path = engine.model.forward_path
     assert all(np.isfinite(nll).all() for nll in run(engine, random_passes(10)))
-    assert engine.model.fp8 is not None and engine.model.road == road
+    assert engine.model.fp8 is not None and engine.model.forward_path == forward_path
 
 
 @pytest.mark.usefixtures("fp8_units")

@@ -19,7 +19,7 @@ from tithe.data.dataset import open_dataset
 from tithe.data.hub import HubData
 from tithe.engine.engine import Engine
 from tithe.engine.measure import fused
-from tithe.engine.measure.fused import WORTH, cannot, find_parts, fuse, worth
+from tithe.engine.measure.fused import WORTH, find_parts, fuse, why_not_compilable, why_not_worth_compiling
 from tithe.errors import SettingsError
 from tithe.run.engines import (
     check_compile,
@@ -190,7 +190,7 @@ def test_a_model_without_such_parts(family: Family) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch's own compiler
-@pytest.mark.skipif(cannot(CPU) is not None, reason="no C++ compiler")
+@pytest.mark.skipif(why_not_compilable(CPU) is not None, reason="no C++ compiler")
 def test_compiled_on_this_processor(family: Family) -> None:
     loaded, passes, model = load(family("llama")), random_passes(12), plain(family("llama"))
     found = fuse(loaded)
@@ -202,7 +202,7 @@ def test_compiled_on_this_processor(family: Family) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch's own compiler
-@pytest.mark.skipif(cannot(CPU) is not None, reason="no C++ compiler")
+@pytest.mark.skipif(why_not_compilable(CPU) is not None, reason="no C++ compiler")
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_compiled_parts_round_where_torch_does(name: str, tmp_path: Path) -> None:
     """In bf16 these models are nats from themselves in fp32; compiled without care they were nats from uncompiled."""
@@ -217,12 +217,12 @@ def test_compiled_parts_round_where_torch_does(name: str, tmp_path: Path) -> Non
 
 def test_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "find_spec", lambda name: None)
-    assert worth(CPU, 10**10, 10**9) == "it pays on a GPU alone"
-    assert worth(CUDA, 10**10, None) == "how much is to be read is not known"
-    assert worth(CUDA, 10**6, 10**6) == "a job of 2.0e+12 operations does not repay it"
-    assert worth(CUDA, 10**10, 10**9) == "`triton` is not installed"
+    assert why_not_worth_compiling(CPU, 10**10, 10**9) == "it pays on a GPU alone"
+    assert why_not_worth_compiling(CUDA, 10**10, None) == "how much is to be read is not known"
+    assert why_not_worth_compiling(CUDA, 10**6, 10**6) == "a job of 2.0e+12 operations does not repay it"
+    assert why_not_worth_compiling(CUDA, 10**10, 10**9) == "`triton` is not installed"
     monkeypatch.setattr(fused, "find_spec", lambda name: name)
-    assert WORTH < 2 * 10**10 * 10**9 and worth(CUDA, 10**10, 10**9) is None
+    assert WORTH < 2 * 10**10 * 10**9 and why_not_worth_compiling(CUDA, 10**10, 10**9) is None
 
 
 def test_without_a_compiler_it_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

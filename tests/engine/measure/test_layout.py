@@ -11,27 +11,27 @@ import torch
 
 from tests.engine.models import load, random_passes
 from tithe.engine.engine import Engine
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.measure.layout import (
     LARGE,
     ROUNDS,
     SMALL,
     USUAL_TOKENS,
-    Gated,
+    GatedMlp,
     Layout,
     choose_layout,
-    product,
+    gated_mlp,
     spread_otherwise,
     timed,
 )
-from tithe.engine.model import LoadedModel
 
-MEDIUM = Gated(512, 2048, torch.float32)
+MEDIUM = GatedMlp(512, 2048, torch.float32)
 
 
 def speeds(speed: Callable[[Layout, int], float]) -> Callable[..., Mapping[Layout, Sequence[float]]]:
     """A clock that shows what it is told: by layout and round."""
 
-    def rate(gated: Gated, layouts: Sequence[Layout], rounds: int) -> Mapping[Layout, Sequence[float]]:
+    def rate(gated: GatedMlp, layouts: Sequence[Layout], rounds: int) -> Mapping[Layout, Sequence[float]]:
         assert gated.flops(USUAL_TOKENS) <= LARGE and rounds == ROUNDS
         return {one: [speed(one, number) for number in range(rounds)] for one in layouts}
 
@@ -80,7 +80,7 @@ def test_what_is_asked_for_is_not_measured() -> None:
     assert choose_layout(MEDIUM, 8, workers=3, tokens=77, rate=never).tokens_per_second == {}
     seen: list[Layout] = []
 
-    def rate(_: Gated, layouts: Sequence[Layout], rounds: int) -> Mapping[Layout, Sequence[float]]:
+    def rate(_: GatedMlp, layouts: Sequence[Layout], rounds: int) -> Mapping[Layout, Sequence[float]]:
         seen.extend(layouts)
         return {one: [1.0] * rounds for one in layouts}
 
@@ -91,8 +91,8 @@ def test_what_is_asked_for_is_not_measured() -> None:
     assert seen == [Layout(2, 1, 800), Layout(1, 2, 800), Layout(1, 1, 800)]
 
 
-@pytest.mark.parametrize("gated", [None, Gated(64, 128, torch.float32)])
-def test_small_and_unknown_models_are_not_measured(gated: Gated | None) -> None:
+@pytest.mark.parametrize("gated", [None, GatedMlp(64, 128, torch.float32)])
+def test_small_and_unknown_models_are_not_measured(gated: GatedMlp | None) -> None:
     assert gated is None or gated.flops(USUAL_TOKENS) < SMALL
     choice = choose_layout(gated, 16, rate=never)
     assert (choice.workers, choice.tokens) == (8, 1024)
@@ -130,7 +130,7 @@ def test_threads_are_as_given() -> None:
 
 
 def test_a_large_product_is_cut_in_its_inner_width_alone() -> None:
-    cut = Gated(8192, 28672, torch.bfloat16).slice
+    cut = GatedMlp(8192, 28672, torch.bfloat16).slice
     assert (cut.width, cut.dtype) == (8192, torch.bfloat16)
     assert 0.9 * LARGE < cut.flops(USUAL_TOKENS) <= LARGE
     assert MEDIUM.slice == MEDIUM
@@ -141,7 +141,7 @@ def test_the_product_is_the_gated_one() -> None:
     states, gate, up, down = (
         torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((5, 3), (3, 7), (3, 7), (7, 3))
     )
-    for row, found in zip(states, product(states, gate, up, down), strict=True):
+    for row, found in zip(states, gated_mlp(states, gate, up, down), strict=True):
         inner = [float(a) / (1 + torch.exp(-a).item()) * float(b) for a, b in zip(row @ gate, row @ up, strict=True)]
         wanted = [sum(inner[i] * float(down[i, j]) for i in range(7)) for j in range(3)]
         assert found.tolist() == pytest.approx(wanted)
@@ -150,7 +150,7 @@ def test_the_product_is_the_gated_one() -> None:
 def test_real_clocks_tick_and_threads_are_put_back() -> None:
     before = torch.get_num_threads()
     layouts = [Layout(2, 1, 16), Layout(1, 2, 32)]
-    rates = timed(Gated(32, 64, torch.float32), layouts, 2)
+    rates = timed(GatedMlp(32, 64, torch.float32), layouts, 2)
     assert torch.get_num_threads() == before
     assert all(len(rates[one]) == 2 and min(rates[one]) > 0 for one in layouts)
 
@@ -162,13 +162,13 @@ def test_a_pass_has_as_many_threads_as_were_chosen(
     loaded, passes, before = load(family("llama")), random_passes(), torch.get_num_threads()
     engine, seen = Engine(loaded, budget=64, workers=workers, threads=3, cores=12), list[int]()
     assert Engine(loaded, budget=64, workers=2, cores=2).threads == 1
-    real = type(loaded).begun
+    real = type(loaded).start_reading
 
     def counted(self: LoadedModel, *given: Any) -> Any:
         seen.append(torch.get_num_threads())
         return real(self, *given)
 
-    monkeypatch.setattr(type(loaded), "begun", counted)
+    monkeypatch.setattr(type(loaded), "start_reading", counted)
     batches = engine.batches(passes)
     list(engine.run(passes, batches))
     assert seen == [3] * len(batches) and torch.get_num_threads() == before

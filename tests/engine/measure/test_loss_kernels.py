@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from tests.engine.models import CONFIGS
-from tithe.engine.forward.output_head import Head, tiled_nll
+from tithe.engine.forward.output_head import OutputHead, tiled_nll
 from tithe.engine.measure import loss_kernels
 from tithe.engine.measure.loss_kernels import OWN, LossKernel, choose_loss
 from tithe.errors import ModelError
@@ -88,7 +88,7 @@ def test_what_gives_other_numbers_is_not_taken(fault: str) -> None:
         return nll
 
     taken = choose_loss(linear, own_of(linear), {"way": way})
-    assert (taken.name, taken.way) == (OWN, None) and "off by" in taken.refused["way"]
+    assert (taken.name, taken.kernel) == (OWN, None) and "off by" in taken.refused["way"]
 
 
 def test_in_bf16_what_rounds_as_the_head_does_is_true_and_what_rounds_more_is_not() -> None:
@@ -128,8 +128,8 @@ def test_a_run_goes_on_with_what_it_began_with() -> None:
     assert choose_loss(linear, own_of(linear), ways).name == "quick"
     for begun in (OWN, "slow"):
         taken = choose_loss(linear, own_of(linear), ways, begun)
-        assert (taken.name, taken.way) == (begun, ways.get(begun))
-    with pytest.raises(ModelError, match="the run began with likelihoods by `gone`, which is not taken here"):
+        assert (taken.name, taken.kernel) == (begun, ways.get(begun))
+    with pytest.raises(ModelError, match="the run began with the likelihood kernel `gone`, which cannot be used here"):
         choose_loss(linear, own_of(linear), ways, "gone")
 
 
@@ -190,14 +190,14 @@ def test_the_compiled_way_is_cross_entropy_some_rows_at_a_time(
 
 def test_a_head_takes_what_was_chosen_and_on_a_cpu_nothing_is() -> None:
     model = transformers.LlamaForCausalLM(CONFIGS["llama"]()).eval()
-    head = Head(model)
+    head = OutputHead(model)
     assert head.loss is None and head.matrix is not None
     hidden, targets = torch.randn(70, head.matrix.in_features), torch.arange(70)
     with torch.inference_mode():
         before = head.nll(hidden, targets)
-        head.loss = LossKernel("whole", weight=head.matrix.weight.detach(), way=whole)
+        head.loss = LossKernel("whole", weight=head.matrix.weight.detach(), kernel=whole)
         torch.testing.assert_close(head.nll(hidden, targets), before, rtol=1e-5, atol=1e-5)
-        head.loss = LossKernel("other", weight=head.matrix.weight.detach(), way=lambda *args: whole(*args) + 1)
+        head.loss = LossKernel("other", weight=head.matrix.weight.detach(), kernel=lambda *args: whole(*args) + 1)
         torch.testing.assert_close(head.nll(hidden, targets), before + 1, rtol=1e-5, atol=1e-5)
         head.loss = LossKernel(OWN)
         torch.testing.assert_close(head.nll(hidden, targets), before)

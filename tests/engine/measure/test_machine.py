@@ -12,11 +12,11 @@ import torch
 from tithe.engine.measure import machine, matmul
 from tithe.engine.measure.cpu_kernels import Fp32Route, put_back
 from tithe.engine.measure.machine import Machine, Peak, measure_machine, products_of
-from tithe.engine.measure.matmul import Product, Speed, affordable, measure, relative_error
+from tithe.engine.measure.matmul import MatmulShape, Speed, affordable, measure, relative_error
 from tithe.errors import ModelError
 
 CPU = torch.device("cpu")
-SMALL = Product(8, 32, 16)
+SMALL = MatmulShape(8, 32, 16)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_one_thread_that_fails_does_not_leave_the_others_waiting(quick: None, mo
 def test_a_product_that_takes_too_long_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 1 GFLOP/s within 0.2 s: 2 x 1024^3 takes 2.1 s, half of each side 0.27 s, a quarter 0.03 s."""
     monkeypatch.setattr(matmul, "seconds_of", lambda product, *_: product.flops / 1e9)
-    assert affordable(Product(1024, 1024, 1024), torch.float32, CPU) == Product(256, 256, 256)
+    assert affordable(MatmulShape(1024, 1024, 1024), torch.float32, CPU) == MatmulShape(256, 256, 256)
     assert affordable(SMALL, torch.float32, CPU) == SMALL
 
 
@@ -115,7 +115,7 @@ def test_every_dtype_is_measured_alone_and_on_all_cores(quick: None, monkeypatch
 def test_both_routes_are_measured_where_there_are_two(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def noted(product: Product, dtype: torch.dtype, device: torch.device, *, threads: int, seconds: float) -> Speed:
+    def noted(product: MatmulShape, dtype: torch.dtype, device: torch.device, *, threads: int, seconds: float) -> Speed:
         if dtype == torch.float32:
             seen.append(torch.get_float32_matmul_precision())
         return Speed(product, dtype, threads, 1.0, 1.0)
@@ -141,8 +141,8 @@ def test_a_route_that_is_not_true_is_no_peak() -> None:
 
 
 def test_shapes_come_from_the_config() -> None:
-    assert products_of({"hidden_size": 64, "intermediate_size": 200}, 1024) == [Product(1024, 64, 200)]
-    assert products_of({"n_embd": 32}, 512) == [Product(512, 32, 128)]
-    assert products_of({"text_config": {"hidden_size": 16, "intermediate_size": 48}}, 8) == [Product(8, 16, 48)]
+    assert products_of({"hidden_size": 64, "intermediate_size": 200}, 1024) == [MatmulShape(1024, 64, 200)]
+    assert products_of({"n_embd": 32}, 512) == [MatmulShape(512, 32, 128)]
+    assert products_of({"text_config": {"hidden_size": 16, "intermediate_size": 48}}, 8) == [MatmulShape(8, 16, 48)]
     with pytest.raises(ModelError, match="hidden_size"):
         products_of({}, 8)

@@ -20,11 +20,11 @@ from tithe.engine.measure.memory import (
     SHARE,
     USUAL,
     PeakMemory,
+    compute_budget,
     extra_bytes,
-    find_room,
+    find_memory_budget,
     peak_memory,
     probe_batch,
-    reckon,
 )
 
 Family = Callable[[str], Path]
@@ -36,7 +36,7 @@ CUDA = torch.device("cuda")
 @pytest.mark.parametrize("per_token", [9_000, 170_000, 600_000])
 @pytest.mark.parametrize("free", [GB, 6 * GB, 60 * GB])
 def test_the_largest_that_fits(free: int, per_token: int, fixed: int) -> None:
-    found = reckon(lambda tokens, whole: fixed + per_token * tokens, lambda: free)
+    found = compute_budget(lambda tokens, whole: fixed + per_token * tokens, lambda: free)
     fits = [1 << n for n in range(40) if fixed + per_token * (1 << n) <= SHARE * free]
     assert found.budget == min(max([LEAST, *fits]), MOST)
     assert (found.fixed, found.per_token, found.free) == (fixed, per_token, free)
@@ -50,7 +50,7 @@ def test_what_is_free_counts_after_the_first_batch() -> None:
         read.append(tokens)
         return tokens * 1000 + (5 * GB if len(read) == 1 else 0)
 
-    found = reckon(taken, lambda: 10 * GB - (5 * GB if read else 0))
+    found = compute_budget(taken, lambda: 10 * GB - (5 * GB if read else 0))
     assert (found.per_token, found.fixed, found.free) == (1000, 0, 5 * GB)
 
 
@@ -58,13 +58,16 @@ def test_a_device_that_is_full() -> None:
     def taken(tokens: int, whole: bool) -> int:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert reckon(taken, lambda: 0).as_dict() == {"budget": LEAST, "note": "a batch of 2,048 tokens does not fit"}
-    assert reckon(lambda tokens, whole: tokens * 1000, lambda: 0).budget == LEAST
-    assert reckon(lambda tokens, whole: 5, lambda: 100).budget == LEAST  # 70 tokens
+    assert compute_budget(taken, lambda: 0).as_dict() == {
+        "budget": LEAST,
+        "note": "a batch of 2,048 tokens does not fit",
+    }
+    assert compute_budget(lambda tokens, whole: tokens * 1000, lambda: 0).budget == LEAST
+    assert compute_budget(lambda tokens, whole: 5, lambda: 100).budget == LEAST  # 70 tokens
 
 
 def test_batches_that_seem_to_take_nothing() -> None:
-    assert reckon(lambda tokens, whole: 0, lambda: GB).budget == MOST
+    assert compute_budget(lambda tokens, whole: 0, lambda: GB).budget == MOST
 
 
 def test_a_head_does_not_hide_what_the_blocks_take() -> None:
@@ -74,10 +77,10 @@ def test_a_head_does_not_hide_what_the_blocks_take() -> None:
         blocks, head = 102_000 * tokens, 328_000_000 + 16_000 * tokens
         return max(blocks, head) if whole else blocks
 
-    found = reckon(taken, lambda: GB)
+    found = compute_budget(taken, lambda: GB)
     assert found.budget == 4096 and (found.fixed, found.per_token) == (0, 102_000)
     assert taken(4096, True) <= SHARE * GB < taken(8192, True)
-    assert reckon(taken, lambda: GB // 2).budget == 1024  # the tile is what has no room
+    assert compute_budget(taken, lambda: GB // 2).budget == 1024  # the tile is what has no room
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,9 @@ def test_memory_above_the_model(monkeypatch: pytest.MonkeyPatch, family: Family)
 
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
     monkeypatch.setattr(memory, "peak_memory", peak)
-    monkeypatch.setattr(type(loaded), "along", lambda self, road, passes: read.append((road, len(passes))))
+    monkeypatch.setattr(
+        type(loaded), "read_on", lambda self, forward_path, passes: read.append((forward_path, len(passes)))
+    )
     assert extra_bytes(loaded, 1024, True, CUDA) == 750 and read == [("packed", 8)]
 
 
@@ -110,7 +115,7 @@ def test_a_spread_model_has_the_room_of_its_fullest_device(monkeypatch: pytest.M
     loaded.model.hf_device_map = {"model": 0, "lm_head": 1}
     monkeypatch.setattr(memory, "extra_bytes", lambda loaded, tokens, whole, place: 100_000 * tokens)
     monkeypatch.setattr(memory, "free_bytes", lambda place: GB if place.index else 6 * GB)
-    assert find_room(loaded).free == GB
+    assert find_memory_budget(loaded).free == GB
 
 
 def test_free_is_what_the_driver_and_torch_have(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +127,9 @@ def test_free_is_what_the_driver_and_torch_have(monkeypatch: pytest.MonkeyPatch)
 
 def test_where_nothing_is_measured(family: Family) -> None:
     loaded = load(family("llama"))
-    on_mps = find_room(replace(loaded, device=torch.device("mps")))
+    on_mps = find_memory_budget(replace(loaded, device=torch.device("mps")))
     assert on_mps.budget == USUAL and on_mps.note == "free memory is not told on `mps`"
-    alone = find_room(replace(loaded, device=torch.device("cuda"), road="single"))
+    alone = find_memory_budget(replace(loaded, device=torch.device("cuda"), forward_path="single"))
     assert alone.budget == USUAL and alone.note == "one sequence at a time"
 
 

@@ -85,7 +85,7 @@ def different(count: int = 9) -> list[Pass]:
 @pytest.mark.parametrize("name", ["llama", "mistral", "gpt2"])
 def test_a_meter_counts_tokens_and_keys(family: Callable[[str], Path], name: str) -> None:
     loaded, passes = load(family(name)), different()
-    assert loaded.road == "packed"
+    assert loaded.forward_path == "packed"
     window = WINDOW if name == "mistral" else None
     engine = Engine(loaded, budget=100, workers=2)
     lengths = [[len(passes[i].ids) - 1 for i in batch.index] for batch in engine.batches(passes)]
@@ -101,11 +101,11 @@ def test_a_meter_counts_tokens_and_keys(family: Callable[[str], Path], name: str
     assert other.tokens == 0 and other.keys == {window: 0}
 
 
-@pytest.mark.parametrize("road", ["packed", "single"])
-def test_a_clock_says_how_long_the_parts_take(family: Callable[[str], Path], road: str) -> None:
+@pytest.mark.parametrize("forward_path", ["packed", "single"])
+def test_a_clock_says_how_long_the_parts_take(family: Callable[[str], Path], forward_path: str) -> None:
     loaded, passes = load(family("llama")), different(3)
-    if road == "single":
-        loaded.road = road
+    if forward_path == "single":
+        loaded.forward_path = forward_path
         loaded.model.set_attn_implementation("sdpa")
     with metered(loaded, clock=True) as meter:
         before = run(Engine(loaded, workers=1), passes)

@@ -54,7 +54,7 @@ def read(engine: Engine, some: Sequence[Pass], nll: bool = False) -> dict[int, l
 
 
 @pytest.mark.parametrize("name", EACH_FAMILY)
-def test_every_family_on_its_road(name: str, family: Callable[[str], Path]) -> None:
+def test_every_family_on_its_forward_path(name: str, family: Callable[[str], Path]) -> None:
     """Soft caps, scales and biases of the head are in it."""
     some, model = passes(), plain(family(name))
     engine = Engine(load(family(name)), budget=80, workers=1)
@@ -65,12 +65,12 @@ def test_every_family_on_its_road(name: str, family: Callable[[str], Path]) -> N
 
 
 @pytest.mark.parametrize("nll", [False, True])
-@pytest.mark.parametrize("road", ["packed", "padded", "single"])
-def test_all_roads_and_any_company(road: str, nll: bool, family: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("forward_path", ["packed", "padded", "single"])
+def test_all_forward_paths_and_any_batch(forward_path: str, nll: bool, family: Callable[[str], Path]) -> None:
     loaded, some = load(family("llama")), passes()
-    if road != "packed":
+    if forward_path != "packed":
         loaded.model.set_attn_implementation("sdpa")
-        loaded.road = road
+        loaded.forward_path = forward_path
     wanted = [twin(plain(family("llama")), one) for one in some]
     for budget in (1, 50, 10_000):
         got = read(Engine(loaded, budget=budget, workers=1), some, nll)
@@ -86,7 +86,7 @@ def test_more_passes_than_are_multiplied_together(family: Callable[[str], Path])
 def test_a_head_that_cannot_be_run_apart(family: Callable[[str], Path]) -> None:
     loaded = load(family("llama"))
     loaded.head = None
-    loaded.road = "single"
+    loaded.forward_path = "single"
     with pytest.raises(ModelError, match="the likelihood of single replies cannot be read"):
         read(Engine(loaded, workers=1), passes())
 
@@ -94,12 +94,12 @@ def test_a_head_that_cannot_be_run_apart(family: Callable[[str], Path]) -> None:
 def test_a_head_that_is_not_the_models_own_is_not_used(family: Callable[[str], Path]) -> None:
     """Roads without it may be true all the same."""
     loaded = load(family("llama"))
-    assert loaded.reading.head is loaded.head is not None
+    assert loaded.reader_context.head is loaded.head is not None
     other = load(family("llama"))
     assert other.head is not None
     real = other.head.logits
     other.head.logits = lambda hidden: real(hidden) * 1.1  # type: ignore[method-assign]
-    other.road = "single"
+    other.forward_path = "single"
     with pytest.raises(ModelError, match="the likelihood of single replies cannot be read"):
         read(Engine(other, workers=1), passes())
 
@@ -141,8 +141,11 @@ def test_replies_that_begin_alike_differ_where_they_do(model_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (("9", "10"), "the replies `9`, `10` must differ in one token, and this tokenizer makes of them: `9`; `1` `0`"),
-        (("12", "21"), "must differ in one token, and this tokenizer makes of them: `1` `2`; `2` `1`"),
+        (
+            ("9", "10"),
+            "the replies `9`, `10` must differ in one token, but this tokenizer splits them into: `9`; `1` `0`",
+        ),
+        (("12", "21"), "must differ in one token, but this tokenizer splits them into: `1` `2`; `2` `1`"),
         (("1",), "replies to choose from must be two or more, and all different, not `1`"),
         (("1", "1"), "must be two or more, and all different"),
         (("1", ""), "the reply `` cannot be written in this template: empty response"),

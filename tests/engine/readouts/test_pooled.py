@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.engine.models import EACH_FAMILY, LIMIT, VOCABULARY, load, plain
 from tithe.engine.engine import Engine
-from tithe.engine.model import LoadedModel
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.readouts.pooled import PooledReader, pooled_vectors
 from tithe.errors import ModelError
 from tithe.records import Pass
@@ -65,20 +65,20 @@ def llama(family: Callable[[str], Path]) -> LoadedModel:
 
 
 @pytest.mark.parametrize("name", EACH_FAMILY)
-def test_every_family_on_its_road(name: str, family: Callable[[str], Path]) -> None:
+def test_every_family_on_its_forward_path(name: str, family: Callable[[str], Path]) -> None:
     loaded, rows, model = load(family(name)), random_rows(FEW), plain(family(name))
     wanted = [twin(plain(family(name)) if name in REMEMBERS else model, ids) for ids in rows]
     assert off(collect(Engine(loaded, budget=80, workers=1), rows), wanted) < 1e-5
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-@pytest.mark.parametrize("road", ["packed", "padded", "single", "own forward"])
-def test_all_roads_give_the_same(road: str, pooling: str, family: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("forward_path", ["packed", "padded", "single", "own forward"])
+def test_all_forward_paths_give_the_same(forward_path: str, pooling: str, family: Callable[[str], Path]) -> None:
     loaded, rows = load(family("llama")), random_rows()
-    if road != "packed":
+    if forward_path != "packed":
         loaded.model.set_attn_implementation("sdpa")
-        loaded.road = "single" if road == "own forward" else road
-    if road == "own forward":
+        loaded.forward_path = "single" if forward_path == "own forward" else forward_path
+    if forward_path == "own forward":
         loaded.head = None
     wanted = [twin(plain(family("llama")), ids, pooling) for ids in rows]
     assert off(collect(Engine(loaded, budget=100, workers=1), rows, pooling=pooling), wanted) < 1e-5
@@ -135,7 +135,7 @@ def test_bf16_is_near_fp32(family: Callable[[str], Path]) -> None:
 
 @pytest.mark.slow
 def test_out_of_memory_halves_and_goes_on(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, real, sizes = random_rows(), Engine.together, list[int]()
+    rows, real, sizes = random_rows(), Engine.run_forward, list[int]()
     wanted = collect(Engine(llama, workers=1), rows)
 
     def small(self: Engine, some: Any, *more: Any) -> Any:
@@ -144,7 +144,7 @@ def test_out_of_memory_halves_and_goes_on(llama: LoadedModel, monkeypatch: pytes
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, some, *more)
 
-    monkeypatch.setattr(Engine, "together", small)
+    monkeypatch.setattr(Engine, "run_forward", small)
     engine = Engine(llama, budget=10_000, workers=1)
     found = dict(pair for pair in pooled_vectors(engine, rows, [False] * len(rows)))
     assert sizes[0] == len(rows)
@@ -161,7 +161,7 @@ def test_other_errors_are_not_swallowed(llama: LoadedModel, monkeypatch: pytest.
     def broken(*_: Any) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(Engine, "together", broken)
+    monkeypatch.setattr(Engine, "run_forward", broken)
     for workers in (1, 2):
         with pytest.raises(RuntimeError, match="shapes"):
             collect(Engine(llama, budget=20, workers=workers), random_rows())
@@ -176,9 +176,9 @@ def test_an_id_that_the_model_does_not_embed(llama: LoadedModel) -> None:
 def test_a_model_that_keeps_its_states_to_itself(family: Callable[[str], Path]) -> None:
     loaded = load(family("llama"))
     real = loaded.model.forward
-    loaded.head, loaded.road = None, "single"
+    loaded.head, loaded.forward_path = None, "single"
     loaded.model.forward = lambda **more: type("Out", (), {"logits": real(**more).logits})()
-    with pytest.raises(ModelError, match="does not give its hidden states away"):
+    with pytest.raises(ModelError, match="does not return its hidden states"):
         collect(Engine(loaded, workers=1), [np.arange(3, dtype=np.int32)])
 
 

@@ -57,21 +57,21 @@ def off(got: Read, wanted: Sequence[npt.NDArray[Any]]) -> float:
 
 
 @pytest.mark.parametrize("name", EACH_FAMILY)
-def test_every_family_on_its_road(name: str, family: Callable[[str], Path]) -> None:
+def test_every_family_on_its_forward_path(name: str, family: Callable[[str], Path]) -> None:
     some, model = passes(), plain(family(name))
     wanted = [twin(plain(family(name)) if name in REMEMBERS else model, one.ids) for one in some]
     assert off(read(Engine(load(family(name)), budget=80, workers=1), some), wanted) < 1e-5
 
 
 @pytest.mark.parametrize("nll", [False, True])
-@pytest.mark.parametrize("road", ["packed", "padded", "single", "own forward"])
-def test_all_roads_and_any_company(road: str, nll: bool, family: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("forward_path", ["packed", "padded", "single", "own forward"])
+def test_all_forward_paths_and_any_batch(forward_path: str, nll: bool, family: Callable[[str], Path]) -> None:
     """With likelihoods asked for, too, the same; and the last token counts although it predicts nothing."""
     loaded, some = load(family("llama")), passes()
-    if road != "packed":
+    if forward_path != "packed":
         loaded.model.set_attn_implementation("sdpa")
-        loaded.road = "single" if road == "own forward" else road
-    if road == "own forward":
+        loaded.forward_path = "single" if forward_path == "own forward" else forward_path
+    if forward_path == "own forward":
         loaded.head = None
     wanted = [twin(plain(family("llama")), one.ids) for one in some]
     for budget in (1, 50, 10_000):

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tithe.engine.sources import find_model
+from tithe.engine.model_source import find_model
 from tithe.errors import DataError, MissingExtraError, SettingsError, TemplateError
 from tithe.extras import install_hint
 from tithe.lab.evaluate import tasks

@@ -5,7 +5,7 @@ import pytest
 
 from tithe.data.render import RenderSettings, make_renderer
 from tithe.engine.loading import load_model
-from tithe.engine.sources import find_model, load_tokenizer
+from tithe.engine.model_source import find_model, load_tokenizer
 from tithe.lab.tune.train_rows import EosEnding, read_rows
 from tithe.records import BadRow, Example, Message
 

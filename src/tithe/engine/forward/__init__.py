@@ -1,1 +1,1 @@
-"""One way through a model: packed, padded or single."""
+"""Forward paths through a model: packed, padded or single."""

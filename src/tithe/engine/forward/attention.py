@@ -1,12 +1,12 @@
-"""Attention over a pack, many sequences in one row: each sees only itself and what it continues (`Cuts`).
+"""Attention over a pack, many sequences in one row: each sees only itself and the prefix it continues (`Cuts`).
 
-Registered with transformers under `PACKED`; models then run their own code for everything but this. Position jumps
-and masks are not trusted to tell the sequences apart (a missed hint would let them read each other, silently): how the
-row is cut is handed over beside the model, per thread.
+It is registered with transformers under `PACKED`; a model then runs its own code for everything else. Position jumps or
+masks are not relied on to separate the sequences, as a missed hint would silently let them read each other: how the row
+is cut is passed outside the model, per thread.
 
-One call a segment is slow on a GPU, where records are short. The ways that read the whole row at once come in several
-builds and versions, with other causal alignments and other arguments, so none is taken on its word: each is held
-against attention segment by segment in float32, and the reason why one is not taken is kept.
+One call per segment is slow on a GPU, where records are short. Kernels that read the whole row at once come in several
+builds and versions, with different causal alignments and arguments. So each is checked against attention segment by
+segment in float32 before it is used, and the reason for refusing one is recorded.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any
 
 import torch
 
+from tithe.engine.forward.attention_kernels import BY_SEGMENT, KERNELS, WHOLE_ROW, AttentionKernel, Call, by_segment
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.ways import BY_SEGMENT, WAYS, WHOLE_ROW, Call, Way, by_segment
 
-# How far a way may be from the truth, as a share of 1 + |value|, on random numbers of size 1. A wrong one (another
+# Largest allowed error of a kernel, as a share of 1 + |value|, on standard normal inputs. A wrong kernel (another
 # causal alignment, a segment that sees its neighbour) is off by tenths.
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 PACKED = "tithe_packed"
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What decides which ways are true."""
+class CallKind:
+    """The properties of a call that decide which kernels are correct for it."""
 
     device: torch.device
     dtype: torch.dtype
@@ -42,27 +42,27 @@ class Kind:
     capped: bool
 
 
-class NoWayError(RuntimeError):
-    """No way of those that were to be tried is true."""
+class NoKernelError(RuntimeError):
+    """An error that is raised if none of the kernels to try is correct."""
 
 
 @dataclass
 class Varlen:
-    """Attention over a pack by the first true way for each kind of call, found when that kind first comes.
+    """Attention over a pack by the first correct kernel for each kind of call, checked when that kind first occurs.
 
-    Sinks are not known here.
+    Attention sinks are not supported.
 
     Args:
-        ways: what is tried, in order; None for all on a GPU, and one call a segment elsewhere.
+        kernels: kernels to try, in order; None tries all on a GPU, and one call per segment elsewhere.
 
     Attributes:
-        chosen: by kind the name of its way.
-        refused: by kind why ways before it were not taken.
+        chosen: the kernel's name for each kind.
+        refused: for each kind, why the kernels before it were not used.
     """
 
-    ways: Mapping[str, Way] | None = None
-    chosen: dict[Kind, str] = field(default_factory=dict, init=False)
-    refused: dict[Kind, dict[str, str]] = field(default_factory=dict, init=False)
+    kernels: Mapping[str, AttentionKernel] | None = None
+    chosen: dict[CallKind, str] = field(default_factory=dict, init=False)
+    refused: dict[CallKind, dict[str, str]] = field(default_factory=dict, init=False)
 
     def __call__(
         self,
@@ -75,51 +75,52 @@ class Varlen:
         window: int | None = None,
         softcap: float | None = None,
     ) -> torch.Tensor:
-        """Attend causally within each segment and what it continues: (1, tokens, heads, dim).
+        """Attend causally within each segment and the prefix it continues: (1, tokens, heads, dim).
 
-        A window that hides nothing in this row is left out. What a longer row would need is found at once all the same,
-        so that nothing is chosen, or found wanting, in the middle of a run.
+        A window that hides nothing in this row is dropped. The kernel that a longer row would need is chosen now all
+        the same, so that a run cannot fail, or switch kernels, halfway through.
 
         Raises:
-            ValueError: the segments are not as long as the row.
-            NoWayError: no way is true.
+            ValueError: the segments do not add up to the row.
+            NoKernelError: no kernel is correct.
         """
         if cuts.tokens != query.shape[2]:
             raise ValueError(f"{query.shape[2]} tokens, but segments of {cuts.tokens}")
         hides = window is not None and window < cuts.longest_key
         shape = (query.shape[1], key.shape[1], query.shape[3], value.shape[3])
-        kind = Kind(query.device, query.dtype, *shape, hides, softcap is not None)
+        kind = CallKind(query.device, query.dtype, *shape, hides, softcap is not None)
         if window is not None:
-            self.way(replace(kind, windowed=not hides))
+            self.kernel(replace(kind, windowed=not hides))
             window = window if hides else None
         ask = Call(query.shape[-1] ** -0.5 if scaling is None else scaling, window, softcap)
-        return self.there(kind)[self.way(kind)](query, key, value, cuts, ask)
+        return self.candidates(kind)[self.kernel(kind)](query, key, value, cuts, ask)
 
-    def there(self, kind: Kind) -> Mapping[str, Way]:
-        if self.ways is not None:
-            return self.ways
-        return WAYS if kind.device.type == "cuda" else {BY_SEGMENT: by_segment}
+    def candidates(self, kind: CallKind) -> Mapping[str, AttentionKernel]:
+        """Return the kernels to try for a kind of call."""
+        if self.kernels is not None:
+            return self.kernels
+        return KERNELS if kind.device.type == "cuda" else {BY_SEGMENT: by_segment}
 
-    def way(self, kind: Kind) -> str:
-        """Return the name of the way taken for this kind of call.
+    def kernel(self, kind: CallKind) -> str:
+        """Return the name of the kernel for this kind of call.
 
         Raises:
-            NoWayError: no way is true.
+            NoKernelError: no kernel is correct.
         """
         if kind not in self.chosen:
             reasons = self.refused.setdefault(kind, {})
-            for name, way in self.there(kind).items():
-                reason = untrue(way, kind)
+            for name, kernel in self.candidates(kind).items():
+                reason = why_wrong(kernel, kind)
                 if reason is None:
                     self.chosen[kind] = name
                     break
                 reasons[name] = reason
             else:
-                raise NoWayError(f"no attention over packs is true here ({listed(reasons)})")
+                raise NoKernelError(f"no attention over packs is true here ({join_reasons(reasons)})")
         return self.chosen[kind]
 
     def report(self) -> list[dict[str, Any]]:
-        """Report which way was taken for which kind of call, and why not those before it."""
+        """Return the kernel for each kind of call, and why those before it were refused, for the run record."""
         return [
             {"heads": kind.heads, "key_heads": kind.key_heads, "dim": kind.dim, "windowed": kind.windowed,
              "capped": kind.capped, "taken": name, "refused": self.refused[kind]}
@@ -127,27 +128,27 @@ class Varlen:
         ]  # fmt: skip
 
     def words(self) -> str:
-        """Say in a few words which way was taken, and why not those before it."""
+        """Return which kernels are used, and why others were refused, for the terminal."""
         refused = {name: reason for reasons in self.refused.values() for name, reason in reasons.items()}
         taken = " and ".join(dict.fromkeys(self.chosen.values())) or "nothing"
-        return f"attention by {taken}" + (f" (not {listed(refused)})" if refused else "")
+        return f"attention by {taken}" + (f" (not {join_reasons(refused)})" if refused else "")
 
 
-def listed(reasons: Mapping[str, str]) -> str:
+def join_reasons(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "there is none to try"
 
 
 def whole_rows(device: torch.device) -> Varlen | None:
-    """Return attention for the packed path of a device; None on a CPU, where one call a segment is as fast as any."""
+    """Return attention for the packed path on a device; None on a CPU, where one call per segment is as fast as any."""
     if device.type == "cpu":
         return None
     return Varlen(WHOLE_ROW if device.type == "cuda" else {})
 
 
-def untrue(way: Way, kind: Kind) -> str | None:
-    """Return None if a way gives what one call a segment gives in float32, else why it is not taken."""
+def why_wrong(kernel: AttentionKernel, kind: CallKind) -> str | None:
+    """Return None if a kernel agrees with one call per segment in float32, else the reason to refuse it."""
     try:
-        off = max(distance(way, kind, cuts) for cuts in probes(kind.device))
+        off = max(distance(kernel, kind, cuts) for cuts in probes(kind.device))
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except ModuleNotFoundError as error:
@@ -159,13 +160,13 @@ def untrue(way: Way, kind: Kind) -> str | None:
 
 
 def probes(device: torch.device) -> list[Cuts]:
-    """Return two rows of different lengths, since a compiled kernel may be true for its first alone."""
+    """Return two rows of different lengths, as a compiled kernel may be correct for the first shape only."""
     continued: list[tuple[slice, ...]] = [(), (slice(0, 9),), (), (slice(0, 9), slice(37, 42)), ()]
     return [Cuts([150, 1, 64, 3], device=device), Cuts([37, 5, 129, 30, 17], continued, device)]
 
 
-def distance(way: Way, kind: Kind, cuts: Cuts) -> float:
-    """Return how far the way is from the truth at most, as a share of 1 + |value|."""
+def distance(kernel: AttentionKernel, kind: CallKind, cuts: Cuts) -> float:
+    """Return the kernel's largest error as a share of 1 + |value|; infinite for NaN."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((kind.heads, kind.dim), (kind.key_heads, kind.dim), (kind.key_heads, kind.value_dim))
     query, key, value = (
@@ -174,8 +175,8 @@ def distance(way: Way, kind: Kind, cuts: Cuts) -> float:
     )
     ask = Call(kind.dim**-0.5, 20 if kind.windowed else None, 1.0 if kind.capped else None)
     with torch.inference_mode():
-        truth = by_segment(query.float(), key.float(), value.float(), cuts, ask)
-        found = way(query, key, value, cuts, ask).float()
+        truth = by_segment(query.float(), key.float(), value.float(), cuts, ask)  # (1, tokens, heads, value_dim)
+        found = kernel(query, key, value, cuts, ask).float()
     if found.shape != truth.shape:
         raise ValueError(f"shape {tuple(found.shape)} instead of {tuple(truth.shape)}")
     return float(((found - truth).abs() / (1 + truth.abs())).nan_to_num(nan=float("inf")).max())
@@ -192,14 +193,14 @@ _pack = _Pack()
 
 @contextmanager
 def segments(cuts: Cuts, attend: Varlen | None = None) -> Iterator[_Pack]:
-    """Tell the attention of this thread how the row is cut.
+    """Set how this thread's attention cuts the row, within the `with` block.
 
     Args:
-        cuts: of the row; all layers share what is made of them.
-        attend: what reads the whole row in one call; None for one call a segment.
+        cuts: of the row; all layers share the tensors made from them.
+        attend: reads the whole row in one call; None for one call per segment.
 
     Yields:
-        An object whose `saw_window` says afterwards whether the model asked for a sliding window.
+        An object whose `saw_window` tells afterwards whether the model passed a sliding window.
     """
     _pack.cuts, _pack.attend, _pack.saw_window = cuts, attend, False
     try:
@@ -225,11 +226,11 @@ def packed_attention(
     """Attend causally within each segment, with windows, soft-capping and sinks as the model asks for them.
 
     Returns:
-        (1, tokens, heads, dim), and no weights.
+        (1, tokens, heads, dim), and None for the attention weights.
 
     Raises:
-        ValueError: the model adds something that is not known here; the engine then takes another road.
-        NoWayError: nothing reads the whole row truly.
+        ValueError: the model uses something unsupported; the engine then takes another forward path.
+        NoKernelError: no kernel reads the whole row correctly.
     """
     if attention_mask is not None or position_bias is not None:
         raise ValueError("packed attention takes no mask and no position bias")
@@ -247,7 +248,7 @@ def packed_attention(
 
 
 def register() -> None:
-    """Make `PACKED` known to transformers; without a mask function under that name no mask is built for it."""
+    """Register `PACKED` with transformers; without a mask function of that name it builds no mask."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(PACKED, packed_attention)

@@ -1,4 +1,4 @@
-"""How a row of tokens is cut into sequences, in the forms that attention kernels take it."""
+"""How a row of tokens is cut into sequences, in the formats that attention kernels take."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-BLOCK = 128  # queries and keys of a tile of FlexAttention
-Seen: TypeAlias = tuple[slice, ...]  # tokens of the row, in the order of their positions
+BLOCK = 128  # queries and keys per tile of FlexAttention
+Seen: TypeAlias = tuple[slice, ...]  # slices of the row, in order of position
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Cuts:
-    """The segments of a row, and what each sees; made once for all layers.
+    """The segments of a row and what each of them sees; its tensors are made once for all layers.
 
-    A kernel that takes lengths alone is given the keys that a segment sees one after another: those that it continues
-    are copied before its own. Where nothing is continued the row itself is used.
+    A kernel that only takes lengths needs the keys of a segment next to each other: the keys of the prefix it continues
+    are copied in front of its own. If no segment continues another, the row is used as it is.
 
     Args:
-        lengths: tokens of each segment, in order, none of them 0; their sum is the row.
-        before: per segment the tokens of earlier segments that it continues and therefore sees, from the first
-            position on; empty where no segment continues another.
+        lengths: tokens of each segment, in order, none of them 0; they add up to the row.
+        before: for each segment the tokens of earlier segments that it continues and therefore sees, from position 0
+            on; empty if no segment continues another.
         device: where the attention runs.
     """
 
@@ -39,7 +39,7 @@ class Cuts:
     copies: dict[torch.device, Cuts] = field(default_factory=dict, init=False, repr=False)
 
     def on(self, device: torch.device) -> Cuts:
-        """Return these cuts for layers on another device; each copy is made once."""
+        """Return these cuts on another device, for a model that is spread over several; each copy is made once."""
         if device == self.device:
             return self
         if device not in self.copies:
@@ -48,18 +48,18 @@ class Cuts:
 
     @cached_property
     def own(self) -> Ints:
-        """Return (segments,) the queries of each segment."""
+        """Return the number of queries of each segment: (segments,)."""
         return np.asarray(self.lengths, dtype=np.int64)
 
     @cached_property
     def seen(self) -> Ints:
-        """Return (segments,) how many earlier tokens each continues."""
+        """Return the number of earlier tokens that each segment continues: (segments,)."""
         before = self.before or [()] * len(self.lengths)
         return np.array([sum(part.stop - part.start for part in parts) for parts in before], dtype=np.int64)
 
     @property
     def all(self) -> Ints:
-        """Return (segments,) the keys of each segment."""
+        """Return the number of keys of each segment: (segments,)."""
         return self.own + self.seen
 
     @property
@@ -68,7 +68,7 @@ class Cuts:
 
     @property
     def pairs(self) -> int:
-        """Count the pairs of a query and a key it sees, without a sliding window: what attention must multiply."""
+        """Count the query-key pairs that attention multiplies if there is no sliding window."""
         return int((self.own * self.seen + self.own * (self.own + 1) // 2).sum())
 
     @cached_property
@@ -81,16 +81,17 @@ class Cuts:
 
     @cached_property
     def query_ends(self) -> torch.Tensor:
-        """Return (segments + 1,) int32, 0 first."""
+        """Return the cumulative number of queries: (segments + 1,) int32, beginning with 0."""
         return self._ends(self.own)
 
     @cached_property
     def key_ends(self) -> torch.Tensor:
+        """Return the cumulative number of keys: (segments + 1,) int32, beginning with 0."""
         return self._ends(self.all) if self.seen.any() else self.query_ends
 
     @cached_property
     def keys(self) -> torch.Tensor | None:
-        """Return (keys,) where in the row each stands; None where the keys are the row."""
+        """Return each key's place in the row: (keys,); None if the keys are the row itself."""
         if not self.seen.any():
             return None
         starts, lengths, here = list[int](), list[int](), 0
@@ -101,14 +102,15 @@ class Cuts:
             here += own
         many = np.array(lengths)
         ends = np.cumsum(many)
-        return self._there(np.arange(ends[-1]) + np.repeat(np.array(starts) - ends + many, many))
+        # All slices as one array of indices: each run counts on from its own start.
+        return self._on_device(np.arange(ends[-1]) + np.repeat(np.array(starts) - ends + many, many))
 
     def gathered(self, rows: torch.Tensor, dim: int = 0) -> torch.Tensor:
-        """Return keys or values in the order in which segments see them."""
+        """Gather keys or values in the order in which segments see them."""
         return rows if self.keys is None else rows.index_select(dim, self.keys)
 
     def visible(self, tokens: int, before: int, window: int | None = None) -> torch.Tensor:
-        """Return which keys each query of one segment sees: (tokens, before + tokens) bool, made once a shape."""
+        """Return which keys each query of one segment sees: (tokens, before + tokens) bool, cached by shape."""
         shape = (tokens, before, window)
         if shape not in self.squares:
             at = torch.arange(before, before + tokens, device=self.device)
@@ -118,7 +120,7 @@ class Cuts:
         return self.squares[shape]
 
     def block_mask(self, window: int | None = None) -> Any:
-        """Make FlexAttention's mask, its tiles found from the segments' borders; no matrix of all pairs is made."""
+        """Return FlexAttention's mask; its tiles follow from the segment borders, without a matrix of all pairs."""
         if window not in self.masks:
             self.masks[window] = self._block_mask(window)
         return self.masks[window]
@@ -127,28 +129,28 @@ class Cuts:
         from torch.nn.attention.flex_attention import BlockMask
 
         queries, keys = self.tokens, int(self.all.sum())
-        # Segments stand in the order of their keys: what a tile of queries sees is one run of tiles.
+        # Segments are in the same order as their keys, so the keys that a tile of queries sees are one run of tiles.
         firsts = np.arange(0, queries, BLOCK)
         of_query = np.repeat(np.arange(len(self.own)), self.own)
         ends = np.cumsum(self.all)
         low = (ends - self.all)[of_query[firsts]] // BLOCK
         high = -(-ends[of_query[np.minimum(firsts + BLOCK, queries) - 1]] // BLOCK)
         tiles = np.arange(-(-keys // BLOCK))
-        table = (low[:, None] + tiles) % len(tiles)  # those that count come first
+        table = (low[:, None] + tiles) % len(tiles)  # (query tiles, key tiles): visible ones first, the rest is ignored
         return BlockMask.from_kv_blocks(
-            self._there((high - low).astype(np.int32))[None, None],
-            self._there(table.astype(np.int32))[None, None],
+            self._on_device((high - low).astype(np.int32))[None, None],
+            self._on_device(table.astype(np.int32))[None, None],
             BLOCK_SIZE=BLOCK,
             mask_mod=self.mask_mod(window),
             seq_lengths=(queries, keys),
-            **forward_alone(BlockMask.from_kv_blocks),
+            **without_backward_table(BlockMask.from_kv_blocks),
         )
 
     def mask_mod(self, window: int | None = None) -> Any:
-        """Tell whether a query sees a key: of its segment, not later, and within the window."""
+        """Return a function that tells whether a query sees a key: same segment, not later, within the window."""
         of_query, at_query = self._places(self.own, self.seen)
         of_key, at_key = self._places(self.all, np.zeros_like(self.all))
-        # A tensor: numbers of Python's do not always compile into a kernel.
+        # A tensor, as Python numbers do not always compile into a kernel.
         first = None if window is None else at_query - (window - 1)
 
         def seen(_batch: Any, _head: Any, query: Any, key: Any) -> Any:
@@ -158,15 +160,15 @@ class Cuts:
         return seen
 
     def _places(self, lengths: Ints, first: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return each token's segment, and its position there, which begins with `first`."""
+        """Return each token's segment, and its position in it, counted from `first`."""
         starts = np.cumsum(lengths) - lengths - first
         of = np.repeat(np.arange(len(lengths)), lengths)
-        return self._there(of), self._there(np.arange(len(of)) - starts[of])
+        return self._on_device(of), self._on_device(np.arange(len(of)) - starts[of])
 
     def _ends(self, lengths: Ints) -> torch.Tensor:
-        return self._there(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+        return self._on_device(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
 
-    def _there(self, array: npt.NDArray[Any]) -> torch.Tensor:
+    def _on_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
@@ -174,6 +176,6 @@ class Cuts:
 
 
 @cache
-def forward_alone(make: Callable[..., Any]) -> dict[str, Any]:
-    """How a mask is told to leave out its table for the backward pass, where it can be told (torch 2.9)."""
+def without_backward_table(make: Callable[..., Any]) -> dict[str, Any]:
+    """Return the argument that skips a mask's table for the backward pass, which torch has since 2.9."""
     return {"compute_q_blocks": False} if "compute_q_blocks" in signature(make).parameters else {}

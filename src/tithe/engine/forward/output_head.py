@@ -1,4 +1,4 @@
-"""From hidden states to likelihoods: the model's own head on chosen rows, its logits some rows or a tile at a time."""
+"""From hidden states to likelihoods: the model's own output head on chosen rows, a few rows or one tile at a time."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 
 from tithe.engine.measure.loss_kernels import LossKernel, choose_loss
 
-HEAD_ROWS = 256  # logits rows at a time, at most, where a head has to be run as it is
-# Logits at a time: fewer rows would read the head's weights too often.
+HEAD_ROWS = 256  # most rows of logits at a time, if the head is the model's own forward
+# Logits held at a time. Much fewer would mean reading the head's weights too often.
 CPU_LOGITS = 1 << 22
-GPU_LOGITS, GPU_ROWS = 1 << 26, 2048  # 670 MB in bf16 with their float32
-# A head that is one matrix is multiplied in tiles on a CPU: the logits of a tile stay in the cache, and so many rows
-# stand against one reading of the weights that the multiplication runs at full speed.
+GPU_LOGITS, GPU_ROWS = 1 << 26, 2048  # 670 MB in bf16 and their float32 copy
+# On a CPU a head that is one matrix is multiplied in tiles: a tile's logits stay in the cache, and enough rows share
+# one reading of the weights for the product to run at full speed.
 TILE_ROWS = 512
 TILE_VOCABULARY = 2048
-# Rows are filled up to a multiple of this on a CPU: its kernels are compiled and kept per shape, and lengths that all
-# differ would compile hundreds, at a cost in time and memory.
+# On a CPU rows are padded to a multiple of this: kernels are compiled and cached per shape, and arbitrary lengths would
+# compile hundreds of them, at a cost in time and memory.
 EVEN = 32
 
 
 class Handed(tuple[torch.Tensor]):
-    """What a backbone gives back: hidden states, and None for whatever else a head looks for."""
+    """A backbone's output: hidden states, and None for any other field that a head looks for."""
 
     @property
     def last_hidden_state(self) -> torch.Tensor:
@@ -36,25 +36,25 @@ class Handed(tuple[torch.Tensor]):
 
 
 class Backbone(torch.nn.Module):
-    """Stands in for a model's backbone, and for its parts, and gives back the hidden states it is handed."""
+    """A stub for a model's backbone, and for its parts, that returns the hidden states it is given."""
 
     def forward(self, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> Handed:
         return Handed((inputs_embeds,))
 
 
-class Head:
-    """The model's own way from hidden states to logits, run on chosen rows alone.
+class OutputHead:
+    """The model's own computation from hidden states to logits, run on chosen rows only.
 
-    Soft-capping, logit scales and vocabulary cuts live in each model's `forward`, after the backbone. So that
-    `forward` is run as it is, on a shallow copy whose backbone is a stub: no list of models to keep.
+    Each model's `forward` applies soft caps, logit scales and vocabulary cuts after the backbone. So that `forward`
+    itself is run, on a shallow copy of the model whose backbone is a stub; no list of architectures is needed.
 
     Args:
-        model: whose head it is.
-        loss: the kernel of likelihoods with which a run began; None for the fastest.
+        model: the model whose head it is.
+        loss: the likelihood kernel that a resumed run began with; None for the fastest.
 
     Raises:
-        AttributeError: no part of the model holds its token embedding.
-        ModelError: the run began with a kernel that is not true here.
+        AttributeError: no child module holds the token embedding.
+        ModelError: the run began with a kernel that is not correct here.
     """
 
     def __init__(self, model: Any, loss: str | None = None) -> None:
@@ -65,10 +65,10 @@ class Head:
         self.vocabulary = int(embedding.weight.shape[0])
         name, self.backbone = found[0]
         stub = Backbone()
-        for part, _ in self.backbone.named_children():  # some call a part of it: OPT its `model.decoder`
+        for part, _ in self.backbone.named_children():  # some models call a part of it: OPT its `model.decoder`
             stub.add_module(part, Backbone())
         self.shell = copy.copy(model)
-        vars(self.shell).pop("forward", None)  # a hook of accelerate's, which would run the whole model
+        vars(self.shell).pop("forward", None)  # accelerate's hook, which is bound to the whole model
         self.shell._modules = {**model._modules, name: stub}
         self.matrix: torch.nn.Linear | None = None
         self.loss: LossKernel | None = None
@@ -79,13 +79,13 @@ class Head:
             self.matrix = matrix
 
     def plain_matrix(self, model: Any) -> torch.nn.Linear | None:
-        """Return the output embedding if logits are that one product to the last bit: no scale, no cap, no cut."""
+        """Return the output matrix if logits are exactly that one product: no scale, no cap, no cut."""
         output = model.get_output_embeddings()
         if type(output) is not torch.nn.Linear or output.weight.device.type not in ("cpu", "cuda"):
             return None
         generator = torch.Generator().manual_seed(0)
         hidden = torch.randn(8, output.in_features, generator=generator)
-        hidden = (hidden * torch.logspace(-2, 3, 8)[:, None]).to(output.weight)  # a cap bends large ones
+        hidden = (hidden * torch.logspace(-2, 3, 8)[:, None]).to(output.weight)  # large ones, which a soft cap bends
         with torch.inference_mode():
             whole, product = self.logits(hidden), output(hidden)
         same = whole.shape == product.shape and bool(torch.equal(whole.float(), product.float()))
@@ -98,8 +98,8 @@ class Head:
         return logits
 
     def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return -log p of each target in float32: (rows,), a few rows of logits at a time, or by a fused kernel."""
-        if self.loss is not None and self.loss.way is not None:
+        """Return -log p of each target in float32: (rows,); by a fused kernel, or a few rows of logits at a time."""
+        if self.loss is not None and self.loss.kernel is not None:
             return self.loss.nll(hidden, targets)
         size, count = HEAD_ROWS, len(targets)
         if hidden.device.type == "cpu":
@@ -118,24 +118,26 @@ class Head:
 
 
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy per row in float32, whatever the logits' dtype: (rows, vocabulary) -> (rows,)."""
+    """Return the cross-entropy of each row in float32, whatever the logits' dtype: (rows, vocabulary) -> (rows,)."""
     return torch.nn.functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="none")
 
 
 def tiled_nll(hidden: torch.Tensor, matrix: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy per row from hidden states, the vocabulary in tiles: (rows, dim), (rows,) -> (rows,).
+    """Return the cross-entropy of each row from hidden states, in tiles of the vocabulary: (rows, dim) -> (rows,).
 
-    The log-sum-exp runs along: `total` is the sum of exp(logit - highest) so far.
+    The log-sum-exp is computed online (Milakov and Gimelshein 2018, arXiv:1805.02867): `highest` is the largest logit
+    so far, `total` the sum of exp(logit - highest), which is rescaled whenever `highest` grows.
     """
     highest = hidden.new_full((len(hidden),), float("-inf"), dtype=torch.float32)
     total, wanted = torch.zeros_like(highest), torch.zeros_like(highest)
-    room = hidden.new_empty(len(hidden) * TILE_VOCABULARY)
+    buffer = hidden.new_empty(len(hidden) * TILE_VOCABULARY)  # one allocation for all tiles
     biases = (None,) if matrix.bias is None else torch.split(matrix.bias, TILE_VOCABULARY)
     start = 0
     for weight, bias in zip_longest(torch.split(matrix.weight, TILE_VOCABULARY), biases):
-        tile = room[: len(hidden) * len(weight)].view(len(hidden), len(weight))
+        tile = buffer[: len(hidden) * len(weight)].view(len(hidden), len(weight))
         torch.mm(hidden, weight.T, out=tile)
         logits = (tile if bias is None else tile.add_(bias)).float()
+        # The target's logit, if its id is in this tile: (rows,)
         inside = (targets >= start) & (targets < start + len(weight))
         place = (targets - start).clamp(0, len(weight) - 1)[:, None]
         wanted = torch.where(inside, logits.gather(1, place)[:, 0], wanted)

@@ -1,12 +1,12 @@
 """Hidden states as readouts: chosen tokens' states go layer by layer to a reader while the batch is on the device.
 
-Layers are numbered as transformers numbers hidden states: 0 is what goes into the first block, the last one, `count`
-less 1, is what the output head reads, after the final norm. A reader takes rows of one layer, adds what it wants to
-what it has, and lets go of them, so that no more than one layer's states are held at a time.
+Layers are numbered like transformers' hidden states: 0 is the input of the first block, and the last one, `count` - 1,
+is the input of the output head, after the final norm. A reader takes the rows of one layer, accumulates what it needs
+and drops them, so that only one layer's states are held at a time.
 
-Transformers can keep all of them until a forward pass is done; that holds layers x tokens x width at once. Here a hook
-before each block hands its input on and forgets it. Whether these are what transformers itself calls the hidden states
-is tried once on a short sequence, and where they are not, its own list is taken.
+Transformers can keep all of them until a forward pass is done, but that holds layers x tokens x width at once. Here a
+hook before each block passes its input on and forgets it. Whether these inputs are what transformers calls the hidden
+states is checked once on a short sequence; if they are not, transformers' own list is used.
 """
 
 from __future__ import annotations
@@ -24,30 +24,37 @@ import torch
 
 from tithe.engine.forward.attention import Varlen, segments
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.output_head import Head
-from tithe.engine.host import fetched, to
+from tithe.engine.forward.output_head import OutputHead
+from tithe.engine.host import start_fetch, to_device
+from tithe.engine.model_source import ModelSource
 from tithe.engine.readouts.base import Readout
-from tithe.engine.sources import ModelSource
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
-ALL_GOOD = 1 << 30
-Results: TypeAlias = Callable[[], Sequence[Any]]  # of a reader; called, they are waited for
-TOKENS = 12  # of the sequence that is tried
-SAME = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}  # relative, of the largest state
+ALL_GOOD = 1 << 30  # instead of a layer's number: all layers are finite
+PendingStates: TypeAlias = Callable[[], Sequence[Any]]  # waits for a reader's results when called
+TOKENS = 12  # length of the test sequence
+SAME = {
+    torch.float32: 1e-5,
+    torch.bfloat16: 1e-2,
+    torch.float16: 1e-3,
+}  # largest difference, relative to the largest state
 
 
 class StateReader(Protocol):
-    """What one batch's states are given to."""
+    """A consumer of one batch's hidden states."""
 
     def take(self, layer: int, rows: torch.Tensor) -> None:
-        """(tokens, dim) of one layer, all sequences one after the other, in the model's dtype; layers ascend."""
+        """Take one layer's states: (tokens, dim), all sequences one after another, in the model's dtype.
 
-    def results(self) -> Results:
-        """One per sequence, for `Readout.read` as `view.found`; called once, after the last layer.
+        Layers come in ascending order.
+        """
 
-        A GPU may have the next batch by the time they are waited for: what is still to be computed on it is asked of
-        it before this returns, and what is returned should not hold the reader.
+    def results(self) -> PendingStates:
+        """Start the results, one per sequence, which `Readout.read` gets as `view.found`; called after the last layer.
+
+        A GPU may be working on the next batch when they are waited for: all its work must be queued before this
+        returns, and the function returned should not keep the reader alive.
         """
 
 
@@ -58,47 +65,47 @@ class StateReadout(Readout):
 
     @abstractmethod
     def layers(self, count: int) -> Sequence[int]:
-        """Return which of `count` hidden states it wants."""
+        """Return which of the model's `count` hidden states to read."""
 
     @abstractmethod
     def span(self, pass_: Pass) -> range:
-        """Return which tokens of a pass it wants the states of."""
+        """Return the tokens of a pass whose states to read."""
 
     @abstractmethod
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
-        """Make what takes the states of a batch.
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
+        """Return a reader for the states of one batch.
 
         Args:
-            lengths: tokens of each sequence that are handed over.
-            model: of which the states are.
+            lengths: number of tokens read of each sequence.
+            model: whose states they are.
         """
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a reader may know of the model.
+class ReaderContext:
+    """What a reader may know about the model.
 
     Args:
-        count: hidden states there are: layers and one.
+        count: number of hidden states: blocks plus one.
         device: where they are.
-        head: the way from the last hidden state to logits; None where it cannot be run apart.
+        head: computes logits from the last hidden state; None if it cannot be run apart.
     """
 
     count: int
     device: torch.device
-    head: Head | None
+    head: OutputHead | None
 
 
 @dataclass
 class Tap:
-    """One readout's hold on a batch.
+    """A readout's access to the hidden states of one batch.
 
     Args:
-        readout: whose.
+        readout: the readout.
         reader: takes the states.
-        layers: those it wants.
-        spans: place in the batch -> tokens it wants there.
-        at: (tokens,) where these stand among all tokens that are read together; set when that is known.
+        layers: hidden states to read.
+        spans: place of a pass in the batch -> its tokens to read.
+        at: (tokens,) places of these tokens among all tokens of the batch; set by `place`.
     """
 
     readout: StateReadout
@@ -109,26 +116,26 @@ class Tap:
     broken: torch.Tensor | None = field(default=None, init=False)  # (tokens,) first layer with inf or NaN
 
     def place(self, where: Sequence[npt.NDArray[np.int64]], device: torch.device) -> None:
-        """Find the tokens, given where each of a pass stands."""
+        """Find the tokens to read, given the places of each pass's tokens."""
         at = np.concatenate([where[i][span.start : span.stop] for i, span in self.spans.items()])
-        self.at = to(at, device)
+        self.at = to_device(at, device)
 
     def take(self, layer: int, states: torch.Tensor) -> None:
-        """(tokens, dim) of all that is read together."""
+        """Take one layer's states of the whole batch: (tokens, dim)."""
         if layer not in self.layers:
             return
         assert self.at is not None, "place comes first"
-        rows = states[self.at.to(states.device)].to(self.at.device)  # layers may lie on several devices
+        rows = states[self.at.to(states.device)].to(self.at.device)  # layers may be on several devices
         if self.broken is None:
             self.broken = torch.full((len(rows),), ALL_GOOD, device=rows.device)
-        odd = ~torch.isfinite(rows.sum(dim=1, dtype=torch.float32))  # one number a token: a sum keeps inf and NaN
+        odd = ~torch.isfinite(rows.sum(dim=1, dtype=torch.float32))  # (tokens,): a sum keeps inf and NaN
         self.broken.masked_fill_(odd & (self.broken == ALL_GOOD), layer)
         self.reader.take(layer, rows)
 
     def results(self, dtype: str) -> Callable[[], dict[int, Any]]:
-        """By place in the batch what the reader made of it, or why it could not; called, they are waited for."""
-        made, spans = self.reader.results(), self.spans  # what waits keeps neither tap nor reader on the device
-        broken = None if self.broken is None else fetched(self.broken)
+        """Return a function that waits for the results: place in the batch -> result, or the reason for none."""
+        made, spans = self.reader.results(), self.spans  # `wait` must not keep the tap or its reader on the device
+        broken = None if self.broken is None else start_fetch(self.broken)
 
         def wait() -> dict[int, Any]:
             found = dict(zip(spans, made(), strict=True))
@@ -143,8 +150,8 @@ def first_broken(layers: npt.NDArray[np.int64], spans: Mapping[int, range]) -> I
     """Yield the place of each sequence with inf or NaN, and the first layer that has them.
 
     Args:
-        layers: (tokens,) the first one of each token, or `ALL_GOOD`.
-        spans: place in the batch -> tokens, as they follow one another.
+        layers: (tokens,) the first such layer of each token, or `ALL_GOOD`.
+        spans: place in the batch -> its tokens, in the order of `layers`.
     """
     start = 0
     for i, span in spans.items():
@@ -155,12 +162,13 @@ def first_broken(layers: npt.NDArray[np.int64], spans: Mapping[int, range]) -> I
 
 
 def not_finite(layer: int, dtype: str) -> Problem:
+    """Return the problem of a pass with inf or NaN among its hidden states."""
     ways = {"fp16": "bf16 or fp32 may hold them", "bf16": "fp32 may hold them"}.get(dtype, "the weights may be damaged")
     return Problem(f"hidden states are not finite in {dtype}: from layer {layer} on; {ways}")
 
 
-def make_taps(passes: Sequence[Pass], asked: Sequence[Sequence[Readout]], model: Reading) -> list[Tap]:
-    """Make the taps of a batch from the readouts asked of each pass."""
+def make_taps(passes: Sequence[Pass], asked: Sequence[Sequence[Readout]], model: ReaderContext) -> list[Tap]:
+    """Make the taps of a batch from the readouts requested for each pass."""
     taps = []
     for readout in dict.fromkeys(one for each in asked for one in each if isinstance(one, StateReadout)):
         spans = {i: readout.span(passes[i]) for i, each in enumerate(asked) if readout in each}
@@ -176,31 +184,31 @@ class _Listener(threading.local):
     hand: Hand | None = None
 
 
-class Model(Protocol):
-    """What `Layers` needs of a loaded model."""
+class HookableModel(Protocol):
+    """The parts of a loaded model that `Layers` needs."""
 
     source: ModelSource
     model: Any
     device: torch.device
     dtype: torch.dtype
-    head: Head | None
+    head: OutputHead | None
     attend: Varlen | None
 
     @property
     def vocabulary(self) -> int:
-        """Return the rows of the embedding."""
+        """Return the number of rows of the embedding."""
 
 
 class Layers:
-    """A model's hidden states, numbered from 0, the input of its first block, to `count` - 1, after its final norm.
+    """Access to a model's hidden states, from 0, the input of its first block, to `count` - 1, after its final norm.
 
     Attributes:
-        count: how many there are.
-        hooked: whether they are handed on one by one; else all at once after the pass.
-        head_true: whether the head, run apart on the last of them, gives the model's own logits.
+        count: number of hidden states.
+        hooked: whether hooks deliver them one by one; else they come all at once after the forward pass.
+        head_true: whether the head, run apart on the last hidden state, gives the model's own logits.
     """
 
-    def __init__(self, loaded: Model) -> None:
+    def __init__(self, loaded: HookableModel) -> None:
         self._listener = _Listener()
         own, logits = self._own(loaded)
         self.count = len(own)
@@ -209,15 +217,15 @@ class Layers:
 
     @contextmanager
     def handing(self, hand: Hand | None) -> Iterator[None]:
-        """Hand over what the model reads in this thread while this lasts."""
+        """Call `hand` with each hidden state that this thread computes within the `with` block."""
         self._listener.hand = hand if self.hooked else None
         try:
             yield
         finally:
             self._listener.hand = None
 
-    def _hang(self, loaded: Model, blocks: torch.nn.ModuleList, own: tuple[torch.Tensor, ...]) -> bool:
-        """Hook a list of blocks; taken off again where these are not the ones."""
+    def _hang(self, loaded: HookableModel, blocks: torch.nn.ModuleList, own: tuple[torch.Tensor, ...]) -> bool:
+        """Hook a list of blocks and return whether their inputs are the hidden states; if not, remove the hooks."""
         self.hooked = True
         handles = [block.register_forward_pre_hook(self._hook(i), with_kwargs=True) for i, block in enumerate(blocks)]
         if self._true(loaded, own):
@@ -227,32 +235,36 @@ class Layers:
         return False
 
     def _hook(self, layer: int) -> Any:
+        """Return a hook that passes a block's input on to this thread's listener."""
+
         def hook(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._listener.hand is not None:
                 self._listener.hand(layer, args[0] if args else kwargs["hidden_states"])
 
         return hook
 
-    def _head_true(self, loaded: Model, last: torch.Tensor, logits: torch.Tensor) -> bool:
+    def _head_true(self, loaded: HookableModel, last: torch.Tensor, logits: torch.Tensor) -> bool:
+        """Tell whether the head gives the model's own logits from the last hidden states."""
         if loaded.head is None:
             return False
         with torch.inference_mode():
             apart = loaded.head.logits(last)
         return apart.shape == logits.shape and near(apart, logits, SAME[loaded.dtype])
 
-    def _own(self, loaded: Model) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    def _own(self, loaded: HookableModel) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Return transformers' hidden states of a short sequence, (1, tokens, dim) each, and its logits."""
         with torch.inference_mode():
             out = self._read(loaded, output_hidden_states=True)
         states = getattr(out, "hidden_states", None)
         if not states:
             raise ModelError(
-                f"`{loaded.source.name}` does not give its hidden states away",
+                f"`{loaded.source.name}` does not return its hidden states",
                 hint="take a scorer that reads likelihoods, such as `ifd`",
             )
         return tuple(states), out.logits
 
-    def _true(self, loaded: Model, own: tuple[torch.Tensor, ...]) -> bool:
+    def _true(self, loaded: HookableModel, own: tuple[torch.Tensor, ...]) -> bool:
+        """Tell whether the hooks pass on what transformers calls the hidden states."""
         found: dict[int, torch.Tensor] = {}
 
         def keep(layer: int, states: torch.Tensor) -> None:
@@ -265,18 +277,19 @@ class Layers:
         pairs = ((states, own[layer]) for layer, states in found.items())
         return all(a.shape == b.shape and near(a, b, SAME[loaded.dtype]) for a, b in pairs)
 
-    def _read(self, loaded: Model, **more: Any) -> Any:
-        """Read a dozen tokens through the model's own forward."""
+    def _read(self, loaded: HookableModel, **more: Any) -> Any:
+        """Run a dozen tokens through the model's own forward."""
         ids = torch.arange(TOKENS, device=loaded.device)[None] % loaded.vocabulary
         with segments(Cuts([TOKENS], device=loaded.device), loaded.attend):
             return loaded.model(input_ids=ids, use_cache=False, **more)
 
 
 def near(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
+    """Tell whether two tensors differ by at most a share of the largest value."""
     scale = float(other.abs().max())
     return float((one.float() - other.to(one.device).float()).abs().max()) <= tolerance * max(scale, 1e-6)
 
 
 def lists_of_blocks(model: torch.nn.Module, count: int) -> Iterator[torch.nn.ModuleList]:
-    """Yield whatever could be a decoder's blocks: lists of so many modules, in the model's order."""
+    """Yield all module lists that could be the decoder's blocks, that is, those of the right length."""
     return (part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == count)

@@ -1,1 +1,1 @@
-"""Heads on hidden states: what they are, their files, and how one is applied."""
+"""Quality heads on hidden states: their interface, their kinds and their files."""

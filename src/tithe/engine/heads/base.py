@@ -1,4 +1,7 @@
-"""What every head is: it reads hidden states layer by layer, and gives one margin a response. No torch here."""
+"""The interface of quality heads: they read hidden states layer by layer and give one margin per response.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ LayerChoice: TypeAlias = Literal["all", "last", "front", "middle", "back"]
 
 
 def chosen_layers(which: LayerChoice, count: int) -> tuple[int, ...]:
-    """Numbers of the hidden states that a choice names: 0 is the embedding output, count - 1 the last.
+    """Return the numbers of the chosen hidden states: 0 is the embedding output, count - 1 the last.
 
     Args:
-        which: all, the last one, or a third of them; the back third takes what the division leaves over.
-        count: hidden states of the model, `num_hidden_layers + 1`.
+        which: all, the last one, or a third of them; the back third includes the remainder of the division.
+        count: number of the model's hidden states, `num_hidden_layers + 1`.
 
     Raises:
-        SettingsError: no such choice, or fewer than three states have no thirds.
+        SettingsError: the choice is unknown, or is a third of fewer than three states.
     """
     if which not in get_args(LayerChoice):
         raise SettingsError(f"no choice of layers `{which}`", hint=did_you_mean(which, get_args(LayerChoice)))
@@ -42,26 +45,26 @@ def chosen_layers(which: LayerChoice, count: int) -> tuple[int, ...]:
 
 
 class LayerReader(Protocol):
-    """Reads one batch of responses. Memory holds one layer at a time."""
+    """A reader of one batch of responses, which holds one layer's states at a time."""
 
     def take(self, layer: int, rows: torch.Tensor) -> None:
-        """One layer's states; called once for every layer of the head, in ascending order.
+        """Take one layer's states; called once for each of the head's layers, in ascending order.
 
         Args:
-            layer: which hidden state.
-            rows: (tokens of all responses, width), one response after another; not kept.
+            layer: number of the hidden state.
+            rows: (tokens of all responses, width), one response after another; must not be kept.
         """
 
     def found(self) -> torch.Tensor:
-        """What `StateHead.margins` is made of, where the states are: (responses, ...) float32."""
+        """Return the input of `StateHead.margins`, on the states' device: (responses, ...) float32."""
 
 
 class StateHead(ABC):
-    """Weights that turn the hidden states of a response into a margin, z_high - z_low.
+    """A head that turns the hidden states of a response into a margin, z_high - z_low.
 
     Args:
-        layers: which hidden states are read, ascending.
-        count: hidden states of the model.
+        layers: numbers of the hidden states it reads, ascending.
+        count: number of the model's hidden states.
         width: of one state.
     """
 
@@ -73,40 +76,40 @@ class StateHead(ABC):
 
     @abstractmethod
     def to(self, device: torch.device | str) -> StateHead:
-        """The same head, reading on this device."""
+        """Return this head on a device."""
 
     @abstractmethod
     def reader(self, lengths: Sequence[int]) -> LayerReader:
-        """A reader of a batch of responses with so many tokens each.
+        """Return a reader for a batch of responses, given the number of tokens of each.
 
         Raises:
-            DataError: a response without a token; it has no states to read.
+            DataError: a response has no token and so no states to read.
         """
 
     @abstractmethod
     def margins(self, found: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """How much more each response looks like the high tier than like the low one: (responses,).
+        """Return how much more each response resembles the high tier than the low one: (responses,).
 
         Args:
-            found: by a reader, on the CPU.
+            found: a reader's output, on the CPU.
         """
 
     @abstractmethod
     def weights(self) -> dict[str, torch.Tensor]:
-        """All weights by name, float32 on the CPU."""
+        """Return all weights by name, float32 on the CPU."""
 
     @classmethod
     @abstractmethod
     def of(cls, weights: Mapping[str, torch.Tensor], layers: Sequence[int], count: int, width: int) -> Self:
-        """A head of these weights.
+        """Make a head from its weights.
 
         Raises:
-            ModelError: a weight is missing, is too much, or has another shape.
+            ModelError: a weight is missing, unknown, or has the wrong shape.
         """
 
 
-class Progression:
-    """Whether a reader is given every layer, once and in order, with as many rows as there are tokens."""
+class LayerOrderCheck:
+    """A check that a reader gets every layer once and in order, with as many rows as there are tokens."""
 
     def __init__(self, layers: Sequence[int], width: int, lengths: Sequence[int]) -> None:
         empty = [place for place, tokens in enumerate(lengths) if tokens < 1]
@@ -125,7 +128,7 @@ class Progression:
 
 
 def demand_layers(layers: Sequence[int], count: int) -> None:
-    """Raises: ModelError, where these are not ascending numbers of hidden states."""
+    """Raise a ModelError unless these are ascending numbers of hidden states."""
     if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= count:
         raise ModelError(
             f"layers {list(layers)} are not ascending numbers of {count} hidden states",
@@ -134,7 +137,7 @@ def demand_layers(layers: Sequence[int], count: int) -> None:
 
 
 def demand_weights(weights: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]], kind: str) -> None:
-    """Raises: ModelError, where a weight is missing, is too much, has another shape, or is not finite."""
+    """Raise a ModelError if a weight is missing, unknown, has the wrong shape, or is not finite."""
     import torch
 
     missing, strange = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
@@ -150,11 +153,11 @@ def demand_weights(weights: Mapping[str, torch.Tensor], expected: Mapping[str, t
                 hint="the head belongs to a model of another depth or width, or reads other layers",
             )
         if not found.dtype.is_floating_point or not torch.isfinite(found).all():
-            raise ModelError(f"`{name}` holds something that is no finite number", hint="train the head again")
+            raise ModelError(f"`{name}` holds values that are not finite numbers", hint="train the head again")
 
 
 def listed(names: Iterable[str], most: int = 4) -> str:
-    """`a`, `b` and 3 more."""
+    """Join names for a message: `a`, `b` and 3 more."""
     shown = [f"`{name}`" for name in names]
     more = len(shown) - most
     return ", ".join(shown[:most]) + (f" and {more} more" if more > 0 else "") if shown else "nothing"

@@ -1,7 +1,7 @@
 """A head on disk: a folder with `head.json`, its card, and `head.safetensors`, its weights.
 
-The card is written last and names the weights' sha256, so a folder with a card is a whole head. Reading a card loads
-no torch.
+The card is written last and names the weights' sha256, so a folder with a card is a whole head. Reading a card
+does not load torch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tithe.data.checksum import seal, unseal
 from tithe.data.outfile import atomic, check_writable
 from tithe.engine.heads.base import demand_layers
+from tithe.engine.model_files import PICKLED
 from tithe.errors import ModelError
 from tithe.extras import __version__
 from tithe.foreign import demand_regular, foreign
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     import torch
 
     from tithe.engine.heads.base import StateHead
+    from tithe.engine.heads.cnn import CnnHead
 
 CARD, WEIGHTS = "head.json", "head.safetensors"
-FORMAT = 2  # 1 had no checksum of the card itself
-MEANING = 1  # raise it when a card's values mean other scores: stored ones are then not met again
+FORMAT = 2  # format 1 had no checksum of the card itself
+MEANING = 1  # raise it when the same card gives other scores, so that stored scores are not reused
 KINDS = ("probe", "cnn")
 MODEL = ("name", "fingerprint", "dtype")
 HINT = "a head is a folder with `head.json` and `head.safetensors`, as `tithe head train` writes it"
@@ -36,19 +38,19 @@ HINT = "a head is a folder with `head.json` and `head.safetensors`, as `tithe he
 
 @dataclass(frozen=True)
 class HeadCard:
-    """Whose states a head reads, how its responses were rendered, and how it was trained.
+    """A description of a head: the model it reads, how its responses were rendered, and how it was trained.
 
     Args:
         kind: `probe` or `cnn`.
-        layers: which hidden states are read, ascending.
-        count: hidden states of the model.
+        layers: numbers of the hidden states it reads, ascending.
+        count: number of the model's hidden states.
         width: of one state.
-        model: `name`, `fingerprint` and `dtype` of the model that it reads.
-        rendering: settings by which records became token ids.
-        training: facts, numbers and the report; they change no score.
+        model: `name`, `fingerprint` and `dtype` of the model it reads.
+        rendering: settings that turned records into token ids.
+        training: facts, numbers and the report; they do not affect scores.
         weights: sha256 of the weights' file; empty before it is written.
-        format: version of this layout.
-        tithe: version that wrote it.
+        format: version of this format.
+        tithe: version of tithe that wrote it.
     """
 
     kind: str
@@ -66,12 +68,12 @@ class HeadCard:
     def of(
         cls, head: StateHead, *, model: Mapping[str, str], rendering: Mapping[str, Any], training: Mapping[str, Any]
     ) -> Self:
-        """The card of a head that is not written yet."""
+        """Make the card of a head that is not written yet."""
         return cls(head.kind, head.layers, head.count, head.width, dict(model), dict(rendering), dict(training))
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of all that changes a score: the weights' bytes, the states read, and the rendering."""
+        """Return 16 hex digits for all that affects scores: the weights' bytes, the states read, and the rendering."""
         assert self.weights != "", "not written yet"
         model = {name: self.model[name] for name in ("fingerprint", "dtype")}
         parts = [self.kind, self.layers, self.count, self.width, model, self.rendering, self.weights, MEANING]
@@ -79,15 +81,16 @@ class HeadCard:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> bytes:
+        """Return the card's file content, with a checksum from format 2 on."""
         values = asdict(self) if self.format == 1 else seal(asdict(self))
         return json.dumps(values, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def parse_card(raw: bytes, path: Path) -> HeadCard:
-    """A card from the bytes of `path`.
+    """Parse a card from the bytes of `path`.
 
     Raises:
-        ModelError: it is no JSON, no head, or of a newer format.
+        ModelError: it is not JSON, not the card of a head, damaged, or of a newer format.
     """
     try:
         found = json.loads(raw)
@@ -127,11 +130,12 @@ def is_model(value: Any) -> bool:
 
 
 def shown(found: Mapping[str, Any], name: str) -> str:
-    """A value in an error's sentence, cut where it is long."""
+    """Return a value for an error message, shortened if it is long."""
     text = json.dumps(found[name]) if name in found else "missing"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+# For each field of a card, the check of its value and what the message says it must be.
 FITS: Mapping[str, Callable[[Any], bool]] = {
     "format": lambda value: is_number(value) and value >= 1,
     "layers": lambda value: isinstance(value, list) and all(is_number(one) for one in value),
@@ -155,31 +159,23 @@ WANTED = {
     "tithe": "a text",
 }
 
-
-if TYPE_CHECKING:
-    import torch
-
-    from tithe.engine.heads.base import StateHead
-    from tithe.engine.heads.cnn import CnnHead
-
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-ANCHOR = "fc.0.weight"  # of the convolutional head's names the one by which a prefix is found
+ANCHOR = "fc.0.weight"  # a weight of every convolutional head: what stands before this name is a prefix
 
 
 def save_head(folder: Path, head: StateHead, card: HeadCard, *, overwrite: bool = False) -> HeadCard:
     """Write a head, whole or not at all.
 
     Args:
-        folder: made where it is missing.
-        head: its weights.
+        folder: created if it is missing.
+        head: the head whose weights to write.
         card: see `HeadCard.of`.
-        overwrite: replace a head that is there.
+        overwrite: whether to replace an existing head.
 
     Returns:
-        The card as it was written, with the weights' sha256 and so with a fingerprint.
+        The card as written, with the weights' sha256, so that it has a fingerprint.
 
     Raises:
-        OutputError: a head is there, or the folder cannot be written.
+        OutputError: there is a head already, or the folder cannot be written.
     """
     from safetensors.torch import save
 
@@ -190,7 +186,7 @@ def save_head(folder: Path, head: StateHead, card: HeadCard, *, overwrite: bool 
     written = replace(card, weights=hashlib.sha256(raw).hexdigest())
     text = written.to_json()
     with suppress(FileNotFoundError):
-        (folder / CARD).unlink()  # until all is written, this is no head
+        (folder / CARD).unlink()  # without a card the folder is no head, should writing be interrupted
     with atomic(folder / WEIGHTS, overwrite) as stream:
         stream.write(raw)
     with atomic(folder / CARD, overwrite) as stream:
@@ -199,7 +195,7 @@ def save_head(folder: Path, head: StateHead, card: HeadCard, *, overwrite: bool 
 
 
 def read_card(folder: Path) -> HeadCard:
-    """What a head says of itself, its weights' bytes compared with what the card says of them. Loads no torch.
+    """Read a head's card and check the weights' bytes against it. Loads no torch.
 
     Raises:
         ModelError: there is no head, it is damaged, or it is of a newer format.
@@ -226,10 +222,10 @@ def read_card(folder: Path) -> HeadCard:
 
 
 def load_head(folder: Path) -> StateHead:
-    """The head itself, on the CPU.
+    """Load a head, on the CPU.
 
     Raises:
-        ModelError: see `read_card`; or the weights are not those of such a head.
+        ModelError: see `read_card`; or the weights do not fit the card.
     """
     from tithe.engine.heads.cnn import CnnHead
     from tithe.engine.heads.probe import ProbeHead
@@ -240,16 +236,16 @@ def load_head(folder: Path) -> StateHead:
 
 
 def import_cnn(weights: Path, *, count: int, width: int, layers: Sequence[int] | None = None) -> CnnHead:
-    """A head from a network trained with the paper's own scripts.
+    """Make a head from a network that was trained with the paper's own scripts.
 
     Args:
         weights: a .safetensors file; its names may share a prefix, as in `module.convs.0.weight`.
-        count: hidden states of the model, `num_hidden_layers + 1`.
+        count: number of the model's hidden states, `num_hidden_layers + 1`.
         width: of one state.
-        layers: which it reads; None means all.
+        layers: numbers of the hidden states it reads; None for all.
 
     Raises:
-        ModelError: no such file, a pickled one, or weights of another network.
+        ModelError: the file is missing or pickled, or holds the weights of another network.
     """
     from tithe.engine.heads.cnn import CnnHead
 
@@ -265,6 +261,7 @@ def import_cnn(weights: Path, *, count: int, width: int, layers: Sequence[int] |
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read all tensors of a .safetensors file."""
     from safetensors.torch import load_file
 
     with foreign(ModelError, f"`{path}` is no safetensors file", HINT):
@@ -273,7 +270,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def without_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same weights without what all names begin with."""
+    """Remove the prefix that all weight names share, if they do."""
     prefix = next((name.removesuffix(ANCHOR) for name in state if name.endswith(f".{ANCHOR}")), "")
     if not all(name.startswith(prefix) for name in state):
         return dict(state)

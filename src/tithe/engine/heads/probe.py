@@ -1,4 +1,4 @@
-"""The linear head: the mean state of a response in each layer, weighed.
+"""The linear head: a weighted sum of a response's mean hidden state in each layer.
 
 margin = sum over layers of (w_l . mean over response tokens of h_l) + b
 """
@@ -12,41 +12,41 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tithe.engine.heads.base import Progression, StateHead, demand_weights
+from tithe.engine.heads.base import LayerOrderCheck, StateHead, demand_weights
 
 Means: TypeAlias = npt.NDArray[np.float32]
 
 
-class MeansReader:
-    """The mean state of each response, layer by layer; what a probe is trained on and reads.
+class ProbeReader:
+    """A reader that computes the mean state of each response in each layer, the input of a probe.
 
     Args:
-        layers: which will come, ascending.
+        layers: numbers of the layers that will come, ascending.
         width: of one state.
         lengths: tokens of each response.
     """
 
     def __init__(self, layers: Sequence[int], width: int, lengths: Sequence[int]) -> None:
-        self.progress = Progression(layers, width, lengths)
+        self.progress = LayerOrderCheck(layers, width, lengths)
         self.lengths = list(lengths)
         self.parts: list[torch.Tensor] = []
 
     @torch.inference_mode()
     def take(self, layer: int, rows: torch.Tensor) -> None:
         self.progress.step(layer, rows)
-        # Response by response: the order in which a mean is summed then depends on that response alone.
+        # Response by response, so that the order of summation does not depend on the rest of the batch.
         means = [part.mean(0, dtype=torch.float32) for part in torch.split(rows, self.lengths)]
         self.parts.append(torch.stack(means))  # (responses, width)
 
     @torch.inference_mode()
     def found(self) -> torch.Tensor:
-        """(responses, layers, width) float32, where the states are."""
+        """Return the mean states, on their device: (responses, layers, width) float32."""
         self.progress.end()
         return torch.stack(self.parts, dim=1)
 
 
 class ProbeHead(StateHead):
-    """One weight for every number of the mean state, and a bias.
+    """A head with one weight per component of the mean states, and a bias.
 
     Args:
         weight: (layers, width).
@@ -62,11 +62,11 @@ class ProbeHead(StateHead):
         self.weight, self.bias = (one.to("cpu", torch.float32).contiguous() for one in found.values())
 
     def to(self, device: torch.device | str) -> ProbeHead:
-        """Itself: it reads means where the states are, and weighs them on the CPU."""
+        """Return this head itself: means are computed on the states' device, and weighted on the CPU."""
         return self
 
-    def reader(self, lengths: Sequence[int]) -> MeansReader:
-        return MeansReader(self.layers, self.width, lengths)
+    def reader(self, lengths: Sequence[int]) -> ProbeReader:
+        return ProbeReader(self.layers, self.width, lengths)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {"weight": self.weight, "bias": self.bias}
@@ -77,9 +77,9 @@ class ProbeHead(StateHead):
         return cls(weights["weight"], weights["bias"], layers, count, width)
 
     def margins(self, found: Means) -> npt.NDArray[np.float32]:
-        """Of mean states, (responses, layers, width).
+        """Return the margins from mean states, (responses, layers, width).
 
-        Summed in float64: a few numbers of a state may be thousands of times larger than the rest.
+        The sum is in float64, as a few components of a state may be thousands of times larger than the rest.
         """
         weight = self.weight.numpy().astype(np.float64)
         margins = [np.vdot(one.astype(np.float64), weight) + self.bias.item() for one in found]

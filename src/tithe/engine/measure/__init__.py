@@ -1,1 +1,1 @@
-"""What is timed, tuned, or chosen for this machine and model."""
+"""Measurements and tuning for this machine and model: kernels, layouts, memory and fp8."""

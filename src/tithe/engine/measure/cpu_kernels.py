@@ -1,7 +1,7 @@
-"""Which kernels multiply on a CPU: in fp32 torch's own choice or oneDNN's, and whether 16 bits pay at all.
+"""Choose the CPU's matmul kernels: torch's default or oneDNN's in fp32, and whether 16-bit dtypes are faster at all.
 
-oneDNN's are taken where they are faster and as true. A processor may have the instructions of bf16 or fp16 and torch no
-kernel for them; then they take a hundred times as long.
+oneDNN's kernels are used if they are faster and as accurate. A processor may have instructions for bf16 or fp16 without
+torch having a kernel for them; products then take a hundred times as long.
 """
 
 from __future__ import annotations
@@ -14,32 +14,36 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from tithe.engine.measure.matmul import Product, clocked, in_turns, operands, relative_error, single_threads
+from tithe.engine.measure.matmul import MatmulShape, clocked, in_turns, operands, relative_error, single_threads
 
-TRUE = 1e-6  # relative error up to which a product counts as fp32; bf16 is off by 3e-3
-FASTER = 1.1  # times as fast as torch's own choice: less would not be worth other last bits
-TIMED = Product(256, 768, 2048)  # rows of a pack x width x inner width of a small model
-CHECKED = (Product(64, 768, 2048), Product(33, 511, 97), Product(8, 1024, 64))  # some kernels like even sizes only
+TRUE = 1e-6  # largest relative error of an fp32 product; bf16's is 3e-3
+FASTER = 1.1  # required speed-up over torch's default: less would not be worth a change of the last bits
+TIMED = MatmulShape(256, 768, 2048)  # rows of a pack x width x inner width of a small model
+CHECKED = (
+    MatmulShape(64, 768, 2048),
+    MatmulShape(33, 511, 97),
+    MatmulShape(8, 1024, 64),
+)  # some kernels like even sizes only
 ROUNDS = 4
 
 RouteName: TypeAlias = Literal["default", "onednn"]
 CPU = torch.device("cpu")
-_before: list[str] = []  # torch's precision before it was changed here
-HALF_TIMED = Product(256, 768, 768)  # less than a pack's, as it may be slow
-HALF_CHECKED = Product(33, 511, 97)
+_before: list[str] = []  # torch's precision setting before it was changed here; empty if it was not
+HALF_TIMED = MatmulShape(256, 768, 768)  # smaller than `TIMED`, as 16-bit products may be very slow
+HALF_CHECKED = MatmulShape(33, 511, 97)
 HALF_ROUNDS = 4
-HALF_SLOW = 0.25  # seconds after which a product needs no second round
-HALF_TRUE = {torch.bfloat16: 1e-2, torch.float16: 1e-3}  # relative error of a product that rounds as the dtype does
+HALF_SLOW = 0.25  # seconds: a product that takes longer is not timed again
+HALF_TRUE = {torch.bfloat16: 1e-2, torch.float16: 1e-3}  # largest relative error that the dtype's own rounding explains
 
 
 @dataclass(frozen=True)
 class Fp32Route:
-    """The kernels that were taken for fp32 on a CPU.
+    """The kernels chosen for fp32 on a CPU.
 
     Args:
         name: `default`, torch's own choice (MKL in most builds), or `onednn`.
-        why: in words.
-        gflops: of each route, on one core; empty where there is nothing to choose.
+        why: the reason, in words.
+        gflops: of each route on one core; empty if there is no choice.
         relative_error: of each route, against float64.
     """
 
@@ -49,7 +53,7 @@ class Fp32Route:
     relative_error: Mapping[str, float] = field(default_factory=dict)
 
     def is_true(self, name: RouteName) -> bool:
-        """Tell whether a route rounds as fp32 does."""
+        """Tell whether a route is as accurate as fp32."""
         return self.relative_error[name] <= TRUE
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,14 +62,13 @@ class Fp32Route:
 
 
 def take_fastest_fp32(device: torch.device, wanted: RouteName | None = None) -> Fp32Route | None:
-    """Set torch to the faster route for fp32 on a CPU; None on other devices.
+    """Set torch to the faster route for fp32 on a CPU, and return it; return None for other devices.
 
-    The routes are probed once in a process, in about 0.2 s. What is set counts for the whole process.
+    The routes are timed once per process, in about 0.2 s. The setting applies to the whole process.
 
     Args:
-        device: where the model is going to be; for a GPU, what was set for a CPU is taken back: there the same
-            setting would round to TF32.
-        wanted: the route of an earlier part of the same run; it is taken where it is true, however fast it is.
+        device: where the model will be; for a GPU an earlier setting is undone, as it would mean TF32 there.
+        wanted: the route that a resumed run began with; it is kept if it is accurate, even if it is slower.
     """
     if device.type != "cpu":
         put_back()
@@ -80,14 +83,14 @@ def take_fastest_fp32(device: torch.device, wanted: RouteName | None = None) -> 
 
 
 def put_back() -> None:
-    """Set torch to what it was before anything was taken here."""
+    """Restore torch's precision setting."""
     if _before:
         torch.set_float32_matmul_precision(_before.pop())
 
 
 @cache
 def probe_fp32() -> Fp32Route:
-    """Measure both routes; leaves torch as it was."""
+    """Time both routes and choose one; torch's setting stays as it is."""
     before = _before[0] if _before else torch.get_float32_matmul_precision()
     with torch.inference_mode(), single_threads(CPU), precision(before):
         errors = {"default": worst_error()}
@@ -99,13 +102,13 @@ def probe_fp32() -> Fp32Route:
         own = left @ right
         with precision("medium"):
             errors["onednn"] = worst_error()
-            if torch.equal(left @ right, own):
+            if torch.equal(left @ right, own):  # this build ignores the setting
                 return Fp32Route("default", "both settings of torch give the same bits: there is one route", {}, errors)
         return choose(timed(left, right), errors)
 
 
 def choose(gflops: Mapping[str, float], errors: Mapping[str, float]) -> Fp32Route:
-    """Take oneDNN where it is true, and faster by the margin."""
+    """Return oneDNN if it is accurate and faster by the margin, else torch's default."""
     times = gflops["onednn"] / gflops["default"]
     if errors["onednn"] > TRUE:
         why = f"oneDNN is not true fp32 here: relative error {errors['onednn']:.1e}"
@@ -116,7 +119,7 @@ def choose(gflops: Mapping[str, float], errors: Mapping[str, float]) -> Fp32Rout
 
 
 def held_to(route: Fp32Route, wanted: RouteName | None) -> Fp32Route:
-    """Return the route that an earlier part of the run took, where this machine has it and it is true."""
+    """Return the route that the run began with, if this machine has it and it is accurate; else the measured one."""
     if wanted in (None, route.name) or not route.gflops:
         return route
     if wanted == "onednn" and route.relative_error["onednn"] > TRUE:
@@ -125,7 +128,7 @@ def held_to(route: Fp32Route, wanted: RouteName | None) -> Fp32Route:
 
 
 def timed(left: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
-    """Return GFLOP/s of both routes: the best of some rounds."""
+    """Return the GFLOP/s of both routes, best of some rounds."""
     flops = 2 * left.shape[0] * left.shape[1] * right.shape[1]
     routes = {"default": "highest", "onednn": "medium"}
     clocks = {name: partial(clocked_at, setting, left, right) for name, setting in routes.items()}
@@ -133,18 +136,19 @@ def timed(left: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
 
 
 def clocked_at(setting: str, left: torch.Tensor, right: torch.Tensor) -> float:
-    """Return the seconds of a product at one of torch's settings."""
+    """Return the seconds that a product takes at one of torch's precision settings."""
     with precision(setting):
         return clocked(left, right, 1)
 
 
 def worst_error() -> float:
+    """Return the largest relative error of fp32 products at torch's current setting."""
     return max(relative_error(product, torch.float32, CPU) for product in CHECKED)
 
 
 @contextmanager
 def precision(setting: str) -> Iterator[None]:
-    """Set torch's precision of fp32 products for a while."""
+    """Set torch's precision of fp32 products within the `with` block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(setting)
     try:
@@ -155,12 +159,12 @@ def precision(setting: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class HalfSpeed:
-    """What was found.
+    """The speed and accuracy of a 16-bit dtype on this CPU.
 
     Args:
-        times: as fast as the faster route of fp32.
+        times: speed relative to the faster fp32 route.
         relative_error: against float64.
-        limit: above which products are not those of the dtype.
+        limit: largest error that the dtype's own rounding explains.
     """
 
     times: float
@@ -172,7 +176,7 @@ class HalfSpeed:
         return self.times >= FASTER and self.relative_error <= self.limit
 
     def words(self, dtype: str) -> str:
-        """Say why it does not pay."""
+        """Return why the dtype does not pay."""
         if self.relative_error > self.limit:
             return f"products in {dtype} are off by {self.relative_error:.1e} on this CPU, more than it rounds"
         return f"{dtype} multiplies {self.times:.2g} times as fast as fp32 on this CPU, and rounds"
@@ -180,7 +184,7 @@ class HalfSpeed:
 
 @cache
 def probe_half(dtype: torch.dtype) -> HalfSpeed:
-    """Multiply in both, in turns, in a fraction of a second; the best rounds count."""
+    """Compare a 16-bit dtype with fp32, in turns and within a fraction of a second; the best rounds count."""
     route = probe_fp32()
     setting = "medium" if route.name == "onednn" else torch.get_float32_matmul_precision()
     with torch.inference_mode(), single_threads(CPU):

@@ -1,8 +1,8 @@
 """Linear layers with weights in fp8 (e4m3): one scale per output row, activations quantised per token.
 
-The scheme is that of vLLM's and llm-compressor's "FP8 dynamic": w = s_w q_w with s_w = max |w| / 448 per row, the same
-per token for activations on the fly, the product summed in fp32 and handed on in bf16. What is no product of a
-block stays as it is: embeddings, norms, the output head, and the routers of mixtures.
+The scheme is "FP8 dynamic" of vLLM and llm-compressor: w = s_w q_w with s_w = max |w| / 448 per row, and likewise per
+token for activations at run time; products accumulate in fp32 and are returned in bf16. Only linear layers inside
+blocks are converted, not embeddings, norms, the output head or the routers of mixtures.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from dataclasses import dataclass
 import torch
 
 from tithe.engine.devices import E4M3
-from tithe.engine.model import LoadedModel
+from tithe.engine.loaded_model import LoadedModel
 from tithe.errors import ModelError
 
 LARGEST = torch.finfo(E4M3).max  # 448
-EVEN = 16  # those units want both sides of a matrix in multiples of it
-ROUTERS = ("gate", "router")  # a mixture's choice of experts; the gate of a gated block is called `gate_proj`
-TINY = 1e-12  # scale of a row of zeros
+EVEN = 16  # fp8 units need both sides of a matrix to be multiples of this
+ROUTERS = ("gate", "router")  # names of a mixture's router; the gate of a gated MLP is called `gate_proj`
+TINY = 1e-12  # smallest scale, for rows of zeros
 
 
 def quantised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantise rows to e4m3 times a scale each: (rows, dim) -> (rows, dim) e4m3, (rows, 1) float32.
+    """Quantise each row to e4m3 and a scale: (rows, dim) -> (rows, dim) e4m3, (rows, 1) float32.
 
-    A row that holds infinity or NaN comes out as NaN, not as large numbers.
+    A row with infinity or NaN becomes NaN, not large finite numbers.
     """
-    wide = rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format)  # the units read row by row
+    wide = rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format)  # fp8 units read row-major
     scale = (wide.abs().amax(dim=1, keepdim=True) / LARGEST).clamp_min(TINY)
     return wide.div_(scale).clamp_(-LARGEST, LARGEST).to(E4M3), scale
 
@@ -36,7 +36,7 @@ class Fp8Linear(torch.nn.Module):
     """A linear layer whose weights are e4m3 with one scale per output row.
 
     Args:
-        linear: what it stands for; its weights are not kept.
+        linear: the layer to replace; its weights are not kept.
     """
 
     def __init__(self, linear: torch.nn.Linear) -> None:
@@ -60,16 +60,16 @@ class Fp8Linear(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class Held:
-    """What is in fp8.
+class Fp8Layers:
+    """How much of a model is in fp8.
 
     Args:
-        layers: linear layers in fp8.
-        left: linear layers of the blocks that stay in bf16: routers, and sides that are no multiple of 16.
-        parameters: of all the model's, those in fp8.
-        of: all of them.
-        bytes_before: of the weights in bf16.
-        bytes_after: of the weights now.
+        layers: number of linear layers in fp8.
+        left: linear layers in blocks that stay in bf16: routers, and those with a side that is no multiple of 16.
+        parameters: number of the model's parameters in fp8.
+        of: number of all its parameters.
+        bytes_before: size of the weights in bf16.
+        bytes_after: size of the weights now.
     """
 
     layers: int
@@ -81,7 +81,7 @@ class Held:
 
 
 def linear_layers(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
-    """Yield the linear layers inside a model's blocks, each with its parent and its name there."""
+    """Yield the linear layers inside a model's blocks, each with its parent module and its name there."""
     blocks = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList)]
     seen: set[int] = set()
     for part in (inner for each in blocks for inner in each.modules()):
@@ -92,6 +92,7 @@ def linear_layers(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str
 
 
 def fits(name: str, linear: torch.nn.Linear) -> bool:
+    """Tell whether a linear layer can be converted to fp8."""
     return name not in ROUTERS and linear.in_features % EVEN == 0 and linear.out_features % EVEN == 0
 
 
@@ -100,11 +101,11 @@ def weight_bytes(model: torch.nn.Module) -> int:
     return sum(part.numel() * part.element_size() for part in (*model.parameters(), *model.buffers()))
 
 
-def hold_in_fp8(loaded: LoadedModel) -> Held:
-    """Put e4m3 in place of the weights of a model in bf16, layer by layer, so that at most one stands twice.
+def hold_in_fp8(loaded: LoadedModel) -> Fp8Layers:
+    """Convert a bf16 model to e4m3 layer by layer, so that at most one layer is in memory twice.
 
     Raises:
-        ModelError: no layer of it can be held so.
+        ModelError: none of its layers can be converted.
     """
     model, head = loaded.model, loaded.model.get_output_embeddings()
     before, found = weight_bytes(model), [one for one in linear_layers(model) if one[2] is not head]
@@ -115,8 +116,8 @@ def hold_in_fp8(loaded: LoadedModel) -> Held:
             hint="`--dtype bf16`; layers of other kinds, such as fused experts, stay in bf16",
         )
     left = len(found) - len(taken)
-    del found  # else all the bf16 weights would be held until the end
+    del found  # else it would keep all bf16 weights alive until the end
     for part, name in taken:
         setattr(part, name, Fp8Linear(getattr(part, name)))
     quantities = [w.numel() for w in model.parameters() if w.dtype == E4M3]
-    return Held(len(taken), left, sum(quantities), loaded.parameters, before, weight_bytes(model))
+    return Fp8Layers(len(taken), left, sum(quantities), loaded.parameters, before, weight_bytes(model))

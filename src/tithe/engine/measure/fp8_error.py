@@ -1,4 +1,4 @@
-"""How far a model in fp8 is from itself in bf16, told from the first passes of a run."""
+"""Convert a model to fp8 and measure how far it is from bf16, on the first passes of a run."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import numpy.typing as npt
 import torch
 
 from tithe.engine.batches import Batch, make_batches
-from tithe.engine.measure.fp8 import Held, hold_in_fp8
+from tithe.engine.loaded_model import LoadedModel
+from tithe.engine.measure.fp8 import Fp8Layers, hold_in_fp8
 from tithe.engine.measure.fused import fuse
-from tithe.engine.model import LoadedModel
-from tithe.engine.sources import first_line
+from tithe.engine.model_files import first_line
 from tithe.errors import ModelError
 from tithe.records import Pass
 
-SAMPLE = 128  # passes that are read in both
-SAMPLE_TOKENS = 32_768  # of them at most, and one pass at least
-BATCH = 4096  # tokens that are read together, at the most
-TRIAL = (32, 64)  # passes, and tokens of each, that decide about compiled parts
-# Compiled parts are taken whose mean difference from bf16 is at most so many times that without them, and so much.
+SAMPLE = 128  # passes read in both dtypes
+SAMPLE_TOKENS = 32_768  # most tokens of the sample; it has at least one pass
+BATCH = 4096  # most tokens per batch
+TRIAL = (32, 64)  # number and length of the passes that decide about compiled parts
+# Compiled parts are kept if their mean difference from bf16 is at most MORE times that without them, plus FLOOR nats.
 MORE, FLOOR = 1.25, 1e-3
 Means = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Fp8Error:
-    """Differences of the mean NLL of a response, fp8 against bf16, in nats a token.
+    """The differences between fp8 and bf16 in a response's mean NLL, in nats per token.
 
     Args:
-        passes: that were read in both.
-        tokens: of their responses.
-        mean: of the absolute differences.
-        largest: of them.
-        shift: mean difference with its sign: how much likelier (below 0) or less likely fp8 finds all of them.
-        rank_correlation: Spearman's, of the means; None for fewer than 3 passes or where all are equal.
+        passes: number of passes read in both dtypes.
+        tokens: tokens of their responses.
+        mean: mean absolute difference.
+        largest: largest absolute difference.
+        shift: mean signed difference: below 0, responses are likelier in fp8.
+        rank_correlation: Spearman's, of the means; None for fewer than 3 passes or if all means are equal.
     """
 
     passes: int
@@ -50,9 +50,9 @@ class Fp8Error:
 
 @dataclass(frozen=True)
 class Fp8:
-    """What is in fp8, and how far it is from bf16."""
+    """A model's conversion to fp8: its layers, and its error against bf16."""
 
-    held: Held
+    held: Fp8Layers
     error: Fp8Error
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,6 +60,7 @@ class Fp8:
         return {**asdict(self.held), "error_against_bf16": asdict(self.error)}
 
     def words(self) -> str:
+        """Return the facts in a sentence, for the terminal."""
         held, error = self.held, self.error
         rank = "" if error.rank_correlation is None else f", rank correlation {error.rank_correlation:.4f}"
         return (
@@ -73,19 +74,20 @@ class Fp8:
 def take_fp8(
     loaded: LoadedModel, passes: Sequence[Pass], batches: Sequence[Batch], *, budget: int, compiled: bool = False
 ) -> Fp8:
-    """Let the model in bf16 answer a sample, hold its weights in fp8, and let it answer again.
+    """Read a sample in bf16, convert the model to fp8, and read the sample again.
 
     Args:
-        loaded: in bf16; changed in place.
+        loaded: a model in bf16; converted in place.
         passes: of the run.
-        batches: what of them is going to be read.
-        budget: tokens that may be read together.
-        compiled: compile parts of it, and the fp8 layers. Rounded otherwise, an activation may fall on the next e4m3
-            number, so these are held against bf16 as well: they are taken where they are hardly further from it, on
-            passes that are the same for every run, as one that goes on must do as it began.
+        batches: batches of the passes that will be read.
+        budget: tokens per batch.
+        compiled: whether to compile parts of the model and its fp8 layers. A difference in rounding can move an
+            activation to the next e4m3 number, so compiled parts are compared with bf16 too, and kept if they are
+            hardly further from it than the others. The passes for this are the same in every run, so that a resumed
+            run decides as it did at first.
 
     Raises:
-        ModelError: fp8 cannot hold the model, or it does not answer with finite numbers then.
+        ModelError: the model cannot be converted, or then gives numbers that are not finite.
     """
     sample, budget = sampled(passes, batches), min(BATCH, budget)
     trial = trial_passes(loaded) if compiled else []
@@ -105,23 +107,23 @@ def take_fp8(
 
 
 def trial_passes(loaded: LoadedModel) -> list[Pass]:
-    """Make random ids, always the same, that decide whether compiled parts are taken."""
-    length = min(TRIAL[1], loaded.alone_above or TRIAL[1])
+    """Make the passes that decide about compiled parts: random ids, the same every time."""
+    length = min(TRIAL[1], loaded.single_above or TRIAL[1])
     ids = np.random.default_rng(0).integers(0, min(loaded.vocabulary, 1000), (TRIAL[0], length))
     return [Pass(row, length // 4) for row in ids.astype(np.int32)]
 
 
 def distance(loaded: LoadedModel, sample: Sequence[Pass], before: Means, budget: int) -> Fp8Error:
-    """Compare the sample's answers with those in bf16.
+    """Read the sample and compare it with its means in bf16.
 
     Raises:
-        ModelError: it is not answered, or not with finite numbers.
+        ModelError: reading fails, or gives numbers that are not finite.
     """
     try:
         after = means(loaded, sample, budget)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:  # a kernel's, or of a model that looks at the dtype of its weights
+    except RuntimeError as error:  # from a kernel, or from a model that inspects its weights' dtype
         raise ModelError(
             f"`{loaded.source.name}` cannot be read in fp8: {first_line(error)}", hint="`--dtype bf16`"
         ) from error
@@ -137,7 +139,7 @@ def distance(loaded: LoadedModel, sample: Sequence[Pass], before: Means, budget:
 
 
 def sampled(passes: Sequence[Pass], batches: Sequence[Batch]) -> list[Pass]:
-    """Choose some of the passes that have something to score, spread evenly, in their own order."""
+    """Choose passes with scored tokens, evenly spread over those to read and in their order."""
     rows = sorted({i for batch in batches for i in batch.index if len(passes[i].ids) > max(passes[i].start, 1)})
     places = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int))
     chosen = [passes[rows[place]] for place in places]
@@ -146,17 +148,17 @@ def sampled(passes: Sequence[Pass], batches: Sequence[Batch]) -> list[Pass]:
 
 
 def means(loaded: LoadedModel, sample: Sequence[Pass], budget: int = BATCH) -> Means:
-    """Return the mean NLL of each pass, read in small batches, the same ones every time."""
-    budget, padded = (1 if loaded.road == "single" else budget), loaded.road == "padded"
+    """Return the mean NLL of each pass, read in small batches that are the same every time: (passes,)."""
+    budget, padded = (1 if loaded.forward_path == "single" else budget), loaded.forward_path == "padded"
     found = np.empty(len(sample))
-    for batch in make_batches(sample, budget=budget, padded=padded, alone_above=loaded.alone_above):
-        nlls = loaded.along(loaded.road, [sample[i] for i in batch.index])
+    for batch in make_batches(sample, budget=budget, padded=padded, single_above=loaded.single_above):
+        nlls = loaded.read_on(loaded.forward_path, [sample[i] for i in batch.index])
         found[list(batch.index)] = [nll.mean(dtype=np.float64) for nll in nlls]
     return found
 
 
 def compare(before: Means, after: Means, tokens: int) -> Fp8Error:
-    """Return the differences of means in the same order."""
+    """Compare the means of the same passes before and after."""
     apart = after - before
     return Fp8Error(
         len(apart),
@@ -169,6 +171,7 @@ def compare(before: Means, after: Means, tokens: int) -> Fp8Error:
 
 
 def rank_correlation(before: Means, after: Means) -> float | None:
+    """Return Spearman's rank correlation, or None if it is undefined."""
     from scipy.stats import spearmanr
 
     if len(before) < 3 or np.ptp(before) == 0 or np.ptp(after) == 0:

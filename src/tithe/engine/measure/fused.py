@@ -1,11 +1,11 @@
-"""Norms, MLPs and the rotation of positions compiled by torch: what moves memory and computes little.
+"""Compile a model's norms, MLPs and rotary embeddings with torch: the parts that are bound by memory traffic.
 
-The products with weights stay whose they were; what stands between them becomes one kernel, and in fp8 what makes
-e4m3 of the activations.
+Products with weights still run in the same library kernels; the operations between them are fused into one kernel, and
+so is the quantisation of activations in fp8.
 
-Parts are found by what they are, and put into this one model: classes and modules of transformers stay as they are.
-They round as they did; last bits may differ all the same, so the whole model is read with and without them before they
-stay.
+Parts are recognised by their structure and replaced in this one model only; transformers' classes stay as they are.
+Compiled parts round where the originals do, but last bits may still differ, so the whole model is read with and without
+them before they are kept.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ import numpy as np
 import torch
 
 from tithe.engine.forward.forward import TokenNlls
-from tithe.engine.forward.probe import TOLERANCE, probe_passes, together
+from tithe.engine.forward.path_choice import TOLERANCE, probe_passes, read_batched
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.measure.fp8 import Fp8Linear
-from tithe.engine.model import LoadedModel
-from tithe.engine.sources import first_line
+from tithe.engine.model_files import first_line
 
-NORM, PRODUCT, ROTATION, IN_FP8 = "norms", "MLPs", "rotations", "fp8 layers"
-ROTARY = re.compile(r"apply_\w*rotary\w*")  # what models call the function
-# Multiply-adds x 2 of a job that compiling repays: measured on an H200, it takes 5 s with its trial and saves a sixth
-# of a large model's time and a quarter of a small one's, which runs at some 250 TFLOP/s.
+NORM, MLP, ROTATION, IN_FP8 = "norms", "MLPs", "rotations", "fp8 layers"
+ROTARY = re.compile(r"apply_\w*rotary\w*")  # transformers' names for the function
+# FLOPs above which compiling pays off. On an H200 it takes 5 s with its check, and saves a sixth of a large model's
+# time and a quarter of a small one's: 5 s are saved in about 5 x 5 s of work, at some 250 TFLOP/s.
 WORTH = 5 * 5 * 2.5e14
 
 
 @dataclass
 class Fused:
-    """Compiled parts of a model.
+    """The compiled parts of a model.
 
     Args:
-        model: whose parts they are.
+        model: the model.
         backend: of torch.compile.
 
     Attributes:
-        parts: how many of each kind are compiled; empty where they were not taken.
-        why_not: why they were not taken.
-        off: nats by which a token differs at most.
-        seconds: that compiling and trying took.
+        parts: number of compiled parts of each kind; empty if they were not kept.
+        why_not: why they were not kept.
+        off: largest difference of a token's NLL, in nats.
+        seconds: time that compiling and checking took.
     """
 
     model: Any = field(repr=False)
@@ -62,30 +62,31 @@ class Fused:
 
     @cached_property
     def made(self) -> list[tuple[str, torch.nn.Module, Any]]:
-        """Kind, module and its other forward: a class's method is compiled once for all its layers."""
+        """List the kind, module and compiled forward of each part; a class is compiled once for all its layers."""
         options = as_uncompiled() if self.backend == "inductor" else None
         compiled = cache(lambda function: torch.compile(function, dynamic=True, backend=self.backend, options=options))
         found = []
         for kind, module in find_parts(self.model):
             forward = type(module).forward
-            other = with_rotation(forward, compiled) if kind == ROTATION else compiled(forward)
+            other = with_compiled_rotary(forward, compiled) if kind == ROTATION else compiled(forward)
             found.append((kind, module, MethodType(other, module)))
         return found
 
     def put_in(self) -> None:
+        """Replace the forward of each part with its compiled one."""
         for _, module, forward in self.made:
             module.forward = forward
         self.parts = dict(Counter(kind for kind, *_ in self.made))
 
     def take_out(self) -> None:
-        """Leave the model as it was."""
-        for _, module, _ in vars(self).get("made", ()):  # not made, if that failed
+        """Restore the model's own forwards."""
+        for _, module, _ in vars(self).get("made", ()):  # the cached property is missing if compiling failed
             vars(module).pop("forward", None)
         self.parts = {}
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Put the parts in for a while."""
+        """Use the compiled parts within the `with` block."""
         try:
             self.put_in()
             yield
@@ -98,17 +99,17 @@ class Fused:
         return {name: value for name, value in found.items() if value is not None}
 
     def words(self) -> str:
-        """Say in a few words what was compiled, for the terminal."""
+        """Return what was compiled, for the terminal."""
         if self.why_not is not None:
             return f"nothing compiled ({self.why_not})"
         return f"{', '.join(self.parts)} compiled in {self.seconds:.0f} s"
 
 
 def as_uncompiled() -> dict[str, Any]:
-    """Return inductor's options for rounding where torch rounds: to bf16 between two operations.
+    """Return inductor's options for rounding where eager torch does: to bf16 between two operations.
 
-    Without, a model is off by what bf16 is off itself, in nats where attention is a near tie, and no bound would tell
-    that from a wrong kernel.
+    Without them the difference is as large as bf16's own error, up to nats where attention is nearly tied, and no bound
+    could tell that from a wrong kernel.
     """
     from torch._inductor import config
 
@@ -117,31 +118,31 @@ def as_uncompiled() -> dict[str, Any]:
 
 
 def find_parts(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Yield kind and module of what is worth compiling; what somebody else has hooked into is left alone."""
-    inside: set[torch.nn.Module] = set()  # what is compiled with the part that holds it
+    """Yield the kind and module of each part worth compiling; skip modules whose forward is already replaced."""
+    inside: set[torch.nn.Module] = set()  # modules compiled as part of their parent
     for module in model.modules():
         if type(module).__module__.startswith("torch.") or "forward" in vars(module) or module in inside:
             continue
         if is_norm(module):
             yield NORM, module
-        elif is_product(module):
+        elif is_mlp(module):
             inside.update(module.children())
-            yield PRODUCT, module
+            yield MLP, module
         elif isinstance(module, Fp8Linear):
             yield IN_FP8, module
-        elif rotation(type(module).forward) is not None:
+        elif rotary_name(type(module).forward) is not None:
             yield ROTATION, module
 
 
 def is_norm(module: torch.nn.Module) -> bool:
-    """Tell whether it is a norm: no parts of its own, only vectors as weights, one tensor in."""
+    """Tell whether a module is a norm: no submodules, only vectors as weights, one input tensor."""
     weights = list(module.parameters())
     leaf = not list(module.children()) and bool(weights)
     return leaf and all(weight.ndim == 1 for weight in weights) and takes_one(module)
 
 
-def is_product(module: torch.nn.Module) -> bool:
-    """Tell whether it is linear maps around an activation, one tensor in."""
+def is_mlp(module: torch.nn.Module) -> bool:
+    """Tell whether a module is an MLP: linear layers around an activation, one input tensor."""
     children = list(module.children())
     linear = [child for child in children if getattr(getattr(child, "weight", None), "ndim", 0) == 2]
     others = [child for child in children if child not in linear]
@@ -150,20 +151,20 @@ def is_product(module: torch.nn.Module) -> bool:
 
 
 def takes_one(module: torch.nn.Module) -> bool:
-    return len(inspect.signature(type(module).forward).parameters) == 2  # itself, and a tensor
+    return len(inspect.signature(type(module).forward).parameters) == 2  # `self` and a tensor
 
 
-def rotation(forward: Callable[..., Any]) -> str | None:
-    """Return the name by which a forward calls a function that rotates queries and keys."""
+def rotary_name(forward: Callable[..., Any]) -> str | None:
+    """Return the name of the global function with which a forward rotates queries and keys; None if it has none."""
     code, known = getattr(forward, "__code__", None), getattr(forward, "__globals__", {})
     names = () if code is None else code.co_names
     return next((name for name in names if ROTARY.fullmatch(name) and callable(known.get(name))), None)
 
 
-def with_rotation(forward: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """Copy a forward so that it calls the compiled function under its name; other models call their own."""
+def with_compiled_rotary(forward: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Copy a forward with globals in which its rotary function is compiled; the original still calls its own."""
     assert isinstance(forward, FunctionType)
-    name = rotation(forward)
+    name = rotary_name(forward)
     assert name is not None
     known = {**forward.__globals__, name: compiled(forward.__globals__[name])}
     copied = FunctionType(forward.__code__, known, forward.__name__, forward.__defaults__, forward.__closure__)
@@ -172,13 +173,13 @@ def with_rotation(forward: Callable[..., Any], compiled: Callable[..., Any]) -> 
 
 
 def fuse(loaded: LoadedModel, backend: str = "inductor", wrong: Callable[[], str | None] | None = None) -> Fused:
-    """Compile a model's parts, if the model then still says the same; what happened is in the result.
+    """Compile a model's parts, and keep them if its likelihoods stay the same; return the outcome.
 
     Args:
-        loaded: the model; one that was tried before stays as it is.
+        loaded: the model; if it was compiled before, that outcome is returned.
         backend: of torch.compile.
-        wrong: asked with the parts in, why they are not to be taken; None holds readings of the model against those
-            without.
+        wrong: called with the compiled parts in place, returns why they must not be kept; None compares the model's
+            likelihoods with and without them.
     """
     if isinstance(loaded.fused, Fused):
         return loaded.fused
@@ -196,7 +197,7 @@ def fuse(loaded: LoadedModel, backend: str = "inductor", wrong: Callable[[], str
     except (torch.OutOfMemoryError, MemoryError):
         fused.take_out()
         raise
-    except Exception as error:  # compilers fail in their own ways
+    except Exception as error:  # compilers raise errors of many types
         fused.why_not = f"{type(error).__name__}: {first_line(error)}"
     if fused.why_not is not None:
         fused.take_out()
@@ -206,14 +207,14 @@ def fuse(loaded: LoadedModel, backend: str = "inductor", wrong: Callable[[], str
 
 
 def readings(loaded: LoadedModel) -> list[TokenNlls]:
-    """Read the probe's passes in batches of several shapes: compiled code must be true for all."""
+    """Read the probe's passes in batches of several shapes, as compiled code must be correct for all of them."""
     passes = probe_passes(loaded.vocabulary)
-    whole = [nll for _, nll in together(loaded, loaded.road, passes)]
-    return whole + loaded.along(loaded.road, passes[:2])
+    whole = [nll for _, nll in read_batched(loaded, loaded.forward_path, passes)]
+    return whole + loaded.read_on(loaded.forward_path, passes[:2])
 
 
-def cannot(device: torch.device) -> str | None:
-    """Say why nothing can be compiled for a device; None if it can."""
+def why_not_compilable(device: torch.device) -> str | None:
+    """Return why nothing can be compiled for a device; None if it can."""
     if device.type == "cuda":
         return None if find_spec("triton") else "`triton` is not installed"
     if device.type != "cpu":
@@ -228,17 +229,17 @@ def cannot(device: torch.device) -> str | None:
     return None
 
 
-def worth(device: torch.device, parameters: int, tokens: int | None) -> str | None:
-    """Say why compiling does not pay, as far as that is known; None if it does.
+def why_not_worth_compiling(device: torch.device, parameters: int, tokens: int | None) -> str | None:
+    """Return why compiling would not pay off; None if it would.
 
     Args:
-        device: the model's.
-        parameters: of the model.
-        tokens: that are to be read, about; None where nobody knows.
+        device: of the model.
+        parameters: number of the model's parameters.
+        tokens: rough number of tokens to read; None if unknown.
     """
     if device.type != "cuda":
         return "it pays on a GPU alone"
     if tokens is None:
         return "how much is to be read is not known"
     flops = 2.0 * parameters * tokens
-    return cannot(device) if flops >= WORTH else f"a job of {flops:.1e} operations does not repay it"
+    return why_not_compilable(device) if flops >= WORTH else f"a job of {flops:.1e} operations does not repay it"

@@ -1,7 +1,7 @@
-"""How many passes are read at once on a CPU, and of how many tokens: the fastest of a few layouts, measured.
+"""Choose how many passes a CPU reads at once and how many tokens each has, by timing a few layouts.
 
-Cores can work on one pass together or each on its own, and a pack can be small enough for the cache or large enough to
-read the weights seldom. What is best depends on the machine and on the model's width, so a layer's gated product, which
+Cores can work on one pass together or on one each, and a pack can be small enough for the cache or large enough to read
+the weights seldom. The best choice depends on the machine and the model's width, so the gated MLP of one layer, which
 is most of what a decoder computes, is timed in a few layouts. The usual one stays unless another is clearly faster.
 """
 
@@ -15,20 +15,20 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.measure.matmul import in_turns, side_by_side
-from tithe.engine.model import LoadedModel
 
 USUAL_TOKENS = 1024  # a pack's activations stay in the cache
-TOKENS = (512, 2048)  # what else is tried
-MOST_WORKERS = 8  # every pass under way holds its activations, and a machine may have a hundred cores
-FASTER = 1.1  # times the usual layout: less would not be worth other batches
+TOKENS = (512, 2048)  # other pack sizes to try
+MOST_WORKERS = 8  # each pass holds its activations in memory, and a machine may have a hundred cores
+FASTER = 1.1  # required speed-up over the usual layout: less would not be worth a change of batches
 ROUNDS = 5
-SMALL = 2e9  # FLOPs of a layer's product on a usual pack below which there is nothing to gain
-LARGE = 1e10  # above which only a slice of the inner width is timed
+SMALL = 2e9  # FLOPs of one layer's MLP on a usual pack: below this there is nothing to gain
+LARGE = 1e10  # above this only a slice of the inner width is timed
 
 
 class Layout(NamedTuple):
-    """Passes at once, threads of each, and tokens of each."""
+    """The number of passes at once, and the threads and tokens of each."""
 
     workers: int
     threads: int
@@ -38,35 +38,36 @@ class Layout(NamedTuple):
         return f"{self.workers} x {self.threads} threads, {self.tokens:,} tokens"
 
 
-class Gated(NamedTuple):
-    """What is timed: (tokens, width) -> (tokens, inner) twice -> (tokens, width)."""
+class GatedMlp(NamedTuple):
+    """The sizes of a gated MLP: (tokens, width) -> (tokens, inner) twice -> (tokens, width)."""
 
     width: int
     inner: int
     dtype: torch.dtype
 
     def flops(self, tokens: int) -> float:
+        """Count multiply-adds x 2 of its three products."""
         return 6.0 * tokens * self.width * self.inner
 
     @property
-    def slice(self) -> Gated:
-        """Return no more than `LARGE` of it."""
+    def slice(self) -> GatedMlp:
+        """Return an MLP of at most `LARGE` FLOPs, with a smaller inner width."""
         return self._replace(inner=min(self.inner, max(64, int(LARGE / self.flops(USUAL_TOKENS) * self.inner))))
 
 
-Rate: TypeAlias = Callable[[Gated, Sequence[Layout], int], Mapping[Layout, Sequence[float]]]
+Rate: TypeAlias = Callable[[GatedMlp, Sequence[Layout], int], Mapping[Layout, Sequence[float]]]
 
 
 @dataclass(frozen=True)
 class LayoutChoice:
-    """The layout that was taken.
+    """The chosen layout.
 
     Args:
         workers: passes at once.
-        threads: of each.
+        threads: of each pass.
         tokens: of a pack.
-        why: in words.
-        tokens_per_second: of each layout that was timed, through one layer's product.
+        why: the reason, in words.
+        tokens_per_second: of each timed layout, through one layer's MLP.
     """
 
     workers: int
@@ -80,15 +81,15 @@ class LayoutChoice:
         return asdict(self)
 
 
-def gated_product(loaded: LoadedModel) -> Gated | None:
-    """Return a layer's product by the model's config; None where that does not name its sizes."""
+def gated_sizes(loaded: LoadedModel) -> GatedMlp | None:
+    """Return the MLP sizes from the model's config; None if it does not name them."""
     config = loaded.model.config.get_text_config()
     width, inner = getattr(config, "hidden_size", None), getattr(config, "intermediate_size", None)
-    return Gated(width, inner, loaded.dtype) if isinstance(width, int) and isinstance(inner, int) else None
+    return GatedMlp(width, inner, loaded.dtype) if isinstance(width, int) and isinstance(inner, int) else None
 
 
 def choose_layout(
-    gated: Gated | None,
+    gated: GatedMlp | None,
     cores: int,
     *,
     workers: int | None = None,
@@ -97,16 +98,16 @@ def choose_layout(
     most: int | None = None,
     rate: Rate | None = None,
 ) -> LayoutChoice:
-    """Time layouts, about a second in all, and take the fastest that is clearly faster than the usual one.
+    """Time layouts, for about a second in all, and return the fastest if it clearly beats the usual one.
 
     Args:
-        gated: a layer's product; None where the model's sizes are not known.
-        cores: to share out.
-        workers: as asked for; then they are not measured.
-        threads: of each of these workers; None shares out the cores.
-        tokens: as asked for; likewise.
-        most: threads that a pass may have; None for all cores.
-        rate: how layouts are timed; `timed` if left out.
+        gated: a layer's MLP; None if the model's sizes are unknown.
+        cores: cores to divide among the passes.
+        workers: number of passes, if the user gave one; it is then not measured.
+        threads: threads of each of these workers; None divides the cores among them.
+        tokens: tokens per pack, if the user gave a number; they are then not measured.
+        most: most threads of a pass; None for all cores.
+        rate: times layouts; None for `timed`.
     """
     usual = Layout(workers or min(cores, MOST_WORKERS), 1, tokens or USUAL_TOKENS)
     most = min(cores, most or cores)
@@ -116,6 +117,7 @@ def choose_layout(
     if gated is None or gated.flops(usual.tokens) < SMALL:
         return LayoutChoice(*usual, "the usual layout: a model this small has nothing to gain")
     rate, found, best = rate or timed, dict[Layout, float](), usual
+    # Workers first, then the pack size for that number of workers: fewer layouts to time than all pairs.
     if workers is None and cores > 1:
         best = fastest([best, *spread_otherwise(best, cores, most)], gated.slice, rate, found)
     if tokens is None:
@@ -125,7 +127,7 @@ def choose_layout(
 
 
 def share(cores: int, workers: int, most: int) -> int:
-    """Share the cores out: threads of each of so many passes."""
+    """Return the threads of each pass if cores are divided among the workers."""
     return max(1, min(cores // workers, most))
 
 
@@ -140,12 +142,13 @@ def spread_otherwise(usual: Layout, cores: int, most: int) -> list[Layout]:
     return list(dict.fromkeys(one for one in (*fewer, half) if one != usual))
 
 
-def fastest(layouts: Sequence[Layout], gated: Gated, rate: Rate, found: dict[Layout, float]) -> Layout:
-    """Return the first layout, or one that is faster by the margin, both in the median and at its best."""
+def fastest(layouts: Sequence[Layout], gated: GatedMlp, rate: Rate, found: dict[Layout, float]) -> Layout:
+    """Return the first layout, unless another is faster by the margin, both in the median and in its best round."""
     rates = rate(gated, layouts, ROUNDS)
     found |= {one: statistics.median(rates[one]) for one in layouts}
 
     def times(one: Layout) -> float:
+        """Return the speed-up over the first layout; rounds are compared pairwise, as load changes over time."""
         pairs = zip(rates[one], rates[layouts[0]], strict=True)
         return min(statistics.median(a / b for a, b in pairs), max(rates[one]) / max(rates[layouts[0]]))
 
@@ -153,8 +156,8 @@ def fastest(layouts: Sequence[Layout], gated: Gated, rate: Rate, found: dict[Lay
     return best if times(best) >= FASTER else layouts[0]
 
 
-def timed(gated: Gated, layouts: Sequence[Layout], rounds: int) -> dict[Layout, list[float]]:
-    """Return tokens per second through the product, by layout; all layouts take turns."""
+def timed(gated: GatedMlp, layouts: Sequence[Layout], rounds: int) -> dict[Layout, list[float]]:
+    """Return tokens per second through the MLP, by layout and round; the layouts take turns."""
     before = torch.get_num_threads()
     generator = torch.Generator().manual_seed(0)
     shapes = ((gated.width, gated.inner), (gated.width, gated.inner), (gated.inner, gated.width))
@@ -167,18 +170,18 @@ def timed(gated: Gated, layouts: Sequence[Layout], rounds: int) -> dict[Layout, 
     return {layout: [layout.workers * layout.tokens / each for each in found[layout][1:]] for layout in layouts}
 
 
-def seconds(gated: Gated, weights: Sequence[torch.Tensor], layout: Layout) -> float:
-    """Return the seconds from the first worker's start to the last one's end."""
+def seconds(gated: GatedMlp, weights: Sequence[torch.Tensor], layout: Layout) -> float:
+    """Return the seconds from the first worker's start to the last worker's end."""
 
     def prepare() -> Callable[[], object]:
         torch.set_num_threads(layout.threads)
         states = torch.ones(layout.tokens, gated.width, dtype=gated.dtype)
-        product(states[:64], *weights)  # starts this thread's own threads
-        return partial(product, states, *weights)
+        gated_mlp(states[:64], *weights)  # starts this worker's thread pool before the clock does
+        return partial(gated_mlp, states, *weights)
 
     return side_by_side(layout.workers, prepare)[0]
 
 
-def product(states: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    """Compute a decoder layer's product: down(silu(gate) * up)."""
+def gated_mlp(states: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """Compute a decoder layer's MLP (SwiGLU): down(silu(gate) * up)."""
     return torch.mm(torch.nn.functional.silu(states @ gate).mul_(states @ up), down)

@@ -1,4 +1,4 @@
-"""The matmul peak of this machine, by dtype, route and cores: what a model's speed is held against."""
+"""Measure this machine's matmul peak by dtype, route and cores, to compare a model's speed with."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import torch
 
 from tithe.engine.devices import DTYPES, dtype_name
 from tithe.engine.host import cpu_cores
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.measure.cpu_kernels import Fp32Route, RouteName, precision, probe_fp32
-from tithe.engine.measure.matmul import Product, Speed, affordable, measure, synchronise
+from tithe.engine.measure.matmul import MatmulShape, Speed, affordable, measure, synchronise
 from tithe.engine.measure.shape import Window, size, windows
-from tithe.engine.model import LoadedModel
 
 CPU_SQUARE = 1024
 GPU_SQUARE = 8192
-SECONDS = 0.2  # of each measurement
+SECONDS = 0.2  # per measurement
 
 
 @dataclass(frozen=True)
 class Peak:
-    """One measurement.
+    """One measured speed.
 
     Args:
         speed: of a product in a dtype.
-        route: of fp32 on a CPU; None for all else.
+        route: the kernels, for fp32 on a CPU; None otherwise.
     """
 
     speed: Speed
@@ -48,13 +48,13 @@ class Peak:
 
 @dataclass(frozen=True)
 class Machine:
-    """All measurements.
+    """All measurements of one device.
 
     Args:
-        device: of them.
-        cores: that this process may use; on a CPU each is measured alone and all together.
-        peaks: measured.
-        fp32: the choice between the routes of a CPU; None on a GPU.
+        device: the device.
+        cores: cores that this process may use; on a CPU one core is measured, and all at once.
+        peaks: the measurements.
+        fp32: the choice between a CPU's routes; None on a GPU.
     """
 
     device: torch.device
@@ -63,30 +63,31 @@ class Machine:
     fp32: Fp32Route | None
 
     def best(self, dtype: torch.dtype, threads: int) -> Speed:
-        """Return the fastest product in a dtype on so many cores, over shapes and true routes."""
+        """Return the fastest product in a dtype on `threads` cores, over all shapes and accurate routes."""
         true = [peak.speed for peak in self.peaks if self.true(peak)]
         return max((one for one in true if (one.dtype, one.threads) == (dtype, threads)), key=lambda one: one.best)
 
     def true(self, peak: Peak) -> bool:
+        """Tell whether a measurement's kernels are accurate."""
         return self.fp32 is None or peak.route is None or self.fp32.is_true(peak.route)
 
     @property
     def threads(self) -> int:
-        """Count the products under way at once when the whole machine is at work."""
+        """Return how many products run at once when the whole machine is busy."""
         return self.cores if self.device.type == "cpu" else 1
 
 
-def measure_machine(device: torch.device, products: Sequence[Product]) -> Machine:
-    """Multiply in every dtype; a dtype that the device does not know is left out.
+def measure_machine(device: torch.device, products: Sequence[MatmulShape]) -> Machine:
+    """Measure products in every dtype that the device supports.
 
     Args:
-        device: where.
-        products: of the shapes that matter to a model; one large square is added.
+        device: the device.
+        products: shapes that matter to a model; one large square is added.
     """
     cores = cpu_cores()
     counts = sorted({1, cores}) if device.type == "cpu" else [1]
     side = CPU_SQUARE if device.type == "cpu" else GPU_SQUARE
-    shapes = [*dict.fromkeys([*products, Product(side, side, side)])]
+    shapes = [*dict.fromkeys([*products, MatmulShape(side, side, side)])]
     route = probe_fp32() if device.type == "cpu" else None
     peaks = []
     for name, setting in routes(device, route):
@@ -100,7 +101,7 @@ def measure_machine(device: torch.device, products: Sequence[Product]) -> Machin
 
 
 def routes(device: torch.device, route: Fp32Route | None) -> Iterator[tuple[RouteName | None, str | None]]:
-    """Name and torch's setting of each route of fp32; one without a name where there is nothing to choose."""
+    """Yield the name and torch's precision setting of each fp32 route; (None, None) if there is no choice."""
     if route is None:
         yield None, None
         return
@@ -110,7 +111,7 @@ def routes(device: torch.device, route: Fp32Route | None) -> Iterator[tuple[Rout
 
 
 def dtypes(device: torch.device) -> list[torch.dtype]:
-    """List the dtypes in which the device multiplies at all."""
+    """List the dtypes in which the device can multiply."""
     found = []
     for dtype in DTYPES.values():
         try:
@@ -122,29 +123,29 @@ def dtypes(device: torch.device) -> list[torch.dtype]:
     return found
 
 
-def products_of(config: Mapping[str, Any], rows: int) -> list[Product]:
-    """Return the product that costs a decoder most: a pack's rows by its width by its inner width.
+def products_of(config: Mapping[str, Any], rows: int) -> list[MatmulShape]:
+    """Return the product that costs a decoder most: a pack's rows x its width x its MLP's inner width.
 
     Args:
         config: of the model.
-        rows: tokens of a pack.
+        rows: tokens per pack.
     """
     config = config.get("text_config") or config
     width = size(dict(config), "hidden_size", "n_embd", "d_model")
     inner = config.get("intermediate_size") or config.get("n_inner") or config.get("ffn_dim") or 4 * width
-    return [Product(rows, width, int(inner))]
+    return [MatmulShape(rows, width, int(inner))]
 
 
 @dataclass
 class Meter:
-    """Sums over all batches.
+    """A counter of the work done over all batches.
 
     Args:
         device: of the model.
         bounds: attention windows to count keys for.
-        backbone_seconds: in the layers; 0 without a clock.
-        head_seconds: from hidden states to likelihoods; 0 without a clock.
-        tokens: that went through the layers, padding and fillers included.
+        backbone_seconds: time spent in the layers; 0 without a clock.
+        head_seconds: time from hidden states to likelihoods; 0 without a clock.
+        tokens: tokens that went through the layers, padding and fillers included.
     """
 
     device: torch.device
@@ -156,15 +157,15 @@ class Meter:
 
     @property
     def keys(self) -> dict[Window, int]:
-        """Count, by window, the keys that all tokens see together."""
+        """Return the total number of keys that tokens see, by window."""
         if not self._keys:
             return dict.fromkeys(self.bounds, 0)
         return dict(zip(self.bounds, torch.stack(self._keys).sum(0).tolist(), strict=True))
 
     def count(self, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Count a batch; a hook before the backbone."""
+        """Count a batch; called as a hook before the backbone."""
         ids = named.get("input_ids", given[0] if given else None)
-        if ids is None:  # a head that is run apart hands hidden states to a stub
+        if ids is None:  # a head that is run apart calls a stub with hidden states instead
             return
         self.tokens += ids.numel()
         seen = keys_seen(ids, named.get("position_ids"), named.get("attention_mask"))
@@ -173,7 +174,7 @@ class Meter:
             self._keys.append(torch.stack(found))
 
     def clocked(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """Wrap a call so that its seconds are added to the sum of that name."""
+        """Wrap a call so that its seconds are added to the attribute `name`."""
 
         def timed(*given: Any, **named: Any) -> Any:
             synchronise(self.device)
@@ -188,12 +189,12 @@ class Meter:
 
 
 def keys_seen(ids: torch.Tensor, positions: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
-    """Count the keys each token sees, itself included; padding sees none.
+    """Return how many keys each token sees, its own included: (rows, tokens); 0 for padding.
 
     Args:
         ids: (rows, tokens).
-        positions: the same shape; each token's place in its own sequence. None: rows are sequences.
-        mask: the same shape, 0 for padding; None where there is none.
+        positions: (rows, tokens) each token's place in its own sequence; None if rows are sequences.
+        mask: (rows, tokens) 0 for padding; None if there is no padding.
     """
     if positions is not None:
         return positions + 1
@@ -204,9 +205,10 @@ def keys_seen(ids: torch.Tensor, positions: torch.Tensor | None, mask: torch.Ten
 
 @contextmanager
 def metered(loaded: LoadedModel, *, clock: bool = False) -> Iterator[Meter]:
-    """Count what is read within; with a clock also time it, for which only one pass may be under way at once.
+    """Count what is read within the `with` block, and time it if `clock`; then only one pass may run at a time.
 
-    On the road `single` the model's own forward runs as a whole: what it takes beyond the backbone is the head's.
+    On the forward path `single` the model's own forward runs as a whole: what it takes beyond the backbone counts as
+    the head's time.
     """
     meter = Meter(loaded.device, [*windows(loaded.model.config.to_dict())])
     head, model = loaded.head, loaded.model
@@ -218,7 +220,7 @@ def metered(loaded: LoadedModel, *, clock: bool = False) -> Iterator[Meter]:
         vars(thing)[method] = meter.clocked(getattr(thing, method), name)
         swapped.append((thing, method))
 
-    whole = loaded.road == "single" or head is None
+    whole = loaded.forward_path == "single" or head is None
     try:
         if clock:
             swap(backbone, "forward", "backbone_seconds")

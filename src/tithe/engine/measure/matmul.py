@@ -1,4 +1,4 @@
-"""How fast and how true matrices are multiplied here: the ceiling of everything that a model does."""
+"""Measure how fast and how accurately this machine multiplies matrices, which bounds the speed of any model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import TypeVar
 
 import torch
 
-from tithe.engine.host import on
+from tithe.engine.host import on_device
 
 Name = TypeVar("Name")
-ROUND = 0.02  # seconds of a round, so that the clock's own steps do not count
+ROUND = 0.02  # seconds per round: long against the clock's resolution
 ROUNDS = 5  # at least
-LONGEST = 0.2  # seconds that one product may take; a dtype that is slow here gets a smaller one
+LONGEST = 0.2  # most seconds for one product; a slow dtype is measured on a smaller one
 
 
 @dataclass(frozen=True)
-class Product:
-    """(rows, inner) x (inner, columns)."""
+class MatmulShape:
+    """The sizes of a matrix product: (rows, inner) x (inner, columns)."""
 
     rows: int
     inner: int
@@ -36,9 +36,9 @@ class Product:
         """Count multiply-adds x 2."""
         return 2 * self.rows * self.inner * self.columns
 
-    def divided(self, by: int) -> Product:
-        """Return a smaller product of the same form."""
-        return Product(*(max(1, side // by) for side in (self.rows, self.inner, self.columns)))
+    def divided(self, by: int) -> MatmulShape:
+        """Return a smaller product with the same proportions."""
+        return MatmulShape(*(max(1, side // by) for side in (self.rows, self.inner, self.columns)))
 
     def __str__(self) -> str:
         return f"{self.rows:,} x {self.inner:,} x {self.columns:,}"
@@ -46,17 +46,17 @@ class Product:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a product reached, in GFLOP/s.
+    """The speed of a product, in GFLOP/s.
 
     Args:
-        product: what was multiplied; on several threads, each its own.
+        product: its sizes; with several threads, each computes one.
         dtype: of both matrices.
-        threads: products under way at once, each of one thread; 1 on a GPU.
-        best: of all rounds.
-        median: of all rounds.
+        threads: products running at once, one thread each; 1 on a GPU.
+        best: fastest round.
+        median: median round.
     """
 
-    product: Product
+    product: MatmulShape
     dtype: torch.dtype
     threads: int
     best: float
@@ -64,11 +64,11 @@ class Speed:
 
 
 def measure(
-    product: Product, dtype: torch.dtype, device: torch.device, *, threads: int = 1, seconds: float = 0.2
+    product: MatmulShape, dtype: torch.dtype, device: torch.device, *, threads: int = 1, seconds: float = 0.2
 ) -> Speed:
-    """Multiply again and again for about so many seconds.
+    """Measure a product for about `seconds`.
 
-    On a CPU as the engine does it: every thread multiplies on its own, at the same time as the others.
+    On a CPU the threads multiply at the same time, one product each, as the engine's workers do.
     """
     with torch.inference_mode(), single_threads(device):
         once = min(seconds_of(product, dtype, device) for _ in range(2))
@@ -86,7 +86,7 @@ def measure(
 
 @contextmanager
 def single_threads(device: torch.device) -> Iterator[None]:
-    """Use one thread per product on a CPU."""
+    """Use one thread per product on a CPU within the `with` block."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -96,8 +96,8 @@ def single_threads(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def affordable(product: Product, dtype: torch.dtype, device: torch.device) -> Product:
-    """Return the product, or the largest of its sixteenth, eighth, ... that takes at most `LONGEST` seconds."""
+def affordable(product: MatmulShape, dtype: torch.dtype, device: torch.device) -> MatmulShape:
+    """Return the product, or the largest fraction of it (1/2 to 1/16) that takes at most `LONGEST` seconds."""
     sizes = [product.divided(by) for by in (16, 8, 4, 2, 1)]
     with torch.inference_mode(), single_threads(device):
         for small, large in pairwise(sizes):
@@ -107,36 +107,37 @@ def affordable(product: Product, dtype: torch.dtype, device: torch.device) -> Pr
     return product
 
 
-def operands(product: Product, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make two matrices of normal numbers, the same every time."""
-    place = device if device.type == "cuda" else torch.device("cpu")  # large ones take seconds on a CPU
+def operands(product: MatmulShape, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make two matrices of standard normal numbers, the same every time: (rows, inner) and (inner, columns)."""
+    place = device if device.type == "cuda" else torch.device("cpu")  # drawing large ones on a CPU takes seconds
     generator = torch.Generator(place).manual_seed(0)
     left = torch.randn(product.rows, product.inner, generator=generator, device=place)
     right = torch.randn(product.inner, product.columns, generator=generator, device=place)
     return left.to(device, dtype), right.to(device, dtype)
 
 
-def seconds_of(product: Product, dtype: torch.dtype, device: torch.device) -> float:
+def seconds_of(product: MatmulShape, dtype: torch.dtype, device: torch.device) -> float:
+    """Return the seconds that one product takes."""
     return clocked(*operands(product, dtype, device), 1)
 
 
 def clocked(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
-    """Return the seconds of `times` products, by the device's own clock where it has one."""
+    """Return the seconds that `times` products take, by the device's own clock if it has one."""
     out = left @ right
     if left.device.type == "cuda":
-        with on(left.device):  # events are recorded on the current one
+        with on_device(left.device):  # events are recorded on the current one
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record()
             for _ in range(times):
                 torch.mm(left, right, out=out)
             end.record()
             end.synchronize()
-        return float(start.elapsed_time(end)) / 1000  # it counts milliseconds
+        return float(start.elapsed_time(end)) / 1000  # milliseconds -> seconds
     return elapsed(lambda: [torch.mm(left, right, out=out) for _ in range(times)], left.device)
 
 
 def elapsed(call: Callable[[], object], device: torch.device, rounds: int = 1) -> float:
-    """Return the seconds of the fastest of some calls, including the work they queue on the device."""
+    """Return the seconds of the fastest of `rounds` calls, including the work they queue on the device."""
     seconds = []
     for _ in range(rounds):
         synchronise(device)
@@ -148,12 +149,12 @@ def elapsed(call: Callable[[], object], device: torch.device, rounds: int = 1) -
 
 
 def in_turns(clocks: Mapping[Name, Callable[[], float]], rounds: int, longest: float = inf) -> dict[Name, list[float]]:
-    """Time several things in turns, so that other load on the machine slows all of them; return seconds per round.
+    """Time several things in turns, so that other load on the machine affects all alike; return seconds per round.
 
     Args:
-        clocks: give seconds when they are called.
-        rounds: at most.
-        longest: seconds; no further round once one of them needs more.
+        clocks: functions that run something and return its seconds.
+        rounds: most rounds.
+        longest: stop after a round if anything's fastest time is above this, in seconds.
     """
     found: dict[Name, list[float]] = {name: [] for name in clocks}
     for _ in range(rounds):
@@ -165,15 +166,15 @@ def in_turns(clocks: Mapping[Name, Callable[[], float]], rounds: int, longest: f
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
 
 
-def multiplying(product: Product, dtype: torch.dtype, times: int) -> Callable[[], object]:
-    """Return what one thread does in a round: `times` products on one core."""
+def multiplying(product: MatmulShape, dtype: torch.dtype, times: int) -> Callable[[], object]:
+    """Return a function that computes `times` products on one core, the work of one thread in a round."""
     torch.set_num_threads(1)
     left, right = operands(product, dtype, torch.device("cpu"))
     out = left @ right
@@ -181,19 +182,19 @@ def multiplying(product: Product, dtype: torch.dtype, times: int) -> Callable[[]
 
 
 def side_by_side(threads: int, prepare: Callable[[], Callable[[], object]], rounds: int = 1) -> list[float]:
-    """Run work in several CPU threads at once; return seconds per round, first start to last end.
+    """Run work in several CPU threads at once; return seconds per round, from the first start to the last end.
 
     Args:
-        threads: that work at the same time.
-        prepare: called in each thread; makes what that thread does in a round.
-        rounds: begun by all threads together.
+        threads: number of threads.
+        prepare: called in each thread; returns the function that this thread runs in each round.
+        rounds: number of rounds, which all threads begin together.
     """
     gate = Barrier(threads)
 
     def run() -> list[tuple[float, float]]:
         spans = []
         try:
-            with torch.inference_mode():  # counts for one thread
+            with torch.inference_mode():  # inference mode is set per thread
                 work = prepare()
                 for _ in range(rounds):
                     gate.wait()
@@ -201,7 +202,7 @@ def side_by_side(threads: int, prepare: Callable[[], Callable[[], object]], roun
                     work()
                     spans.append((began, time.perf_counter()))
         except BaseException:
-            gate.abort()  # or the others would wait for ever
+            gate.abort()  # else the other threads would wait forever
             raise
         return spans
 
@@ -210,8 +211,8 @@ def side_by_side(threads: int, prepare: Callable[[], Callable[[], object]], roun
     return [max(end for _, end in one) - min(start for start, _ in one) for one in zip(*spans, strict=True)]
 
 
-def relative_error(product: Product, dtype: torch.dtype, device: torch.device) -> float:
-    """Return |c - c64| / |c64| (Frobenius norms) of a product in a dtype against float64."""
+def relative_error(product: MatmulShape, dtype: torch.dtype, device: torch.device) -> float:
+    """Return the relative error of a product in a dtype, |c - c64| / |c64| in Frobenius norms against float64."""
     left, right = operands(product, dtype, device)
     found = (left @ right).cpu().double()
     wanted = left.cpu().double() @ right.cpu().double()

@@ -1,7 +1,7 @@
-"""What a forward pass of a model costs, from its config and weight headers alone. No torch here.
+"""Compute what a forward pass costs, from a model's config and weight headers only. Imports no torch.
 
-`Shape.flops` counts the products with weights. It leaves out attention's own products, and that a mixture of experts
-uses some of its weights alone: those are counted apart.
+`ModelShape.flops` counts the products with weights. Attention's own products, and the experts of a mixture that a token
+is not sent to, are counted by functions of their own.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from math import prod
 from typing import Any
 
 from tithe.engine.model_files import tensors_in
-from tithe.engine.sources import ModelSource
+from tithe.engine.model_source import ModelSource
 from tithe.errors import ModelError
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}  # of a weight in a block
-TABLES = {"fp8": 2}  # of one in the embedding and the output head, where it is another dtype
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}  # per weight in a block
+TABLES = {"fp8": 2}  # per weight in the embedding and the output head, if that differs
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 TAKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k")
 LOCAL, FULL = ("sliding_attention", "chunked_attention"), ("full_attention", "attention")
@@ -25,14 +25,14 @@ Window = int | None
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes of a decoder.
+class ModelShape:
+    """The sizes of a decoder.
 
     Args:
-        parameters: all of them.
-        embedding: of those, the token embedding and, where it is not tied to it, the output head.
-        head: vocabulary x width, the work of one scored token.
-        exact: counted from the weights; else estimated from the config.
+        parameters: number of all parameters.
+        embedding: number of those in the token embedding and, if not tied to it, the output head.
+        head: vocabulary x width, the multiply-adds of one scored token.
+        exact: whether they are counted from the weights; else they are estimated from the config.
     """
 
     parameters: int
@@ -45,13 +45,13 @@ class Shape:
         return 2.0 * ((self.parameters - self.embedding) * tokens + self.head * scored)
 
     def memory(self, dtype: str) -> int:
-        """Count the weights' bytes in a dtype; of fp8 without its scales, 4 bytes a row, and its norms in bf16."""
+        """Count the weights' bytes in a dtype; for fp8 without scales (4 bytes per row), and with norms as fp8."""
         tables = TABLES.get(dtype, BYTES[dtype])
         return (self.parameters - self.embedding) * BYTES[dtype] + self.embedding * tables
 
 
-def model_shape(source: ModelSource) -> Shape:
-    """Count a model from its safetensors headers, or estimate it from its config when only that is here."""
+def model_shape(source: ModelSource) -> ModelShape:
+    """Count a model's sizes from its safetensors headers, or estimate them from its config if there are no weights."""
     config = source.config
     config = config.get("text_config") or config
     width = size(config, "hidden_size", "n_embd", "d_model")
@@ -59,7 +59,7 @@ def model_shape(source: ModelSource) -> Shape:
     if source.weights:
         shapes = [shape for _, shape in tensors_in(source.folder, source.name).values()]
         wide = [shape for shape in shapes if len(shape) == 2 and shape[0] == vocabulary and shape[1] == width]
-        return Shape(sum(map(prod, shapes)), sum(map(prod, wide)), vocabulary * width, exact=True)
+        return ModelShape(sum(map(prod, shapes)), sum(map(prod, wide)), vocabulary * width, exact=True)
     layers = size(config, "num_hidden_layers", "n_layer")
     inner = size(config, "intermediate_size", "n_inner", default=4 * width)
     heads = size(config, "num_attention_heads", "n_head", default=1)  # recurrent models have none
@@ -67,11 +67,15 @@ def model_shape(source: ModelSource) -> Shape:
     key_heads = size(config, "num_key_value_heads", default=heads)
     attention = 2 * width * head_width * (heads + key_heads)
     tables = vocabulary * width * (1 if config.get("tie_word_embeddings") else 2)
-    return Shape(layers * (attention + 3 * width * inner) + tables, tables, vocabulary * width, exact=False)
+    return ModelShape(layers * (attention + 3 * width * inner) + tables, tables, vocabulary * width, exact=False)
 
 
 def size(config: dict[str, Any], *names: str, default: int | None = None) -> int:
-    """Return the first of these names that the config gives as a number from 1."""
+    """Return the first of these config values that is a positive integer.
+
+    Raises:
+        ModelError: there is none, and no default.
+    """
     for name in names:
         value = config.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -82,7 +86,7 @@ def size(config: dict[str, Any], *names: str, default: int | None = None) -> int
 
 
 def windows(config: Mapping[str, Any]) -> Counter[Window]:
-    """Count the layers by attention window, None for no bound; layers of another kind are left out."""
+    """Count the attention layers by window, None for full attention; other kinds of layers are left out."""
     config = config.get("text_config") or config
     layers = config.get("num_hidden_layers") or config.get("n_layer") or config.get("num_layers") or 0
     window = config.get("sliding_window") or None
@@ -107,11 +111,11 @@ def head_width(config: Mapping[str, Any]) -> int:
 
 
 def attention_flops(config: Mapping[str, Any], keys: Mapping[Window, int]) -> float:
-    """Count multiply-adds x 2 of queries with keys and weights with values: 4 x width x keys seen per layer.
+    """Count the multiply-adds x 2 of attention's own products, q k and weights v: 4 x width x keys seen, per layer.
 
     Args:
         config: of the model.
-        keys: by window, how many keys all tokens see together: 1 + 2 + ... of a sequence, each at most the window.
+        keys: by window, the total number of keys that tokens see: 1 + 2 + ... per sequence, each at most the window.
     """
     config = config.get("text_config") or config
     width = heads(config) * head_width(config)
@@ -119,11 +123,11 @@ def attention_flops(config: Mapping[str, Any], keys: Mapping[Window, int]) -> fl
 
 
 def idle_parameters(config: Mapping[str, Any], weights: Iterable[tuple[str, int]]) -> int:
-    """Count the parameters of experts that a token is not sent to; 0 where there are no experts.
+    """Count the expert parameters that a token does not use; 0 for a model without experts.
 
     Args:
         config: of the model.
-        weights: name and number of parameters of every tensor.
+        weights: name and number of parameters of each tensor.
     """
     config = config.get("text_config") or config
     there = next((config[name] for name in EXPERTS if config.get(name)), 0)

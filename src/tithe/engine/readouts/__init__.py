@@ -1,1 +1,1 @@
-"""What is read from a forward pass while it is in memory."""
+"""Readouts: what is computed from a forward pass while its activations are in memory."""

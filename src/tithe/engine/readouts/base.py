@@ -1,9 +1,9 @@
-"""Readouts: what is read from a forward pass while its activations are there, and how it is stored.
+"""Readouts: what is computed from a forward pass while its activations are in memory, and how it is stored.
 
-A readout is one class in one file, behind the entry point group `tithe.readouts`: what it stores (`version`, `fields`),
-how it is read (`read`, `answer`; of hidden states also `layers`, `span`, `reader`), how a run makes it of its name
-(`make`), and how it is made up where no model is there (`made_up`). The engine hands it one sequence at a time as a
-`View`; what it does not touch is never computed.
+A readout is one class in one file, registered in the entry point group `tithe.readouts`: what it stores (`version`,
+`fields`), how it reads (`read`, `answer`; for hidden states also `layers`, `span`, `reader`), how a run makes it from
+its name (`make`), and how to fabricate an answer without a model (`made_up`). The engine gives it one sequence at a
+time as a `View`; what no readout needs is never computed.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 
 class RunFacts(Protocol):
-    """What a readout may know of the run that it is made for."""
+    """What a readout may know about the run it is made for."""
 
     @property
     def model_name(self) -> str:
-        """As the user named it."""
+        """Return the model's name as the user wrote it."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the model's weights and tokenizer."""
+        """Return the fingerprint of the model's weights and tokenizer."""
 
     @property
     def dtype(self) -> str:
-        """`fp32`, `bf16`, `fp16` or `fp8`."""
+        """Return `fp32`, `bf16`, `fp16` or `fp8`."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
@@ -49,10 +49,10 @@ class RunFacts(Protocol):
 
     @property
     def weights(self) -> bool:
-        """Whether the model will be loaded; a plan loads none."""
+        """Tell whether the model will be loaded; a plan loads none."""
 
     def note(self, sentence: str) -> None:
-        """Say something odd that does not stop the run."""
+        """Report something unusual that does not stop the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class View:
     Args:
         pass_: the token ids and the response span.
         nll: (scored,) float32, -log p of each response token that has context, in nats.
-        found: of a readout of hidden states, what its reader has made of them.
+        found: for a readout of hidden states, its reader's result.
     """
 
     pass_: Pass
@@ -71,62 +71,63 @@ class View:
 
 
 class Readout(ABC):
-    """How one kind of answer is read, stored and given back."""
+    """A kind of answer: how it is computed, stored and returned."""
 
     name: str
     version: ClassVar[int]
     fields: ClassVar[Mapping[str, str | pa.DataType]]
     needs_model: ClassVar[bool] = True
     reads_nll: ClassVar[bool] = True
-    travels: ClassVar[bool] = True  # to a process on another device and its answers back; else it is read in this one
+    travels: ClassVar[bool] = True  # whether it, and its answers, can be sent between processes
 
     @classmethod
     def make(cls, argument: str, run: RunFacts) -> Self:
-        """Make the readout that a scorer asks for as `name` or `name:argument`.
+        """Make the readout that a scorer requests as `name` or `name:argument`.
 
         Args:
-            argument: what stands after the colon; empty where there is none.
-            run: what may be known of the run.
+            argument: the text after the colon; empty if there is none.
+            run: facts about the run.
 
         Raises:
-            SettingsError: there is an argument, and this readout takes none.
+            SettingsError: an argument is given, and this readout takes none.
         """
         if argument:
-            raise SettingsError(f"the readout `{cls.name}` takes no argument, and is given `{argument}`")
+            raise SettingsError(f"the readout `{cls.name}` takes no argument, but got `{argument}`")
         return cls()
 
     @classmethod
     def made_up(cls, argument: str, tokens: int, mean: float, first: bool) -> Answer:
-        """Return an answer out of nothing: for plans, and for the contract of scorers.
+        """Return a fabricated answer, for plans and for testing scorers.
 
         Args:
-            argument: as of `make`.
+            argument: as for `make`.
             tokens: of the response.
             mean: nats per token; higher is less likely.
-            first: whether the first token is scored; it is not where nothing stands before it.
+            first: whether the first token is scored; it is not if nothing comes before it.
         """
-        raise NotImplementedError(f"{cls.__name__} says nothing of how its answers are made up")
+        raise NotImplementedError(f"{cls.__name__} does not define `made_up`")
 
     @abstractmethod
     def read(self, view: View) -> dict[str, Any] | Problem:
-        """Return the row that is stored, without its key; or why there is none, which is not stored."""
+        """Return the row to store, without its key, or the reason why there is none; reasons are not stored."""
 
     @abstractmethod
     def answer(self, row: Mapping[str, Any]) -> Answer:
-        """Return a stored row as scorers read it."""
+        """Turn a stored row into the answer that scorers get."""
 
     def describe(self) -> dict[str, Any]:
         """Return what its numbers depend on besides the model, for the run record."""
         return {}
 
     def schema(self) -> pa.Schema:
+        """Return the columns of its stored rows, the key included."""
         from tithe.engine.store.arrow import schema
 
         return schema(self.fields)
 
 
 class NllReadout(Readout):
-    """Summed response NLL, its first token's share, and how many tokens were scored."""
+    """The summed NLL of a response, its first token's NLL, and the number of scored tokens."""
 
     name = "nll"
     version = 1
@@ -153,7 +154,7 @@ class NllReadout(Readout):
 
 
 class NllTokensReadout(NllReadout):
-    """As `nll`, with every token's NLL kept: about 4 bytes a response token on disk."""
+    """The readout `nll` with the NLL of every token: about 4 bytes per response token on disk."""
 
     name = "nll_tokens"
     fields: ClassVar[Mapping[str, str | pa.DataType]] = {**NllReadout.fields, "per_token": "list<float32>"}
@@ -171,7 +172,7 @@ class NllTokensReadout(NllReadout):
 
 
 def nll_of(tokens: int, mean: float, first: bool) -> Nll:
-    """Return likelihoods as the engine gives them: without context one token fewer is scored than there are."""
+    """Return fabricated likelihoods as the engine gives them: without context the first token is not scored."""
     per_token = np.full(tokens, mean, dtype=np.float32)
     per_token[::2] *= np.float32(0.5)
     scored = per_token if first else per_token[1:]
@@ -180,7 +181,7 @@ def nll_of(tokens: int, mean: float, first: bool) -> Nll:
 
 
 class CountReadout(Readout):
-    """Token counts, answered from the ids alone, so no model is loaded for it."""
+    """The token counts of a pass, computed from its ids, so that no model is loaded."""
 
     name = "count"
     version = 1
@@ -203,5 +204,5 @@ class CountReadout(Readout):
         return Count(prompt=pass_.start, response=pass_.response_tokens)
 
 
-# What nearly every run reads; the others are made when a scorer asks for them.
+# The readouts that nearly every run uses; others are made when a scorer requests them.
 READOUTS: dict[str, Readout] = {r.name: r for r in (NllReadout(), NllTokensReadout(), CountReadout())}

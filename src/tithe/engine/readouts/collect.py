@@ -1,4 +1,4 @@
-"""Hidden states for those who learn from them: means per layer, or all of them for a few examples."""
+"""Hidden states of responses for training heads: means per layer, or all states for a few examples."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
-from tithe.engine.host import fetched
+from tithe.engine.forward.states import PendingStates, ReaderContext, StateReader, StateReadout
+from tithe.engine.host import start_fetch
 from tithe.engine.readouts.base import View
 from tithe.records import Answer, Pass
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Collected(StateReadout):
-    """States of responses that are handed out and never stored.
+    """A readout of responses' states that are returned and never stored.
 
     Args:
-        wanted: which layers; all of them where None.
+        wanted: numbers of the layers; None for all.
     """
 
     version = 1
@@ -37,7 +37,7 @@ class Collected(StateReadout):
         return range(pass_.start, len(pass_.ids))
 
     @abstractmethod
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader: ...
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader: ...
 
     def read(self, view: View) -> dict[str, Any]:
         raise AssertionError("collected states are never stored")
@@ -46,41 +46,45 @@ class Collected(StateReadout):
         raise AssertionError("collected states are never stored")
 
 
-class Means(Collected):
-    """Per response the mean state of each layer: (layers, dim) float32."""
+class MeanStates(Collected):
+    """The mean state of a response in each layer: (layers, dim) float32."""
 
     name = "means"
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
-        return MeansReader(lengths)
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
+        return MeanStatesReader(lengths)
 
 
-class MeansReader:
+class MeanStatesReader:
+    """A reader that averages each response's states, layer by layer."""
+
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self.found: list[torch.Tensor] = []
 
     def take(self, layer: int, rows: torch.Tensor) -> None:
-        # Sequence by sequence: the order in which a mean is summed then depends on that sequence alone.
+        # Sequence by sequence, so that the order of summation does not depend on the rest of the batch.
         parts = torch.split(rows, self.lengths)
         self.found.append(torch.stack([part.mean(0, dtype=torch.float32) for part in parts]))
 
-    def results(self) -> Results:
-        values = fetched(torch.stack(self.found, dim=1))  # (sequences, layers, dim)
+    def results(self) -> PendingStates:
+        values = start_fetch(torch.stack(self.found, dim=1))  # (sequences, layers, dim)
         return lambda: list(values())
 
 
-class Whole(Collected):
-    """Per response all its states, in float32 on the device: (layers, tokens, dim). For a batch at a time."""
+class AllStates(Collected):
+    """All states of a response, in float32 on the device: (layers, tokens, dim). For use one batch at a time."""
 
     name = "states"
-    travels: ClassVar[bool] = False  # they stay where they are read
+    travels: ClassVar[bool] = False  # the states stay on their device
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
-        return WholeReader(lengths)
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
+        return AllStatesReader(lengths)
 
 
-class WholeReader:
+class AllStatesReader:
+    """A reader that keeps all states of a batch."""
+
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self.found: list[torch.Tensor] = []
@@ -88,7 +92,7 @@ class WholeReader:
     def take(self, layer: int, rows: torch.Tensor) -> None:
         self.found.append(rows.float())
 
-    def results(self) -> Results:
+    def results(self) -> PendingStates:
         split = (torch.split(rows, self.lengths) for rows in self.found)
-        states = [torch.stack(parts) for parts in zip(*split, strict=True)]
+        states = [torch.stack(parts) for parts in zip(*split, strict=True)]  # (layers, tokens, dim) each
         return lambda: states

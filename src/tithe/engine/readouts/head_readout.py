@@ -1,4 +1,4 @@
-"""A quality head as a readout: the hidden states of a response in, one margin out."""
+"""A quality head as a readout: it turns the hidden states of a response into one margin."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from tithe.data.paper_renderers import CPQS_PAPER
-from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
+from tithe.engine.forward.states import PendingStates, ReaderContext, StateReader, StateReadout
 from tithe.engine.heads.files import load_head, read_card
-from tithe.engine.host import fetched
+from tithe.engine.host import start_fetch
 from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Answer, Margin, Pass, Problem
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from tithe.engine.heads.base import LayerReader, StateHead
 
 
-RENDERING = ("template", "template_hash", "bos", "eos", "lead_ids")  # what states of a response depend on
+RENDERING = ("template", "template_hash", "bos", "eos", "lead_ids")  # settings that affect a response's states
 
 
 class MarginReadout(StateReadout):
-    """Margins by one head.
+    """The margin of a response, by a head in memory.
 
     Args:
-        head: on the CPU; it is put where the states are.
-        name: under which its answers are kept, apart from those of any other.
+        head: on the CPU; it is copied to the states' device.
+        name: unique name under which its answers are stored.
     """
 
     version = 1
     fields: ClassVar[Mapping[str, Any]] = {"margin": "float64"}
-    travels: ClassVar[bool] = False  # a head in memory
+    travels: ClassVar[bool] = False  # a head in memory is not sent to other processes
 
     def __init__(self, head: StateHead | None, name: str) -> None:
         self.name = name
@@ -43,6 +43,7 @@ class MarginReadout(StateReadout):
         self._placed: dict[torch.device, StateHead] = {}
 
     def head(self) -> StateHead:
+        """Return the head, on the CPU."""
         assert self._head is not None
         return self._head
 
@@ -52,12 +53,12 @@ class MarginReadout(StateReadout):
     def span(self, pass_: Pass) -> range:
         return range(pass_.start, len(pass_.ids))
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
-        with self._lock:  # several threads begin at once
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
+        with self._lock:  # several threads may start at once; the head is copied once
             if model.device not in self._placed:
                 self._placed[model.device] = self.head().to(model.device)
         head = self._placed[model.device]
-        return Margins(head, head.reader(lengths))
+        return MarginReader(head, head.reader(lengths))
 
     def read(self, view: View) -> dict[str, Any] | Problem:
         return view.found if isinstance(view.found, Problem) else {"margin": float(view.found)}
@@ -71,13 +72,13 @@ class MarginReadout(StateReadout):
 
 
 class HeadReadout(MarginReadout):
-    """Margins by a head on disk.
+    """The margin of a response, by a head on disk.
 
     Args:
-        folder: of the head; its weights are read when the first batch is.
+        folder: of the head; its weights are read with the first batch.
 
     Raises:
-        ModelError: there is no head.
+        ModelError: there is no head in the folder.
     """
 
     travels: ClassVar[bool] = True
@@ -88,11 +89,11 @@ class HeadReadout(MarginReadout):
 
     @classmethod
     def make(cls, argument: str, run: RunFacts) -> Self:
-        """Make the readout of the head in a folder, if it belongs to the run's model; note what else is odd about it.
+        """Make the readout of the head in a folder, and note how good the head is and what differs from its training.
 
         Raises:
-            SettingsError: no head is named.
-            ModelError: there is none, or it was trained on another model.
+            SettingsError: no head is given.
+            ModelError: there is no head, or it was trained on another model.
         """
         if not argument:
             raise SettingsError(
@@ -105,7 +106,7 @@ class HeadReadout(MarginReadout):
         return readout
 
     def __reduce__(self) -> tuple[type[HeadReadout], tuple[Path]]:
-        """To another process goes the folder; it reads the weights there."""
+        """Pickle only the folder; another process reads the weights from it."""
         return type(self), (self.folder,)
 
     def head(self) -> StateHead:
@@ -117,13 +118,13 @@ class HeadReadout(MarginReadout):
         return self.card.layers
 
     def describe(self) -> dict[str, Any]:
-        """For the run record."""
+        """Return the head's folder, fingerprint, kind and layers, for the run record."""
         card = self.card
         return {"folder": str(self.folder), "fingerprint": card.fingerprint, "kind": card.kind, "layers": card.layers}
 
 
-class Margins:
-    """A head and its own reader, as a tap wants them."""
+class MarginReader:
+    """A state reader that applies a head to what the head's own reader computed."""
 
     def __init__(self, head: StateHead, reader: LayerReader) -> None:
         self.head, self.reader = head, reader
@@ -131,13 +132,13 @@ class Margins:
     def take(self, layer: int, rows: torch.Tensor) -> None:
         self.reader.take(layer, rows)
 
-    def results(self) -> Results:
-        head, found = self.head, fetched(self.reader.found())
+    def results(self) -> PendingStates:
+        head, found = self.head, start_fetch(self.reader.found())
         return lambda: [float(margin) for margin in head.margins(found())]
 
 
 def check_head(readout: HeadReadout, folder: str, run: RunFacts) -> None:
-    """Refuse a head of another model; note another dtype, another rendering, and a poor report."""
+    """Raise if the head belongs to another model; note if it was trained with another dtype or rendering."""
     card, name = readout.card, run.model_name
     theirs = card.model["fingerprint"]
     if theirs != run.fingerprint:
@@ -154,7 +155,7 @@ def check_head(readout: HeadReadout, folder: str, run: RunFacts) -> None:
 
 
 def other_rendering(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """In what two renderings differ, as far as a response's states can tell; empty where they do not."""
+    """Return how two renderings differ in what affects a response's states; empty if they do not."""
     preset = [one.get("truncation") == CPQS_PAPER for one in (theirs, own)]
     if preset[0] != preset[1]:
         without = ["with" if one else "without" for one in preset]
@@ -164,13 +165,13 @@ def other_rendering(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> str:
 
 
 def verdict(readout: HeadReadout) -> str:
-    """What is known of a head's worth, in one line."""
+    """Return one line about how well the head tells tiers apart."""
     report: Any = readout.card.training.get("report")
     try:
         auc, alone, better = report["auc"]["value"], report["length"]["auc"], report["better_than_length"]
         assert isinstance(auc, float) and isinstance(alone, float)
-    except (KeyError, TypeError, AssertionError):  # none was made, or somebody has written there
-        return f"note: nothing is known of how well this {readout.card.kind} head tells tiers apart"
+    except (KeyError, TypeError, AssertionError):  # there is no report, or it was edited
+        return f"note: it is not known how well this {readout.card.kind} head tells tiers apart"
     if better:
         return f"head: {readout.card.kind}, AUC {auc:.3f} on prompts it never saw, response length alone {alone:.3f}"
     return (

@@ -1,4 +1,4 @@
-"""How likely each of some replies is, from the one hidden state that predicts the token in which they differ."""
+"""The probability of each of several replies, from the one hidden state that predicts the token where they differ."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from tithe.data.render import EncodedExample, Renderer
-from tithe.engine.forward.output_head import Head
-from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
-from tithe.engine.host import fetched, to
+from tithe.engine.forward.output_head import OutputHead
+from tithe.engine.forward.states import PendingStates, ReaderContext, StateReader, StateReadout
+from tithe.engine.host import start_fetch, to_device
 from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError
 from tithe.records import Answer, Example, IntArray, Message, Options, Pass, PassSpec, Problem
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROWS = 64  # of logits at a time
-QUESTION = "How many?"  # the replies' tokens are the same after every question
+QUESTION = "How many?"  # any question will do: a reply's tokens do not depend on it
 
 
 @dataclass(frozen=True)
 class Replies:
-    """Reply texts as the run's tokenizer and template write them: alike but for one token.
+    """Replies as the run's tokenizer and template write them; they differ in exactly one token.
 
     Args:
-        first: the first reply, as it stands in a pass.
-        at: which of its tokens is the one.
+        first: token ids of the first reply, as in a pass.
+        at: index of the token in which the replies differ.
         ids: that token of each reply, in order.
     """
 
@@ -41,16 +41,16 @@ class Replies:
 
     @property
     def name(self) -> str:
-        """A name for a folder; another tokenizer or template gives another one."""
+        """Return a name for the folder of answers, which depends on the tokenizer and the template."""
         text = f"{self.first[: self.at].tolist()} {list(self.ids)}"
         return f"options-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
 def find_replies(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Replies:
-    """Return the replies in ids.
+    """Encode the replies and find the token in which they differ.
 
     Raises:
-        SettingsError: they are not to be told apart by one token, or a template or preset cannot ask questions.
+        SettingsError: they do not differ in exactly one token, or the template or preset cannot ask questions.
     """
     if len(texts) < 2 or len(set(texts)) < len(texts):
         raise SettingsError(f"replies to choose from must be two or more, and all different, not {quoted(texts)}")
@@ -61,7 +61,7 @@ def find_replies(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, texts: 
     if len(differing) != 1 or len({int(one[differing[0]]) for one in ids}) < len(ids):
         pieces = [" ".join(f"`{piece}`" for piece in tokenizer.convert_ids_to_tokens(one.tolist())) for one in ids]
         raise SettingsError(
-            f"the replies {quoted(texts)} must differ in one token, and this tokenizer makes of them: "
+            f"the replies {quoted(texts)} must differ in one token, but this tokenizer splits them into: "
             f"{'; '.join(pieces)}",
             hint="another model or `--template`; the scorer cannot read its replies with this one",
         )
@@ -70,12 +70,12 @@ def find_replies(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, texts: 
 
 
 def encode(renderer: Renderer, text: str) -> EncodedExample:
-    """Encode one reply, after a question that stands for all."""
+    """Encode one reply after a sample question."""
     about = Example("", 0, 1, (), Message("assistant", text))
     (encoded,) = renderer.encode([PassSpec("rated", about, question=QUESTION, options=(text,)).dialogue])
     if isinstance(encoded, Problem):
         raise SettingsError(f"the reply `{text}` cannot be written in this template: {encoded.reason}")
-    renderer.build("rated", encoded)  # a preset that has no such passes says so
+    renderer.build("rated", encoded)  # raises if the preset has no such passes
     return encoded
 
 
@@ -84,10 +84,10 @@ def quoted(texts: Sequence[str]) -> str:
 
 
 class OptionsReadout(StateReadout):
-    """Log-probabilities of the replies, of all that the vocabulary holds.
+    """The log-probability of each reply's token, normalised over the whole vocabulary.
 
     Args:
-        replies: in ids.
+        replies: the encoded replies.
     """
 
     version = 1
@@ -101,20 +101,20 @@ class OptionsReadout(StateReadout):
         return (count - 1,)
 
     def span(self, pass_: Pass) -> range:
-        """The token before the one that differs: its state predicts that."""
+        """Return the token before the one that differs, as its state predicts that one."""
         first = self.replies.first
         assert np.array_equal(pass_.ids[pass_.start : pass_.start + len(first)], first), "not a pass with these replies"
         differs = pass_.start + self.replies.at
         return range(differs - 1, differs)
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
         if model.head is None:
             raise ModelError(
                 "the likelihood of single replies cannot be read from this model: "
-                "its way from hidden states to logits cannot be run apart",
+                "its output head cannot be run apart from the rest",
                 hint="take another model, or a scorer that reads likelihoods of responses, such as `ifd`",
             )
-        return OptionsReader(model.head, to(np.array(self.replies.ids), model.device))
+        return OptionsReader(model.head, to_device(np.array(self.replies.ids), model.device))
 
     def read(self, view: View) -> dict[str, Any] | Problem:
         return view.found if isinstance(view.found, Problem) else {"log_probs": view.found}
@@ -124,30 +124,32 @@ class OptionsReadout(StateReadout):
 
     @classmethod
     def make(cls, argument: str, run: RunFacts) -> Self:
-        """Make the readout of replies that are separated by commas, by the run's tokenizer and template."""
+        """Make the readout from comma-separated replies, with the run's tokenizer and template."""
         return cls(find_replies(run.renderer, run.tokenizer, argument.split(",")))
 
     @classmethod
     def made_up(cls, argument: str, tokens: int, mean: float, first: bool) -> Answer:
-        """Likelier ones further on, or all alike."""
+        """Return fabricated log-probabilities that rise from reply to reply, or are equal if `mean` is 0."""
         return Options(np.log(np.linspace(0.01, 0.01 + mean / 400, argument.count(",") + 1)).astype(np.float32))
 
 
 class OptionsReader:
-    def __init__(self, head: Head, ids: torch.Tensor) -> None:
+    """A reader that computes the log-probabilities of the replies' tokens."""
+
+    def __init__(self, head: OutputHead, ids: torch.Tensor) -> None:
         self.head = head
         self.ids = ids
 
     def take(self, layer: int, rows: torch.Tensor) -> None:
-        # (passes, dim): one state each
+        # rows: (passes, dim), one state per pass
         self.found = torch.cat([self.log_probs(some) for some in torch.split(rows, ROWS)])
 
     def log_probs(self, states: torch.Tensor) -> torch.Tensor:
-        """(rows, dim) -> (rows, options), in float32."""
-        # Always as many rows: a matrix product of another shape sums in another order.
+        """Return the log-probabilities in float32: (rows, dim) -> (rows, options)."""
+        # Always the same number of rows, as a product of another shape may be summed in another order.
         logits = self.head.logits(torch.nn.functional.pad(states, (0, 0, 0, ROWS - len(states))))
         return logits[: len(states)].float().log_softmax(dim=1).index_select(1, self.ids.to(logits.device))
 
-    def results(self) -> Results:
-        values = fetched(self.found)
+    def results(self) -> PendingStates:
+        values = start_fetch(self.found)
         return lambda: list(values())

@@ -1,4 +1,4 @@
-"""One vector for a whole sequence: the mean of its last hidden states, or the last token's. What `self` embeds with."""
+"""One vector per sequence, for the encoder `self`: the mean of its last hidden states, or the last token's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from tithe.engine.batches import Batch
-from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
-from tithe.engine.host import fetched
+from tithe.engine.forward.states import PendingStates, ReaderContext, StateReader, StateReadout
+from tithe.engine.host import start_fetch
 from tithe.engine.readouts.base import RunFacts, View
 from tithe.errors import ModelError, SettingsError, did_you_mean
 from tithe.records import Answer, IntArray, Pass, Problem, Vector
@@ -20,14 +20,14 @@ from tithe.records import Answer, IntArray, Pass, Problem, Vector
 if TYPE_CHECKING:
     from tithe.engine.engine import Engine
 
-NUMERICS = 1  # raise it when a change moves vectors by more than rounding: stored ones are then not met again
+NUMERICS = 1  # raise it when a change moves vectors by more than rounding, so that stored vectors are not reused
 Pooling: TypeAlias = Literal["mean", "last"]
 Vectors: TypeAlias = npt.NDArray[np.float32]
 Found: TypeAlias = tuple[tuple[int, ...], Vectors | None]
 
 
 class Pooled(StateReadout):
-    """The last hidden states of all tokens of a pass, after the final norm, as one vector: (dim,) float32.
+    """The last hidden states of a pass, after the final norm, as one vector: (dim,) float32.
 
     Args:
         pooling: the mean over the tokens, or the last token's state.
@@ -45,7 +45,7 @@ class Pooled(StateReadout):
     def span(self, pass_: Pass) -> range:
         return range(len(pass_.ids)) if self.pooling == "mean" else range(len(pass_.ids) - 1, len(pass_.ids))
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
         return PooledReader(lengths)
 
     def read(self, view: View) -> dict[str, Any] | Problem:
@@ -68,44 +68,44 @@ class Pooled(StateReadout):
 
 
 class PooledReader:
-    """Pools the states of one batch."""
+    """A reader that pools each sequence's states."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self.found: list[torch.Tensor] = []
 
     def take(self, layer: int, rows: torch.Tensor) -> None:
-        # Sequence by sequence: the order in which a mean is summed then depends on that sequence alone.
+        # Sequence by sequence, so that the order of summation does not depend on the rest of the batch.
         self.found = [part.mean(0, dtype=torch.float32) for part in torch.split(rows, self.lengths)]  # (dim,) each
 
-    def results(self) -> Results:
-        values = fetched(torch.stack(self.found))
+    def results(self) -> PendingStates:
+        values = start_fetch(torch.stack(self.found))
         return lambda: list(values())
 
 
 def pooled_vectors(
     engine: Engine, rows: Sequence[IntArray], have: Sequence[bool], *, pooling: Pooling = "mean"
 ) -> Iterator[Found]:
-    """Read sequences in batches, several batches at once where the engine does so.
+    """Embed sequences in batches.
 
     Args:
         engine: a loaded model with its token budget and workers.
-        rows: token ids, at least one each.
-        have: which are not wanted. Batches are cut from all, so that what is there moves nothing that is not.
+        rows: token ids of each sequence, at least one.
+        have: which sequences to skip. Batches are cut from all, so that skipping some does not change the others.
         pooling: the mean over a sequence's tokens, or its last token's state.
 
     Yields:
-        Which sequences and their vectors, (sequences, dim) float32, batch by batch as they are done; None where a
-        single sequence does not fit into memory.
+        The indices of some sequences and their vectors, (sequences, dim) float32, batch by batch in order of
+        completion; None instead of vectors for a single sequence that does not fit into memory.
 
     Raises:
-        ModelError: states are not finite, or the model does not give them away.
+        ModelError: states are not finite, or the model does not return them.
     """
     from tithe.engine.engine import OUT_OF_MEMORY
 
     passes, readout = [Pass(ids.astype(np.int32, copy=False), 0) for ids in rows], Pooled(pooling)
     kept = (tuple(i for i in batch.index if not have[i]) for batch in engine.batches(passes))
-    # Each is read whole, whatever has a beginning in common: a vector's last bits depend on its own batch alone.
+    # No shared prefixes: each sequence is read whole, so that a vector's last bits depend only on its own batch.
     batches = [Batch(index) for index in kept if index]
     for batch, results in engine.read(passes, batches, [(readout,)] * len(passes)) if batches else ():
         good: list[tuple[int, Any]] = []

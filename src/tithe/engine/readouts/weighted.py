@@ -1,4 +1,4 @@
-"""One direction for a whole sequence: the weighted mean of its last hidden states."""
+"""A direction for a whole sequence: the weighted mean of its last hidden states, normalised."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from tithe.engine.forward.states import Reading, Results, StateReader, StateReadout
-from tithe.engine.host import fetched
+from tithe.engine.forward.states import PendingStates, ReaderContext, StateReader, StateReadout
+from tithe.engine.host import start_fetch
 from tithe.engine.readouts.base import View
 from tithe.records import Answer, Pass, Problem, Vector
 
@@ -18,9 +18,9 @@ NO_DIRECTION = Problem("its hidden states have no direction: their weighted mean
 
 
 class Weighted(StateReadout):
-    """sum_t w_t H_last[t] over all tokens of a pass, w_t = t / sum(t), t from 1; of length 1, in float32.
+    """The unit vector of sum_t w_t H_last[t] over all tokens of a pass, w_t = t / sum(t), t from 1, in float32.
 
-    With causal attention a late token has seen more of the sequence, and counts for more.
+    With causal attention a later token has seen more of the sequence, so it counts more.
     """
 
     name = "weighted"
@@ -33,7 +33,7 @@ class Weighted(StateReadout):
     def span(self, pass_: Pass) -> range:
         return range(len(pass_.ids))
 
-    def reader(self, lengths: Sequence[int], model: Reading) -> StateReader:
+    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
         return WeightedReader(lengths)
 
     def read(self, view: View) -> dict[str, Any] | Problem:
@@ -52,20 +52,22 @@ class Weighted(StateReadout):
 
 
 class WeightedReader:
+    """A reader that computes each sequence's weighted mean."""
+
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self.found: list[torch.Tensor] = []
 
     def take(self, layer: int, rows: torch.Tensor) -> None:
-        # Sequence by sequence: no order of summing, and no float32 copy, of the whole batch.
+        # Sequence by sequence: the order of summation does not depend on the batch, and no float32 copy of it is made.
         self.found = [weighted_mean(part) for part in torch.split(rows, self.lengths)]
 
-    def results(self) -> Results:
-        values = fetched(torch.stack(self.found))
+    def results(self) -> PendingStates:
+        values = start_fetch(torch.stack(self.found))
         return lambda: list(values())
 
 
 def weighted_mean(states: torch.Tensor) -> torch.Tensor:
-    """(tokens, dim) in any dtype -> (dim,) float32."""
+    """Return the mean of states weighted by their position: (tokens, dim) in any dtype -> (dim,) float32."""
     places = torch.arange(1, len(states) + 1, device=states.device, dtype=torch.float32)
     return (places / places.sum()) @ states.float()

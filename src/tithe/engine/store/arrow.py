@@ -1,7 +1,7 @@
-"""Rows to Arrow tables and back by way of NumPy.
+"""Convert rows to Arrow tables and back by way of NumPy.
 
-pyarrow imports pandas, where that is installed, as soon as it makes an array of Python values: 33 MB and a third of a
-second for nothing. Only the types that readouts store are known here.
+pyarrow imports pandas, if that is installed, as soon as it makes an array from Python values: 33 MB and a third of a
+second for nothing. Only the types that readouts store are supported.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import pyarrow as pa
 
 
 def schema(fields: Mapping[str, str | pa.DataType]) -> pa.Schema:
-    """Return a readout's columns behind their key; types by name (`float32`, `list<float32>`) or pyarrow's."""
+    """Return the columns of a readout, after their key; types are names (`float32`, `list<float32>`) or pyarrow's."""
     return pa.schema([("key", pa.binary(16)), *((name, data_type(kind)) for name, kind in fields.items())])
 
 
 def data_type(kind: str | pa.DataType) -> pa.DataType:
+    """Return pyarrow's type for a type name."""
     if not isinstance(kind, str):
         return kind
     if kind.startswith("list<"):
@@ -31,13 +32,13 @@ def table(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Make a table with the schema's columns; no value is null.
 
     Raises:
-        TypeError: a column of another type than numbers, fixed-size binary, or lists of numbers.
+        TypeError: a column is not of numbers, fixed-size binary, or lists of numbers.
     """
     return pa.table([column([row[field.name] for row in rows], field.type) for field in schema], schema=schema)
 
 
 def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Make one column."""
+    """Make one column from its values."""
     if pa.types.is_fixed_size_binary(kind):
         assert set(map(len, values)) <= {kind.byte_width}, kind
         return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(b"".join(values))])
@@ -58,21 +59,21 @@ def numbers(values: Sequence[Any] | npt.NDArray[Any], kind: pa.DataType) -> pa.A
 
 
 def rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield a table's rows; lists of numbers stay arrays: Python objects would take eight times the memory."""
+    """Yield a table's rows; lists of numbers stay arrays, as Python objects would take eight times the memory."""
     columns = {name: values(table[name]) for name in table.column_names}
     for row in zip(*columns.values(), strict=True):
         yield dict(zip(columns, row, strict=True))
 
 
 def values(column: pa.ChunkedArray) -> Sequence[Any]:
-    """Return a column's values, one by one."""
+    """Return the values of a column."""
     if not pa.types.is_list(column.type):
         return list(column.to_pylist())
     return [part for chunk in column.chunks for part in cut(chunk)]
 
 
 def cut(chunk: pa.ListArray) -> list[npt.NDArray[Any]]:
-    """Split lists of numbers into views of one array."""
+    """Return lists of numbers as views of one array."""
     if not len(chunk):
         return []
     ends = np.cumsum(chunk.value_lengths().to_numpy())

@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 
 SUFFIX = ".parquet"
 HINT = "delete that file: its answers are computed again"
-HELD_BYTES = 64 << 20  # of parts that have to be read whole, so that the next window finds them open
-# All have 16 bytes, so that it does no harm that NUL ends a text of NumPy's.
+HELD_BYTES = 64 << 20  # bytes of parts kept in memory, as the next window mostly reads from the same ones
+# NumPy strips trailing NUL bytes, which does no harm as all keys have 16 bytes.
 Keys: TypeAlias = npt.NDArray[np.bytes_]
 Places: TypeAlias = npt.NDArray[np.int32]
 
 
 @dataclass
 class Parts:
-    """All parts in their order; rows are numbered through.
+    """All parts of a store, in order; rows are numbered across them.
 
-    A part is read whole, and the last ones are held: the next window asks for rows of the same or the next part.
+    A part is read whole, and the last ones are kept in memory: the next window needs rows of the same or the next part.
 
     Args:
-        readout: whose answers.
+        readout: whose answers they hold.
     """
 
     readout: Readout
     parts: list[StoredPart] = field(default_factory=list, init=False)
-    begins: list[int] = field(default_factory=lambda: [0], init=False)  # first row of each, and of the next
+    begins: list[int] = field(default_factory=lambda: [0], init=False)  # first row of each part, and of the next one
     _held: OrderedDict[int, pa.Table] = field(default_factory=OrderedDict, init=False, repr=False)
 
     def add(self, part: StoredPart, rows: int) -> None:
-        """Append a part that was written."""
+        """Append a part that was just written."""
         self.parts.append(part)
         self.begins.append(self.begins[-1] + rows)
 
@@ -51,7 +51,7 @@ class Parts:
         """Append a part found on disk, and return its keys.
 
         Raises:
-            StoreError: it is damaged, or something else.
+            StoreError: the file is damaged, or not a part of this store.
         """
         table = read_part(part, self.readout.schema())
         self.add(part, len(table))
@@ -59,7 +59,7 @@ class Parts:
         return as_keys(table["key"].to_pylist())
 
     def rows(self, places: npt.NDArray[np.int32]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Yield (index in `places`, row) of every place, part by part."""
+        """Yield (index in `places`, row) for each row number in `places`, part by part."""
         order = np.argsort(places, kind="stable")
         ends = np.searchsorted(places[order], self.begins[1:])
         for part, (start, end) in enumerate(zip([0, *ends.tolist()], ends.tolist(), strict=False)):
@@ -90,7 +90,7 @@ def read_part(part: StoredPart, schema: pa.Schema) -> pa.Table:
     """Read a whole part.
 
     Raises:
-        StoreError: it is damaged, or something else.
+        StoreError: the file is damaged, or not a part of this store.
     """
     table = read_table(part, HINT)
     if not table.schema.equals(schema):
@@ -99,10 +99,10 @@ def read_part(part: StoredPart, schema: pa.Schema) -> pa.Table:
 
 
 def read_table(part: StoredPart, hint: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read some columns of a part, or all; verify its bytes and that no value is missing.
+    """Read some or all columns of a part; verify its bytes, and that no value is missing.
 
     Raises:
-        StoreError: it is damaged, or no parquet.
+        StoreError: the file is damaged, or not a parquet file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -118,41 +118,41 @@ def read_table(part: StoredPart, hint: str, columns: Sequence[str] | None = None
 
 
 def write_rows(folder: Path, number: int, readout: Readout, rows: Sequence[Mapping[str, Any]]) -> StoredPart:
-    """Write answers as a part."""
+    """Write answers as one part."""
     from tithe.engine.store.arrow import table
 
     return write_table(folder, number, table(readout.schema(), rows))
 
 
 def write_table(folder: Path, number: int, table: pa.Table) -> StoredPart:
-    """Write a table as a part."""
+    """Write a table as one part."""
     import pyarrow.parquet as pq
 
     return write_part(folder, number, SUFFIX, lambda stream: pq.write_table(table, stream, compression="zstd"))
 
 
 def as_keys(keys: Sequence[bytes]) -> Keys:
-    """Return (keys,) `S16`."""
+    """Return keys as an array: (keys,) `S16`."""
     return np.frombuffer(b"".join(keys), dtype="S16")
 
 
 class KeyIndex:
-    """Keys of 16 bytes -> numbers counted up, which only grows.
+    """An append-only index of 16-byte keys: key -> row number, in order of arrival.
 
-    Sorted blocks, a later one at most half as long as the one before; so there are few, and a key is moved only as many
-    times as the whole has doubled.
+    It holds sorted blocks, each at most half as long as the one before. So there are few of them, and a key is moved
+    only as often as the index doubles.
     """
 
     def __init__(self) -> None:
         self.blocks: list[tuple[Keys, Places]] = []
-        self.count = 0  # keys taken in, those that came twice included
+        self.count = 0  # keys added, duplicates included
 
     def __len__(self) -> int:
-        """Count the different keys, where a block is met only by keys that are new to all others."""
+        """Count the distinct keys; a key is only ever added to one block."""
         return sum(len(keys) for keys, _ in self.blocks)
 
     def extend(self, keys: Keys) -> None:
-        """Take in the next keys; of those that were there before, the first place stands."""
+        """Add the next keys; a key that is already there keeps its first number."""
         new, first = np.unique(keys, return_index=True)
         fresh = self.find(new) < 0
         self.blocks.append((new[fresh], (first[fresh] + self.count).astype(np.int32)))
@@ -162,7 +162,7 @@ class KeyIndex:
             self.blocks[-2:] = [merged(a, at, b, bt)]
 
     def find(self, keys: Keys) -> Places:
-        """Return (keys,) places, -1 where there is none."""
+        """Return the row number of each key, -1 for unknown ones: (keys,)."""
         found = np.full(len(keys), -1, dtype=np.int32)
         for known, places in self.blocks:
             if len(known):
@@ -173,6 +173,6 @@ class KeyIndex:
 
 
 def merged(a: Keys, at: Places, b: Keys, bt: Places) -> tuple[Keys, Places]:
-    """Merge two sorted blocks without a key in common."""
-    order = np.argsort(np.concatenate([a, b]), kind="stable").astype(np.int32)  # which makes use of both being sorted
+    """Merge two sorted blocks that have no key in common."""
+    order = np.argsort(np.concatenate([a, b]), kind="stable").astype(np.int32)  # a merge sort: fast on two sorted runs
     return np.concatenate([a, b])[order], np.concatenate([at, bt])[order]

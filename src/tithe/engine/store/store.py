@@ -3,7 +3,7 @@
     <run folder>/answers/<readout>-v<version>/<model, dtype and numerics>/part-000001-9f3a2c1d.parquet
 
 A row's key is a hash of the exact token ids and the response span, so another template, tokenizer, example or length
-limit asks for another key, and another model, dtype or readout looks in another folder: stale answers are not found.
+limit gives another key, and another model, dtype or readout has another folder: stale answers are never found.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tithe.errors import OutputError
 from tithe.records import Answer
 
 FLUSH_SECONDS = 5.0
-MOST_UNWRITTEN = 8 << 20  # bytes
-ROW_BYTES = 500  # of an answer in memory, without its arrays
+MOST_UNWRITTEN = 8 << 20  # bytes of answers in memory before they are written
+ROW_BYTES = 500  # rough size of an answer in memory, without its arrays
 
 
 def answers_name(model_fingerprint: str, dtype: str, numerics: int) -> str:
-    """Name the folder of one model's answers: everything besides the tokens that could change a number."""
+    """Return the folder name of one model's answers, from everything but the tokens that could change a number."""
     text = f"{model_fingerprint}|{dtype}|{numerics}"
     return f"{dtype}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
@@ -38,7 +38,7 @@ class Store:
 
     Args:
         folder: the run folder.
-        readout: whose answers.
+        readout: the readout.
         name: `answers_name` of the model.
     """
 
@@ -49,12 +49,12 @@ class Store:
         self.index = KeyIndex()
         self.unwritten: dict[bytes, Mapping[str, Any]] = {}
         self.began = self.flushed = time.monotonic()
-        self.size = 0  # bytes of what is unwritten, about
+        self.size = 0  # approximate bytes of unwritten answers
         self.next_part = 1
         self.load()
 
     def load(self) -> None:
-        """Look at all parts; leftovers of a killed writer are removed, they were never named as parts."""
+        """Open all parts; remove temporary files of a killed writer, which never became parts."""
         if not self.folder.is_dir():
             return
         for scrap in self.folder.glob("*.tmp"):
@@ -64,7 +64,7 @@ class Store:
             self.next_part = part.number + 1
 
     def borrow(self, folder: Path) -> bool:
-        """Read the answers of another run folder too, as they are now. Whether it has any."""
+        """Add the answers that another run folder has now, and return whether it has any."""
         parts = list_parts(folder / self.folder.relative_to(self.root), SUFFIX)
         for part in parts:
             self.index.extend(self.parts.open(part))
@@ -74,7 +74,7 @@ class Store:
         return len(self.index) + len(self.unwritten)
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
-        """Return the answers there are, by key."""
+        """Return the known answers among these keys."""
         answer = self.readout.answer
         found = {key: answer(self.unwritten[key]) for key in keys if key in self.unwritten}
         if not len(self.index) or not keys:
@@ -86,7 +86,7 @@ class Store:
         return found
 
     def put(self, answered: Iterable[tuple[bytes, Mapping[str, Any]]]) -> None:
-        """Take answers; they reach the disk within seconds, and leave memory then."""
+        """Add answers; they are written to disk within seconds, and then leave memory."""
         for key, row in answered:
             if key not in self.unwritten:
                 self.unwritten[key] = row
@@ -94,12 +94,12 @@ class Store:
                 for value in row.values():
                     self.size += getattr(value, "nbytes", 0)
         now = time.monotonic()
-        # Long runs write larger parts, so that the folder stays small: at most 1 % of the time so far is at risk.
+        # The longer a run, the larger its parts, so that there are few: a crash loses at most 1 % of the run's time.
         if self.size > MOST_UNWRITTEN or now - self.flushed > max(FLUSH_SECONDS, 0.01 * (now - self.began)):
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not yet on disk as one new part."""
+        """Write the unwritten answers as one new part."""
         self.flushed = time.monotonic()
         if not self.unwritten:
             return
@@ -109,7 +109,7 @@ class Store:
         except OSError as error:
             raise OutputError(
                 f"cannot write answers to `{self.folder}`: {error.strerror or error}",
-                hint="what was written before stays; make room and run the same command again",
+                hint="what was written before is kept; free some space and run the same command again",
             ) from error
         self.parts.add(part, len(self.unwritten))
         self.index.extend(as_keys(list(self.unwritten)))

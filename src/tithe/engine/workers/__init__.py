@@ -1,1 +1,1 @@
-"""Processes and devices that read for one run."""
+"""Worker processes and devices that read for one run."""

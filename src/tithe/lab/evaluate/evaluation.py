@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.engine.sources import TEXT_FILES, ModelSource, content_hash, find_model, fingerprint
+from tithe.engine.model_source import TEXT_FILES, ModelSource, content_hash, find_model, fingerprint
 from tithe.extras import versions
 from tithe.lab.evaluate.holdout import READ, holdout_setup, measure_holdout
 from tithe.lab.evaluate.measured import RECORD, Measured, StoredPiece, read_pieces, record_of, write_pieces

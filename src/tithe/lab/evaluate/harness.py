@@ -15,7 +15,8 @@ import numpy as np
 
 from tithe.engine.devices import DTYPES, choose_device, choose_dtype, dtype_name
 from tithe.engine.loading import read_weights
-from tithe.engine.sources import ModelSource, context_window, demand_embedded, first_line, load_tokenizer
+from tithe.engine.model_files import first_line
+from tithe.engine.model_source import ModelSource, context_window, demand_known_ids, load_tokenizer
 from tithe.errors import DataError, ModelError, SettingsError, TemplateError, TitheError
 from tithe.lab.evaluate.measured import Kind, Measured
 from tithe.lab.evaluate.tasks import Asked, Built, quiet
@@ -213,7 +214,7 @@ def refuse_unknown_ids(model: Any, name: str) -> None:
 
     def check(_: Any, given: tuple[Any, ...]) -> None:
         if given and given[0].numel():
-            demand_embedded(name, int(given[0].max()), int(table.weight.shape[0]))
+            demand_known_ids(name, int(given[0].max()), int(table.weight.shape[0]))
 
     table.register_forward_pre_hook(check)
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from tithe.data.prompts import read_prompt_set
-from tithe.engine.sources import find_model
+from tithe.engine.model_source import find_model
 from tithe.errors import StoreError, demand
 from tithe.extras import versions
 from tithe.foreign import demand_shape, read_json

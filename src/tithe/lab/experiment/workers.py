@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from tithe.engine.workers.children import child_variables, end_with_parent
+from tithe.engine.workers.child_process import child_variables, end_with_parent
 from tithe.errors import SettingsError, TitheError
 from tithe.lab.evaluate.evaluation import evaluate
 from tithe.lab.evaluate.measured import as_records

@@ -29,7 +29,7 @@ from tithe.scorers.base import given
 if TYPE_CHECKING:
     import torch
 
-    from tithe.engine.engine import Read
+    from tithe.engine.engine import PassResult
     from tithe.engine.heads.base import StateHead
 
 NLL = READOUTS["nll"]
@@ -157,9 +157,9 @@ class TierStates:
 
         Responses that cannot be read are left out.
         """
-        from tithe.engine.readouts.collect import Means
+        from tithe.engine.readouts.collect import MeanStates
 
-        readout = Means()
+        readout = MeanStates()
         results = self.read(range(len(self.passes)), [NLL, readout])
         return self.stack_readable(
             results, [one if isinstance(one, Problem) else one.found[readout.name] for one in results]
@@ -167,9 +167,9 @@ class TierStates:
 
     def some_means(self, places: Sequence[int]) -> tuple[list[int], npt.NDArray[np.float32]]:
         """Return which of these can be read, and their mean states (places, hidden states, dim)."""
-        from tithe.engine.readouts.collect import Means
+        from tithe.engine.readouts.collect import MeanStates
 
-        readout = Means()
+        readout = MeanStates()
         found = [None if isinstance(one, Problem) else one.found[readout.name] for one in self.read(places, [readout])]
         there = [(place, one) for place, one in zip(places, found, strict=True) if isinstance(one, np.ndarray)]
         return [place for place, _ in there], np.stack([one for _, one in there])
@@ -180,7 +180,7 @@ class TierStates:
         self.stack_readable(results, [one if isinstance(one, Problem) else np.empty(0, np.float32) for one in results])
 
     def stack_readable(
-        self, results: Sequence[Read | Problem], found: Sequence[npt.NDArray[np.float32] | Problem]
+        self, results: Sequence[PassResult | Problem], found: Sequence[npt.NDArray[np.float32] | Problem]
     ) -> npt.NDArray[np.float32]:
         """Stack the results, and leave failed responses out of tiers, passes and likelihoods."""
         there = [i for i, one in enumerate(found) if not isinstance(one, Problem)]
@@ -198,9 +198,9 @@ class TierStates:
         Raises:
             DataError: one of them cannot be read.
         """
-        from tithe.engine.readouts.collect import Whole
+        from tithe.engine.readouts.collect import AllStates
 
-        readout = Whole(layers)
+        readout = AllStates(layers)
         found = []
         for place, one in zip(places, self.read(places, [readout], quiet=True), strict=True):
             states = one if isinstance(one, Problem) else one.found[readout.name]
@@ -220,10 +220,10 @@ class TierStates:
 
     def read(
         self, places: Sequence[int] | range, readouts: Sequence[Readout], *, quiet: bool = False
-    ) -> list[Read | Problem]:
+    ) -> list[PassResult | Problem]:
         """Read some responses; one result per place, in order."""
         reporter = self.run.reporter
-        found: list[Read | Problem] = []
+        found: list[PassResult | Problem] = []
         if not quiet:
             reporter.phase("reading hidden states")
             reporter.expect(len(places))
@@ -240,15 +240,15 @@ class TierStates:
                 reporter.done()
         return found
 
-    def read_chunk(self, passes: Sequence[Pass], readouts: Sequence[Readout]) -> Iterator[Read | Problem]:
+    def read_chunk(self, passes: Sequence[Pass], readouts: Sequence[Readout]) -> Iterator[PassResult | Problem]:
         """Read passes in the engine's batches, and return the results in the order of the passes."""
         engine = self.run.load()
-        found: dict[int, Read | Problem] = {}
+        found: dict[int, PassResult | Problem] = {}
         for batch, results in engine.read(passes, engine.batches(passes), [readouts] * len(passes)):
             found |= zip(batch.index, results, strict=True)  # batches come longest first
         return (found[i] for i in range(len(passes)))
 
 
-def mean_nll(one: Read | Problem) -> float:
+def mean_nll(one: PassResult | Problem) -> float:
     """Return nats per token; NaN if no token has context."""
     return float(one.nll.mean(dtype=np.float64)) if not isinstance(one, Problem) and len(one.nll) else float("nan")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tithe.engine.measure.shape import Shape, attention_flops, idle_parameters, model_shape
+from tithe.engine.measure.shape import ModelShape, attention_flops, idle_parameters, model_shape
 from tithe.planner import Cost, Window
 from tithe.records import BadRow, Example, Problem
 from tithe.run.method import Setup
@@ -80,7 +80,7 @@ class Sample:
     scorers: Mapping[str, Scorer]
     items: Sequence[Example | BadRow]
     scratch: Path
-    shape: Shape
+    shape: ModelShape
     engine: Engine
 
     def read(self) -> TimedReading:
@@ -163,9 +163,9 @@ def devices(engine: Engine) -> list[torch.device]:
     """Return all devices that hold a part of the model."""
     import torch
 
-    from tithe.engine.loading import placed
+    from tithe.engine.loading import holding_devices
 
-    return [torch.device(name) for name in placed(engine.model)]
+    return [torch.device(name) for name in holding_devices(engine.model)]
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -174,7 +174,7 @@ def spread(total: int, count: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
-def working_shape(engine: Engine) -> Shape:
+def working_shape(engine: Engine) -> ModelShape:
     """Return the model's shape, without experts that a token is not routed to."""
     model = engine.model
     shape = model_shape(model.source)

@@ -241,7 +241,7 @@ def token_counter(model: str | None) -> CountTokens | None:
     if model is None:
         return None
     from tithe.data.tokens import TextTokenizer
-    from tithe.engine.sources import find_model, load_tokenizer
+    from tithe.engine.model_source import find_model, load_tokenizer
 
     tokens = TextTokenizer(load_tokenizer(find_model(model, weights=False)))
     return lambda texts: list(map(len, tokens.encode(texts)))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tithe.data.render import Renderer, RenderSettings, make_renderer
-from tithe.engine.sources import BUNDLED, ModelSource, demand_embedded, embedded_ids, find_model
+from tithe.engine.model_source import BUNDLED, ModelSource, demand_known_ids, embedded_ids, find_model
 from tithe.errors import DataError, SettingsError
 from tithe.lab.tune.optimiser_steps import Batches, StepOrder, lay_out, steps_in_all
 from tithe.lab.tune.processes import devices
@@ -66,7 +66,7 @@ class Training(Generic[S]):
                 hint=f"`max_length` is {self.asked.max_length}",
             )
         files = self.model.files
-        demand_embedded(files.name, max(max(row.ids) for row in found.rows), embedded_ids(files))
+        demand_known_ids(files.name, max(max(row.ids) for row in found.rows), embedded_ids(files))
         return found
 
     def schedule(self, rows: TrainRows) -> Schedule:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tithe.data.counts import RemarkCounts, remark_sentences
 from tithe.data.prompts import PLACEHOLDER
 from tithe.data.render import RenderSettings, TemplateRenderer, make_renderer
-from tithe.engine.sources import ModelSource, context_window, find_model, fingerprint, load_tokenizer
+from tithe.engine.model_source import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import demand
 from tithe.lab.endpoint.address import Address
 from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, map_unordered
@@ -29,7 +29,7 @@ from tithe.run.run_model import DTYPE, dtype_at_start, keep_choice
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tithe.engine.generate import Generator, Wanted
+    from tithe.engine.generate import AnswerGenerator, GenerationRequest
 
 ENDLESS = 1 << 30  # tokens; for a model that does not state its context window
 Answers = dict[str, Mapping[str, Any] | Problem]
@@ -165,13 +165,13 @@ class LocalWriter:
         drawn = {"top_p": s.top_p, "seed": s.seed} if s.temperature > 0 else {}
         return {"temperature": s.temperature, "max_new_tokens": s.max_new_tokens, **drawn}
 
-    def encode(self, prompts: Mapping[str, Example]) -> dict[str, Wanted | Problem]:
+    def encode(self, prompts: Mapping[str, Example]) -> dict[str, GenerationRequest | Problem]:
         """Return each prompt as token ids, the ones that precede the response in a scorer's `given` pass."""
         import numpy as np
 
-        from tithe.engine.generate import Wanted
+        from tithe.engine.generate import GenerationRequest
 
-        found: dict[str, Wanted | Problem] = {}
+        found: dict[str, GenerationRequest | Problem] = {}
         self.remarks = RemarkCounts()
         asked = [replace(example, response=Message("assistant", PLACEHOLDER)) for example in prompts.values()]
         for key, made in zip(prompts, self.renderer.encode(asked), strict=True):
@@ -181,7 +181,9 @@ class LocalWriter:
             self.remarks.add(made.remarks)
             ids = np.concatenate([made.lead, made.prompt])  # (tokens,)
             found[key] = (
-                Wanted(ids, seed_of(self.settings.seed, key)) if len(ids) else Problem("the prompt has no token")
+                GenerationRequest(ids, seed_of(self.settings.seed, key))
+                if len(ids)
+                else Problem("the prompt has no token")
             )
         return found
 
@@ -207,7 +209,12 @@ class LocalWriter:
         return found | {key: store[name] for key, name in names.items() if name in store}
 
     def generate(
-        self, keys: Sequence[str], asked: Sequence[Wanted], names: Sequence[str], store: TextStore, reporter: Reporter
+        self,
+        keys: Sequence[str],
+        asked: Sequence[GenerationRequest],
+        names: Sequence[str],
+        store: TextStore,
+        reporter: Reporter,
     ) -> Answers:
         """Load the model and let it answer, batch by batch; return the problems of prompts without an answer."""
         generator, problems, tokens = self.load(reporter), Answers(), 0
@@ -231,14 +238,16 @@ class LocalWriter:
         gc.collect()  # free the memory for the next model
         return problems
 
-    def load(self, reporter: Reporter) -> Generator:
+    def load(self, reporter: Reporter) -> AnswerGenerator:
         """Load the model."""
-        from tithe.engine.generate import Generator, load_writer
+        from tithe.engine.generate import AnswerGenerator, load_for_generation
 
         s = self.settings
-        model = load_writer(self.source, device=s.device, dtype=self.dtype, trust_remote_code=s.trust_remote_code)
+        model = load_for_generation(
+            self.source, device=s.device, dtype=self.dtype, trust_remote_code=s.trust_remote_code
+        )
         reporter.say(f"model {self.name} ({model.parameters:,} parameters) writes on {model.device} in {self.dtype}")
-        return Generator(
+        return AnswerGenerator(
             model,
             self.tokenizer,
             self.stops,

@@ -1,7 +1,7 @@
-"""The engine on several devices: one process on each, which are handed batches as they ask for them.
+"""The engine on several devices, with one worker process on each, which get batches as they become free.
 
-Batches are cut here, from what the first process found out about the model, and answers are stored by whoever reads
-from here: the processes compute and keep nothing. Which of them answers a batch changes nothing, as they are alike.
+Batches are cut here, from what the first worker found out about the model, and answers are stored by the caller: the
+workers only compute. The workers are alike, so it does not matter which of them reads a batch.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ from typing import Any
 import torch
 
 from tithe.engine.batches import Batch
-from tithe.engine.devices import names
-from tithe.engine.engine import Asked, Engine, Read, release
-from tithe.engine.forward.probe import ROADS
+from tithe.engine.devices import device_names
+from tithe.engine.engine import Asked, Engine, PassResult, release
+from tithe.engine.forward.path_choice import FORWARD_PATHS
+from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.loading import load_model
-from tithe.engine.model import LoadedModel
+from tithe.engine.model_source import ModelSource
 from tithe.engine.readouts.base import Readout
-from tithe.engine.sources import ModelSource
-from tithe.engine.workers.process import BatchWork, Done, Load, Loaded, Process
+from tithe.engine.workers.worker_process import BatchDone, BatchWork, LoadRequest, WorkerProcess, WorkerReady
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
 
-class DistantModel(LoadedModel):
-    """What there is to know of a model that other processes have loaded."""
+class RemoteModel(LoadedModel):
+    """A model that is loaded in other processes: its facts, without its weights."""
 
-    def __init__(self, source: ModelSource, device: torch.device, loaded: Loaded) -> None:
-        super().__init__(source, None, device, loaded.dtype, loaded.fingerprint, loaded.road, loaded.implementation)
-        self.fallbacks, self.alone_above, self.fp32 = loaded.fallbacks, loaded.alone_above, loaded.fp32
+    def __init__(self, source: ModelSource, device: torch.device, loaded: WorkerReady) -> None:
+        super().__init__(
+            source, None, device, loaded.dtype, loaded.fingerprint, loaded.forward_path, loaded.implementation
+        )
+        self.fallbacks, self.single_above, self.fp32 = loaded.fallbacks, loaded.single_above, loaded.fp32
         self._vocabulary, self._parameters = loaded.vocabulary, loaded.parameters
 
     @property
@@ -45,19 +47,19 @@ class DistantModel(LoadedModel):
         return self._parameters
 
 
-class SeveralEngine(Engine):
-    """An engine whose passes are read by one process on each device.
+class MultiDeviceEngine(Engine):
+    """An engine whose passes are read by one worker process on each device.
 
-    The first process loads the model and finds the road; the others are started when there is more than one batch to
-    read, on the same road, and take part as soon as they are ready.
+    The first worker loads the model and chooses the forward path; the others are started if there is more than one
+    batch to read, use the same path, and take part as soon as they are ready.
 
     Args:
         source: the model.
-        devices: alike; see `choose_devices`.
+        devices: of the same kind; see `choose_devices`.
         how: arguments of `load_model`, without the device.
-        budget: tokens a batch holds; None takes what the first process chooses.
-        workers: passes under way at once in each process; None takes one.
-        compiled: whether each process compiles parts of its model.
+        budget: tokens per batch; None takes what the first worker chooses.
+        workers: passes that each worker reads at once; None takes one.
+        compiled: whether each worker compiles parts of its model.
 
     Raises:
         ModelError: the model cannot be loaded on the first device.
@@ -75,24 +77,27 @@ class SeveralEngine(Engine):
     ) -> None:
         self._source, self._places, self._how, self._workers = source, tuple(devices), dict(how), workers
         self.budget, self.workers, self.halved, self._compiled = budget, workers, 0, compiled
-        self._names = names(self._places)
-        self._processes: list[Process] = []
+        self._names = device_names(self._places)
+        self._processes: list[WorkerProcess] = []
         self._readouts: list[Readout] = []
         self._numbers = count()
-        self._alone: Engine | None = None
-        self._ending = weakref.finalize(self, end, self._processes)
+        self._local: Engine | None = None
+        self._ending = weakref.finalize(self, end_all, self._processes)
         try:
             self._start(1)
             loaded = self._processes[0].receive()
         except BaseException:
             self.close()
             raise
-        assert isinstance(loaded, Loaded)
+        assert isinstance(loaded, WorkerReady)
         self._loaded = loaded
-        self.model = DistantModel(source, self._places[0], loaded)
+        self.model = RemoteModel(source, self._places[0], loaded)
         self.budget, self.workers, self.threads = loaded.budget, loaded.workers, loaded.threads
-        road = (loaded.road, loaded.implementation)
-        self._how |= {"roads": (road if road in ROADS else (loaded.road, None),), "known": loaded.fingerprint}
+        path = (loaded.forward_path, loaded.implementation)
+        self._how |= {
+            "forward_paths": (path if path in FORWARD_PATHS else (loaded.forward_path, None),),
+            "known": loaded.fingerprint,
+        }
         if loaded.fp32 is not None:
             self._how["fp32_route"] = loaded.fp32.name
         if "loss" in loaded.facts:
@@ -108,7 +113,7 @@ class SeveralEngine(Engine):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what the first process found out."""
+        """Return what the first worker measured and chose, for the run record."""
         return dict(self._loaded.facts)
 
     @property
@@ -116,27 +121,27 @@ class SeveralEngine(Engine):
         return list(self._loaded.words)
 
     @property
-    def processes(self) -> Sequence[Process]:
-        """Return the processes that run."""
+    def processes(self) -> Sequence[WorkerProcess]:
+        """Return the running worker processes."""
         return self._processes
 
     def read(
         self, passes: Sequence[Pass], batches: Sequence[Batch], asked: Asked
-    ) -> Iterator[tuple[Batch, list[Read | Problem]]]:
+    ) -> Iterator[tuple[Batch, list[PassResult | Problem]]]:
         """Yield each batch with one result per pass of it, in order of completion.
 
         Raises:
-            ModelError: a process failed or ended; all others are ended, too.
+            ModelError: a worker failed or ended; all others are ended too.
         """
         self.demand_vocabulary(passes, batches)
         if not all(readout.travels for each in asked for readout in each):
-            yield from self.alone().read(passes, batches, asked)
+            yield from self.in_this_process().read(passes, batches, asked)
             return
-        self._forget_alone()
+        self._drop_local()
         try:
             self._start(min(len(self._places), max(1, len(batches))))
             yield from self._hand_out(passes, batches, asked)
-        except GeneratorExit:  # what is under way is passed over later
+        except GeneratorExit:  # workers keep running; results of unfinished batches are ignored later
             raise
         except BaseException:
             self.close()
@@ -144,13 +149,14 @@ class SeveralEngine(Engine):
 
     def _hand_out(
         self, passes: Sequence[Pass], batches: Sequence[Batch], asked: Asked
-    ) -> Iterator[tuple[Batch, list[Read | Problem]]]:
+    ) -> Iterator[tuple[Batch, list[PassResult | Problem]]]:
         places = self._learn(asked)
         waiting = zip(self._numbers, batches, strict=False)
         out: dict[int, Batch] = {}
         left = True
         while left or out:
-            # One ahead of what it works on, and first those that have least: nobody waits, and none is left behind.
+            # Each worker has one batch queued beyond those it works on, so that it never waits for the next one; the
+            # worker with the fewest batches gets the next, so that all finish at about the same time.
             free = [one for one in self._processes if one.loaded and len(one.under_way) <= (self.workers or 1)]
             while left and free:
                 process = min(free, key=lambda one: len(one.under_way))
@@ -164,31 +170,31 @@ class SeveralEngine(Engine):
                 process.give(BatchWork(number, [passes[i] for i in batch.index], batch.after, told))
                 free = [one for one in free if len(one.under_way) <= (self.workers or 1)]
             if out or left:
-                for done in self._heard():
-                    if done.number in out:  # else of a reading that nobody waited for
+                for done in self._finished():
+                    if done.number in out:  # else it belongs to an earlier reading that was abandoned
                         yield out.pop(done.number), done.results
 
-    def _heard(self) -> Iterator[Done]:
-        """Wait until processes say something."""
+    def _finished(self) -> Iterator[BatchDone]:
+        """Wait for messages from workers, and yield the finished batches among them."""
         by_channel = {one.channel: one for one in self._processes if one.under_way or not one.loaded}
         for channel in wait(list(by_channel)):
             process = by_channel[channel]  # type: ignore[index]
             message = process.receive()
-            if isinstance(message, Loaded):
+            if isinstance(message, WorkerReady):
                 self._demand_same(process, message)
             else:
                 self.halved = sum(one.halved for one in self._processes)
                 yield message
 
-    def _demand_same(self, process: Process, loaded: Loaded) -> None:
-        """Raise where processes differ in anything else that decides about numbers; the forward path is given."""
+    def _demand_same(self, process: WorkerProcess, loaded: WorkerReady) -> None:
+        """Raise if two workers differ in anything that affects numbers; the forward path is the same for all."""
         own = self.model
         for what, here, there in (
             ("fp32 kernels", own.fp32 and own.fp32.name, loaded.fp32 and loaded.fp32.name),
-            ("longest sequence that shares a batch", own.alone_above, loaded.alone_above),
+            ("longest sequence that shares a batch", own.single_above, loaded.single_above),
             ("parameters", own.parameters, loaded.parameters),
-            ("attention over packs", attention_of(self._loaded), attention_of(loaded)),
-            ("compiled parts", parts_of(self._loaded), parts_of(loaded)),
+            ("attention over packs", attention_kernels(self._loaded), attention_kernels(loaded)),
+            ("compiled parts", compiled_kinds(self._loaded), compiled_kinds(loaded)),
         ):
             if here != there:
                 raise ModelError(
@@ -198,7 +204,7 @@ class SeveralEngine(Engine):
                 )
 
     def _learn(self, asked: Asked) -> dict[int, int]:
-        """Map the identity of each readout that is asked for to its place among all that ever were."""
+        """Add new readouts to the list of all ever requested; return the place of each, by identity."""
         known = {id(readout): place for place, readout in enumerate(self._readouts)}
         for readout in (one for each in asked for one in each):
             if id(readout) not in known:
@@ -207,41 +213,42 @@ class SeveralEngine(Engine):
         return known
 
     def _start(self, wanted: int) -> None:
-        """Have so many processes running."""
+        """Start workers until `wanted` are running."""
         for place in range(len(self._processes), wanted):
             how = self._how | {"device": str(self._places[place])}
-            load = Load(self._source, how, self.budget, self._workers, len(self._places), self._compiled)
-            self._processes.append(Process(self._names[place], load))
+            load = LoadRequest(self._source, how, self.budget, self._workers, len(self._places), self._compiled)
+            self._processes.append(WorkerProcess(self._names[place], load))
 
-    def alone(self) -> Engine:
-        """Return an engine in this process, for what reads the model itself; the other processes end for it."""
-        if self._alone is None:
+    def in_this_process(self) -> Engine:
+        """Return an engine that holds the model in this process; the workers end, so that it is in memory once."""
+        if self._local is None:
             self.close()
             model = load_model(self._source, **self._how, device=str(self._places[0]))
-            self._alone = Engine(model, self.budget, self._workers, compiled=self._compiled)
-        return self._alone
+            self._local = Engine(model, self.budget, self._workers, compiled=self._compiled)
+        return self._local
 
-    def _forget_alone(self) -> None:
-        if self._alone is not None:
-            self._alone = None
+    def _drop_local(self) -> None:
+        if self._local is not None:
+            self._local = None
             release(self._places[0])
             gc.collect()
 
     def close(self) -> None:
-        """End all processes; the next reading starts them again."""
-        end(self._processes)
+        """End all workers; the next reading starts them again."""
+        end_all(self._processes)
 
 
-def attention_of(loaded: Loaded) -> list[str]:
-    """List the ways of attention that are taken."""
+def attention_kernels(loaded: WorkerReady) -> list[str]:
+    """List the attention kernels that a worker uses."""
     return [one["taken"] for one in loaded.facts.get("attention_by", ())]
 
 
-def parts_of(loaded: Loaded) -> list[str]:
-    """List the kinds of parts that are compiled."""
+def compiled_kinds(loaded: WorkerReady) -> list[str]:
+    """List the kinds of parts that a worker compiled."""
     return list(loaded.facts.get("compiled", {}).get("parts", ()))
 
 
-def end(processes: list[Process]) -> None:
+def end_all(processes: list[WorkerProcess]) -> None:
+    """End all workers and empty the list."""
     while processes:
         processes.pop().close()

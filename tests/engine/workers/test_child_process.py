@@ -10,15 +10,15 @@ import time
 import pytest
 
 from tests.e2e.command import alive, child
-from tithe.engine.workers.children import PARENT
+from tithe.engine.workers.child_process import PARENT
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a killed parent is a matter of POSIX")
 
-BUSY = "from tithe.engine.workers.children import end_with_parent\nend_with_parent()\nwhile True: pass"
+BUSY = "from tithe.engine.workers.child_process import end_with_parent\nend_with_parent()\nwhile True: pass"
 # A thread starts it and ends; a fork that outlives everybody holds on to all that the parent had open.
 FATHER = f"""
 import os, subprocess, sys, threading, time
-from tithe.engine.workers.children import child_variables
+from tithe.engine.workers.child_process import child_variables
 def start():
     global child
     child = subprocess.Popen([sys.executable, "-c", {BUSY!r}], env={{**os.environ, **child_variables()}})
@@ -58,7 +58,7 @@ def test_a_parent_that_died_before_it_was_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["tithe.lab.experiment.workers", "tithe.runners.tokeniser", "tithe.engine.workers.child"]
+    "module", ["tithe.lab.experiment.worker", "tithe.runners.tokeniser", "tithe.engine.workers.worker_main"]
 )
 def test_every_child_looks(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ends at once where its parent is not there, though its input stays open."""

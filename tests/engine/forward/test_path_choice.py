@@ -15,8 +15,8 @@ from tests.engine.models import CONFIGS, GROUPED, load, plain, random_passes, ru
 from tithe.engine.engine import Engine
 from tithe.engine.forward import attention
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.output_head import Head
-from tithe.engine.forward.probe import probe_passes
+from tithe.engine.forward.output_head import OutputHead
+from tithe.engine.forward.path_choice import probe_passes
 from tithe.errors import ModelError
 
 Family = Callable[[str], Path]
@@ -38,7 +38,7 @@ def leaking(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Te
 def test_attention_that_leaks_is_found(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
     monkeypatch.setattr(attention, "packed_attention", leaking)
     loaded = load(family("llama"))
-    assert (loaded.road, loaded.implementation) == ("padded", "sdpa")
+    assert (loaded.forward_path, loaded.implementation) == ("padded", "sdpa")
     assert len(loaded.fallbacks) == 1 and loaded.fallbacks[0].startswith("packed (tithe_packed): off by ")
     still_true(family("llama"), loaded)
 
@@ -53,7 +53,7 @@ def test_a_small_leak_is_found_though_bf16_is_coarse(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(attention, "packed_attention", seeping)
     loaded = load(family("llama"), dtype="bf16")
-    assert loaded.road == "padded"
+    assert loaded.forward_path == "padded"
     assert "nats" in loaded.fallbacks[0]
 
 
@@ -61,19 +61,19 @@ def test_a_pack_that_forgets_its_shared_beginning_is_found(monkeypatch: pytest.M
     real = attention.segments
     monkeypatch.setattr("tithe.engine.forward.forward.segments", lambda cuts, attend=None: real(Cuts(cuts.lengths)))
     loaded = load(family("qwen3"))
-    assert loaded.road == "padded"
+    assert loaded.forward_path == "padded"
     assert "packed" in loaded.fallbacks[0]
 
 
 @pytest.mark.parametrize("name", ["gemma2", "cohere", "granite"])
 def test_a_head_that_forgets_cap_or_scale_is_found(monkeypatch: pytest.MonkeyPatch, family: Family, name: str) -> None:
-    def bare(self: Head, hidden: torch.Tensor) -> torch.Tensor:
+    def bare(self: OutputHead, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.shell.lm_head(hidden)
         return logits
 
-    monkeypatch.setattr(Head, "logits", bare)
+    monkeypatch.setattr(OutputHead, "logits", bare)
     loaded = load(family(name))
-    assert loaded.road == "single"
+    assert loaded.forward_path == "single"
     assert len(loaded.fallbacks) == 3
     assert loaded.fallbacks[0].startswith("packed (tithe_packed): off by ")
     still_true(family(name), loaded)
@@ -91,7 +91,7 @@ def test_a_model_that_ignores_positions_is_not_packed(
 
     monkeypatch.setattr(cls, "forward", deaf)
     loaded = load(family(name))
-    assert loaded.road == "padded"
+    assert loaded.forward_path == "padded"
     assert loaded.fallbacks[0].startswith("packed (tithe_packed): off by ")
 
 
@@ -99,22 +99,22 @@ def test_a_window_that_attention_is_not_told_of_is_refused(monkeypatch: pytest.M
     """The probe's sequences are shorter than real windows: numbers alone would not show it."""
     folder = save(tmp_path / "wide", transformers.MistralConfig(**GROUPED, sliding_window=100))
     real = attention.packed_attention
-    assert load(folder).road == "packed"
+    assert load(folder).forward_path == "packed"
     monkeypatch.setattr(attention, "packed_attention", lambda *args, sliding_window=None, **rest: real(*args, **rest))
     loaded = load(folder)
-    assert loaded.road == "padded"
+    assert loaded.forward_path == "padded"
     assert loaded.fallbacks == [
         "packed (tithe_packed): a sliding window of 100 tokens that the attention is not told of"
     ]
 
 
 def test_a_head_that_cannot_be_taken_apart_costs_speed_alone(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
-    def nothing(self: Head, model: Any, loss: str | None) -> None:
+    def nothing(self: OutputHead, model: Any, loss: str | None) -> None:
         raise AttributeError("no part of the model holds its token embedding")
 
-    monkeypatch.setattr(Head, "__init__", nothing)
+    monkeypatch.setattr(OutputHead, "__init__", nothing)
     loaded = load(family("llama"))
-    assert (loaded.road, loaded.head) == ("single", None)
+    assert (loaded.forward_path, loaded.head) == ("single", None)
     assert loaded.fallbacks[0] == "head apart: no part of the model holds its token embedding"
     assert [len(batch.index) for batch in Engine(loaded).batches(probe_passes(100))] == [1] * 6
     still_true(family("llama"), loaded)
@@ -161,7 +161,7 @@ def test_configs_saved_with_other_outputs_load(tmp_path: Path) -> None:
     config.return_dict, config.output_hidden_states, config.use_cache = False, True, True
     folder = save(tmp_path / "tuple", config)
     loaded = load(folder)
-    assert loaded.road == "packed", loaded.fallbacks
+    assert loaded.forward_path == "packed", loaded.fallbacks
     passes, model = random_passes(10), plain(folder)
     model.config.return_dict = True
     assert worst(run(Engine(loaded, workers=1), passes), [twin(model, pass_) for pass_ in passes]) < 1e-5

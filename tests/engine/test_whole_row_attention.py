@@ -11,10 +11,10 @@ import torch
 
 from tests.engine.models import load, plain, random_passes, run, twin, worst
 from tithe.engine.engine import Engine
-from tithe.engine.forward import probe
+from tithe.engine.forward import path_choice
 from tithe.engine.forward.attention import Varlen, probes, whole_rows
+from tithe.engine.forward.attention_kernels import BY_SEGMENT, WHOLE_ROW, Call
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.forward.ways import BY_SEGMENT, WHOLE_ROW, Call
 from tithe.run.engines import engine_record, engine_sentence
 
 Family = Callable[[str], Path]
@@ -56,7 +56,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Take these for the device's."""
 
     def put(**given: Any) -> None:
-        monkeypatch.setattr(probe, "whole_rows", lambda device: Varlen(given))
+        monkeypatch.setattr(path_choice, "whole_rows", lambda device: Varlen(given))
 
     return put
 
@@ -69,15 +69,15 @@ def still_true(folder: Path, loaded: Any, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mistral", "qwen3"])
-def test_a_true_way_reads_whole_packs(ways: Any, family: Family, name: str) -> None:
+def test_a_true_way_reads_whole_packs(kernels: Any, family: Family, name: str) -> None:
     ways(dense=dense)
     loaded = load(family(name))
-    assert loaded.road == "packed", loaded.fallbacks
+    assert loaded.forward_path == "packed", loaded.fallbacks
     assert loaded.attend is not None and set(loaded.attend.chosen.values()) == {"dense"}
     still_true(family(name), loaded)
 
 
-def test_rows_are_cut_once_for_all_layers(ways: Any, family: Family) -> None:
+def test_rows_are_cut_once_for_all_layers(kernels: Any, family: Family) -> None:
     rows: list[Cuts] = []
     ways(dense=lambda query, key, value, cuts, ask: rows.append(cuts) or dense(query, key, value, cuts, ask))
     loaded = load(family("llama"))
@@ -86,10 +86,10 @@ def test_rows_are_cut_once_for_all_layers(ways: Any, family: Family) -> None:
     assert len(rows) == loaded.model.config.num_hidden_layers == 2 and rows[0] is rows[1]
 
 
-def test_a_wrong_way_is_refused_for_the_next(ways: Any, family: Family) -> None:
+def test_a_wrong_way_is_refused_for_the_next(kernels: Any, family: Family) -> None:
     ways(leaking=whole_row, dense=dense)
     loaded = load(family("llama"))
-    assert loaded.road == "packed" and loaded.attend is not None
+    assert loaded.forward_path == "packed" and loaded.attend is not None
     (one,) = engine_record(Engine(loaded))["attention_by"]
     assert one["taken"] == "dense" and one["refused"]["leaking"].startswith("off by ")
     sentence = engine_sentence(Engine(loaded))
@@ -97,10 +97,10 @@ def test_a_wrong_way_is_refused_for_the_next(ways: Any, family: Family) -> None:
     still_true(family("llama"), loaded)
 
 
-def test_without_a_true_way_rows_are_padded(ways: Any, family: Family) -> None:
+def test_without_a_true_way_rows_are_padded(kernels: Any, family: Family) -> None:
     ways(leaking=whole_row, half=only_half)
     loaded = load(family("llama"))
-    assert (loaded.road, loaded.implementation, loaded.attend) == ("padded", "sdpa", None)
+    assert (loaded.forward_path, loaded.implementation, loaded.attend) == ("padded", "sdpa", None)
     (reason,) = loaded.fallbacks
     assert reason.startswith("packed (tithe_packed): no attention over packs is true here (leaking: off by ")
     assert "half: RuntimeError: FlashAttention only support fp16 and bf16 data type)" in reason
@@ -109,15 +109,15 @@ def test_without_a_true_way_rows_are_padded(ways: Any, family: Family) -> None:
     still_true(family("llama"), loaded)
 
 
-def test_a_way_may_be_for_some_dtypes_alone(ways: Any, family: Family) -> None:
+def test_a_way_may_be_for_some_dtypes_alone(kernels: Any, family: Family) -> None:
     ways(half=only_half)
-    assert load(family("llama")).road == "padded"
+    assert load(family("llama")).forward_path == "padded"
     loaded = load(family("llama"), dtype="bf16")
-    assert loaded.road == "packed" and loaded.attend is not None, loaded.fallbacks
+    assert loaded.forward_path == "packed" and loaded.attend is not None, loaded.fallbacks
     assert list(loaded.attend.chosen.values()) == ["half"]
 
 
-def test_a_way_that_is_wrong_on_the_models_rows_alone(ways: Any, family: Family) -> None:
+def test_a_way_that_is_wrong_on_the_models_rows_alone(kernels: Any, family: Family) -> None:
     """True on the numbers it was held against: the model's own numbers show it."""
 
     def sly(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Call) -> Tensor:
@@ -126,11 +126,11 @@ def test_a_way_that_is_wrong_on_the_models_rows_alone(ways: Any, family: Family)
 
     ways(sly=sly)
     loaded = load(family("llama"))
-    assert loaded.road == "padded" and loaded.fallbacks[0].startswith("packed (tithe_packed): off by ")
+    assert loaded.forward_path == "padded" and loaded.fallbacks[0].startswith("packed (tithe_packed): off by ")
     still_true(family("llama"), loaded)
 
 
-def test_windows_are_tried_before_a_row_is_long_enough(ways: Any, tmp_path: Path, family: Family) -> None:
+def test_windows_are_tried_before_a_row_is_long_enough(kernels: Any, tmp_path: Path, family: Family) -> None:
     """The probe's rows are shorter than real windows; a kernel without them must not be found out in a run."""
     import transformers
 
@@ -144,24 +144,24 @@ def test_windows_are_tried_before_a_row_is_long_enough(ways: Any, tmp_path: Path
     folder = save(tmp_path / "wide", transformers.MistralConfig(**GROUPED, sliding_window=100))
     ways(no_windows=no_windows)
     loaded = load(folder)
-    assert loaded.road == "padded" and "no sliding window" in loaded.fallbacks[0]
+    assert loaded.forward_path == "padded" and "no sliding window" in loaded.fallbacks[0]
 
 
-def test_sinks_are_not_known_to_kernels(ways: Any, family: Family) -> None:
+def test_sinks_are_not_known_to_kernels(kernels: Any, family: Family) -> None:
     ways(dense=dense)
     loaded = load(family("gpt-oss"))
-    assert loaded.road != "packed" and "attention sinks are not known" in loaded.fallbacks[0]
+    assert loaded.forward_path != "packed" and "attention sinks are not known" in loaded.fallbacks[0]
     still_true(family("gpt-oss"), loaded)
 
 
 def test_what_each_device_tries() -> None:
     assert whole_rows(torch.device("cpu")) is None
     (on_cuda, on_mps) = (whole_rows(torch.device(name)) for name in ("cuda", "mps"))
-    assert on_cuda is not None and on_cuda.ways is WHOLE_ROW and BY_SEGMENT not in WHOLE_ROW
-    assert on_mps is not None and on_mps.ways == {}
+    assert on_cuda is not None and on_cuda.kernels is WHOLE_ROW and BY_SEGMENT not in WHOLE_ROW
+    assert on_mps is not None and on_mps.kernels == {}
 
 
-def test_hidden_states_come_on_the_same_road(ways: Any, family: Family) -> None:
+def test_hidden_states_come_on_the_same_forward_path(kernels: Any, family: Family) -> None:
     from tests.engine.readouts import test_pooled as states
 
     ways(dense=dense)

@@ -1,7 +1,7 @@
-"""One process of an engine on several devices: it loads the model on its own and answers batch after batch.
+"""The worker process of an engine on several devices: it loads the model and reads batch after batch.
 
-`python -m tithe.engine.workers.child DESCRIPTOR` speaks to the process that started it through a
-socket pair, of which the number is given. It keeps nothing on disk, and ends when nobody is left who could ask.
+`python -m tithe.engine.workers.worker_main DESCRIPTOR` talks to the process that started it through a socket pair,
+whose file descriptor is the argument. It stores nothing on disk, and ends when its parent is gone.
 """
 
 from __future__ import annotations
@@ -17,29 +17,37 @@ from typing import Any
 import torch
 
 from tithe.engine.batches import Batch
-from tithe.engine.engine import Engine, Results
+from tithe.engine.engine import Engine, PendingResults
 from tithe.engine.forward.states import StateReadout
 from tithe.engine.host import cpu_cores
 from tithe.engine.loading import load_model
 from tithe.engine.measure.memory import MOST, SHARED
+from tithe.engine.model_files import first_line
 from tithe.engine.readouts.base import Readout
-from tithe.engine.sources import first_line
-from tithe.engine.workers.children import end_with_parent
-from tithe.engine.workers.process import BatchWork, Done, Failed, Learn, Load, Loaded
+from tithe.engine.workers.child_process import end_with_parent
+from tithe.engine.workers.worker_process import (
+    BatchDone,
+    BatchWork,
+    LearnReadout,
+    LoadRequest,
+    WorkerFailed,
+    WorkerReady,
+)
 from tithe.errors import TitheError, demand
 
 
-class Child:
-    """Takes messages, in order, until there is nobody to send one."""
+class WorkerLoop:
+    """The loop that handles the parent's messages in order, until the parent is gone."""
 
     def __init__(self, channel: Connection) -> None:
         self.channel = channel
         self.coming: SimpleQueue[Any] = SimpleQueue()
-        self.one_at_a_time = Lock()  # several threads answer
+        self.send_lock = Lock()  # several threads send replies
         self.readouts: list[Readout] = []
-        self.waiting = ThreadPoolExecutor(1)  # waits for what a GPU was given, while it is given the next
+        self.waiting = ThreadPoolExecutor(1)  # waits for a batch on the GPU while the next one is queued there
 
     def run(self) -> None:
+        """Load the model and read batches; report any error to the parent."""
         Thread(target=self.listen, daemon=True).start()
         try:
             load = self.coming.get()
@@ -52,7 +60,7 @@ class Child:
             raise
 
     def listen(self) -> None:
-        """Read all the time, so that no writer waits; exit when nothing more will come."""
+        """Receive all the time, so that the parent never blocks when sending; exit when the parent is gone."""
         try:
             while True:
                 self.coming.put(self.channel.recv())
@@ -60,13 +68,15 @@ class Child:
             os._exit(0)
 
     def send(self, message: Any) -> None:
-        with self.one_at_a_time:
+        """Send a message to the parent; exit if it is gone."""
+        with self.send_lock:
             try:
                 self.channel.send(message)
-            except OSError:  # nobody is there any more
+            except OSError:
                 os._exit(0)
 
-    def load(self, load: Load) -> Engine:
+    def load(self, load: LoadRequest) -> Engine:
+        """Load the model, report its facts, and return its engine."""
         model = load_model(load.source, **load.how)
         on_cpu = model.device.type == "cpu"
         workers, cores = (load.workers or 1) if on_cpu else load.workers, max(1, cpu_cores() // load.processes)
@@ -74,13 +84,13 @@ class Child:
         engine = Engine(model, load.budget, workers, compiled=load.compiled, cores=cores, most=most)
         assert engine.budget is not None and engine.workers is not None
         self.send(
-            Loaded(
+            WorkerReady(
                 model.dtype,
                 model.fingerprint,
-                model.road,
+                model.forward_path,
                 model.implementation,
                 model.fallbacks,
-                model.alone_above,
+                model.single_above,
                 model.fp32,
                 model.vocabulary,
                 model.parameters,
@@ -95,46 +105,50 @@ class Child:
         return engine
 
     def begin(self) -> None:
-        """Prepare a thread that answers."""
+        """Prepare a thread that reads batches."""
         device = self.engine.model.device
-        self.engine.take_threads()
+        self.engine.set_threads()
         if device.type == "cuda":
             torch.cuda.set_device(device)
 
-    def take(self, message: Learn | BatchWork, pool: ThreadPoolExecutor) -> None:
+    def take(self, message: LearnReadout | BatchWork, pool: ThreadPoolExecutor) -> None:
+        """Handle one message: store a readout, or queue a batch."""
         if isinstance(message, BatchWork):
             pool.submit(self.answer, message, list(self.readouts))
             return
         self.readouts.append(message.readout)
         if isinstance(message.readout, StateReadout):
-            demand(self.engine.model.layers)  # found here, before threads read
+            demand(self.engine.model.layers)  # computed here: threads must not compute it at the same time
 
     def answer(self, work: BatchWork, readouts: list[Readout]) -> None:
+        """Start a batch, and leave waiting for it to another thread."""
         try:
             batch = Batch(tuple(range(len(work.passes))), work.after)
             asked = [[readouts[i] for i in each] for each in work.asked]
-            results = self.engine.begin(work.passes, batch, asked)
+            results = self.engine.start_batch(work.passes, batch, asked)
         except Exception as error:
-            self.waiting.submit(self.send, failure(error))  # after what was begun before
+            self.waiting.submit(self.send, failure(error))  # after the results of batches started before
         else:
             self.waiting.submit(self.hand_over, work.number, results)
 
-    def hand_over(self, number: int, results: Results) -> None:
+    def hand_over(self, number: int, results: PendingResults) -> None:
+        """Wait for a batch and send its results."""
         try:
-            done = Done(number, results(), self.engine.halved)
+            done = BatchDone(number, results(), self.engine.halved)
         except Exception as error:
             self.send(failure(error))
         else:
             self.send(done)
 
 
-def failure(error: BaseException) -> Failed:
+def failure(error: BaseException) -> WorkerFailed:
+    """Turn an error into a message to the parent."""
     if isinstance(error, TitheError):
-        return Failed(str(error), error.hint, expected=True)
+        return WorkerFailed(str(error), error.hint, expected=True)
     text = first_line(error) if isinstance(error, Exception) else ""
-    return Failed(f"{type(error).__name__}: {text}", None, expected=False)
+    return WorkerFailed(f"{type(error).__name__}: {text}", None, expected=False)
 
 
 if __name__ == "__main__":
     end_with_parent()
-    Child(Connection(int(sys.argv[1]))).run()
+    WorkerLoop(Connection(int(sys.argv[1]))).run()

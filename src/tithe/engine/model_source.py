@@ -1,4 +1,4 @@
-"""Where a model is: bundled name, folder or hub id -> local files, tokenizer, fingerprint. No torch here."""
+"""Find a model by bundled name, folder or hub id: its local files, tokenizer and fingerprint. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tithe.engine.model_files import PICKLED, demand_model_files, read_config, read_object, reading_folder, tensors_in
-from tithe.engine.model_files import first_line as first_line
+from tithe.engine.model_files import (
+    PICKLED,
+    demand_model_files,
+    first_line,
+    read_config,
+    read_object,
+    reading_folder,
+    tensors_in,
+)
 from tithe.errors import MissingExtraError, ModelError
 from tithe.extras import install_hint
 
@@ -25,22 +32,23 @@ BUNDLED = {"pocket": Path(__file__).parent.parent / "pocket" / "model"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 NOT_GGUF = "give the folder with `config.json` and the `.safetensors` files that it was made of"
-HASHED_AT_ONCE = 4  # files
+HASHED_AT_ONCE = 4  # files, each in a thread
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 UNBOUNDED = 10**9  # tokenizers without a limit carry a huge number
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Adapter settings that do not change the merged weights, so they are not part of its fingerprint.
 PLACES = ("base_model_name_or_path", "revision", "auto_mapping", "peft_version", "inference_mode")
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's files on this disk.
+    """A model's files on the local disk.
 
     Args:
         name: as the user wrote it.
-        folder: where config, tokenizer and weights lie; of an adapter, those of its base model.
+        folder: holds config, tokenizer and weights; for an adapter, those of its base model.
         revision: the hub commit, for hub models.
-        adapter: folder of a LoRA adapter, which is merged into the weights when they are read.
+        adapter: folder of a LoRA adapter, to be merged into the weights when they are read.
     """
 
     name: str
@@ -58,19 +66,19 @@ class ModelSource:
 
 
 def find_model(name: str, *, weights: bool = True) -> ModelSource:
-    """Turn a bundled name, a folder or a hub id into local files.
+    """Resolve a bundled name, a folder or a hub id to local files.
 
     Args:
         name: `pocket`, a path, or `owner/name` on the hub.
-        weights: also fetch or demand the weights; a plan needs only the tokenizer.
+        weights: whether the weights are needed too; a plan needs only the tokenizer.
 
     Raises:
-        ModelError: there is no such model, it has no safetensors, or the hub does not answer.
+        ModelError: there is no such model, it has no safetensors, or the hub cannot be reached.
     """
     try:
         path = BUNDLED.get(name) or Path(name).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, the home of a user who is not there
+    except (OSError, RuntimeError, ValueError) as error:  # name too long, or `~user` of an unknown user
         reason = getattr(error, "strerror", None) or first_line(error)
         raise ModelError(f"`{name[:100]}` cannot name a model: {reason}", hint="give a folder or a hub id") from error
     if is_folder:
@@ -87,7 +95,7 @@ def find_model(name: str, *, weights: bool = True) -> ModelSource:
 
 
 def at_folder(name: str, folder: Path, *, weights: bool, revision: str | None = None) -> ModelSource:
-    """Find the model in a folder; of an adapter, its base model with the adapter beside it."""
+    """Return the model in a folder; for an adapter, its base model with the adapter attached."""
     if is_adapter(folder):
         return base_of(name, folder, weights=weights)
     source = ModelSource(name, folder, revision)
@@ -96,13 +104,13 @@ def at_folder(name: str, folder: Path, *, weights: bool, revision: str | None = 
 
 
 def suggestion(path: Path) -> str:
-    """Name folders that are nearly the missing one, or where looking stopped."""
+    """Return a hint: a folder with a similar name, or how far the path exists."""
     parent = path.parent
-    while not parent.is_dir():
+    while not parent.is_dir():  # up to the first folder that exists
         parent, path = parent.parent, parent
     try:
         folders = [entry.name for entry in parent.iterdir() if entry.is_dir()]
-    except OSError:  # not ours to look into
+    except OSError:  # no permission
         folders = []
     bundled = difflib.get_close_matches(path.name, BUNDLED, n=1, cutoff=0.6)
     if bundled and parent == Path():
@@ -114,7 +122,7 @@ def suggestion(path: Path) -> str:
 
 
 def demand_layout(source: ModelSource, *, weights: bool) -> None:
-    """Refuse folders that cannot be a causal language model, before anything heavy is loaded."""
+    """Raise if a folder cannot hold a causal language model, before anything heavy is loaded."""
     demand_model_files(source.name, source.folder)
     here = {entry.name for entry in source.folder.iterdir()}
     if (gguf := sorted(name for name in here if name.endswith(".gguf"))) and not source.weights:
@@ -131,6 +139,7 @@ def demand_layout(source: ModelSource, *, weights: bool) -> None:
 
 
 def demand_decoder(source: ModelSource) -> None:
+    """Raise if the config describes anything but a decoder with a language-model head."""
     config = source.config
     kind = ", ".join(config.get("architectures") or []) or config.get("model_type", "unknown")
     if config.get("is_encoder_decoder"):
@@ -143,11 +152,13 @@ def demand_decoder(source: ModelSource) -> None:
 
 
 def fetch(name: str, path: Path, *, weights: bool) -> ModelSource:
-    """Download a hub model's files (text files alone for a plan) into the hub's own cache."""
+    """Download a hub model's files (without weights for a plan) into the hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = [*TEXT_FILES, "*.py", "*.safetensors"] if weights else [*TEXT_FILES, "*.py"]  # code is not run unasked
+    patterns = (
+        [*TEXT_FILES, "*.py", "*.safetensors"] if weights else [*TEXT_FILES, "*.py"]
+    )  # downloaded code is not run
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns))
     except RepositoryNotFoundError as error:
@@ -163,54 +174,56 @@ def fetch(name: str, path: Path, *, weights: bool) -> ModelSource:
 
 
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the model's own tokenizer; never another one's.
+    """Load the model's own tokenizer; there is no fallback to another model's.
 
     Raises:
-        ModelError: the folder holds none, or transformers cannot read it.
+        ModelError: the folder has no tokenizer, or transformers cannot read it.
     """
     from transformers import AutoTokenizer
 
     folder = source.folder
     if source.adapter is not None and (source.adapter / TOKENIZER_SETTINGS[0]).is_file():
-        folder = source.adapter  # saved with it, as it was trained
+        folder = source.adapter  # the tokenizer that the adapter was trained with
     demand_model_files(source.name, folder)
     with reading_folder(f"cannot load the tokenizer of `{source.name}`", folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise ModelError(f"the tokenizer of `{source.name}` has no vocabulary", hint=f"looked in `{folder}`")
-    for name in TOKENIZER_SETTINGS:  # transformers takes the last of two fields of one name
+    for name in TOKENIZER_SETTINGS:  # refuse duplicate fields, of which transformers would take the last
         if (folder / name).is_file():
             read_object(folder / name, f"model `{source.name}`")
     return tokenizer
 
 
 def embedded_ids(source: ModelSource) -> int | None:
-    """Return how many token ids the model embeds, as its config says; None where it does not."""
+    """Return the number of token ids that the model embeds, from its config; None if the config does not say."""
     text = source.config.get("text_config") or {}
     rows = text.get("vocab_size", source.config.get("vocab_size"))
     return rows if isinstance(rows, int) and not isinstance(rows, bool) else None
 
 
-def demand_embedded(name: str, top: int, rows: int | None) -> None:
-    """Refuse a token id beyond the embedding: an index error deep inside, or silently another row on a GPU.
+def demand_known_ids(name: str, top: int, rows: int | None) -> None:
+    """Raise if a token id lies beyond the embedding.
+
+    The model itself would fail with an index error deep inside, or on a GPU silently read another row.
 
     Args:
         name: of the model.
         top: the largest id.
-        rows: how many the model embeds; None where that is not known.
+        rows: number of ids that the model embeds; None if unknown.
 
     Raises:
-        ModelError: the id is not among them.
+        ModelError: the id is not one of them.
     """
     if rows is not None and top >= rows:
         raise ModelError(
             f"the tokenizer gives id {top}, but `{name}` embeds {rows} ids",
-            hint="tokenizer and model do not belong together, or the embedding was not made larger for added tokens",
+            hint="tokenizer and model do not belong together, or the embedding was not resized for added tokens",
         )
 
 
 def context_window(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the longest sequence the model was made for, in tokens; None where neither file says so."""
+    """Return the model's longest sequence in tokens, from its config and tokenizer; None if neither says."""
     config = source.config
     text = config.get("text_config") or {}
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -222,9 +235,9 @@ def context_window(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> i
 
 
 def fingerprint(source: ModelSource) -> str:
-    """Compute 16 hex digits of the weights' bytes (an adapter's included), the config and the model's code.
+    """Return 16 hex digits that identify the weights' bytes (an adapter's included), the config and the model's code.
 
-    The same model has the same, wherever it lies.
+    They do not depend on where the model is stored.
     """
     digest = hashlib.blake2b(digest_size=8)
     config = {k: v for k, v in source.config.items() if k not in ("_name_or_path", "transformers_version")}
@@ -238,39 +251,39 @@ def fingerprint(source: ModelSource) -> str:
 
 
 def content_hash(file: Path) -> bytes:
-    """Hash of a file's bytes as they are; the hub's names for its files may be those of other bytes."""
+    """Hash a file's actual bytes; the hashes in the hub's file names are not trusted."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest().encode()
 
 
 def content_hashes(files: Sequence[Path]) -> list[bytes]:
-    """Hash several files, some at a time: hashing lets other threads work."""
+    """Hash several files in threads, as hashing releases the GIL."""
     with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
         return list(pool.map(content_hash, files))
 
 
 def is_adapter(folder: Path) -> bool:
-    """Tell whether a folder holds an adapter and no whole model."""
+    """Tell whether a folder holds an adapter and not a whole model."""
     return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
 def base_of(name: str, folder: Path, *, weights: bool) -> ModelSource:
-    """Find the base model of an adapter, with the adapter beside it.
+    """Return the base model of an adapter, with the adapter attached.
 
     Args:
         name: as the user wrote it.
         folder: of the adapter.
-        weights: also demand the weights of both; a plan needs neither.
+        weights: whether the weights of both are needed; a plan needs neither.
 
     Raises:
-        ModelError: it is no LoRA adapter, has no safetensors, or its base model is not there.
-        MissingExtraError: PEFT is not installed, and the weights are needed.
+        ModelError: it is not a LoRA adapter, has no safetensors, or its base model is missing.
+        MissingExtraError: the weights are needed and PEFT is not installed.
     """
     demand_model_files(name, folder)
     config = adapter_config(name, folder)
     if config.get("peft_type") != "LORA":
         raise ModelError(
-            f"the adapter `{name}` is of type {config.get('peft_type')}", hint="only LoRA adapters are merged here"
+            f"the adapter `{name}` is of type {config.get('peft_type')}", hint="only LoRA adapters can be merged"
         )
     if weights:
         demand_adapter_weights(name, folder)
@@ -278,13 +291,13 @@ def base_of(name: str, folder: Path, *, weights: bool) -> ModelSource:
     if not base:
         raise ModelError(
             f"the adapter `{name}` does not say which model it belongs to",
-            hint=f"`base_model_name_or_path` in `{folder / ADAPTER_CONFIG}` is a folder, a hub id or a bundled name",
+            hint=f"set `base_model_name_or_path` in `{folder / ADAPTER_CONFIG}` to a folder, hub id or bundled name",
         )
     try:
         source = find_model(place_of(str(base), folder), weights=weights)
     except ModelError as error:
         raise ModelError(
-            f"the base model `{base}` of the adapter `{name}` is not there: {error}",
+            f"the base model `{base}` of the adapter `{name}` cannot be used: {error}",
             hint=f"`base_model_name_or_path` in `{folder / ADAPTER_CONFIG}` says where it is",
         ) from error
     if source.adapter is not None:
@@ -296,7 +309,7 @@ def base_of(name: str, folder: Path, *, weights: bool) -> ModelSource:
 
 
 def place_of(base: str, folder: Path) -> str:
-    """Resolve the base's path; a relative one is looked for beside the adapter, too."""
+    """Return the base model's name or path; a relative path is also tried from the adapter's folder."""
     beside = folder / base
     return str(beside) if base not in BUNDLED and not Path(base).exists() and beside.is_dir() else base
 
@@ -317,9 +330,9 @@ def demand_adapter_weights(name: str, folder: Path) -> None:
 
 
 def adapter_identity(folder: Path) -> bytes:
-    """Return what an adapter adds to a fingerprint: its settings and weight bytes, not where things lie."""
+    """Return what an adapter adds to a fingerprint: its settings and weights' bytes, but no paths."""
     config = {key: value for key, value in adapter_config(folder.name, folder).items() if key not in PLACES}
-    for key in ("target_modules", "exclude_modules", "modules_to_save"):  # sets, written in any order
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):  # sets, saved in arbitrary order
         if isinstance(config.get(key), list):
             config[key] = sorted(config[key])
     return json.dumps(config, sort_keys=True).encode() + content_hash(folder / ADAPTER_WEIGHTS)

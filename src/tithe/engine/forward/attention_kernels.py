@@ -1,7 +1,7 @@
-"""Ways to attend over a pack: several builds of one kernel, one that is compiled, and one call a segment.
+"""Attention kernels for a pack: several builds of flash attention, a compiled one, and one call per segment.
 
-All take `Cuts` for where sequences end and what they continue, keys and values with the heads that the model gives
-them, and give `(1, tokens, heads, dim)`. `attention.py` finds out which are true on a machine.
+All take `Cuts` for where sequences end and what they continue, and keys and values with the number of heads that the
+model gives them, and return `(1, tokens, heads, dim)`. `attention.py` checks which are correct on a machine.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from tithe.engine.forward.cuts import Cuts
-from tithe.engine.host import on
+from tithe.engine.host import on_device
 
-FLEX_KINDS = 64  # versions of one compiled kernel that are allowed
+FLEX_KINDS = 64  # how often one kernel may be recompiled
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a model asks of its attention.
+    """The settings of one attention call.
 
     Args:
-        scaling: of the products of queries and keys.
-        window: how many tokens a query sees, itself included; None for all.
-        softcap: c of c * tanh(score / c); None for none.
+        scaling: factor on the products of queries and keys.
+        window: how many tokens a query sees, its own included; None for all.
+        softcap: c in c * tanh(score / c); None for no cap.
     """
 
     scaling: float
@@ -39,27 +39,27 @@ class Call:
 
     @property
     def flash_window(self) -> tuple[int, int]:
-        """Return how many tokens are seen to the left and right of a query's own."""
+        """Return the window in flash-attn's form: tokens to the left and right of a query's own, -1 for no bound."""
         return (-1 if self.window is None else self.window - 1, 0)
 
 
 # query (1, heads, tokens, dim), key and value (1, key heads, tokens, dim) -> (1, tokens, heads, dim)
-Way: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cuts, Call], torch.Tensor]
+AttentionKernel: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cuts, Call], torch.Tensor]
 
 
 def rows(x: torch.Tensor) -> torch.Tensor:
-    """Turn (1, heads, tokens, dim) into (tokens, heads, dim), without a copy."""
+    """Return (1, heads, tokens, dim) as (tokens, heads, dim), without a copy."""
     return x[0].transpose(0, 1)
 
 
 def repeated(query: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Repeat keys or values so that they have as many heads as the queries."""
+    """Repeat keys or values to the number of query heads, for kernels without grouped-query attention."""
     times = query.shape[1] // x.shape[1]
     return x if times == 1 else x.repeat_interleave(times, dim=1)
 
 
 def by_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call) -> torch.Tensor:
-    """Attend by the flash-attn package."""
+    """Attend with the flash-attn package."""
     attend = import_module("flash_attn").flash_attn_varlen_func
     ends = (cuts.query_ends, cuts.key_ends, cuts.longest_query, cuts.longest_key)
     out: torch.Tensor = attend(
@@ -77,7 +77,7 @@ def by_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: 
 def by_torch(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call, *, grouped: bool
 ) -> torch.Tensor:
-    """Attend by torch's `varlen_attn`, whose arguments differ between versions."""
+    """Attend with torch's `varlen_attn`, whose arguments differ between versions."""
     attend = import_module("torch.nn.attention.varlen").varlen_attn
     takes = parameters(attend)
     more: dict[str, Any] = {}
@@ -108,14 +108,14 @@ def parameters(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def by_flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: Cuts, ask: Call) -> torch.Tensor:
-    """Attend by FlexAttention under a mask of segments; compiled on a GPU, else all scores are written out."""
+    """Attend with FlexAttention and a mask of segments; compiled on a GPU, elsewhere with all scores in memory."""
     from torch.nn.attention.flex_attention import flex_attention
 
     power_of_two = query.shape[1] & (query.shape[1] - 1) == 0
-    if not power_of_two:  # its kernels group no other numbers of heads
+    if not power_of_two:  # its kernels cannot group other numbers of heads
         key, value = repeated(query, key), repeated(query, value)
     attend: Any = compiled_flex() if query.device.type == "cuda" else flex_attention
-    with on(query.device):
+    with on_device(query.device):
         out: torch.Tensor = attend(
             query,
             *(cuts.gathered(x, 2) for x in (key, value)),
@@ -129,9 +129,10 @@ def by_flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: C
 
 @cache
 def compiled_flex() -> Any:
-    """Compiled anew for each kind of row: with a window or not, keys gathered or not, one tile or many.
+    """Return compiled FlexAttention, which is recompiled per kind of row: window or not, keys gathered or not, ...
 
-    Beyond torch's limit it would go on uncompiled with every score written out, silently; as one graph it raises.
+    Beyond torch's recompile limit it would silently run uncompiled, with every score in memory; `fullgraph` makes it
+    raise instead.
     """
     import torch._dynamo
     from torch.nn.attention.flex_attention import flex_attention
@@ -144,7 +145,8 @@ def compiled_flex() -> Any:
 
 @cache
 def capped(softcap: float, device: torch.device) -> Any:
-    limit = torch.full((1,), softcap, device=device)  # a number of Python's cannot be compiled into the kernel
+    """Return FlexAttention's score function for a soft cap, as in Gemma 2: c * tanh(score / c)."""
+    limit = torch.full((1,), softcap, device=device)  # a Python number cannot be compiled into the kernel
 
     def cap(score: torch.Tensor, *_: Any) -> torch.Tensor:
         return limit[0] * torch.tanh(score / limit[0])
@@ -160,7 +162,7 @@ def by_segment(
     ask: Call,
     sinks: torch.Tensor | None = None,  # (heads,)
 ) -> torch.Tensor:
-    """Attend in one call per segment: it runs everywhere, knows sinks too, and is the reference."""
+    """Attend in one call per segment: it runs everywhere, supports sinks, and is the reference for the others."""
     key, value = repeated(query, key), repeated(query, value)
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     start = 0
@@ -182,9 +184,9 @@ def one_segment(
     ask: Call,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attend where the last of `key`'s positions are the queries': (1, heads, tokens, dim)."""
+    """Attend within one segment, whose queries are the last positions of its keys: (1, heads, tokens, dim)."""
     tokens, keys = query.shape[2], key.shape[2]
-    window = None if ask.window is None or ask.window >= keys else ask.window  # a wider one hides nothing
+    window = None if ask.window is None or ask.window >= keys else ask.window  # a wider window hides nothing
     plain = ask.softcap is None and sinks is None
     if plain and window is None and tokens == keys:
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=ask.scaling)
@@ -202,12 +204,13 @@ def spelled_out(
     ask: Call,
     sinks: torch.Tensor | None,  # (heads,)
 ) -> torch.Tensor:
-    """Attend step by step, for what the fused kernels cannot do: soft-capping and sinks."""
-    weights = (query @ key.transpose(2, 3)) * ask.scaling
+    """Attend step by step, for what fused kernels cannot do: soft-capping and sinks."""
+    weights = (query @ key.transpose(2, 3)) * ask.scaling  # (1, heads, tokens, keys)
     if ask.softcap is not None:
         weights = torch.tanh(weights / ask.softcap) * ask.softcap
     weights = weights.float().masked_fill(~seen, float("-inf"))
     if sinks is not None:
+        # A sink is one more score per head that takes its share of the softmax and attends to no value.
         sink = sinks.float().view(1, -1, 1, 1).expand(1, -1, query.shape[2], 1)
         weights = torch.cat([weights, sink], dim=-1).softmax(dim=-1)[..., :-1]
     else:
@@ -216,7 +219,7 @@ def spelled_out(
 
 
 BY_SEGMENT = "one call a segment"
-WAYS: Mapping[str, Way] = MappingProxyType(
+KERNELS: Mapping[str, AttentionKernel] = MappingProxyType(
     {
         "flash-attn": by_flash,
         "torch varlen_attn": partial(by_torch, grouped=True),
@@ -225,5 +228,7 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         BY_SEGMENT: by_segment,
     }
 )
-# What may serve the packed forward path on a GPU: one call a segment is slower there than padded rows.
-WHOLE_ROW: Mapping[str, Way] = MappingProxyType({name: way for name, way in WAYS.items() if name != BY_SEGMENT})
+# Kernels for the packed forward path on a GPU, where one call per segment would be slower than padded rows.
+WHOLE_ROW: Mapping[str, AttentionKernel] = MappingProxyType(
+    {name: kernel for name, kernel in KERNELS.items() if name != BY_SEGMENT}
+)

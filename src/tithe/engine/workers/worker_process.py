@@ -1,4 +1,4 @@
-"""A process that reads on a device of its own, as its parent sees it, and what the two say to each other."""
+"""A worker process as its parent sees it, and the messages between the two."""
 
 from __future__ import annotations
 
@@ -7,62 +7,67 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tithe.engine.batches import After
+from tithe.engine.batches import SharedPrefix
+from tithe.engine.model_source import ModelSource
 from tithe.engine.readouts.base import Readout
-from tithe.engine.sources import ModelSource
-from tithe.engine.workers.children import ChildProcess
+from tithe.engine.workers.child_process import ChildProcess
 from tithe.errors import ModelError
 from tithe.records import Pass, Problem
 
 if TYPE_CHECKING:
     import torch
 
-    from tithe.engine.engine import Read
+    from tithe.engine.engine import PassResult
     from tithe.engine.measure.cpu_kernels import Fp32Route
 
-KEPT = "what was answered is kept: the same command goes on from there"
+KEPT = "finished answers are kept: run the same command again to continue"
 
 
-class Process(ChildProcess):
-    """One process, from its start on.
+class WorkerProcess(ChildProcess):
+    """A worker process that loads a model on one device and reads batches.
 
     Args:
         name: of its device, for messages.
-        load: what it reads with.
+        load: the model to load, sent first.
     """
 
-    def __init__(self, name: str, load: Load) -> None:
+    def __init__(self, name: str, load: LoadRequest) -> None:
         self.name = name
-        self.loaded: Loaded | None = None
+        self.loaded: WorkerReady | None = None
         self.under_way: set[int] = set()  # numbers of batches
         self.halved = 0
         self._learnt = 0
-        super().__init__("tithe.engine.workers.child")
+        super().__init__("tithe.engine.workers.worker_main")
         self.send(load)
 
     def send(self, message: Any) -> None:
+        """Send a message.
+
+        Raises:
+            ModelError: the worker has ended; says why, if it sent a reason.
+        """
         try:
             self.channel.send(message)
         except (BrokenPipeError, ConnectionResetError):
-            while self.channel.poll():  # it may have said why
+            while self.channel.poll():  # its last message may be the reason
                 self.receive()
             raise self.last_words() from None
 
-    def receive(self) -> Done | Loaded:
-        """Wait for its next message.
+    def receive(self) -> BatchDone | WorkerReady:
+        """Wait for the worker's next message.
 
         Raises:
-            ModelError: it could not do what it was asked, or has ended.
+            ModelError: the worker failed or has ended.
         """
         try:
             message = self.channel.recv()
         except (EOFError, ConnectionResetError):
             raise self.last_words() from None
-        if isinstance(message, Failed):
+        if isinstance(message, WorkerFailed):
             if message.expected:
                 raise ModelError(message.message, hint=message.hint)
             raise ModelError(f"the process on `{self.name}` failed: {message.message}", hint=KEPT)
-        if isinstance(message, Loaded):
+        if isinstance(message, WorkerReady):
             self.loaded = message
         else:
             self.under_way.remove(message.number)
@@ -70,37 +75,38 @@ class Process(ChildProcess):
         return message  # type: ignore[no-any-return]
 
     def teach(self, readouts: list[Readout]) -> None:
-        """Tell it of the readouts that it does not know yet."""
+        """Send the readouts that the worker does not have yet."""
         for readout in readouts[self._learnt :]:
-            self.send(Learn(readout))
+            self.send(LearnReadout(readout))
         self._learnt = len(readouts)
 
     def give(self, work: BatchWork) -> None:
+        """Send a batch to read."""
         self.under_way.add(work.number)
         self.send(work)
 
     def last_words(self) -> ModelError:
-        """Make the error of a process that has ended unasked."""
+        """Return the error for a worker that ended unexpectedly."""
         ended = self.ended()
         if ended is None:
-            return ModelError(f"the process on `{self.name}` says nothing any more, and has not ended", hint=KEPT)
+            return ModelError(f"the process on `{self.name}` no longer answers, but has not ended", hint=KEPT)
         code, said = ended
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        memory = "a system kills what takes more memory than there is; " if code == -signal.SIGKILL else ""
+        memory = "the system may have killed it for lack of memory; " if code == -signal.SIGKILL else ""
         return ModelError(f"the process on `{self.name}` ended with {how}{said}", hint=memory + KEPT)
 
 
 @dataclass(frozen=True)
-class Load:
-    """To a process, first of all.
+class LoadRequest:
+    """The first message to a worker: the model to load.
 
     Args:
         source: the model.
         how: arguments of `load_model`.
-        budget: tokens a batch holds, or None for the device's default.
-        workers: passes under way at once in this process.
-        processes: that share the cores.
-        compiled: whether parts of the model are compiled.
+        budget: tokens per batch; None for the device's default.
+        workers: passes that the worker reads at once.
+        processes: number of workers, which share the CPU's cores.
+        compiled: whether to compile parts of the model.
     """
 
     source: ModelSource
@@ -112,15 +118,15 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """Back from it: what its model is, and what it found out (`Engine.measured`, `facts` and `words`)."""
+class WorkerReady:
+    """A worker's reply when its model is loaded: facts about the model, and `Engine.measured`, `facts` and `words`."""
 
     dtype: torch.dtype
     fingerprint: str
-    road: str
+    forward_path: str
     implementation: str | None
     fallbacks: list[str]
-    alone_above: int | None
+    single_above: int | None
     fp32: Fp32Route | None
     vocabulary: int
     parameters: int
@@ -133,46 +139,46 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Learn:
-    """To a process: a readout that it will be asked for by its place among all that it was told of."""
+class LearnReadout:
+    """A message to a worker: a readout, to which batches refer by its place among all that were sent."""
 
     readout: Readout
 
 
 @dataclass(frozen=True)
 class BatchWork:
-    """To a process: one batch.
+    """A message to a worker: one batch to read.
 
     Args:
         number: of the batch.
         passes: of the batch, in order.
-        after: per pass what it continues.
-        asked: per pass the places of the readouts.
+        after: for each pass, the prefix it shares with an earlier one.
+        asked: for each pass, the places of its readouts.
     """
 
     number: int
     passes: Sequence[Pass]
-    after: tuple[After | None, ...]
+    after: tuple[SharedPrefix | None, ...]
     asked: Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Done:
-    """Back from it: one result per pass, and how often memory ran out there so far."""
+class BatchDone:
+    """A worker's reply to a batch: one result per pass, and how often it has halved a batch so far."""
 
     number: int
-    results: list[Read | Problem]
+    results: list[PassResult | Problem]
     halved: int
 
 
 @dataclass(frozen=True)
-class Failed:
-    """Back from it: what stopped it.
+class WorkerFailed:
+    """A worker's reply if it failed.
 
     Args:
         message: one sentence.
-        hint: the way out.
-        expected: whether it was raised on purpose.
+        hint: what the user can do.
+        expected: whether the error is one of ours, with a message for the user.
     """
 
     message: str
