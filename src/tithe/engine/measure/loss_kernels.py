@@ -148,7 +148,7 @@ def choose_loss(
                 found = [kernel(hidden, weight, targets) for _ in range(ROUNDS)]
                 off[name] = difference(found[0], truth, len(targets))
                 if not off[name] <= max(ROUNDING * off[OWN], EXACT):
-                    refused[name] = f"off by {off[name]:.3g} nats from float32, the head as it is by {off[OWN]:.3g}"
+                    refused[name] = f"off by {off[name]:.3g} nats from float32, the plain head by {off[OWN]:.3g}"
                 elif name != OWN and not all(torch.equal(found[0], other) for other in found):
                     refused[name] = "its last bits change from call to call"
                 else:
