@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from clock import forget_peak, peak_gb, wait
+from engine_paths import compiled_parts, packed, padded, run_engine
 from job import Job, work_of
 from plain import batched, loop
-from road import compiled_parts, packed, padded, run_engine
 
 from tithe.engine.devices import multiplies_fp8
 from tithe.engine.forward.attention import Varlen

@@ -23,11 +23,11 @@ import torch
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 from contenders import Contender, Sizes, contenders, measure
+from engine_paths import compiled_parts, load, packed
 from fused import all_ways, compare, other_heads
 from job import Job, make_job, work_of
 from peak import of_model, squares
 from report import Report, differences
-from road import compiled_parts, load, packed
 from score import machine
 from shapes import SHAPES, Shape, build, vocabulary, weigh
 from table import table

@@ -28,12 +28,12 @@ GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
 NAMES = (
     "clock",
     "contenders",
+    "engine_paths",
     "fused",
     "job",
     "peak",
     "plain",
     "report",
-    "road",
     "run",
     "shapes",
     "table",
@@ -139,8 +139,8 @@ def check(entry: dict[str, Any], results: dict[str, Any], lengths: list[tuple[in
         }
         if name.startswith("engine"):  # what records have in common may be read once
             assert one["work"]["read"] <= work["read"] and one["work"]["pairs"] <= work["pairs"]
-            road = "padded" if "padded" in name else "packed"
-            assert one["work"]["read"] > sum(n for _, n in passes) and one["notes"]["road"] == road
+            path = "padded" if "padded" in name else "packed"
+            assert one["work"]["read"] > sum(n for _, n in passes) and one["notes"]["road"] == path
             work |= {key: one["work"][key] for key in ("read", "pairs")}
         assert one["work"] == work, name
         products = shape["body"] * work["read"] + shape["vocabulary"] * shape["hidden"] * work["scored"]
@@ -214,7 +214,7 @@ def test_all_that_is_begun_before_time_is_up_is_counted(
     gpu: Any, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that is begun ahead takes its time, so it has to be among what was read."""
-    road, begun = gpu("road"), list[int]()
+    paths, begun = gpu("engine_paths"), list[int]()
     loaded, passes = load(model_dir), [Pass(np.arange(9, dtype=np.int32) + 3 + i, 2) for i in range(8)]
 
     class Ahead(Engine):
@@ -229,11 +229,11 @@ def test_all_that_is_begun_before_time_is_up_is_counted(
                 present = coming
             yield present
 
-    monkeypatch.setattr(road, "Engine", lambda *given, **more: Ahead(*given, **more, workers=1))
-    monkeypatch.setattr(road, "perf_counter", lambda: len(begun))
+    monkeypatch.setattr(paths, "Engine", lambda *given, **more: Ahead(*given, **more, workers=1))
+    monkeypatch.setattr(paths, "perf_counter", lambda: len(begun))
     for until, batches in ((-1, 1), (1, 1), (2, 2), (4, 3), (99, 4)):
         begun.clear()
-        found, common, notes = road.run_engine(loaded, passes, 20, until)
+        found, common, notes = paths.run_engine(loaded, passes, 20, until)
         assert notes["batches"] == 4 and sorted(found) == sorted(begun) and len(found) == 2 * batches
         assert len(common) == 8
 

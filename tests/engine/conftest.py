@@ -1,4 +1,4 @@
-"""Tiny models, saved once a session."""
+"""Tiny models, saved once per session."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.engine.models import CONFIGS, save
 
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a family's model, made when first asked for."""
+    """Return a function that gives the folder of a family's model, which is made on first use."""
     made: dict[str, Path] = {}
 
     def folder(name: str) -> Path:

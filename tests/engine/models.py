@@ -124,7 +124,7 @@ EACH_FAMILY = thinned(CONFIGS, REPRESENTATIVES)
 
 
 def save(folder: Path, config: Any, *, model: Any = None, seed: int = 0) -> Path:
-    """Save random weights that are large enough for every token to matter."""
+    """Save random weights large enough for every token to matter."""
     torch.manual_seed(seed)
     model = model(config) if model is not None else t.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for weight in model.parameters():
@@ -139,14 +139,14 @@ def load(folder: Path, dtype: str = "fp32", device: str = "cpu", **more: Any) ->
 
 
 def plain(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """The model as transformers gives it; older ones need to be told to cap attention."""
+    """Load the model as transformers does; older versions need `eager` to cap attention."""
     capped = hasattr(t.AutoConfig.from_pretrained(folder), "attn_logit_softcapping")
     attention = "eager" if capped else None
     return t.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
 
 
 def twin(model: Any, pass_: Pass) -> list[float]:
-    """NLL of each response token with context, one by one in float64, from the model's plain logits."""
+    """Return the NLL of each response token with context, one by one in float64, from the model's plain logits."""
     if len(pass_.ids) < 2:
         return []
     with torch.no_grad():
@@ -165,7 +165,7 @@ def make_pass(ids: npt.NDArray[Any] | list[int], start: int) -> Pass:
 
 
 def shown_passes(rng: np.random.Generator, shots: int, each: int) -> list[Pass]:
-    """Passes that show other ones, and most of these: cut or whole, behind a common preamble or not."""
+    """Make passes that show others, and most of those too: cut or whole, with or without a common preamble."""
     preamble, passes = rng.integers(0, VOCABULARY, 18), []
     for _ in range(shots):
         length = int(rng.integers(20, 40))
@@ -181,7 +181,7 @@ def shown_passes(rng: np.random.Generator, shots: int, each: int) -> list[Pass]:
 
 
 def nested_passes(rng: np.random.Generator, each: int) -> list[Pass]:
-    """Passes behind one of two system prompts, or none, behind one preamble; some of them with equal questions."""
+    """Make passes with one of two system prompts, or none, after one preamble; some have equal questions."""
     preamble, *prompts = (rng.integers(0, VOCABULARY, length) for length in (18, 40, 33, 0))
     questions = [rng.integers(0, VOCABULARY, 25) for _ in range(2)]
     passes = []
@@ -195,7 +195,7 @@ def nested_passes(rng: np.random.Generator, each: int) -> list[Pass]:
 
 
 def random_passes(count: int = 25, *, longest: int = 60, seed: int = 0) -> list[Pass]:
-    """Of many lengths, some behind a common beginning, and by name: start 0, length 2, length 1."""
+    """Make passes of many lengths, some with a common prefix, and the special ones: start 0, length 2, length 1."""
     rng = np.random.default_rng(seed)
 
     def ids(n: int) -> npt.NDArray[np.int32]:
@@ -214,7 +214,7 @@ def random_passes(count: int = 25, *, longest: int = 60, seed: int = 0) -> list[
 
 
 def run(engine: Engine, passes: list[Pass]) -> list[npt.NDArray[np.float32]]:
-    """Every pass once, in input order."""
+    """Read every pass once; return results in input order."""
     found: dict[int, npt.NDArray[np.float32]] = {}
     for batch, results in engine.run(passes, engine.batches(passes)):
         for i, result in zip(batch.index, results, strict=True):
@@ -225,7 +225,7 @@ def run(engine: Engine, passes: list[Pass]) -> list[npt.NDArray[np.float32]]:
 
 
 def worst(got: list[npt.NDArray[np.float32]], wanted: list[list[float]]) -> float:
-    """The largest relative difference of a pass's mean NLL."""
+    """Return the largest relative difference of a pass's mean NLL."""
     assert [len(a) for a in got] == [len(b) for b in wanted]
     off = [
         abs(float(a.mean(dtype=np.float64)) - float(np.mean(b))) / float(np.mean(b))

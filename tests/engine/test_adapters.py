@@ -1,4 +1,4 @@
-"""LoRA adapters as models: merged as PEFT merges, under a fingerprint of both."""
+"""LoRA adapters as models: merged as PEFT does, with a fingerprint of both."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ PASSES = [Pass(np.arange(5, 25, dtype=np.int32), 8), Pass(np.arange(40, 45, dtyp
 
 @pytest.fixture(scope="module")
 def adapter(model_dir, tmp_path_factory):
-    """An adapter of all linear layers whose every matrix is drawn at random, so that it changes much."""
+    """Make an adapter of all linear layers with random matrices, so that it changes much."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -45,7 +45,7 @@ def changed(adapter, folder, **values):
 
 
 def test_likelihoods_are_those_of_the_model_merged_by_hand(adapter, model_dir):
-    """W + (alpha / r) B A for every matrix, written into the base model's weights."""
+    """Compute W + (alpha / r) B A for every matrix, written into the base model's weights."""
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
@@ -175,7 +175,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_likelihoods_are_those_of_peft_beside_the_base_model(model_dir, tmp_path, kind):
-    """Whatever an adapter changes: what is merged gives what PEFT gives without merging."""
+    """Whatever an adapter changes, the merged model gives what PEFT gives without merging."""
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 

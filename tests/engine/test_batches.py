@@ -1,4 +1,4 @@
-"""Cutting passes into batches: each once, within the budget, longest first, common beginnings read once."""
+"""Passes are cut into batches: each once, within the budget, longest first, shared prefixes read once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tithe.records import Pass
 
 @st.composite
 def pass_lists(draw: st.DrawFn) -> list[Pass]:
-    """Passes of which many begin alike, for a while, and some show others."""
+    """Passes of which many share a prefix, and some show others."""
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     stems = rng.integers(0, 4, (draw(st.integers(1, 3)), 60))
     passes: dict[bytes, Pass] = {}
@@ -53,7 +53,7 @@ def pass_lists(draw: st.DrawFn) -> list[Pass]:
 
 @st.composite
 def branched(draw: st.DrawFn) -> list[Pass]:
-    """Passes that begin alike, of which some go on alike, and of these some again."""
+    """Passes that share a prefix, of which some share a longer one, and some of those a still longer one."""
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     pieces = [[rng.integers(0, 99, rng.integers(4, 40)) for _ in range(draw(st.integers(1, 4)))] for _ in range(3)]
     passes: dict[bytes, Pass] = {}
@@ -90,7 +90,7 @@ def test_every_property(passes: list[Pass], budget: int, padded: bool, share: bo
 
 
 def naive_tokens(passes: list[Pass], batch: Batch) -> int:
-    """Places of the batch's passes that are read there."""
+    """Return the places of the batch's passes."""
     read = {(place, at) for place, i in enumerate(batch.index) for at in range(len(passes[i].ids) - 1)}
     for place, after in enumerate(batch.after):
         if after is not None:
@@ -101,7 +101,7 @@ def naive_tokens(passes: list[Pass], batch: Batch) -> int:
 
 
 def check(passes: list[Pass], batch: Batch) -> None:
-    """What is said to be common is; nothing is read after itself or a later one."""
+    """Check that shared prefixes are equal, and that a pass continues only earlier ones."""
     assert batch.index
     assert batch.after == () or len(batch.after) == len(batch.index)
     assert batch.after == () or any(batch.after)
@@ -126,7 +126,7 @@ def test_halves_of_halves(passes: list[Pass], budget: int) -> None:
 
 @given(passes=pass_lists())
 def test_no_batch_could_have_taken_the_next_pass(passes: list[Pass]) -> None:
-    """Filled greedily: fewer batches would not do for neighbours in length."""
+    """Batches are filled greedily: neighbours in length would not fit into fewer."""
     for padded in (False, True):
         batches = make_batches(passes, budget=64, padded=padded)
         for one, other in pairwise(batches):
@@ -201,7 +201,7 @@ def test_nested_beginnings_against_a_naive_search(passes: list[Pass]) -> None:
 
 
 def check_nested(group: list[Pass], found: list[tuple[int, Prefix]], whole: Prefix) -> None:
-    """All that have a beginning stand side by side and in order; what is in none would not save enough."""
+    """Check that passes with a common prefix are adjacent and in order, and that no other prefix would save enough."""
     places: dict[Prefix, list[int]] = defaultdict(list)
     for place, (_, start) in enumerate(found):
         for one in start.chain():
@@ -224,7 +224,7 @@ def check_nested(group: list[Pass], found: list[tuple[int, Prefix]], whole: Pref
 
 
 def directly(within: Prefix) -> Callable[[tuple[int, Prefix]], int | Prefix]:
-    """A pass, or the beginning one longer than `within` that it has."""
+    """Return a pass, or the prefix of it that is one level longer than `within`."""
 
     def key(found: tuple[int, Prefix]) -> int | Prefix:
         i, start = found
@@ -238,18 +238,18 @@ def test_no_more_is_read_than_with_one_beginning_a_group(passes: list[Pass], bud
     plain = [pass_ for pass_ in passes if not pass_.shots]
     read = 0
     for members, prefix in shared_starts(plain):
-        room = 0
+        left = 0
         for length in sorted((len(plain[i].ids) for i in members), reverse=True):
-            fits = length - prefix <= room  # what is left of a batch; none is open at first
+            fits = length - prefix <= left  # tokens left in the open batch; none is open at first
             own = length - prefix if fits else length
-            room = room - own if fits else budget - length
+            left = left - own if fits else budget - length
             read += own
     batches = make_batches(plain, budget=budget, share=True)
     assert sum(tokens(plain, batch, False) for batch in batches) <= read
 
 
 def with_system_prompts(each: int, tail: int) -> list[Pass]:
-    """Records by turns with one of two system prompts of 300 tokens, behind a preamble of 30; their own tails."""
+    """Records alternate between two system prompts of 300 tokens, after a preamble of 30, with own tails."""
     rng = np.random.default_rng(0)
     preamble, *prompts = (rng.integers(0, 99, length) for length in (30, 300, 300))
     return [
@@ -271,7 +271,7 @@ def test_two_system_prompts_are_read_once_each() -> None:
 
 
 def test_two_system_prompts_in_small_batches() -> None:
-    """13 tails of 50 fit behind 330 tokens: 4 batches of each prompt would do, and one may have both prompts."""
+    """13 tails of 50 fit after 330 tokens: 4 batches per prompt are enough, and one may have both prompts."""
     passes = with_system_prompts(50, 50)
     batches = make_batches(passes, budget=1000, share=True)
     least = 100 * 50 + 8 * 330
@@ -290,7 +290,7 @@ def test_the_same_passes_give_the_same_batches() -> None:
 
 
 def dialogue(turns: int) -> list[Pass]:
-    """The passes of one dialogue: each turn has 18 tokens of prompt and two of response."""
+    """Make the passes of one dialogue: each turn has 18 tokens of prompt and two of response."""
     ids = np.random.default_rng(0).integers(0, 99, 20 * turns)
     return [make_pass(ids[: 20 * turn], 20 * turn - 2) for turn in range(1, turns + 1)]
 
@@ -310,7 +310,7 @@ def test_turns_without_end_are_no_recursion() -> None:
 
 
 def test_two_of_three_may_have_much_more_in_common() -> None:
-    """Twenty tokens more are not worth it for three; but two of them have 320."""
+    """Twenty more shared tokens are not worth it for three passes, but two of them share 320 more."""
     rng = np.random.default_rng(0)
     common = rng.integers(0, 99, 350)
     own = [(common[:50], 97), (common, 98), (common, 99)]
@@ -338,7 +338,7 @@ def test_common_length_stops_before_the_first_response() -> None:
 
 
 def test_sharing_saves_what_it_says() -> None:
-    """Ten records behind a preamble of 40 tokens, tails of 10: 140 tokens instead of 500."""
+    """Ten records after a preamble of 40 tokens, with tails of 10: 140 tokens instead of 500."""
     rng = np.random.default_rng(0)
     preamble = rng.integers(0, 9, 40)
     passes = [make_pass(np.concatenate([preamble, [100 + i], rng.integers(0, 9, 9)]), 45) for i in range(10)]
@@ -360,7 +360,7 @@ def test_nothing_to_read() -> None:
 
 
 def shown_passes(shots: int, each: int, *, length: int) -> list[Pass]:
-    """`each` passes behind every one of some worked examples; all passes begin with one preamble."""
+    """Make `each` passes after every one of some worked examples; all passes begin with one preamble."""
     rng = np.random.default_rng(0)
     preamble = rng.integers(0, 9, SAME_START + 4).astype(np.int32)
     passes = []
@@ -380,7 +380,7 @@ def test_a_worked_example_that_several_show_is_read_once() -> None:
 
 
 def test_an_example_that_is_read_itself_is_the_beginning_of_those_that_show_it() -> None:
-    """Its own pass costs nothing more: the tokens are those of the passes that show it, alone."""
+    """A worked example's own pass costs nothing: the tokens are those of the passes that show it."""
     shown = shown_passes(5, 10, length=100)
     centres = [Pass(shown[i].ids[:100], 60) for i in range(0, 50, 10)]
     other = Pass(np.arange(50, dtype=np.int32), 30)

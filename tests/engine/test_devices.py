@@ -1,4 +1,4 @@
-"""Names of devices: one, several that are alike, and what is refused."""
+"""Device names: one device, several of a kind, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ H100, T4 = "NVIDIA H100", "Tesla T4"
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A machine with these, which a test may change."""
+    """Fake a machine with these GPUs, which a test may change."""
     there = [H100, H100, H100]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(there))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(there))

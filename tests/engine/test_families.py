@@ -1,4 +1,4 @@
-"""Every family's numbers are those of its own forward, token by token, on whichever road it takes."""
+"""Every family's numbers are those of its own forward, token by token, on whichever forward path it takes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_engine_equals_the_models_own_forward(name: str, family: Callable[[str],
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EACH_FAMILY)
 def test_in_bf16_it_is_off_from_the_models_own_bf16_by_rounding(name: str, family: Callable[[str], Path]) -> None:
-    """And from fp32 by no more than the model itself is, or hardly."""
+    """Also check that the distance from fp32 is hardly more than the model's own."""
     loaded, passes = load(family(name), "bf16"), random_passes(longest=100)
     got = run(Engine(loaded, budget=150, workers=2), passes)
     own, exact = (
@@ -76,7 +76,7 @@ def test_any_shapes_of_any_family(
     workers: int,
     seed: int,
 ) -> None:
-    """Long and short, behind one of two beginnings or none, in packs of any size, side by side or not."""
+    """Long and short passes, with one of two prefixes or none, in packs of any size, in parallel or not."""
     loaded, rng = load(family(name)), np.random.default_rng(seed)
     common = rng.integers(0, VOCABULARY, (2, 100))
     common[1, :30] = common[0, :30]
@@ -93,7 +93,7 @@ def test_any_shapes_of_any_family(
 
 
 def test_a_model_that_keeps_its_state_has_one_pass_under_way(family: Callable[[str], Path]) -> None:
-    """Two threads would go on from each other's state."""
+    """Two threads would continue from each other's state."""
     engine = Engine(load(family("recurrent-gemma")), budget=60, workers=3)
     assert engine.workers == 1 and engine.facts["keeps"] == KEEPS["recurrent-gemma"]
     assert Engine(load(family("llama")), budget=60, workers=3).workers == 3
@@ -130,7 +130,7 @@ def test_no_forward_path_keeps_memory_of_what_it_read(name: str, family: Callabl
 
 
 def test_what_fills_a_pack_up_does_not_switch_a_scaling(family: Callable[[str], Path]) -> None:
-    """One pass of 5 tokens is filled up with more tokens than the scaling's limit."""
+    """One pass of 5 tokens is padded with more tokens than the scaling's limit."""
     loaded, model = load(family("llama-longrope")), plain(family("llama-longrope"))
     passes = [make_pass(range(7, 7 + n), 1) for n in (5, 3, LIMIT)]
     assert worst([loaded.nll([pass_])[0] for pass_ in passes], [twin(model, pass_) for pass_ in passes]) < 1e-5

@@ -1,4 +1,4 @@
-"""A prompt gets the answer it would get alone, and greedy answers are transformers' own."""
+"""A batched prompt gets the same answer as a single one, and greedy answers are transformers' own."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_in_a_batch_as_one_by_one(model_dir, temperature):
 
 
 class Numbers:
-    """A tokenizer of a model that has none: ids as they are."""
+    """A stub tokenizer that returns ids unchanged."""
 
     def decode(self, ids, skip_special_tokens):
         return " ".join(map(str, ids))

@@ -1,4 +1,4 @@
-"""Cores are those that the system lets this process run on, and pays for."""
+"""Cores are counted by affinity and CPU-time quota."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tithe.engine import host
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host of 64 cores, and the files of its control groups."""
+    """Set up a host of 64 cores, and the files of its control groups."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     monkeypatch.setattr(host, "MOUNTED", tmp_path / "cgroup")
     monkeypatch.setattr(host, "OWN", tmp_path / "own")
@@ -57,7 +57,7 @@ def test_the_tightest_group_on_the_way_up_counts(machine: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["cpu", "cpu,cpuacct"])
 def test_a_quota_of_version_1(machine: Path, folder: str) -> None:
-    """The path is the host's, which a container does not see: its own group is at the top."""
+    """The path is the host's, which the container does not see: its own group is at the mount's top."""
     write(machine / "own", "5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc")
     write(machine / "cgroup" / folder / "cpu.cfs_period_us", "100000")
     write(machine / "cgroup" / folder / "cpu.cfs_quota_us", "-1")

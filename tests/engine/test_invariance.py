@@ -1,4 +1,4 @@
-"""Batch, budget, order, workers, padding and shared beginnings move a score by rounding alone."""
+"""Batch, budget, order, workers, padding and shared prefixes change a score by rounding only."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_packed_padded_single_and_shared_beginnings_agree(family: Callable[[str]
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2"])
 def test_a_pass_that_is_the_beginning_of_others(family: Callable[[str], Path], name: str, dtype: str) -> None:
-    """Positions by table and by rotation, windows, caps; budgets that cut a star and that do not."""
+    """Absolute and rotary positions, windows, caps; budgets that cut a star and that do not."""
     loaded, passes = load(family(name), dtype), shown_passes(np.random.default_rng(5), 6, 4)
     assert loaded.forward_path == "packed"
     wanted = alone(loaded, passes)
@@ -91,7 +91,7 @@ def test_a_pass_that_is_the_beginning_of_others(family: Callable[[str], Path], n
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2"])
 def test_beginnings_within_beginnings(family: Callable[[str], Path], name: str, dtype: str) -> None:
-    """A preamble of all, system prompts of some, questions of some of these; budgets that cut each of them."""
+    """A preamble shared by all, system prompts by some, questions by some of those; budgets that cut each of them."""
     loaded, passes = load(family(name), dtype), nested_passes(np.random.default_rng(6), 10)
     assert loaded.forward_path == "packed"
     wanted = alone(loaded, passes)
@@ -126,7 +126,7 @@ def results(engine: Engine, passes: list[Pass], batches: list[Batch]) -> list[np
 def test_any_lengths(
     models: dict[tuple[str, str], LoadedModel], shape: list[tuple[int, int, bool]], budget: int, seed: int
 ) -> None:
-    """Sharing a beginning or not, short or long, with context or without."""
+    """Passes with and without a shared prefix, short and long, with and without context."""
     loaded, rng = models["llama", "fp32"], np.random.default_rng(seed)
     common = rng.integers(0, VOCABULARY, 45)
     passes = []
@@ -141,7 +141,7 @@ def test_any_lengths(
 
 
 def test_two_threads_in_packs_of_their_own(family: Callable[[str], Path]) -> None:
-    """The attention's cut is per thread: with many small packs at once nobody reads another's."""
+    """The row's cuts are per thread: many small packs at once never use each other's."""
     loaded, passes = load(family("mistral")), random_passes(80, longest=30, seed=4)
     model = plain(family("mistral"))
     wanted = [twin(model, pass_) for pass_ in passes]

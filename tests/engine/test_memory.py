@@ -1,4 +1,4 @@
-"""Logits a few rows at a time; out of memory halves a batch, and alone it is a problem of that pass."""
+"""Logits are computed a few rows at a time; out of memory halves a batch, and a single pass becomes a problem."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Family = Callable[[str], Path]
 
 @pytest.fixture(autouse=True)
 def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Collecting garbage takes a second where pytest and transformers are loaded."""
+    """Skip garbage collection, which takes a second with pytest and transformers loaded."""
     monkeypatch.setattr("tithe.engine.engine.gc.collect", lambda: 0)
 
 
@@ -52,7 +52,7 @@ def test_the_head_sees_few_rows_at_a_time(name: str, tiles: bool, family: Family
 
 @contextmanager
 def limited(loaded: LoadedModel, tokens: int, error: BaseException) -> Iterator[list[int]]:
-    """Raise where a forward pass reads more than so many tokens."""
+    """Raise if a forward pass reads more than so many tokens."""
     assert loaded.head is not None
     seen: list[int] = []
 
@@ -132,7 +132,7 @@ def test_an_id_beyond_the_embedding_is_named_before_anything_runs(family: Family
 
 
 def test_a_head_in_pieces_is_the_head(family: Family) -> None:
-    """More rows than fit one piece, through soft-cap and all."""
+    """Check more rows than fit into one piece, with a soft cap."""
     loaded = load(family("gemma2"))
     head = loaded.head
     assert isinstance(head, OutputHead)

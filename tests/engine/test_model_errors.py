@@ -1,4 +1,4 @@
-"""Models that cannot be read: one sentence and a way out, never a traceback of somebody else's."""
+"""Models that cannot be read give one sentence and a hint, never a library's traceback."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ Family = Callable[[str], Path]
 
 @pytest.fixture
 def folder(family: Family, tmp_path: Path) -> Path:
-    """A copy to break."""
+    """Return a copy to break."""
     return Path(shutil.copytree(family("llama"), tmp_path / "tiny-llama"))
 
 
 def refused(action: Callable[[], Any], kind: type[TitheError] = ModelError) -> tuple[str, str]:
-    """Message and hint; the message is one sentence on one line."""
+    """Return message and hint; the message must be one sentence on one line."""
     with pytest.raises(kind) as caught:
         action()
     text, hint = str(caught.value), caught.value.hint
@@ -76,7 +76,7 @@ def test_names_that_cannot_be(name: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_a_bundled_model_is_never_another_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With its folder missing, the hub is not asked for a model of that name."""
+    """If the bundled folder is missing, the hub is not asked for a model of that name."""
     monkeypatch.setitem(BUNDLED, "pocket", tmp_path / "model")
     text, hint = refused(lambda: find_model("pocket"))
     assert text == f"the bundled model `pocket` is not in `{tmp_path}`" and hint == "install tithe again"
@@ -267,7 +267,7 @@ def test_the_fingerprint_is_of_the_content(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_name_in_the_hubs_cache_is_not_believed(folder: Path, tmp_path: Path) -> None:
-    """A broken download that is repaired in place has the name of one set of bytes and holds others, in turn."""
+    """A download repaired in place keeps its name while its bytes change."""
     weights = folder / "model.safetensors"
     data = weights.read_bytes()
     blob = tmp_path / "blobs" / hashlib.sha256(data).hexdigest()
@@ -321,7 +321,7 @@ def test_a_tensor_that_no_model_has_is_named(folder: Path) -> None:
 
 
 def test_buffers_of_earlier_versions_do_no_harm(folder: Path) -> None:
-    """Rotations that transformers itself passes over, and causal masks."""
+    """Rotary tables, which transformers itself ignores, and causal masks."""
     before = load(folder).nll([make_pass(range(9), 2)])[0]
     more = {
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
@@ -349,7 +349,7 @@ def test_weights_that_are_no_numbers(folder: Path) -> None:
 
 
 def two_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """The weights in two halves, and which is where."""
+    """Write the weights in two halves, with an index."""
     tensors = tensors_in(folder)
     names = sorted(tensors)
     (folder / "model.safetensors").unlink()
@@ -455,7 +455,7 @@ def test_a_file_of_a_tokenizer_that_is_no_json_is_named(model_dir: Path, tmp_pat
 
 
 def twice(text: str, key: str, value: Any) -> str:
-    """A JSON object's text with one more field before its end."""
+    """Return a JSON object's text with one more field at its end."""
     return f"{text.rstrip()[:-1]}, {json.dumps(key)}: {json.dumps(value)}}}"
 
 
@@ -483,7 +483,7 @@ def test_a_field_that_stands_twice_is_not_the_last_of_both(
 
 
 def test_a_tensor_that_stands_twice_is_refused(folder: Path) -> None:
-    """The last one would be read: other scores, and no word."""
+    """Transformers would read the last one: other scores, and no warning."""
     path = folder / "model.safetensors"
     raw = path.read_bytes()
     size = int.from_bytes(raw[:8], "little")
@@ -495,7 +495,7 @@ def test_a_tensor_that_stands_twice_is_refused(folder: Path) -> None:
 
 
 def test_a_panic_of_a_library_is_one_sentence(tmp_path: Path) -> None:
-    """Rust's is no `Exception`; Ctrl-C is none either, and goes on."""
+    """A Rust panic is no `Exception`; Ctrl-C is none either, and must pass through."""
     panic = type("PanicException", (BaseException,), {})
     for error in (panic("index out of bounds\nsecond line"), RuntimeError("index out of bounds")):
         with (
@@ -514,7 +514,7 @@ def test_gguf_files_are_not_read(folder: Path) -> None:
 
 
 def test_ids_that_the_model_does_not_embed(folder: Path) -> None:
-    """Known from the config, before weights are read or a folder is touched."""
+    """Found in the config, before weights are read or a folder is created."""
     source = find_model(str(folder))
     rows = embedded_ids(source)
     assert rows == load(folder).vocabulary

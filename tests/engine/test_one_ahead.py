@@ -1,4 +1,4 @@
-"""A GPU is given its next batch before the present one is waited for; results are those of one after the other."""
+"""A GPU gets its next batch before the current one is waited for; results equal those of reading one by one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NLL = READOUTS["nll"]
 
 
 def followed(engine: Engine, device: str, batches: int) -> list[str]:
-    """What is begun, waited for and handed on, in order."""
+    """Record what is started, waited for and yielded, in order."""
     done: list[str] = []
 
     def begin(passes: Any, batch: Any, asked: Any) -> Any:
@@ -64,7 +64,7 @@ def test_elsewhere_a_batch_is_handed_on_at_once(family: Family, device: str) -> 
 
 @pytest.mark.slow
 def test_memory_that_runs_out_while_another_batch_is_under_way(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One ahead on a CPU: the batch that is halved has its results, and so have those around it."""
+    """Read one ahead on a CPU: a halved batch has its results, and so have those around it."""
     loaded, passes = load(family("llama")), random_passes()
     asked = [(NLL,)] * len(passes)
     engine = Engine(loaded, budget=64, workers=1)
@@ -131,7 +131,7 @@ def test_what_has_been_read_is_handed_on_before_an_error(family: Family) -> None
 def test_hidden_states_are_asked_for_when_a_batch_begins_and_waited_for_later(
     family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU: no copy is waited for before its batch is, and what comes is what came one after the other."""
+    """As on a GPU: no copy is waited for before its batch is, and results equal those of reading one by one."""
     loaded, passes = load(family("llama")), random_passes()
     probe = ProbeHead(torch.arange(64.0).reshape(2, 32) / 64, torch.tensor(0.5), (1, 2), 3, 32)
     readouts = (NLL, MeanStates(), Weighted(), MarginReadout(probe, "probe"), MarginReadout(some_network(), "network"))
@@ -176,7 +176,7 @@ def some_network() -> CnnHead:
 
 
 def test_what_waits_for_hidden_states_keeps_no_reader(family: Family) -> None:
-    """A reader has the device's memory, which the next batch wants before the present one is waited for."""
+    """A reader must be freed, as it holds device memory that the next batch needs before this one is waited for."""
     loaded, first = load(family("llama")), np.array([7], dtype=np.int32)
     some = [Pass(np.append(np.arange(n), first).astype(np.int32), n) for n in (3, 5)]
     probe = ProbeHead(torch.arange(64.0).reshape(2, 32) / 64, torch.tensor(0.5), (1, 2), 3, 32)

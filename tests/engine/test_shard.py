@@ -1,4 +1,4 @@
-"""A model whose parts lie on several devices reads as one that lies on one; what fits nowhere is refused."""
+"""A model spread over several devices reads as on one; what fits nowhere is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NLL = READOUTS["nll"]
 
 
 def hooked(folder: Path) -> Any:
-    """Hooks of accelerate's on every part, as if these were on different devices."""
+    """Put accelerate's hooks on every module, as if they were on different devices."""
     from accelerate import dispatch_model
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -46,7 +46,7 @@ def hooked(folder: Path) -> Any:
 
 
 def half_on_disk(folder: Path, tmp_path: Path) -> Any:
-    """Weights of some parts are elsewhere until they are needed."""
+    """Weights of some modules are offloaded until they are needed."""
     where = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "disk"}
     count = transformers.AutoConfig.from_pretrained(folder).num_hidden_layers
     where |= {f"model.layers.{i}": "cpu" if i == 0 else "disk" for i in range(count)}
@@ -113,7 +113,7 @@ def test_when_it_is_spread(
 
 
 def test_a_small_model_asks_for_nobodys_free_memory(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To ask makes each GPU ready for work in this process, which reads nothing."""
+    """Asking for free memory would create a CUDA context on each GPU in this process, which reads nothing."""
     monkeypatch.setattr(loading, "whole_memory", lambda device: 2 * model_shape(source).memory("bf16"))
     assert spread_over(source, "bf16", GPUS, None) == ()
 

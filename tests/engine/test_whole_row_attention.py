@@ -1,4 +1,4 @@
-"""The packed road with attention over a whole row, as on a GPU: ways are handed in, the device is a CPU."""
+"""The packed path with attention over a whole row, as on a GPU: the kernels are passed in, the device is a CPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Tensor = torch.Tensor
 
 
 def dense(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Call) -> Tensor:
-    """One product of all with all under a mask of segments; shares nothing with the engine's ways but `Cuts`."""
+    """Attend with one product of all pairs and a mask of segments; shares only `Cuts` with the engine's kernels."""
     keys = torch.arange(cuts.tokens) if cuts.keys is None else cuts.keys
     key, value = (x[:, :, keys].repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     of_query = torch.repeat_interleave(torch.arange(len(cuts.own)), torch.tensor(cuts.own))
@@ -40,12 +40,12 @@ def dense(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Call) -> T
 
 
 def whole_row(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Call) -> Tensor:
-    """A wrong one: segments see those before them."""
+    """Attend wrongly: segments see those before them."""
     return dense(query, key, value, Cuts([cuts.tokens]), ask)
 
 
 def only_half(query: Tensor, *rest: Any) -> Tensor:
-    """A kernel for 16 bits, as flash-attn is."""
+    """Attend in 16 bits only, as flash-attn does."""
     if query.dtype == torch.float32:
         raise RuntimeError("FlashAttention only support fp16 and bf16 data type\nat line 1")
     return dense(query, *rest)
@@ -53,7 +53,7 @@ def only_half(query: Tensor, *rest: Any) -> Tensor:
 
 @pytest.fixture
 def ways(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Take these for the device's."""
+    """Use these as the device's kernels."""
 
     def put(**given: Any) -> None:
         monkeypatch.setattr(path_choice, "whole_rows", lambda device: Varlen(given))
@@ -118,7 +118,7 @@ def test_a_way_may_be_for_some_dtypes_alone(kernels: Any, family: Family) -> Non
 
 
 def test_a_way_that_is_wrong_on_the_models_rows_alone(kernels: Any, family: Family) -> None:
-    """True on the numbers it was held against: the model's own numbers show it."""
+    """A kernel that passes its check but is wrong for the model: the model's own numbers show it."""
 
     def sly(query: Tensor, key: Tensor, value: Tensor, cuts: Cuts, ask: Call) -> Tensor:
         held_against = cuts.tokens == sum(probes(query.device)[0].lengths)
@@ -131,7 +131,7 @@ def test_a_way_that_is_wrong_on_the_models_rows_alone(kernels: Any, family: Fami
 
 
 def test_windows_are_tried_before_a_row_is_long_enough(kernels: Any, tmp_path: Path, family: Family) -> None:
-    """The probe's rows are shorter than real windows; a kernel without them must not be found out in a run."""
+    """The probe's rows are shorter than real windows; a kernel without windows must be refused at once."""
     import transformers
 
     from tests.engine.models import GROUPED, save

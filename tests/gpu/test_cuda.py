@@ -1,4 +1,4 @@
-"""The same equalities on a CUDA device."""
+"""The engine's equalities, on a CUDA device."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_any_budget(tmp_path: Path, dtype: str, tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2"])
 def test_packs_are_read_in_one_call(name: str, tmp_path: Path) -> None:
-    """In bf16, where there is a kernel for it: the budget found from free memory, and parts compiled."""
+    """Check bf16, if there is a kernel for it: the budget comes from free memory, and parts are compiled."""
     folder, passes = save(tmp_path / name, wide(CONFIGS[name]())), random_passes()
     loaded = load(folder, "bf16", device="cuda")
     assert loaded.forward_path == "packed" and loaded.attend is not None, loaded.fallbacks
@@ -83,13 +83,13 @@ def test_fp8_is_as_far_from_bf16_as_it_says(tmp_path: Path) -> None:
 
 
 def wide(config: Any) -> Any:
-    """Heads of a size that kernels are made for."""
+    """Make a model whose heads have a size that kernels support."""
     config.hidden_size, config.head_dim, config.query_pre_attn_scalar = 256, 64, 64
     return config
 
 
 def test_out_of_memory_is_a_problem_of_one_pass(tmp_path: Path) -> None:
-    """For real: a share of the memory that holds a short sequence's work and not a long one's."""
+    """Limit memory for real, so that a short sequence fits and a long one does not."""
     config = CONFIGS["gpt-neox"]()
     config.max_position_embeddings, config.intermediate_size = 200_000, 16_384
     loaded = load(save(tmp_path / "wide", config), device="cuda")

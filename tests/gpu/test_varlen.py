@@ -1,4 +1,4 @@
-"""Attention over a pack on a CUDA device: what is chosen there is true on rows larger than the probe's."""
+"""Attention over a pack on a CUDA device: the chosen kernel is correct on rows larger than the probe's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def compile_anew() -> None:
-    """One process of its own would not see so many kinds."""
+    """A run by itself would not meet so many kinds of calls."""
     torch._dynamo.reset()
     compiled_flex.cache_clear()
 

@@ -1,4 +1,4 @@
-"""Attention over a pack in one call, against a twin that looks at one query at a time."""
+"""Attention over a pack in one call, against a twin that computes one query at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def draw(tokens: int, heads: int = HEADS, key_heads: int = KEY_HEADS, dim: int =
 
 
 def visible(lengths: list[int], before: list[tuple[slice, ...]], window: int | None) -> list[list[int]]:
-    """Of each token of the row the tokens that it sees."""
+    """Return, for each token of the row, the tokens that it sees."""
     out, start = [], 0
     for i, length in enumerate(lengths):
         earlier = [at for part in (before[i] if before else ()) for at in range(part.start, part.stop)]
@@ -47,7 +47,7 @@ def visible(lengths: list[int], before: list[tuple[slice, ...]], window: int | N
 
 
 def weigh(query: np.ndarray, keys: np.ndarray, values: np.ndarray, scaling: float, softcap: float | None) -> np.ndarray:
-    """One query of one head: softmax(scores) of the values."""
+    """Attend with one query of one head: softmax(scores) of the values."""
     scores = keys @ query * scaling
     if softcap is not None:
         scores = softcap * np.tanh(scores / softcap)
@@ -71,7 +71,7 @@ def of_documents(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends_q: torch.Tensor, ends_k: torch.Tensor,
     scaling: float, left: int, softcap: float | None = None, shift: int = 0,
 ) -> torch.Tensor:  # fmt: skip
-    """What the kernels' documentation says: causal, queries aligned with the last keys; `shift` moves that."""
+    """Attend as the kernels' documentation says: causal, queries aligned with the last keys; `shift` moves that."""
     q, k, v = (x.double().numpy() for x in (query, key, value))
     each = q.shape[1] // k.shape[1]
     out = np.zeros((*q.shape[:2], v.shape[2]))
@@ -192,7 +192,7 @@ def test_the_call_of_an_older_torch(torch_varlen: Any) -> None:
 
 
 def flash(shift: int = 0) -> types.ModuleType:
-    """The package, as its documentation has it; with a shift, one that is aligned otherwise."""
+    """Stub the package as documented; with a shift, a version with another alignment."""
 
     def flash_attn_varlen_func(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: int,
                                max_seqlen_k: int, dropout_p=0.0, softmax_scale=None, causal=False,

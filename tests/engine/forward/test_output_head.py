@@ -1,4 +1,4 @@
-"""The output head in tiles against the whole product, and which heads may be read in tiles."""
+"""The output head in tiles against the whole product, and which heads may be computed in tiles."""
 
 import copy
 

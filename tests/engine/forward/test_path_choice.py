@@ -1,4 +1,4 @@
-"""A road that is not true is refused, and the reason is written down."""
+"""A forward path that is wrong is refused, and the reason is recorded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def still_true(folder: Path, loaded: Any) -> None:
 
 
 def leaking(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **rest: Any) -> Any:
-    """Causal over the whole row: each sequence sees those before it."""
+    """Attend causally over the whole row: each sequence sees those before it."""
     key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=rest["scaling"])
     return out.transpose(1, 2), None
@@ -44,7 +44,7 @@ def test_attention_that_leaks_is_found(monkeypatch: pytest.MonkeyPatch, family: 
 
 
 def test_a_small_leak_is_found_though_bf16_is_coarse(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
-    """Off by less than bf16's tolerance, yet what the others say moves it: equal shapes round alike."""
+    """A path off by less than bf16's tolerance, but moved by other sequences: equal shapes round equally."""
     real = attention.packed_attention
 
     def seeping(module: Any, query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> Any:
@@ -96,7 +96,7 @@ def test_a_model_that_ignores_positions_is_not_packed(
 
 
 def test_a_window_that_attention_is_not_told_of_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The probe's sequences are shorter than real windows: numbers alone would not show it."""
+    """The probe's sequences are shorter than real windows, so numbers alone would not show the error."""
     folder = save(tmp_path / "wide", transformers.MistralConfig(**GROUPED, sliding_window=100))
     real = attention.packed_attention
     assert load(folder).forward_path == "packed"

@@ -1,4 +1,4 @@
-"""Hidden states of all layers, read in company, are those that transformers gives of one sequence at a time."""
+"""Hidden states of all layers, read batched, are those that transformers gives for one sequence at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NLL = READOUTS["nll"]
 
 
 def states_of(model: Any, pass_: Pass) -> npt.NDArray[np.float64]:
-    """(layers, response tokens, dim) as transformers keeps them."""
+    """Return the states as transformers keeps them: (layers, response tokens, dim)."""
     with torch.no_grad():
         found = model(input_ids=torch.tensor([pass_.ids.tolist()]), output_hidden_states=True).hidden_states
     return np.stack([layer[0, pass_.start :].double().numpy() for layer in found])
@@ -118,7 +118,7 @@ def test_likelihoods_are_the_same_with_states_and_without(family: Callable[[str]
 
 
 def test_states_of_what_is_read_in_another_pass(family: Callable[[str], Path]) -> None:
-    """A shown example's own pass, and those that continue it: states of both, likelihoods of both."""
+    """A shown example's own pass, and those that continue it: states and likelihoods of both."""
     loaded, passes = load(family("llama")), shown_passes(np.random.default_rng(5), 6, 4)
     engine = Engine(loaded, budget=300, workers=1)
     assert any(batch.saved for batch in engine.batches(passes))

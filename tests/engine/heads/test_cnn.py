@@ -1,4 +1,4 @@
-"""The convolutional head against torch's own layers, written here from the description, and the authors' numbers."""
+"""The convolutional head against torch's own layers, written from the paper's description, and the authors' numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LENGTHS = (1, 2, 3, 4, 5, 6, 7, 19, 3, 1, 40)
 
 
 class Twin(nn.Module):
-    """The network on one response, (layers, tokens, width), as the paper draws it; it shares no code with ours."""
+    """Run the paper's network on one response, (layers, tokens, width); it shares no code with ours."""
 
     def __init__(self, layers, width):
         super().__init__()

@@ -52,7 +52,7 @@ def folder(tmp_path):
 
 
 def rewrite(folder, **changes):
-    """Change a card as its writer would have: with a checksum that fits."""
+    """Change a card and update its checksum."""
     card = unseal(json.loads((folder / CARD).read_text()))
     (folder / CARD).write_text(json.dumps(seal({**card, **changes})))
 
@@ -78,7 +78,7 @@ def test_a_head_is_not_replaced_unasked(folder):
 
 
 def test_what_breaks_off_is_no_head(folder, monkeypatch):
-    """A card that cannot be written leaves none, not the old one beside new weights."""
+    """If the card cannot be written there is none, instead of the old one beside new weights."""
 
     def full(path, overwrite):
         if path.name == CARD:
@@ -259,7 +259,7 @@ def test_networks_that_do_not_fit(tmp_path):
 
 
 def test_a_flipped_bit_of_a_card_never_gives_another_head(folder):
-    """Layers, rendering and model decide scores as the weights do; every bit of the file."""
+    """Layers, rendering and model affect scores as the weights do: every bit of the card is checked."""
     raw, card = (folder / CARD).read_bytes(), read_card(folder)
     other = 0
     for bit in range(len(raw) * 8):

@@ -19,7 +19,7 @@ def head():
 
 
 def some_states(dtype=torch.float32):
-    """(layers, tokens, width) of each response."""
+    """Make the states of each response: (layers, tokens, width)."""
     draw = torch.Generator().manual_seed(1)
     return [torch.randn(len(LAYERS), tokens, WIDTH, generator=draw).to(dtype) * 3 for tokens in LENGTHS]
 
@@ -31,7 +31,7 @@ def read(reader, states):
 
 
 def slowly(head, states):
-    """Number by number, in Python's floats."""
+    """Compute it number by number in Python floats."""
     margins = []
     for one in states:
         margin = head.bias.item()

@@ -1,4 +1,4 @@
-"""fp32 on a CPU: oneDNN only where it is faster and true, and a run that goes on keeps what it began with."""
+"""fp32 on a CPU: oneDNN only if it is faster and accurate; a resumed run keeps what it began with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU, BF16 = torch.device("cpu"), torch.bfloat16
 
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
-    """Torch's setting and what was probed are those of the process."""
+    """Reset torch's setting and the cached measurement, which are global."""
     put_back()
     cpu_kernels.probe_fp32.cache_clear()
     yield
@@ -47,13 +47,13 @@ def test_the_faster_and_true_one_is_taken() -> None:
 
 
 def test_one_that_rounds_to_bf16_is_not_taken_however_fast() -> None:
-    """As on a processor with AMX."""
+    """Pretend to be on a processor with AMX."""
     route = choose({"default": 100.0, "onednn": 900.0}, {"default": 2e-7, "onednn": 2.9e-3})
     assert route.name == "default" and "2.9e-03" in route.why
 
 
 def rounding(monkeypatch: pytest.MonkeyPatch, error: float, seconds: float) -> None:
-    """A machine on which `medium` has an error, and takes this share of the other's time."""
+    """Fake a machine on which `medium` has this error, and takes this share of the default's time."""
     medium = lambda: torch.get_float32_matmul_precision() == "medium"  # noqa: E731
     monkeypatch.setattr(cpu_kernels, "relative_error", lambda *_: error if medium() else 2e-7)
     monkeypatch.setattr(cpu_kernels.torch, "equal", lambda *_: False)
@@ -73,7 +73,7 @@ def test_torch_is_set_to_what_was_found(
 
 
 def test_this_machine() -> None:
-    """Whatever it is, what is taken is true, and torch is as the route says."""
+    """Whichever route is chosen, it is accurate, and torch is set accordingly."""
     route = take_fastest_fp32(CPU)
     assert route is not None and route.is_true(route.name)
     assert torch.get_float32_matmul_precision() == {"default": "highest", "onednn": "medium"}[route.name]
@@ -97,7 +97,7 @@ def test_a_setting_of_the_callers_is_left_alone() -> None:
 
 
 def test_for_a_gpu_it_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There the same setting would round to TF32."""
+    """On a GPU the same setting would round to TF32."""
     rounding(monkeypatch, 3e-7, 0.5)
     take_fastest_fp32(CPU)
     assert torch.get_float32_matmul_precision() == "medium"
@@ -106,7 +106,7 @@ def test_for_a_gpu_it_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_for_a_model_in_another_dtype_it_is_taken_back(monkeypatch: pytest.MonkeyPatch, model_dir: Path) -> None:
-    """Its head multiplies in fp32, and gives the same bits whichever model the process had before."""
+    """The head multiplies in fp32, and gives the same bits whichever model the process had before."""
     rounding(monkeypatch, 3e-7, 0.5)
     found = {}
     for dtype in ("fp32", "bf16", "fp32"):
@@ -123,7 +123,7 @@ def test_an_earlier_part_of_a_run_decides(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_but_not_where_it_is_not_true(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run folder came from another machine."""
+    """As if the run folder came from another machine."""
     rounding(monkeypatch, 3e-3, 0.5)
     route = take_fastest_fp32(CPU, "onednn")
     assert route is not None and route.name == "default" and torch.get_float32_matmul_precision() == "highest"
@@ -172,7 +172,7 @@ def forgotten() -> Iterator[None]:
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, times: float, error: float = 2e-3) -> None:
-    """One that says it multiplies bf16, at so many times the speed of fp32."""
+    """Fake a CPU that claims to multiply bf16, at so many times the speed of fp32."""
     monkeypatch.setattr(devices, "cpu_multiplies_bf16", lambda: True)
     monkeypatch.setattr(cpu_kernels, "clocked", lambda left, *_: 0.1 / times if left.dtype == BF16 else 0.1)
     monkeypatch.setattr(cpu_kernels, "relative_error", lambda *_: error)

@@ -42,7 +42,7 @@ def fp8_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def by_hand(row: list[float]) -> list[float]:
-    """A row as e4m3 holds it with one scale: to the nearest of the grid."""
+    """Quantise a row to the nearest e4m3 numbers with one scale."""
     scale = max(map(abs, row)) / 448
     return [float(np.copysign(min(GRID, key=lambda one: abs(one - abs(v / scale))), v)) * scale for v in row]
 
@@ -119,7 +119,7 @@ def test_the_error_that_is_stated_is_that_of_two_models(family: Family) -> None:
     plain, sample = load(family("llama"), "bf16"), [passes[i] for i in scored]
     before, after = (fp8_error.means(model, sample, 300) for model in (plain, engine.model))
     alone = np.array([plain.nll([one])[0].mean(dtype=np.float64) for one in sample])
-    assert np.abs(before - alone).max() < 0.02  # bf16 rounds otherwise in company
+    assert np.abs(before - alone).max() < 0.02  # bf16 rounds differently in a batch
     error = told.error
     assert error.passes == len(scored) and error.tokens == sum(len(found[i]) for i in scored)
     assert error.mean == pytest.approx(np.abs(after - before).mean()) and error.mean > 0
@@ -134,7 +134,7 @@ def test_the_error_that_is_stated_is_that_of_two_models(family: Family) -> None:
 @pytest.mark.usefixtures("fp8_units")
 @pytest.mark.parametrize("more", [1.25, 0.0])
 def test_compiled_in_fp8_it_is_held_against_bf16(more: float, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced and not compiled; parts that were further from bf16 would be taken out again."""
+    """Parts are traced, not compiled; those further from bf16 would be removed again."""
     torch._dynamo.reset()
     monkeypatch.setattr(fp8_error, "MORE", more)
     monkeypatch.setattr(fp8_error, "FLOOR", 1e-3 if more else -1.0)

@@ -1,4 +1,4 @@
-"""Compiled parts: found by what they are, true, put into one model alone, and taken out again where they are not."""
+"""Compiled parts are found by structure, used in one model only, and removed again if they are wrong."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "qwe
 
 @pytest.mark.parametrize("name", ["llama", *SLOWER])
 def test_the_numbers_are_the_models_own(family: Family, name: str) -> None:
-    """Traced and not compiled: that takes a minute a model."""
+    """Parts are traced, not compiled, which would take a minute per model."""
     loaded, passes, model = load(family(name)), random_passes(12), plain(family(name))
     found = fuse(loaded, backend="eager")
     assert found.why_not is None and found.parts == PARTS[name] and loaded.fused is found
@@ -79,7 +79,7 @@ def test_the_numbers_are_the_models_own(family: Family, name: str) -> None:
 
 
 def counting(calls: list[int]) -> Callable[..., Any]:
-    """A backend that runs what was traced, and counts."""
+    """Return a backend that runs what was traced, and counts it."""
 
     def backend(graph: Any, inputs: Any) -> Any:
         def called(*given: Any) -> Any:
@@ -162,7 +162,7 @@ def test_of_a_model_that_awaits_fp8_parts_are_compiled_as_they_are_then(
 
 
 def test_compiled_parts_stay_as_they_are(family: Family) -> None:
-    """Two engines of one model: parts of parts would be compiled, and those that are in could not be taken out."""
+    """Two engines of one model: else compiled parts would be compiled again and could not be removed."""
     loaded = load(family("llama"))
     found = fuse(loaded, backend="eager")
     assert found.parts == PARTS["llama"] and fuse(loaded, backend="eager") is found
@@ -205,7 +205,7 @@ def test_compiled_on_this_processor(family: Family) -> None:
 @pytest.mark.skipif(why_not_compilable(CPU) is not None, reason="no C++ compiler")
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_compiled_parts_round_where_torch_does(name: str, tmp_path: Path) -> None:
-    """In bf16 these models are nats from themselves in fp32; compiled without care they were nats from uncompiled."""
+    """In bf16 these models are nats from fp32; without inductor's options, compiled ones were nats from others."""
     config = CONFIGS[name]()
     config.hidden_size, config.head_dim = 256, 64
     folder = save(tmp_path / name, config)

@@ -1,4 +1,4 @@
-"""Which layout of passes over cores is taken: the usual one, unless another is clearly faster."""
+"""The usual layout of passes over cores is taken, unless another is clearly faster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MEDIUM = GatedMlp(512, 2048, torch.float32)
 
 
 def speeds(speed: Callable[[Layout, int], float]) -> Callable[..., Mapping[Layout, Sequence[float]]]:
-    """A clock that shows what it is told: by layout and round."""
+    """A fake clock that returns given rates, by layout and round."""
 
     def rate(gated: GatedMlp, layouts: Sequence[Layout], rounds: int) -> Mapping[Layout, Sequence[float]]:
         assert gated.flops(USUAL_TOKENS) <= LARGE and rounds == ROUNDS
@@ -114,7 +114,7 @@ def test_no_layout_has_more_threads_than_cores() -> None:
 
 
 def test_half_the_threads_are_taken_where_two_of_them_share_a_core() -> None:
-    """As on a machine of 16 cores that counts 32: more threads than cores only stand in each other's way."""
+    """As on a machine of 16 cores with 32 hyperthreads: more threads than cores only slow each other down."""
     rate = speeds(lambda one, _: 100.0 * min(one.workers * one.threads, 16) / max(1, one.workers * one.threads / 16))
     choice = choose_layout(MEDIUM, 32, tokens=1024, rate=rate)
     assert choice.workers * choice.threads == 16 and choice.why.startswith("2.00 times as fast")

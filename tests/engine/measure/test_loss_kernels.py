@@ -1,4 +1,4 @@
-"""Which way from hidden states to likelihoods is taken: the fastest of those that are true, on a model's own matrix."""
+"""The fastest accurate kernel for likelihoods is chosen, on a model's own output matrix."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_how_the_two_packages_are_called(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_compiled_way_is_cross_entropy_some_rows_at_a_time(
     dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Traced and not compiled; logits rounded to the model's dtype are those of the head as it is."""
+    """The kernel is traced, not compiled; logits rounded to the model's dtype are those of the plain head."""
     seen: list[int] = []
 
     def step(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

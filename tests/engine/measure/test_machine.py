@@ -21,7 +21,7 @@ SMALL = MatmulShape(8, 32, 16)
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measurements of no worth, within milliseconds."""
+    """Make measurements take milliseconds; their numbers mean nothing."""
     monkeypatch.setattr(matmul, "ROUND", 1e-5)
     monkeypatch.setattr(machine, "SECONDS", 1e-4)
     monkeypatch.setattr(machine, "CPU_SQUARE", 32)
@@ -29,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_speed_is_work_over_time(quick: None, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    """With a clock that gains a second at each look of a thread, a round of all threads takes a second."""
+    """With a clock that advances a second per call of a thread, a round of all threads takes a second."""
     ticks = threading.local()
 
     def clock() -> float:
@@ -83,7 +83,7 @@ def test_a_product_that_takes_too_long_is_made_smaller(monkeypatch: pytest.Monke
 
 
 def test_a_relative_error_is_that_of_the_whole_product() -> None:
-    """Against numpy in float64, from the same matrices rounded to bf16 by hand."""
+    """Compare with numpy in float64, from the same matrices rounded to bf16 by hand."""
     left, right = matmul.operands(SMALL, torch.float32, CPU)
     assert relative_error(SMALL, torch.float32, CPU) < 1e-6
     found = relative_error(SMALL, torch.bfloat16, CPU)
@@ -94,7 +94,7 @@ def test_a_relative_error_is_that_of_the_whole_product() -> None:
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """To bf16's 8 bits, ties to even."""
+    """Round to bf16's 8 bits, ties to even."""
     bits = values.view(np.uint32).astype(np.uint64)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 

@@ -1,4 +1,4 @@
-"""The token budget from free memory: the largest power of two whose batch fits."""
+"""The token budget from free memory is the largest power of two whose batch fits."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_largest_that_fits(free: int, per_token: int, fixed: int) -> None:
 
 
 def test_what_is_free_counts_after_the_first_batch() -> None:
-    """Kernels keep workspaces: these are no longer free, and not taken again."""
+    """Kernels keep workspaces: they are no longer free, and not allocated again."""
     read: list[int] = []
 
     def taken(tokens: int, whole: bool) -> int:
@@ -71,7 +71,7 @@ def test_batches_that_seem_to_take_nothing() -> None:
 
 
 def test_a_head_does_not_hide_what_the_blocks_take() -> None:
-    """An 8B model: up to some thousand tokens the tile of logits is higher than all that the blocks hold."""
+    """As in an 8B model: up to some thousand tokens the tile of logits needs more than the blocks."""
 
     def taken(tokens: int, whole: bool) -> int:
         blocks, head = 102_000 * tokens, 328_000_000 + 16_000 * tokens
@@ -80,7 +80,7 @@ def test_a_head_does_not_hide_what_the_blocks_take() -> None:
     found = compute_budget(taken, lambda: GB)
     assert found.budget == 4096 and (found.fixed, found.per_token) == (0, 102_000)
     assert taken(4096, True) <= SHARE * GB < taken(8192, True)
-    assert compute_budget(taken, lambda: GB // 2).budget == 1024  # the tile is what has no room
+    assert compute_budget(taken, lambda: GB // 2).budget == 1024  # the tile is what does not fit
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def config(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["llama", "llama-tied", "qwen3", "gpt2", "mixtral"])
 def test_flops_are_those_that_torch_counts(family: Callable[[str], Path], name: str) -> None:
-    """One sequence, every position scored; the plain model multiplies all pairs of a query and a key."""
+    """Count one sequence with every position scored; the plain model multiplies all query-key pairs."""
     folder = family(name)
     model = plain(folder)
     model.set_attn_implementation("eager")
@@ -77,7 +77,7 @@ def test_keys_seen() -> None:
 
 
 def different(count: int = 9) -> list[Pass]:
-    """Without a common beginning."""
+    """Make passes without a shared prefix."""
     rng = np.random.default_rng(1)
     return [make_pass(rng.integers(0, VOCABULARY, n).astype(np.int32), 3) for n in rng.integers(5, 40, count)]
 

@@ -32,7 +32,7 @@ def passes(lengths: Sequence[int] = (1, 7, 40, 2, 33, 12)) -> list[Pass]:
 
 
 def twin(model: Any, pass_: Pass) -> list[float]:
-    """log p of 5, 6 and 7 after all that stands before the 5; the rest is read, too: some scalings count it."""
+    """Return log p of 5, 6 and 7 after the tokens before the 5; the rest is read too, as some scalings count it."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([pass_.ids.tolist()])).logits[0, pass_.start].double().tolist()
     total = math.log(math.fsum(math.exp(x - max(logits)) for x in logits)) + max(logits)
@@ -55,7 +55,7 @@ def read(engine: Engine, some: Sequence[Pass], nll: bool = False) -> dict[int, l
 
 @pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family_on_its_forward_path(name: str, family: Callable[[str], Path]) -> None:
-    """Soft caps, scales and biases of the head are in it."""
+    """The result includes the head's soft caps, scales and biases."""
     some, model = passes(), plain(family(name))
     engine = Engine(load(family(name)), budget=80, workers=1)
     got = read(engine, some)
@@ -92,7 +92,7 @@ def test_a_head_that_cannot_be_run_apart(family: Callable[[str], Path]) -> None:
 
 
 def test_a_head_that_is_not_the_models_own_is_not_used(family: Callable[[str], Path]) -> None:
-    """Roads without it may be true all the same."""
+    """Forward paths that do not use the head may be correct all the same."""
     loaded = load(family("llama"))
     assert loaded.reader_context.head is loaded.head is not None
     other = load(family("llama"))
@@ -159,7 +159,7 @@ def test_replies_that_one_token_cannot_tell_apart(model_dir: Path, texts: tuple[
 
 
 def test_a_tokenizer_that_knows_no_digits() -> None:
-    """Both digits are the unknown token: not to be told apart."""
+    """Both digits are the unknown token and cannot be told apart."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "How": 1, "many": 2}, unk_token="[UNK]"))
@@ -170,7 +170,7 @@ def test_a_tokenizer_that_knows_no_digits() -> None:
 
 
 def test_the_same_question_with_other_replies_is_another_pass() -> None:
-    """Its first reply stands in it."""
+    """A pass must contain the first reply."""
     specs = [PassSpec("rated", example("a"), question="q", options=o) for o in (("1", "2"), ("2", "1"), ("1", "3"))]
     ids = [spec.dialogue.id for spec in specs]
     assert ids[0] == ids[2] != ids[1]

@@ -31,7 +31,7 @@ def random_rows(lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[npt.NDA
 
 
 def twin(model: Any, ids: npt.NDArray[np.int32], pooling: str = "mean") -> npt.NDArray[np.float64]:
-    """Token by token in float64, from the hidden states that the model's own forward gives away."""
+    """Pool token by token in float64, from the hidden states of the model's own forward."""
     with torch.no_grad():
         states = model(input_ids=torch.tensor([ids.tolist()]), output_hidden_states=True).hidden_states[-1][0].double()
     if pooling == "last":
@@ -54,7 +54,7 @@ def collect(
 
 
 def off(got: dict[int, npt.NDArray[np.float32]], wanted: Sequence[npt.NDArray[np.float64]]) -> float:
-    """The largest difference of a vector, as a share of its length."""
+    """Return the largest difference of a vector, as a share of its length."""
     assert sorted(got) == list(range(len(wanted)))
     return max(float(np.linalg.norm(got[i] - row) / np.linalg.norm(row)) for i, row in enumerate(wanted))
 

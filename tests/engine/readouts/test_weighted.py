@@ -66,7 +66,7 @@ def test_every_family_on_its_forward_path(name: str, family: Callable[[str], Pat
 @pytest.mark.parametrize("nll", [False, True])
 @pytest.mark.parametrize("forward_path", ["packed", "padded", "single", "own forward"])
 def test_all_forward_paths_and_any_batch(forward_path: str, nll: bool, family: Callable[[str], Path]) -> None:
-    """With likelihoods asked for, too, the same; and the last token counts although it predicts nothing."""
+    """Reading likelihoods too changes nothing; and the last token counts although it predicts nothing."""
     loaded, some = load(family("llama")), passes()
     if forward_path != "packed":
         loaded.model.set_attn_implementation("sdpa")
@@ -81,7 +81,7 @@ def test_all_forward_paths_and_any_batch(forward_path: str, nll: bool, family: C
 
 
 def test_a_common_beginning_that_is_read_once_counts_in_each(family: Callable[[str], Path]) -> None:
-    """Many sequences that share 40 tokens: the pack reads these once."""
+    """Many sequences that share 40 tokens, which the pack reads once."""
     rng = np.random.default_rng(1)
     shared = rng.integers(0, VOCABULARY, 40)
     rows = [np.concatenate([shared, rng.integers(0, VOCABULARY, 5 + i)]).astype(np.int32) for i in range(6)]

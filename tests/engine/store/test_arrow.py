@@ -1,4 +1,4 @@
-"""Tables made without Python values."""
+"""Arrow tables are made without Python values."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Keys are found where a dictionary would find them."""
+"""The key index finds what a dictionary would."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Answers on disk: what goes in comes out, whole or not at all, and never somebody else's."""
+"""Answers on disk come back as stored, whole or not at all, and never for another key."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_any_answers_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, answers: dict[bytes, tuple[list[float], int]], cuts: int
 ) -> None:
-    """Keys of any bytes (trailing NULs too), in several parts; a resumed run reads what a straight one has."""
+    """Keys of any bytes (trailing NULs too), in several parts; a resumed run reads what an uninterrupted one has."""
     folder = tmp_path_factory.mktemp("run")
     store = Store(folder, TOKENS, NAME)
     rows = [(k, row(*nll, start=start)) for k, (nll, start) in answers.items()]
@@ -188,7 +188,7 @@ def test_nobody_meets_anothers_answer(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_part_of_anothers_folder_is_refused(tmp_path: Path) -> None:
-    """Keys are token ids: copied here by hand, the other model's answers would be found under them."""
+    """Keys hash token ids only: in the same folder another model's answers would be found."""
     other = answers_name("other", "fp32", 1)
     for name, value in ((NAME, 1.0), (other, 2.0)):
         store = Store(tmp_path, NLL, name)
@@ -251,7 +251,7 @@ def test_a_full_disk_is_said_and_earlier_parts_stay(
     assert caught.value.hint is not None and "what was written before stays" in caught.value.hint
     assert [path.name for path in store.folder.iterdir()] == [name_of(1, parts(tmp_path)[0])]
     assert set(Store(tmp_path, NLL, NAME).get([key(1), key(2)])) == {key(1)}
-    store.flush()  # there is room again: nothing was lost
+    store.flush()  # there is space again: nothing was lost
     assert set(Store(tmp_path, NLL, NAME).get([key(1), key(2)])) == {key(1), key(2)}
 
 
@@ -260,7 +260,7 @@ def rows_of(table: pa.Table) -> Iterable[dict[str, Any]]:
 
 
 def test_what_a_part_holds(tmp_path: Path) -> None:
-    """Docs and people read these files: a key of 16 bytes, float64 sums, and the tokens where asked for."""
+    """The documented file format: a key of 16 bytes, float64 sums, and the tokens if requested."""
     store = Store(tmp_path, TOKENS, NAME)
     store.put([(key(1), row(0.5, 0.25))])
     store.flush()
@@ -270,7 +270,7 @@ def test_what_a_part_holds(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_answers_leave_memory_once_they_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty bytes an answer stay, where they lie; written or read, ours or pyarrow's, all come back the same."""
+    """Twenty bytes per answer stay in memory, whether written or read; all answers come back equal."""
     monkeypatch.setattr("tithe.engine.store.store.MOST_UNWRITTEN", 100 * 500)
     store = Store(tmp_path, NLL, NAME)
     tracemalloc.start()
@@ -309,7 +309,7 @@ def test_parts_of_lists_are_held_for_a_while_and_read_again(tmp_path: Path, monk
 
 @pytest.mark.parametrize("readout", [NLL, TOKENS], ids=lambda one: one.name)
 def test_a_flipped_bit_never_gives_another_answer(tmp_path: Path, readout: Any) -> None:
-    """Every bit of a part: it is named, and nothing of it is used."""
+    """Any flipped bit of a part is an error that names it, and nothing of it is used."""
     store = Store(tmp_path, readout, NAME)
     store.put([(key(i), row(0.5 + i, 1.25)) for i in range(3)])
     store.flush()
@@ -329,7 +329,7 @@ def test_a_flipped_bit_never_gives_another_answer(tmp_path: Path, readout: Any) 
 
 @pytest.mark.parametrize("readout", [NLL, TOKENS], ids=lambda one: one.name)
 def test_parts_without_a_checksum_in_their_name_are_read(tmp_path: Path, readout: Any) -> None:
-    """As earlier versions wrote them; what is added stands behind them."""
+    """Parts of earlier versions are read; new ones are added after them."""
     store = Store(tmp_path, readout, NAME)
     store.put([(key(1), row(0.5))])
     store.flush()

@@ -1,4 +1,4 @@
-"""A child ends with the process that started it, however that one ended."""
+"""A child process ends with its parent, however the parent ended."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_parent_that_died_before_it_was_looked_at() -> None:
     "module", ["tithe.lab.experiment.worker", "tithe.runners.tokeniser", "tithe.engine.workers.worker_main"]
 )
 def test_every_child_looks(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each ends at once where its parent is not there, though its input stays open."""
+    """Each child ends at once if its parent is gone, though its input stays open."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     ours, theirs = os.pipe()

@@ -1,4 +1,4 @@
-"""Several processes read what one reads, to the last bit; and what ends one of them ends in a sentence."""
+"""Several processes read what one reads, to the last bit; if one of them ends, the error says so in a sentence."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def passes(n: int = 60) -> list[Pass]:
 
 
 def small_head() -> ProbeHead:
-    """Of the tiny model's three hidden states of 32 numbers."""
+    """Make a head for the tiny model's three hidden states of 32 numbers."""
     return ProbeHead(torch.arange(64.0).reshape(2, 32) / 64, torch.tensor(0.5), (1, 2), 3, 32)
 
 
@@ -76,7 +76,7 @@ def read(engine: Engine, rows: Sequence[Pass], readouts: Sequence[Readout]) -> l
 
 
 def ready(engine: MultiDeviceEngine) -> Sequence[WorkerProcess]:
-    """Both processes, when both have loaded the model."""
+    """Wait until both processes have loaded the model, and return them."""
     for _ in range(3000):
         read(engine, passes(), [NLL])
         if all(one.loaded for one in engine.processes):
@@ -147,7 +147,7 @@ def test_what_cannot_be_sent_is_read_here(several: MultiDeviceEngine) -> None:
 
 
 class Breaks(Weighted):
-    """A readout that does not come back from a process."""
+    """A readout whose answers cannot be sent back from a process."""
 
     name = "breaks"
 

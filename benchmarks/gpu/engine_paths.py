@@ -1,4 +1,4 @@
-"""The engine on a model that was made in memory, and its packed road with other attention or compiled parts."""
+"""Run the engine on a model made in memory, on a given forward path, with other attention or compiled parts."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from tithe.records import Pass, Problem
 
 
 def load(model: Any, name: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """As from a folder: probed, on the first road that is true."""
+    """Wrap a model as if it were loaded from a folder, on the first forward path that is correct."""
     loaded = LoadedModel(ModelSource(name, Path(name)), model, device, dtype, fingerprint="random weights")
     choose_forward_path(loaded)
     return loaded
 
 
 def packed(loaded: LoadedModel, attend: Varlen | None) -> LoadedModel:
-    """The same model on the packed road, whatever the probe took; without `attend` one call a segment."""
+    """Return the model on the packed path, whichever was chosen; without `attend` with one call per segment."""
     attention.register()
     head = loaded.head or OutputHead(loaded.model)
     return replace(loaded, forward_path="packed", implementation=attention.PACKED, head=head, attend=attend)
 
 
 def padded(loaded: LoadedModel) -> LoadedModel:
-    """The same model in padded rows."""
+    """Return the model on the padded path."""
     head = loaded.head or OutputHead(loaded.model)
     return replace(loaded, forward_path="padded", implementation="sdpa", head=head, attend=None)
 
 
 def shared(batch: Batch) -> list[int]:
-    """Of each pass of a batch how many of its tokens are read in another one."""
+    """Return, for each pass of a batch, how many of its tokens are read in another pass."""
     return [0 if one is None else one.tokens for one in batch.after or [None] * len(batch.index)]
 
 
 def run_engine(
     loaded: LoadedModel, passes: Sequence[Pass], budget: int, until: float, *, compiled: bool = False
 ) -> tuple[dict[int, np.ndarray], list[int], dict[str, Any]]:
-    """Token NLLs by pass, tokens of each pass that were read in another, and notes; it stops where time is up."""
+    """Read passes until time is up; return NLLs by pass, tokens of each pass read in another, and notes."""
     engine = Engine(loaded, budget=budget, compiled=compiled)
     batches = engine.batches(passes)
     found, common, problems = dict[int, np.ndarray](), [0] * len(passes), 0
@@ -68,7 +68,7 @@ def run_engine(
 
 
 class InTime(list[Batch]):
-    """Batches until time is up, the first one always: what an engine begins ahead is then counted as well."""
+    """Batches until time is up, at least one; a batch that the engine starts ahead is counted too."""
 
     def __init__(self, batches: Sequence[Batch], until: float) -> None:
         super().__init__(batches)
@@ -82,5 +82,5 @@ class InTime(list[Batch]):
 
 
 def compiled_parts(loaded: LoadedModel) -> Fused:
-    """What the engine compiles, not yet put in. On a CPU torch traces it and compiles nothing."""
+    """Return the parts that the engine compiles, not in use yet. On a CPU torch only traces them."""
     return Fused(loaded.model, backend="inductor" if loaded.device.type == "cuda" else "eager")
