@@ -53,7 +53,7 @@ def test_with_ifd_it_costs_three_passes_a_record(tithe: Command, small: Path, mo
     planned = tithe.ok("plan", small, "--model", model_dir, "--scorer", "ifd,miwv", "--json")
     assert planned.json["counts"]["passes"] == {"given": 60, "alone": 60, "shown": 60}
     assert planned.json["counts"]["passes_asked"] == 240
-    assert planned.json["estimated"] is True and "drawn by chance" in planned.err
+    assert planned.json["estimated"] is True and "drawn at random" in planned.err
     run = tmp_path / "run"
     done = tithe.ok("score", small, "--model", model_dir, *FIXED, "--scorer", "ifd,miwv", "--run-dir", run, "--json")
     assert done.json["work"]["passes_computed"] == sum(done.json["counts"]["passes"].values()) == 180
