@@ -26,6 +26,7 @@ def cpu_cores() -> int:
     A container with a CPU-time quota sees all cores of its host, but with one thread for each of them all threads would
     be throttled together most of the time.
     """
+    # Not all systems have affinity masks.
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([there, *(math.ceil(quota) for quota in quotas())]))
 

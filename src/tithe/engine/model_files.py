@@ -140,6 +140,7 @@ def tensors_of(file: Path) -> Tensors:
     with foreign(ModelError, f"`{file}` is not a safetensors file", AGAIN, told=first_line):
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
+            # The length of a damaged file may be anything; never read more than the format allows.
             header = loads(stream.read(min(length, MOST_HEADER)).decode())
         found = {key: (str(one["dtype"]), tuple(one["shape"])) for key, one in header.items() if key != "__metadata__"}
         if not all(isinstance(size, int) for _, shape in found.values() for size in shape):
@@ -154,7 +155,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
         ModelError: it is ambiguous which files they are, or one is missing.
     """
     single, index = folder / SINGLE, folder / INDEX
-    if single.is_file():
+    if single.is_file():  # transformers prefers it to an index
         files = [single]
     elif index.is_file():
         files = sorted({folder / file for file in read_index(index, name).values()})
