@@ -88,7 +88,7 @@ def device_map(source: ModelSource, dtype: torch.dtype, available: Limits, trust
     """
     if find_spec("accelerate") is None:
         raise MissingExtraError(
-            f"model `{source.name}` is to be spread over several devices, for which the package `accelerate` is needed",
+            f"spreading model `{source.name}` over several devices needs the package `accelerate`",
             hint=install_hint("large"),
         )
     if source.adapter is not None:

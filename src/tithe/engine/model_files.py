@@ -198,14 +198,14 @@ def tensors_in(folder: Path, name: str) -> Tensors:
         if index is not None:
             for tensor in here:
                 if index.get(tensor) != file.name:
-                    place = f"looks for it in `{index[tensor]}`" if tensor in index else "does not name it"
+                    place = f"says it is in `{index[tensor]}`" if tensor in index else "does not name it"
                     raise ModelError(
                         f"`{file.name}` of `{name}` holds the tensor `{tensor}`, and `{INDEX}` {place}", hint=AGAIN
                     )
             lost = next((tensor for tensor, place in index.items() if place == file.name and tensor not in here), None)
             if lost is not None:
                 raise ModelError(
-                    f"`{INDEX}` of `{name}` looks for the tensor `{lost}` in `{file.name}`, and it is not there",
+                    f"`{INDEX}` of `{name}` says that the tensor `{lost}` is in `{file.name}`, but it is not",
                     hint=AGAIN,
                 )
         found |= here
