@@ -379,13 +379,13 @@ def test_index_and_files_have_to_agree(folder: Path, fault: str) -> None:
         wanted = f"`{INDEX}` of `{folder}` names `{SHARDS[1]}`, and there is no such file"
     elif fault == "twice":
         put(folder, first | {one: second[one] * 2}, SHARDS[0])
-        wanted = f"`{SHARDS[0]}` of `{folder}` holds the tensor `{one}`, and `{INDEX}` looks for it in `{SHARDS[1]}`"
+        wanted = f"`{SHARDS[0]}` of `{folder}` holds the tensor `{one}`, and `{INDEX}` says it is in `{SHARDS[1]}`"
     elif fault == "not named":
         put(folder, first | {"foo": torch.ones(2)}, SHARDS[0])
         wanted = f"holds the tensor `foo`, and `{INDEX}` does not name it"
     elif fault == "lost":
         write_index(folder, places | {"foo": SHARDS[0]})
-        wanted = f"looks for the tensor `foo` in `{SHARDS[0]}`, and it is not there"
+        wanted = f"says that the tensor `foo` is in `{SHARDS[0]}`, but it is not"
     elif fault == "a third":
         put(folder, {"foo": torch.ones(2)}, "model-00003-of-00003.safetensors")
         wanted = f"holds `model-00003-of-00003.safetensors`, and `{INDEX}` does not name it"

@@ -70,7 +70,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def multiplies_fp8(device: torch.device) -> bool:
     """Tell whether the device has e4m3 units, as NVIDIA's GPUs do from Ada and Hopper on."""
-    if device.type != "cuda" or torch.version.hip is not None:
+    if device.type != "cuda" or torch.version.hip is not None:  # AMD's units may use another e4m3 format
         return False
     return torch.cuda.get_device_capability(device) >= CAPABILITY
 
@@ -108,7 +108,7 @@ def choose_devices(wanted: str) -> tuple[torch.device, ...]:
         return (choose_device(names[0]),)
     if not set(names).isdisjoint({"auto", ALL, ""}):
         raise SettingsError(f"`{wanted}` is no list of devices", hint=HOW)
-    found = tuple(map(with_index, names))
+    found = tuple(map(with_index, names))  # with indices, so that `cuda` and `cuda:0` count as the same device
     demand_alike(found, wanted)
     return found
 
@@ -128,6 +128,7 @@ def demand_alike(devices: tuple[torch.device, ...], wanted: str) -> None:
             "scores would change from run to run",
             hint="name devices of one kind",
         )
+    # Several processes on one GPU would compete for its memory; on a CPU they share the cores.
     twice = [str(device) for i, device in enumerate(devices) if device in devices[:i]]
     if twice and kinds != ["cpu"]:
         raise SettingsError(f"`{wanted}` names `{twice[0]}` twice", hint="one process a GPU; name each once")

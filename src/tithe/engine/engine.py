@@ -93,7 +93,7 @@ class Engine:
             fuse(self.model)
         self.cores = self.cores or cpu_cores()
         if self.model.device.type == "cpu":
-            if not self.model.thread_safe:
+            if not self.model.thread_safe:  # passes would read each other's state
                 self.workers = 1
             gated = gated_sizes(self.model) if self.model.forward_path == "packed" else None
             self.layout = choose_layout(
@@ -104,6 +104,7 @@ class Engine:
                 tokens=self.budget,
                 most=threads_allowed(),
             )
+            # What the user gave is in the layout unchanged.
             self.workers, self.threads, self.budget = self.layout.workers, self.layout.threads, self.layout.tokens
         elif not self.budget:
             self.memory_budget = find_memory_budget(self.model, self.most)
@@ -211,7 +212,7 @@ class Engine:
                 while True:
                     for batch in waiting:
                         under_way[pool.submit(self.read_batch, passes, batch, asked)] = batch
-                        if len(under_way) > self.workers:
+                        if len(under_way) > self.workers:  # one batch is queued, so that no worker waits
                             break
                     if not under_way:
                         break
@@ -268,17 +269,18 @@ class Engine:
         A GPU allocates when work is queued, so an out-of-memory error is raised here and not while waiting.
         """
         tokens, single = batch.tokens(passes), len(batch.index) == 1
-        if single or tokens < self.smallest_failed:
+        if single or tokens < self.smallest_failed:  # a single pass cannot be halved, so it is always tried
             some = [passes[i] for i in batch.index], [asked[i] for i in batch.index]
             results = unless_out_of_memory(lambda: self.run_forward(*some, batch.after), self.model.device)
             if results is not None:
-                if self.model.device.type == "cpu":
+                if self.model.device.type == "cpu":  # the batch is done, and its memory free
                     trim_heap()
                 return results
             if single:
                 return lambda: [OUT_OF_MEMORY]
             self.halved += 1
             self.smallest_failed = min(self.smallest_failed, tokens)
+        # Halves are waited for at once, as memory is short.
         halves = [result for half in batch.halves() for result in self.read_batch(passes, half, asked)]
         return lambda: halves
 
@@ -293,6 +295,7 @@ class Engine:
             taps = make_taps(passes, asked, reading)
             wanted = ReadRequest(likelihoods, taps, self.model.layers)
             coming = self.model.start_reading(self.model.forward_path, passes, after, wanted)
+            # Readers queue their work on the device now, before the next batch is given to it.
             made = {tap.readout.name: tap.results(dtype_name(self.model.dtype)) for tap in taps}
 
         def wait() -> list[PassResult | Problem]:

@@ -158,12 +158,12 @@ class AnswerGenerator:
         """Call the model's `generate` on left-padded rows."""
         ids, mask = padded([one.ids for one in wanted], self.pad)
         demand_known_ids(self.model.source.name, int(ids.max(initial=0)), self.model.vocabulary)
-        self.model.forget()
+        self.model.forget()  # rotary scalings must not depend on prompts read before
         with torch.inference_mode():
             return self.model.model.generate(
                 input_ids=torch.from_numpy(ids).to(self.model.device),
                 attention_mask=torch.from_numpy(mask).to(self.model.device),
-                do_sample=False,
+                do_sample=False,  # greedy, also when sampling: `SeededDraw` leaves one token to choose
                 num_beams=1,
                 eos_token_id=sorted(self.stops) or None,
                 pad_token_id=self.pad,
@@ -307,9 +307,10 @@ def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
     """
     if top_p >= 1:
         return probabilities
+    # All rows sort together only if one needs it: mostly the first 256 tokens hold top_p of the probability.
     ranked = probabilities.topk(min(FIRST, probabilities.shape[-1]), dim=-1).values
     if bool((ranked.sum(-1) < top_p).any()):
         ranked = probabilities.sort(dim=-1, descending=True).values
-    before = ranked.cumsum(-1) - ranked
+    before = ranked.cumsum(-1) - ranked  # probability of all likelier tokens: (rows, tokens)
     least = ranked.masked_fill(before >= top_p, float("inf")).amin(-1, keepdim=True)
     return probabilities.masked_fill(probabilities < least, 0.0)

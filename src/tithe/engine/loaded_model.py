@@ -109,7 +109,7 @@ class LoadedModel:
     def start_on(
         self, forward_path: str, passes: Sequence[Pass], after: Sequence[SharedPrefix | None], wanted: ReadRequest
     ) -> PendingNlls:
-        if self.single_above is not None:
+        if self.single_above is not None:  # a long sequence read before may have left another rotary scaling
             self.forget()
         with on_device(self.device), torch.inference_mode():
             if forward_path == "single" or self.head is None:
@@ -137,8 +137,10 @@ class LoadedModel:
     def forget(self) -> None:
         """Reset rotary embeddings to their state after loading: some scalings change as they read."""
         if not self.untouched:
+            # transformers' rotary embeddings keep the longest length they met in this attribute.
             parts = [part for part in self.model.modules() if hasattr(part, "max_seq_len_cached")]
             self.untouched = [(part, {**vars(part), "_buffers": dict(part._buffers)}) for part in parts]
         for part, state in self.untouched:
+            # All attributes, and a copy of the buffers' dict, as reading replaces tensors in it.
             vars(part).clear()
             vars(part).update({**state, "_buffers": dict(state["_buffers"])})

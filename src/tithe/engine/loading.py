@@ -88,7 +88,7 @@ def device_map(source: ModelSource, dtype: torch.dtype, available: Limits, trust
     """
     if find_spec("accelerate") is None:
         raise MissingExtraError(
-            f"model `{source.name}` is to be spread over several devices, for which the package `accelerate` is needed",
+            f"spreading model `{source.name}` over several devices needs the package `accelerate`",
             hint=install_hint("large"),
         )
     if source.adapter is not None:
@@ -254,6 +254,7 @@ def demand_same_tensors(source: ModelSource, model: Any, info: Mapping[str, Any]
         )
     if "quantization_config" in source.config:
         return
+    # Integer weights without a quantisation config would be cast to floats, without their scales.
     weights = dict(model.named_parameters())
     coded = sorted(name for name, (kind, _) in tensors.items() if kind not in FLOATS and name in weights)
     if coded:
@@ -283,6 +284,7 @@ def rotary_limit(config: Any) -> int | None:
     kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
     if not any(part.get("rope_type", part.get("type")) in ("dynamic", "longrope") for part in kinds):
         return None
+    # The lengths at which a scaling may switch; the smallest one is safe for all.
     limits = [part.get("original_max_position_embeddings") for part in kinds]
     limits += [getattr(config, name, None) for name in ("original_max_position_embeddings", "max_position_embeddings")]
     return min(int(limit) for limit in limits if limit)
@@ -303,6 +305,7 @@ def merged(model: Any, source: ModelSource) -> Any:
         warnings.filterwarnings("ignore", message="Model (with|has) `tie_word_embeddings=True`")  # see `untie`
         warnings.filterwarnings("error", message="Found missing adapter keys")  # they would stay untrained
         mapping = getattr(model, "_checkpoint_conversion_mapping", {})
+        # Loaded twice: only `load_adapter` reports which of the adapter's tensors found no place.
         both: Any = PeftModel.from_pretrained(model, folder, use_safetensors=True)
         surplus = both.load_adapter(folder, "default", key_mapping=mapping, use_safetensors=True).unexpected_keys
         if surplus:  # PEFT ignores them silently

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tithe.data.lines import parse_json
+from tithe.data.lines import loads
 from tithe.errors import ModelError
 from tithe.foreign import foreign, special_kind
 
@@ -104,7 +104,7 @@ def read_object(path: Path, whose: str) -> dict[str, Any]:
         ModelError: the file cannot be read, or does not hold an object.
     """
     with foreign(ModelError, f"cannot read `{path.name}` of {whose}", AGAIN):
-        found = parse_json(path.read_text(encoding="utf-8"))
+        found = loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise ModelError(f"`{path.name}` of {whose} holds no JSON object", hint=AGAIN)
     return found
@@ -140,7 +140,8 @@ def tensors_of(file: Path) -> Tensors:
     with foreign(ModelError, f"`{file}` is not a safetensors file", AGAIN, told=first_line):
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = parse_json(stream.read(min(length, MOST_HEADER)).decode())
+            # The length of a damaged file may be anything; never read more than the format allows.
+            header = loads(stream.read(min(length, MOST_HEADER)).decode())
         found = {key: (str(one["dtype"]), tuple(one["shape"])) for key, one in header.items() if key != "__metadata__"}
         if not all(isinstance(size, int) for _, shape in found.values() for size in shape):
             raise ValueError("a shape is not a list of numbers")
@@ -154,7 +155,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
         ModelError: it is ambiguous which files they are, or one is missing.
     """
     single, index = folder / SINGLE, folder / INDEX
-    if single.is_file():
+    if single.is_file():  # transformers prefers it to an index
         files = [single]
     elif index.is_file():
         files = sorted({folder / file for file in read_index(index, name).values()})
@@ -197,14 +198,14 @@ def tensors_in(folder: Path, name: str) -> Tensors:
         if index is not None:
             for tensor in here:
                 if index.get(tensor) != file.name:
-                    place = f"looks for it in `{index[tensor]}`" if tensor in index else "does not name it"
+                    place = f"says it is in `{index[tensor]}`" if tensor in index else "does not name it"
                     raise ModelError(
                         f"`{file.name}` of `{name}` holds the tensor `{tensor}`, and `{INDEX}` {place}", hint=AGAIN
                     )
             lost = next((tensor for tensor, place in index.items() if place == file.name and tensor not in here), None)
             if lost is not None:
                 raise ModelError(
-                    f"`{INDEX}` of `{name}` looks for the tensor `{lost}` in `{file.name}`, and it is not there",
+                    f"`{INDEX}` of `{name}` says that the tensor `{lost}` is in `{file.name}`, but it is not",
                     hint=AGAIN,
                 )
         found |= here

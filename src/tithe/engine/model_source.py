@@ -87,7 +87,7 @@ def find_model(name: str, *, weights: bool = True) -> ModelSource:
         raise ModelError(f"model `{name}` is a GGUF file, and those are not read", hint=NOT_GGUF)
     if is_file:
         raise ModelError(f"model `{name}` is a file", hint="give the folder that holds `config.json`")
-    if name in BUNDLED:
+    if name in BUNDLED:  # its folder is missing; the hub must not be asked for a model of that name
         raise ModelError(f"the bundled model `{name}` is not in `{path.parent}`", hint="install tithe again")
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise ModelError(f"no model folder `{name}`", hint=suggestion(path))
@@ -240,6 +240,7 @@ def fingerprint(source: ModelSource) -> str:
     They do not depend on where the model is stored.
     """
     digest = hashlib.blake2b(digest_size=8)
+    # These two keys change when a model is saved again, and do not affect its numbers.
     config = {k: v for k, v in source.config.items() if k not in ("_name_or_path", "transformers_version")}
     digest.update(json.dumps(config, sort_keys=True).encode())
     files = [*source.weights, *sorted(source.folder.glob("*.py"))]

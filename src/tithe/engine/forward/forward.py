@@ -97,7 +97,7 @@ def packed(
     for pass_, length, one in zip_longest(passes, read, after):
         row.add(pass_.ids[:length], one)
     if device.type == "cpu":
-        row.even(PACK_EVEN)
+        row.even(PACK_EVEN)  # after all passes: the filler must not shift their places
     wanted.place(row.where, device)
     with segments(Cuts(row.lengths, row.before, device), attend):
         hidden = backbone_states(
@@ -207,9 +207,9 @@ def padded(
     wanted = wanted or ReadRequest.likelihoods(passes)
     read = [pass_.ids[: wanted.length(i, pass_)].astype(np.int64) for i, pass_ in enumerate(passes)]
     width = max(map(len, read))
-    ids = np.stack([np.pad(row, (0, width - len(row))) for row in read])
+    ids = np.stack([np.pad(row, (0, width - len(row))) for row in read])  # (passes, width)
     mask = np.stack([np.arange(width) < len(row) for row in read]).astype(np.int64)
-    where = [np.arange(len(row)) + i * width for i, row in enumerate(read)]
+    where = [np.arange(len(row)) + i * width for i, row in enumerate(read)]  # places in the flattened rows
     wanted.place(where, device)
     # A mask of ones is left out, so that fused causal kernels can run.
     given = None if mask.all() else to_device(mask, device)
@@ -224,7 +224,7 @@ def backbone_states(head: OutputHead, wanted: ReadRequest, **inputs: torch.Tenso
     with wanted.handing():
         more = {"output_hidden_states": True} if together else {}
         out = head.backbone(**inputs, use_cache=False, **more)
-    last: torch.Tensor = out[0]
+    last: torch.Tensor = out[0]  # (rows, tokens, dim), after the final norm
     if layers is not None:
         for layer, states in enumerate(out.hidden_states[:-1] if together else ()):
             wanted.hand(layer, states)
@@ -240,6 +240,7 @@ def through_head(
     if not sum(lengths):
         return lambda: [NO_NLL for _ in lengths]
     at, ids = (to_device(joined(parts), hidden.device) for parts in (places, targets))
+    # Only states that predict a response token go through the head: (scored, dim) -> (scored,)
     values = start_fetch(head.nll(hidden[at], ids).float())
     return lambda: cut(values(), lengths)
 

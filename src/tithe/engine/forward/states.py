@@ -129,6 +129,7 @@ class Tap:
         if self.broken is None:
             self.broken = torch.full((len(rows),), ALL_GOOD, device=rows.device)
         odd = ~torch.isfinite(rows.sum(dim=1, dtype=torch.float32))  # (tokens,): a sum keeps inf and NaN
+        # The first broken layer stays: later ones only inherit it.
         self.broken.masked_fill_(odd & (self.broken == ALL_GOOD), layer)
         self.reader.take(layer, rows)
 
@@ -213,6 +214,7 @@ class Layers:
         own, logits = self._own(loaded)
         self.count = len(own)
         self.head_true = self._head_true(loaded, own[-1][0], logits[0])
+        # Models may have several lists of modules of that length; the first whose hooks prove right is kept.
         self.hooked = any(self._hang(loaded, blocks, own) for blocks in lists_of_blocks(loaded.model, self.count - 1))
 
     @contextmanager

@@ -31,7 +31,7 @@ def chosen_layers(which: LayerChoice, count: int) -> tuple[int, ...]:
     """
     if which not in get_args(LayerChoice):
         raise SettingsError(f"no choice of layers `{which}`", hint=did_you_mean(which, get_args(LayerChoice)))
-    third = count // 3
+    third = count // 3  # states of the front and the middle third
     if third == 0 and which not in ("all", "last"):
         raise SettingsError(f"{count} hidden states have no `{which}` third", hint="take `all` or `last`")
     begin, end = {
@@ -112,11 +112,12 @@ class LayerOrderCheck:
     """A check that a reader gets every layer once and in order, with as many rows as there are tokens."""
 
     def __init__(self, layers: Sequence[int], width: int, lengths: Sequence[int]) -> None:
+        # A mean or maximum over no tokens would be NaN or -inf without a reason.
         empty = [place for place, tokens in enumerate(lengths) if tokens < 1]
         if empty:
             raise DataError(f"response {empty[0] + 1} of {len(lengths)} has no token, so no hidden state")
         self.shape = (sum(lengths), width)
-        self.left = list(layers)
+        self.left = list(layers)  # layers still to come
 
     def step(self, layer: int, rows: torch.Tensor) -> None:
         assert self.left and layer == self.left[0], f"layer {layer}, but {self.left[:1]} is next"

@@ -75,7 +75,7 @@ class HeadCard:
     def fingerprint(self) -> str:
         """Return 16 hex digits for all that affects scores: the weights' bytes, the states read, and the rendering."""
         assert self.weights != "", "not written yet"
-        model = {name: self.model[name] for name in ("fingerprint", "dtype")}
+        model = {name: self.model[name] for name in ("fingerprint", "dtype")}  # its name may change
         parts = [self.kind, self.layers, self.count, self.width, model, self.rendering, self.weights, MEANING]
         text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -107,6 +107,7 @@ def parse_card(raw: bytes, path: Path) -> HeadCard:
         found = unseal(found, demanded=is_number(version) and version > 1)
     except ValueError as error:
         raise ModelError(f"`{path}` is damaged: {error}", hint="copy it again, or train anew") from None
+    # After the checksum: what is wrong now was written so, and is not a damaged file.
     wrong = next((name for name, fits in FITS.items() if not fits(found.get(name))), None)
     if wrong is not None:
         raise ModelError(f"`{wrong}` in `{path}` is {shown(found, wrong)}, it must be {WANTED[wrong]}", hint=HINT)
@@ -182,7 +183,7 @@ def save_head(folder: Path, head: StateHead, card: HeadCard, *, overwrite: bool 
     assert (card.kind, card.layers, card.count, card.width) == (head.kind, head.layers, head.count, head.width)
     for name in (CARD, WEIGHTS):
         check_writable(folder / name, overwrite)
-    raw = save(head.weights())
+    raw = save(head.weights())  # serialised in memory first, as the card needs the checksum
     written = replace(card, weights=hashlib.sha256(raw).hexdigest())
     text = written.to_json()
     with suppress(FileNotFoundError):

@@ -94,7 +94,7 @@ def take_fp8(
     before, tried = means(loaded, sample, budget), means(loaded, trial, budget)
     held = hold_in_fp8(loaded)
     if compiled:
-        plain = distance(loaded, trial, tried, budget).mean
+        plain = distance(loaded, trial, tried, budget).mean  # fp8 without compiled parts
 
         def wrong() -> str | None:
             off = distance(loaded, trial, tried, budget).mean
@@ -127,7 +127,7 @@ def distance(loaded: LoadedModel, sample: Sequence[Pass], before: Means, budget:
         raise ModelError(
             f"`{loaded.source.name}` cannot be read in fp8: {first_line(error)}", hint="`--dtype bf16`"
         ) from error
-    there = np.isfinite(before)
+    there = np.isfinite(before)  # passes that bf16 cannot read either are left out
     lost = there & ~np.isfinite(after)
     if lost.any():
         raise ModelError(

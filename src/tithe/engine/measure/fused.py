@@ -166,6 +166,7 @@ def with_compiled_rotary(forward: Callable[..., Any], compiled: Callable[..., An
     assert isinstance(forward, FunctionType)
     name = rotary_name(forward)
     assert name is not None
+    # Replacing the function in its module would change all models of that class.
     known = {**forward.__globals__, name: compiled(forward.__globals__[name])}
     copied = FunctionType(forward.__code__, known, forward.__name__, forward.__defaults__, forward.__closure__)
     copied.__kwdefaults__ = forward.__kwdefaults__

@@ -85,6 +85,7 @@ def measure_machine(device: torch.device, products: Sequence[MatmulShape]) -> Ma
         products: shapes that matter to a model; one large square is added.
     """
     cores = cpu_cores()
+    # One core and all at once: shared caches and lower clocks make all of them slower than one times their number.
     counts = sorted({1, cores}) if device.type == "cpu" else [1]
     side = CPU_SQUARE if device.type == "cpu" else GPU_SQUARE
     shapes = [*dict.fromkeys([*products, MatmulShape(side, side, side)])]
@@ -115,6 +116,7 @@ def dtypes(device: torch.device) -> list[torch.dtype]:
     found = []
     for dtype in DTYPES.values():
         try:
+            # Tried, not looked up: no torch function tells whether a device has a matmul for a dtype.
             one = torch.ones(2, 2, dtype=dtype, device=device)
             torch.mm(one, one)
         except (RuntimeError, TypeError):
@@ -177,7 +179,7 @@ class Meter:
         """Wrap a call so that its seconds are added to the attribute `name`."""
 
         def timed(*given: Any, **named: Any) -> Any:
-            synchronise(self.device)
+            synchronise(self.device)  # else work queued earlier would be counted here
             began = time.perf_counter()
             try:
                 return call(*given, **named)
@@ -198,7 +200,7 @@ def keys_seen(ids: torch.Tensor, positions: torch.Tensor | None, mask: torch.Ten
     """
     if positions is not None:
         return positions + 1
-    if mask is not None:
+    if mask is not None:  # padding is on the right, so a token's position is the number of tokens up to it
         return mask.cumsum(1) * mask
     return torch.arange(1, ids.shape[1] + 1, device=ids.device).expand(ids.shape)
 
@@ -233,5 +235,5 @@ def metered(loaded: LoadedModel, *, clock: bool = False) -> Iterator[Meter]:
         hook.remove()
         for thing, method in swapped:
             del vars(thing)[method]
-    if whole and head is not None:
+    if whole and head is not None:  # the model's forward was timed as a whole
         meter.head_seconds -= meter.backbone_seconds

@@ -71,7 +71,7 @@ def measure(
     On a CPU the threads multiply at the same time, one product each, as the engine's workers do.
     """
     with torch.inference_mode(), single_threads(device):
-        once = min(seconds_of(product, dtype, device) for _ in range(2))
+        once = min(seconds_of(product, dtype, device) for _ in range(2))  # the first call warms up
         times = max(1, round(ROUND / once))
         rounds = max(ROUNDS, round(seconds / (once * times)))
         work = product.flops * times * threads
@@ -123,7 +123,7 @@ def seconds_of(product: MatmulShape, dtype: torch.dtype, device: torch.device) -
 
 def clocked(left: torch.Tensor, right: torch.Tensor, times: int) -> float:
     """Return the seconds that `times` products take, by the device's own clock if it has one."""
-    out = left @ right
+    out = left @ right  # warms up, and allocates the output for all rounds
     if left.device.type == "cuda":
         with on_device(left.device):  # events are recorded on the current one
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]

@@ -58,6 +58,7 @@ def model_shape(source: ModelSource) -> ModelShape:
     vocabulary = size(config, "vocab_size")
     if source.weights:
         shapes = [shape for _, shape in tensors_in(source.folder, source.name).values()]
+        # Embedding and output head are recognised by their shape, as their names differ between models.
         wide = [shape for shape in shapes if len(shape) == 2 and shape[0] == vocabulary and shape[1] == width]
         return ModelShape(sum(map(prod, shapes)), sum(map(prod, wide)), vocabulary * width, exact=True)
     layers = size(config, "num_hidden_layers", "n_layer")
@@ -65,7 +66,7 @@ def model_shape(source: ModelSource) -> ModelShape:
     heads = size(config, "num_attention_heads", "n_head", default=1)  # recurrent models have none
     head_width = size(config, "head_dim", default=width // heads)
     key_heads = size(config, "num_key_value_heads", default=heads)
-    attention = 2 * width * head_width * (heads + key_heads)
+    attention = 2 * width * head_width * (heads + key_heads)  # q and o have `heads`, k and v `key_heads`
     tables = vocabulary * width * (1 if config.get("tie_word_embeddings") else 2)
     return ModelShape(layers * (attention + 3 * width * inner) + tables, tables, vocabulary * width, exact=False)
 
@@ -90,12 +91,12 @@ def windows(config: Mapping[str, Any]) -> Counter[Window]:
     config = config.get("text_config") or config
     layers = config.get("num_hidden_layers") or config.get("n_layer") or config.get("num_layers") or 0
     window = config.get("sliding_window") or None
-    kinds = config.get("layer_types")
+    kinds = config.get("layer_types")  # newer configs name each layer's kind
     if kinds:
         return Counter(window if kind in LOCAL else None for kind in kinds if kind in LOCAL + FULL)
     if not heads(config):
         return Counter()
-    if config.get("use_sliding_window") is False:
+    if config.get("use_sliding_window") is False:  # Qwen2's config has a window that it does not use
         window = None
     return Counter({window: int(layers)})
 

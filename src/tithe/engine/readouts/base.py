@@ -138,6 +138,7 @@ class NllReadout(Readout):
     }
 
     def read(self, view: View) -> dict[str, Any]:
+        # Without a prompt the first response token has no context: the first NLL is then the second token's.
         scored = view.pass_.start > 0 and len(view.nll) > 0
         return {
             "total": float(view.nll.sum(dtype=np.float64)),
@@ -174,7 +175,7 @@ class NllTokensReadout(NllReadout):
 def nll_of(tokens: int, mean: float, first: bool) -> Nll:
     """Return fabricated likelihoods as the engine gives them: without context the first token is not scored."""
     per_token = np.full(tokens, mean, dtype=np.float32)
-    per_token[::2] *= np.float32(0.5)
+    per_token[::2] *= np.float32(0.5)  # so that tokens differ, as in real answers
     scored = per_token if first else per_token[1:]
     opening = float(per_token[0]) if first and tokens else math.nan
     return Nll(float(scored.sum(dtype=np.float64)), len(scored), opening, scored)

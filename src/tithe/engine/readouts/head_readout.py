@@ -140,6 +140,7 @@ class MarginReader:
 def check_head(readout: HeadReadout, folder: str, run: RunFacts) -> None:
     """Raise if the head belongs to another model; note if it was trained with another dtype or rendering."""
     card, name = readout.card, run.model_name
+    # By fingerprint: a model of the same name may have other weights.
     theirs = card.model["fingerprint"]
     if theirs != run.fingerprint:
         raise ModelError(

@@ -57,6 +57,7 @@ def find_replies(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, texts: 
     encoded = [encode(renderer, text) for text in texts]
     ids = [one.response for one in encoded]
     same_length = len({len(one) for one in ids}) == 1
+    # Tokens in which any two replies differ; ptp is the maximum minus the minimum over replies.
     differing = np.flatnonzero(np.ptp(np.stack(ids), axis=0)).tolist() if same_length else []
     if len(differing) != 1 or len({int(one[differing[0]]) for one in ids}) < len(ids):
         pieces = [" ".join(f"`{piece}`" for piece in tokenizer.convert_ids_to_tokens(one.tolist())) for one in ids]

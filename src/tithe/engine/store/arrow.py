@@ -40,11 +40,12 @@ def table(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Make one column from its values."""
     if pa.types.is_fixed_size_binary(kind):
+        # Arrow's layout of fixed-size values: no null bitmap, then all bytes one after another.
         assert set(map(len, values)) <= {kind.byte_width}, kind
         return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(b"".join(values))])
     if pa.types.is_list(kind):
         parts = [np.asarray(value, dtype=kind.value_type.to_pandas_dtype()) for value in values]
-        ends = np.cumsum([0, *map(len, parts)], dtype=np.int32)
+        ends = np.cumsum([0, *map(len, parts)], dtype=np.int32)  # Arrow's offsets: row i is inner[ends[i]:ends[i + 1]]
         inner = numbers(np.concatenate(parts), kind.value_type) if parts else numbers([], kind.value_type)
         return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends)], children=[inner])
     return numbers(values, kind)
@@ -76,5 +77,6 @@ def cut(chunk: pa.ListArray) -> list[npt.NDArray[Any]]:
     """Return lists of numbers as views of one array."""
     if not len(chunk):
         return []
+    # A sliced chunk shares its parent's buffers: `flatten` and `value_lengths` respect the slice, raw offsets do not.
     ends = np.cumsum(chunk.value_lengths().to_numpy())
     return np.split(chunk.flatten().to_numpy(), ends[:-1])

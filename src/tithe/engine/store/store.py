@@ -111,6 +111,7 @@ class Store:
                 f"cannot write answers to `{self.folder}`: {error.strerror or error}",
                 hint="what was written before is kept; free some space and run the same command again",
             ) from error
+        # Only now that the part is on disk are its rows indexed and dropped from memory.
         self.parts.add(part, len(self.unwritten))
         self.index.extend(as_keys(list(self.unwritten)))
         self.next_part += 1

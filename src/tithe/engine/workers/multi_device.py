@@ -80,8 +80,9 @@ class MultiDeviceEngine(Engine):
         self._names = device_names(self._places)
         self._processes: list[WorkerProcess] = []
         self._readouts: list[Readout] = []
-        self._numbers = count()
+        self._numbers = count()  # batches are numbered over all readings, so that late results are recognised
         self._local: Engine | None = None
+        # Ends the workers when this engine is collected, even if nobody called `close`.
         self._ending = weakref.finalize(self, end_all, self._processes)
         try:
             self._start(1)
@@ -93,6 +94,7 @@ class MultiDeviceEngine(Engine):
         self._loaded = loaded
         self.model = RemoteModel(source, self._places[0], loaded)
         self.budget, self.workers, self.threads = loaded.budget, loaded.workers, loaded.threads
+        # What the first worker chose is prescribed to the others: all must round alike.
         path = (loaded.forward_path, loaded.implementation)
         self._how |= {
             "forward_paths": (path if path in FORWARD_PATHS else (loaded.forward_path, None),),
@@ -134,7 +136,7 @@ class MultiDeviceEngine(Engine):
             ModelError: a worker failed or ended; all others are ended too.
         """
         self.demand_vocabulary(passes, batches)
-        if not all(readout.travels for each in asked for readout in each):
+        if not all(readout.travels for each in asked for readout in each):  # some cannot be sent to a worker
             yield from self.in_this_process().read(passes, batches, asked)
             return
         self._drop_local()
@@ -166,6 +168,7 @@ class MultiDeviceEngine(Engine):
                     break
                 out[number] = batch
                 process.teach(self._readouts)
+                # Readouts are sent once, and by their place after that: a head is large.
                 told = [tuple(places[id(readout)] for readout in asked[i]) for i in batch.index]
                 process.give(BatchWork(number, [passes[i] for i in batch.index], batch.after, told))
                 free = [one for one in free if len(one.under_way) <= (self.workers or 1)]

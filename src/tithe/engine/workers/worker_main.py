@@ -79,7 +79,9 @@ class WorkerLoop:
         """Load the model, report its facts, and return its engine."""
         model = load_model(load.source, **load.how)
         on_cpu = model.device.type == "cpu"
+        # On a CPU the processes share its cores already, so each reads one pass at a time unless told otherwise.
         workers, cores = (load.workers or 1) if on_cpu else load.workers, max(1, cpu_cores() // load.processes)
+        # With several workers batches must be small enough for each to get some.
         most = MOST if load.processes == 1 else SHARED
         engine = Engine(model, load.budget, workers, compiled=load.compiled, cores=cores, most=most)
         assert engine.budget is not None and engine.workers is not None

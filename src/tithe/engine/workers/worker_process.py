@@ -36,7 +36,7 @@ class WorkerProcess(ChildProcess):
         self.loaded: WorkerReady | None = None
         self.under_way: set[int] = set()  # numbers of batches
         self.halved = 0
-        self._learnt = 0
+        self._learnt = 0  # readouts sent so far
         super().__init__("tithe.engine.workers.worker_main")
         self.send(load)
 
@@ -49,7 +49,7 @@ class WorkerProcess(ChildProcess):
         try:
             self.channel.send(message)
         except (BrokenPipeError, ConnectionResetError):
-            while self.channel.poll():  # its last message may be the reason
+            while self.channel.poll():  # its last message may be the reason, which `receive` raises
                 self.receive()
             raise self.last_words() from None
 
