@@ -3,81 +3,34 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-MOUNTED = Path("/sys/fs/cgroup")
-OWN = Path("/proc/self/cgroup")  # lines `number:controllers:path`; for version 2 `0::path`
 FREE = 48 << 20  # free heap bytes that are left alone between two batches
 
 
 def cpu_cores() -> int:
-    """Count the cores that this process may use, rounded up.
+    """Count the cores that this process may use: by affinity, the container's CPU-time quota, and LOKY_MAX_CPU_COUNT.
 
     A container with a CPU-time quota sees all cores of its host, but with one thread for each of them all threads would
     be throttled together most of the time.
     """
-    # Not all systems have affinity masks.
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([there, *(math.ceil(quota) for quota in quotas())]))
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def threads_allowed() -> int:
     """Return how many threads one matrix product may use: OMP_NUM_THREADS if it is set, else one per core."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # further numbers are for nested regions
     return int(first) if first.isdecimal() and int(first) > 0 else cpu_cores()
-
-
-def quotas() -> Iterator[float]:
-    """Yield the quota, in cores, of each control group of this process that has one."""
-    for number, controllers, path in (line.split(":", 2) for line in lines(OWN)):
-        if number == "0" and not controllers:
-            folders, read = [MOUNTED], of_version_2
-        elif "cpu" in controllers.split(","):
-            folders, read = [MOUNTED / "cpu", MOUNTED / controllers], of_version_1
-        else:
-            continue
-        own = Path(
-            path.lstrip("/")
-        )  # the host's path if the container has no cgroup namespace, so parents are tried too
-        for folder in dict.fromkeys(folder / group for folder in folders for group in (own, *own.parents)):
-            found = read(folder)
-            if found is not None:
-                yield found
-
-
-def of_version_2(group: Path) -> float | None:
-    """Read a cgroup v2 quota: `cpu.max` holds `quota period` in microseconds, or `max period`."""
-    words = " ".join(lines(group / "cpu.max")).split()
-    return ratio(*words) if len(words) == 2 else None
-
-
-def of_version_1(group: Path) -> float | None:
-    """Read a cgroup v1 quota from its two files; -1 means no quota."""
-    quota, period = (lines(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-    return ratio(quota[0], period[0]) if quota and period else None
-
-
-def ratio(quota: str, period: str) -> float | None:
-    known = quota.isdecimal() and period.isdecimal() and int(period) > 0
-    return int(quota) / int(period) if known else None
-
-
-def lines(path: Path) -> list[str]:
-    """Return the file's lines, or none if it is missing or unreadable."""
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 def trim_heap(above: int = FREE) -> None:

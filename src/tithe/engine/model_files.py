@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tithe.data.lines import loads
+from tithe.data.lines import parse_json
 from tithe.errors import ModelError
 from tithe.foreign import foreign, special_kind
 
@@ -104,7 +104,7 @@ def read_object(path: Path, whose: str) -> dict[str, Any]:
         ModelError: the file cannot be read, or does not hold an object.
     """
     with foreign(ModelError, f"cannot read `{path.name}` of {whose}", AGAIN):
-        found = loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise ModelError(f"`{path.name}` of {whose} holds no JSON object", hint=AGAIN)
     return found
@@ -141,7 +141,7 @@ def tensors_of(file: Path) -> Tensors:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             # The length of a damaged file may be anything; never read more than the format allows.
-            header = loads(stream.read(min(length, MOST_HEADER)).decode())
+            header = parse_json(stream.read(min(length, MOST_HEADER)).decode())
         found = {key: (str(one["dtype"]), tuple(one["shape"])) for key, one in header.items() if key != "__metadata__"}
         if not all(isinstance(size, int) for _, shape in found.values() for size in shape):
             raise ValueError("a shape is not a list of numbers")
