@@ -86,7 +86,7 @@ class Engine:
     halved: int = field(default=0, init=False)
     smallest_failed: float = field(default=math.inf, init=False)
     layout: LayoutChoice | None = field(default=None, init=False)
-    room: MemoryBudget | None = field(default=None, init=False)
+    memory_budget: MemoryBudget | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.compiled and not self.model.awaits_fp8:

@@ -144,7 +144,7 @@ def test_of_a_model_that_awaits_fp8_parts_are_compiled_as_they_are_then(
         return fp8
 
     monkeypatch.setattr("tithe.engine.engine.fuse", lambda model: done.append("fuse"))
-    monkeypatch.setattr("tithe.engine.measure.fp8.take_fp8", take)
+    monkeypatch.setattr("tithe.engine.measure.fp8_error.take_fp8", take)
     loaded.awaits_fp8 = awaits
     engine = Engine(loaded, budget=100, workers=1, compiled=True, say=said.append)
     assert done == ([] if awaits else ["fuse"])
