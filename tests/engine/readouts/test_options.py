@@ -165,7 +165,7 @@ def test_a_tokenizer_that_knows_no_digits() -> None:
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "How": 1, "many": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     one = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
-    with pytest.raises(SettingsError, match="this tokenizer makes of them: `\\[UNK\\]`; `\\[UNK\\]`"):
+    with pytest.raises(SettingsError, match="this tokenizer splits them into: `\\[UNK\\]`; `\\[UNK\\]`"):
         find_replies(make_renderer(one, RenderSettings(template="plain")), one, ("1", "2"))
 
 
