@@ -22,8 +22,7 @@ import pyarrow as pa
 
 from tithe.data.checksum import StoredPart, list_parts
 from tithe.data.outfile import atomic
-from tithe.engine.store.parts import SUFFIX, read_table, write_table
-from tithe.engine.store.store import FLUSH_SECONDS
+from tithe.engine.store.store import FLUSH_SECONDS, SUFFIX, read_table, write_table
 from tithe.errors import DataError, ModelError, OutputError, StoreError
 from tithe.neighbours.encoder import Encoder, PlacedEncoder, TextEncoder, TextVectors, Vectors
 from tithe.records import Example

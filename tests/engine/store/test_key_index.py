@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tithe.engine.store.parts import KeyIndex, as_keys
+from tithe.engine.store.store import KeyIndex, as_keys
 
 NEAR = st.integers(0, 60).map(lambda i: i.to_bytes(2, "big") + bytes(14))  # which end in NULs
 KEYS = NEAR | st.binary(min_size=16, max_size=16)

@@ -297,7 +297,7 @@ def test_parts_of_lists_are_held_for_a_while_and_read_again(tmp_path: Path, monk
     for i in range(9):
         store.put([(key(i), row(*([float(i)] * (i + 1))))])
         store.flush()
-    monkeypatch.setattr("tithe.engine.store.parts.HELD_BYTES", 200)
+    monkeypatch.setattr("tithe.engine.store.store.HELD_BYTES", 200)
     for order in (range(9), range(8, -1, -1)):
         for i in order:
             answer = store.get([key(i)])[key(i)]
