@@ -248,7 +248,7 @@ def test_a_full_disk_is_said_and_earlier_parts_stay(
         with pytest.raises(OutputError) as caught:
             store.flush()
     assert str(store.folder) in str(caught.value) and str(caught.value).endswith("No space left on device")
-    assert caught.value.hint is not None and "what was written before stays" in caught.value.hint
+    assert caught.value.hint is not None and "what was written before is kept" in caught.value.hint
     assert [path.name for path in store.folder.iterdir()] == [name_of(1, parts(tmp_path)[0])]
     assert set(Store(tmp_path, NLL, NAME).get([key(1), key(2)])) == {key(1)}
     store.flush()  # there is space again: nothing was lost
