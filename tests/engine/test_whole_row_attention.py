@@ -52,7 +52,7 @@ def only_half(query: Tensor, *rest: Any) -> Tensor:
 
 
 @pytest.fixture
-def ways(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Use these as the device's kernels."""
 
     def put(**given: Any) -> None:
@@ -70,7 +70,7 @@ def still_true(folder: Path, loaded: Any, tolerance: float = 1e-5) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mistral", "qwen3"])
 def test_a_true_way_reads_whole_packs(kernels: Any, family: Family, name: str) -> None:
-    ways(dense=dense)
+    kernels(dense=dense)
     loaded = load(family(name))
     assert loaded.forward_path == "packed", loaded.fallbacks
     assert loaded.attend is not None and set(loaded.attend.chosen.values()) == {"dense"}
@@ -79,7 +79,7 @@ def test_a_true_way_reads_whole_packs(kernels: Any, family: Family, name: str) -
 
 def test_rows_are_cut_once_for_all_layers(kernels: Any, family: Family) -> None:
     rows: list[Cuts] = []
-    ways(dense=lambda query, key, value, cuts, ask: rows.append(cuts) or dense(query, key, value, cuts, ask))
+    kernels(dense=lambda query, key, value, cuts, ask: rows.append(cuts) or dense(query, key, value, cuts, ask))
     loaded = load(family("llama"))
     rows.clear()
     loaded.nll(random_passes(5)[:3])
@@ -87,7 +87,7 @@ def test_rows_are_cut_once_for_all_layers(kernels: Any, family: Family) -> None:
 
 
 def test_a_wrong_way_is_refused_for_the_next(kernels: Any, family: Family) -> None:
-    ways(leaking=whole_row, dense=dense)
+    kernels(leaking=whole_row, dense=dense)
     loaded = load(family("llama"))
     assert loaded.forward_path == "packed" and loaded.attend is not None
     (one,) = engine_record(Engine(loaded))["attention_by"]
@@ -98,7 +98,7 @@ def test_a_wrong_way_is_refused_for_the_next(kernels: Any, family: Family) -> No
 
 
 def test_without_a_true_way_rows_are_padded(kernels: Any, family: Family) -> None:
-    ways(leaking=whole_row, half=only_half)
+    kernels(leaking=whole_row, half=only_half)
     loaded = load(family("llama"))
     assert (loaded.forward_path, loaded.implementation, loaded.attend) == ("padded", "sdpa", None)
     (reason,) = loaded.fallbacks
@@ -110,7 +110,7 @@ def test_without_a_true_way_rows_are_padded(kernels: Any, family: Family) -> Non
 
 
 def test_a_way_may_be_for_some_dtypes_alone(kernels: Any, family: Family) -> None:
-    ways(half=only_half)
+    kernels(half=only_half)
     assert load(family("llama")).forward_path == "padded"
     loaded = load(family("llama"), dtype="bf16")
     assert loaded.forward_path == "packed" and loaded.attend is not None, loaded.fallbacks
@@ -124,7 +124,7 @@ def test_a_way_that_is_wrong_on_the_models_rows_alone(kernels: Any, family: Fami
         held_against = cuts.tokens == sum(probes(query.device)[0].lengths)
         return (dense if held_against else whole_row)(query, key, value, cuts, ask)
 
-    ways(sly=sly)
+    kernels(sly=sly)
     loaded = load(family("llama"))
     assert loaded.forward_path == "padded" and loaded.fallbacks[0].startswith("packed (tithe_packed): off by ")
     still_true(family("llama"), loaded)
@@ -142,13 +142,13 @@ def test_windows_are_tried_before_a_row_is_long_enough(kernels: Any, tmp_path: P
         return dense(query, key, value, cuts, ask)
 
     folder = save(tmp_path / "wide", transformers.MistralConfig(**GROUPED, sliding_window=100))
-    ways(no_windows=no_windows)
+    kernels(no_windows=no_windows)
     loaded = load(folder)
     assert loaded.forward_path == "padded" and "no sliding window" in loaded.fallbacks[0]
 
 
 def test_sinks_are_not_known_to_kernels(kernels: Any, family: Family) -> None:
-    ways(dense=dense)
+    kernels(dense=dense)
     loaded = load(family("gpt-oss"))
     assert loaded.forward_path != "packed" and "attention sinks are not known" in loaded.fallbacks[0]
     still_true(family("gpt-oss"), loaded)
@@ -164,7 +164,7 @@ def test_what_each_device_tries() -> None:
 def test_hidden_states_come_on_the_same_forward_path(kernels: Any, family: Family) -> None:
     from tests.engine.readouts import test_pooled as states
 
-    ways(dense=dense)
+    kernels(dense=dense)
     loaded, rows = load(family("llama")), states.random_rows()
     assert loaded.attend is not None
     wanted = [states.twin(plain(family("llama")), ids) for ids in rows]
