@@ -78,7 +78,7 @@ def test_killed_and_run_again(tithe: Command, model_dir: Path, tmp_path: Path, k
         if how == "child":
             assert process.returncode == 1
             assert lines[-2].startswith("error: the process on `cpu (1 of 2)` ended with signal 9 (SIGKILL)")
-            assert "the same command goes on from there" in lines[-1]
+            assert "run the same command again to continue" in lines[-1]
         if how == "interrupt":
             assert process.returncode == 130 and lines[-2] == "error: interrupted"
         end = time.monotonic() + 30
