@@ -1,8 +1,10 @@
-"""Guard parsers of foreign bytes, and read small files behind that guard.
+"""Guard parsers of foreign bytes, read small files behind that guard, and parse JSON strictly.
 
 A parser may raise anything on untrusted bytes: `ValueError`, `RecursionError`, `SyntaxError`, `zlib.error`, or a
 library's own exceptions. `foreign` turns all of them into one sentence for the user. The original stays the cause, and
 `TITHE_DEBUG=1` shows it. Keep the guarded block as small as the call of the parser.
+
+A JSON object with a repeated field is refused: `json.loads` would silently keep the last value.
 """
 
 from __future__ import annotations
@@ -168,3 +170,33 @@ def demand_shape(found: Any, shape: Any, path: Path, kind: type[TitheError], hin
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise kind(f"`{path}` is damaged: `{cut(key)}`: {first['msg']}", hint=hint) from error
+
+
+class FieldTwiceError(ValueError):
+    """A JSON object with two fields of the same name."""
+
+
+def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object made of these fields.
+
+    Raises:
+        FieldTwiceError: a name occurs twice.
+    """
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in made if names.count(name) > 1)
+        raise FieldTwiceError(f"the field `{twice[:40]}` stands twice in one object")
+    return made
+
+
+def parse_json(text: str) -> Any:
+    """Parse a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or an object has a field twice.
+    """
+    return _DECODER.decode(text)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_fields)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 from tithe.data.jsonstream import JsonFault, JsonStream
-from tithe.data.lines import MOST_LINE, FieldTwiceError, bounded_lines, parse_json, reading, skip_blank_lines, unpacked
+from tithe.data.lines import MOST_LINE, bounded_lines, reading, skip_blank_lines, unpacked
 from tithe.errors import DataError
-from tithe.foreign import describe_error, foreign
+from tithe.foreign import FieldTwiceError, describe_error, foreign, parse_json
 
 Convert: TypeAlias = Callable[[Any], Any]
 RENDERED_FIELDS = ("arguments", "parameters", "tools", "functions")  # templates render their content verbatim

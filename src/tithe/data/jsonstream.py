@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Iterator
 from typing import IO, Any
 
-from tithe.data.lines import MOST_LINE, FieldTwiceError, unique_fields
-from tithe.foreign import describe_error
+from tithe.data.lines import MOST_LINE
+from tithe.foreign import FieldTwiceError, describe_error, unique_fields
 
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")

@@ -1,14 +1,9 @@
-"""Read the bytes and lines of a file, decompressing gzip and Zstandard, and parse JSON strictly.
-
-A damaged file raises one `DataError` with one sentence. A JSON object with a repeated field is refused: `json.loads`
-would silently keep the last value.
-"""
+"""Read the bytes and lines of a file, decompressing gzip and Zstandard; damage raises one `DataError` of one sentence."""
 
 from __future__ import annotations
 
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,33 +137,3 @@ def skip_space(stream: io.BufferedReader) -> bytes:
         if text:
             return text[:1]
     return b""
-
-
-class FieldTwiceError(ValueError):
-    """A JSON object with two fields of the same name."""
-
-
-def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object made of these fields.
-
-    Raises:
-        FieldTwiceError: a name occurs twice.
-    """
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in made if names.count(name) > 1)
-        raise FieldTwiceError(f"the field `{twice[:40]}` stands twice in one object")
-    return made
-
-
-def parse_json(text: str) -> Any:
-    """Parse a JSON text.
-
-    Raises:
-        ValueError: it is not JSON, or an object has a field twice.
-    """
-    return _DECODER.decode(text)
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=unique_fields)

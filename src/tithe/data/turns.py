@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tithe.data.lines import FieldTwiceError, parse_json
 from tithe.data.loss_marks import USUAL_FIELDS, judge_record, judge_turn
+from tithe.foreign import FieldTwiceError, parse_json
 from tithe.records import Message
 
 ROLES = {

@@ -10,9 +10,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tithe.data.lines import parse_json
 from tithe.errors import ModelError
-from tithe.foreign import foreign, special_kind
+from tithe.foreign import foreign, parse_json, special_kind
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
