@@ -1,4 +1,4 @@
-"""Read the bytes and lines of a file, decompressing gzip and Zstandard; damage raises one `DataError` of one sentence."""
+"""Read the bytes and lines of a file, decompressing gzip and Zstandard; damage raises one `DataError`."""
 
 from __future__ import annotations
 

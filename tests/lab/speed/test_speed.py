@@ -175,7 +175,7 @@ def test_loading_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     now = [0.0]
 
     class Fake:
-        def of(self, *_: object) -> str:
+        def get(self, *_: object) -> str:
             now[0] += 7
             return "engine"
 

@@ -174,8 +174,8 @@ def test_the_experience_is_found_again_and_a_stale_one_is_not_used(brief, data, 
 @pytest.mark.parametrize(
     ("values", "folder", "message"),
     [
-        ({"scorer": ("length",)}, True, "no model is read: not by length"),
-        ({}, False, "kept in the run folder, and there is none"),
+        ({"scorer": ("length",)}, True, "`warmup` trains a model, and length reads none"),
+        ({}, False, "needs a run folder for the model that it trains"),
         ({"pipeline": "ifd:50% -> ifd:50%", "scorer": ("ifd",)}, True, "does not go with a pipeline"),
     ],
 )
