@@ -5,8 +5,10 @@ A spec is a name with settings, as on the command line: `superfiltering`, `band(
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -28,7 +30,20 @@ NONE: Final[Mapping[str, Any]] = {}
 
 def names(group: str) -> list[str]:
     """Return all names of a group, sorted; import nothing."""
-    return sorted({point.name for point in entry_points(group=group)})
+    return sorted({point.name for point in installed(group)})
+
+
+def installed(group: str) -> Sequence[EntryPoint]:
+    """Return the entry points of a group.
+
+    They are cached: the metadata of all packages takes milliseconds to read, and a plan asks for every example.
+    """
+    return _installed(group, tuple(sys.path))
+
+
+@cache
+def _installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
 
 
 def scorer(name: str) -> type[Scorer]:
@@ -79,8 +94,9 @@ def step(name: str) -> Callable[..., Any]:
     Raises:
         SettingsError: no installed package has such a step.
     """
-    for point in entry_points(group=STEPS, name=name):
-        return cast("Callable[..., Any]", _import(point))
+    for point in installed(STEPS):
+        if point.name == name:
+            return cast("Callable[..., Any]", _import(point))
     raise SettingsError(f"the step `{name}` is not installed", hint="install tithe again")
 
 
@@ -137,7 +153,7 @@ def split_specs(text: str) -> list[str]:
 
 
 def _load(group: str, name: str, base: type[T], *, plain: bool = False) -> type[T]:
-    points = [point for point in entry_points(group=group) if point.name == name]
+    points = [point for point in installed(group) if point.name == name]
     if not points:
         kind = group.rpartition(".")[2].removesuffix("s")
         raise SettingsError(f"there is no {kind} `{name}`", hint=did_you_mean(name, names(group)))

@@ -602,7 +602,7 @@ SCORER_FAULTS = [
     (Clears, "changes what it was given"),
     (Scales, "changes what it was given"),
     (OtherExample, "is about another example"),
-    (UnknownReadout, "unknown readout `hidden`; say how to fabricate"),
+    (UnknownReadout, "unknown readout `hidden`; say how to make up"),
     (AsksList, "returns list, not a dict"),
     (AsksText, "'given': str, not `Ask`"),
     (AsksByLuck, "differs when it is called twice"),

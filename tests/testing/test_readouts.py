@@ -215,12 +215,7 @@ def test_a_readout_of_another_package_is_one_class_and_one_entry_point(
         EntryPoint("surprise", f"{__name__}:Surprise", plugins.SCORERS),
     ]
     monkeypatch.setattr(
-        plugins,
-        "entry_points",
-        lambda **which: [
-            *entry_points(**which),
-            *(one for one in own if all(getattr(one, key) == value for key, value in which.items())),
-        ],
+        plugins, "installed", lambda group: [*entry_points(group=group), *(one for one in own if one.group == group)]
     )
     data = write_jsonl(tmp_path / "data.jsonl", records(12))
     how: dict[str, Any] = {"model": "pocket", "device": "cpu", "dtype": "fp32", "run_dir": tmp_path / "run"}
@@ -238,12 +233,7 @@ def test_an_unknown_readout_is_refused_in_plans_too(monkeypatch: pytest.MonkeyPa
     """It was made up as a likelihood before."""
     own = EntryPoint("surprise", f"{__name__}:Surprise", plugins.SCORERS)
     monkeypatch.setattr(
-        plugins,
-        "entry_points",
-        lambda **which: [
-            *entry_points(**which),
-            *([own] if all(getattr(own, key) == value for key, value in which.items()) else []),
-        ],
+        plugins, "installed", lambda group: [*entry_points(group=group), *([own] if group == own.group else [])]
     )
     data = write_jsonl(tmp_path / "data.jsonl", records(3))
     with pytest.raises(SettingsError, match="scorer `surprise`: unknown readout `highest`") as caught:

@@ -76,7 +76,8 @@ class FakeBench:
         """Draw an answer by pass and response; all passes over one response have the same number of tokens."""
         length = digest(ask.spec.example.id, 1)[0] % (len(TOKENS) - 1)
         mean = digest(f"{ask.spec.kind} {ask.spec.example.id} {[one.id for one in ask.spec.shots]}", 1)[0]
-        return answer(ask, self.known, TOKENS[length], MEANS[1 + mean % (len(MEANS) - 1)], ask.spec.kind != "alone")
+        make = fabricate(ask, self.known)
+        return make(TOKENS[length], MEANS[1 + mean % (len(MEANS) - 1)], ask.spec.kind != "alone")
 
     def keep(self, name: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
         lengths = {len(column) for column in columns.values()}
@@ -160,10 +161,11 @@ def fabricated(asks: Mapping[str, Ask], known: Mapping[str, Fabricate]) -> list[
 
     The passes differ in their likelihoods, and in whether the first token counts.
     """
+    functions = {key: fabricate(ask, known) for key, ask in asks.items()}  # looked up once, not for each combination
     return [
         {
-            key: answer(ask, known, tokens, MEANS[(i + j + 2 * k) % len(MEANS)], first or k % 2 == 0)
-            for k, (key, ask) in enumerate(asks.items())
+            key: make(tokens, MEANS[(i + j + 2 * k) % len(MEANS)], first or k % 2 == 0)
+            for k, (key, make) in enumerate(functions.items())
         }
         for i, tokens in enumerate(TOKENS)
         for j in range(len(MEANS))
@@ -171,11 +173,11 @@ def fabricated(asks: Mapping[str, Ask], known: Mapping[str, Fabricate]) -> list[
     ]
 
 
-def answer(ask: Ask, known: Mapping[str, Fabricate], tokens: int, mean: float, first: bool) -> Answer:
-    """Make up the answer to one ask, whose readout must be known."""
-    fabricate = lookup(ask.readout, known)
-    assert fabricate is not None, ask.readout
-    return fabricate(tokens, mean, first)
+def fabricate(ask: Ask, known: Mapping[str, Fabricate]) -> Fabricate:
+    """Return the function that makes up answers to an ask, whose readout must be known."""
+    found = lookup(ask.readout, known)
+    assert found is not None, ask.readout
+    return found
 
 
 def lookup(readout: str, known: Mapping[str, Fabricate]) -> Fabricate | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tithe.records import Answer, Ask, Example, Problem
 from tithe.scorers.base import Scorer, Workbench, learns, settings_of
-from tithe.testing.fake_bench import EXAMPLES, Fabricate, FakeBench, answer, describe, fabricated, lookup
+from tithe.testing.fake_bench import EXAMPLES, Fabricate, FakeBench, describe, fabricate, fabricated, lookup
 from tithe.testing.settings import check_settings, check_texts, expect, global_seed
 
 _SECTION = re.compile(r"^\s*(Paper|Formula|Reads|Range|Differs):", re.MULTILINE)
@@ -153,7 +153,7 @@ def _check_nothing_scored(
     one: Scorer, example: Example, asks: Mapping[str, Ask], known: Mapping[str, Fabricate]
 ) -> None:
     """Assert that a response without a scored token gives a `Problem`, neither an exception nor a number."""
-    empty = {key: answer(ask, known, 0, 0.0, False) for key, ask in asks.items()}
+    empty = {key: fabricate(ask, known)(0, 0.0, False) for key, ask in asks.items()}
     title = f"scorer `{one.name}`: score() of a response without a scored token"
     score = _score(one, example, empty, title)
     expect(isinstance(score, Problem), f"{title} is {score!r}, not a `Problem`")
