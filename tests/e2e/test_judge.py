@@ -58,7 +58,7 @@ def test_a_judge_that_goes_by_the_order_is_warned_of(tithe: Command, sides: tupl
     with serve(lambda number, body: reply("8 3")) as played:
         call = ["judge", "compare", *sides, "--judge", played.url, "--judge-model", "j", "-o", tmp_path / "r.jsonl"]
         done = tithe.ok(*call)
-    assert "in 4 of 4 pairs the judge prefers the answer shown first" in " ".join(done.err.split())
+    assert "in 4 of 4 pairs the judge votes for the answer shown first" in " ".join(done.err.split())
 
 
 def test_answer(tithe: Command, tmp_path: Path, model_dir: Path) -> None:

@@ -67,5 +67,5 @@ def show_tally(found: Tally) -> None:
         if n > max(FEW, MUCH * found.n):
             say(
                 out,
-                f"warning: in {n:,} of {found.n:,} pairs the judge prefers the answer shown {side}, whichever it is",
+                f"warning: in {n:,} of {found.n:,} pairs the judge votes for the answer shown {side}, whichever it is",
             )
