@@ -24,6 +24,17 @@ from tithe.run.folder import write_json
 if TYPE_CHECKING:
     from tithe.engine.measure.cpu_kernels import Fp32Route, RouteName
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+ALWAYS_THERE = ("auto", "cpu")
+AUTHORS: Mapping[str, Callable[..., Renderer]] = {
+    # presets that render as the authors' code does, down to its quirks
+    "cherry": CherryRenderer,
+    "superfiltering": SuperfilteringRenderer,
+    "cpqs-paper": CpqsRenderer,
+}
 CHOICES = Path("answers", "choices.json")
 ROUTE, DTYPE = "fp32_route", "dtype_cpu"
 TIMED = ("bf16", "fp32")  # dtypes between which a CPU's speed decides
@@ -123,19 +134,6 @@ def dtype_of_answers(folder: Path | None) -> str | None:
     return found.pop() if len(found) == 1 and found <= {*TIMED} else None
 
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedTokenizerBase
-
-ALWAYS_THERE = ("auto", "cpu")
-AUTHORS: Mapping[str, Callable[..., Renderer]] = {
-    # presets that render as the authors' code does, down to its quirks
-    "cherry": CherryRenderer,
-    "superfiltering": SuperfilteringRenderer,
-    "cpqs-paper": CpqsRenderer,
-}
-
-
 @dataclass(frozen=True)
 class RunModel:
     """A model on disk, and how a run loads it.
@@ -198,10 +196,14 @@ class RunModel:
     @cached_property
     def chosen_dtype(self) -> tuple[str, str | None]:
         """The dtype of the weights, and a note if the run folder decides it against a new measurement."""
+        return self.dtype_in(self.began_in)
+
+    def dtype_in(self, folder: Path | None) -> tuple[str, str | None]:
+        """Return the dtype for a run in a folder, and a note if the folder decides it against a new measurement."""
         from tithe.engine.devices import choose_dtype, dtype_name
 
         fresh = dtype_name(choose_dtype(self.dtype, self.devices[0]))
-        return dtype_at_start(self.began_in, fresh) if self.dtype_is_timed else (fresh, None)
+        return dtype_at_start(folder, fresh) if self.dtype_is_timed else (fresh, None)
 
     @property
     def weights_dtype(self) -> str:

@@ -57,7 +57,7 @@ UNREADABLE = {
     "odd charset of an error": (answer(b"oh no", "500 No", Content_Type="text/plain; charset=zlib_codec"), "oh no"),
     "no charset": (answer(b"\xff\xfe", "500 No", Content_Type="text/plain; charset=\x00"), None),
     "huge integer": (answer(b'{"choices": ' + b"1" * 5000 + b"}"), "not JSON"),
-    "a field twice": (answer(b'{"choices": [], "choices": []}'), "`choices` twice"),
+    "a field twice": (answer(b'{"choices": [], "choices": []}'), "`choices` stands twice"),
     "cut utf-8": (answer(json.dumps(reply("\u00e4"), ensure_ascii=False).encode()[:50]), "not JSON"),
     "null": (answer(b"null"), "no choices"),
     "no choices, with an error": (answer(b'{"error": {"message": "out of cards"}}'), "no choices: out of cards"),

@@ -27,6 +27,8 @@ def called(name, *args):
     return True
 """
 # `{victim}` is a file of the user's, `{host}` the number of the process that began all this.
+# Names in a folder of homes, without those that Python and its environment lie in; fails if there are no others.
+LISTED = "[n for n in os.listdir('{0}') if not any(p.startswith('{0}/' + n) for p in (sys.prefix, sys.base_prefix))][0]"
 ATTEMPTS = {
     "make a block device": "os.mknod('disk', stat.S_IFBLK | 0o600, os.makedev(7, 0))",
     "make a character device": "os.mknod('mem', stat.S_IFCHR | 0o600, os.makedev(1, 1))",
@@ -46,9 +48,8 @@ ATTEMPTS = {
     "write in the root folder": "open('/x', 'w')",
     "write among the devices": "open('/dev/x', 'w')",
     "read the system's users": "open('/etc/passwd').read()",
-    # Python itself may lie in somebody's home; there is nothing else to be seen then.
-    "list the homes": "[n for n in os.listdir('/home') if not sys.base_prefix.startswith('/home/' + n)][0]",
-    "list root's home": "[n for n in os.listdir('/root') if not sys.base_prefix.startswith('/root/' + n)][0]",
+    "list the homes": LISTED.format("/home"),
+    "list root's home": LISTED.format("/root"),
     "see processes": "os.listdir('/proc')",
     "see devices": "os.listdir('/sys')",
     "set the kernel's handler of cores": "open('/proc/sys/kernel/core_pattern', 'w').write('|/bin/x')",

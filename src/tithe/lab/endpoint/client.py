@@ -20,6 +20,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from tithe.errors import EndpointError
+from tithe.foreign import FieldTwiceError, unique_fields
 from tithe.lab.endpoint.address import LOGGERS, Address, HideSecrets, secrets
 from tithe.lab.endpoint.wire import HttpAnswer, Wire, WireError
 from tithe.records import Problem
@@ -284,24 +285,12 @@ def read_json(data: bytes) -> Any:
     """
     try:
         return json.loads(data, object_pairs_hook=unique_fields)
+    except FieldTwiceError as error:
+        raise Unusable(f"in the answer, {error}") from None
     except ValueError:
         raise Unusable("the answer is not JSON") from None
     except RecursionError:
         raise Unusable("the answer is nested too deeply") from None
-
-
-def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, unless it has a field twice: it would be unclear which one is meant.
-
-    Raises:
-        Unusable: a field occurs twice.
-    """
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise Unusable(f"the answer has the field `{name[:40]}` twice")
-        found[name] = value
-    return found
 
 
 def server_words(response: HttpAnswer) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tithe.data.counts import RemarkCounts, remark_sentences
 from tithe.data.prompts import PLACEHOLDER
 from tithe.data.render import RenderSettings, TemplateRenderer, make_renderer
-from tithe.engine.model_source import ModelSource, context_window, find_model, fingerprint, load_tokenizer
+from tithe.engine.model_source import find_model
 from tithe.errors import demand
 from tithe.lab.endpoint.address import Address
 from tithe.lab.endpoint.chat_api import Reply, chat, chat_body, map_unordered
@@ -24,11 +24,9 @@ from tithe.lab.writing.settings import WritingSettings
 from tithe.lab.writing.texts import TextStore, key_of, store_name
 from tithe.records import Example, Message, Problem
 from tithe.report.reporter import Reporter
-from tithe.run.run_model import DTYPE, dtype_at_start, keep_choice
+from tithe.run.run_model import DTYPE, RunModel, keep_choice
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from tithe.engine.generate import AnswerGenerator, GenerationRequest
 
 ENDLESS = 1 << 30  # tokens; for a model that does not state its context window
@@ -88,6 +86,7 @@ class LocalWriter:
         stored: number of answers that are stored.
         work: counts of the work for the other answers.
         remarks: notes on the rendering of the prompts.
+        dtype: that of the model; None until answers are asked for, as the run folder may decide it.
     """
 
     name: str
@@ -96,9 +95,10 @@ class LocalWriter:
     stored: int = field(default=0, init=False)
     work: dict[str, Any] = field(default_factory=dict, init=False)
     remarks: RemarkCounts = field(default_factory=RemarkCounts, init=False)
+    dtype: str | None = field(default=None, init=False)
 
     def check(self) -> None:
-        demand(self.renderer, self.dtype)
+        demand(self.renderer, self.model.weights_dtype)
 
     @property
     def left_out(self) -> dict[str, Any]:
@@ -108,46 +108,25 @@ class LocalWriter:
         return {name: found} if found else {}
 
     @cached_property
-    def source(self) -> ModelSource:
-        return find_model(self.name)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return fingerprint(self.source)
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.source, trust_remote_code=self.settings.trust_remote_code)
-
-    @cached_property
-    def window(self) -> int | None:
-        return context_window(self.source, self.tokenizer)
+    def model(self) -> RunModel:
+        s = self.settings
+        return RunModel(find_model(self.name), s.device, s.dtype, s.trust_remote_code)
 
     @cached_property
     def renderer(self) -> TemplateRenderer:
-        rendering = RenderSettings(template=self.settings.template, max_length=self.window or ENDLESS)
-        made = make_renderer(self.tokenizer, rendering, context_window=self.window)
+        rendering = RenderSettings(template=self.settings.template, max_length=self.model.window or ENDLESS)
+        made = make_renderer(self.model.tokenizer, rendering, context_window=self.model.window)
         assert isinstance(made, TemplateRenderer)
         return made
-
-    @cached_property
-    def dtype(self) -> str:
-        """Return the dtype that is used."""
-        from tithe.engine.devices import choose_device, choose_dtype, dtype_name
-
-        return dtype_name(choose_dtype(self.settings.dtype, choose_device(self.settings.device)))
 
     def take_dtype(self, place: Path, reporter: Reporter) -> None:
         """Use the dtype of the texts that the folder holds already, if `auto` chose it by a CPU's speed.
 
         The speed varies from run to run, and another dtype would mean other answers.
         """
-        from tithe.engine.devices import choose_device
-
-        if self.settings.dtype != "auto" or choose_device(self.settings.device).type != "cpu":
-            return
-        self.dtype, note = dtype_at_start(place, self.dtype)
-        keep_choice(place, DTYPE, self.dtype)
+        self.dtype, note = self.model.dtype_in(place)
+        if self.model.dtype_is_timed:
+            keep_choice(place, DTYPE, self.dtype)
         if note is not None:
             reporter.say(note)
 
@@ -156,7 +135,7 @@ class LocalWriter:
         """Return the token ids that end an answer."""
         from tithe.engine.generate import stop_ids
 
-        return stop_ids(self.source, self.tokenizer, [self.renderer.template.turns.tail.strip()])
+        return stop_ids(self.model.files, self.model.tokenizer, [self.renderer.template.turns.tail.strip()])
 
     @cached_property
     def sampling(self) -> dict[str, Any]:
@@ -192,7 +171,12 @@ class LocalWriter:
         from tithe.engine.generate import GENERATION
 
         self.take_dtype(place, reporter)
-        who = {"fingerprint": self.fingerprint, "dtype": self.dtype, "version": GENERATION, "window": self.window}
+        who = {
+            "fingerprint": self.model.fingerprint,
+            "dtype": self.dtype,
+            "version": GENERATION,
+            "window": self.model.window,
+        }
         store = TextStore(place, store_name(self.name, who | self.sampling | {"stops": sorted(self.stops)}))
         found: Answers = {}
         wanted = self.encode(prompts)
@@ -243,23 +227,25 @@ class LocalWriter:
         from tithe.engine.generate import AnswerGenerator, load_for_generation
 
         s = self.settings
+        assert self.dtype is not None
         model = load_for_generation(
-            self.source, device=s.device, dtype=self.dtype, trust_remote_code=s.trust_remote_code
+            self.model.files, device=s.device, dtype=self.dtype, trust_remote_code=s.trust_remote_code
         )
         reporter.say(f"model {self.name} ({model.parameters:,} parameters) writes on {model.device} in {self.dtype}")
         return AnswerGenerator(
             model,
-            self.tokenizer,
+            self.model.tokenizer,
             self.stops,
             temperature=s.temperature,
             top_p=s.top_p,
             max_new_tokens=s.max_new_tokens,
-            window=self.window,
+            window=self.model.window,
             budget=s.batch_tokens,
         )
 
     def describe(self) -> dict[str, Any]:
-        own = {"fingerprint": self.fingerprint, "revision": self.source.revision, "dtype": self.dtype}
+        dtype = self.dtype or self.model.weights_dtype
+        own = {"fingerprint": self.model.fingerprint, "revision": self.model.files.revision, "dtype": dtype}
         stops = {"stop_ids": sorted(self.stops)}
         return own | self.sampling | {"template": self.renderer.describe()} | stops | self.work
 
