@@ -17,6 +17,7 @@ from tithe.specs import parse_spec, read_settings, split_top
 
 if TYPE_CHECKING:
     from tithe.engine.readouts.base import Readout, RunFacts
+    from tithe.gate.damage import Damage
     from tithe.scorers.base import Scorer
     from tithe.selectors.base import Selector
 
@@ -24,6 +25,7 @@ T = TypeVar("T")
 SCORERS: Final = "tithe.scorers"
 SELECTORS: Final = "tithe.selectors"
 READOUTS: Final = "tithe.readouts"
+DAMAGE: Final = "tithe.damage"
 STEPS: Final = "tithe.steps"  # functions of the lab that the core calls by name
 NONE: Final[Mapping[str, Any]] = {}
 
@@ -66,6 +68,17 @@ def selector(name: str) -> type[Selector]:
     from tithe.selectors.base import Selector
 
     return _load(SELECTORS, name, Selector)  # type: ignore[type-abstract]
+
+
+def damage_kind(name: str) -> type[Damage]:
+    """Return the class of a kind of damage.
+
+    Raises:
+        SettingsError: there is none, or two packages have one.
+    """
+    from tithe.gate.damage import Damage
+
+    return _load(DAMAGE, name, Damage)  # type: ignore[type-abstract]
 
 
 def readout(name: str) -> type[Readout]:
@@ -124,7 +137,7 @@ def build(group: str, spec: str, defaults: Mapping[str, Any] = NONE) -> Any:
         SettingsError: an unknown name or setting, a value of the wrong type, or a missing setting.
     """
     name, settings = parse_spec(spec)
-    cls = scorer(name) if group == SCORERS else selector(name) if group == SELECTORS else _load(group, name, object)
+    cls = {SCORERS: scorer, SELECTORS: selector, DAMAGE: damage_kind}[group](name)
     chosen = read_settings(cls, name, settings)
     values = {key: value for key, value in defaults.items() if key in setting_names(cls)} | chosen
     try:
@@ -138,6 +151,17 @@ def setting_names(cls: type) -> list[str]:
     from tithe.scorers.base import settings_of
 
     return [one.name for one in settings_of(cls)]
+
+
+def damage_kinds(chosen: Sequence[str] = ()) -> dict[str, Damage]:
+    """Return kinds of damage by name: the chosen ones, or all that are installed.
+
+    Raises:
+        SettingsError: there is no such kind, or one is given twice.
+    """
+    if len(set(chosen)) < len(chosen):
+        raise SettingsError(f"a kind of damage is given twice: {', '.join(chosen)}", hint="name each kind once")
+    return {name: cast("Damage", build(DAMAGE, name)) for name in chosen or names(DAMAGE)}
 
 
 def split_specs(text: str) -> list[str]:

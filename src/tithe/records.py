@@ -279,7 +279,18 @@ class Options:
         return np.asarray(weights / weights.sum())
 
 
-Answer: TypeAlias = Nll | Count | Margin | Vector | Options
+@dataclass(frozen=True, slots=True)
+class States:
+    """Mean hidden states of parts of a pass.
+
+    Args:
+        values: (layers, parts, dim) float32.
+    """
+
+    values: npt.NDArray[np.float32]
+
+
+Answer: TypeAlias = Nll | Count | Margin | Vector | Options | States
 
 
 @dataclass(frozen=True)

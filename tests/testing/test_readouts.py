@@ -120,8 +120,8 @@ class Sums(StateReadout):
     def span(self, pass_: Pass) -> range:
         return range(pass_.start, len(pass_.ids))
 
-    def reader(self, lengths: Any, model: Any) -> Any:
-        return Summing(lengths, self.of_all)
+    def reader(self, passes: Any, model: Any) -> Any:
+        return Summing(self.lengths(passes), self.of_all)
 
     def read(self, view: Any) -> Any:
         return {"margin": float(view.found)}

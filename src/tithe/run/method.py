@@ -91,6 +91,11 @@ class Method:
         return [*self.scorers, *more, *map(residual_name, self.residualised)]
 
     @property
+    def text_columns(self) -> list[str]:
+        """Columns of the score table that scorers fill with words."""
+        return [f"{name}_{what}" for name, scorer in self.scorers.items() for what in scorer.labels]
+
+    @property
     def encoder_specs(self) -> list[str]:
         """Specs of the encoders that the scorers and selectors use."""
         used = [*self.scorers.values(), *self.selectors]
@@ -215,13 +220,20 @@ class Setup:
         if not self.needs_model:
             return {}
         self.model.keep_dtype(place)
-        name = model_answers(self.model)
         known = (r for r in sorted(self.asked) if r in self.readouts)
+        name = model_answers(self.model)
         stores = {r: Store(place, self.readouts[r], name) for r in known if self.readouts[r].needs_model}
         other = self.settings.answers
         if other is not None and not borrow(Path(other).expanduser(), stores.values()):
             say(f"note: `{other}` has no answers of this model in {self.model.weights_dtype}")
         return stores
+
+    def open_store(self, place: Path, readout: Readout) -> Store:
+        """Open the store of a readout that was made while a scorer prepared."""
+        store = Store(place, readout, model_answers(self.model))
+        if self.settings.answers is not None:
+            borrow(Path(self.settings.answers).expanduser(), [store])
+        return store
 
     def with_trained_model(self, record: Mapping[str, Any]) -> Setup:
         """Return the setup with the model that a warm-up trained in the run folder.

@@ -244,7 +244,9 @@ class Scoring:
     def score_windows(self, tokens: TokenFile | None) -> ScoreTable:
         """Read and score window by window; return the score table."""
         setup, method, reporter = self.setup, self.setup.method, self.reporter
-        table = ScoreTable(list(method.scorers), self.extra, method.score_columns[len(method.scorers) :])
+        table = ScoreTable(
+            list(method.scorers), self.extra, method.score_columns[len(method.scorers) :], method.text_columns
+        )
         begin_phase(setup, reporter, "scoring")
         try:
             with closing(self.runner.run(setup.source.dataset)) as windows:

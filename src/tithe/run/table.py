@@ -50,15 +50,23 @@ class ScoreTable:
         scorers: names of the score columns.
         more: further columns that scorers fill, and residual scores, which are computed at the end.
         extra: columns of the input, or of `COMPUTED`, kept in memory for filters and strata; not written.
+        texts: columns that scorers fill with words.
     """
 
-    def __init__(self, scorers: Sequence[str], extra: Iterable[str] = (), more: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        scorers: Sequence[str],
+        extra: Iterable[str] = (),
+        more: Iterable[str] = (),
+        texts: Iterable[str] = (),
+    ) -> None:
         import pyarrow as pa
 
-        self.scorers, self.more = list(scorers), list(more)
+        self.scorers, self.more, self.texts = list(scorers), list(more), list(texts)
         self.extra: dict[str, list[Any]] = {name: [] for name in extra}
-        names = (*FIXED, *self.scorers, *self.more, *COUNTS)
-        self.schema = pa.schema([(name, pa.type_for_alias(KINDS.get(name, "float64"))) for name in names])
+        names = (*FIXED, *self.scorers, *self.more, *self.texts, *COUNTS)
+        kinds = {**KINDS, **dict.fromkeys(self.texts, "string")}
+        self.schema = pa.schema([(name, pa.type_for_alias(kinds.get(name, "float64"))) for name in names])
         self.batches: list[pa.RecordBatch] = []
         self.length = 0
         self.reasons: dict[str, dict[int, str]] = {name: {} for name in self.scorers}  # scorer -> row -> why no score
@@ -160,7 +168,7 @@ class ScoreTable:
 
     def take(self, rows: Sequence[int]) -> ScoreTable:
         """Return a new table with these rows, in this order."""
-        made, places = ScoreTable(self.scorers, self.extra, self.more), {row: i for i, row in enumerate(rows)}
+        made, places = ScoreTable(self.scorers, self.extra, self.more, self.texts), {row: i for i, row in enumerate(rows)}
         made.schema = self.schema
         made.batches, made.length = self.arrow().take(list(rows)).to_batches(), len(rows)
         made.reasons = {
@@ -177,7 +185,10 @@ class ScoreTable:
         problems = {places[row]: why for row, why in sorted(self.reasons[name].items()) if row in places}
         numbers = (*self.scorers, *self.more, *COUNTS[:-1])
         columns: dict[str, npt.NDArray[Any]] = {column: self.floats(column)[rows] for column in numbers}
-        columns |= {column: object_array([values[row] for row in rows]) for column, values in self.extra.items()}
+        texts = {column: self.values(column) for column in self.texts}
+        columns |= {
+            column: object_array([values[row] for row in rows]) for column, values in (texts | self.extra).items()
+        }
         ids = [id_ for id_ in self.values("id") if id_ is not None]
         return Scores(ids, self.floats(name)[rows], problems, columns, by=name)
 

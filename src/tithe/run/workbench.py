@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tithe import plugins
+from tithe.engine.readouts.parts import ProbeMargins
 from tithe.errors import OutputError, SettingsError
+from tithe.gate.damage import Damage
+from tithe.gate.probes import LinearProbes
 from tithe.neighbours.encoder import FILE, Encoder
 from tithe.neighbours.encoders import make_encoder
 from tithe.planner import Cost
@@ -155,6 +159,17 @@ class RunBench:
         finally:
             self.reporter.done()
         return found
+
+    @property
+    def made_up(self) -> bool:
+        return False
+
+    def damage_kinds(self, names: Sequence[str] = ()) -> Mapping[str, Damage]:
+        return plugins.damage_kinds(names)
+
+    def keep_probes(self, probes: LinearProbes) -> None:
+        readout = ProbeMargins(probes, probes.fingerprint)
+        self.runner.use_readout("probes", readout, self.setup.open_store(self.answers_in, readout))
 
     def keep(self, name: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or f"{name}.parquet" in (SCORES, TOKENS):

@@ -75,6 +75,11 @@ class LocalRunner:
         """Names of the readouts that need the model."""
         return frozenset(name for name, readout in self.readouts.items() if readout.needs_model)
 
+    def use_readout(self, name: str, readout: Readout, store: Store) -> None:
+        """From now on answer a name by another readout, which a scorer has made while it prepared."""
+        self.readouts, self.stores = {**self.readouts, name: readout}, {**self.stores, name: store}
+        vars(self).pop("model_readouts", None)  # found anew at its next use
+
     def run(self, items: Iterable[Example | BadRow]) -> Generator[ScoredWindow]:
         """Score a stream; yield scored windows in input order."""
         read = ((window, self.answers(window)) for window in self.prefetch_windows(self.planned(self.chunks(items))))
@@ -298,10 +303,10 @@ class LocalRunner:
                 found[i, name] = readout.answer(row)
                 yield name, row
 
-    def scores(self, window: Window, i: int, answers: Answers) -> tuple[dict[str, float | Problem], dict[str, float]]:
+    def scores(self, window: Window, i: int, answers: Answers) -> tuple[dict[str, float | Problem], dict[str, float | str]]:
         """Return every scorer's score or problem for one example, and the scorers' additional columns."""
         example = window.examples[i]
-        out, more = dict[str, float | Problem](), dict[str, float]()
+        out, more = dict[str, float | Problem](), dict[str, float | str]()
         for (name, scorer), slots in zip(self.scorers.items(), window.slots[i], strict=True):
             read = resolve_answers(slots, answers)
             there = {ask: value for ask, value in read.items() if not isinstance(value, Problem)}
@@ -335,7 +340,7 @@ class ScoredWindow:
     window: Window
     answers: Answers
     scores: Sequence[Mapping[str, float | Problem]]
-    more: Sequence[Mapping[str, float]] = ()
+    more: Sequence[Mapping[str, float | str]] = ()
 
 
 def timed(stream: Iterable[T]) -> Iterator[tuple[T, float]]:

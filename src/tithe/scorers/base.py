@@ -6,12 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from tithe.records import Answer, Ask, Count, Example, Nll, PassSpec, Problem
+
+if TYPE_CHECKING:
+    from tithe.gate.damage import Damage
+    from tithe.gate.probes import LinearProbes
 
 NOTHING_SCORED = Problem("no response token could be scored")
 POOL = "pool:"  # id prefix of examples from another data set
@@ -61,6 +65,16 @@ class Workbench(Protocol):
     def keep(self, name: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
         """Write a table to the run folder, as `<name>.parquet`."""
 
+    def damage_kinds(self, names: Sequence[str] = ()) -> Mapping[str, Damage]:
+        """Return kinds of damage by name: those named, or all that are installed."""
+
+    def keep_probes(self, probes: LinearProbes) -> None:
+        """From now on the readout `probes` gives the outputs of these."""
+
+    @property
+    def made_up(self) -> bool:
+        """Whether the answers are fabricated, as in a plan: then nothing can be learned from them."""
+
     def note(self, name: str, value: Any) -> None:
         """Record a fact in the run record, under what was learned."""
 
@@ -84,6 +98,8 @@ class Scorer(ABC):
     whole_response: ClassVar[bool] = False  # if too long, cut the prompt, unless `--truncation` says otherwise
     also: ClassVar[tuple[str, ...]] = ()
     """Names that `more` returns: columns of the score table, prefixed with the scorer's name: `cpqs_probability`."""
+    labels: ClassVar[tuple[str, ...]] = ()
+    """Names of texts that `more` returns: columns of words, prefixed like those in `also`."""
     partial: ClassVar[bool] = False
     """Whether `score` can work with some of the answers; asks that have a problem are then left out."""
 
@@ -103,8 +119,11 @@ class Scorer(ABC):
     def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
         """Return the score, or why there is none; never NaN."""
 
-    def more(self, example: Example, answers: Mapping[str, Answer]) -> Mapping[str, float]:
-        """Return further numbers from the same answers, under names in `also`; leave out those that are undefined."""
+    def more(self, example: Example, answers: Mapping[str, Answer]) -> Mapping[str, float | str]:
+        """Return further values from the same answers, under names in `also` (numbers) and `labels` (texts).
+
+        Undefined ones are left out.
+        """
         return {}
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tithe import plugins
+from tithe.gate.damage import Damage
+from tithe.gate.probes import LinearProbes
 from tithe.records import Answer, Ask, Example, Message, Nll, Problem
 from tithe.scorers.base import POOL
 
@@ -78,6 +80,16 @@ class FakeBench:
         mean = digest(f"{ask.spec.kind} {ask.spec.example.id} {[one.id for one in ask.spec.shots]}", 1)[0]
         make = fabricate(ask, self.known)
         return make(TOKENS[length], MEANS[1 + mean % (len(MEANS) - 1)], ask.spec.kind != "alone")
+
+    @property
+    def made_up(self) -> bool:
+        return True
+
+    def damage_kinds(self, names: Sequence[str] = ()) -> Mapping[str, Damage]:
+        return plugins.damage_kinds(names)
+
+    def keep_probes(self, probes: LinearProbes) -> None:
+        raise AssertionError("nothing can be fitted to made-up answers")
 
     def keep(self, name: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
         lengths = {len(column) for column in columns.values()}

@@ -121,7 +121,7 @@ def _states_read(one: StateReadout, passes: Sequence[Pass], title: str) -> Seque
     head = torch.nn.Linear(WIDTH, VOCABULARY, bias=False).requires_grad_(requires_grad=False)
     head.weight.copy_(_drawn(99, VOCABULARY))  # (vocabulary, dim), the same for every call
     output: Any = _Head(head)
-    reader = one.reader([len(span) for span in spans], ReaderContext(COUNT, torch.device("cpu"), output))
+    reader = one.reader(passes, ReaderContext(COUNT, torch.device("cpu"), output))
     for layer in layers:
         states = [_drawn(int(pass_.ids.sum()) + layer, len(pass_.ids)) for pass_ in passes]  # (tokens, dim) each
         rows = [one[span.start : span.stop] for one, span in zip(states, spans, strict=True)]

@@ -154,7 +154,7 @@ class Breaks(Weighted):
     def __init__(self, how: str) -> None:
         self.how = how
 
-    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
+    def reader(self, passes: Sequence[Pass], model: ReaderContext) -> StateReader:
         if self.how == "raise":
             raise RuntimeError("CUDA error: an illegal memory access was encountered\nand more")
         print("the last straw", flush=True)

@@ -72,13 +72,17 @@ class StateReadout(Readout):
         """Return the tokens of a pass whose states to read."""
 
     @abstractmethod
-    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
+    def reader(self, passes: Sequence[Pass], model: ReaderContext) -> StateReader:
         """Return a reader for the states of one batch.
 
         Args:
-            lengths: number of tokens read of each sequence.
+            passes: the batch; the reader gets the states of each one's `span`.
             model: whose states they are.
         """
+
+    def lengths(self, passes: Sequence[Pass]) -> list[int]:
+        """Return the number of tokens that are read of each pass."""
+        return [len(self.span(one)) for one in passes]
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ def make_taps(passes: Sequence[Pass], asked: Sequence[Sequence[Readout]], model:
     taps = []
     for readout in dict.fromkeys(one for each in asked for one in each if isinstance(one, StateReadout)):
         spans = {i: readout.span(passes[i]) for i, each in enumerate(asked) if readout in each}
-        reader = readout.reader([len(span) for span in spans.values()], model)
+        reader = readout.reader([passes[i] for i in spans], model)
         taps.append(Tap(readout, reader, frozenset(readout.layers(model.count)), spans))
     return taps
 

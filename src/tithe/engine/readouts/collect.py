@@ -37,7 +37,7 @@ class Collected(StateReadout):
         return range(pass_.start, len(pass_.ids))
 
     @abstractmethod
-    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader: ...
+    def reader(self, passes: Sequence[Pass], model: ReaderContext) -> StateReader: ...
 
     def read(self, view: View) -> dict[str, Any]:
         raise AssertionError("collected states are never stored")
@@ -51,8 +51,8 @@ class MeanStates(Collected):
 
     name = "means"
 
-    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
-        return MeanStatesReader(lengths)
+    def reader(self, passes: Sequence[Pass], model: ReaderContext) -> StateReader:
+        return MeanStatesReader(self.lengths(passes))
 
 
 class MeanStatesReader:
@@ -78,8 +78,8 @@ class AllStates(Collected):
     name = "states"
     travels: ClassVar[bool] = False  # the states stay on their device
 
-    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
-        return AllStatesReader(lengths)
+    def reader(self, passes: Sequence[Pass], model: ReaderContext) -> StateReader:
+        return AllStatesReader(self.lengths(passes))
 
 
 class AllStatesReader:

@@ -53,12 +53,12 @@ class MarginReadout(StateReadout):
     def span(self, pass_: Pass) -> range:
         return range(pass_.start, len(pass_.ids))
 
-    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
+    def reader(self, passes: Sequence[Pass], model: ReaderContext) -> StateReader:
         with self._lock:  # several threads may start at once; the head is copied once
             if model.device not in self._placed:
                 self._placed[model.device] = self.head().to(model.device)
         head = self._placed[model.device]
-        return MarginReader(head, head.reader(lengths))
+        return MarginReader(head, head.reader(self.lengths(passes)))
 
     def read(self, view: View) -> dict[str, Any] | Problem:
         return view.found if isinstance(view.found, Problem) else {"margin": float(view.found)}

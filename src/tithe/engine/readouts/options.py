@@ -108,7 +108,7 @@ class OptionsReadout(StateReadout):
         differs = pass_.start + self.replies.at
         return range(differs - 1, differs)
 
-    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
+    def reader(self, passes: Sequence[Pass], model: ReaderContext) -> StateReader:
         if model.head is None:
             raise ModelError(
                 "the likelihood of single replies cannot be read from this model: "

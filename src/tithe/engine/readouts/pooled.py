@@ -45,8 +45,8 @@ class Pooled(StateReadout):
     def span(self, pass_: Pass) -> range:
         return range(len(pass_.ids)) if self.pooling == "mean" else range(len(pass_.ids) - 1, len(pass_.ids))
 
-    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
-        return PooledReader(lengths)
+    def reader(self, passes: Sequence[Pass], model: ReaderContext) -> StateReader:
+        return PooledReader(self.lengths(passes))
 
     def read(self, view: View) -> dict[str, Any] | Problem:
         return view.found if isinstance(view.found, Problem) else {"values": view.found}

@@ -33,8 +33,8 @@ class Weighted(StateReadout):
     def span(self, pass_: Pass) -> range:
         return range(len(pass_.ids))
 
-    def reader(self, lengths: Sequence[int], model: ReaderContext) -> StateReader:
-        return WeightedReader(lengths)
+    def reader(self, passes: Sequence[Pass], model: ReaderContext) -> StateReader:
+        return WeightedReader(self.lengths(passes))
 
     def read(self, view: View) -> dict[str, Any] | Problem:
         if isinstance(view.found, Problem):

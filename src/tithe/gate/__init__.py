@@ -1,0 +1,1 @@
+"""The gate: find damaged records by the hidden states of the model that scores them, without labels."""

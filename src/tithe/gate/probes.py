@@ -1,0 +1,278 @@
+"""Fit linear probes that tell drawn records from their damaged copies, and measure how well they can.
+
+A record and its copies are always on one side of a fold. Everything is a function of the states and the seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold
+
+from tithe.errors import DataError
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+States: TypeAlias = npt.NDArray[np.float32]
+PROMPT, RESPONSE, LAST = range(3)  # the parts of a pass whose mean states are read
+VIEWS = 3  # features of a pass: response, last token, and the product of prompt and response
+PENALTY = 1.0  # of the ridge regression, on features with a mean squared length of 1
+FOLDS = 5
+EVEN = 1e-6  # added to a standard deviation, so that a constant state becomes 0
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the probes see of a pass: its response's mean state, its last state, and how prompt and response agree.
+
+    Each is standardised by the drawn records: (x - mean) / deviation. The third is the product of the first with the
+    prompt's mean state, component by component.
+
+    Args:
+        mean: (layers, parts, dim), over the drawn records and copies.
+        deviation: (layers, parts, dim).
+    """
+
+    mean: Floats
+    deviation: Floats
+
+    @classmethod
+    def of(cls, states: States) -> Features:
+        """Standardise by these states: (passes, layers, parts, dim)."""
+        return cls(states.mean(0, dtype=np.float64), states.std(0, dtype=np.float64) + EVEN)
+
+    def __call__(self, states: States) -> Floats:
+        """Map (..., layers, parts, dim) to (..., layers * views * dim), with a mean squared length of about 1."""
+        standard = (states - self.mean) / self.deviation
+        prompt, response, last = (standard[..., part, :] for part in (PROMPT, RESPONSE, LAST))
+        found = np.stack([response, last, prompt * response], axis=-2)  # (..., layers, views, dim)
+        size = found.shape[-3] * found.shape[-2] * found.shape[-1]
+        flat: Floats = found.reshape(*found.shape[:-3], size) / np.sqrt(size)
+        return flat
+
+
+@dataclass(frozen=True)
+class LinearProbes:
+    """Several linear functions of the features of a pass.
+
+    Args:
+        features: maps states to features.
+        weight: (outputs, features).
+        bias: (outputs,).
+    """
+
+    features: Features
+    weight: Floats
+    bias: Floats
+
+    def __call__(self, states: States) -> Floats:
+        """Return the outputs of one pass: (layers, parts, dim) -> (outputs,)."""
+        found: Floats = self.weight @ self.features(states) + self.bias
+        return found
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 16 hex digits for all that affects the outputs."""
+        made = hashlib.blake2b(digest_size=8)
+        for one in (self.features.mean, self.features.deviation, self.weight, self.bias):
+            made.update(np.ascontiguousarray(one).tobytes())
+        return made.hexdigest()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The drawn records and their copies, with what the model showed of each.
+
+    Args:
+        states: (passes, layers, parts, dim).
+        kinds: (passes,) name of the damage; empty for a record as it is.
+        groups: (passes,) a number for each record and its copies.
+        lengths: (passes,) response characters.
+    """
+
+    states: States
+    kinds: npt.NDArray[np.str_]
+    groups: npt.NDArray[np.int64]
+    lengths: Floats
+
+    @property
+    def whole(self) -> npt.NDArray[np.bool_]:
+        """Which passes are records as they are."""
+        return np.asarray(self.kinds == "")
+
+
+@dataclass(frozen=True)
+class SoundFit:
+    """Fitted probes, and the margins of the passes that they were fitted on.
+
+    Args:
+        probes: output 0 is the margin, log odds of sound against damaged; then one output a kind, log odds of it.
+        kinds: names of the outputs after the first.
+        margins: (passes,) cross-fitted margins.
+        looks: (passes, kinds) cross-fitted log odds of each kind.
+        kept: (passes,) False for records that were trimmed from the positives.
+        auc: of the margin, records against copies; the pool's own damage lowers it.
+        auc_by_kind: kind -> AUC of its copies.
+        auc_untaught: kind -> AUC of its copies if the probes have seen none of that kind.
+        auc_length: of the response's length alone, in the better direction.
+    """
+
+    probes: LinearProbes
+    kinds: tuple[str, ...]
+    margins: Floats
+    looks: Floats
+    kept: npt.NDArray[np.bool_]
+    auc: float
+    auc_by_kind: Mapping[str, float]
+    auc_untaught: Mapping[str, float]
+    auc_length: float
+
+
+def fit_sound(drawn: Drawn, *, trim: float) -> SoundFit:
+    """Fit the probes.
+
+    Args:
+        drawn: records and copies.
+        trim: share of the records, those with the lowest cross-fitted margins, that are no positives in the end: the
+            pool's own damage is mostly among them.
+
+    Raises:
+        DataError: states are not finite, or there are too few records for the folds.
+    """
+    demand_states(drawn)
+    features = Features.of(drawn.states)
+    flat = features(drawn.states)  # (passes, features)
+    rows, basis = row_space(flat)
+    whole = drawn.whole
+    folds = [(a, b) for a, b in GroupKFold(FOLDS).split(rows, groups=drawn.groups)]
+    kept = np.ones(len(rows), dtype=bool)
+    raw = cross_fit(rows, target(whole), kept, folds)
+    if trim:
+        records = np.flatnonzero(whole)
+        kept[records[np.argsort(raw[records], kind="stable")][: int(trim * len(records))]] = False
+        raw = cross_fit(rows, target(whole), kept, folds)
+    kinds = tuple(sorted({*drawn.kinds.tolist()} - {""}))
+    slope, offset = calibrate(raw[kept], whole[kept])
+    weight, bias = linear(rows[kept], target(whole[kept]), basis)
+    weights, biases = [slope * weight], [slope * bias + offset]
+    looks = np.empty((len(rows), len(kinds)))
+    for i, kind in enumerate(kinds):  # a kind against the sound records alone
+        some = kept & (whole | (drawn.kinds == kind))
+        own = cross_fit(rows, target(drawn.kinds == kind), some, folds)
+        a, b = calibrate(own[some], drawn.kinds[some] == kind)
+        weight, bias = linear(rows[some], target(drawn.kinds[some] == kind), basis)
+        weights.append(a * weight)
+        biases.append(a * bias + b)
+        looks[:, i] = a * own + b
+    margins = slope * raw + offset
+    return SoundFit(
+        LinearProbes(features, np.stack(weights), np.array(biases)),
+        kinds,
+        margins,
+        looks,
+        kept,
+        auc(margins, whole),
+        {kind: auc_of_kind(margins, drawn.kinds, kind) for kind in kinds},
+        {kind: untaught(rows, drawn.kinds, kind, kept, folds) for kind in kinds} if len(kinds) > 1 else {},
+        max(auc(drawn.lengths, whole), auc(-drawn.lengths, whole)),
+    )
+
+
+def demand_states(drawn: Drawn) -> None:
+    if len(np.unique(drawn.groups)) < FOLDS:
+        raise DataError(f"{len(np.unique(drawn.groups))} records with a damaged copy are too few for {FOLDS} folds")
+    broken = ~np.isfinite(drawn.states).reshape(len(drawn.states), -1).all(1)
+    if broken.any():
+        raise DataError(
+            f"the hidden states of {int(broken.sum())} of {len(broken)} passes are not finite",
+            hint="half precision overflows in some models: read them in bf16 or fp32",
+        )
+
+
+def row_space(flat: Floats) -> tuple[Floats, Floats]:
+    """Return the coordinates of the rows in the space that they span, and its basis.
+
+    A ridge regression in these coordinates is exactly the one on all features, and far cheaper: there are some hundred
+    rows and tens of thousands of features.
+
+    Returns:
+        (rows, rank) and (rank, features).
+    """
+    values, vectors = np.linalg.eigh(flat @ flat.T)  # (rows,), (rows, rows)
+    there = values > values.max() * 1e-9
+    scale = np.sqrt(values[there])
+    return vectors[:, there] * scale, (vectors[:, there] / scale).T @ flat
+
+
+def target(yes: npt.NDArray[np.bool_]) -> Floats:
+    """Return 1 for yes and -1 for no."""
+    return np.where(yes, 1.0, -1.0)
+
+
+def fit_ridge(rows: Floats, goal: Floats) -> Ridge:
+    """Fit a ridge regression in which both sides have the same weight."""
+    yes = goal > 0
+    weight = np.where(yes, 0.5 / max(1, yes.sum()), 0.5 / max(1, (~yes).sum())) * len(goal)
+    return Ridge(PENALTY, solver="cholesky").fit(rows, goal, sample_weight=weight)
+
+
+def linear(rows: Floats, goal: Floats, basis: Floats) -> tuple[Floats, float]:
+    """Fit on rows of the row space, and return the weights of all features, (features,), and the bias."""
+    fit = fit_ridge(rows, goal)
+    return fit.coef_ @ basis, float(fit.intercept_)
+
+
+def cross_fit(
+    rows: Floats,
+    goal: Floats,
+    taught: npt.NDArray[np.bool_],
+    folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
+) -> Floats:
+    """Return for every row the output of a fit that has not seen its record: (rows,).
+
+    Args:
+        rows: (rows, rank).
+        goal: (rows,) 1 or -1.
+        taught: which rows may be learned from.
+        folds: pairs of training and held-out rows.
+    """
+    found = np.empty(len(rows))
+    for training, held_out in folds:
+        some = training[taught[training]]
+        found[held_out] = fit_ridge(rows[some], goal[some]).predict(rows[held_out])
+    return found
+
+
+def calibrate(outputs: Floats, yes: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Return slope and offset that turn outputs into log odds (Platt scaling), as if both sides were equally likely."""
+    if yes.all() or not yes.any():
+        return 1.0, 0.0
+    fit = LogisticRegression(C=1e3, class_weight="balanced").fit(outputs[:, None], yes)
+    return max(float(fit.coef_[0, 0]), EVEN), float(fit.intercept_[0])  # never turned around
+
+
+def auc(values: Floats, yes: npt.NDArray[np.bool_]) -> float:
+    return float(roc_auc_score(yes, values))
+
+
+def auc_of_kind(margins: Floats, kinds: npt.NDArray[np.str_], kind: str) -> float:
+    """Return the AUC of the records against the copies of one kind."""
+    some = (kinds == "") | (kinds == kind)
+    return auc(margins[some], kinds[some] == "")
+
+
+def untaught(
+    rows: Floats,
+    kinds: npt.NDArray[np.str_],
+    kind: str,
+    kept: npt.NDArray[np.bool_],
+    folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
+) -> float:
+    """Return the AUC of a kind's copies if no copy of that kind is learned from."""
+    return auc_of_kind(cross_fit(rows, target(kinds == ""), kept & (kinds != kind), folds), kinds, kind)

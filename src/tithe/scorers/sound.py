@@ -1,0 +1,203 @@
+"""Sound or damaged, by the scored model's own hidden states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from tithe.errors import DataError, SettingsError
+from tithe.gate.damage import DamagedCopy, draw_records, make_copies
+from tithe.gate.estimate import damage_share
+from tithe.gate.probes import Drawn, SoundFit, fit_sound
+from tithe.records import Answer, Ask, Example, Problem, States, Vector
+from tithe.scorers.base import LEARNED, Scorer, Workbench, finite, given
+
+LOWEST_AUC = 0.7  # of a model that can tell damage
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What preparing found out.
+
+    Args:
+        kinds: names of the probes' outputs after the first.
+        own: id -> outputs, for drawn records: by probes that have not seen them.
+    """
+
+    kinds: tuple[str, ...] = ()
+    own: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sound(Scorer):
+    """High: the model's hidden states look like those of the pool's records, not like those of damaged copies of them.
+
+    Paper:    none: our own, from the idea of CPQS (a head on the scored model's hidden states) and tiers that need no
+              labels and no other model
+    Formula:  w . x + b, log odds of sound against damaged at even odds, by a ridge regression on x: in five layers the
+              mean state of the response, the state of its last token, and the product of the mean states of prompt and
+              response, all standardised
+    Reads:    given, hidden states; prompt + response tokens forward, and as much for `records` copies
+    Range:    any number, in log odds; 0 is undecided. `probability` is its logistic, `looks_like` the most likely kind
+              of damage, `looks_like_probability` the odds of that kind against a sound record as a probability
+    Differs:  from the same probe with labels: the sound records are drawn from this very pool, damaged ones and all;
+              `trim` leaves out the worst of them
+
+    Args:
+        records: how many records are drawn and damaged.
+        copies: damaged copies of each.
+        kinds: kinds of damage, separated by `+`; by default all that are installed.
+        trim: share of the drawn records, those that look most damaged, that are not taken for sound.
+        seed: random seed of what is drawn.
+    """
+
+    name: ClassVar[str] = "sound"
+    unit: ClassVar[str] = "log odds"
+    reads: ClassVar[str] = "given: hidden states"
+    also: ClassVar[tuple[str, ...]] = ("probability", "looks_like_probability")
+    labels: ClassVar[tuple[str, ...]] = ("looks_like",)
+
+    records: int = 400
+    copies: int = 1
+    kinds: str = "all"
+    trim: float = 0.3
+    seed: int = 0
+    along: tuple[str, ...] = field(default=(), metadata=LEARNED, repr=False, compare=False)
+    learned: Learned | None = field(default=None, metadata=LEARNED, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.records < 1 or self.copies < 1:
+            raise SettingsError(f"`sound` draws at least one record and copy, not {self.records} and {self.copies}")
+        if not 0 <= self.trim <= 0.5:
+            raise SettingsError(f"`trim` is between 0 and 0.5, not {self.trim}")
+
+    def prepare(self, bench: Workbench) -> Self:
+        drawn = draw_records(bench.examples, self.records, self.seed)
+        if len(drawn) < self.records:
+            raise DataError(
+                f"`sound` draws {self.records:,} records, and there are {len(drawn):,} different ones",
+                hint=f"`sound(records={max(1, len(drawn))})` draws fewer; from about 200 on it learns something",
+            )
+        names = () if self.kinds == "all" else tuple(self.kinds.split("+"))
+        copies = make_copies(
+            drawn, bench.examples, bench.damage_kinds(names), copies=self.copies, seed=self.seed
+        )
+        read = bench.answers(
+            [{"given": Ask(given(one), "parts")} for one in [*drawn, *(copy.example for copy in copies)]]
+        )
+        if bench.made_up:
+            return replace(self, learned=Learned())
+        sample, places = sample_of(drawn, copies, read)
+        fit = fit_sound(sample, trim=self.trim)
+        report(bench, sample, fit)
+        own = {
+            drawn[place].id: [fit.margins[i], *fit.looks[i]]
+            for i, place in enumerate(places)
+            if sample.kinds[i] == ""
+        }
+        bench.keep_probes(fit.probes)
+        bench.keep("damage", sample_table(drawn, sample, fit, places))
+        return replace(self, learned=Learned(fit.kinds, own))
+
+    def asks(self, example: Example) -> dict[str, Ask]:
+        return {"given": Ask(given(example), "probes")} | {
+            readout: Ask(given(example), readout) for readout in self.along
+        }
+
+    def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
+        return finite(self.outputs(example, answers)[0], "sound")
+
+    def more(self, example: Example, answers: Mapping[str, Answer]) -> Mapping[str, float | str]:
+        assert self.learned is not None, "prepare comes first"
+        margin, *looks = self.outputs(example, answers)
+        found: dict[str, float | str] = {"probability": logistic(margin)}
+        if self.learned.kinds:
+            best = int(np.argmax(looks))
+            found |= {"looks_like": self.learned.kinds[best], "looks_like_probability": logistic(looks[best])}
+        return found
+
+    def outputs(self, example: Example, answers: Mapping[str, Answer]) -> Sequence[float]:
+        """Return the margin, and the log odds of each kind of damage."""
+        assert self.learned is not None, "prepare comes first"
+        answer = answers["given"]
+        assert isinstance(answer, Vector), f"`given` is {type(answer).__name__}"
+        return self.learned.own.get(example.id) or answer.values.tolist()
+
+
+def logistic(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value > -700 else 0.0  # exp overflows beyond 709
+
+
+def sample_of(
+    drawn: Sequence[Example], copies: Sequence[DamagedCopy], read: Sequence[Mapping[str, Answer | Problem]]
+) -> tuple[Drawn, list[int]]:
+    """Return what the model showed of the drawn records and copies, and of which record each row is.
+
+    A record that the model cannot read is left out with its copies.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    examples = [*drawn, *(copy.example for copy in copies)]
+    places = [*range(len(drawn)), *(copy.place for copy in copies)]
+    kinds = [*[""] * len(drawn), *(copy.kind for copy in copies)]
+    able = {place for place, found in zip(places, read[: len(drawn)], strict=False) if isinstance(found["given"], States)}
+    rows = [i for i, found in enumerate(read) if places[i] in able and isinstance(found["given"], States)]
+    with_copy = {places[i] for i in rows if kinds[i]}
+    rows = [i for i in rows if places[i] in with_copy]
+    if not rows:
+        why = next((one["given"].reason for one in read if isinstance(one["given"], Problem)), "none has a copy")
+        raise DataError(f"the model can read none of the {len(drawn):,} drawn records and their copies: {why}")
+    states = [read[i]["given"].values for i in rows]  # type: ignore[union-attr]
+    return Drawn(
+        np.stack(states),
+        np.array([kinds[i] for i in rows]),
+        np.array([places[i] for i in rows]),
+        np.array([float(len(examples[i].response.content)) for i in rows]),
+    ), [places[i] for i in rows]
+
+
+def report(bench: Workbench, sample: Drawn, fit: SoundFit) -> None:
+    """Record and print how well the model tells damage.
+
+    Raises:
+        DataError: it cannot.
+    """
+    whole = sample.whole
+    share = damage_share(fit.margins[whole], fit.margins[~whole])
+    bench.note("drawn", int(whole.sum()))
+    bench.note("copies", int((~whole).sum()))
+    bench.note("auc", round(fit.auc, 4))
+    bench.note("auc_of_length", round(fit.auc_length, 4))
+    bench.note("auc_by_kind", rounded(fit.auc_by_kind))
+    bench.note("auc_by_kind_if_not_taught", rounded(fit.auc_untaught))
+    bench.note("estimated_damage", round(share, 4))
+    listed = ", ".join(f"{kind} {value:.2f}" for kind, value in fit.auc_by_kind.items())
+    bench.say(
+        f"sound: {int(whole.sum()):,} drawn records against {int((~whole).sum()):,} damaged copies, held out: "
+        f"AUC {fit.auc:.2f} (length alone {fit.auc_length:.2f}): {listed}"
+    )
+    if fit.auc < LOWEST_AUC or fit.auc <= fit.auc_length:
+        raise DataError(
+            f"this model cannot tell damage in this data: AUC {fit.auc:.2f} on held-out damaged copies, "
+            f"{fit.auc_length:.2f} by their length alone, and at least {LOWEST_AUC} is needed",
+            hint="take a larger model, or leave the gate out",
+        )
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def sample_table(drawn: Sequence[Example], sample: Drawn, fit: SoundFit, places: Sequence[int]) -> dict[str, Any]:
+    """Make the table `damage`: one row per drawn record or copy, with its cross-fitted margin."""
+    return {
+        "id": [drawn[place].id for place in places],
+        "kind": sample.kinds.tolist(),
+        "sound": np.asarray(fit.margins),
+        "taught": np.asarray(fit.kept),
+    }
