@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from tithe.errors import brief
 
 SHOWN = 50  # characters of a text
+NUMBER = re.compile(r" \([\d.]+\)$")
 PassKind: TypeAlias = Literal["given", "alone", "shown", "rated"]
 IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
@@ -365,8 +367,17 @@ class Selection:
         return f"<Selection: {len(self.kept):,} kept, {len(self.dropped):,} dropped{by}>"
 
     def reasons(self) -> dict[str, int]:
-        """Return reason -> number of dropped examples, most frequent first."""
+        """Return reason -> number of dropped examples, most frequent first; a number at its end does not count."""
         counts: dict[str, int] = {}
-        for reason in self.dropped.values():
+        for reason in map(without_number, self.dropped.values()):
             counts[reason] = counts.get(reason, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def without_number(reason: str) -> str:
+    """Return a reason without a number in brackets at its end, such as a probability.
+
+    >>> without_number("looks like cut (0.97)")
+    'looks like cut'
+    """
+    return NUMBER.sub("", reason)

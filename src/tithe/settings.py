@@ -216,6 +216,11 @@ class SelectSettings(ScoreSettings):
         drop_duplicates: keep the first of examples with the same prompt and response.
         drop_contaminated: drop examples that share 13 words in a row with this evaluation file; may be repeated.
         pipeline: stages instead of one scorer, e.g. `superfiltering@gpt2:20% -> ifd:5%`.
+        gate: first keep this share by `sound`, so that damaged records are not chosen for being hard: `50%`, or `auto`
+            for the loosest gate behind which the selection is estimated to hold little damage.
+        gate_damage: most damage in the selection, for `--gate auto`.
+        gate_within: keep the gate's share of each value of this column, not of the whole.
+        gate_check: after a selection without a gate, look for damage in it, if that costs little.
         shape: shape of the kept records: `same`, `messages`, `alpaca` or `prompt-completion`.
     """
 
@@ -227,6 +232,10 @@ class SelectSettings(ScoreSettings):
     drop_duplicates: bool = False
     drop_contaminated: Annotated[Texts, Flag(metavar="FILE")] = ()
     pipeline: str | None = None
+    gate: str | None = None
+    gate_damage: Annotated[float, checked(lambda x: 0 < x < 1, "a share is between 0 and 1")] = 0.05
+    gate_within: str | None = None
+    gate_check: Annotated[bool, Flag(negative=True)] = True
     shape: Literal["same", "messages", "alpaca", "prompt-completion"] = "same"
 
 

@@ -31,6 +31,7 @@ class Stage:
         model: the stage's own model; None for the run's.
         budget: how much it keeps.
         of_all: whether a share counts from the whole input, not from what enters the stage.
+        name: label of a stage that is not written in a pipeline.
     """
 
     number: int
@@ -40,10 +41,13 @@ class Stage:
     model: str | None
     budget: str
     of_all: bool = False
+    name: str = ""
 
     @property
     def label(self) -> str:
         """Name of the stage in messages and reasons."""
+        if self.name:
+            return self.name
         chosen = "" if self.selector == "top" else CHOICE + base_name(self.selector)
         name = base_name(self.scorer) + chosen if self.scorer else base_name(self.selector)
         return f"stage {self.number}, {name}"

@@ -81,7 +81,7 @@ def draw_records(examples: Sequence[Example], count: int, seed: int) -> list[Exa
 def make_copies(
     drawn: Sequence[Example], pool: Sequence[Example], kinds: Mapping[str, Damage], *, copies: int, seed: int
 ) -> list[DamagedCopy]:
-    """Damage every drawn record in several ways, kinds in turn; a kind that cannot damage it leaves its turn to the next.
+    """Damage every drawn record, kinds in turn; a kind that cannot damage it leaves its turn to the next.
 
     Args:
         drawn: records, in a fixed order.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
 Floats: TypeAlias = npt.NDArray[np.float64]
-QUANTILES = np.linspace(0.2, 0.9, 29)  # of the copies' margins, at which the two distributions are compared
-DRAWS = 200  # of the bootstrap
+QUANTILES = np.linspace(0.4, 0.9, 26)  # of the copies' margins, at which the two distributions are compared
+DRAWS = 100  # of the bootstrap
 LEVEL = 0.9  # of the interval
+RANK_EDGE = 0.01  # ranks are kept this far from 0 and 1, so that their logits stay finite
 
 
 def damage_share(records: Floats, copies: Floats) -> float:
@@ -23,7 +24,120 @@ def damage_share(records: Floats, copies: Floats) -> float:
     every threshold t. The least of these bounds is the estimate: low margins are mostly damage.
 
     Returns:
-        A share, 0 to 1; an upper bound as far as damage in the pool has the margins that the copies have.
+        A share, 0 to 1; right as far as damage in the pool has the margins that the copies have.
     """
     cuts = np.quantile(copies, QUANTILES)
-    return float(min(1.0, min(np.mean(records <= cut) / np.mean(copies <= cut) for cut in cuts)))
+    ordered = np.sort(records)
+    below = np.searchsorted(ordered, cuts, side="right") / len(records)
+    return float(min(1.0, np.min(below / QUANTILES)))
+
+
+@dataclass(frozen=True)
+class Known:
+    """Margins and scores of some passes.
+
+    Args:
+        margins: (passes,) cross-fitted where the probes were taught with them.
+        scores: (passes,) by which the selection ranks; all equal if there are none.
+    """
+
+    margins: Floats
+    scores: Floats
+
+    def some(self, which: npt.NDArray[np.int64]) -> Known:
+        return Known(self.margins[which], self.scores[which])
+
+
+@dataclass(frozen=True)
+class DamageChance:
+    """The chance that a record is damaged, given its margin and its score.
+
+    By Bayes' rule it is p f_damaged / f_records. The ratio of the densities is the odds of a logistic regression of
+    copies against drawn records, on the margin, the logit of the score's rank in the pool, and their product.
+
+    Args:
+        share: p, share of damage in the pool.
+        regression: copies against records.
+        ranks: (pool,) the pool's scores, ascending.
+    """
+
+    share: float
+    regression: LogisticRegression
+    ranks: Floats
+
+    @classmethod
+    def fit(cls, pool: Known, records: Known, copies: Known) -> Self:
+        """Fit from the margins and scores of the pool, of the drawn records, and of their copies."""
+        ranks = np.sort(pool.scores)
+        both = Known(np.concatenate([records.margins, copies.margins]), np.concatenate([records.scores, copies.scores]))
+        is_copy = np.arange(len(both.margins)) >= len(records.margins)
+        fit = LogisticRegression(C=1.0, class_weight="balanced", max_iter=500).fit(features(both, ranks), is_copy)
+        return cls(damage_share(pool.margins, copies.margins), fit, ranks)
+
+    def __call__(self, known: Known) -> Floats:
+        """Return the chance of each record: (records,)."""
+        odds = np.exp(np.minimum(self.regression.decision_function(features(known, self.ranks)), 50.0))
+        found: Floats = np.minimum(1.0, self.share * odds)
+        return found
+
+
+def features(known: Known, ranks: Floats) -> Floats:
+    """Return (passes, 4): margin, logit of the score's rank, their product, and the margin where it is negative."""
+    rank = np.searchsorted(ranks, known.scores) / len(ranks)
+    rank = np.clip(rank, RANK_EDGE, 1 - RANK_EDGE)
+    logit, margin = np.log(rank / (1 - rank)), known.margins
+    return np.stack([margin, logit, logit * margin, np.minimum(margin, 0.0)], axis=1)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimated share of damage.
+
+    Args:
+        share: 0 to 1.
+        low: lower end of the 90 % interval.
+        high: upper end.
+    """
+
+    share: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.share:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+
+class Estimator:
+    """Estimates of the share of damage in selections from one pool; the interval is by a bootstrap over drawn records.
+
+    Args:
+        pool: all records of the pool that have margin and score.
+        records: the drawn ones.
+        copies: their copies.
+        seed: random seed of the bootstrap.
+    """
+
+    def __init__(self, pool: Known, records: Known, copies: Known, seed: int) -> None:
+        self.pool, self.chance = pool, DamageChance.fit(pool, records, copies)
+        self.random = np.random.default_rng(seed)
+        self.draws: list[DamageChance] = []
+        for _ in range(DRAWS):
+            drawn = (self.random.integers(0, len(one.margins), len(one.margins)) for one in (records, copies))
+            self.draws.append(
+                DamageChance.fit(pool, *(one.some(at) for one, at in zip((records, copies), drawn, strict=True)))
+            )
+
+    def of(self, chosen: Sequence[int] | npt.NDArray[np.int64]) -> Estimate:
+        """Estimate the share of damage among these places of the pool.
+
+        The interval has the draws' spread and the chance in a finite selection.
+        """
+        some = self.pool.some(np.asarray(chosen, dtype=np.int64))
+        count = len(some.margins)
+        if not count:
+            return Estimate(0.0, 0.0, 0.0)
+        means = np.array([float(one(some).mean()) for one in self.draws])
+        seen = self.random.binomial(count, means) / count
+        low, high = np.quantile(seen, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        share = float(self.chance(some).mean())
+        return Estimate(share, float(min(low, share)), float(max(high, share)))

@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
 from tithe.errors import DataError
+from tithe.gate.estimate import damage_share
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 States: TypeAlias = npt.NDArray[np.float32]
@@ -139,8 +140,9 @@ def fit_sound(drawn: Drawn, *, trim: float) -> SoundFit:
 
     Args:
         drawn: records and copies.
-        trim: share of the records, those with the lowest cross-fitted margins, that are no positives in the end: the
-            pool's own damage is mostly among them.
+        trim: largest share of the records, those with the lowest cross-fitted margins, that are no positives in the
+            end, as the pool's own damage is mostly among them. A pool with little damage is trimmed less: by twice
+            the share that is estimated after a first trimming.
 
     Raises:
         DataError: states are not finite, or there are too few records for the folds.
@@ -152,11 +154,14 @@ def fit_sound(drawn: Drawn, *, trim: float) -> SoundFit:
     whole = drawn.whole
     folds = [(a, b) for a, b in GroupKFold(FOLDS).split(rows, groups=drawn.groups)]
     kept = np.ones(len(rows), dtype=bool)
-    raw = cross_fit(rows, target(whole), kept, folds)
-    if trim:
-        records = np.flatnonzero(whole)
-        kept[records[np.argsort(raw[records], kind="stable")][: int(trim * len(records))]] = False
+    raw = first = cross_fit(rows, target(whole), kept, folds)
+    ranked = np.flatnonzero(whole)[np.argsort(first[whole], kind="stable")]
+    share = trim
+    for _ in range(2 if trim else 0):
+        kept[:] = True
+        kept[ranked[: int(share * len(ranked))]] = False
         raw = cross_fit(rows, target(whole), kept, folds)
+        share = min(trim, 2 * damage_share(raw[whole], raw[~whole]))
     kinds = tuple(sorted({*drawn.kinds.tolist()} - {""}))
     slope, offset = calibrate(raw[kept], whole[kept])
     weight, bias = linear(rows[kept], target(whole[kept]), basis)

@@ -16,12 +16,12 @@ from tithe.data.ids import strip_occurrence
 from tithe.data.writers import Reason
 from tithe.errors import SettingsError, did_you_mean
 from tithe.planner import without_details
-from tithe.records import FloatArray, Scores, Selection
+from tithe.records import FloatArray, Scores, Selection, without_number
 from tithe.report.reporter import Reporter
 from tithe.run.method import Method, basic_record
 from tithe.run.results import PipelineResult, ScoreResult, SelectResult, StageResult
 from tithe.run.source import DataSource
-from tithe.run.table import COMPUTED, COUNTS, FIXED, ScoreTable, join_reasons, rank_correlation
+from tithe.run.table import COMPUTED, COUNTS, FIXED, NLLS, ScoreTable, join_reasons, rank_correlation
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter, apply_filters, drop_duplicates, without
@@ -198,10 +198,13 @@ def count_reasons(selection: Selection, problems: set[str]) -> dict[str, int]:
     whole: dict[str, set[str]] = {}
     counts: Counter[str] = Counter()
     for id_, reason in selection.dropped.items():
-        short = without_details(reason) if id_ in problems else reason
+        short = without_details(reason) if id_ in problems else without_number(reason)
         whole.setdefault(short, set()).add(reason)
         counts[short] += 1
-    return {next(iter(whole[short])) if len(whole[short]) == 1 else short: n for short, n in counts.most_common()}
+    return {
+        without_number(next(iter(whole[short]))) if len(whole[short]) == 1 else short: n
+        for short, n in counts.most_common()
+    }
 
 
 def suggest_changes(reasons: Sequence[str]) -> str:
@@ -304,26 +307,35 @@ def combine_tables(stages: Sequence[StageResult], leavers: Mapping[str, Stage]) 
     """
     first = stages[0].chosen.scored.score_table
     ids = first.values("id")
-    # Rows follow the first stage, which has seen every record; a later stage fills its column where it has the id.
+    # Rows follow the first stage, which has seen every record; a later stage fills its columns where it has the id.
     columns: dict[str, Any] = {name: first.values(name) for name in FIXED}
     reasons: dict[str, dict[int, str]] = {}
+    more, texts = dict[str, Any](), dict[str, Any]()
     bad = {i: first.reasons[first.scorers[0]][i] for i, id_ in enumerate(ids) if id_ is None}
     for done in stages:
-        if done.column is None:
-            continue
         grown = done.chosen.scored.score_table
         own = {id_: i for i, id_ in enumerate(grown.values("id"))}
-        values, said = grown.values(grown.scorers[0]), grown.reasons[grown.scorers[0]]
         places = [None if id_ is None else own.get(id_) for id_ in ids]
-        columns[done.column] = [None if i is None else values[i] for i in places]
-        reasons[done.column] = {
-            row: why
-            for row, (i, id_) in enumerate(zip(places, ids, strict=True))
-            if (why := bad.get(row) if id_ is None else reason_of_stage(leavers[id_]) if i is None else said.get(i))
-        }
-    columns |= {name: first.values(name) for name in COUNTS[:-1]}
+        for name, column in done.columns.items():
+            values = grown.values(name)
+            moved = [None if i is None else values[i] for i in places]
+            if name not in grown.scorers:
+                (texts if name in grown.texts else more)[column] = moved
+                continue
+            columns[column], said = moved, grown.reasons[name]
+            reasons[column] = {
+                row: why
+                for row, (i, id_) in enumerate(zip(places, ids, strict=True))
+                if (why := bad.get(row) if id_ is None else reason_of_stage(leavers[id_]) if i is None else said.get(i))
+            }
+        if done is stages[0] or (done is stages[1] and stages[0].stage.name):  # behind a gate, what its scorers read
+            likelihoods = {name: grown.values(name) for name in NLLS}
+            columns |= {
+                name: [None if i is None else values[i] for i in places] for name, values in likelihoods.items()
+            }
+    columns |= more | texts | {name: first.values(name) for name in COUNTS[:-1] if name not in NLLS}
     columns["problem"] = [join_reasons({name: said.get(i) for name, said in reasons.items()}) for i in range(len(ids))]
-    return ScoreTable.from_columns(columns, reasons)
+    return ScoreTable.from_columns(columns, reasons, more, texts)
 
 
 def reason_of_stage(stage: Stage) -> str:

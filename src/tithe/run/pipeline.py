@@ -43,14 +43,17 @@ from tithe.run.folder import (
     write_json,
     write_table,
 )
+from tithe.run.gate import GATE, GatePlan, is_gates, open_gate, report_gate, text_columns
 from tithe.run.method import Method, Setup, basic_record, inherited_settings, residual_name, set_up
 from tithe.run.results import ScoreResult, SelectResult, StageResult
 from tithe.run.score import Scoring, check_warmup, warm_up
 from tithe.run.source import DataSource, Pools
 from tithe.run.table import COUNTS, NLLS
+from tithe.scorers.sound import Sound
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter
+from tithe.selectors.gate import Gate
 from tithe.settings import SelectSettings, check_inherited
 from tithe.stages import Stage, base_name, naming_stage, parse_pipeline
 
@@ -70,6 +73,8 @@ class StageJob:
         column: name of the stage's scores in the final table; None if it uses the scores of an earlier stage.
         setup: the stage on the whole data set, checked before anything is scored.
         extra: input columns that its filters and selectors read.
+        gate: how strict the gate is; None for any other stage.
+        earlier: readouts that the gate has read of all `given` passes.
     """
 
     stage: Stage | None
@@ -79,6 +84,8 @@ class StageJob:
     column: str | None
     setup: Setup
     extra: Sequence[str]
+    gate: GatePlan | None = None
+    earlier: frozenset[str] = frozenset()
 
     @property
     def scores(self) -> bool:
@@ -129,6 +136,10 @@ def select(
         jobs, waiting = [single_job(settings, folder, reporter)], list[str]()
     else:
         jobs, waiting = make_jobs(settings, folder)
+    if settings.gate is None:
+        check_ungated(settings)
+    else:
+        jobs = behind_gate(settings, jobs, folder)
     # All checks are done by now: below, the run folder is made and locked.
     whole = jobs[0].setup.source
     found = find_contaminated(whole.dataset, settings, reporter)
@@ -137,7 +148,7 @@ def select(
         recorded_run(folder, reporter, lambda: basic_record(settings)) as writer,
         closing(EngineCache(reporter)) as engines,
     ):
-        if settings.pipeline is not None:
+        if len(jobs) > 1:
             clear_stage_folders(place)
         cascade = PipelineRun(settings, jobs, whole, place, folder, reporter, waiting, found.examples, writer, engines)
         result = cascade.run()
@@ -249,7 +260,7 @@ class PipelineRun:
         Raises:
             TitheError: a stage cannot go on; in a pipeline the message names it.
         """
-        if self.settings.pipeline is None:
+        if self.jobs[0].stage is None:
             return self.run_single(self.jobs[0])
         for job in self.jobs:
             assert job.stage is not None
@@ -275,19 +286,53 @@ class PipelineRun:
         setup = job.setup if not self.done else self.narrow(job, self.done[-1].chosen.rows())
         with run_folder(self.place / FOLDER.format(stage.number)) as here:
             own = RecordWriter(None, self.reporter, dict)  # collects the stage's record; only the run writes one
-            scoring = Scoring(setup, self.engines, self.reporter, here, own, self.place, job.extra)
+            scoring = Scoring(setup, self.engines, self.reporter, here, own, self.place, job.extra, job.earlier)
             scored = self.score_stage(job, stage, scoring)
             total = len(self.done[0].chosen.scores) if self.done else len(scored.scores())
-            chosen = choose(scored, self.rules(job, setup, scored, total))
+            if job.gate is None:
+                chosen = choose(scored, self.rules(job, setup, scored, total))
+            else:
+                chosen = self.run_gate(job, setup, scoring, scored)
             chosen = replace(chosen, scored=replace(chosen.scored, vectors=None))  # frees the examples
             write_table(here / SCORES, with_reasons(chosen))
-        result = StageResult(stage, job.column, chosen, total)
+        result = StageResult(stage, job.column, chosen, total, columns_of(job, chosen))
         self.reporter.say(result.sentence)
         if not chosen.kept:
             raise nothing_kept(chosen)
         if chosen.note:
             self.reporter.say(f"note: {chosen.note}")
         self.done.append(result)
+
+    def run_gate(self, job: StageJob, setup: Setup, scoring: Scoring, scored: ScoreResult) -> SelectResult:
+        """Decide how strict the gate is, keep what looks sound, and report what it does."""
+        assert job.gate is not None
+        behind = self.jobs[1]
+        opened = open_gate(
+            job.gate,
+            scoring,
+            scored,
+            by=ranking_scorer(behind.method, behind.settings.by),
+            ahead=lambda gone: choose(scored, self.rules_ahead(behind, setup, scored, gone)),
+            reporter=self.reporter,
+        )
+        rules = SelectionRules(
+            "sound",
+            job.selector,
+            opened.budget,
+            (),
+            job.settings.drop_duplicates,
+            self.contaminated,
+        )
+        chosen = choose(scored, rules)
+        facts = report_gate(opened, scored, chosen, setup, job.extra, self.reporter)
+        return replace(chosen, record=chosen.record | {"gate": facts})
+
+    def rules_ahead(self, job: StageJob, setup: Setup, scored: ScoreResult, gone: Mapping[str, str]) -> SelectionRules:
+        """Return the rules of the stage behind the gate, to see what it would choose if these were gone."""
+        waiting = list(self.waiting)
+        rules = self.rules(job, replace(setup, method=job.method), scored, len(scored.scores()))
+        self.waiting = waiting
+        return replace(rules, drop_duplicates=self.jobs[0].settings.drop_duplicates, contaminated=gone)
 
     def narrow(self, job: StageJob, places: Mapping[int, Collection[int]]) -> Setup:
         """Return the setup of a later stage: its method on the examples that are left.
@@ -338,6 +383,70 @@ class PipelineRun:
             settings.drop_duplicates,
             {} if self.done else self.contaminated,
         )
+
+
+def columns_of(job: StageJob, chosen: SelectResult) -> dict[str, str]:
+    """Return which columns of a stage's table the final one has, and their names there."""
+    table = chosen.scored.score_table
+    if job.stage is not None and job.stage.name:  # the gate, or all scorers behind one
+        own = [name for name in (*table.scorers, *table.more, *table.texts) if job.gate is None or is_gates(name)]
+        return {name: name for name in own}
+    return {} if job.column is None else {table.scorers[0]: job.column}
+
+
+def behind_gate(settings: SelectSettings, jobs: Sequence[StageJob], folder: Path | None) -> list[StageJob]:
+    """Return the gate's stage, and the stages behind it.
+
+    Raises:
+        TitheError: the gate cannot run with these settings.
+    """
+    first = jobs[0]
+    if first.stage is None:
+        budget = Budget.parse(settings.keep, of=settings.keep_of)
+        of_all = budget.unit == "share" and settings.keep_of == "input"
+        by = ranking_scorer(first.method, settings.by)
+        text = f"{by}: {settings.keep}"
+        stage = Stage(1, text, by, settings.selector, None, str(settings.keep), of_all, name=by)
+        first = replace(first, stage=stage, column=by)
+    plan = GatePlan.of(settings, first.method)
+    source = first.setup.source
+    own = first.settings.model_copy(
+        update={
+            "scorer": (plan.spec,),
+            "model": settings.model,
+            "by": None,
+            "drop": (),
+            "preset": None,
+            "pipeline": None,
+            "residualise": None,
+        }
+    )
+    selector = Gate(settings.gate_within)
+    method = plan.method(own, selector, first.method, same_model=first.settings.model == settings.model)
+    extra = input_columns(method, source, selector, [])
+    extra = list(dict.fromkeys([*extra, *text_columns(source), *(first.extra if plan.auto else ())]))
+    with naming_stage(GATE):
+        setup = set_up(own, method=method, source=source, pools=first.setup.pools, folder=folder)
+    gate = StageJob(replace(GATE, text=f"gate: {settings.gate}"), own, method, selector, "sound", setup, extra, plan)
+    quiet = [note for note in first.setup.notes if note not in source.dataset.notes]
+    # Duplicates are dropped once, before the gate.
+    later = first.settings.model_copy(update={"drop_duplicates": False, "drop_contaminated": ()})
+    earlier = frozenset(readout for one in method.scorers.values() if isinstance(one, Sound) for readout in one.along)
+    first = replace(first, settings=later, setup=replace(first.setup, notes=quiet), earlier=earlier)
+    return [gate, first, *jobs[1:]]
+
+
+def check_ungated(settings: SelectSettings) -> None:
+    """Refuse settings of a gate where there is none.
+
+    Raises:
+        SettingsError: one of them is set.
+    """
+    for name in ("gate_damage", "gate_within"):
+        if getattr(settings, name) != SelectSettings.model_fields[name].default:
+            raise SettingsError(
+                f"`{name}` is given, and there is no gate", hint="`--gate 50%` or `--gate auto` makes one"
+            )
 
 
 def check_settings(settings: SelectSettings) -> None:

@@ -208,12 +208,14 @@ class StageResult:
         column: name of its scores in the final table; None if it used an earlier stage's.
         chosen: the selection from the examples that entered the stage.
         total: number of examples in the whole input.
+        columns: the columns of its own table that are in the final one -> their names there.
     """
 
     stage: Stage
     column: str | None
     chosen: SelectResult
     total: int
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def record(self) -> dict[str, Any]:

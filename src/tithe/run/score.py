@@ -187,6 +187,7 @@ class Scoring:
         writer: writes the run record if the run stops early; None keeps no record.
         answers_in: folder of the stored answers; `place` by default.
         extra: input columns to carry along for a selector.
+        earlier: readouts that an earlier stage has read of all `given` passes.
     """
 
     setup: Setup
@@ -196,6 +197,7 @@ class Scoring:
     writer: RecordWriter | None = None
     answers_in: Path | None = None
     extra: Sequence[str] = ()
+    earlier: frozenset[str] = frozenset()
     cost: Cost = field(default_factory=Cost, init=False)
     began: float = field(default_factory=time.monotonic, init=False)
     load: EngineLoader = field(init=False)
@@ -206,6 +208,7 @@ class Scoring:
         answers_in, setup = self.answers_in or self.place, self.setup
         self.load = EngineLoader(self.engines, setup.settings, setup.source.dataset, setup.model, answers_in)
         self.runner = make_runner(setup, answers_in, self.load, self.reporter)
+        self.runner.earlier = self.earlier
         self.bench = RunBench(self.setup, self.place, self.runner, self.cost, self.reporter, answers_in)
 
     def run(self, folder: Path | None = None) -> ScoreResult:

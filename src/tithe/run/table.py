@@ -72,16 +72,24 @@ class ScoreTable:
         self.reasons: dict[str, dict[int, str]] = {name: {} for name in self.scorers}  # scorer -> row -> why no score
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Sequence[Any]], reasons: Mapping[str, Mapping[int, str]]) -> Self:
+    def from_columns(
+        cls,
+        columns: Mapping[str, Sequence[Any]],
+        reasons: Mapping[str, Mapping[int, str]],
+        more: Iterable[str] = (),
+        texts: Iterable[str] = (),
+    ) -> Self:
         """Make a table from finished columns, in the order of `schema`.
 
         Args:
             columns: name -> values, None for no value.
             reasons: scorer -> row -> why it has no score.
+            more: further columns of numbers.
+            texts: columns of words.
         """
         import pyarrow as pa
 
-        table = cls([*reasons])
+        table = cls([*reasons], more=more, texts=texts)
         table.batches = pa.table(dict(columns), schema=table.schema).to_batches()
         table.length = sum(map(len, table.batches))
         table.reasons = {name: dict(each) for name, each in reasons.items()}
@@ -168,7 +176,10 @@ class ScoreTable:
 
     def take(self, rows: Sequence[int]) -> ScoreTable:
         """Return a new table with these rows, in this order."""
-        made, places = ScoreTable(self.scorers, self.extra, self.more, self.texts), {row: i for i, row in enumerate(rows)}
+        made, places = (
+            ScoreTable(self.scorers, self.extra, self.more, self.texts),
+            {row: i for i, row in enumerate(rows)},
+        )
         made.schema = self.schema
         made.batches, made.length = self.arrow().take(list(rows)).to_batches(), len(rows)
         made.reasons = {

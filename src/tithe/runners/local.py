@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Answers: TypeAlias = dict[tuple[int, str], Answer | Problem]  # (index of the pass in its window, readout) -> answer
+MOST_PREPARED = 100_000  # asks of a scorer that prepares whose passes are remembered
+ScoresByName: TypeAlias = dict[str, float | Problem]
+MoreByName: TypeAlias = dict[str, float | str]
 MODEL_READOUTS = frozenset(name for name, readout in READOUTS.items() if readout.needs_model)
 
 
@@ -46,6 +50,7 @@ class LocalRunner:
         progress: called with the number of examples just done, which may be a fraction.
         readouts: readouts by the names that scorers use.
         tokenisers: processes that tokenise if one thread is too slow; None leaves all to the thread.
+        earlier: readouts that an earlier stage has read of all `given` passes.
         overlapped: score a window while the next one is read; for a model that is not on the CPU.
         work: what was done so far.
     """
@@ -58,6 +63,7 @@ class LocalRunner:
     progress: Callable[[float], None] = lambda _: None
     readouts: Mapping[str, Readout] = field(default_factory=lambda: READOUTS)
     tokenisers: Tokenisers | None = None
+    earlier: frozenset[str] = frozenset()
     overlapped: bool = False
     work: Work = field(default_factory=Work)
     trace: Trace = field(default_factory=Trace, init=False)
@@ -66,6 +72,7 @@ class LocalRunner:
     _wait: float = field(default=0.0, init=False, repr=False)  # seconds that the model waited for the current window
     _stopped: Event = field(default_factory=Event, init=False, repr=False)  # set when the reading thread is to stop
     _before: HashSet = field(default_factory=HashSet, init=False, repr=False)  # passes that `read_together` has counted
+    _prepared: set[int] = field(default_factory=set, init=False, repr=False)  # (pass, readout) that `read` has read
     _problems: dict[tuple[bytes, str], Problem] = field(
         default_factory=dict, init=False, repr=False
     )  # (pass key, readout) -> why this run could not answer it
@@ -160,6 +167,9 @@ class LocalRunner:
         size = window_size(max(map(len, asks), default=0))
         for window in self.prefetch_windows(self.plan_asks(chunk) for chunk in windows(asks, size)):
             answers = self.answers(window)
+            if len(asks) <= MOST_PREPARED:
+                for key, readouts in zip(window.keys, window.readouts, strict=True):
+                    self._prepared |= {place_of(key, readout) for readout in readouts}
             yield window, [resolve_answers(slots, answers) for (slots,) in window.slots]
         for store in self.stores.values():
             store.flush()
@@ -254,7 +264,11 @@ class LocalRunner:
             self.tokenisers.start_if_slow(self.work, engine.model.device.type)
         began = first = time.monotonic()
         read = self.work.tokens
-        model_passes = [i for i, readouts in enumerate(window.readouts) if readouts & self.model_readouts]
+        model_passes = [
+            i
+            for i, readouts in enumerate(window.readouts)
+            if readouts & self.model_readouts and (i in missing or not self.read_before(window, i))
+        ]
         passes = [window.passes[i] for i in model_passes]
         batches = [batch for batch in engine.batches(passes) if any([model_passes[i] in missing for i in batch.index])]
         total = sum([len(passes[i].ids) for batch in batches for i in batch.index])
@@ -282,6 +296,16 @@ class LocalRunner:
         planned, first, last = (at - self._start for at in (self._planned, first, time.monotonic()))
         self.trace.add(Span(1, len(window.items), self.work.tokens - read, planned, first, last, self._wait))
 
+    def read_before(self, window: Window, i: int) -> bool:
+        """Tell whether all that is asked of a pass was read before this sweep began, so that no batch holds it.
+
+        What the sweep itself has stored before it was interrupted does not count: a resumed run cuts the same batches.
+        """
+        asked = window.readouts[i] & self.model_readouts
+        if window.kinds[i] == "given" and asked <= self.earlier:
+            return True
+        return all(place_of(window.keys[i], readout) in self._prepared for readout in asked)
+
     def apply(
         self, window: Window, i: int, result: PassResult | Problem, found: Answers
     ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -303,10 +327,10 @@ class LocalRunner:
                 found[i, name] = readout.answer(row)
                 yield name, row
 
-    def scores(self, window: Window, i: int, answers: Answers) -> tuple[dict[str, float | Problem], dict[str, float | str]]:
+    def scores(self, window: Window, i: int, answers: Answers) -> tuple[ScoresByName, MoreByName]:
         """Return every scorer's score or problem for one example, and the scorers' additional columns."""
         example = window.examples[i]
-        out, more = dict[str, float | Problem](), dict[str, float | str]()
+        out, more = ScoresByName(), MoreByName()
         for (name, scorer), slots in zip(self.scorers.items(), window.slots[i], strict=True):
             read = resolve_answers(slots, answers)
             there = {ask: value for ask, value in read.items() if not isinstance(value, Problem)}
@@ -317,6 +341,11 @@ class LocalRunner:
                 out[name] = scorer.score(example, there)
                 more |= {f"{name}_{what}": value for what, value in scorer.more(example, there).items()}
         return out, more
+
+
+def place_of(key: bytes, readout: str) -> int:
+    """Return 64 bits for a readout of a pass."""
+    return first_64_bits(hashlib.blake2b(key + readout.encode(), digest_size=8).digest())
 
 
 def resolve_answers(slots: Mapping[str, Slot | Problem], answers: Answers) -> dict[str, Answer | Problem]:

@@ -26,10 +26,14 @@ class Learned:
     Args:
         kinds: names of the probes' outputs after the first.
         own: id -> outputs, for drawn records: by probes that have not seen them.
+        copies: the damaged copies, each with its cross-fitted margin.
+        seed: random seed of the draw.
     """
 
     kinds: tuple[str, ...] = ()
     own: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    copies: Sequence[tuple[Example, float]] = ()
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,30 +87,35 @@ class Sound(Scorer):
                 hint=f"`sound(records={max(1, len(drawn))})` draws fewer; from about 200 on it learns something",
             )
         names = () if self.kinds == "all" else tuple(self.kinds.split("+"))
-        copies = make_copies(
-            drawn, bench.examples, bench.damage_kinds(names), copies=self.copies, seed=self.seed
-        )
+        copies = make_copies(drawn, bench.examples, bench.damage_kinds(names), copies=self.copies, seed=self.seed)
+        # The drawn records are read once, with all that is asked of them later.
         read = bench.answers(
-            [{"given": Ask(given(one), "parts")} for one in [*drawn, *(copy.example for copy in copies)]]
+            [self.asks_with(one, "parts") for one in drawn]
+            + [{"given": Ask(given(copy.example), "parts")} for copy in copies]
         )
         if bench.made_up:
             return replace(self, learned=Learned())
-        sample, places = sample_of(drawn, copies, read)
+        sample, rows = sample_of(drawn, copies, read)
         fit = fit_sound(sample, trim=self.trim)
         report(bench, sample, fit)
-        own = {
-            drawn[place].id: [fit.margins[i], *fit.looks[i]]
-            for i, place in enumerate(places)
-            if sample.kinds[i] == ""
-        }
+        examples = [*drawn, *(copy.example for copy in copies)]
+        read_ones = [examples[row] for row in rows]
+        own, damaged = dict[str, Sequence[float]](), list[tuple[Example, float]]()
+        for i, one in enumerate(read_ones):
+            if sample.kinds[i]:
+                damaged.append((one, float(fit.margins[i])))
+            else:
+                own[one.id] = [float(fit.margins[i]), *fit.looks[i].tolist()]
         bench.keep_probes(fit.probes)
-        bench.keep("damage", sample_table(drawn, sample, fit, places))
-        return replace(self, learned=Learned(fit.kinds, own))
+        bench.keep("damage", sample_table(read_ones, sample, fit))
+        return replace(self, learned=Learned(fit.kinds, own, damaged, self.seed))
 
     def asks(self, example: Example) -> dict[str, Ask]:
-        return {"given": Ask(given(example), "probes")} | {
-            readout: Ask(given(example), readout) for readout in self.along
-        }
+        drawn = self.learned is not None and example.id in self.learned.own
+        return self.asks_with(example, "parts" if drawn else "probes")
+
+    def asks_with(self, example: Example, readout: str) -> dict[str, Ask]:
+        return {"given": Ask(given(example), readout)} | {one: Ask(given(example), one) for one in self.along}
 
     def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
         return finite(self.outputs(example, answers)[0], "sound")
@@ -123,9 +132,12 @@ class Sound(Scorer):
     def outputs(self, example: Example, answers: Mapping[str, Answer]) -> Sequence[float]:
         """Return the margin, and the log odds of each kind of damage."""
         assert self.learned is not None, "prepare comes first"
+        if example.id in self.learned.own:
+            return self.learned.own[example.id]
         answer = answers["given"]
         assert isinstance(answer, Vector), f"`given` is {type(answer).__name__}"
-        return self.learned.own.get(example.id) or answer.values.tolist()
+        found: list[float] = answer.values.tolist()
+        return found
 
 
 def logistic(value: float) -> float:
@@ -135,7 +147,7 @@ def logistic(value: float) -> float:
 def sample_of(
     drawn: Sequence[Example], copies: Sequence[DamagedCopy], read: Sequence[Mapping[str, Answer | Problem]]
 ) -> tuple[Drawn, list[int]]:
-    """Return what the model showed of the drawn records and copies, and of which record each row is.
+    """Return what the model showed of the drawn records and copies, and which of them the rows are.
 
     A record that the model cannot read is left out with its copies.
 
@@ -145,7 +157,7 @@ def sample_of(
     examples = [*drawn, *(copy.example for copy in copies)]
     places = [*range(len(drawn)), *(copy.place for copy in copies)]
     kinds = [*[""] * len(drawn), *(copy.kind for copy in copies)]
-    able = {place for place, found in zip(places, read[: len(drawn)], strict=False) if isinstance(found["given"], States)}
+    able = {place for place in range(len(drawn)) if isinstance(read[place]["given"], States)}
     rows = [i for i, found in enumerate(read) if places[i] in able and isinstance(found["given"], States)]
     with_copy = {places[i] for i in rows if kinds[i]}
     rows = [i for i in rows if places[i] in with_copy]
@@ -158,7 +170,7 @@ def sample_of(
         np.array([kinds[i] for i in rows]),
         np.array([places[i] for i in rows]),
         np.array([float(len(examples[i].response.content)) for i in rows]),
-    ), [places[i] for i in rows]
+    ), rows
 
 
 def report(bench: Workbench, sample: Drawn, fit: SoundFit) -> None:
@@ -193,10 +205,10 @@ def rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in values.items()}
 
 
-def sample_table(drawn: Sequence[Example], sample: Drawn, fit: SoundFit, places: Sequence[int]) -> dict[str, Any]:
+def sample_table(examples: Sequence[Example], sample: Drawn, fit: SoundFit) -> dict[str, Any]:
     """Make the table `damage`: one row per drawn record or copy, with its cross-fitted margin."""
     return {
-        "id": [drawn[place].id for place in places],
+        "id": [one.id for one in examples],
         "kind": sample.kinds.tolist(),
         "sound": np.asarray(fit.margins),
         "taught": np.asarray(fit.kept),

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from tithe.engine.measure.shape import ModelShape, attention_flops, idle_parameters, model_shape
 from tithe.planner import Cost, Window
-from tithe.records import BadRow, Example, Problem
+from tithe.records import BadRow, Example
 from tithe.run.method import Setup
 from tithe.run.table import ScoreTable
-from tithe.runners.local import Answers, LocalRunner
+from tithe.runners.local import Answers, LocalRunner, MoreByName, ScoresByName
 from tithe.scorers.base import Scorer
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class TimedRunner(LocalRunner):
 
     score_seconds: float = field(default=0.0, init=False)
 
-    def scores(self, window: Window, i: int, answers: Answers) -> tuple[dict[str, float | Problem], dict[str, float]]:
+    def scores(self, window: Window, i: int, answers: Answers) -> tuple[ScoresByName, MoreByName]:
         began = time.perf_counter()
         found = super().scores(window, i, answers)
         self.score_seconds += time.perf_counter() - began
