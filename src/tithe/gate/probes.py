@@ -223,7 +223,8 @@ def target(yes: npt.NDArray[np.bool_]) -> Floats:
 def fit_ridge(rows: Floats, goal: Floats) -> Ridge:
     """Fit a ridge regression in which both sides have the same weight."""
     yes = goal > 0
-    weight = np.where(yes, 0.5 / max(1, yes.sum()), 0.5 / max(1, (~yes).sum())) * len(goal)
+    rows_each = np.where(yes, np.count_nonzero(yes), np.count_nonzero(~yes))
+    weight = 0.5 * goal.size / rows_each
     return Ridge(PENALTY, solver="cholesky").fit(rows, goal, sample_weight=weight)
 
 
