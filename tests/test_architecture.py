@@ -33,6 +33,7 @@ FLOORS = (
     {"scorers"},
     {"selectors"},
     {"planner"},
+    {"gate"},
     {"neighbours"},
     {"engine"},
     {"data"},
@@ -44,7 +45,7 @@ FLOORS = (
     {"printable"},
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.
-NARROW = {"scorers": {"neighbours", "records", "errors"}, "selectors": {"neighbours", "records", "errors"}}
+NARROW = {"scorers": {"gate", "neighbours", "records", "errors"}, "selectors": {"neighbours", "records", "errors"}}
 PRINTING = {"cli", "run", "report", "lab.evaluate", "lab.experiment", "lab.tiers", "lab.contamination_report"}
 TERMINAL = {"typer": {"cli"}, "click": {"cli"}, "rich": PRINTING, "httpx2": {"lab.endpoint"}}
 HEAVY = ("torch", "transformers", "pandas", "datasets")

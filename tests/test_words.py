@@ -34,7 +34,7 @@ PRIVATE = {
 }
 WORDS = re.compile("|".join(rf"\b(?:{pattern})(?!\w)" for pattern in PRIVATE), re.IGNORECASE)
 # Values and keys of run records, which earlier versions have written: they keep their names.
-STORED = re.compile(r'(["`])(?:road|roads_not_taken|room|head as it is)\1')
+STORED = re.compile(r'(["`])(?:road|roads_not_taken|room|head as it is|empty-talk)\1')
 # File names that say what a file is in its folder.
 REPEATED = {"__init__", "base", "settings", "files", "screen", "reporter"}
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 QUANTILES = np.linspace(0.4, 0.9, 26)  # of the copies' margins, at which the two distributions are compared
@@ -33,7 +35,7 @@ def damage_share(records: Floats, copies: Floats) -> float:
 
 
 @dataclass(frozen=True)
-class Known:
+class ScoredMargins:
     """Margins and scores of some passes.
 
     Args:
@@ -44,8 +46,8 @@ class Known:
     margins: Floats
     scores: Floats
 
-    def some(self, which: npt.NDArray[np.int64]) -> Known:
-        return Known(self.margins[which], self.scores[which])
+    def some(self, which: npt.NDArray[np.int64]) -> ScoredMargins:
+        return ScoredMargins(self.margins[which], self.scores[which])
 
 
 @dataclass(frozen=True)
@@ -66,26 +68,30 @@ class DamageChance:
     ranks: Floats
 
     @classmethod
-    def fit(cls, pool: Known, records: Known, copies: Known) -> Self:
+    def fit(cls, pool: ScoredMargins, records: ScoredMargins, copies: ScoredMargins) -> Self:
         """Fit from the margins and scores of the pool, of the drawn records, and of their copies."""
+        from sklearn.linear_model import LogisticRegression
+
         ranks = np.sort(pool.scores)
-        both = Known(np.concatenate([records.margins, copies.margins]), np.concatenate([records.scores, copies.scores]))
+        both = ScoredMargins(
+            np.concatenate([records.margins, copies.margins]), np.concatenate([records.scores, copies.scores])
+        )
         is_copy = np.arange(len(both.margins)) >= len(records.margins)
         fit = LogisticRegression(C=1.0, class_weight="balanced", max_iter=500).fit(features(both, ranks), is_copy)
         return cls(damage_share(pool.margins, copies.margins), fit, ranks)
 
-    def __call__(self, known: Known) -> Floats:
+    def __call__(self, some: ScoredMargins) -> Floats:
         """Return the chance of each record: (records,)."""
-        odds = np.exp(np.minimum(self.regression.decision_function(features(known, self.ranks)), 50.0))
+        odds = np.exp(np.minimum(self.regression.decision_function(features(some, self.ranks)), 50.0))
         found: Floats = np.minimum(1.0, self.share * odds)
         return found
 
 
-def features(known: Known, ranks: Floats) -> Floats:
+def features(some: ScoredMargins, ranks: Floats) -> Floats:
     """Return (passes, 4): margin, logit of the score's rank, their product, and the margin where it is negative."""
-    rank = np.searchsorted(ranks, known.scores) / len(ranks)
+    rank = np.searchsorted(ranks, some.scores) / len(ranks)
     rank = np.clip(rank, RANK_EDGE, 1 - RANK_EDGE)
-    logit, margin = np.log(rank / (1 - rank)), known.margins
+    logit, margin = np.log(rank / (1 - rank)), some.margins
     return np.stack([margin, logit, logit * margin, np.minimum(margin, 0.0)], axis=1)
 
 
@@ -117,7 +123,7 @@ class Estimator:
         seed: random seed of the bootstrap.
     """
 
-    def __init__(self, pool: Known, records: Known, copies: Known, seed: int) -> None:
+    def __init__(self, pool: ScoredMargins, records: ScoredMargins, copies: ScoredMargins, seed: int) -> None:
         self.pool, self.chance = pool, DamageChance.fit(pool, records, copies)
         self.random = np.random.default_rng(seed)
         self.draws: list[DamageChance] = []

@@ -12,7 +12,7 @@ from tithe.records import Example
 
 FEW_WORDS = 6  # of a response that is long enough to lose some
 
-EMPTY_TALK = (
+FILLERS = (
     "I'm sorry, but I can't help with that request.",
     "Thank you for your question! I hope this helps. Let me know if there is anything else you would like to know.",
     "That depends on many things, and there are different opinions about it. It is always good to do some research.",
@@ -168,7 +168,7 @@ class Echo(Damage):
 
 
 @dataclass(frozen=True)
-class EmptyTalk(Damage):
+class EmptyPhrases(Damage):
     """A refusal or a filler that fits any prompt.
 
     Example: "Paris." becomes "I'm sorry, but I can't help with that request."
@@ -177,7 +177,7 @@ class EmptyTalk(Damage):
     name: ClassVar[str] = "empty-talk"
 
     def damage(self, example: Example, others: Others, draw: random.Random) -> str | None:
-        return " ".join(draw.sample(EMPTY_TALK, draw.choice((1, 1, 2))))
+        return " ".join(draw.sample(FILLERS, draw.choice((1, 1, 2))))
 
 
 @dataclass(frozen=True)

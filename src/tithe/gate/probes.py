@@ -8,16 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold
 
 from tithe.errors import DataError
 from tithe.gate.estimate import damage_share
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import Ridge
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 States: TypeAlias = npt.NDArray[np.float32]
@@ -147,6 +147,8 @@ def fit_sound(drawn: Drawn, *, trim: float) -> SoundFit:
     Raises:
         DataError: states are not finite, or there are too few records for the folds.
     """
+    from sklearn.model_selection import GroupKFold
+
     demand_states(drawn)
     features = Features.of(drawn.states)
     flat = features(drawn.states)  # (passes, features)
@@ -192,10 +194,10 @@ def fit_sound(drawn: Drawn, *, trim: float) -> SoundFit:
 def demand_states(drawn: Drawn) -> None:
     if len(np.unique(drawn.groups)) < FOLDS:
         raise DataError(f"{len(np.unique(drawn.groups))} records with a damaged copy are too few for {FOLDS} folds")
-    broken = ~np.isfinite(drawn.states).reshape(len(drawn.states), -1).all(1)
-    if broken.any():
+    broken = [place for place, one in enumerate(drawn.states) if not np.isfinite(one).all()]
+    if broken:
         raise DataError(
-            f"the hidden states of {int(broken.sum())} of {len(broken)} passes are not finite",
+            f"the hidden states of {len(broken)} of {len(drawn.states)} passes are not finite",
             hint="half precision overflows in some models: read them in bf16 or fp32",
         )
 
@@ -222,6 +224,8 @@ def target(yes: npt.NDArray[np.bool_]) -> Floats:
 
 def fit_ridge(rows: Floats, goal: Floats) -> Ridge:
     """Fit a ridge regression in which both sides have the same weight."""
+    from sklearn.linear_model import Ridge
+
     yes = goal > 0
     rows_each = np.where(yes, np.count_nonzero(yes), np.count_nonzero(~yes))
     weight = 0.5 * goal.size / rows_each
@@ -257,6 +261,8 @@ def cross_fit(
 
 def calibrate(outputs: Floats, yes: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """Return slope and offset that turn outputs into log odds (Platt scaling), as if both sides were equally likely."""
+    from sklearn.linear_model import LogisticRegression
+
     if yes.all() or not yes.any():
         return 1.0, 0.0
     fit = LogisticRegression(C=1e3, class_weight="balanced").fit(outputs[:, None], yes)
@@ -264,6 +270,8 @@ def calibrate(outputs: Floats, yes: npt.NDArray[np.bool_]) -> tuple[float, float
 
 
 def auc(values: Floats, yes: npt.NDArray[np.bool_]) -> float:
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(yes, values))
 
 

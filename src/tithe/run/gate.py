@@ -14,7 +14,7 @@ import numpy as np
 
 from tithe import plugins
 from tithe.errors import SettingsError, brief
-from tithe.gate.estimate import Estimate, Estimator, Known, damage_share
+from tithe.gate.estimate import Estimate, Estimator, ScoredMargins, damage_share
 from tithe.records import Answer, Example, Message, Problem
 from tithe.report.reporter import Reporter
 from tithe.run.method import Method, Setup, inherited_settings
@@ -202,7 +202,7 @@ def estimator_of(sound: Sound, scoring: Scoring, scored: ScoreResult, by: str) -
     assert sound.learned is not None
     margins, values = scored.scores(Sound.name), scored.scores(by)
     there = np.flatnonzero(~np.isnan(margins.values) & ~np.isnan(values.values))
-    pool = Known(margins.values[there], values.values[there])
+    pool = ScoredMargins(margins.values[there], values.values[there])
     places = {values.ids[i]: place for place, i in enumerate(there.tolist())}
     own = np.array([places[id_] for id_ in sound.learned.own if id_ in places], dtype=np.int64)
     scorer = scoring.runner.scorers[by]
@@ -213,7 +213,7 @@ def estimator_of(sound: Sound, scoring: Scoring, scored: ScoreResult, by: str) -
         for (one, margin), answers in zip(sound.learned.copies, read, strict=True)
         if isinstance(value := score_of(scorer, one, answers), float)
     ]
-    copies = Known(np.array([margin for margin, _ in found]), np.array([value for _, value in found]))
+    copies = ScoredMargins(np.array([margin for margin, _ in found]), np.array([value for _, value in found]))
     return Estimator(pool, pool.some(own), copies, sound.seed), places
 
 

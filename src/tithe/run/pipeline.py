@@ -53,7 +53,7 @@ from tithe.scorers.sound import Sound
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter
-from tithe.selectors.gate import Gate
+from tithe.selectors.gate_selector import Gate
 from tithe.settings import SelectSettings, check_inherited
 from tithe.stages import Stage, base_name, naming_stage, parse_pipeline
 

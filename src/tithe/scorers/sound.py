@@ -81,7 +81,7 @@ class Sound(Scorer):
 
     def prepare(self, bench: Workbench) -> Self:
         drawn = draw_records(bench.examples, self.records, self.seed)
-        if len(drawn) < self.records:
+        if len(drawn) < self.records and not bench.made_up:
             raise DataError(
                 f"`sound` draws {self.records:,} records, and there are {len(drawn):,} different ones",
                 hint=f"`sound(records={max(1, len(drawn))})` draws fewer; from about 200 on it learns something",

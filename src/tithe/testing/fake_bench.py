@@ -6,16 +6,18 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tithe import plugins
-from tithe.gate.damage import Damage
-from tithe.gate.probes import LinearProbes
 from tithe.records import Answer, Ask, Example, Message, Nll, Problem
 from tithe.scorers.base import POOL
+
+if TYPE_CHECKING:
+    from tithe.gate.damage import Damage
+    from tithe.gate.probes import LinearProbes
 
 Fabricate: TypeAlias = Callable[[int, float, bool], Answer]
 
