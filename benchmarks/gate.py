@@ -357,6 +357,8 @@ def auto(pool: Pool, made: Gated, places: np.ndarray) -> dict[str, Any]:
     first = None
     for percent in range(100, 0, -5):
         kept = choose(pool, made.margins, percent / 100, places=places)
+        if first is not None and len(kept) < len(first):
+            break
         found = estimator.of([at[int(i)] for i in kept])
         first = kept if first is None else first
         if found.share <= 0.05:
