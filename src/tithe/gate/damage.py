@@ -187,7 +187,7 @@ def prompt_text(example: Example) -> str:
 
 
 def pieces(text: str) -> list[str]:
-    """Split a text into words with the space before each; joining them gives the text back, but for space at its end."""
+    """Split a text into words with the space before each; joined they are the text without the space at its end."""
     return re.findall(r"\s*\S+", text.rstrip())  # at the end, every start in a run of spaces would read all of it
 
 
