@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/tithe select starter --scorer ifd --model pocket --device cpu --dtype fp32 --keep 10% -o demo/kept.jsonl --overwrite
+	$(BIN)/tithe select starter --scorer ifd --gate 50% --model pocket --device cpu --dtype fp32 --keep 10% -o demo/kept.jsonl --overwrite
 	@$(BIN)/python examples/show_demo.py demo/kept.jsonl
 	@echo
 	@echo "The files: demo/kept.jsonl (what was kept) and demo/kept.tithe: scores.parquet, dropped.jsonl, run.json."

@@ -1,4 +1,4 @@
-"""What a selection of the starter set holds: labels of kept and dropped, and the ends of the scale.
+"""What a selection of the starter set holds: labels of kept and dropped, what the gate dropped, the ends of the scale.
 
     python examples/show_demo.py demo/kept.jsonl
 
@@ -33,6 +33,9 @@ def main(kept_file: Path) -> None:
         share = kept[label] / everything[label]
         print(f"{label:10}{kept[label]:6}{everything[label] - kept[label]:9}{share:12.0%}")
 
+    dropped = [row for row in table if row["ifd"] is None and row.get("sound") is not None]
+    suspicious = sorted(dropped, key=lambda row: row["sound"])
+    show_gated("Dropped by the gate, the most suspicious of each kind first", first_of_each(suspicious), records)
     scored = sorted((row for row in table if row["ifd"] is not None), key=lambda row: row["ifd"])
     fair = [row for row in scored if row["ifd"] <= 1]
     show("Highest scores up to 1", fair[-2:][::-1], records)
@@ -40,16 +43,36 @@ def main(kept_file: Path) -> None:
     show("Above 1, dropped: the prompt makes the response less likely", scored[len(fair) :][-2:], records)
 
 
+def first_of_each(rows: list[dict[str, Any]], most: int = 3) -> list[dict[str, Any]]:
+    """Return the first row of each kind of damage."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault(row["sound_looks_like"], row)
+    return list(found.values())[:most]
+
+
+def show_gated(title: str, rows: list[dict[str, Any]], records: dict[int, dict[str, Any]]) -> None:
+    if rows:
+        print(f"\n{title}:")
+    for row in rows:
+        print(f"  looks like {row['sound_looks_like']} ({row['sound_looks_like_probability']:.2f}): {row['sound']:.1f}")
+        show_record(records[row["row"]])
+
+
 def show(title: str, rows: list[dict[str, Any]], records: dict[int, dict[str, Any]]) -> None:
     if rows:
         print(f"\n{title}:")
     for row in rows:
-        record = records[row["row"]]
-        asked = " ".join(f"{record['instruction']} {record['input']}".split())
-        damage = f": {record['damage']}" if record["damage"] else ""
-        print(f"  {row['ifd']:.3f}  {textwrap.shorten(asked, SHORT, placeholder=' ...')}")
-        print(f"         -> {textwrap.shorten(record['output'], SHORT, placeholder=' ...')}")
-        print(f"         ({record['quality']}{damage})")
+        print(f"  IFD {row['ifd']:.3f}")
+        show_record(records[row["row"]])
+
+
+def show_record(record: dict[str, Any]) -> None:
+    asked = " ".join(f"{record['instruction']} {record['input']}".split())
+    damage = f": {record['damage']}" if record["damage"] else ""
+    print(f"         {textwrap.shorten(asked, SHORT, placeholder=' ...')}")
+    print(f"         -> {textwrap.shorten(record['output'], SHORT, placeholder=' ...')}")
+    print(f"         ({record['quality']}{damage})")
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ class EmptyPhrases(Damage):
 class WrongTurn(Damage):
     """Role markers, or another template's special tokens, as text: the next turn begins inside the response.
 
-    Example: "Paris." becomes "Paris.<|endoftext|>"
+    Example: "Paris." becomes "Paris.</s><s>[INST] Name a river. [/INST]"
     """
 
     name: ClassVar[str] = "wrong-turn"
@@ -214,7 +214,7 @@ class Dropped(Damage):
 class Mixed(Damage):
     """The first half of the response, and then the second half of another one.
 
-    Example: "The sky is blue today." becomes "The sky Guten Morgen"
+    Example: "The sky is blue on most days." becomes "The sky is and stir well."
     """
 
     name: ClassVar[str] = "mixed"

@@ -155,23 +155,26 @@ def fit_sound(drawn: Drawn, *, trim: float) -> SoundFit:
     rows, basis = row_space(flat)
     whole = drawn.whole
     folds = [(a, b) for a, b in GroupKFold(FOLDS).split(rows, groups=drawn.groups)]
-    kept = np.ones(len(rows), dtype=bool)
-    raw = first = cross_fit(rows, target(whole), kept, folds)
-    ranked = np.flatnonzero(whole)[np.argsort(first[whole], kind="stable")]
-    share = trim
-    for _ in range(2 if trim else 0):
-        kept[:] = True
-        kept[ranked[: int(share * len(ranked))]] = False
-        raw = cross_fit(rows, target(whole), kept, folds)
-        share = min(trim, 2 * damage_share(raw[whole], raw[~whole]))
+    goal, every = target(whole), np.ones((FOLDS, len(rows)), dtype=bool)
+    kept, taught = every[0], every
+    raw = first = cross_fit(rows, goal, every, folds)
+    if trim:
+        nested = nested_fit(rows, goal, folds)
+        share = trim
+        for _ in range(2):
+            kept = trimmed(first, whole, share)
+            taught = np.stack([trimmed(outputs, whole, share) for outputs in nested])
+            raw = cross_fit(rows, goal, taught, folds)
+            share = min(trim, 2 * damage_share(raw[whole], raw[~whole]))
     kinds = tuple(sorted({*drawn.kinds.tolist()} - {""}))
     slope, offset = calibrate(raw[kept], whole[kept])
-    weight, bias = linear(rows[kept], target(whole[kept]), basis)
+    weight, bias = linear(rows[kept], goal[kept], basis)
     weights, biases = [slope * weight], [slope * bias + offset]
     looks = np.empty((len(rows), len(kinds)))
     for i, kind in enumerate(kinds):  # a kind against the sound records alone
-        some = kept & (whole | (drawn.kinds == kind))
-        own = cross_fit(rows, target(drawn.kinds == kind), some, folds)
+        either = whole | (drawn.kinds == kind)
+        some = kept & either
+        own = cross_fit(rows, target(drawn.kinds == kind), taught & either, folds)
         a, b = calibrate(own[some], drawn.kinds[some] == kind)
         weight, bias = linear(rows[some], target(drawn.kinds[some] == kind), basis)
         weights.append(a * weight)
@@ -186,7 +189,7 @@ def fit_sound(drawn: Drawn, *, trim: float) -> SoundFit:
         kept,
         auc(margins, whole),
         {kind: auc_of_kind(margins, drawn.kinds, kind) for kind in kinds},
-        {kind: untaught(rows, drawn.kinds, kind, kept, folds) for kind in kinds} if len(kinds) > 1 else {},
+        {kind: untaught(rows, drawn.kinds, kind, taught, folds) for kind in kinds} if len(kinds) > 1 else {},
         max(auc(drawn.lengths, whole), auc(-drawn.lengths, whole)),
     )
 
@@ -241,7 +244,7 @@ def linear(rows: Floats, goal: Floats, basis: Floats) -> tuple[Floats, float]:
 def cross_fit(
     rows: Floats,
     goal: Floats,
-    taught: npt.NDArray[np.bool_],
+    taught: Sequence[npt.NDArray[np.bool_]] | npt.NDArray[np.bool_],
     folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
 ) -> Floats:
     """Return for every row the output of a fit that has not seen its record: (rows,).
@@ -249,14 +252,41 @@ def cross_fit(
     Args:
         rows: (rows, rank).
         goal: (rows,) 1 or -1.
-        taught: which rows may be learned from.
+        taught: (folds, rows) which rows may be learned from, fold by fold.
         folds: pairs of training and held-out rows.
     """
-    found = np.empty(len(rows))
-    for training, held_out in folds:
-        some = training[taught[training]]
+    found = np.full(len(rows), np.nan)
+    for (training, held_out), able in zip(folds, taught, strict=True):
+        some = training[able[training]]
         found[held_out] = fit_ridge(rows[some], goal[some]).predict(rows[held_out])
     return found
+
+
+def nested_fit(
+    rows: Floats, goal: Floats, folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+) -> list[Floats]:
+    """Return for each fold the outputs of its training rows, each by a fit that has seen neither it nor the fold.
+
+    By these the fold's positives are trimmed. By outputs of fits that have seen the fold, the records would be left
+    that look like the held-out ones, and pure noise would have an AUC of 0.65.
+
+    Returns:
+        Arrays (rows,), NaN for the held-out rows.
+    """
+    found = []
+    for k, (training, _) in enumerate(folds):
+        inner = [fold for j, fold in enumerate(folds) if j != k]
+        found.append(cross_fit(rows, goal, [np.isin(np.arange(len(rows)), training)] * len(inner), inner))
+    return found
+
+
+def trimmed(outputs: Floats, whole: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.bool_]:
+    """Return which rows are learned from: all but this share of the records that have outputs, the lowest."""
+    records = np.flatnonzero(whole & ~np.isnan(outputs))
+    ranked = records[np.argsort(outputs[records], kind="stable")]
+    kept = np.ones(len(outputs), dtype=bool)
+    kept[ranked[: int(share * len(ranked))]] = False
+    return kept
 
 
 def calibrate(outputs: Floats, yes: npt.NDArray[np.bool_]) -> tuple[float, float]:
@@ -285,8 +315,8 @@ def untaught(
     rows: Floats,
     kinds: npt.NDArray[np.str_],
     kind: str,
-    kept: npt.NDArray[np.bool_],
+    taught: npt.NDArray[np.bool_],
     folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
 ) -> float:
     """Return the AUC of a kind's copies if no copy of that kind is learned from."""
-    return auc_of_kind(cross_fit(rows, target(kinds == ""), kept & (kinds != kind), folds), kinds, kind)
+    return auc_of_kind(cross_fit(rows, target(kinds == ""), taught & (kinds != kind), folds), kinds, kind)

@@ -177,15 +177,19 @@ def open_gate(
     order = np.argsort(-np.nan_to_num(margins.values, nan=-np.inf), kind="stable")
     able = len(margins) - len(margins.problems)
     first = best = None
+    wanted = 0  # records that the selection holds without a gate
     for step in STEPS:
         gone = {margins.ids[i]: "gate" for i in order[int(able * step) : able].tolist()}
         chosen = ahead(gone).kept
+        wanted = wanted or len(chosen)
+        if len(chosen) < wanted:  # so strict a gate leaves too little to fill the budget
+            break
         found = estimator.of([places[id_] for id_ in chosen if id_ in places])
         first = first or found
         best = (step, found) if best is None or found.share < best[1].share else best
         if found.share <= plan.most:
             return OpenedGate(budget_of(step), sound, found, first)
-    assert best is not None
+    assert best is not None, "the widest gate leaves what there is"
     return OpenedGate(budget_of(best[0]), sound, best[1], first, met=False)
 
 
@@ -278,7 +282,7 @@ def auto_line(opened: OpenedGate) -> str:
     assert opened.estimate is not None and opened.without is not None
     if opened.budget.amount == 1:
         return f"gate: none is needed: an estimated {opened.estimate} of the selection is damaged"
-    least = "" if opened.met else ", and no gate gets lower"
+    least = "" if opened.met else ", and no gate that fills the selection gets lower"
     return (
         f"gate: keeps {opened.budget}: behind it an estimated {opened.estimate} of the selection is damaged{least}, "
         f"without a gate {opened.without}"

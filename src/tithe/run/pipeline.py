@@ -44,6 +44,7 @@ from tithe.run.folder import (
     write_table,
 )
 from tithe.run.gate import GATE, GatePlan, is_gates, open_gate, report_gate, text_columns
+from tithe.run.gate_check import check_selection
 from tithe.run.method import Method, Setup, basic_record, inherited_settings, residual_name, set_up
 from tithe.run.results import ScoreResult, SelectResult, StageResult
 from tithe.run.score import Scoring, check_warmup, warm_up
@@ -152,7 +153,8 @@ def select(
             clear_stage_folders(place)
         cascade = PipelineRun(settings, jobs, whole, place, folder, reporter, waiting, found.examples, writer, engines)
         result = cascade.run()
-        result = replace(result, record=result.record | found.told | writer.finished())
+        looked = cascade.check_for_damage(result)
+        result = replace(result, record=result.record | found.told | looked | writer.finished())
         writer.record = lambda: result.record
         if folder is not None:
             write_table(folder / SCORES, with_reasons(result))
@@ -269,6 +271,16 @@ class PipelineRun:
         for text in self.waiting:
             self.reporter.say(f"note: the filter `{text}` did nothing: no stage reads its column")
         return combine_stages(self.done, self.settings, self.whole.dataset, self.folder)
+
+    def check_for_damage(self, result: SelectResult) -> dict[str, Any]:
+        """Look for damage in a selection that was made without a gate, if the model is in memory."""
+        settings, engine = self.settings, self.engines.engine
+        reads = [job for job in self.jobs if job.setup.reads_model]
+        ours = next((job for job in reads if job.setup.model.fingerprint == self.engines.fingerprint), None)
+        gated = settings.gate is not None or any(Sound.name in job.method.scorers for job in self.jobs)
+        if not settings.gate_check or gated or engine is None or ours is None or not result.kept:
+            return {}
+        return {"gate_check": check_selection(result, settings, ours.setup, self.engines, self.reporter, self.place)}
 
     def run_single(self, job: StageJob) -> SelectResult:
         """Run the single stage of a selection without a pipeline."""
