@@ -6,16 +6,17 @@ import json
 import random
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from threadpoolctl import threadpool_limits
 
 import tithe as library
 from tests.e2e.command import Command, read_jsonl, write_jsonl
-from tithe.data.dataset import Dataset
 from tithe.run.results import SelectResult
 
 pytestmark = pytest.mark.slow
@@ -57,12 +58,19 @@ class Gated:
 
     def again(self, data: Path | None = None, **settings: Any) -> SelectResult:
         """Select anew, with the answers of this run."""
-        how = {"scorer": "ifd", "keep": "20%", "gate": f"{SOUND}:50%", "answers": self.folder} | POCKET | settings
+        how = {"scorer": "ifd", "keep": "20%", "gate": f"{SOUND}:50%", "answers": str(self.folder)} | POCKET | settings
         return library.select(data or self.data, **how)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Hundreds of small regressions: on a busy machine, threads that wait for each other take ten times longer."""
+    with threadpool_limits(1):
+        yield
+
+
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Gated:
+def first(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Gated:
     folder = tmp_path_factory.mktemp("gate")
     lines = STARTER.read_text(encoding="utf-8").splitlines()
     short = sorted(range(len(lines)), key=lambda i: len(lines[i]))[:COUNT]  # which takes least time
@@ -168,12 +176,12 @@ def test_auto_states_an_estimate(first: Gated, tithe: Command, tmp_path: Path) -
 def test_no_gate_is_needed_where_much_damage_is_allowed(first: Gated) -> None:
     lenient = first.again(gate=f"{SOUND}:auto", gate_damage=0.99, keep="10%")
     assert [stage["kept"] for stage in lenient.record["stages"]] == [COUNT, COUNT // 10]
-    plain = library.select(first.data, scorer="ifd", keep="10%", answers=first.folder, **POCKET)
+    plain = library.select(first.data, scorer="ifd", keep="10%", answers=str(first.folder), **POCKET)
     assert lenient.kept == plain.kept
 
 
 def test_a_gate_before_a_pipeline(first: Gated) -> None:
-    found = first.again(scorer=None, keep="100%", pipeline="length:50% -> random:10%")
+    found = first.again(scorer=None, keep="5%", pipeline="length:50% -> random:10%")
     stages = [(stage["in"], stage["kept"]) for stage in found.record["stages"]]
     assert stages == [(160, 80), (80, 40), (40, 4)]
     reasons = [reason.partition(":")[0] for reason in found.dropped.values()]
@@ -182,7 +190,8 @@ def test_a_gate_before_a_pipeline(first: Gated) -> None:
 
 def test_a_gate_within_a_column_keeps_its_share_of_each_value(first: Gated) -> None:
     found = first.again(gate_within="quality")
-    qualities = {row.id: row.columns["quality"] for row in Dataset(str(first.data)) if hasattr(row, "columns")}
+    lines = read_jsonl(first.data)
+    qualities = {row["id"]: lines[row["row"]]["quality"] for row in first.rows}
     whole = Counter(qualities.values())
     gone = Counter(qualities[id_] for id_, why in found.dropped.items() if why.startswith("gate: "))
     assert set(gone) == set(whole) and sum(gone.values()) == COUNT // 2
@@ -194,7 +203,7 @@ def test_a_model_that_cannot_tell_is_refused(first: Gated, tithe: Command, tmp_p
     spec = "sound(records=100, kinds=other-answer+mixed):50%"
     arguments = ("select", first.data, "--gate", spec, *OPTIONS, "--answers", first.folder, "-o", tmp_path / "k.jsonl")
     done = tithe.fails(*arguments)
-    assert done.errors[0].startswith("error: gate: `sound`: ") or "this model cannot tell damage" in done.errors[0]
+    assert "this model cannot tell damage in this data: AUC 0." in done.errors[0]
     assert "on held-out damaged copies" in done.errors[0] and "take a larger model" in done.hints[0]
     assert not (tmp_path / "k.jsonl").exists()
 
@@ -213,7 +222,7 @@ BAD = {
     "a missing column": (("--gate", "50%", "--gate-within", "nowhere"), "nowhere"),
     "damage without a gate": (("--gate-damage", 0.1), "`gate_damage` is given, and there is no gate"),
     "within without a gate": (("--gate-within", "quality"), "`gate_within` is given, and there is no gate"),
-    "with a warm-up": (("--warmup", 20, "--gate", "50%"), "`warmup` does not go with a gate"),
+    "with a warm-up": (("--warmup", "--gate", "50%"), "`warmup` does not go with a gate"),
     "an unknown kind": (("--gate", "sound(records=100, kinds=nothing):50%"), "nothing"),
     "too much trimming": (("--gate", "sound(trim=2):50%"), "`trim` is between 0 and 0.5, not 2"),
     "an unknown kind to score": (("-s", "sound(records=100, kinds=nothing)"), "nothing"),
