@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -155,14 +155,18 @@ def test_what_is_learned_is_nobodys_to_set_or_see(name: str) -> None:
     from tithe.cli.listings import settings_text
     from tithe.run.method import scorer_record
 
-    cls = plugins.scorer(name)
-    assert "found" not in [one.name for one in settings_of(cls)] and "found" not in settings_text(cls)
-    with pytest.raises(SettingsError, match=f"`{name}` has no setting `found`"):
-        plugins.build_scorer(f"{name}(found=none)")
-    ready = plugins.build_scorer(spec_of(name)).prepare(FakeBench())
-    assert "found" not in scorer_record(ready) and "found" not in repr(ready)
-    assert ready == plugins.build_scorer(spec_of(name))
-    assert (ready.found is None) == (name == "deita")  # type: ignore[attr-defined]  # which learns from tables alone
+    cls, bare = plugins.scorer(name), plugins.build_scorer(spec_of(name))
+    learned = [one.name for one in fields(cls) if one.metadata.get("learned")]
+    ready = bare.prepare(FakeBench())
+    assert learned
+    for field_ in learned:
+        assert field_ not in [one.name for one in settings_of(cls)] and f"{field_}=" not in settings_text(cls)
+        with pytest.raises(SettingsError, match=f"`{name}` has no setting `{field_}`"):
+            plugins.build_scorer(f"{name}({field_}=none)")
+        assert field_ not in scorer_record(ready) and f"{field_}=" not in repr(ready)
+    assert ready == bare
+    unchanged = all(getattr(ready, field_) is getattr(bare, field_) for field_ in learned)
+    assert unchanged == (name == "deita")  # which learns from tables alone
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tithe.engine.heads.probe import ProbeHead
 from tithe.engine.readouts.base import NllReadout, Readout
 from tithe.engine.readouts.head_readout import MarginReadout
 from tithe.engine.readouts.options import OptionsReadout, Replies
+from tithe.engine.readouts.parts import ProbeMargins
 from tithe.errors import SettingsError
 from tithe.records import Ask, Margin, Nll, Pass, Problem
 from tithe.scorers.base import Scorer, given
@@ -41,6 +42,8 @@ OURS = {
     "options": lambda: OptionsReadout(REPLIES),
     "pooled": lambda: plugins.readout("pooled")("last"),
     "head": lambda: MarginReadout(HEAD, "head-0"),
+    "parts": lambda: plugins.readout("parts")(),
+    "probes": lambda: ProbeMargins(lambda states: states.astype(np.float64).sum(axis=(0, 2)), "0123456789abcdef"),
 }
 MORE: dict[str, dict[str, Any]] = {"options": {"argument": "1,2,3", "passes": questions()}}
 
