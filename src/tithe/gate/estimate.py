@@ -124,14 +124,17 @@ class Estimator:
     """
 
     def __init__(self, pool: ScoredMargins, records: ScoredMargins, copies: ScoredMargins, seed: int) -> None:
-        self.pool, self.chance = pool, DamageChance.fit(pool, records, copies)
-        self.random = np.random.default_rng(seed)
+        from threadpoolctl import threadpool_limits
+
+        self.pool, self.random = pool, np.random.default_rng(seed)
         self.draws: list[DamageChance] = []
-        for _ in range(DRAWS):
-            drawn = (self.random.integers(0, len(one.margins), len(one.margins)) for one in (records, copies))
-            self.draws.append(
-                DamageChance.fit(pool, *(one.some(at) for one, at in zip((records, copies), drawn, strict=True)))
-            )
+        with threadpool_limits(1):  # the last bits of a product depend on the number of threads
+            self.chance = DamageChance.fit(pool, records, copies)
+            for _ in range(DRAWS):
+                drawn = (self.random.integers(0, len(one.margins), len(one.margins)) for one in (records, copies))
+                self.draws.append(
+                    DamageChance.fit(pool, *(one.some(at) for one, at in zip((records, copies), drawn, strict=True)))
+                )
 
     def of(self, chosen: Sequence[int] | npt.NDArray[np.int64]) -> Estimate:
         """Estimate the share of damage among these places of the pool.

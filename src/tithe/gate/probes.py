@@ -25,6 +25,7 @@ PROMPT, RESPONSE, LAST = range(3)  # the parts of a pass whose mean states are r
 VIEWS = 3  # features of a pass: response, last token, and the product of prompt and response
 PENALTY = 1.0  # of the ridge regression, on features with a mean squared length of 1
 FOLDS = 5
+FEW = 200  # principal components for the probes that only measure what is not taught
 EVEN = 1e-6  # added to a standard deviation, so that a constant state becomes 0
 
 
@@ -118,6 +119,7 @@ class SoundFit:
         margins: (passes,) cross-fitted margins.
         looks: (passes, kinds) cross-fitted log odds of each kind.
         kept: (passes,) False for records that were trimmed from the positives.
+        whole: (passes,) which are records as they are.
         auc: of the margin, records against copies; the pool's own damage lowers it.
         auc_by_kind: kind -> AUC of its copies.
         auc_untaught: kind -> AUC of its copies if the probes have seen none of that kind.
@@ -129,6 +131,7 @@ class SoundFit:
     margins: Floats
     looks: Floats
     kept: npt.NDArray[np.bool_]
+    whole: npt.NDArray[np.bool_]
     auc: float
     auc_by_kind: Mapping[str, float]
     auc_untaught: Mapping[str, float]
@@ -147,9 +150,17 @@ def fit_sound(drawn: Drawn, *, trim: float) -> SoundFit:
     Raises:
         DataError: states are not finite, or there are too few records for the folds.
     """
-    from sklearn.model_selection import GroupKFold
+    from threadpoolctl import threadpool_limits
 
     demand_states(drawn)
+    with threadpool_limits(1):  # the last bits of a product depend on the number of threads
+        return fit_features(drawn, trim)
+
+
+def fit_features(drawn: Drawn, trim: float) -> SoundFit:
+    """Fit the probes on one thread."""
+    from sklearn.model_selection import GroupKFold
+
     features = Features.of(drawn.states)
     flat = features(drawn.states)  # (passes, features)
     rows, basis = row_space(flat)
@@ -157,29 +168,28 @@ def fit_sound(drawn: Drawn, *, trim: float) -> SoundFit:
     folds = [(a, b) for a, b in GroupKFold(FOLDS).split(rows, groups=drawn.groups)]
     goal, every = target(whole), np.ones((FOLDS, len(rows)), dtype=bool)
     kept, taught = every[0], every
-    raw = first = cross_fit(rows, goal, every, folds)
+    raw = first = cross_fit(rows, goal, every, folds, whole)
     if trim:
-        nested = nested_fit(rows, goal, folds)
+        nested = nested_fit(rows, whole, folds)
         share = trim
         for _ in range(2):
             kept = trimmed(first, whole, share)
             taught = np.stack([trimmed(outputs, whole, share) for outputs in nested])
-            raw = cross_fit(rows, goal, taught, folds)
+            raw = cross_fit(rows, goal, taught, folds, whole)
             share = min(trim, 2 * damage_share(raw[whole], raw[~whole]))
     kinds = tuple(sorted({*drawn.kinds.tolist()} - {""}))
     slope, offset = calibrate(raw[kept], whole[kept])
-    weight, bias = linear(rows[kept], goal[kept], basis)
-    weights, biases = [slope * weight], [slope * bias + offset]
-    looks = np.empty((len(rows), len(kinds)))
-    for i, kind in enumerate(kinds):  # a kind against the sound records alone
-        either = whole | (drawn.kinds == kind)
-        some = kept & either
-        own = cross_fit(rows, target(drawn.kinds == kind), taught & either, folds)
-        a, b = calibrate(own[some], drawn.kinds[some] == kind)
-        weight, bias = linear(rows[some], target(drawn.kinds[some] == kind), basis)
-        weights.append(a * weight)
-        biases.append(a * bias + b)
-        looks[:, i] = a * own + b
+    fit = fit_ridge(rows[kept], goal[kept], whole[kept])
+    weights, biases = [slope * (fit.coef_ @ basis)], [slope * float(fit.intercept_) + offset]
+    is_kind = np.stack([target(drawn.kinds == kind) for kind in kinds], axis=1)  # (rows, kinds)
+    looks = cross_fit(rows, is_kind, taught, folds, whole)
+    fit = fit_ridge(rows[kept], is_kind[kept], whole[kept])
+    for i, kind in enumerate(kinds):
+        some = kept & (whole | (drawn.kinds == kind))  # its odds are against sound records alone
+        a, b = calibrate(looks[some, i], drawn.kinds[some] == kind)
+        weights.append(a * (fit.coef_[i] @ basis))
+        biases.append(a * float(fit.intercept_[i]) + b)
+        looks[:, i] = a * looks[:, i] + b
     margins = slope * raw + offset
     return SoundFit(
         LinearProbes(features, np.stack(weights), np.array(biases)),
@@ -187,9 +197,10 @@ def fit_sound(drawn: Drawn, *, trim: float) -> SoundFit:
         margins,
         looks,
         kept,
+        whole,
         auc(margins, whole),
         {kind: auc_of_kind(margins, drawn.kinds, kind) for kind in kinds},
-        {kind: untaught(rows, drawn.kinds, kind, taught, folds) for kind in kinds} if len(kinds) > 1 else {},
+        {kind: untaught(rows[:, -FEW:], drawn.kinds, kind, taught, folds) for kind in kinds} if len(kinds) > 1 else {},
         max(auc(drawn.lengths, whole), auc(-drawn.lengths, whole)),
     )
 
@@ -225,20 +236,18 @@ def target(yes: npt.NDArray[np.bool_]) -> Floats:
     return np.where(yes, 1.0, -1.0)
 
 
-def fit_ridge(rows: Floats, goal: Floats) -> Ridge:
-    """Fit a ridge regression in which both sides have the same weight."""
+def fit_ridge(rows: Floats, goal: Floats, whole: npt.NDArray[np.bool_]) -> Ridge:
+    """Fit a ridge regression in which records and copies have the same weight.
+
+    Args:
+        rows: (rows, rank).
+        goal: (rows,) or (rows, outputs), 1 or -1.
+        whole: (rows,) which are records as they are.
+    """
     from sklearn.linear_model import Ridge
 
-    yes = goal > 0
-    rows_each = np.where(yes, np.count_nonzero(yes), np.count_nonzero(~yes))
-    weight = 0.5 * goal.size / rows_each
-    return Ridge(PENALTY, solver="cholesky").fit(rows, goal, sample_weight=weight)
-
-
-def linear(rows: Floats, goal: Floats, basis: Floats) -> tuple[Floats, float]:
-    """Fit on rows of the row space, and return the weights of all features, (features,), and the bias."""
-    fit = fit_ridge(rows, goal)
-    return fit.coef_ @ basis, float(fit.intercept_)
+    rows_each = np.where(whole, np.count_nonzero(whole), np.count_nonzero(~whole))
+    return Ridge(PENALTY, solver="cholesky").fit(rows, goal, sample_weight=0.5 * len(rows) / rows_each)
 
 
 def cross_fit(
@@ -246,24 +255,28 @@ def cross_fit(
     goal: Floats,
     taught: Sequence[npt.NDArray[np.bool_]] | npt.NDArray[np.bool_],
     folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
+    whole: npt.NDArray[np.bool_],
 ) -> Floats:
-    """Return for every row the output of a fit that has not seen its record: (rows,).
+    """Return for every row the outputs of a fit that has not seen its record, shaped like `goal`.
 
     Args:
         rows: (rows, rank).
-        goal: (rows,) 1 or -1.
+        goal: (rows,) or (rows, outputs), 1 or -1.
         taught: (folds, rows) which rows may be learned from, fold by fold.
         folds: pairs of training and held-out rows.
+        whole: (rows,) which are records as they are.
     """
-    found = np.full(len(rows), np.nan)
+    found = np.full(goal.shape, np.nan)
     for (training, held_out), able in zip(folds, taught, strict=True):
         some = training[able[training]]
-        found[held_out] = fit_ridge(rows[some], goal[some]).predict(rows[held_out])
+        found[held_out] = fit_ridge(rows[some], goal[some], whole[some]).predict(rows[held_out])
     return found
 
 
 def nested_fit(
-    rows: Floats, goal: Floats, folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+    rows: Floats,
+    whole: npt.NDArray[np.bool_],
+    folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
 ) -> list[Floats]:
     """Return for each fold the outputs of its training rows, each by a fit that has seen neither it nor the fold.
 
@@ -276,7 +289,9 @@ def nested_fit(
     found = []
     for k, (training, _) in enumerate(folds):
         inner = [fold for j, fold in enumerate(folds) if j != k]
-        found.append(cross_fit(rows, goal, [np.isin(np.arange(len(rows)), training)] * len(inner), inner))
+        found.append(
+            cross_fit(rows, target(whole), [np.isin(np.arange(len(rows)), training)] * len(inner), inner, whole)
+        )
     return found
 
 
@@ -319,4 +334,5 @@ def untaught(
     folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
 ) -> float:
     """Return the AUC of a kind's copies if no copy of that kind is learned from."""
-    return auc_of_kind(cross_fit(rows, target(kinds == ""), taught & (kinds != kind), folds), kinds, kind)
+    whole = np.asarray(kinds == "")
+    return auc_of_kind(cross_fit(rows, target(whole), taught & (kinds != kind), folds, whole), kinds, kind)

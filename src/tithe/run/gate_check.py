@@ -22,7 +22,7 @@ from tithe.run.method import Setup, set_up
 from tithe.run.results import SelectResult
 from tithe.run.score import Scoring
 from tithe.scorers.base import given
-from tithe.scorers.sound import LOWEST_AUC, Sound, sample_of
+from tithe.scorers.sound import Sound, sample_of, tells
 from tithe.settings import SelectSettings
 
 MOST = 400  # records of each sort: drawn, damaged, kept
@@ -68,7 +68,7 @@ def check_selection(
     began = time.monotonic()
     passes = affordable(result)
     if passes < LEAST:
-        return {"skipped": f"{COST:.0%} of the tokens read pay for {passes} records of each sort, fewer than {LEAST}"}
+        return {"skipped": f"{COST:.1%} of the tokens read pay for {passes} records of each sort, fewer than {LEAST}"}
     try:
         look = plan_look(result, settings, setup, passes)
         facts = read_look(look, engines, reporter, place)
@@ -77,7 +77,7 @@ def check_selection(
     if "skipped" in facts:
         return facts
     facts["seconds"] = round(time.monotonic() - began, 2)
-    if facts["auc"] >= LOWEST_AUC and facts["auc"] > facts["auc_of_length"] and facts["looks_damaged"] > NOTABLE:
+    if facts["can_tell"] and facts["looks_damaged"] > NOTABLE:
         reporter.say(
             f"note: about {facts['looks_damaged']:.0%} of this selection looks damaged to the model (a sample of "
             f"{facts['kept']:,}; AUC {facts['auc']:.2f} on damaged copies): `--gate auto` keeps damage out, "
@@ -142,6 +142,7 @@ def read_look(look: Look, engines: EngineCache, reporter: Reporter, place: Path)
         "kept": len(margins),
         "auc": round(fit.auc, 4),
         "auc_of_length": round(fit.auc_length, 4),
+        "can_tell": tells(fit),
         "looks_damaged": round(damage_share(np.array(margins), fit.margins[~sample.whole]), 4),
         "tokens_read": scoring.runner.work.tokens,
     }

@@ -181,9 +181,11 @@ def report(bench: Workbench, sample: Drawn, fit: SoundFit) -> None:
     """
     whole = sample.whole
     share = damage_share(fit.margins[whole], fit.margins[~whole])
+    clean = clean_auc(fit.auc, share)
     bench.note("drawn", int(whole.sum()))
     bench.note("copies", int((~whole).sum()))
-    bench.note("auc", round(fit.auc, 4))
+    bench.note("auc", round(clean, 4))
+    bench.note("auc_with_the_pools_damage", round(fit.auc, 4))
     bench.note("auc_of_length", round(fit.auc_length, 4))
     bench.note("auc_by_kind", rounded(fit.auc_by_kind))
     bench.note("auc_by_kind_if_not_taught", rounded(fit.auc_untaught))
@@ -191,14 +193,32 @@ def report(bench: Workbench, sample: Drawn, fit: SoundFit) -> None:
     listed = ", ".join(f"{kind} {value:.2f}" for kind, value in fit.auc_by_kind.items())
     bench.say(
         f"sound: {int(whole.sum()):,} drawn records against {int((~whole).sum()):,} damaged copies, held out: "
-        f"AUC {fit.auc:.2f} (length alone {fit.auc_length:.2f}): {listed}"
+        f"AUC {clean:.2f} ({fit.auc:.2f} with the damage that the records have, length alone {fit.auc_length:.2f}; "
+        f"by kind, with it: {listed})"
     )
-    if fit.auc < LOWEST_AUC or fit.auc <= fit.auc_length:
+    if not tells(fit):
         raise DataError(
-            f"this model cannot tell damage in this data: AUC {fit.auc:.2f} on held-out damaged copies, "
+            f"this model cannot tell damage in this data: AUC {clean:.2f} on held-out damaged copies, "
             f"{fit.auc_length:.2f} by their length alone, and at least {LOWEST_AUC} is needed",
             hint="take a larger model, or leave the gate out",
         )
+
+
+def clean_auc(auc: float, share: float) -> float:
+    """Return the AUC against records without damage, from that against records of which a share is damaged.
+
+    A damaged record is above a copy as often as below it: AUC = (1 - p) AUC_clean + p / 2. For p at most a half is
+    taken, so that an AUC of no more than chance stays so.
+    """
+    share = min(share, 0.5)
+    return (auc - share / 2) / (1 - share)
+
+
+def tells(fit: SoundFit) -> bool:
+    """Tell whether a model can tell damage: better than length alone, and well above chance."""
+    whole = fit.whole
+    share = damage_share(fit.margins[whole], fit.margins[~whole])
+    return clean_auc(fit.auc, share) >= LOWEST_AUC and fit.auc > fit.auc_length
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:
