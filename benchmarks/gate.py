@@ -1,12 +1,12 @@
 """Measure the gate on pools whose damage is known: what it finds, what it keeps, and whether its estimates are right.
 
-    python benchmarks/gate.py pools DATA FOLDER          # makes the pools: planted, untaught, clean, alpaca, lima
+    python benchmarks/gate.py pools DATA FOLDER          # makes the pools: planted, many, clean, alpaca
     python benchmarks/gate.py table POOL MODEL FOLDER    # AUC by kind, top shares, difficulty behind gates
-    python benchmarks/gate.py rates POOL MODEL FOLDER    # auto on pools with 0, 5, 15, 33 and 50 % damage, several draws
+    python benchmarks/gate.py rates POOL MODEL FOLDER    # auto on pools with 0 to 50 % damage, several draws
     python benchmarks/gate.py untaught POOL MODEL FOLDER # the probes are taught none of the pool's kinds of damage
 
-The model's answers are stored in FOLDER, so that everything is read once. Results are printed, and appended as JSON lines
-to FOLDER/gate.jsonl. What is measured is the code that `tithe select --gate` runs, on the same states.
+The model's answers are stored in FOLDER, so that everything is read once. Results are printed, and appended as JSON
+lines to FOLDER/gate.jsonl. What is measured is the code that `tithe select --gate` runs, on the same states.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Pool:
         scoring = Scoring(setup, EngineCache(Reporter()), Reporter(), place)
         scoring.bench.who = "gate"
         examples = list(setup.source.examples)
-        rows = [json.loads(line) for line in Path(setup.source.dataset.source).open(encoding="utf-8")]
+        rows = read_lines(Path(setup.source.dataset.source))
         labels = np.array([label_of(rows[one.row]) for one in examples])
         began = time.monotonic()
         read = answers(scoring, examples)

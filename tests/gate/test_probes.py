@@ -18,8 +18,8 @@ from tithe.gate.probes import (
     Features,
     LinearProbes,
     cross_fit,
+    fit_ridge,
     fit_sound,
-    linear,
     nested_fit,
     row_space,
     target,
@@ -98,8 +98,9 @@ def test_a_ridge_in_the_row_space_is_the_ridge_on_all_features(rows: int) -> Non
     coordinates, basis = row_space(flat)
     assert coordinates @ basis == pytest.approx(flat)
     assert basis @ basis.T == pytest.approx(np.eye(len(basis)), abs=1e-9)
-    found, bias = linear(coordinates, goal, basis)
-    assert found == pytest.approx(plain.coef_, abs=1e-8) and bias == pytest.approx(float(plain.intercept_), abs=1e-8)
+    fit = fit_ridge(coordinates, goal, goal > 0)
+    assert fit.coef_ @ basis == pytest.approx(plain.coef_, abs=1e-8)
+    assert float(fit.intercept_) == pytest.approx(float(plain.intercept_), abs=1e-8)
 
 
 def test_a_record_and_its_copies_are_in_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,11 +124,11 @@ def test_a_cross_fitted_output_does_not_change_with_the_records_own_side() -> No
     rows, goal = random.normal(size=(50, 20)), target(np.arange(50) % 2 == 0)
     folds = [(a, b) for a, b in GroupKFold(FOLDS).split(rows, groups=np.arange(50) // 2)]
     everything = np.ones((FOLDS, 50), dtype=bool)
-    before = cross_fit(rows, goal, everything, folds)
+    before = cross_fit(rows, goal, everything, folds, goal > 0)
     held_out = folds[0][1]
     turned = goal.copy()
     turned[held_out] *= -1
-    after = cross_fit(rows, turned, everything, folds)
+    after = cross_fit(rows, turned, everything, folds, goal > 0)
     assert (after[held_out] == before[held_out]).all() and (after != before).any()
 
 
@@ -137,7 +138,7 @@ def test_positives_are_trimmed_by_outputs_that_do_not_change_with_the_held_out_s
     folds = [(a, b) for a, b in GroupKFold(FOLDS).split(rows, groups=np.arange(50) // 2)]
     turned = goal.copy()
     turned[folds[2][1]] *= -1
-    before, after = nested_fit(rows, goal, folds)[2], nested_fit(rows, turned, folds)[2]
+    before, after = nested_fit(rows, goal > 0, folds)[2], nested_fit(rows, turned > 0, folds)[2]
     np.testing.assert_array_equal(before, after)
     assert np.flatnonzero(np.isnan(before)).tolist() == folds[2][1].tolist()
 

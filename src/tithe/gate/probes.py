@@ -184,11 +184,12 @@ def fit_features(drawn: Drawn, trim: float) -> SoundFit:
     is_kind = np.stack([target(drawn.kinds == kind) for kind in kinds], axis=1)  # (rows, kinds)
     looks = cross_fit(rows, is_kind, taught, folds, whole)
     fit = fit_ridge(rows[kept], is_kind[kept], whole[kept])
+    coefficients, offsets = np.atleast_2d(fit.coef_), np.atleast_1d(fit.intercept_)  # (kinds, rank), (kinds,)
     for i, kind in enumerate(kinds):
         some = kept & (whole | (drawn.kinds == kind))  # its odds are against sound records alone
         a, b = calibrate(looks[some, i], drawn.kinds[some] == kind)
-        weights.append(a * (fit.coef_[i] @ basis))
-        biases.append(a * float(fit.intercept_[i]) + b)
+        weights.append(a * (coefficients[i] @ basis))
+        biases.append(a * float(offsets[i]) + b)
         looks[:, i] = a * looks[:, i] + b
     margins = slope * raw + offset
     return SoundFit(
@@ -269,7 +270,8 @@ def cross_fit(
     found = np.full(goal.shape, np.nan)
     for (training, held_out), able in zip(folds, taught, strict=True):
         some = training[able[training]]
-        found[held_out] = fit_ridge(rows[some], goal[some], whole[some]).predict(rows[held_out])
+        fit = fit_ridge(rows[some], goal[some], whole[some])
+        found[held_out] = fit.predict(rows[held_out]).reshape(len(held_out), *goal.shape[1:])
     return found
 
 
