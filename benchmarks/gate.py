@@ -32,6 +32,7 @@ from tithe.plugins import damage_kinds
 from tithe.records import Ask, Example, Message, Nll, States
 from tithe.report.reporter import Reporter
 from tithe.run.engines import EngineCache
+from tithe.run.gate import STEPS
 from tithe.run.method import set_up
 from tithe.run.score import Scoring
 from tithe.scorers.base import alone, given
@@ -355,7 +356,7 @@ def auto(pool: Pool, made: Gated, places: np.ndarray) -> dict[str, Any]:
     own = known.some(np.array([at[int(i)] for i in made.drawn]))
     estimator = Estimator(known, own, made.copies, 0)
     first = None
-    for percent in range(100, 0, -5):
+    for percent in (int(100 * step) for step in STEPS):
         kept = choose(pool, made.margins, percent / 100, places=places)
         if first is not None and len(kept) < len(first):
             break
@@ -377,7 +378,7 @@ def auto(pool: Pool, made: Gated, places: np.ndarray) -> dict[str, Any]:
     }
 
 
-def rates(pool: Pool, name: str, draws: int, size: int = 2000) -> list[dict[str, Any]]:
+def rates(pool: Pool, name: str, draws: int, size: int = 1200) -> list[dict[str, Any]]:
     """Return what `auto` does on pools with several shares of damage, drawn from one large pool."""
     found = []
     for rate in RATES:

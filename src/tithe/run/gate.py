@@ -30,7 +30,8 @@ from tithe.stages import SPENDS, Stage, split
 
 GATE = Stage(0, "gate", "sound", "top", None, "100%", name="gate")
 AUTO = "auto"
-STEPS = [Fraction(percent, 100) for percent in range(100, 0, -5)]  # gates that `auto` tries, the loosest first
+# Gates that `auto` tries, the loosest first; near 100 % in small steps, as a clean pool needs little.
+STEPS = [Fraction(percent, 100) for percent in (100, 99, 98, 97, 96, *range(95, 0, -5))]
 SUSPICIOUS = 10  # records that are shown
 MOST_VALUES = 12  # of a column by which the kept shares are shown
 MOST_COLUMNS = 2
