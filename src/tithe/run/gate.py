@@ -15,7 +15,7 @@ import numpy as np
 from tithe import plugins
 from tithe.errors import SettingsError, brief
 from tithe.gate.estimate import Estimate, Estimator, ScoredMargins, damage_share
-from tithe.records import Answer, Example, Message, Problem
+from tithe.records import Answer, Example, Problem
 from tithe.report.reporter import Reporter
 from tithe.run.method import Method, Setup, inherited_settings
 from tithe.run.results import ScoreResult, SelectResult, share
@@ -36,7 +36,6 @@ SUSPICIOUS = 10  # records that are shown
 MOST_VALUES = 12  # of a column by which the kept shares are shown
 MOST_COLUMNS = 2
 SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "CJK", "HIRAGANA", "HANGUL", "THAI")
-EMPTY = Message("assistant", "")
 CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |function |SELECT )|[;{}]\s*$", re.MULTILINE)
 
 
@@ -95,13 +94,16 @@ class GatePlan:
             )
         return cls(spec, None, most, within)
 
-    def method(self, settings: SelectSettings, selector: Selector, behind: Method, *, same_model: bool) -> Method:
+    def method(
+        self, settings: SelectSettings, selector: Selector, behind: Method, source: DataSource, *, same_model: bool
+    ) -> Method:
         """Return what the gate reads: hidden states, and what the next stage reads in the same passes.
 
         Args:
             settings: of the gate's stage.
             selector: the gate's.
             behind: the next stage.
+            source: the data.
             same_model: whether it reads the same model.
 
         Raises:
@@ -110,7 +112,7 @@ class GatePlan:
         sound = plugins.build_scorer(self.spec, inherited_settings(settings))
         assert isinstance(sound, Sound), type(sound)
         if not self.auto:
-            sound = replace(sound, along=along(behind) if same_model else ())
+            sound = replace(sound, along=along(behind, source) if same_model else ())
             return Method(settings, {Sound.name: sound}, (selector,))
         if not same_model:
             raise SettingsError(
@@ -119,10 +121,10 @@ class GatePlan:
         return Method(settings, {Sound.name: sound, **behind.scorers}, (selector, *behind.selectors))
 
 
-def along(behind: Method) -> tuple[str, ...]:
-    """Return the readouts that the next stage asks of the pass that the gate reads."""
-    probe = Example("0" * 32, 0, 1, (), EMPTY)
-    asks = [scorer.asks(probe) for scorer in behind.scorers.values() if not learns(scorer)]
+def along(behind: Method, source: DataSource) -> tuple[str, ...]:
+    """Return the readouts that the next stage asks of the pass that the gate reads; all examples have the same ones."""
+    examples = source.first_records.examples[:1]
+    asks = [scorer.asks(one) for one in examples for scorer in behind.scorers.values() if not learns(scorer)]
     return tuple(dict.fromkeys(ask.readout for each in asks for ask in each.values() if ask.spec.kind == "given"))
 
 
@@ -157,7 +159,6 @@ def open_gate(
     *,
     by: str,
     ahead: Callable[[Mapping[str, str]], SelectResult],
-    reporter: Reporter,
 ) -> OpenedGate:
     """Return the gate with its share: the given one, or the loosest that is strict enough.
 
@@ -167,7 +168,6 @@ def open_gate(
         scored: its result.
         by: the scorer that ranks behind the gate.
         ahead: makes the selection behind a gate that drops these ids.
-        reporter: prints notes.
     """
     sound = scoring.runner.scorers[Sound.name]
     assert isinstance(sound, Sound), type(sound)

@@ -319,13 +319,13 @@ class PipelineRun:
         """Decide how strict the gate is, keep what looks sound, and report what it does."""
         assert job.gate is not None
         behind = self.jobs[1]
+        ahead = self.rules_ahead(behind, setup, scored)
         opened = open_gate(
             job.gate,
             scoring,
             scored,
             by=ranking_scorer(behind.method, behind.settings.by),
-            ahead=lambda gone: choose(scored, self.rules_ahead(behind, setup, scored, gone)),
-            reporter=self.reporter,
+            ahead=lambda gone: choose(scored, replace(ahead, contaminated={**self.contaminated, **gone})),
         )
         rules = SelectionRules(
             "sound",
@@ -339,12 +339,13 @@ class PipelineRun:
         facts = report_gate(opened, scored, chosen, setup, job.extra, self.reporter)
         return replace(chosen, record=chosen.record | {"gate": facts})
 
-    def rules_ahead(self, job: StageJob, setup: Setup, scored: ScoreResult, gone: Mapping[str, str]) -> SelectionRules:
-        """Return the rules of the stage behind the gate, to see what it would choose if these were gone."""
-        waiting = list(self.waiting)
+    def rules_ahead(self, job: StageJob, setup: Setup, scored: ScoreResult) -> SelectionRules:
+        """Return the rules of the stage behind the gate, to see what it would choose."""
+        waiting, reporter = list(self.waiting), self.reporter
+        self.reporter = Reporter()  # what the stage says of its filters is said when it runs
         rules = self.rules(job, replace(setup, method=job.method), scored, len(scored.scores()))
-        self.waiting = waiting
-        return replace(rules, drop_duplicates=self.jobs[0].settings.drop_duplicates, contaminated=gone)
+        self.waiting, self.reporter = waiting, reporter
+        return replace(rules, drop_duplicates=self.jobs[0].settings.drop_duplicates)
 
     def narrow(self, job: StageJob, places: Mapping[int, Collection[int]]) -> Setup:
         """Return the setup of a later stage: its method on the examples that are left.
@@ -385,7 +386,8 @@ class PipelineRun:
         if ripe:
             settings = settings.model_copy(update={"drop": (*(settings.drop or ()), *ripe)})
         by = ranking_scorer(method, settings.by)
-        silent = Reporter() if job.stage is None else self.reporter  # its note was said when the filters were checked
+        said = job.stage is None or job.stage.name  # when the filters were checked
+        silent = Reporter() if said else self.reporter
         filters = choose_filters(method, setup.source, settings, by, silent)
         return SelectionRules(
             residual_name(by) if by in method.residualised else by,
@@ -434,7 +436,8 @@ def behind_gate(settings: SelectSettings, jobs: Sequence[StageJob], folder: Path
         }
     )
     selector = Gate(settings.gate_within)
-    method = plan.method(own, selector, first.method, same_model=first.settings.model == settings.model)
+    same_model = first.settings.model == settings.model
+    method = plan.method(own, selector, first.method, source, same_model=same_model)
     extra = input_columns(method, source, selector, [])
     extra = list(dict.fromkeys([*extra, *text_columns(source), *(first.extra if plan.auto else ())]))
     with naming_stage(GATE):
