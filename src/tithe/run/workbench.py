@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tithe import plugins
-from tithe.engine.readouts.parts import ProbeMargins
 from tithe.errors import OutputError, SettingsError
 from tithe.gate.damage import Damage
 from tithe.gate.probes import LinearProbes
@@ -168,6 +167,8 @@ class RunBench:
         return plugins.damage_kinds(names)
 
     def keep_probes(self, probes: LinearProbes) -> None:
+        from tithe.engine.readouts.parts import ProbeMargins  # imports torch, which a plan must not
+
         readout = ProbeMargins(probes, probes.fingerprint)
         self.runner.use_readout("probes", readout, self.setup.open_store(self.answers_in, readout))
 

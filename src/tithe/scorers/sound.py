@@ -17,6 +17,7 @@ from tithe.records import Answer, Ask, Example, Problem, States, Vector
 from tithe.scorers.base import LEARNED, Scorer, Workbench, finite, given
 
 LOWEST_AUC = 0.7  # of a model that can tell damage
+MOST_CORRECTED = 0.2  # share of damage in the pool for which its AUC is corrected
 
 
 @dataclass(frozen=True)
@@ -207,10 +208,10 @@ def report(bench: Workbench, sample: Drawn, fit: SoundFit) -> None:
 def clean_auc(auc: float, share: float) -> float:
     """Return the AUC against records without damage, from that against records of which a share is damaged.
 
-    A damaged record is above a copy as often as below it: AUC = (1 - p) AUC_clean + p / 2. For p at most a half is
-    taken, so that an AUC of no more than chance stays so.
+    A damaged record is above a copy as often as below it: AUC = (1 - p) AUC_clean + p / 2. For p at most a fifth is
+    taken: a model that cannot tell takes most of the pool for damaged, and must not be believed for that.
     """
-    share = min(share, 0.5)
+    share = min(share, MOST_CORRECTED)
     return (auc - share / 2) / (1 - share)
 
 
