@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,12 @@ def main(kept_file: Path) -> None:
 
     dropped = [row for row in table if row["ifd"] is None and row.get("sound") is not None]
     suspicious = sorted(dropped, key=lambda row: row["sound"])
-    show_gated("Dropped by the gate, the most suspicious of each kind first", first_of_each(suspicious), records)
+    show("Dropped by the gate, the most suspicious of each kind first", first_of_each(suspicious), records, looks)
     scored = sorted((row for row in table if row["ifd"] is not None), key=lambda row: row["ifd"])
     fair = [row for row in scored if row["ifd"] <= 1]
-    show("Highest scores up to 1", fair[-2:][::-1], records)
-    show("Lowest scores", fair[:2], records)
-    show("Above 1, dropped: the prompt makes the response less likely", scored[len(fair) :][-2:], records)
+    show("Highest scores up to 1", fair[-2:][::-1], records, ifd)
+    show("Lowest scores", fair[:2], records, ifd)
+    show("Above 1, dropped: the prompt makes the response less likely", scored[len(fair) :][-2:], records, ifd)
 
 
 def first_of_each(rows: list[dict[str, Any]], most: int = 3) -> list[dict[str, Any]]:
@@ -51,20 +52,20 @@ def first_of_each(rows: list[dict[str, Any]], most: int = 3) -> list[dict[str, A
     return list(found.values())[:most]
 
 
-def show_gated(title: str, rows: list[dict[str, Any]], records: dict[int, dict[str, Any]]) -> None:
+def show(title: str, rows: list[dict[str, Any]], records: dict[int, dict[str, Any]], say: Callable[..., str]) -> None:
     if rows:
         print(f"\n{title}:")
     for row in rows:
-        print(f"  looks like {row['sound_looks_like']} ({row['sound_looks_like_probability']:.2f}): {row['sound']:.1f}")
+        print(f"  {say(row)}")
         show_record(records[row["row"]])
 
 
-def show(title: str, rows: list[dict[str, Any]], records: dict[int, dict[str, Any]]) -> None:
-    if rows:
-        print(f"\n{title}:")
-    for row in rows:
-        print(f"  IFD {row['ifd']:.3f}")
-        show_record(records[row["row"]])
+def ifd(row: dict[str, Any]) -> str:
+    return f"IFD {row['ifd']:.3f}"
+
+
+def looks(row: dict[str, Any]) -> str:
+    return f"looks like {row['sound_looks_like']} ({row['sound_looks_like_probability']:.2f}): {row['sound']:.1f}"
 
 
 def show_record(record: dict[str, Any]) -> None:

@@ -54,20 +54,21 @@ def test_the_example_in_the_docstring_is_what_the_kind_makes(name: str) -> None:
     assert after in made
 
 
-def copy_differs(kind: Damage, text: str, prompt: str, other: str, seed: int) -> None:
+def copy_differs(kind: Damage, text: str, prompt: str, other: str, seed: int) -> bool:
+    """Whether the copy is another text, or None, and the seed decides alone which."""
     example = record("a", prompt, text)
     others = Others(record("b", other, other), record("c", text, prompt))
     found = damaged(kind, example, others, random.Random(seed))
-    assert found is None or (found.strip() and found.split() != text.split())
-    assert damaged(kind, example, others, random.Random(seed)) == found  # the seed decides alone
+    another = found is None or (found.strip() != "" and found.split() != text.split())
+    return another and damaged(kind, example, others, random.Random(seed)) == found
 
 
 @pytest.mark.parametrize("text", HARD.values(), ids=HARD.keys())
 @pytest.mark.parametrize("name", KINDS)
 def test_hard_texts_crash_no_kind(name: str, text: str) -> None:
     for seed in range(3):
-        copy_differs(KINDS[name], text, text, text[::-1], seed)
-        copy_differs(KINDS[name], text, "Name the capital of France.", "One two three four five six", seed)
+        assert copy_differs(KINDS[name], text, text, text[::-1], seed)
+        assert copy_differs(KINDS[name], text, "Name the capital of France.", "One two three four five six", seed)
 
 
 TEXTS = st.one_of(
@@ -83,7 +84,7 @@ TEXTS = st.one_of(
 @settings(max_examples=150, deadline=None)
 def test_any_text_crashes_no_kind(text: str, prompt: str, other: str, seed: int) -> None:
     for kind in KINDS.values():
-        copy_differs(kind, text, prompt, other, seed)
+        assert copy_differs(kind, text, prompt, other, seed)
 
 
 @pytest.mark.parametrize("name", sorted({*KINDS} - {"numbers"}))

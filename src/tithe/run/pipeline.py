@@ -119,6 +119,8 @@ def select(
     - A stage uses its scorer's default filter. A filter that the user gives goes to the first stage that has its
       column, and replaces the default there. Duplicates and contaminated examples are dropped in the first stage.
     - A stage without a scorer chooses by the scores of the stage before.
+    - A gate is a stage before the others, which keeps what looks sound (`behind_gate`); without a pipeline, all that
+      the settings say follows it as one stage, and a share to keep still counts from the whole input.
     - The run folder holds the answers of all stages together, and each stage's score table in `stage-N`.
 
     Args:
