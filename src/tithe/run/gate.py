@@ -253,7 +253,7 @@ def report_gate(
     there = scores.values[~np.isnan(scores.values)]
     pool = damage_share(there, np.array([margin for _, margin in learned.copies]))
     facts: dict[str, Any] = {"keeps": str(opened.budget), "estimated_damage_in_pool": round(pool, 4)}
-    reporter.say(f"gate: about {pool:.0%} of the pool looks damaged")
+    reporter.say(f"gate: at most about {pool:.0%} of the pool is damaged, as far as this model can tell")
     if opened.estimate is not None and opened.without is not None:
         for name, found in (("without_gate", opened.without), ("estimated_damage_in_selection", opened.estimate)):
             facts[name] = {"share": round(found.share, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
