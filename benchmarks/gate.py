@@ -1,9 +1,9 @@
 """Measure the gate on pools whose damage is known: what it finds, what it keeps, and whether its estimates are right.
 
-    python benchmarks/gate.py pools DATA FOLDER          # makes the pools: planted, many, clean, alpaca
+    python benchmarks/gate.py pools DATA FOLDER          # makes the pools: planted, many, clean, alpaca, foreign, lima
     python benchmarks/gate.py table POOL MODEL FOLDER    # AUC by kind, top shares, difficulty behind gates
     python benchmarks/gate.py rates POOL MODEL FOLDER    # auto on pools with 0 to 50 % damage, several draws
-    python benchmarks/gate.py untaught POOL MODEL FOLDER # the probes are taught none of the pool's kinds of damage
+    python benchmarks/gate.py untaught POOL MODEL FOLDER # the probes are taught none of the planted kinds of damage
 
 The model's answers are stored in FOLDER, so that everything is read once. Results are printed, and appended as JSON
 lines to FOLDER/gate.jsonl. What is measured is the code that `tithe select --gate` runs, on the same states.
@@ -12,20 +12,21 @@ lines to FOLDER/gate.jsonl. What is measured is the code that `tithe select --ga
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from tithe.gate.damage import draw_records, make_copies
+from tithe.gate.damage import DamagedCopy, draw_records, make_copies
 from tithe.gate.estimate import Estimator, ScoredMargins
 from tithe.gate.probes import SoundFit, fit_sound
 from tithe.plugins import damage_kinds
@@ -81,6 +82,55 @@ PLANTED = {
     "word salad": word_salad,
     "encoding": broken_encoding,
 }
+
+
+def typing_errors(text: str, other: str, draw: random.Random) -> str:
+    """Swap a letter with the next in every third word."""
+    words = text.split(" ")
+    for i in range(0, len(words), 3):
+        if len(words[i]) > 2:
+            at = draw.randrange(len(words[i]) - 1)
+            words[i] = words[i][:at] + words[i][at + 1] + words[i][at] + words[i][at + 2 :]
+    return " ".join(words)
+
+
+def no_spaces(text: str, other: str, draw: random.Random) -> str:
+    """Lose half of the spaces, as in text taken from a PDF."""
+    return "".join("" if one == " " and draw.random() < 0.5 else one for one in text)
+
+
+def no_beginning(text: str, other: str, draw: random.Random) -> str:
+    words = text.split(" ")
+    return " ".join(words[len(words) // 2 :])
+
+
+def backwards(text: str, other: str, draw: random.Random) -> str:
+    """Put sentences, or words where there is one sentence, into the opposite order."""
+    parts = re.split(r"(?<=[.!?])\s+|\n+", text.strip())
+    return " ".join((parts if len(parts) > 1 else text.split())[::-1])
+
+
+def markup(text: str, other: str, draw: random.Random) -> str:
+    """Leave the remains of a web page around the text."""
+    start = '<div class="post-body"><a href="/login">Log in</a> | <a href="#c">12 comments</a></div>\n'
+    return f"{start}{text}\nShare this: Twitter Facebook &nbsp; Read more &raquo; Cookie settings"
+
+
+def letters_moved(text: str, other: str, draw: random.Random) -> str:
+    """Move every letter by 13 in the second half."""
+    half = len(text) // 2
+    return text[:half] + codecs.encode(text[half:], "rot13")
+
+
+# Kinds that resemble none that the gate teaches.
+FOREIGN = {
+    "typing errors": typing_errors,
+    "no spaces": no_spaces,
+    "no beginning": no_beginning,
+    "backwards": backwards,
+    "markup": markup,
+    "letters moved": letters_moved,
+}
 RELATED = ("other-answer", "cut", "repeats", "shuffled", "encoding", "mixed", "dropped")  # kinds like the planted ones
 
 
@@ -91,20 +141,30 @@ def make_pools(data: Path, folder: Path) -> None:
     draw = random.Random(7)
     draw.shuffle(dolly)
     write_pool(folder / "planted.jsonl", plant(dolly, 2000, 1000, draw), draw)
-    write_pool(folder / "many.jsonl", plant(dolly, 2000, 2000, draw), draw)  # from which `rates` draws its pools
+    write_pool(folder / "many.jsonl", plant(dolly, 1080, 520, random.Random(8)), draw)  # from which `rates` draws
     clean = [{**one, "label": "clean"} for one in dolly[6000:8000]]
     write_pool(folder / "clean.jsonl", clean, draw)
     alpaca = read_lines(data / "sft/alpaca_20k.jsonl")[:1000]
     write_pool(folder / "alpaca.jsonl", [{**one, "label": "clean"} for one in alpaca], draw)
+    rest = [one for one in read_lines(data / "sft/alpaca_20k.jsonl")[1000:] if len(one["output"]) > 40]
+    write_pool(folder / "foreign.jsonl", plant(rest, 1200, 600, draw, FOREIGN), draw)
+    lima = read_lines(data / "sft/lima.jsonl")
+    write_pool(folder / "lima.jsonl", [{**one, "label": "clean"} for one in lima], draw)
 
 
-def plant(rows: Sequence[dict[str, Any]], sound: int, damaged: int, draw: random.Random) -> list[dict[str, Any]]:
-    """Return sound records, and damaged ones of the planted kinds in turn."""
+def plant(
+    rows: Sequence[dict[str, Any]],
+    sound: int,
+    damaged: int,
+    draw: random.Random,
+    ways: Mapping[str, Callable[[str, str, random.Random], str]] = PLANTED,
+) -> list[dict[str, Any]]:
+    """Return sound records, and damaged ones of these kinds in turn."""
     found = [{**one, "label": "clean"} for one in rows[:sound]]
     for i, one in enumerate(rows[sound : sound + damaged]):
-        kind = list(PLANTED)[i % len(PLANTED)]
+        kind = list(ways)[i % len(ways)]
         other = rows[sound + damaged + i]["output"]
-        found.append({**one, "output": PLANTED[kind](one["output"], other, draw), "label": kind})
+        found.append({**one, "output": ways[kind](one["output"], other, draw), "label": kind})
     return found
 
 
@@ -209,19 +269,42 @@ class Gated:
     copy_kinds: np.ndarray
 
 
-def gate(
-    pool: Pool, places: np.ndarray, *, kinds: Sequence[str] = (), seed: int = 0, trim: float = Sound.trim
-) -> Gated:
-    """Do what `sound` does, on the records at these places."""
+Bank: TypeAlias = Mapping[str, Sequence[tuple[DamagedCopy, Mapping[str, Any]]]]  # id -> copies with answers
+
+
+def damage_some(pool: Pool, some: Sequence[Any], kinds: Sequence[str] = ()) -> Bank:
+    """Make and read the copies of some records, as `sound` does with all that it draws."""
+    copies = make_copies(some, pool.examples, damage_kinds(kinds), copies=Sound.copies, seed=0)
+    found: dict[str, list[tuple[DamagedCopy, Mapping[str, Any]]]] = {one.id: [] for one in some}
+    for copy, read in zip(copies, answers(pool.scoring, [copy.example for copy in copies]), strict=True):
+        found[some[copy.place].id].append((copy, read))
+    return found
+
+
+def gate(pool: Pool, places: np.ndarray, bank: Bank, *, kinds: Collection[str] | None = None, seed: int = 0) -> Gated:
+    """Do what `sound` does, on the records at these places.
+
+    Args:
+        pool: all records.
+        places: the records that are there.
+        bank: copies of all that can be drawn.
+        kinds: only copies of these kinds are taught; None for all.
+        seed: of the draw.
+    """
     examples = [pool.examples[i] for i in places]
     at = {one.id: i for one, i in zip(examples, places, strict=True)}
     drawn = draw_records(examples, RECORDS, seed)
-    copies = make_copies(drawn, examples, damage_kinds(kinds), copies=1, seed=seed)
-    damaged = answers(pool.scoring, [copy.example for copy in copies])
+    there = [
+        (replace(copy, place=i), read)
+        for i, one in enumerate(drawn)
+        for copy, read in bank[one.id]
+        if kinds is None or copy.kind in kinds
+    ]
+    copies, damaged = [copy for copy, _ in there], [read for _, read in there]
     read = [{"given": States(pool.states[at[one.id]])} for one in drawn]
     read += [{"given": one["parts"]} for one in damaged]
     sample, rows = sample_of(drawn, copies, read)
-    fit = fit_sound(sample, trim=trim)
+    fit = fit_sound(sample, trim=Sound.trim)
     margins = np.full(len(pool.examples), np.nan)
     for i in places:
         margins[i] = fit.probes(pool.states[i])[0]
@@ -275,7 +358,8 @@ def table(pool: Pool, name: str) -> dict[str, Any]:
     """Return AUC by kind of several rankings, top shares, and difficulty behind gates."""
     everything = np.arange(len(pool.examples))
     began = time.monotonic()
-    made = gate(pool, everything)
+    bank = damage_some(pool, draw_records(pool.examples, RECORDS, 0))
+    made = gate(pool, everything, bank)
     found: dict[str, Any] = {"what": "table", "pool": pool.path.name, "model": name, "records": len(everything)}
     found |= {"copies_and_fit_seconds": round(time.monotonic() - began, 1), "read_seconds": round(pool.seconds, 1)}
     sound = pool.sound
@@ -287,7 +371,7 @@ def table(pool: Pool, name: str) -> dict[str, Any]:
     if not sound.all():
         found["auc"] = {way: by_kind(values, pool, sound) for way, values in rankings.items()}
         found["top"] = {way: tops(values, sound) for way, values in rankings.items()}
-        found["untaught"] = untaught_kinds(pool, everything)
+        found["untaught"] = untaught_kinds(pool, everything, bank)
     found["behind"] = {str(share): behind(pool, made.margins, share) for share in GATES}
     estimate = auto(pool, made, everything)
     found["auto"] = estimate
@@ -309,7 +393,7 @@ def tops(values: np.ndarray, sound: np.ndarray) -> dict[str, float]:
     return {f"{share:.0%}": float(sound[order[: int(share * len(order))]].mean()) for share in TOPS}
 
 
-def untaught_kinds(pool: Pool, places: np.ndarray) -> dict[str, float]:
+def untaught_kinds(pool: Pool, places: np.ndarray, bank: Bank) -> dict[str, float]:
     """Return the AUC of each planted kind when the kinds like it were not taught."""
     alike = {
         "other answer": ("other-answer", "mixed"),
@@ -323,7 +407,7 @@ def untaught_kinds(pool: Pool, places: np.ndarray) -> dict[str, float]:
         if kind not in pool.labels:
             continue
         taught = [one for one in damage_kinds() if one not in like]
-        margins = gate(pool, places, kinds=taught).margins
+        margins = gate(pool, places, bank, kinds=taught).margins
         some = pool.sound | (pool.labels == kind)
         found[kind] = float(roc_auc_score(pool.sound[some], margins[some]))
     return found
@@ -354,7 +438,7 @@ def auto(pool: Pool, made: Gated, places: np.ndarray) -> dict[str, Any]:
     at = {int(place): i for i, place in enumerate(places.tolist())}
     known = ScoredMargins(made.margins[places], pool.ifd[places])
     own = known.some(np.array([at[int(i)] for i in made.drawn]))
-    estimator = Estimator(known, own, made.copies, 0)
+    estimator = Estimator(known, own, made.copies, made.copy_kinds, 0)
     first = None
     for percent in (int(100 * step) for step in STEPS):
         kept = choose(pool, made.margins, percent / 100, places=places)
@@ -378,9 +462,9 @@ def auto(pool: Pool, made: Gated, places: np.ndarray) -> dict[str, Any]:
     }
 
 
-def rates(pool: Pool, name: str, draws: int, size: int = 1200) -> list[dict[str, Any]]:
+def rates(pool: Pool, name: str, draws: int, size: int = 1000) -> list[dict[str, Any]]:
     """Return what `auto` does on pools with several shares of damage, drawn from one large pool."""
-    found = []
+    bank, found = damage_some(pool, draw_records(pool.examples, len(pool.examples), 0)), []
     for rate in RATES:
         for seed in range(draws):
             random_ = np.random.default_rng([seed, int(100 * rate)])
@@ -394,7 +478,7 @@ def rates(pool: Pool, name: str, draws: int, size: int = 1200) -> list[dict[str,
                     ]
                 )
             )
-            made = gate(pool, places, seed=seed)
+            made = gate(pool, places, bank, seed=seed)
             one = {"what": "rates", "pool": pool.path.name, "model": name, "rate": rate, "seed": seed}
             one |= auto(pool, made, places)
             found.append(one)
@@ -406,7 +490,7 @@ def untaught(pool: Pool, name: str) -> dict[str, Any]:
     """Return what the gate does on a pool all of whose damage is of kinds that are not taught."""
     everything = np.arange(len(pool.examples))
     taught = [one for one in damage_kinds() if one not in RELATED]
-    made = gate(pool, everything, kinds=taught)
+    made = gate(pool, everything, damage_some(pool, draw_records(pool.examples, RECORDS, 0), taught))
     return {
         "what": "untaught",
         "pool": pool.path.name,

@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import tithe as library
-from tests.e2e.command import Command, read_jsonl, write_jsonl
+from tests.e2e.command import Command, child, read_jsonl, write_jsonl
+from tests.e2e.test_resume import HASTY, count_parts, keys_of_parts, wait_for
 from tithe.run.results import SelectResult
 
 pytestmark = pytest.mark.slow
@@ -152,6 +153,47 @@ def test_neither_the_order_of_the_file_nor_the_batches_matter(first: Gated, tmp_
     other = first.again(shuffled, answers=None, batch_tokens=300)
     assert other.record["work"]["passes_computed"] == COUNT + 100 + COUNT // 2
     assert set(other.kept) == set(first.result.kept)
+
+
+MOMENTS: dict[str, Callable[[Path], object]] = {
+    "drawn records": lambda run: count_parts(run) >= 2,
+    "copies": lambda run: passes_stored(run) > 100,
+    "all others": lambda run: passes_stored(run) > 200 and not (run / "stage-0" / "scores.parquet").exists(),
+    "behind the gate": lambda run: (run / "stage-0" / "scores.parquet").exists(),
+}
+
+
+def passes_stored(run: Path) -> int:
+    return sum(map(len, keys_of_parts(run)))
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [["copies", "behind the gate"], pytest.param(list(MOMENTS), marks=pytest.mark.thorough)],
+    ids=["twice", "at every moment"],
+)
+def test_killed_and_run_again(first: Gated, tithe: Command, tmp_path: Path, moments: list[str]) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    gate = ("-s", "ifd", "-k", "20%", "--gate", f"{SOUND}:50%", "--batch-tokens", 1000)
+
+    def command(folder: Path) -> tuple[object, ...]:
+        return ("select", first.data, *gate, *OPTIONS, "-o", folder / "k.jsonl", "--json")
+
+    whole = tithe.ok(*command(straight)).json
+    run = broken / "k.tithe"
+    for name in moments:
+        process = child(HASTY, 0.05, *command(broken))
+        reached = wait_for(lambda name=name: MOMENTS[name](run), process)
+        process.kill()
+        process.communicate()
+        assert reached and not (broken / "k.jsonl").exists(), name
+    before = passes_stored(run)
+    again = tithe.ok(*command(broken)).json
+    assert again["work"]["passes_reused"] == before > 0
+    assert again["work"]["passes_computed"] + before == whole["work"]["passes_computed"]
+    for name in ("k.jsonl", "k.tithe/scores.parquet", "k.tithe/dropped.jsonl", "k.tithe/stage-0/damage.parquet"):
+        assert (broken / name).read_bytes() == (straight / name).read_bytes(), name
+    assert [stage["gate"] for stage in again["stages"][:1]] == [stage["gate"] for stage in whole["stages"][:1]]
 
 
 def test_auto_states_an_estimate(first: Gated, tithe: Command, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from tithe.gate import estimate
 from tithe.gate.estimate import DamageChance, Estimate, Estimator, ScoredMargins, damage_share
 
 Floats = npt.NDArray[np.float64]
+KINDS = np.repeat(["cut", "echo", "mixed", "numbers"], 100)
 
 
 def margins(random: np.random.Generator, sound: int, damaged: int) -> Floats:
@@ -52,7 +53,8 @@ def pool_and_choice(seed: int) -> tuple[Estimator, npt.NDArray[np.int64], float]
     drawn = random.choice(2000, 400, replace=False)
     able = np.flatnonzero(pool.margins > 0)
     chosen = able[np.argsort(-pool.scores[able])[:200]]
-    return Estimator(pool, pool.some(drawn), scored(random, 0, 400), seed), chosen, float((chosen >= 1600).mean())
+    estimator = Estimator(pool, pool.some(drawn), scored(random, 0, 400), KINDS, seed)
+    return estimator, chosen, float((chosen >= 1600).mean())
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,12 +17,13 @@ from tithe.gate.probes import (
     FOLDS,
     PENALTY,
     Features,
-    LinearProbes,
     cross_fit,
     fit_ridge,
     fit_sound,
+    mask_of,
     nested_fit,
     row_space,
+    soft_least,
     target,
 )
 
@@ -57,9 +59,9 @@ def test_probes_are_the_formula_component_by_component() -> None:
     features, weight, bias = fit.probes.features, fit.probes.weight, fit.probes.bias
     one = states_of(1, 5, shift=0.0)[0]
     size = LAYERS * 3 * DIM
-    assert weight.shape == (1 + len(KINDS), size)
+    assert weight.shape == (4 + len(KINDS), size)
     expected = []
-    for output in range(1 + len(KINDS)):
+    for output in range(4 + len(KINDS)):
         total, place = float(bias[output]), 0
         for layer in range(LAYERS):
             prompt, response, last = (
@@ -74,7 +76,41 @@ def test_probes_are_the_formula_component_by_component() -> None:
                     total += float(weight[output, place]) * value / size**0.5
                     place += 1
         expected.append(total)
-    assert fit.probes(one) == pytest.approx(expected, rel=1e-9)
+    least = -math.log(sum(math.exp(-value) for value in expected[:4]))
+    found = [fit.probes.slope * least + fit.probes.offset, *expected[4:]]
+    assert fit.probes(one) == pytest.approx(found, rel=1e-9)
+    # All views are read by the first regression and by the kinds', and one each by the other three.
+    by_view = (weight.reshape(-1, LAYERS, 3, DIM) != 0).any(axis=(1, 3))
+    assert by_view.tolist() == [[True] * 3, *np.eye(3, dtype=bool).tolist(), *[[True] * 3] * len(KINDS)]
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_damage_in_one_view_is_enough(part: int) -> None:
+    """The copies differ in the response's mean state, or in its last token's alone."""
+    states = states_of(COUNT, 0, shift=0.0)
+    states[COUNT:, :, part, 0] -= 4.0
+    fit = fit_sound(drawn_of(states), trim=0.0)
+    assert fit.auc > 0.97
+    one = states_of(1, 3, shift=0.0)[0]
+    other = one.copy()
+    other[:, part, 0] -= 8.0
+    assert fit.probes(one)[0] > 0 > fit.probes(other)[0]
+
+
+def test_the_soft_minimum_by_hand() -> None:
+    assert soft_least(np.array([0.0, 0.0])) == pytest.approx(-math.log(2))
+    assert soft_least(np.array([[-5.0, 40.0], [3.0, 3.0]])) == pytest.approx([-5.0, 3.0 - math.log(2)])
+    assert soft_least(np.array([-1000.0, 1000.0])) == -1000.0  # nothing overflows
+
+
+def test_views_are_left_out_by_a_mask_that_keeps_the_length() -> None:
+    states = states_of(COUNT, 0, shift=0.0)
+    flat = Features.of(states)(states)
+    both = (flat * mask_of((0, 1), states)) ** 2
+    assert both.sum() == pytest.approx((flat**2).sum(), rel=0.1)
+    assert (mask_of((0, 1, 2), states) == 1).all()
+    shaped = both.reshape(len(flat), LAYERS, 3, DIM)
+    assert shaped[:, :, :2].all() and not shaped[:, :, 2].any()
 
 
 def test_features_are_standardised_by_the_states_they_are_made_of() -> None:
@@ -176,13 +212,15 @@ def test_the_fingerprint_changes_with_whatever_affects_the_outputs() -> None:
         return other
 
     others = [
-        LinearProbes(features, moved(probes.weight), probes.bias),
-        LinearProbes(features, probes.weight, moved(probes.bias)),
-        LinearProbes(Features(moved(features.mean), features.deviation), probes.weight, probes.bias),
-        LinearProbes(Features(features.mean, moved(features.deviation)), probes.weight, probes.bias),
+        replace(probes, weight=moved(probes.weight)),
+        replace(probes, bias=moved(probes.bias)),
+        replace(probes, slope=np.nextafter(probes.slope, np.inf)),
+        replace(probes, offset=np.nextafter(probes.offset, np.inf)),
+        replace(probes, features=replace(features, mean=moved(features.mean))),
+        replace(probes, features=replace(features, deviation=moved(features.deviation))),
     ]
-    assert len({one.fingerprint for one in (probes, *others)}) == 5
-    assert LinearProbes(features, probes.weight.copy(), probes.bias).fingerprint == probes.fingerprint
+    assert len({one.fingerprint for one in (probes, *others)}) == 7
+    assert replace(probes, weight=probes.weight.copy()).fingerprint == probes.fingerprint
     assert len(probes.fingerprint) == 16
 
 

@@ -14,7 +14,7 @@ from tests.gate.small import pool_of
 from tithe.engine.readouts.base import READOUTS
 from tithe.errors import DataError, SettingsError
 from tithe.gate.damage import COPY, draw_records
-from tithe.gate.probes import LinearProbes
+from tithe.gate.probes import Probes
 from tithe.records import Answer, Ask, Example, Problem, States, Vector
 from tithe.scorers.sound import LOWEST_AUC, Sound, logistic
 from tithe.testing import FakeBench
@@ -45,7 +45,7 @@ class StatesBench(FakeBench):
 
     examples: Sequence[Example] = tuple(POOL)
     states: Callable[[Example], Answer | Problem] = lambda example: states_of(example, 4.0)
-    probes: LinearProbes | None = None
+    probes: Probes | None = None
     asked: list[Mapping[str, Ask]] = field(default_factory=list)
 
     @property
@@ -56,7 +56,7 @@ class StatesBench(FakeBench):
         self.asked += asks
         return [{name: self.states(ask.spec.example) for name, ask in each.items()} for each in asks]
 
-    def keep_probes(self, probes: LinearProbes) -> None:
+    def keep_probes(self, probes: Probes) -> None:
         self.probes = probes
 
 
@@ -74,7 +74,7 @@ def test_drawn_records_are_scored_by_probes_that_have_not_seen_them(bench: State
     assert ready.learned is not None and bench.probes is not None
     drawn = draw_records(POOL, 100, 0)
     assert set(ready.learned.own) == {one.id for one in drawn}
-    assert [one.id.partition(COPY)[1] for one, _ in ready.learned.copies] == [COPY] * 100
+    assert [copy.example.id.partition(COPY)[1] for copy in ready.learned.copies] == [COPY] * 100
     margins = [ready.score(one, {"given": states_of(one, 4.0)}) for one in drawn]
     in_sample = [float(bench.probes(states_of(one, 4.0).values)[0]) for one in drawn]
     assert np.corrcoef(margins, in_sample)[0, 1] > 0.8 and margins != pytest.approx(in_sample, abs=1e-3)  # type: ignore[arg-type]

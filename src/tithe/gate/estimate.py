@@ -114,16 +114,27 @@ class Estimate:
 
 
 class Estimator:
-    """Estimates of the share of damage in selections from one pool; the interval is by a bootstrap over drawn records.
+    """Estimates of the share of damage in selections from one pool.
+
+    The interval is by a bootstrap over drawn records and copies. Kinds of damage are drawn too: which of them the pool
+    has, and how much of each, is not known, and the copies of some lie much farther from sound records than others.
 
     Args:
         pool: all records of the pool that have margin and score.
         records: the drawn ones.
         copies: their copies.
+        kinds: (copies,) name of each copy's damage.
         seed: random seed of the bootstrap.
     """
 
-    def __init__(self, pool: ScoredMargins, records: ScoredMargins, copies: ScoredMargins, seed: int) -> None:
+    def __init__(
+        self,
+        pool: ScoredMargins,
+        records: ScoredMargins,
+        copies: ScoredMargins,
+        kinds: npt.NDArray[np.str_],
+        seed: int,
+    ) -> None:
         from threadpoolctl import threadpool_limits
 
         self.pool, self.random = pool, np.random.default_rng(seed)
@@ -131,10 +142,8 @@ class Estimator:
         with threadpool_limits(1):  # the last bits of a product depend on the number of threads
             self.chance = DamageChance.fit(pool, records, copies)
             for _ in range(DRAWS):
-                drawn = (self.random.integers(0, len(one.margins), len(one.margins)) for one in (records, copies))
-                self.draws.append(
-                    DamageChance.fit(pool, *(one.some(at) for one, at in zip((records, copies), drawn, strict=True)))
-                )
+                own = records.some(self.random.integers(0, len(records.margins), len(records.margins)))
+                self.draws.append(DamageChance.fit(pool, own, copies.some(draw_kinds(kinds, self.random))))
 
     def of(self, chosen: Sequence[int] | npt.NDArray[np.int64]) -> Estimate:
         """Estimate the share of damage among these places of the pool.
@@ -150,3 +159,10 @@ class Estimator:
         low, high = np.quantile(seen, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         share = float(self.chance(some).mean())
         return Estimate(share, float(min(low, share)), float(max(high, share)))
+
+
+def draw_kinds(kinds: npt.NDArray[np.str_], random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw kinds with replacement, and as many copies of each as there are; return the places of the copies."""
+    places = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+    drawn = [places[i] for i in random.integers(0, len(places), len(places))]
+    return np.concatenate([random.choice(some, len(some)) for some in drawn])

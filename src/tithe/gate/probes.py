@@ -23,10 +23,13 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 States: TypeAlias = npt.NDArray[np.float32]
 PROMPT, RESPONSE, LAST = range(3)  # the parts of a pass whose mean states are read
 VIEWS = 3  # features of a pass: response, last token, and the product of prompt and response
+# Views that a regression of the margin reads: all of them, and each by itself.
+READ = ((0, 1, 2), (0,), (1,), (2,))
 PENALTY = 1.0  # of the ridge regression, on features with a mean squared length of 1
 FOLDS = 5
 FEW = 200  # principal components for the probes that only measure what is not taught
 EVEN = 1e-6  # added to a standard deviation, so that a constant state becomes 0
+CALM = 10.0  # inverse penalty on the slope of log odds, which has no bound where the two sides do not overlap
 
 
 @dataclass(frozen=True)
@@ -60,31 +63,47 @@ class Features:
 
 
 @dataclass(frozen=True)
-class LinearProbes:
-    """Several linear functions of the features of a pass.
+class Probes:
+    """The margin of a pass, and the log odds of each kind of damage.
+
+    Damage often shows in one view alone: an answer to another prompt in the product of the two, a missing end in the
+    last token. So the margin is the soft minimum, -log(sum(exp(-m))), of several regressions, calibrated again: a
+    record is sound if it looks so in every view.
 
     Args:
         features: maps states to features.
-        weight: (outputs, features).
-        bias: (outputs,).
+        weight: (regressions, features): one for each of `READ`, then one for each kind.
+        bias: (regressions,).
+        slope: from the soft minimum to the margin.
+        offset: the same.
     """
 
     features: Features
     weight: Floats
     bias: Floats
+    slope: float
+    offset: float
 
     def __call__(self, states: States) -> Floats:
-        """Return the outputs of one pass: (layers, parts, dim) -> (outputs,)."""
-        found: Floats = self.weight @ self.features(states) + self.bias
-        return found
+        """Return margin and log odds of one pass: (layers, parts, dim) -> (1 + kinds,)."""
+        found = self.weight @ self.features(states) + self.bias
+        margin = self.slope * soft_least(found[: len(READ)]) + self.offset
+        return np.array([margin, *found[len(READ) :]])
 
     @property
     def fingerprint(self) -> str:
         """Return 16 hex digits for all that affects the outputs."""
         made = hashlib.blake2b(digest_size=8)
-        for one in (self.features.mean, self.features.deviation, self.weight, self.bias):
+        line = np.array([self.slope, self.offset])
+        for one in (self.features.mean, self.features.deviation, self.weight, self.bias, line):
             made.update(np.ascontiguousarray(one).tobytes())
         return made.hexdigest()
+
+
+def soft_least(values: Floats) -> Floats:
+    """Return -log(sum(exp(-values))) over the last axis: near the least value where one is far below the others."""
+    found: Floats = -np.logaddexp.reduce(-values, axis=-1)
+    return found
 
 
 @dataclass(frozen=True)
@@ -114,7 +133,7 @@ class SoundFit:
     """Fitted probes, and the margins of the passes that they were fitted on.
 
     Args:
-        probes: output 0 is the margin, log odds of sound against damaged; then one output a kind, log odds of it.
+        probes: map states to the margin, log odds of sound against damaged, and one output a kind, log odds of it.
         kinds: names of the outputs after the first.
         margins: (passes,) cross-fitted margins.
         looks: (passes, kinds) cross-fitted log odds of each kind.
@@ -126,7 +145,7 @@ class SoundFit:
         auc_length: of the response's length alone, in the better direction.
     """
 
-    probes: LinearProbes
+    probes: Probes
     kinds: tuple[str, ...]
     margins: Floats
     looks: Floats
@@ -163,8 +182,9 @@ def fit_features(drawn: Drawn, trim: float) -> SoundFit:
 
     features = Features.of(drawn.states)
     flat = features(drawn.states)  # (passes, features)
-    rows, basis = row_space(flat)
     whole = drawn.whole
+    masks = [mask_of(views, drawn.states) for views in READ]
+    (rows, basis), *others = [row_space(flat * mask) for mask in masks]
     folds = [(a, b) for a, b in GroupKFold(FOLDS).split(rows, groups=drawn.groups)]
     goal, every = target(whole), np.ones((FOLDS, len(rows)), dtype=bool)
     kept, taught = every[0], every
@@ -177,23 +197,30 @@ def fit_features(drawn: Drawn, trim: float) -> SoundFit:
             taught = np.stack([trimmed(outputs, whole, share) for outputs in nested])
             raw = cross_fit(rows, goal, taught, folds, whole)
             share = min(trim, 2 * damage_share(raw[whole], raw[~whole]))
+    weights, biases, seen = list[Floats](), list[float](), list[Floats]()
+    for mask, (some, axes) in zip(masks, [(rows, basis), *others], strict=True):
+        outputs = cross_fit(some, goal, taught, folds, whole)
+        slope, offset = calibrate(outputs[kept], whole[kept])
+        fit = fit_ridge(some[kept], goal[kept], whole[kept])
+        weights.append(slope * (fit.coef_ @ axes) * mask)
+        biases.append(slope * float(fit.intercept_) + offset)
+        seen.append(cross_calibrate(outputs, taught, folds, whole))
+    least = soft_least(np.stack(seen, axis=-1))
+    slope, offset = calibrate(least[kept], whole[kept])
+    margins = slope * least + offset
     kinds = tuple(sorted({*drawn.kinds.tolist()} - {""}))
-    slope, offset = calibrate(raw[kept], whole[kept])
-    fit = fit_ridge(rows[kept], goal[kept], whole[kept])
-    weights, biases = [slope * (fit.coef_ @ basis)], [slope * float(fit.intercept_) + offset]
     is_kind = np.stack([target(drawn.kinds == kind) for kind in kinds], axis=1)  # (rows, kinds)
     looks = cross_fit(rows, is_kind, taught, folds, whole)
     fit = fit_ridge(rows[kept], is_kind[kept], whole[kept])
     coefficients, offsets = np.atleast_2d(fit.coef_), np.atleast_1d(fit.intercept_)  # (kinds, rank), (kinds,)
     for i, kind in enumerate(kinds):
-        some = kept & (whole | (drawn.kinds == kind))  # its odds are against sound records alone
-        a, b = calibrate(looks[some, i], drawn.kinds[some] == kind)
+        there = kept & (whole | (drawn.kinds == kind))  # its odds are against sound records alone
+        a, b = calibrate(looks[there, i], drawn.kinds[there] == kind)
         weights.append(a * (coefficients[i] @ basis))
         biases.append(a * float(offsets[i]) + b)
         looks[:, i] = a * looks[:, i] + b
-    margins = slope * raw + offset
     return SoundFit(
-        LinearProbes(features, np.stack(weights), np.array(biases)),
+        Probes(features, np.stack(weights), np.array(biases), slope, offset),
         kinds,
         margins,
         looks,
@@ -215,6 +242,22 @@ def demand_states(drawn: Drawn) -> None:
             f"the hidden states of {len(broken)} of {len(drawn.states)} passes are not finite",
             hint="half precision overflows in some models: read them in bf16 or fp32",
         )
+
+
+def mask_of(views: Sequence[int], states: States) -> Floats:
+    """Return what features are multiplied by so that only these views are left, with the same mean squared length.
+
+    Args:
+        views: their indices.
+        states: (passes, layers, parts, dim).
+
+    Returns:
+        (features,).
+    """
+    _, layers, _, dim = states.shape
+    found = np.zeros((layers, VIEWS, dim))
+    found[:, list(views)] = np.sqrt(VIEWS / len(views))
+    return found.ravel()
 
 
 def row_space(flat: Floats) -> tuple[Floats, Floats]:
@@ -312,8 +355,26 @@ def calibrate(outputs: Floats, yes: npt.NDArray[np.bool_]) -> tuple[float, float
 
     if yes.all() or not yes.any():
         return 1.0, 0.0
-    fit = LogisticRegression(C=1e3, class_weight="balanced").fit(outputs[:, None], yes)
+    fit = LogisticRegression(C=CALM, class_weight="balanced").fit(outputs[:, None], yes)
     return max(float(fit.coef_[0, 0]), EVEN), float(fit.intercept_[0])  # never turned around
+
+
+def cross_calibrate(
+    outputs: Floats,
+    taught: npt.NDArray[np.bool_],
+    folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
+    whole: npt.NDArray[np.bool_],
+) -> Floats:
+    """Return cross-fitted outputs as log odds, each fold by a line that was fitted to the others.
+
+    A line that has seen the fold would weigh the views up that do well in it by chance.
+    """
+    found = np.empty(len(outputs))
+    for (training, held_out), able in zip(folds, taught, strict=True):
+        some = training[able[training]]
+        slope, offset = calibrate(outputs[some], whole[some])
+        found[held_out] = slope * outputs[held_out] + offset
+    return found
 
 
 def auc(values: Floats, yes: npt.NDArray[np.bool_]) -> float:

@@ -212,14 +212,15 @@ def estimator_of(sound: Sound, scoring: Scoring, scored: ScoreResult, by: str) -
     own = np.array([places[id_] for id_ in sound.learned.own if id_ in places], dtype=np.int64)
     scorer = scoring.runner.scorers[by]
     scoring.bench.who = by
-    read = scoring.bench.answers([scorer.asks(one) for one, _ in sound.learned.copies])
+    read = scoring.bench.answers([scorer.asks(copy.example) for copy in sound.learned.copies])
     found = [
-        (margin, value)
-        for (one, margin), answers in zip(sound.learned.copies, read, strict=True)
-        if isinstance(value := score_of(scorer, one, answers), float)
+        (copy, value)
+        for copy, answers in zip(sound.learned.copies, read, strict=True)
+        if isinstance(value := score_of(scorer, copy.example, answers), float)
     ]
-    copies = ScoredMargins(np.array([margin for margin, _ in found]), np.array([value for _, value in found]))
-    return Estimator(pool, pool.some(own), copies, sound.seed), places
+    copies = ScoredMargins(np.array([copy.margin for copy, _ in found]), np.array([value for _, value in found]))
+    kinds = np.array([copy.kind for copy, _ in found])
+    return Estimator(pool, pool.some(own), copies, kinds, sound.seed), places
 
 
 def score_of(scorer: Scorer, example: Example, answers: Mapping[str, Answer | Problem]) -> float | Problem:

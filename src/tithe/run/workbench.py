@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tithe import plugins
 from tithe.errors import OutputError, SettingsError
 from tithe.gate.damage import Damage
-from tithe.gate.probes import LinearProbes
+from tithe.gate.probes import Probes
 from tithe.neighbours.encoder import FILE, Encoder
 from tithe.neighbours.encoders import make_encoder
 from tithe.planner import Cost
@@ -166,7 +166,7 @@ class RunBench:
     def damage_kinds(self, names: Sequence[str] = ()) -> Mapping[str, Damage]:
         return plugins.damage_kinds(names)
 
-    def keep_probes(self, probes: LinearProbes) -> None:
+    def keep_probes(self, probes: Probes) -> None:
         from tithe.engine.readouts.parts import ProbeMargins  # imports torch, which a plan must not
 
         readout = ProbeMargins(probes, probes.fingerprint)

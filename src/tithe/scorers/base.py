@@ -15,7 +15,7 @@ from tithe.records import Answer, Ask, Count, Example, Nll, PassSpec, Problem
 
 if TYPE_CHECKING:
     from tithe.gate.damage import Damage
-    from tithe.gate.probes import LinearProbes
+    from tithe.gate.probes import Probes
 
 NOTHING_SCORED = Problem("no response token could be scored")
 POOL = "pool:"  # id prefix of examples from another data set
@@ -68,7 +68,7 @@ class Workbench(Protocol):
     def damage_kinds(self, names: Sequence[str] = ()) -> Mapping[str, Damage]:
         """Return kinds of damage by name: those named, or all that are installed."""
 
-    def keep_probes(self, probes: LinearProbes) -> None:
+    def keep_probes(self, probes: Probes) -> None:
         """From now on the readout `probes` gives the outputs of these."""
 
     @property

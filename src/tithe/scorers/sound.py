@@ -21,19 +21,34 @@ MOST_CORRECTED = 0.2  # share of damage in the pool for which its AUC is correct
 
 
 @dataclass(frozen=True)
+class ReadCopy:
+    """A damaged copy of which the model has read the states.
+
+    Args:
+        example: the copy.
+        kind: name of its damage.
+        margin: by probes that have seen neither it nor its record.
+    """
+
+    example: Example
+    kind: str
+    margin: float
+
+
+@dataclass(frozen=True)
 class Learned:
     """What preparing found out.
 
     Args:
         kinds: names of the probes' outputs after the first.
         own: id -> outputs, for drawn records: by probes that have not seen them.
-        copies: the damaged copies, each with its cross-fitted margin.
+        copies: the damaged copies.
         seed: random seed of the draw.
     """
 
     kinds: tuple[str, ...] = ()
     own: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    copies: Sequence[tuple[Example, float]] = ()
+    copies: Sequence[ReadCopy] = ()
     seed: int = 0
 
 
@@ -43,9 +58,10 @@ class Sound(Scorer):
 
     Paper:    none: our own, from the idea of CPQS (a head on the scored model's hidden states) and tiers that need no
               labels and no other model
-    Formula:  w . x + b, log odds of sound against damaged at even odds, by a ridge regression on x: in five layers the
-              mean state of the response, the state of its last token, and the product of the mean states of prompt and
-              response, all standardised
+    Formula:  -a log(sum(exp(-w . x - b))) + c, log odds of sound against damaged at even odds. The sum is over four
+              ridge regressions on x: in five layers the mean state of the response, the state of its last token, and
+              the product of the mean states of prompt and response, all standardised; the first regression reads all
+              three, the others one each, so that damage that shows in one of them is enough
     Reads:    given, hidden states; prompt + response tokens forward, and as much for `records` copies
     Range:    any number, in log odds; 0 is undecided. `probability` is its logistic, `looks_like` the most likely kind
               of damage, `looks_like_probability` the odds of that kind against a sound record as a probability
@@ -69,7 +85,7 @@ class Sound(Scorer):
     records: int = 400
     copies: int = 1
     kinds: str = "all"
-    trim: float = 0.3
+    trim: float = 0.4
     seed: int = 0
     along: tuple[str, ...] = field(default=(), metadata=LEARNED, repr=False, compare=False)
     learned: Learned | None = field(default=None, metadata=LEARNED, repr=False, compare=False)
@@ -101,10 +117,10 @@ class Sound(Scorer):
         report(bench, sample, fit)
         examples = [*drawn, *(copy.example for copy in copies)]
         read_ones = [examples[row] for row in rows]
-        own, damaged = dict[str, Sequence[float]](), list[tuple[Example, float]]()
+        own, damaged = dict[str, Sequence[float]](), list[ReadCopy]()
         for i, one in enumerate(read_ones):
             if sample.kinds[i]:
-                damaged.append((one, float(fit.margins[i])))
+                damaged.append(ReadCopy(one, str(sample.kinds[i]), float(fit.margins[i])))
             else:
                 own[one.id] = [float(fit.margins[i]), *fit.looks[i].tolist()]
         bench.keep_probes(fit.probes)

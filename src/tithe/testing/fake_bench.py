@@ -17,7 +17,7 @@ from tithe.scorers.base import POOL
 
 if TYPE_CHECKING:
     from tithe.gate.damage import Damage
-    from tithe.gate.probes import LinearProbes
+    from tithe.gate.probes import Probes
 
 Fabricate: TypeAlias = Callable[[int, float, bool], Answer]
 
@@ -90,7 +90,7 @@ class FakeBench:
     def damage_kinds(self, names: Sequence[str] = ()) -> Mapping[str, Damage]:
         return plugins.damage_kinds(names)
 
-    def keep_probes(self, probes: LinearProbes) -> None:
+    def keep_probes(self, probes: Probes) -> None:
         raise AssertionError("nothing can be fitted to made-up answers")
 
     def keep(self, name: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
