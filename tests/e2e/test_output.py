@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -139,6 +140,25 @@ def test_per_token_sums_to_the_totals(tithe: Command, small: Path, model_dir: Pa
         assert np.mean(token["nll"]) == pytest.approx(rows[token["id"]][f"nll_{token['pass']}"], rel=1e-5)
     tithe.ok("score", small, "--model", model_dir, "--limit", 20, "-o", tmp_path / "s.parquet", "--overwrite")
     assert not (tmp_path / "s.tithe" / "tokens.parquet").exists()  # of another run
+
+
+@pytest.mark.parametrize("scorers", ["ifd,length", "length,ifd", "ifd,sound(records=20, kinds=shuffled)"])
+def test_other_readouts_of_a_pass_leave_its_tokens(
+    tithe: Command, small: Path, model_dir: Path, tmp_path: Path, scorers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tithe.scorers.sound.tells", lambda fit: True)  # the model of the tests can tell nothing
+    for number, names in enumerate(("ifd", scorers)):
+        scored = ("score", small, "--model", model_dir, "--scorer", names, "--per-token")
+        tithe.ok(*scored, "-o", tmp_path / f"{number}.parquet")
+    alone, together = (pq.read_table(tmp_path / f"{number}.tithe" / "tokens.parquet").to_pylist() for number in (0, 1))
+    assert len(alone) == 120
+
+    def by_pass(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
+        return {(row["id"], row["pass"]): row["nll"] for row in rows}
+
+    assert by_pass(together).keys() == by_pass(alone).keys()
+    for key, losses in by_pass(alone).items():
+        assert by_pass(together)[key] == pytest.approx(losses, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["k.json", "k.csv", "k.parquet", "k.jsonl.gz"])

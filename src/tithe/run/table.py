@@ -333,13 +333,12 @@ class TokenFile:
 
         rows: list[dict[str, Any]] = []
         for each in scored.window.slots:
-            found = {
-                (slot.spec.kind, *(one.id for one in members(slot.spec))): slot
-                for slots in each
-                for slot in slots.values()
-                if isinstance(slot, Slot)
-            }
-            rows += [row for slot in found.values() if (row := self.row(scored, slot)) is not None]
+            # Several scorers may ask for a pass, some for another readout that has no values of tokens.
+            found: dict[tuple[str, ...], dict[str, Any]] = {}
+            for slot in (slot for slots in each for slot in slots.values() if isinstance(slot, Slot)):
+                if (row := self.row(scored, slot)) is not None:
+                    found[slot.spec.kind, *(one.id for one in members(slot.spec))] = row
+            rows += found.values()
         self._writer.write_table(pa.Table.from_pylist(rows, schema=self._writer.schema))
 
     def row(self, scored: ScoredWindow, slot: Slot) -> dict[str, Any] | None:
