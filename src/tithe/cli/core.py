@@ -60,6 +60,27 @@ def plan(settings: Any, as_json: Json = False) -> None:
     print_json(result.record, as_json)
 
 
+@app.command()
+def look(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `select` or `score`.")],
+    output: Output = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(help="Show every token's loss for this many records; without `--per-token` the model reads them."),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a run as one page to look at: scores, texts, reasons, tokens."""
+    from tithe import look as page
+    from tithe.report.terminal import TerminalReporter
+
+    made = page.look(folder, output, tokens=tokens, overwrite=overwrite, reporter=TerminalReporter())
+    print(f"look: {made}")
+    if open_it:
+        typer.launch(str(made.path))
+
+
 def places(output: Path | None, run_dir: Path | None, dataset: str, example: str) -> tuple[Path | None, Path]:
     """Return where the result and the run folder go.
 

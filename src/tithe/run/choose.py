@@ -282,7 +282,7 @@ def combine_stages(
     record["counts"] = {name: base["counts"][name] for name in POOL}
     record["work"] = sum_work([done.chosen.record["work"] for done in stages if done.column])
     scored = ScoreResult(dataset, record, folder, table, first.scored.input_check)
-    scores = table.scores(table.scorers[-1])
+    scores = table.scores(ranking_column(stages))
     # The record of the whole names the pipeline as its budget; nothing is selected with these rules.
     rules = SelectionRules(scores.by, Top(), replace(Budget.parse(1), text=text))
     record["selection"] = selection_record(rules, selection, scores, scored) | {
@@ -296,6 +296,13 @@ def combine_stages(
     record["stages"] = [done.record for done in stages]
     notes = [f"{done.stage.label}: {done.chosen.note}" for done in stages if done.chosen.note]
     return PipelineResult(scored, selection, scores, record, "; ".join(notes) or None, tuple(stages))
+
+
+def ranking_column(stages: Sequence[StageResult]) -> str:
+    """Return the column of the whole table by which the last stage that scored ranked: it may have several scorers."""
+    last = next(done for done in reversed(stages) if done.column is not None)
+    assert last.column is not None
+    return last.columns.get(last.chosen.scores.by, last.column)
 
 
 def combine_tables(stages: Sequence[StageResult], leavers: Mapping[str, Stage]) -> ScoreTable:

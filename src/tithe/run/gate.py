@@ -252,7 +252,7 @@ def report_gate(
     assert learned is not None
     scores = scored.scores(Sound.name)
     there = scores.values[~np.isnan(scores.values)]
-    pool = damage_share(there, np.array([margin for _, margin in learned.copies]))
+    pool = damage_share(there, np.array([copy.margin for copy in learned.copies]))
     facts: dict[str, Any] = {"keeps": str(opened.budget), "estimated_damage_in_pool": round(pool, 4)}
     reporter.say(f"gate: at most about {pool:.0%} of the pool is damaged, as far as this model can tell")
     if opened.estimate is not None and opened.without is not None:

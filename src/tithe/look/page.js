@@ -1,0 +1,273 @@
+"use strict";
+(async () => {
+  const packed = Uint8Array.from(atob(document.getElementById("data").textContent.trim()), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const data = JSON.parse(await new Response(stream).text());
+  const at = (id) => document.getElementById(id);
+  const HEIGHT = 26, BARS = 60, WIDTH = 600, TALL = 70;
+  const count = data.row.length;
+  const whole = new Intl.NumberFormat("en-US");
+  const number = (x) => (x === null || x === undefined ? "–" : String(x));
+  // What is shown: the column that sorts, its direction, the chosen record, and the range of scores.
+  const state = { column: 0, down: true, chosen: null, low: -Infinity, high: Infinity, shown: [] };
+
+  // All text from the data becomes text nodes, never markup.
+  const make = (name, attributes, ...inside) => {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes || {})) {
+      if (key === "style") made.style.cssText = value;
+      else made.setAttribute(key, value);
+    }
+    for (const one of inside) made.append(one instanceof Node ? one : String(one));
+    return made;
+  };
+  const drawn = (name, attributes, text) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text !== undefined) made.textContent = text;
+    return made;
+  };
+
+  const kept = (i) => data.why[i] === 0;
+  const lower = data.prompt.map((one, i) => (one.map((m) => m[1]).join("\n") + "\n" + data.response[i]).toLowerCase());
+  const place = new Map(data.id.map((id, i) => [id, i]));
+
+  function matches(i, ranged) {
+    const reason = at("reason").value, text = at("search").value.toLowerCase();
+    if (reason === "kept" ? !kept(i) : reason !== "" && data.why[i] !== Number(reason)) return false;
+    if (text && !lower[i].includes(text)) return false;
+    if (!ranged || state.low === -Infinity) return true;
+    const value = data.scores[state.column]?.[i];
+    return value !== null && value >= state.low && value <= state.high;
+  }
+
+  function plot() {
+    const values = data.scores[state.column] || [];
+    const there = values.filter((x) => x !== null);
+    const svg = at("svg");
+    svg.replaceChildren();
+    if (!there.length) return;
+    let least = Infinity, most = -Infinity;
+    for (const x of there) { if (x < least) least = x; if (x > most) most = x; }
+    const wide = (most - least || 1) / BARS;
+    const all = Array(BARS).fill(0), green = Array(BARS).fill(0);
+    values.forEach((x, i) => {
+      if (x === null || !matches(i, false)) return;
+      const bar = Math.min(BARS - 1, Math.floor((x - least) / wide));
+      all[bar] += 1;
+      if (data.selects && kept(i)) green[bar] += 1;
+    });
+    const top = Math.max(1, ...all);
+    for (let bar = 0; bar < BARS; bar += 1) {
+      const from = least + bar * wide;
+      const out = from + wide < state.low || from > state.high ? " out" : "";
+      const place = { x: (bar * WIDTH) / BARS, width: WIDTH / BARS - 1 };
+      for (const [name, n] of [["all", all[bar]], ["kept", green[bar]]]) {
+        const tall = (TALL * n) / top;
+        svg.append(drawn("rect", { ...place, y: TALL - tall, height: tall, class: name + out }));
+      }
+    }
+    const ends = [[0, "start", least], [WIDTH, "end", most]];
+    for (const [x, anchor, value] of ends) {
+      svg.append(drawn("text", { x, y: TALL + 12, "text-anchor": anchor }, String(+value.toPrecision(4))));
+    }
+    svg.onclick = (event) => {
+      const box = svg.getBoundingClientRect();
+      const x = least + ((event.clientX - box.left) / box.width) * (most - least);
+      const open = state.low === -Infinity;
+      state.low = open ? x - 2.5 * wide : -Infinity;
+      state.high = open ? x + 2.5 * wide : Infinity;
+      refresh();
+    };
+  }
+
+  function order() {
+    const values = state.column < data.scores.length ? data.scores[state.column] : data.tokens;
+    const sign = state.down ? -1 : 1;
+    state.shown = [];
+    for (let i = 0; i < count; i += 1) if (matches(i, true)) state.shown.push(i);
+    state.shown.sort((a, b) => {
+      const x = values[a], y = values[b];
+      if (x === null || y === null) return (x === null) - (y === null) || a - b; // those without a score last
+      return sign * (x - y) || a - b;
+    });
+  }
+
+  function head() {
+    const names = [...data.scorers, "tokens"];
+    at("head").replaceChildren(
+      ...names.map((name, i) => {
+        const button = make("button", { type: "button", title: `sort by ${name}` }, name);
+        if (i === state.column) button.append(state.down ? " ▼" : " ▲");
+        button.onclick = () => {
+          if (i === state.column) state.down = !state.down;
+          else Object.assign(state, { column: i, down: true, low: -Infinity, high: Infinity });
+          refresh();
+        };
+        return make("div", { class: "cell" }, button);
+      }),
+      make("div", { class: "cell text" }, "prompt")
+    );
+  }
+
+  // Only the rows in sight exist: 20,000 of them would take seconds.
+  function rows() {
+    const list = at("list");
+    const first = Math.max(0, Math.floor(list.scrollTop / HEIGHT) - 5);
+    const last = Math.min(state.shown.length, first + Math.ceil(list.clientHeight / HEIGHT) + 10);
+    at("all").style.height = `${state.shown.length * HEIGHT}px`;
+    const made = [];
+    for (let n = first; n < last; n += 1) {
+      const i = state.shown[n];
+      const row = make(
+        "div",
+        {
+          class: "row" + (data.selects && kept(i) ? " kept" : "") + (i === state.chosen ? " on" : ""),
+          style: `top:${n * HEIGHT}px`, role: "option", "aria-selected": String(i === state.chosen), "data-place": i,
+        },
+        ...data.scores.map((values) => make("div", { class: "cell" }, number(values[i]))),
+        make("div", { class: "cell" }, number(data.tokens[i])),
+        make("div", { class: "cell text" }, data.prompt[i].length ? data.prompt[i].at(-1)[1].slice(0, 200) : "")
+      );
+      row.onclick = () => choose(i);
+      made.push(row);
+    }
+    at("all").replaceChildren(...made);
+  }
+
+  function refresh() {
+    order();
+    head();
+    plot();
+    at("list").scrollTop = 0;
+    rows();
+    at("number").textContent = `${whole.format(state.shown.length)} of ${whole.format(count)} shown`;
+  }
+
+  function choose(i) {
+    state.chosen = i;
+    const n = state.shown.indexOf(i), list = at("list");
+    if (n >= 0) {
+      if (n * HEIGHT < list.scrollTop) list.scrollTop = n * HEIGHT;
+      const below = (n + 1) * HEIGHT - list.clientHeight;
+      if (below > list.scrollTop) list.scrollTop = below;
+    }
+    rows();
+    i === null ? overview() : record(i);
+  }
+
+  function move(step) {
+    const n = state.shown.indexOf(state.chosen);
+    const next = n < 0 ? 0 : Math.max(0, Math.min(state.shown.length - 1, n + step));
+    if (state.shown.length) choose(state.shown[next]);
+  }
+
+  const table = (rows_, heads) => {
+    const made = make("table", {});
+    if (heads) made.append(make("tr", {}, ...heads.map((one) => make("th", { scope: "col" }, one))));
+    for (const row of rows_) made.append(make("tr", {}, ...row.map((c) => (c instanceof Node ? c : make("td", {}, c)))));
+    return make("div", { class: "scroll" }, made);
+  };
+
+  function overview() {
+    const parts = [make("h2", {}, "This run"), table(data.facts)];
+    if (data.note) parts.push(make("p", {}, data.note));
+    if (data.selects) {
+      const whys = data.reasons.map((why, i) => [i ? `dropped: ${why}` : "kept", whole.format(data.counts[i])]);
+      whys.push(["all", whole.format(data.counts.reduce((a, b) => a + b, 0))]);
+      parts.push(make("h3", {}, "Where every example went"), table(whys));
+    }
+    if (data.scorers.length > 1) {
+      const cells = data.agreement.map((row, i) => [
+        make("th", { scope: "row" }, data.scorers[i]),
+        ...row.map(([overlap, rank, both]) =>
+          make(
+            "td",
+            { style: `background:rgba(var(--shared),${overlap * 0.5})`, title: `${whole.format(both)} with both` },
+            `${Math.round(100 * overlap)} % · ${rank === null ? "–" : rank.toFixed(2)}`
+          )
+        ),
+      ]);
+      parts.push(
+        make("h3", {}, "Do the scorers agree?"),
+        make("p", { class: "faint" }, `Share of the top ${whole.format(data.top)} in common · rank correlation`),
+        table(cells, ["", ...data.scorers])
+      );
+    }
+    at("right").replaceChildren(...parts);
+  }
+
+  const shade = (x, full) =>
+    x === null ? "" : `background:rgba(var(--${x > 0 ? "hard" : "easy"}),${Math.min(0.75, (0.75 * Math.abs(x)) / full)})`;
+
+  function tokenView(found) {
+    const mode = at("colour").value, box = make("div", { class: "tokens" });
+    found.text.forEach((text, n) => {
+      const given = found.given[n] ?? null, alone = found.alone[n] ?? null;
+      const both = given !== null && alone !== null ? given - alone : null;
+      const value = { difference: both, given, alone }[mode];
+      const title = `loss given the prompt ${number(given)}, alone ${number(alone)}`;
+      box.append(make("span", { title, style: shade(value, mode === "difference" ? 4 : 8) }, text));
+    });
+    return box;
+  }
+
+  function record(i) {
+    const why = kept(i) ? "kept" : `dropped: ${data.full[i] ?? data.reasons[data.why[i]]}`;
+    const parts = [
+      make("h2", {}, data.selects ? why : "Record", " "),
+      make("p", { class: "faint" }, `record ${data.row[i]}, turn ${data.turn[i]}, id ${data.id[i]}`),
+      table([...data.scorers.map((name, n) => [name, number(data.scores[n][i])]),
+        ...data.more.filter(([, values]) => values[i] !== null).map(([name, values]) => [name, number(values[i])]),
+        ...Object.entries(data.columns[i])]),
+    ];
+    for (const [role, text] of data.prompt[i]) parts.push(make("h3", {}, role), make("pre", {}, text));
+    const found = data.losses[data.id[i]];
+    parts.push(make("h3", {}, "response"));
+    if (found) {
+      const legend = {
+        difference: "orange: the prompt makes this token harder; blue: easier",
+        given: "the darker, the less expected after the prompt", alone: "the darker, the less expected without it",
+      }[at("colour").value];
+      parts.push(make("p", { class: "faint" }, legend), tokenView(found));
+    } else parts.push(make("pre", {}, data.response[i]));
+    for (const id of data.shots[data.id[i]] || []) {
+      const other = place.get(id);
+      parts.push(make("h3", {}, "worked example before it"));
+      if (other === undefined) parts.push(make("p", {}, id));
+      else {
+        const button = make("button", { type: "button" }, "look at it");
+        button.onclick = () => choose(other);
+        const prompt = data.prompt[other].map((m) => m[1]).join("\n");
+        parts.push(make("pre", {}, `${prompt}\n\n${data.response[other]}`), button);
+      }
+    }
+    at("right").replaceChildren(...parts);
+    at("right").scrollTop = 0;
+  }
+
+  at("title").textContent = data.title;
+  data.reasons.forEach((why, i) => {
+    if (i) at("reason").append(make("option", { value: i }, `dropped: ${why} (${whole.format(data.counts[i])})`));
+    else at("reason").append(make("option", { value: "kept" }, `kept (${whole.format(data.counts[0])})`));
+  });
+  at("reason").hidden = !data.selects;
+  at("colours").hidden = !Object.keys(data.losses).length;
+  at("search").oninput = at("reason").onchange = refresh;
+  at("colour").onchange = () => state.chosen !== null && record(state.chosen);
+  at("home").onclick = () => choose(null);
+  at("list").onscroll = rows;
+  window.onresize = rows;
+  document.onkeydown = (event) => {
+    const typing = ["INPUT", "SELECT"].includes(event.target.tagName);
+    if (event.key === "Escape") { event.target.blur(); choose(null); }
+    else if (!typing && event.key === "/") { event.preventDefault(); at("search").focus(); }
+    else if (!typing && ["ArrowDown", "j"].includes(event.key)) { event.preventDefault(); move(1); }
+    else if (!typing && ["ArrowUp", "k"].includes(event.key)) { event.preventDefault(); move(-1); }
+    else if (!typing && event.key === "PageDown") { event.preventDefault(); move(20); }
+    else if (!typing && event.key === "PageUp") { event.preventDefault(); move(-20); }
+  };
+  refresh();
+  overview();
+  document.body.dataset.ready = "yes";
+})();
