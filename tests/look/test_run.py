@@ -16,7 +16,8 @@ from tithe.errors import TitheError
 from tithe.look import look
 from tithe.look.agreement import agreements, top
 from tithe.look.finished_run import FinishedRun, is_further
-from tithe.look.page_data import numbered, shown_places
+from tithe.look.page_data import numbered, parts_of, prompt_of, shown_places
+from tithe.records import Example, Message
 
 nan = float("nan")
 
@@ -123,6 +124,26 @@ def test_of_many_all_kept_ones_are_shown_and_each_reason_has_its_share(tmp_path:
     first = places.first(12)
     ids = places.table.column("id").to_pylist()
     assert set(ids[:10]) < first and len(first) == 12
+
+
+def test_every_part_of_a_dialogue_is_shown() -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Łódź"}}}
+    prompt = (
+        Message("user", "Rain?"),
+        Message("assistant", "", reasoning="I must look.", tool_calls=(call,)),
+        Message("tool", "no", name="weather", tool_call_id="1"),
+    )
+    one = Example(
+        "a", 0, 3, prompt, Message("assistant", "It is dry.", reasoning="Good."), tools=({"name": "weather"},)
+    )
+    (tools, schema), *rest = prompt_of(one)
+    assert tools == "tools" and json.loads(schema) == [{"name": "weather"}]
+    assert rest[:2] == [("user", "Rain?"), ("assistant: thinking", "I must look.")]
+    assert rest[2][0] == "assistant: calls" and json.loads(rest[2][1]) == [call] and "Łódź" in rest[2][1]
+    assert rest[3:] == [("tool weather", "no")]
+    assert parts_of(one.response) == [("assistant: thinking", "Good."), ("assistant", "It is dry.")]
+    assert parts_of(Message("assistant", "")) == [("assistant", "")]
+    assert parts_of(Message("user", "x" * 20_003))[0][1].endswith("x [… 3 more characters]")
 
 
 def test_reasons_are_numbered_the_commonest_first_and_rare_ones_together() -> None:

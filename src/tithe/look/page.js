@@ -29,7 +29,8 @@
   };
 
   const kept = (i) => data.why[i] === 0;
-  const lower = data.prompt.map((one, i) => (one.map((m) => m[1]).join("\n") + "\n" + data.response[i]).toLowerCase());
+  const texts = (parts) => parts.map((part) => part[1]).join("\n");
+  const lower = data.prompt.map((parts, i) => texts([...parts, ...data.response[i]]).toLowerCase());
   const place = new Map(data.id.map((id, i) => [id, i]));
 
   function matches(i, ranged) {
@@ -223,14 +224,14 @@
     ];
     for (const [role, text] of data.prompt[i]) parts.push(make("h3", {}, role), make("pre", {}, text));
     const found = data.losses[data.id[i]];
-    parts.push(make("h3", {}, "response"));
     if (found) {
+      parts.push(make("h3", {}, "response"));
       const legend = {
         difference: "orange: the prompt makes this token harder; blue: easier",
         given: "the darker, the less expected after the prompt", alone: "the darker, the less expected without it",
       }[at("colour").value];
       parts.push(make("p", { class: "faint" }, legend), tokenView(found));
-    } else parts.push(make("pre", {}, data.response[i]));
+    } else for (const [name, text] of data.response[i]) parts.push(make("h3", {}, name), make("pre", {}, text));
     for (const id of data.shots[data.id[i]] || []) {
       const other = place.get(id);
       parts.push(make("h3", {}, "worked example before it"));
@@ -238,8 +239,7 @@
       else {
         const button = make("button", { type: "button" }, "look at it");
         button.onclick = () => choose(other);
-        const prompt = data.prompt[other].map((m) => m[1]).join("\n");
-        parts.push(make("pre", {}, `${prompt}\n\n${data.response[other]}`), button);
+        parts.push(make("pre", {}, `${texts(data.prompt[other])}\n\n${texts(data.response[other])}`), button);
       }
     }
     at("right").replaceChildren(...parts);

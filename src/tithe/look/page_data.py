@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from tithe.errors import DataError
 from tithe.look.agreement import agreements
 from tithe.look.finished_run import DROPPED_COLUMN, FinishedRun, is_number, read_table
 from tithe.look.token_losses import TokenLosses
-from tithe.records import Example, FloatArray, without_number
+from tithe.records import Example, FloatArray, Message, without_number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -131,7 +132,7 @@ def gather(run: FinishedRun, places: Places, losses: TokenLosses) -> Page:
         "reasons": reasons,
         "counts": counts,
         "prompt": [prompt_of(one) for one in texts],
-        "response": [clipped(one.response.content) for one in texts],
+        "response": [parts_of(one.response) for one in texts],
         "columns": [columns_of(one) for one in texts],
         "losses": {id_: losses.view(id_) for id_ in ids if id_ in losses.rows},
         "shots": worked_examples(run, set(ids)),
@@ -198,8 +199,24 @@ def texts_of(run: FinishedRun, some: pa.Table) -> list[Example]:
 
 
 def prompt_of(example: Example) -> list[tuple[str, str]]:
-    """Return role and text of each message before the response."""
-    return [(one.role, clipped(one.content)) for one in example.prompt]
+    """Return a name and a text for everything before the response: tools, and the parts of each message."""
+    tools = [("tools", clipped(as_json(list(example.tools))))] if example.tools else []
+    return [*tools, *(part for message in example.prompt for part in parts_of(message))]
+
+
+def parts_of(message: Message) -> list[tuple[str, str]]:
+    """Return a name and a text for each part of a message: its thinking, its content, and the tools that it calls."""
+    role = message.role if message.name is None else f"{message.role} {message.name}"
+    found = [] if message.reasoning is None else [(f"{role}: thinking", clipped(message.reasoning))]
+    if message.content or not message.tool_calls:
+        found.append((role, clipped(message.content)))
+    if message.tool_calls:
+        found.append((f"{role}: calls", clipped(as_json([dict(call) for call in message.tool_calls]))))
+    return found
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1, default=str)
 
 
 def clipped(text: str) -> str:
