@@ -191,7 +191,7 @@ class Pool:
     examples: Sequence[Any]
     labels: np.ndarray
     states: list[Any]
-    likelihood: np.ndarray
+    losses: list[Nll]
     ifd: np.ndarray
     seconds: float
 
@@ -212,15 +212,18 @@ class Pool:
         labels = np.array([label_of(rows[one.row]) for one in examples])
         began = time.monotonic()
         read = answers(scoring, examples)
-        able = [i for i, one in enumerate(read) if isinstance(one["parts"], States)]
-        likelihood = np.array([mean(read[i]["given"]) for i in able])
+        able = [
+            i
+            for i, one in enumerate(read)
+            if isinstance(one["parts"], States) and isinstance(one["given"], Nll) and one["given"].tokens
+        ]
         return cls(
             path,
             scoring,
             [examples[i] for i in able],
             labels[able],
             [read[i]["parts"].values for i in able],
-            likelihood,
+            [read[i]["given"] for i in able],
             np.array([difficulty(read[i]) for i in able]),
             time.monotonic() - began,
         )
@@ -244,10 +247,6 @@ def answers(scoring: Scoring, examples: Sequence[Any]) -> Sequence[Mapping[str, 
             for one in examples
         ]
     )
-
-
-def mean(answer: Any) -> float:
-    return answer.mean if isinstance(answer, Nll) and answer.tokens else np.nan
 
 
 def difficulty(read: Mapping[str, Any]) -> float:
@@ -301,13 +300,13 @@ def gate(pool: Pool, places: np.ndarray, bank: Bank, *, kinds: Collection[str] |
         if kinds is None or copy.kind in kinds
     ]
     copies, damaged = [copy for copy, _ in there], [read for _, read in there]
-    read = [{"given": States(pool.states[at[one.id]])} for one in drawn]
-    read += [{"given": one["parts"]} for one in damaged]
+    read = [{"given": States(pool.states[at[one.id]]), "loss": pool.losses[at[one.id]]} for one in drawn]
+    read += [{"given": one["parts"], "loss": one["given"]} for one in damaged]
     sample, rows = sample_of(drawn, copies, read)
     fit = fit_sound(sample, trim=Sound.trim)
     margins = np.full(len(pool.examples), np.nan)
     for i in places:
-        margins[i] = fit.probes(pool.states[i])[0]
+        margins[i] = fit.margin_of(pool.states[i], pool.losses[i].mean)
     whole = [i for i, row in enumerate(rows) if row < len(drawn)]
     own = np.array([at[drawn[rows[i]].id] for i in whole])
     margins[own] = fit.margins[whole]
@@ -322,11 +321,11 @@ def gate(pool: Pool, places: np.ndarray, bank: Bank, *, kinds: Collection[str] |
 def baselines(pool: Pool) -> dict[str, np.ndarray]:
     """Return other ways to rank sound above damaged: high is sound."""
     texts = [one.response.content for one in pool.examples]
-    middle = np.median(pool.likelihood)
+    losses = np.array([one.mean for one in pool.losses])
     found = {
         "length": np.array([float(len(text)) for text in texts]),
-        "likelihood": -pool.likelihood,
-        "likelihood, outliers at both ends": -np.abs(pool.likelihood - middle),
+        "likelihood": -losses,
+        "likelihood, outliers at both ends": -np.abs(losses - np.median(losses)),
         "IFD": pool.ifd,
         "IFD, low": -pool.ifd,
         "rules": -np.array([broken_rules(text) for text in texts]),

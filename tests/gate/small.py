@@ -45,4 +45,5 @@ def drawn_of(states: npt.NDArray[np.float32]) -> Drawn:
     """Records and copies in the order of `states_of`, the kinds of the copies in turn."""
     count = len(states) // 2
     kinds = [""] * count + [KINDS[i % 2] for i in range(count)]
-    return Drawn(states, np.array(kinds), np.tile(np.arange(count), 2), np.ones(2 * count))
+    losses = np.random.default_rng(count).normal(2.0, 0.5, 2 * count)  # which says nothing
+    return Drawn(states, np.array(kinds), np.tile(np.arange(count), 2), losses, np.ones(2 * count))

@@ -49,8 +49,8 @@ def test_lengths_count_in_the_better_direction() -> None:
 
 
 def test_a_fit_gives_states_that_it_has_not_seen_their_side() -> None:
-    probes = fit_sound(drawn_of(states_of(COUNT, 0, shift=3.0)), trim=0.0).probes
-    margins = np.array([probes(one)[0] for one in states_of(COUNT, 1, shift=3.0)])
+    fit = fit_sound(drawn_of(states_of(COUNT, 0, shift=3.0)), trim=0.0)
+    margins = np.array([fit.margin_of(one, 2.0) for one in states_of(COUNT, 1, shift=3.0)])
     assert ((margins > 0) == (np.arange(2 * COUNT) < COUNT)).mean() > 0.9
 
 
@@ -76,9 +76,12 @@ def test_probes_are_the_formula_component_by_component() -> None:
                     total += float(weight[output, place]) * value / size**0.5
                     place += 1
         expected.append(total)
-    least = -math.log(sum(math.exp(-value) for value in expected[:4]))
-    found = [fit.probes.slope * least + fit.probes.offset, *expected[4:]]
-    assert fit.probes(one) == pytest.approx(found, rel=1e-9)
+    assert fit.probes(one) == pytest.approx(expected, rel=1e-9)
+    # The margin is made of the first four and of the loss.
+    margin = fit.margin
+    views = [*expected[:4], margin.loss.slope * -1.7 + margin.loss.offset]
+    least = -math.log(sum(math.exp(-value) for value in views))
+    assert fit.margin_of(one, 1.7) == pytest.approx(margin.least.slope * least + margin.least.offset, rel=1e-9)
     # All views are read by the first regression and by the kinds', and one each by the other three.
     by_view = (weight.reshape(-1, LAYERS, 3, DIM) != 0).any(axis=(1, 3))
     assert by_view.tolist() == [[True] * 3, *np.eye(3, dtype=bool).tolist(), *[[True] * 3] * len(KINDS)]
@@ -94,7 +97,19 @@ def test_damage_in_one_view_is_enough(part: int) -> None:
     one = states_of(1, 3, shift=0.0)[0]
     other = one.copy()
     other[:, part, 0] -= 8.0
-    assert fit.probes(one)[0] > 0 > fit.probes(other)[0]
+    assert fit.margin_of(one, 2.0) > 0 > fit.margin_of(other, 2.0)
+
+
+def test_damage_in_the_loss_alone_is_enough() -> None:
+    drawn = drawn_of(states_of(COUNT, 0, shift=0.0))
+    losses = drawn.losses + 3.0 * ~drawn.whole
+    fit = fit_sound(replace(drawn, losses=losses), trim=0.0)
+    assert fit.auc > 0.97
+    one = states_of(1, 3, shift=0.0)[0]
+    assert fit.margin_of(one, 2.0) > 0 > fit.margin_of(one, 5.0)
+    # A lower loss is never a sign of damage.
+    turned = fit_sound(replace(drawn, losses=drawn.losses - 3.0 * ~drawn.whole), trim=0.0)
+    assert turned.margin_of(one, 0.0) == pytest.approx(turned.margin_of(one, 5.0), abs=1e-3)
 
 
 def test_the_soft_minimum_by_hand() -> None:
@@ -214,12 +229,10 @@ def test_the_fingerprint_changes_with_whatever_affects_the_outputs() -> None:
     others = [
         replace(probes, weight=moved(probes.weight)),
         replace(probes, bias=moved(probes.bias)),
-        replace(probes, slope=np.nextafter(probes.slope, np.inf)),
-        replace(probes, offset=np.nextafter(probes.offset, np.inf)),
         replace(probes, features=replace(features, mean=moved(features.mean))),
         replace(probes, features=replace(features, deviation=moved(features.deviation))),
     ]
-    assert len({one.fingerprint for one in (probes, *others)}) == 7
+    assert len({one.fingerprint for one in (probes, *others)}) == 5
     assert replace(probes, weight=probes.weight.copy()).fingerprint == probes.fingerprint
     assert len(probes.fingerprint) == 16
 

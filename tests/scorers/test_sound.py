@@ -14,13 +14,14 @@ from tests.gate.small import pool_of
 from tithe.engine.readouts.base import READOUTS
 from tithe.errors import DataError, SettingsError
 from tithe.gate.damage import COPY, draw_records
-from tithe.gate.probes import Probes
-from tithe.records import Answer, Ask, Example, Problem, States, Vector
+from tithe.gate.probes import Line, Margin, Probes
+from tithe.records import Answer, Ask, Example, Nll, Problem, States, Vector
 from tithe.scorers.sound import LOWEST_AUC, Sound, logistic
 from tithe.testing import FakeBench
 from tithe.testing.fake_bench import digest
 
 POOL = pool_of(120)
+LOSS = Nll(20.0, 10, 2.0)  # the same for all: it says nothing
 SETTINGS: dict[str, Any] = {"records": 100, "kinds": "shuffled+repeats"}
 
 
@@ -54,7 +55,11 @@ class StatesBench(FakeBench):
 
     def answers(self, asks: Sequence[Mapping[str, Ask]]) -> Sequence[Mapping[str, Answer | Problem]]:
         self.asked += asks
-        return [{name: self.states(ask.spec.example) for name, ask in each.items()} for each in asks]
+        return [{name: self.answer(ask) for name, ask in each.items()} for each in asks]
+
+    def answer(self, ask: Ask) -> Answer | Problem:
+        found = self.states(ask.spec.example)
+        return LOSS if ask.readout == "nll" and isinstance(found, States) else found
 
     def keep_probes(self, probes: Probes) -> None:
         self.probes = probes
@@ -75,8 +80,9 @@ def test_drawn_records_are_scored_by_probes_that_have_not_seen_them(bench: State
     drawn = draw_records(POOL, 100, 0)
     assert set(ready.learned.own) == {one.id for one in drawn}
     assert [copy.example.id.partition(COPY)[1] for copy in ready.learned.copies] == [COPY] * 100
-    margins = [ready.score(one, {"given": states_of(one, 4.0)}) for one in drawn]
-    in_sample = [float(bench.probes(states_of(one, 4.0).values)[0]) for one in drawn]
+    margins = [ready.score(one, {"given": states_of(one, 4.0), "loss": LOSS}) for one in drawn]
+    outputs = np.stack([bench.probes(states_of(one, 4.0).values) for one in drawn])
+    in_sample = ready.learned.margin(outputs[:, :4], np.full(len(drawn), LOSS.mean)).tolist()
     assert np.corrcoef(margins, in_sample)[0, 1] > 0.8 and margins != pytest.approx(in_sample, abs=1e-3)  # type: ignore[arg-type]
     assert ready.asks(drawn[0])["given"].readout == "parts"
 
@@ -85,11 +91,15 @@ def test_others_are_scored_by_the_probes_of_all(bench: StatesBench, ready: Sound
     assert ready.learned is not None and bench.probes is not None
     other = next(one for one in POOL if one.id not in ready.learned.own)
     assert ready.asks(other)["given"].readout == "probes"
-    answers = {"given": Vector(np.array([-1.5, 2.0, 0.5], dtype=np.float32))}
-    assert ready.score(other, answers) == -1.5
+    margin = Margin(Line(2.0, 5.0), Line(0.5, -1.0))  # a loss of 2 gives log odds of 1
+    plain = replace(ready, learned=replace(ready.learned, margin=margin))
+    outputs = [1.0, 2.0, 3.0, 0.5, 2.0, 0.5]
+    answers = {"given": Vector(np.array(outputs, dtype=np.float32)), "loss": LOSS}
+    least = -math.log(sum(math.exp(-one) for one in (1.0, 2.0, 3.0, 0.5, 1.0)))
+    assert plain.score(other, answers) == pytest.approx(0.5 * least - 1.0)
     # The kinds are in the order of their names: repeats, shuffled.
-    assert ready.more(other, answers) == {
-        "probability": pytest.approx(1 / (1 + np.exp(1.5))),
+    assert plain.more(other, answers) == {
+        "probability": pytest.approx(1 / (1 + math.exp(1.0 - 0.5 * least))),
         "looks_like": "repeats",
         "looks_like_probability": pytest.approx(1 / (1 + np.exp(-2.0))),
     }
@@ -121,9 +131,9 @@ def test_a_seed_draws_other_records(ready: Sound) -> None:
 
 def test_what_is_asked_later_is_read_with_the_records_and_not_with_the_copies() -> None:
     bench = StatesBench()
-    replace(Sound(**SETTINGS), along=("nll",)).prepare(bench)
+    replace(Sound(**SETTINGS), along=("count",)).prepare(bench)
     assert [sorted(ask.readout for ask in each.values()) for each in bench.asked] == (
-        [["nll", "parts"]] * 100 + [["parts"]] * 100
+        [["count", "nll", "parts"]] * 100 + [["nll", "parts"]] * 100
     )
     assert "nll" in READOUTS
 

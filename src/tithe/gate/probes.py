@@ -64,40 +64,63 @@ class Features:
 
 @dataclass(frozen=True)
 class Probes:
-    """The margin of a pass, and the log odds of each kind of damage.
-
-    Damage often shows in one view alone: an answer to another prompt in the product of the two, a missing end in the
-    last token. So the margin is the soft minimum, -log(sum(exp(-m))), of several regressions, calibrated again: a
-    record is sound if it looks so in every view.
+    """Linear functions of the features of a pass: one for each of `READ`, then one for each kind of damage.
 
     Args:
         features: maps states to features.
-        weight: (regressions, features): one for each of `READ`, then one for each kind.
-        bias: (regressions,).
-        slope: from the soft minimum to the margin.
-        offset: the same.
+        weight: (outputs, features).
+        bias: (outputs,).
     """
 
     features: Features
     weight: Floats
     bias: Floats
-    slope: float
-    offset: float
 
     def __call__(self, states: States) -> Floats:
-        """Return margin and log odds of one pass: (layers, parts, dim) -> (1 + kinds,)."""
-        found = self.weight @ self.features(states) + self.bias
-        margin = self.slope * soft_least(found[: len(READ)]) + self.offset
-        return np.array([margin, *found[len(READ) :]])
+        """Return the log odds of one pass by each: (layers, parts, dim) -> (outputs,)."""
+        found: Floats = self.weight @ self.features(states) + self.bias
+        return found
 
     @property
     def fingerprint(self) -> str:
         """Return 16 hex digits for all that affects the outputs."""
         made = hashlib.blake2b(digest_size=8)
-        line = np.array([self.slope, self.offset])
-        for one in (self.features.mean, self.features.deviation, self.weight, self.bias, line):
+        for one in (self.features.mean, self.features.deviation, self.weight, self.bias):
             made.update(np.ascontiguousarray(one).tobytes())
         return made.hexdigest()
+
+
+@dataclass(frozen=True)
+class Line:
+    """From a number to log odds: slope * x + offset."""
+
+    slope: float = 1.0
+    offset: float = 0.0
+
+    def __call__(self, values: Floats) -> Floats:
+        return self.slope * values + self.offset
+
+
+@dataclass(frozen=True)
+class Margin:
+    """One margin from the probes' outputs and the response's loss, as log odds of sound against damaged.
+
+    Damage often shows in one view alone: an answer to another prompt in the product of the two, a missing end in the
+    last token, letters in the wrong places in the loss. So the margin is the soft minimum, -log(sum(exp(-m))),
+    calibrated again: a record is sound if it looks so in every view.
+
+    Args:
+        loss: from the likelihood, minus the mean loss in nats, to log odds.
+        least: from the soft minimum to the margin.
+    """
+
+    loss: Line = Line()
+    least: Line = Line()
+
+    def __call__(self, outputs: Floats, losses: Floats | np.float64) -> Floats:
+        """Return margins: outputs (..., regressions) and losses (...) give (...)."""
+        views = np.concatenate([outputs, self.loss(-np.asarray(losses))[..., None]], axis=-1)
+        return self.least(soft_least(views))
 
 
 def soft_least(values: Floats) -> Floats:
@@ -114,12 +137,14 @@ class Drawn:
         states: (passes, layers, parts, dim).
         kinds: (passes,) name of the damage; empty for a record as it is.
         groups: (passes,) a number for each record and its copies.
+        losses: (passes,) mean loss of the response after its prompt, in nats per token.
         lengths: (passes,) response characters.
     """
 
     states: States
     kinds: npt.NDArray[np.str_]
     groups: npt.NDArray[np.int64]
+    losses: Floats
     lengths: Floats
 
     @property
@@ -133,8 +158,9 @@ class SoundFit:
     """Fitted probes, and the margins of the passes that they were fitted on.
 
     Args:
-        probes: map states to the margin, log odds of sound against damaged, and one output a kind, log odds of it.
-        kinds: names of the outputs after the first.
+        probes: map states to one output for each of `READ`, and one a kind, log odds of it.
+        margin: makes a margin of the outputs for `READ` and the loss.
+        kinds: names of the outputs after those.
         margins: (passes,) cross-fitted margins.
         looks: (passes, kinds) cross-fitted log odds of each kind.
         kept: (passes,) False for records that were trimmed from the positives.
@@ -146,6 +172,7 @@ class SoundFit:
     """
 
     probes: Probes
+    margin: Margin
     kinds: tuple[str, ...]
     margins: Floats
     looks: Floats
@@ -155,6 +182,10 @@ class SoundFit:
     auc_by_kind: Mapping[str, float]
     auc_untaught: Mapping[str, float]
     auc_length: float
+
+    def margin_of(self, states: States, loss: float) -> float:
+        """Return the margin of a pass that was not fitted on."""
+        return float(self.margin(self.probes(states)[: len(READ)], np.float64(loss)))
 
 
 def fit_sound(drawn: Drawn, *, trim: float) -> SoundFit:
@@ -200,14 +231,16 @@ def fit_features(drawn: Drawn, trim: float) -> SoundFit:
     weights, biases, seen = list[Floats](), list[float](), list[Floats]()
     for mask, (some, axes) in zip(masks, [(rows, basis), *others], strict=True):
         outputs = cross_fit(some, goal, taught, folds, whole)
-        slope, offset = calibrate(outputs[kept], whole[kept])
+        line = calibrate(outputs[kept], whole[kept])
         fit = fit_ridge(some[kept], goal[kept], whole[kept])
-        weights.append(slope * (fit.coef_ @ axes) * mask)
-        biases.append(slope * float(fit.intercept_) + offset)
+        weights.append(line.slope * (fit.coef_ @ axes) * mask)
+        biases.append(float(line(fit.intercept_)))
         seen.append(cross_calibrate(outputs, taught, folds, whole))
+    likelihoods = -drawn.losses
+    seen.append(cross_calibrate(likelihoods, taught, folds, whole))
     least = soft_least(np.stack(seen, axis=-1))
-    slope, offset = calibrate(least[kept], whole[kept])
-    margins = slope * least + offset
+    margin = Margin(calibrate(likelihoods[kept], whole[kept]), calibrate(least[kept], whole[kept]))
+    margins = margin.least(least)
     kinds = tuple(sorted({*drawn.kinds.tolist()} - {""}))
     is_kind = np.stack([target(drawn.kinds == kind) for kind in kinds], axis=1)  # (rows, kinds)
     looks = cross_fit(rows, is_kind, taught, folds, whole)
@@ -215,12 +248,13 @@ def fit_features(drawn: Drawn, trim: float) -> SoundFit:
     coefficients, offsets = np.atleast_2d(fit.coef_), np.atleast_1d(fit.intercept_)  # (kinds, rank), (kinds,)
     for i, kind in enumerate(kinds):
         there = kept & (whole | (drawn.kinds == kind))  # its odds are against sound records alone
-        a, b = calibrate(looks[there, i], drawn.kinds[there] == kind)
-        weights.append(a * (coefficients[i] @ basis))
-        biases.append(a * float(offsets[i]) + b)
-        looks[:, i] = a * looks[:, i] + b
+        line = calibrate(looks[there, i], drawn.kinds[there] == kind)
+        weights.append(line.slope * (coefficients[i] @ basis))
+        biases.append(float(line(offsets[i])))
+        looks[:, i] = line(looks[:, i])
     return SoundFit(
-        Probes(features, np.stack(weights), np.array(biases), slope, offset),
+        Probes(features, np.stack(weights), np.array(biases)),
+        margin,
         kinds,
         margins,
         looks,
@@ -234,9 +268,11 @@ def fit_features(drawn: Drawn, trim: float) -> SoundFit:
 
 
 def demand_states(drawn: Drawn) -> None:
+    """Refuse too few records, and states or losses that are not finite."""
     if len(np.unique(drawn.groups)) < FOLDS:
         raise DataError(f"{len(np.unique(drawn.groups))} records with a damaged copy are too few for {FOLDS} folds")
-    broken = [place for place, one in enumerate(drawn.states) if not np.isfinite(one).all()]
+    finite = np.isfinite(drawn.states).all(axis=(1, 2, 3)) & np.isfinite(drawn.losses)
+    broken = np.flatnonzero(~finite).tolist()
     if broken:
         raise DataError(
             f"the hidden states of {len(broken)} of {len(drawn.states)} passes are not finite",
@@ -349,14 +385,14 @@ def trimmed(outputs: Floats, whole: npt.NDArray[np.bool_], share: float) -> npt.
     return kept
 
 
-def calibrate(outputs: Floats, yes: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Return slope and offset that turn outputs into log odds (Platt scaling), as if both sides were equally likely."""
+def calibrate(outputs: Floats, yes: npt.NDArray[np.bool_]) -> Line:
+    """Return the line that turns outputs into log odds (Platt scaling), as if both sides were equally likely."""
     from sklearn.linear_model import LogisticRegression
 
     if yes.all() or not yes.any():
-        return 1.0, 0.0
+        return Line()
     fit = LogisticRegression(C=CALM, class_weight="balanced").fit(outputs[:, None], yes)
-    return max(float(fit.coef_[0, 0]), EVEN), float(fit.intercept_[0])  # never turned around
+    return Line(max(float(fit.coef_[0, 0]), EVEN), float(fit.intercept_[0]))  # never turned around
 
 
 def cross_calibrate(
@@ -372,8 +408,7 @@ def cross_calibrate(
     found = np.empty(len(outputs))
     for (training, held_out), able in zip(folds, taught, strict=True):
         some = training[able[training]]
-        slope, offset = calibrate(outputs[some], whole[some])
-        found[held_out] = slope * outputs[held_out] + offset
+        found[held_out] = calibrate(outputs[some], whole[some])(outputs[held_out])
     return found
 
 

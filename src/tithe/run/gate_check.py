@@ -15,14 +15,13 @@ from tithe.gate.damage import draw_records, make_copies
 from tithe.gate.estimate import damage_share
 from tithe.gate.probes import fit_sound
 from tithe.plugins import damage_kinds
-from tithe.records import Ask, Example, Message, States
+from tithe.records import Example, Message, Nll, States
 from tithe.report.reporter import Reporter
 from tithe.run.engines import EngineCache
 from tithe.run.method import Setup, set_up
 from tithe.run.results import SelectResult
 from tithe.run.score import Scoring
-from tithe.scorers.base import given
-from tithe.scorers.sound import Sound, sample_of, tells
+from tithe.scorers.sound import Sound, asks_of, sample_of, tells
 from tithe.settings import SelectSettings
 
 MOST = 400  # records of each sort: drawn, damaged, kept
@@ -125,14 +124,14 @@ def read_look(look: Look, engines: EngineCache, reporter: Reporter, place: Path)
     scoring = Scoring(look.setup, engines, reporter, place)
     scoring.bench.who = "looking for damage"
     examples = [*drawn, *(copy.example for copy in copies), *kept]
-    read = scoring.bench.answers([{"given": Ask(given(one), "parts")} for one in examples])
+    read = scoring.bench.answers([asks_of(one, "parts") for one in examples])
     sample, rows = sample_of(drawn, copies, read[: len(drawn) + len(copies)])
     fit = fit_sound(sample, trim=Sound.trim)
     own = {examples[row].id: float(fit.margins[i]) for i, row in enumerate(rows) if not sample.kinds[i]}
     margins = [
-        own[one.id] if one.id in own else float(fit.probes(answers["given"].values)[0])
+        own[one.id] if one.id in own else fit.margin_of(answers["given"].values, answers["loss"].mean)
         for one, answers in zip(kept, read[len(drawn) + len(copies) :], strict=True)
-        if isinstance(answers["given"], States)
+        if isinstance(answers["given"], States) and isinstance(answers["loss"], Nll)
     ]
     if not margins:
         return {"skipped": "the model can read none of the kept records"}

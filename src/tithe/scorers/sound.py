@@ -12,8 +12,8 @@ import numpy as np
 from tithe.errors import DataError, SettingsError
 from tithe.gate.damage import DamagedCopy, draw_records, make_copies
 from tithe.gate.estimate import damage_share
-from tithe.gate.probes import Drawn, SoundFit, fit_sound
-from tithe.records import Answer, Ask, Example, Problem, States, Vector
+from tithe.gate.probes import READ, Drawn, Margin, SoundFit, fit_sound
+from tithe.records import Answer, Ask, Example, Nll, Problem, States, Vector
 from tithe.scorers.base import LEARNED, Scorer, Workbench, finite, given
 
 LOWEST_AUC = 0.7  # of a model that can tell damage
@@ -40,13 +40,15 @@ class Learned:
     """What preparing found out.
 
     Args:
-        kinds: names of the probes' outputs after the first.
+        kinds: names of the probes' outputs after those of which the margin is made.
+        margin: makes the margin.
         own: id -> outputs, for drawn records: by probes that have not seen them.
         copies: the damaged copies.
         seed: random seed of the draw.
     """
 
     kinds: tuple[str, ...] = ()
+    margin: Margin = field(default_factory=Margin)
     own: Mapping[str, Sequence[float]] = field(default_factory=dict)
     copies: Sequence[ReadCopy] = ()
     seed: int = 0
@@ -58,11 +60,12 @@ class Sound(Scorer):
 
     Paper:    none: our own, from the idea of CPQS (a head on the scored model's hidden states) and tiers that need no
               labels and no other model
-    Formula:  -a log(sum(exp(-w . x - b))) + c, log odds of sound against damaged at even odds. The sum is over four
-              ridge regressions on x: in five layers the mean state of the response, the state of its last token, and
-              the product of the mean states of prompt and response, all standardised; the first regression reads all
-              three, the others one each, so that damage that shows in one of them is enough
-    Reads:    given, hidden states; prompt + response tokens forward, and as much for `records` copies
+    Formula:  -a log(sum(exp(-m))) + c, log odds of sound against damaged at even odds. The sum is over four ridge
+              regressions m = w . x + b, and one on the mean NLL of the response. x is, in five layers, the mean state
+              of the response, the state of its last token, and the product of the mean states of prompt and response,
+              all standardised; the first regression reads all three, the others one each. So damage that shows in one
+              of them is enough
+    Reads:    given, hidden states and nll; prompt + response tokens forward, and as much for `records` copies
     Range:    any number, in log odds; 0 is undecided. `probability` is its logistic, `looks_like` the most likely kind
               of damage, `looks_like_probability` the odds of that kind against a sound record as a probability
     Differs:  from the same probe with labels: the sound records are drawn from this very pool, damaged ones and all;
@@ -78,7 +81,7 @@ class Sound(Scorer):
 
     name: ClassVar[str] = "sound"
     unit: ClassVar[str] = "log odds"
-    reads: ClassVar[str] = "given: hidden states"
+    reads: ClassVar[str] = "given: hidden states, nll"
     also: ClassVar[tuple[str, ...]] = ("probability", "looks_like_probability")
     labels: ClassVar[tuple[str, ...]] = ("looks_like",)
 
@@ -107,8 +110,7 @@ class Sound(Scorer):
         copies = make_copies(drawn, bench.examples, bench.damage_kinds(names), copies=self.copies, seed=self.seed)
         # The drawn records are read once, with all that is asked of them later.
         read = bench.answers(
-            [self.asks_with(one, "parts") for one in drawn]
-            + [{"given": Ask(given(copy.example), "parts")} for copy in copies]
+            [self.asks_with(one, "parts") for one in drawn] + [asks_of(copy.example, "parts") for copy in copies]
         )
         if bench.made_up:
             return replace(self, learned=Learned())
@@ -125,14 +127,14 @@ class Sound(Scorer):
                 own[one.id] = [float(fit.margins[i]), *fit.looks[i].tolist()]
         bench.keep_probes(fit.probes)
         bench.keep("damage", sample_table(read_ones, sample, fit))
-        return replace(self, learned=Learned(fit.kinds, own, damaged, self.seed))
+        return replace(self, learned=Learned(fit.kinds, fit.margin, own, damaged, self.seed))
 
     def asks(self, example: Example) -> dict[str, Ask]:
         drawn = self.learned is not None and example.id in self.learned.own
         return self.asks_with(example, "parts" if drawn else "probes")
 
     def asks_with(self, example: Example, readout: str) -> dict[str, Ask]:
-        return {"given": Ask(given(example), readout)} | {one: Ask(given(example), one) for one in self.along}
+        return asks_of(example, readout) | {one: Ask(given(example), one) for one in self.along}
 
     def score(self, example: Example, answers: Mapping[str, Answer]) -> float | Problem:
         return finite(self.outputs(example, answers)[0], "sound")
@@ -151,10 +153,16 @@ class Sound(Scorer):
         assert self.learned is not None, "prepare comes first"
         if example.id in self.learned.own:
             return self.learned.own[example.id]
-        answer = answers["given"]
-        assert isinstance(answer, Vector), f"`given` is {type(answer).__name__}"
-        found: list[float] = answer.values.tolist()
-        return found
+        answer, loss = answers["given"], answers["loss"]
+        assert isinstance(answer, Vector) and isinstance(loss, Nll), f"{type(answer).__name__}, {type(loss).__name__}"
+        outputs = answer.values.astype(np.float64)
+        margin = self.learned.margin(outputs[: len(READ)], np.float64(loss.mean))
+        return [float(margin), *outputs[len(READ) :].tolist()]
+
+
+def asks_of(example: Example, readout: str) -> dict[str, Ask]:
+    """Return what is read of a record or copy: its states by one of two readouts, and its loss."""
+    return {"given": Ask(given(example), readout), "loss": Ask(given(example), "nll")}
 
 
 def logistic(value: float) -> float:
@@ -174,18 +182,21 @@ def sample_of(
     examples = [*drawn, *(copy.example for copy in copies)]
     places = [*range(len(drawn)), *(copy.place for copy in copies)]
     kinds = [*[""] * len(drawn), *(copy.kind for copy in copies)]
-    able = {place for place in range(len(drawn)) if isinstance(read[place]["given"], States)}
-    rows = [i for i, found in enumerate(read) if places[i] in able and isinstance(found["given"], States)]
+    whole = [isinstance(found["given"], States) and isinstance(found["loss"], Nll) for found in read]
+    able = {place for place in range(len(drawn)) if whole[place]}
+    rows = [i for i in range(len(read)) if places[i] in able and whole[i]]
     with_copy = {places[i] for i in rows if kinds[i]}
     rows = [i for i in rows if places[i] in with_copy]
     if not rows:
-        why = next((one["given"].reason for one in read if isinstance(one["given"], Problem)), "none has a copy")
+        problems = [answer.reason for one in read for answer in one.values() if isinstance(answer, Problem)]
+        why = problems[0] if problems else "none has a copy"
         raise DataError(f"the model can read none of the {len(drawn):,} drawn records and their copies: {why}")
     states = [read[i]["given"].values for i in rows]  # type: ignore[union-attr]
     return Drawn(
         np.stack(states),
         np.array([kinds[i] for i in rows]),
         np.array([places[i] for i in rows]),
+        np.array([read[i]["loss"].mean for i in rows]),  # type: ignore[union-attr]
         np.array([float(len(examples[i].response.content)) for i in rows]),
     ), rows
 
