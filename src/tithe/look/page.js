@@ -30,13 +30,17 @@
 
   const kept = (i) => data.why[i] === 0;
   const texts = (parts) => parts.map((part) => part[1]).join("\n");
-  const lower = data.prompt.map((parts, i) => texts([...parts, ...data.response[i]]).toLowerCase());
+  let lower = null; // made when something is searched: it takes as long as all the rest
+  const searched = (i) => {
+    lower ??= data.prompt.map((parts, n) => texts([...parts, ...data.response[n]]).toLowerCase());
+    return lower[i];
+  };
   const place = new Map(data.id.map((id, i) => [id, i]));
 
   function matches(i, ranged) {
     const reason = at("reason").value, text = at("search").value.toLowerCase();
     if (reason === "kept" ? !kept(i) : reason !== "" && data.why[i] !== Number(reason)) return false;
-    if (text && !lower[i].includes(text)) return false;
+    if (text && !searched(i).includes(text)) return false;
     if (!ranged || state.low === -Infinity) return true;
     const value = data.scores[state.column]?.[i];
     return value !== null && value >= state.low && value <= state.high;
