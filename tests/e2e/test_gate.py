@@ -227,9 +227,7 @@ def test_the_whole_run_is_described_by_the_scorer_that_ranked(first: Gated) -> N
     """It is not the last of the scorers behind the gate."""
     found = first.again(scorer=("ifd", "length"), by="ifd", keep="10%")
     assert found.scores.by == found.record["selection"]["by"] == "ifd"
-    assert (
-        set(found.record["selection"]["quantiles"]) >= {"kept", "pool"} and found.kept == first.again(keep="10%").kept
-    )
+    assert "ifd" in found.record["selection"]["quantiles"] and found.kept == first.again(keep="10%").kept
 
 
 def test_a_gate_before_a_pipeline(first: Gated) -> None:

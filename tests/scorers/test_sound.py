@@ -14,7 +14,7 @@ from tests.gate.small import pool_of
 from tithe.engine.readouts.base import READOUTS
 from tithe.errors import DataError, SettingsError
 from tithe.gate.damage import COPY, draw_records
-from tithe.gate.probes import Line, Margin, Probes
+from tithe.gate.probes import Line, Probes, SoundMargin
 from tithe.records import Answer, Ask, Example, Nll, Problem, States, Vector
 from tithe.scorers.sound import LOWEST_AUC, Sound, logistic
 from tithe.testing import FakeBench
@@ -91,7 +91,7 @@ def test_others_are_scored_by_the_probes_of_all(bench: StatesBench, ready: Sound
     assert ready.learned is not None and bench.probes is not None
     other = next(one for one in POOL if one.id not in ready.learned.own)
     assert ready.asks(other)["given"].readout == "probes"
-    margin = Margin(Line(2.0, 5.0), Line(0.5, -1.0))  # a loss of 2 gives log odds of 1
+    margin = SoundMargin(Line(2.0, 5.0), Line(0.5, -1.0))  # a loss of 2 gives log odds of 1
     plain = replace(ready, learned=replace(ready.learned, margin=margin))
     outputs = [1.0, 2.0, 3.0, 0.5, 2.0, 0.5]
     answers = {"given": Vector(np.array(outputs, dtype=np.float32)), "loss": LOSS}

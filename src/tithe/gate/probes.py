@@ -102,7 +102,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Margin:
+class SoundMargin:
     """One margin from the probes' outputs and the response's loss, as log odds of sound against damaged.
 
     Damage often shows in one view alone: an answer to another prompt in the product of the two, a missing end in the
@@ -172,7 +172,7 @@ class SoundFit:
     """
 
     probes: Probes
-    margin: Margin
+    margin: SoundMargin
     kinds: tuple[str, ...]
     margins: Floats
     looks: Floats
@@ -239,7 +239,7 @@ def fit_features(drawn: Drawn, trim: float) -> SoundFit:
     likelihoods = -drawn.losses
     seen.append(cross_calibrate(likelihoods, taught, folds, whole))
     least = soft_least(np.stack(seen, axis=-1))
-    margin = Margin(calibrate(likelihoods[kept], whole[kept]), calibrate(least[kept], whole[kept]))
+    margin = SoundMargin(calibrate(likelihoods[kept], whole[kept]), calibrate(least[kept], whole[kept]))
     margins = margin.least(least)
     kinds = tuple(sorted({*drawn.kinds.tolist()} - {""}))
     is_kind = np.stack([target(drawn.kinds == kind) for kind in kinds], axis=1)  # (rows, kinds)

@@ -12,7 +12,7 @@ import numpy as np
 from tithe.errors import DataError, SettingsError
 from tithe.gate.damage import DamagedCopy, draw_records, make_copies
 from tithe.gate.estimate import damage_share
-from tithe.gate.probes import READ, Drawn, Margin, SoundFit, fit_sound
+from tithe.gate.probes import READ, Drawn, SoundFit, SoundMargin, fit_sound
 from tithe.records import Answer, Ask, Example, Nll, Problem, States, Vector
 from tithe.scorers.base import LEARNED, Scorer, Workbench, finite, given
 
@@ -48,7 +48,7 @@ class Learned:
     """
 
     kinds: tuple[str, ...] = ()
-    margin: Margin = field(default_factory=Margin)
+    margin: SoundMargin = field(default_factory=SoundMargin)
     own: Mapping[str, Sequence[float]] = field(default_factory=dict)
     copies: Sequence[ReadCopy] = ()
     seed: int = 0
