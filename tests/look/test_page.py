@@ -14,6 +14,7 @@ import pytest
 import tithe
 from tests.look.browser import chromium
 from tests.look.small_run import alpaca, write_run, write_tokens
+from tithe.errors import TitheError
 from tithe.look import look
 
 pytestmark = pytest.mark.slow
@@ -225,6 +226,11 @@ def test_a_real_run_with_the_bundled_model(browser: Any, tmp_path: Path) -> None
         [float(word.strip(",")) for _, title in one for word in title.split() if word[0].isdigit()] for one in texts
     ]
     assert np.allclose(numbers[0], numbers[1], atol=0.011) and len(numbers[0]) > 6
+    record = json.loads((tmp_path / "plain.tithe" / "run.json").read_text())
+    record["model"]["fingerprint"] = "of another model"
+    (tmp_path / "plain.tithe" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(TitheError, match="the model `pocket` has changed since the run"):
+        look(tmp_path / "plain.tithe", tokens=12)
     assert not list((tmp_path / "plain.tithe").glob("tokens*"))  # a look changes nothing of the run
 
 

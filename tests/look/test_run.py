@@ -91,6 +91,13 @@ def test_a_page_of_ones_own_is_not_replaced(run: Path, tithe: Command, tmp_path:
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize("name", ["scores.parquet", "run.json", "../data.jsonl"])
+def test_a_page_never_replaces_what_it_shows(run: Path, tithe: Command, name: str) -> None:
+    before = (run / name).read_bytes()
+    tithe.fails("look", run, "-o", run / name, "--overwrite")
+    assert (run / name).read_bytes() == before
+
+
 def test_the_same_run_gives_the_same_page(run: Path) -> None:
     first = look(run).path.read_bytes()
     assert look(run).path.read_bytes() == first

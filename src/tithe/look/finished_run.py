@@ -51,10 +51,7 @@ class FinishedRun:
             raise StoreError(f"a run is at work in `{folder}`", hint="look again when it has finished")
         path = folder / RECORD
         if not path.is_file():
-            raise StoreError(
-                f"`{folder}` is no run folder: it has no `{RECORD}`",
-                hint="the one that `select` or `score` named at its end",
-            )
+            raise StoreError(f"`{folder}` is no run folder: it has no `{RECORD}`", hint=NAMED)
         record = read_json(path, StoreError, "run it again")
         if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
             raise StoreError(f"`{path}` is no record of `score` or `select`")
@@ -129,10 +126,10 @@ class FinishedRun:
         relative = not Path(found.dataset).is_absolute() and path is not None
         return found.model_copy(update={"dataset": path}) if relative else found
 
-    def tokens(self) -> pa.Table | None:
-        """Return the file of token likelihoods, or None if the run kept none."""
-        path = self.folder / TOKENS
-        return read_table(path) if path.is_file() else None
+    @property
+    def keeps_tokens(self) -> bool:
+        """Whether the run kept the likelihoods of tokens."""
+        return (self.folder / TOKENS).is_file()
 
 
 def is_locked(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tithe.engine.model_source import find_model, load_tokenizer
-from tithe.errors import DataError
+from tithe.errors import DataError, ModelError
 from tithe.look.finished_run import FinishedRun, read_table
 from tithe.report.reporter import Reporter
 from tithe.run.engines import EngineCache
@@ -55,15 +55,15 @@ class TokenLosses:
         """
         if not wanted:
             return cls()
-        kept = run.tokens()
         model = run.reading.get("model")
         if not model:
-            if kept is None:
+            if not run.keeps_tokens:
                 raise DataError("this run read no model, so its tokens have no losses", hint="leave `--tokens` out")
             return cls()
         source = find_model(str(model["name"]), weights=False)
         tokenizer = load_tokenizer(source, trust_remote_code=run.settings.trust_remote_code)
-        return cls(rows_of(kept if kept is not None else read_tokens(run, wanted, reporter), wanted), tokenizer)
+        table = read_table(run.folder / TOKENS) if run.keeps_tokens else read_tokens(run, wanted, reporter)
+        return cls(rows_of(table, wanted), tokenizer)
 
     def view(self, id_: str) -> dict[str, list[Any]]:
         """Return text and losses of a record's tokens.
@@ -100,7 +100,11 @@ def rows_of(table: pa.Table, wanted: Collection[str]) -> dict[str, Passes]:
 
 
 def read_tokens(run: FinishedRun, wanted: Collection[str], reporter: Reporter) -> pa.Table:
-    """Read the losses of these records with the run's model, as `ifd` asks for them."""
+    """Read the losses of these records with the run's model, as `ifd` asks for them.
+
+    Raises:
+        TitheError: the model cannot be read, or is not the one that the run has read.
+    """
     places: dict[int, set[int]] = {}
     names = ("id", "row", "turn")
     for id_, row, turn in zip(*(run.table.column(name).to_pylist() for name in names), strict=True):
@@ -111,6 +115,10 @@ def read_tokens(run: FinishedRun, wanted: Collection[str], reporter: Reporter) -
     with tempfile.TemporaryDirectory() as place, closing(EngineCache(reporter)) as engines:
         own = run.settings.model_copy(update=changed)
         setup = set_up(own, source=run.source.part(places), folder=Path(place))
+        if setup.model.fingerprint != model["fingerprint"]:
+            raise ModelError(
+                f"the model `{model['name']}` has changed since the run in `{run.folder}` read it", hint="run it again"
+            )
         Scoring(setup, engines, reporter, Path(place)).run()
         return read_table(Path(place) / TOKENS)
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from tithe.data.outfile import atomic, check_writable
+from tithe.data.outfile import atomic
 from tithe.errors import SettingsError
 from tithe.look.finished_run import FinishedRun
 from tithe.look.page_data import Page, gather, shown_places
 from tithe.look.token_losses import TokenLosses
 from tithe.report.reporter import Reporter
+from tithe.run.folder import check_places, inputs_of
 
 PARTS = Path(__file__).parent
 USUAL = "look.html"
@@ -75,9 +76,9 @@ def look(
         raise SettingsError(f"the tokens of a number of records are shown, not of {tokens}")
     run = FinishedRun.open(folder)
     path = output or folder / USUAL
-    check_writable(path, overwrite or output is None)
+    check_places(path, overwrite or output is None, run.settings.dataset, folder, inputs_of(run.settings))
     places = shown_places(run)
-    count = tokens if tokens is not None else (MOST_TOKENS if run.tokens() is not None else 0)
+    count = tokens if tokens is not None else (MOST_TOKENS if run.keeps_tokens else 0)
     losses = TokenLosses.of(run, places.first(count), reporter)
     page = gather(run, places, losses)
     text = render(page)
