@@ -103,5 +103,3 @@ def test_what_an_open_data_set_settles_is_refused_beside_it(tmp_path: Path, mode
     data.write_text('{"instruction": "say", "output": "it"}\n')
     with pytest.raises(SettingsError, match="`limit` is set when a data set is opened"):
         tithe.score(tithe.load(data), limit=1, scorer="length", model=str(model_dir))
-    with pytest.raises(SettingsError, match="not a list"):
-        tithe.score([{"instruction": "say", "output": "it"}], scorer="length", model=str(model_dir))  # type: ignore[arg-type]

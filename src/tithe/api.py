@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from tithe import run
 from tithe.data.dataset import Dataset, open_dataset
+from tithe.data.in_memory import HeldRows, hold, is_name
 from tithe.errors import SettingsError
 from tithe.lab.speed.forecast import BenchResult
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.speed import bench as measure
+from tithe.report.notebook import choose_reporter
 from tithe.run.source import named_dataset
-from tithe.settings import ScoreSettings, SelectSettings, with_preset
+from tithe.settings import ScoreSettings, SelectSettings, join_names, with_preset
 
 S = TypeVar("S", bound=ScoreSettings)
 Specs = str | Sequence[str] | None
+# What a data set may be: what `load` gives, a path or hub id or several paths, a list of dicts, a `datasets.Dataset`,
+# a DataFrame of pandas or polars, an Arrow table.
+Source: TypeAlias = Any
 
 
 def load(
-    source: str | Path,
+    source: Source,
     *,
     format: str = "auto",
     turns: Literal["last", "all"] = "last",
@@ -29,38 +33,54 @@ def load(
     strict: bool = False,
     limit: int | None = None,
 ) -> Dataset:
-    """Open a data set: a file, a folder, a hub id, or `starter`. Iterate over it for `Example`s and `BadRow`s.
+    """Open a data set: files, a hub id, `starter`, or records from Python. Iterate over it for examples and bad rows.
+
+    Args:
+        source: a path, a hub id, a pattern, an address, several paths, a list of dicts, a `datasets.Dataset`, a
+            DataFrame of pandas or polars, or an Arrow table.
+        format: the records' shape, `auto` to detect it.
+        turns: the `last` assistant turn of a record, or `all`.
+        split: split of a hub data set.
+        strict: raise at the first bad row.
+        limit: read only so many records.
 
     Raises:
         DataError: it does not exist or cannot be read.
-        SettingsError: the source is no path and no hub id.
+        SettingsError: the source is of a kind that is not read.
     """
-    demand_name(source)
-    name = named_dataset(str(source))
-    return open_dataset(name, format=format, turns=turns, split=split, strict=strict, limit=limit)
+    held = source if is_name(source) else hold(source)
+    return open_dataset(data_name(held), format=format, turns=turns, split=split, strict=strict, limit=limit)
 
 
-def plan(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> run.PlanResult:
+def plan(data: Source, *, scorer: Specs = None, progress: bool = True, **settings: Any) -> run.PlanResult:
     """Count what scoring would read; needs only the model's tokenizer. Settings as in `ScoreSettings`."""
-    return run.plan(make_settings(ScoreSettings, data, scorer, settings))
+    data = hold_data(data)
+    return run.plan(make_settings(ScoreSettings, data, scorer, settings), reporter=choose_reporter(progress))
 
 
-def bench(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> BenchResult:
+def bench(data: Source, *, scorer: Specs = None, progress: bool = True, **settings: Any) -> BenchResult:
     """Measure how fast scoring would be here, on a sample of the data.
 
     Args:
         data: what `load` gives, or what it takes.
+        progress: show notes and progress.
         scorer: as of `score`.
         settings: as in `BenchSettings`: `limit`, the records of the sample, `repeats`, and those of `score`.
 
     Raises:
         TitheError: with one sentence, and often a hint.
     """
-    return measure(make_settings(BenchSettings, data, scorer, settings))
+    data = hold_data(data)
+    return measure(make_settings(BenchSettings, data, scorer, settings), choose_reporter(progress))
 
 
 def score(
-    data: Dataset | str | Path, *, scorer: Specs = None, run_dir: str | Path | None = None, **settings: Any
+    data: Source,
+    *,
+    scorer: Specs = None,
+    run_dir: str | Path | None = None,
+    progress: bool = True,
+    **settings: Any,
 ) -> run.ScoreResult:
     """Score every example.
 
@@ -68,20 +88,24 @@ def score(
         data: what `load` gives, or what it takes.
         scorer: one or more scorer specs, e.g. `"ifd,length"`; `ifd` where neither it nor a preset is given.
         run_dir: folder that keeps answers, so that a later call goes on from there; None keeps nothing.
+        progress: show notes and progress, on stderr or in the notebook.
         settings: as in `ScoreSettings`: `model`, `preset`, `template`, `max_length`, `dtype`, `device`, ...
 
     Raises:
         TitheError: with one sentence, and often a hint.
     """
-    return run.score(make_settings(ScoreSettings, data, scorer, settings), folder=folder(run_dir))
+    data = hold_data(data)
+    settings_made = make_settings(ScoreSettings, data, scorer, settings)
+    return run.score(settings_made, folder=folder(run_dir), reporter=choose_reporter(progress))
 
 
 def select(
-    data: Dataset | str | Path,
+    data: Source,
     *,
     scorer: Specs = None,
     keep: str | int | float = "5%",
     run_dir: str | Path | None = None,
+    progress: bool = True,
     **settings: Any,
 ) -> run.SelectResult:
     """Score, and keep the best part.
@@ -91,16 +115,25 @@ def select(
         scorer: one or more scorer specs; the first one ranks unless `by` says otherwise.
         keep: rows (`500`), share (`"5%"`, `0.05`) or response tokens (`"200k-tokens"`).
         run_dir: folder that keeps answers, scores, dropped records and the run record; None keeps nothing.
+        progress: show notes and progress, on stderr or in the notebook.
         settings: as in `SelectSettings`: those of `score`, `selector`, `drop`, `by`, ...
 
     Raises:
         TitheError: with one sentence, and often a hint.
     """
-    return run.select(make_settings(SelectSettings, data, scorer, {**settings, "keep": keep}), folder=folder(run_dir))
+    data = hold_data(data)
+    settings_made = make_settings(SelectSettings, data, scorer, {**settings, "keep": keep})
+    return run.select(settings_made, folder=folder(run_dir), reporter=choose_reporter(progress))
 
 
-def make_settings(kind: type[S], data: Dataset | str | Path, scorer: Specs, settings: dict[str, Any]) -> S:
+def make_settings(kind: type[S], data: Source, scorer: Specs, settings: dict[str, Any]) -> S:
     """Make settings as the command line does, from the data and keyword arguments.
+
+    Args:
+        kind: class of the settings.
+        data: what `hold_data` gives.
+        scorer: scorer specs.
+        settings: keyword arguments.
 
     Raises:
         SettingsError: a setting is unknown, does not fit, or was fixed by `load`.
@@ -114,26 +147,28 @@ def make_settings(kind: type[S], data: Dataset | str | Path, scorer: Specs, sett
             raise SettingsError(f"`{name}` is set when a data set is opened", hint=f"`tithe.load(..., {name}=...)`")
         values |= {"dataset": data.source, **opened}
     else:
-        demand_name(data, "a path, a hub id or what `tithe.load` gives")
-        values["dataset"] = str(data)
+        values["dataset"] = data_name(data)
     if scorer is not None:
         values["scorer"] = scorer if isinstance(scorer, str) else tuple(scorer)
     return with_preset(kind, values)
 
 
-def demand_name(data: object, accepted: str = "a path or a hub id") -> None:
-    """Refuse records given in place of a path or a hub id.
+def hold_data(data: Source) -> Source:
+    """Return the data so that settings can name it; records get a name while the caller keeps what is returned.
 
     Raises:
-        SettingsError: names the type, not the records, which may be many.
+        SettingsError: it is of a kind that is not read.
     """
-    if not isinstance(data, str | PathLike):
-        kind = type(data).__name__
-        article = "an" if kind[:1].lower() in "aeiou" else "a"
-        raise SettingsError(
-            f"a data set is {accepted}, not {article} {kind}",
-            hint="write the records to a JSON-lines file, and give its path",
-        )
+    return data if isinstance(data, Dataset | HeldRows) or is_name(data) else hold(data)
+
+
+def data_name(data: Source) -> str:
+    """Return the name by which settings refer to data; those of several files have commas between them."""
+    if isinstance(data, HeldRows):
+        return data.name
+    if isinstance(data, list | tuple):
+        return join_names(data)
+    return named_dataset(str(data))
 
 
 def folder(path: str | Path | None) -> Path | None:

@@ -29,6 +29,18 @@ Cosine = Annotated[float, checked(lambda x: -1 <= x <= 1, "a cosine is between -
 Truncation = Literal["response", "prompt", "problem"]
 
 
+def join_names(names: Sequence[Any]) -> str:
+    """Join the names of several files of a data set to one.
+
+    Raises:
+        SettingsError: a name has a comma in it.
+    """
+    for name in map(str, names):
+        if "," in name and len(names) > 1:
+            raise SettingsError(f"`{shown(name)}` has a comma in its name", hint="rename it, or use a pattern: `d/*`")
+    return ",".join(map(str, names))
+
+
 class Settings(Typed):
     """Base of all settings."""
 
@@ -61,10 +73,21 @@ class DatasetName(Settings):
     """The data set to read.
 
     Args:
-        dataset: file, folder or hub id; `starter` is bundled.
+        dataset: file, several with commas between, a pattern such as `data/*.parquet`, folder, hub id, address such as
+            `https://...` or `s3://...`, or `-` for the standard input; `starter` is bundled.
     """
 
     dataset: Annotated[str, NAMED_DATASET]
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def join_names(cls, value: Any) -> Any:
+        """Join a list of names, as in YAML or Python.
+
+        Raises:
+            SettingsError: a name has a comma in it.
+        """
+        return join_names(value) if isinstance(value, list | tuple) else value
 
 
 class RecordSettings(Settings):

@@ -308,7 +308,7 @@ def test_a_folder_without_data_says_what_is_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no data file") as error:
         open_dataset(tmp_path)
     assert ".parquet" in (error.value.hint or "")
-    with pytest.raises(SettingsError, match="is on disk and has no splits"):
+    with pytest.raises(SettingsError, match="is no data set of the hub and has no splits"):
         open_dataset(tmp_path, split="train")
 
 

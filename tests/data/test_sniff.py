@@ -28,7 +28,7 @@ def test_what_is_passed_over_is_named_and_counted(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert sum(isinstance(item, Example) for item in dataset) == 2
     assert dataset.notes == [
-        f"note: of the folder `{tmp_path}` 2 files are read; skipped: 1 hidden: `.hidden.jsonl`; "
+        f"note: of `{tmp_path}` 2 files are read; skipped: 1 hidden: `.hidden.jsonl`; "
         "1 description of the data set: `dataset_info.json`; 2 other kinds of file: `notes.txt`, `old.jsonl.bak`; "
         "1 no regular file: `pipe.jsonl`; 1 sub-folder: `sub`"
     ]

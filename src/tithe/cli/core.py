@@ -16,7 +16,7 @@ COMPUTING = "warmup answers dtype device shard batch_tokens workers compile per_
 
 
 @app.command()
-@Takes("tithe.settings:SelectSettings", argument="dataset", needs=NO_DATA)
+@Takes("tithe.settings:SelectSettings", argument="dataset", several=True, needs=NO_DATA)
 def select(
     settings: Any, output: Output = None, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
@@ -32,7 +32,7 @@ def select(
 
 
 @app.command()
-@Takes("tithe.settings:ScoreSettings", argument="dataset", needs=NO_DATA)
+@Takes("tithe.settings:ScoreSettings", argument="dataset", several=True, needs=NO_DATA)
 def score(
     settings: Any, output: Output = None, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
@@ -48,7 +48,7 @@ def score(
 
 
 @app.command()
-@Takes("tithe.settings:ScoreSettings", argument="dataset", without=COMPUTING, needs=NO_DATA)
+@Takes("tithe.settings:ScoreSettings", argument="dataset", several=True, without=COMPUTING, needs=NO_DATA)
 def plan(settings: Any, as_json: Json = False) -> None:
     """Count passes, tokens and cost; needs only the model's tokenizer."""
     from tithe import run

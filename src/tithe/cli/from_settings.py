@@ -31,6 +31,7 @@ class Takes:
     Args:
         settings: the settings class, as `module:Name`.
         argument: the setting that can also be given as a positional argument.
+        several: whether it may be repeated, as by a shell that expands `*.jsonl`.
         metavar: that argument's name on the help page.
         about: that argument's help; None for the setting's own.
         only: names of the settings that the command takes, separated by spaces; None for all.
@@ -44,6 +45,7 @@ class Takes:
 
     settings: str
     argument: str | None = None
+    several: bool = False
     metavar: str = "DATA"
     about: str | None = None
     only: str | None = None
@@ -100,7 +102,7 @@ class Takes:
             one = model.model_fields[name]
             if name == self.argument:
                 about = typer.Argument(metavar=self.metavar, help=sentence(self.about or texts.get(name, "")))
-                found.insert(0, parameter(name, Annotated[str | None, about]))
+                found.insert(0, parameter(name, Annotated[list[str] | None if self.several else str | None, about]))
                 if self.about is None:
                     found.append(setting_parameter(f"{name}_flag", name, one, f"the same as {self.metavar}"))
             else:
@@ -118,8 +120,9 @@ class Takes:
         """
         name = self.argument
         if name is not None and (flagged := given.pop(f"{name}_flag", None)) is not None:
-            if given[name] is not None:
-                raise Usage(f"two {PLURAL[name]}: `{given[name]}` and `--{name} {flagged}`", hint="give one")
+            if given[name]:
+                first = given[name][0] if self.several else given[name]
+                raise Usage(f"two {PLURAL[name]}: `{first}` and `--{name} {flagged}`", hint="give one")
             given[name] = flagged
         for switch in [one for one in given if one.startswith("no_") and one.removeprefix("no_") in given]:
             if given.pop(switch):

@@ -36,6 +36,7 @@ LevelOption = Annotated[float | None, typer.Option(help="Confidence of the inter
 @Takes(
     "tithe.lab.speed.settings:BenchSettings",
     argument="dataset",
+    several=True,
     without="warmup answers residualise per_token",
     needs=NO_DATA,
 )
@@ -60,6 +61,7 @@ def bench(settings: Any, output: Output = None, overwrite: Overwrite = False, as
 @Takes(
     "tithe.settings:ExampleSettings",
     argument="dataset",
+    several=True,
     about="a kept file, or any data set that can be read",
     only="dataset format turns",
     needs=NO_DATA,
@@ -88,7 +90,7 @@ def export(
 @Takes(
     "tithe.settings:ExampleSettings",
     argument="dataset",
-    about="file, folder or hub id; `starter` is bundled",
+    several=True,
     only="dataset format",
     needs={"dataset": NO_DATA["dataset"], "against": ("no evaluation file given", "`--against FILE`; repeat it")},
     config=False,
@@ -253,7 +255,11 @@ def errors_once() -> Iterator[None]:
 
 @app.command()
 @Takes(
-    "tithe.lab.tune.settings:TuneSettings", argument="dataset", needs=NO_TRAINING_DATA | NO_TUNED, within=errors_once
+    "tithe.lab.tune.settings:TuneSettings",
+    argument="dataset",
+    several=True,
+    needs=NO_TRAINING_DATA | NO_TUNED,
+    within=errors_once,
 )
 def tune(settings: Any, output: Place = NEEDED, overwrite: Overwrite = False, as_json: Json = False) -> None:
     """Fine-tune a model on the responses of a data set, all weights or a LoRA adapter."""

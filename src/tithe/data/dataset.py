@@ -1,62 +1,24 @@
-"""Open a data set on disk or on the hub and stream its examples, as often as needed; and subsets of it."""
+"""Open a data set, wherever it is, and stream its examples, as often as needed; and subsets of it."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, Self, cast, get_args
+from typing import Any, Self, cast, get_args
 
-from tithe.data.containers import DataFile, Row
+from tithe.data.containers import Row
 from tithe.data.feedback import explain_preference_data
 from tithe.data.formats import Record, Shape, Turns, detect_shape, matching_shapes, read_examples
-from tithe.data.hub import open_hub
 from tithe.data.ids import Occurrences
-from tithe.data.lines import reading
-from tithe.data.sniff import container_suffix, list_data_files, sniff
+from tithe.data.locating import locate
+from tithe.data.row_sources import DataFiles, RowSource
 from tithe.data.turns import quoted_names
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.records import BadRow, Example
 
 SAMPLE_RECORDS = 100  # the first records of a file decide its shape
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-class RowSource(Protocol):
-    """Anything that yields rows: a file, a folder or a hub data set."""
-
-    def rows(self) -> Iterator[Row]: ...
-
-    def digest(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Folder:
-    """The data files of a folder, read one after the other by name.
-
-    Args:
-        files: the data files.
-        passed_over: descriptions of what else is in the folder.
-    """
-
-    files: tuple[DataFile, ...]
-    passed_over: tuple[str, ...] = ()
-
-    def rows(self) -> Iterator[Row]:
-        for file in self.files:
-            yield from file.rows()
-
-    def digest(self) -> str:
-        """Return a hash of all names and contents."""
-        state = hashlib.blake2b(digest_size=16)
-        for file in self.files:
-            state.update(f"{file.path.name}\n{file.digest()}\n".encode("utf-8", "surrogateescape"))
-        return state.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -64,7 +26,7 @@ class Dataset:
     """A data set of one shape that can be iterated any number of times; only the ids' hashes are held in memory.
 
     Args:
-        source: path or hub id as the user gave it.
+        source: its name as the user gave it, or that of data in memory.
         format: the records' shape.
         turns: `last` assistant turn of a record, or `all` of them.
         strict: raise at the first bad row instead of yielding it.
@@ -105,10 +67,10 @@ class Dataset:
     def notes(self) -> list[str]:
         """Notes on the files as a whole: skipped files of a folder, and columns with nearly equal names."""
         said = []
-        if isinstance(self.origin, Folder) and self.origin.passed_over:
+        if isinstance(self.origin, DataFiles) and self.origin.passed_over:
             read, there = len(self.origin.files), "; ".join(self.origin.passed_over)
             files = "1 file is" if read == 1 else f"{read:,} files are"
-            said.append(f"note: of the folder `{self.source}` {files} read; skipped: {there}")
+            said.append(f"note: of `{self.source}` {files} read; skipped: {there}")
         alike = alike_names(self.columns_seen)
         if alike:
             groups = "; ".join(quoted_names(names) for names in alike)
@@ -116,7 +78,7 @@ class Dataset:
         return said
 
     def digest(self) -> str:
-        """Return a hash of the files' bytes or, for the hub, of name, commit and split."""
+        """Return a hash of the files' bytes, of the records in memory or, for the hub, of name, commit and split."""
         return self.origin.digest()
 
     def __repr__(self) -> str:
@@ -149,7 +111,7 @@ def open_dataset(
     """Find a data set and detect the shape of its records, reading only the first ones.
 
     Args:
-        source: file, folder of files, or hub id `owner/name`.
+        source: file, folder of files, hub id `owner/name`, or any other name that `locate` knows.
         format: `auto`, or the shape: alpaca, prompt-completion, messages, sharegpt.
         turns: score the `last` assistant turn of a record or `all`.
         split: part of a hub data set, `train` by default.
@@ -170,48 +132,11 @@ def open_dataset(
     name = str(source)
     if not name.strip():
         raise SettingsError("no data set is given: its name is empty", hint="an unset variable?")
-    origin = _locate(name, split)
+    origin = locate(name, split)
     shape, columns = _detect_columns(name, origin, format)
-    if isinstance(origin, Folder) and format == "auto":
+    if isinstance(origin, DataFiles) and format == "auto":
         _check_same_shape(origin, shape)
     return Dataset(name, shape, turns, strict, limit, columns, origin, split)
-
-
-def _locate(name: str, split: str | None) -> RowSource:
-    path = Path(name)
-    with reading(path), suppress(RuntimeError):  # no such user
-        path = path.expanduser()
-    with reading(path):
-        there = path.exists()
-    if there and split is not None:
-        raise SettingsError(f"`{name}` is on disk and has no splits", hint="leave out the split, or name its file")
-    if there:
-        return _folder(path) if path.is_dir() else sniff(path)
-    # A name that also looks like a path (`data/train.jsonl`, `existing-folder/x`) is a missing file, not a hub id.
-    if _HUB_ID.fullmatch(name) and not container_suffix(path) and not path.parent.is_dir():
-        return open_hub(name, split or "train")
-    raise DataError(f"no file or folder `{name}`", hint=_suggest_names(path))
-
-
-def _suggest_names(path: Path) -> str:
-    """Return a hint for a missing path: similar names in its folder, or that the folder is missing too."""
-    folder = path.parent
-    if not folder.is_dir():
-        return f"there is no folder `{folder}` either"
-    try:
-        names = [entry.name for entry in folder.iterdir()]
-    except OSError:
-        return f"the folder `{folder}` cannot be listed"
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
-    hub = "a hub id looks like `owner/name`"
-    return (
-        f"in `{folder}` there is {quoted_names(near)}" if near else f"nothing in `{folder}` has a name like that; {hub}"
-    )
-
-
-def _folder(path: Path) -> Folder:
-    files, passed = list_data_files(path)
-    return Folder(tuple(sniff(entry) for entry in files), tuple(passed))
 
 
 def _detect_columns(name: str, origin: RowSource, format: str) -> tuple[Shape, tuple[str, ...]]:
@@ -242,7 +167,7 @@ def _detect_columns(name: str, origin: RowSource, format: str) -> tuple[Shape, t
     return shape, columns
 
 
-def _check_same_shape(folder: Folder, shape: Shape) -> None:
+def _check_same_shape(folder: DataFiles, shape: Shape) -> None:
     """Refuse a folder whose files hold different shapes: these are different data sets."""
     for file in folder.files:
         records = [row.record for row in islice(file.rows(), SAMPLE_RECORDS) if isinstance(row.record, dict)]

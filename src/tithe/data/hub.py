@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,10 @@ class HubData:
         datasets = _import_datasets()
         try:
             stream = datasets.load_dataset(self.name, split=self.split, streaming=True, revision=self.revision)
-            exact = _json_columns(stream)
+            exact = json_columns(stream)
             for number, record in enumerate(stream, 1):
-                plain = {
-                    name: value if value is None or name in exact else without_nulls(value)
-                    for name, value in record.items()
-                }
-                yield Row(f"{self.name}[{self.split}]: record {number}", plain, notes=_null_notes(record, plain))
+                plain, notes = plain_record(record, exact)
+                yield Row(f"{self.name}[{self.split}]: record {number}", plain, notes=notes)
         except GeneratorExit:  # the caller stopped reading early, e.g. at a limit
             raise
         except Exception as error:  # `datasets` and what it calls raise dozens of unrelated classes
@@ -85,7 +82,18 @@ class HubData:
         return {name: size for name, size in data.items() if self.split in name} or data
 
 
-def _json_columns(stream: Any) -> frozenset[str]:
+def plain_record(record: dict[str, Any], exact: Collection[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return a record of `datasets` without nulls in its structs, and notes about nulls that were dropped.
+
+    Args:
+        record: as `datasets` gives it.
+        exact: columns where a null is a real null.
+    """
+    plain = {name: value if value is None or name in exact else without_nulls(value) for name, value in record.items()}
+    return plain, _null_notes(record, plain)
+
+
+def json_columns(stream: Any) -> frozenset[str]:
     """Return the columns that `datasets` stores as JSON, where a null is a real null."""
     features = getattr(stream, "features", None) or {}
     return frozenset(name for name, feature in features.items() if "Json(" in repr(feature))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from tithe.data.dataset import Dataset, Folder
+from tithe.data.containers import DataFile
+from tithe.data.dataset import Dataset
+from tithe.data.in_memory import HeldRows
+from tithe.data.locating import absolute_name
+from tithe.data.row_sources import CopiedFiles, DataFiles
 from tithe.data.writers import files_of
 from tithe.errors import DataError
 
-Stamp = tuple[int, int, int]  # size, modification time, inode
+Stamp = tuple[int, int, int] | str  # size, modification time, inode; or a hash
 
 
 @dataclass
@@ -37,15 +40,24 @@ class InputCheck:
             "format": self.dataset.format,
             "digest": self.digest,
         }
-        if Path(self.dataset.source).exists():
-            found["path"] = str(Path(self.dataset.source).resolve())
-        if isinstance(self.dataset.origin, Folder) and self.dataset.origin.passed_over:
-            found["passed_over"] = list(self.dataset.origin.passed_over)
+        origin = self.dataset.origin
+        if isinstance(origin, DataFile | DataFiles):
+            found["path"] = absolute_name(self.dataset.source)
+        if isinstance(origin, DataFiles) and origin.passed_over:
+            found["passed_over"] = list(origin.passed_over)
+        if isinstance(origin, HeldRows) or (isinstance(origin, CopiedFiles) and not origin.lasting):
+            found["gone"] = True  # nobody can open it again by its name
         return found
 
     def read_stamps(self) -> list[Stamp]:
-        """Return size, time and inode of every file; the files are hashed again only if these differ."""
-        found = []
+        """Return size, time and inode of every file; the files are hashed again only if these differ.
+
+        Data in memory has no such sign: its records are hashed each time if they can change.
+        """
+        origin = self.dataset.origin
+        if isinstance(origin, HeldRows):
+            return [origin.digest()] if origin.mutable else []
+        found: list[Stamp] = []
         for file in files_of(self.dataset):
             with suppress(OSError):
                 stat = file.path.stat()

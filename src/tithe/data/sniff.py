@@ -173,6 +173,7 @@ UNREADABLE_SUFFIXES = {
 # A folder with both is the run folder of an earlier run; its tables are not records to select from.
 RUN_FILES = {"run.json", "scores.parquet"}
 _SHOWN = 5
+OTHER_KIND = "other kind of file"
 
 
 def list_data_files(folder: Path) -> tuple[list[Path], list[str]]:
@@ -189,7 +190,7 @@ def list_data_files(folder: Path) -> tuple[list[Path], list[str]]:
     files: list[Path] = []
     passed: dict[str, list[str]] = {}
     for entry in entries:
-        why = _why_skipped(entry)
+        why = why_skipped(entry)
         if why is None:
             files.append(entry)
         else:
@@ -199,10 +200,10 @@ def list_data_files(folder: Path) -> tuple[list[Path], list[str]]:
         inside = [entry for entry in entries if entry.is_dir() and _holds_data(entry)]
         hint = f"name its folder `{inside[0]}`" if inside else known
         raise DataError(f"the folder `{folder}` holds no data file", hint=hint)
-    return files, [_describe_skipped(why, names) for why, names in passed.items()]
+    return files, [skip_description(why, names) for why, names in passed.items()]
 
 
-def _why_skipped(entry: Path) -> str | None:
+def why_skipped(entry: Path) -> str | None:
     """Return why a folder's entry is not read; None if it is.
 
     Raises:
@@ -225,7 +226,7 @@ def _why_skipped(entry: Path) -> str | None:
         raise DataError(f"`{entry}` is {other}, its records cannot be read", hint=hint)
     if name in METADATA_FILES:
         return "description of the data set"
-    return None if container_suffix(entry) else "other kind of file"
+    return None if container_suffix(entry) else OTHER_KIND
 
 
 def _leads_somewhere(link: Path) -> bool:
@@ -240,7 +241,7 @@ def _holds_data(folder: Path) -> bool:
         return any(container_suffix(entry) for entry in folder.iterdir())
 
 
-def _describe_skipped(why: str, names: Sequence[str]) -> str:
+def skip_description(why: str, names: Sequence[str]) -> str:
     shown = ", ".join(f"`{name[:60]}`" for name in names[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     plural = _PLURALS[why] if len(names) > 1 else why
@@ -252,5 +253,5 @@ _PLURALS: Mapping[str, str] = {
     "sub-folder": "sub-folders",
     "no regular file": "no regular files",
     "description of the data set": "descriptions of the data set",
-    "other kind of file": "other kinds of file",
+    OTHER_KIND: "other kinds of file",
 }

@@ -7,15 +7,16 @@ import csv
 import datetime
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from tithe.data.containers import Container, DataFile, Row, parquet_batches
-from tithe.data.dataset import Dataset, Folder
+from tithe.data.dataset import Dataset
 from tithe.data.formats import Dialogue, Shape, read_dialogue
+from tithe.data.row_sources import CopiedFiles, DataFiles
 from tithe.data.sniff import container_suffix
 from tithe.data.turns import RecordError
 from tithe.errors import OutputError
@@ -89,7 +90,7 @@ def write_parquet(job: ExportJob, stream: io.BufferedIOBase, path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = _filtered(job, pa) if _keeps_schema(job) else _inferred(job, pa)
+    tables = _filtered(job, pa) if _keeps_schema(job) else infer_tables(job.out, pa)
     count = 0
     try:
         first = next(tables)
@@ -121,9 +122,9 @@ def _filtered(job: ExportJob, pa: Any) -> Iterator[Any]:
         keep = [row for row in rows if row in job.rows and (limit is None or row < limit)]
         table = pa.Table.from_batches([batch]).take([row - rows.start for row in keep])
         if job.reasons:
-            if "tithe_reason" in table.column_names:  # the input is itself a file of dropped records
-                table = table.drop_columns("tithe_reason")
-            table = table.append_column("tithe_reason", _reasons(job, keep, pa))
+            if REASON in table.column_names:  # the input is itself a file of dropped records
+                table = table.drop_columns(REASON)
+            table = table.append_column(REASON, _reasons(job, keep, pa))
             # `datasets` would look for the new column in its own metadata and fail; without that it infers the types.
             extra = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"huggingface"}
             table = table.replace_schema_metadata(extra)
@@ -136,14 +137,19 @@ def _reasons(job: ExportJob, rows: list[int], pa: Any) -> Any:
     return pa.array(values, pa.list_(pa.string()) if several else pa.string())
 
 
-def _inferred(job: ExportJob, pa: Any) -> Iterator[Any]:
-    """Yield tables under a schema that fits all records; this takes one pass for the schema and one for the tables."""
+def infer_tables(out: Callable[[], Iterator[dict[str, Any]]], pa: Any) -> Iterator[Any]:
+    """Yield Arrow tables under a schema that fits all records.
+
+    Args:
+        out: yields the records; called once for the schema and once for the tables.
+        pa: the module `pyarrow`.
+    """
     # "permissive" also unifies int with float and null with anything, as JSON does not separate them.
     schema = pa.schema([])
-    for chunk in _chunks(job.out()):
+    for chunk in _chunks(out()):
         schema = pa.unify_schemas([schema, pa.Table.from_pylist(chunk).schema], promote_options="permissive")
     yield schema.empty_table()
-    for chunk in _chunks(job.out()):
+    for chunk in _chunks(out()):
         yield pa.Table.from_pylist(chunk, schema)
 
 
@@ -154,6 +160,7 @@ def _chunks(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
         yield [{name: record.get(name) for name in names} for record in chunk]
 
 
+REASON = "tithe_reason"  # column for why a record was dropped
 OutShape: TypeAlias = Literal["same", "messages", "alpaca", "prompt-completion"]
 Reason: TypeAlias = str | list[str]
 
@@ -196,7 +203,7 @@ class ExportJob:
     def out(self) -> Iterator[dict[str, Any]]:
         """Yield the records in their final form; an unparsable row as its text, if the container can hold it."""
         for number, row in self.chosen():
-            reason = {"tithe_reason": self.reasons[number]} if number in self.reasons else {}
+            reason = {REASON: self.reasons[number]} if number in self.reasons else {}
             if row.fault is not None or not isinstance(row.record, dict):
                 if self.container in ("json", "jsonl"):
                     yield record_or_raw(row) | reason
@@ -230,7 +237,7 @@ class DroppedRecords:
     def take(self, number: int, row: Row) -> None:
         """Write a row if it was dropped and has not been written yet."""
         if number > self.last and number in self.reasons:
-            self.stream.write(_dump(record_or_raw(row) | {"tithe_reason": self.reasons[number]}) + b"\n")
+            self.stream.write(_dump(record_or_raw(row) | {REASON: self.reasons[number]}) + b"\n")
             self.last, self.taken = number, self.taken + 1
 
     def take_rest(self, dataset: Dataset) -> None:
@@ -246,9 +253,11 @@ def record_or_raw(row: Row) -> dict[str, Any]:
 
 
 def files_of(dataset: Dataset) -> tuple[DataFile, ...]:
-    """Return the files on disk of a data set; none for one on the hub."""
+    """Return the files on disk of a data set, copies included; none for one on the hub or in memory."""
     origin = dataset.origin
-    return origin.files if isinstance(origin, Folder) else (origin,) if isinstance(origin, DataFile) else ()
+    if isinstance(origin, DataFiles | CopiedFiles):
+        return origin.files
+    return (origin,) if isinstance(origin, DataFile) else ()
 
 
 def _raw(row: Row) -> Any:

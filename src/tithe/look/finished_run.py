@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
 
+from tithe.data.dataset import Dataset
 from tithe.errors import DataError, SettingsError, StoreError, TitheError
 from tithe.foreign import foreign, read_json
 from tithe.run.folder import LOCK, RECORD, SCORES, TOKENS, has_finished
@@ -32,15 +33,21 @@ class FinishedRun:
         folder: the run folder.
         record: its `run.json`.
         table: its `scores.parquet`.
+        held: its data, if this process holds it; None to open it by its name.
     """
 
     folder: Path
     record: Mapping[str, Any]
     table: pa.Table = field(repr=False)
+    held: Dataset | None = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, held: Dataset | None = None) -> Self:
         """Read record and table.
+
+        Args:
+            folder: the run folder.
+            held: the data, for a run from Python.
 
         Raises:
             StoreError: it is no run folder, a run is at work in it or has not finished, or it has no scores.
@@ -60,7 +67,7 @@ class FinishedRun:
             raise StoreError(
                 f"the run in `{folder}` did not finish: {status}", hint="the same command goes on from there"
             )
-        return cls(folder, record, read_table(folder / SCORES))
+        return cls(folder, record, read_table(folder / SCORES), held)
 
     @property
     def scorers(self) -> list[str]:
@@ -93,8 +100,13 @@ class FinishedRun:
             TitheError: it cannot be read any more, or has changed.
         """
         settings = self.settings
+        if self.held is None and self.record["dataset"].get("gone"):
+            raise DataError(
+                f"the data of this run, {settings.dataset}, is not on disk: it came from a pipe or from Python",
+                hint="from Python: `tithe.look.look(result, ...)`; of a pipe: write it to a file, and run again",
+            )
         try:
-            source = DataSource.open(settings)
+            source = DataSource.of(self.held) if self.held is not None else DataSource.open(settings)
         except TitheError as error:
             raise DataError(
                 f"the data of this run cannot be read: {error}", hint="it must be where it was when the run read it"

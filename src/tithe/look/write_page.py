@@ -20,6 +20,7 @@ from tithe.look.page_data import Page, gather, shown_places
 from tithe.look.token_losses import TokenLosses
 from tithe.report.reporter import Reporter
 from tithe.run.folder import check_places, inputs_of
+from tithe.run.results import ScoreResult, SelectResult
 
 PARTS = Path(__file__).parent
 USUAL = "look.html"
@@ -51,8 +52,8 @@ class Looked:
 
 
 def look(
-    folder: Path,
-    output: Path | None = None,
+    run: Path | str | ScoreResult | SelectResult,
+    output: Path | str | None = None,
     *,
     tokens: int | None = None,
     overwrite: bool = False,
@@ -61,7 +62,7 @@ def look(
     """Write the page of a finished run.
 
     Args:
-        folder: the run folder.
+        run: the run folder; from Python also the result of a run with a `run_dir`.
         output: the page; `look.html` in the run folder by default.
         tokens: for how many records the loss of every token is shown, the kept ones first. None shows what the run
             has kept (`--per-token`). What it has not kept is read with its model.
@@ -74,17 +75,32 @@ def look(
     reporter = reporter or Reporter()
     if tokens is not None and tokens < 0:
         raise SettingsError(f"the tokens of a number of records are shown, not of {tokens}")
-    run = FinishedRun.open(folder)
-    path = output or folder / USUAL
-    check_places(path, overwrite or output is None, run.settings.dataset, folder, inputs_of(run.settings))
-    places = shown_places(run)
-    count = tokens if tokens is not None else (MOST_TOKENS if run.keeps_tokens else 0)
-    losses = TokenLosses.of(run, places.first(count), reporter)
-    page = gather(run, places, losses)
+    opened = open_run(run)
+    path = Path(output) if output else opened.folder / USUAL
+    check_places(path, overwrite or output is None, opened.settings.dataset, opened.folder, inputs_of(opened.settings))
+    places = shown_places(opened)
+    count = tokens if tokens is not None else (MOST_TOKENS if opened.keeps_tokens else 0)
+    losses = TokenLosses.of(opened, places.first(count), reporter)
+    page = gather(opened, places, losses)
     text = render(page)
     with atomic(path, overwrite=True) as stream:
         stream.write(text)
     return Looked(path, page.records, page.of, page.tokens, len(text))
+
+
+def open_run(run: Path | str | ScoreResult | SelectResult) -> FinishedRun:
+    """Open a run by its folder, or by its result, which also has its data.
+
+    Raises:
+        StoreError: it is no finished run.
+        SettingsError: the run kept no folder.
+    """
+    if isinstance(run, str | Path):
+        return FinishedRun.open(Path(run))
+    scored = run.scored if isinstance(run, SelectResult) else run
+    if scored.folder is None:
+        raise SettingsError("this result has no run folder", hint="run it with `run_dir=...`")
+    return FinishedRun.open(scored.folder, scored.dataset)
 
 
 def render(page: Page) -> bytes:

@@ -122,7 +122,12 @@ class TerminalReporter(Reporter):
         rate = (tokens - self.tokens_before) / lasted if self.reading and lasted > 0.5 else None
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=round(self.examples), rate=rate, left=self.left(now))
-        elif now - self.spoke >= EVERY:
+        else:
+            self.show(now, rate)
+
+    def show(self, now: float, rate: float | None) -> None:
+        """Show the progress where there is no bar: a line every ten seconds."""
+        if now - self.spoke >= EVERY:
             self.spoke = now
             self.say(self.line(now, rate))
 

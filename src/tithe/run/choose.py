@@ -13,7 +13,6 @@ import numpy as np
 from tithe.contamination.overlap import ContaminationResult, find
 from tithe.data.dataset import Dataset
 from tithe.data.ids import strip_occurrence
-from tithe.data.writers import Reason
 from tithe.errors import SettingsError, did_you_mean
 from tithe.planner import without_details
 from tithe.records import FloatArray, Scores, Selection, without_number
@@ -234,19 +233,6 @@ def with_reasons(chosen: SelectResult) -> Iterator[pa.Table]:
         rows = zip(part["id"].to_pylist(), part["problem"].to_pylist(), strict=True)
         reasons = [problem if id_ is None else dropped.get(id_) for id_, problem in rows]
         yield part.append_column("dropped", pa.array(reasons, pa.string()))
-
-
-def reasons_by_row(chosen: SelectResult) -> dict[int, Reason]:
-    """Return row -> reason for every record of which nothing is kept; several turns give a list of reasons."""
-    table, kept = chosen.scored.score_table, chosen.rows()
-    reasons: dict[int, Reason] = {}
-    for id_, row, problem in zip(table.values("id"), table.values("row"), table.values("problem"), strict=True):
-        if row in kept:
-            continue
-        why = chosen.selection.dropped[id_] if id_ is not None else problem
-        before = reasons.get(row)
-        reasons[row] = why if before is None else [*([before] if isinstance(before, str) else before), why]
-    return reasons
 
 
 def narrow_scores(chosen: SelectResult, dataset: Dataset, learned: dict[str, Any]) -> ScoreResult:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from tithe.data.locating import local_paths, matches
 from tithe.data.outfile import atomic, check_writable, demand_file, link_target, part_stem, try_to_write
 from tithe.data.sniff import container_suffix
 from tithe.errors import OutputError, SettingsError, StoreError, TitheError
@@ -63,20 +64,26 @@ def check_places(
     Raises:
         OutputError: the output exists, cannot be written, or would change an input.
     """
-    source = Path(dataset).expanduser()
-    if folder is not None and source.is_dir() and folder.resolve() == source.resolve():
-        raise OutputError(
-            f"the run folder `{folder}` is the data set itself", hint="its files would be read as data the next time"
-        )
+    sources = local_paths(dataset)
+    for source in sources:
+        if folder is not None and source.is_dir() and folder.resolve() == source.resolve():
+            raise OutputError(
+                f"the run folder `{folder}` is the data set itself", hint="its files would be read as data next time"
+            )
     if output is None:
         return
     demand_file(output)
     place = link_target(output)
-    if source.is_file() and (place == source.resolve() or (output.exists() and output.samefile(source))):
-        raise OutputError(f"the output `{output}` is the data set itself", hint="name another file with `-o`")
-    if source.is_dir() and place.parent == source.resolve() and container_suffix(output):
+    for source in sources:
+        if source.is_file() and (place == source.resolve() or (output.exists() and output.samefile(source))):
+            raise OutputError(f"the output `{output}` is the data set itself", hint="name another file with `-o`")
+        if source.is_dir() and place.parent == source.resolve() and container_suffix(output):
+            raise OutputError(
+                f"the output `{output}` lies in the data set's folder", hint="it would be read as data the next time"
+            )
+    if matches(dataset, place) or matches(dataset, output):
         raise OutputError(
-            f"the output `{output}` lies in the data set's folder", hint="it would be read as data the next time"
+            f"the output `{output}` matches the pattern `{dataset}`", hint="it would be read as data the next time"
         )
     own = (TOKENS, DROPPED, RECORD, *LEARNED, *(() if scores else (SCORES,)))
     if folder is not None and place.parent == folder.resolve() and output.name in own:

@@ -24,7 +24,6 @@ from tithe.run.choose import (
     input_columns,
     narrow_scores,
     ranking_scorer,
-    reasons_by_row,
     suggest_changes,
     with_reasons,
 )
@@ -174,7 +173,7 @@ def select(
 def write_dropped_and_record(result: SelectResult, folder: Path | None) -> None:
     """Write the dropped records and the run record."""
     if folder is not None:
-        write_dropped(result.scored.dataset, reasons_by_row(result), folder / DROPPED)
+        write_dropped(result.scored.dataset, result.reasons_by_row(), folder / DROPPED)
         write_json(folder / RECORD, result.record)
 
 
@@ -188,7 +187,7 @@ def write_kept_and_dropped(
     try:
         with ExitStack() as stack:
             dropped = DroppedRecords(
-                stack.enter_context(atomic(folder / DROPPED, overwrite=True)), reasons_by_row(result)
+                stack.enter_context(atomic(folder / DROPPED, overwrite=True)), result.reasons_by_row()
             )
 
             def finish() -> None:

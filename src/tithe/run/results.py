@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from tithe.data.dataset import Dataset
 from tithe.data.input_check import InputCheck
-from tithe.data.writers import DroppedRecords, OutShape
+from tithe.data.writers import DroppedRecords, OutShape, Reason
 from tithe.errors import SettingsError, brief, did_you_mean
+from tithe.extras import install_hint
 from tithe.records import Scores, Selection
+from tithe.report.notebook import histogram, html, quantile_rows
 from tithe.run.folder import check_places, check_scores_file, write_table
+from tithe.run.objects import ChosenRecords, Part, load_package
 from tithe.run.table import ScoreTable
 from tithe.stages import Stage
 
@@ -38,6 +41,12 @@ class PlanResult:
 
     def __repr__(self) -> str:
         return f"<PlanResult: {self}>"
+
+    def _repr_html_(self) -> str:
+        counts = self.record["counts"]
+        passes = [(f"forward passes, {kind}", f"{n:,}") for kind, n in counts["passes"].items()]
+        rows = [("examples", f"{counts['examples']:,}"), *passes, ("tokens", f"{counts['forward_tokens']:,}")]
+        return html("What a run would read", [("", "number"), *rows])
 
     def __str__(self) -> str:
         counts = self.record["counts"]
@@ -87,6 +96,19 @@ class ScoreResult:
             raise SettingsError(f"no scores of `{name}`", hint=did_you_mean(name, self.score_table.scorers))
         return self.score_table.scores(name)
 
+    def to_pandas(self) -> Any:
+        """Return the score table as a pandas DataFrame; its `row` counts the records of the data set from 0."""
+        load_package("pandas")
+        return self.table.to_pandas()
+
+    def to_polars(self) -> Any:
+        """Return the score table as a polars DataFrame."""
+        return load_package("polars").from_arrow(self.table)
+
+    def to_dataset(self) -> Any:
+        """Return the score table as a `datasets.Dataset`, in memory."""
+        return load_package("datasets", install_hint("hub")).Dataset(self.table)
+
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the score table as Parquet.
 
@@ -96,6 +118,12 @@ class ScoreResult:
         check_scores_file(Path(path))
         check_places(Path(path), overwrite, self.dataset.source, self.folder, scores=True)
         write_table(Path(path), self.score_table.parts())
+
+    def _repr_html_(self) -> str:
+        columns = {name: self.score_table.floats(name) for name in self.score_table.scorers}
+        without = {name: self.score_table.without_score(name) for name in columns}
+        drawings = "".join(histogram(name, values) for name, values in columns.items())
+        return html(repr(self)[1:-1], quantile_rows(columns, without), drawings=drawings)
 
     def __len__(self) -> int:
         return len(self.score_table)
@@ -139,11 +167,61 @@ class SelectResult:
         """Id -> reason, for the dropped examples."""
         return dict(self.selection.dropped)
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Yield the kept records, unchanged from the input."""
-        self.scored.input_check.check()  # row numbers mean nothing in a changed file
-        rows = self.rows()
-        return (record for row, record in self.scored.dataset.records() if row in rows)
+    def records(self, part: Part = "kept") -> Iterator[dict[str, Any]]:
+        """Yield the kept records, unchanged from the input, or the dropped ones with their reason in `tithe_reason`."""
+        return iter(self.part(part))
+
+    def to_list(self, part: Part = "kept") -> list[dict[str, Any]]:
+        """Return the kept records, or the dropped ones with their reasons."""
+        return list(self.part(part))
+
+    def to_dataset(self, part: Part = "kept") -> Any:
+        """Return the kept records, or the dropped ones with their reasons, as a `datasets.Dataset`.
+
+        Raises:
+            OutputError: the records do not fit the columns of a table.
+            MissingExtraError: the package is not installed.
+        """
+        return self.part(part).to_dataset()
+
+    def to_pandas(self, part: Part = "kept") -> Any:
+        """Return the kept records, or the dropped ones with their reasons, as a pandas DataFrame; see `to_dataset`."""
+        return self.part(part).to_pandas()
+
+    def to_polars(self, part: Part = "kept") -> Any:
+        """Return the kept records, or the dropped ones with their reasons, as a polars DataFrame; see `to_dataset`."""
+        return self.part(part).to_polars()
+
+    def to_arrow(self, part: Part = "kept") -> pa.Table:
+        """Return the kept records, or the dropped ones with their reasons, as an Arrow table; see `to_dataset`."""
+        return self.part(part).to_arrow()
+
+    def part(self, part: Part) -> ChosenRecords:
+        """Return the kept or the dropped records.
+
+        Raises:
+            SettingsError: an unknown part.
+            DataError: the data has changed since it was scored.
+        """
+        if part not in get_args(Part):
+            raise SettingsError(f"a selection has no part `{part}`", hint=did_you_mean(part, get_args(Part)))
+        self.scored.input_check.check()  # row numbers mean nothing in changed data
+        if part == "kept":
+            return ChosenRecords(self.scored.dataset, self.rows())
+        reasons = self.reasons_by_row()
+        return ChosenRecords(self.scored.dataset, reasons, reasons)
+
+    def reasons_by_row(self) -> dict[int, Reason]:
+        """Return row -> reason for every record of which nothing is kept; several turns give a list of reasons."""
+        table, kept = self.scored.score_table, self.rows()
+        reasons: dict[int, Reason] = {}
+        for id_, row, problem in zip(table.values("id"), table.values("row"), table.values("problem"), strict=True):
+            if row in kept:
+                continue
+            why = self.selection.dropped[id_] if id_ is not None else problem
+            before = reasons.get(row)
+            reasons[row] = why if before is None else [*([before] if isinstance(before, str) else before), why]
+        return reasons
 
     def rows(self) -> dict[int, set[int]]:
         """Return row -> kept turns."""
@@ -183,6 +261,16 @@ class SelectResult:
         write_records(
             self.scored.dataset, self.rows(), path, shape=shape, overwrite=overwrite, dropped=dropped, then=then
         )
+
+    def _repr_html_(self) -> str:
+        lines = str(self).splitlines()
+        rows = [("dropped", "reason"), *((f"{n:,}", brief(why)) for why, n in self.selection.reasons().items())]
+        more = rows[MOST_REASONS + 1 :]
+        notes = [*([f"and {len(more):,} other reasons"] if more else []), *([self.note] if self.note else [])]
+        kept = set(self.selection.kept)
+        chosen = np.array([id_ in kept for id_ in self.scores.ids], bool)
+        drawings = histogram(self.scores.by, np.asarray(self.scores.values, float), chosen)
+        return html(lines[0], rows[: MOST_REASONS + 1], notes, drawings)
 
     def __len__(self) -> int:
         return len(self.selection.kept)

@@ -83,8 +83,12 @@ class DataSource:
         """
         s = settings
         name = named_dataset(s.dataset)
-        found = open_dataset(name, format=s.format, turns=s.turns, split=s.split, strict=s.strict, limit=s.limit)
-        return cls(found, InputCheck(found))
+        return cls.of(open_dataset(name, format=s.format, turns=s.turns, split=s.split, strict=s.strict, limit=s.limit))
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Self:
+        """Hash an opened data set."""
+        return cls(dataset, InputCheck(dataset))
 
     def part(self, places: Mapping[int, Collection[int]]) -> DataSource:
         """Return a source with these examples only.
