@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tithe import run
+from tithe.data.columns import read_columns
 from tithe.data.dataset import Dataset, open_dataset
 from tithe.errors import SettingsError
 from tithe.lab.speed.forecast import BenchResult
@@ -28,8 +29,18 @@ def load(
     split: str | None = None,
     strict: bool = False,
     limit: int | None = None,
+    columns: Mapping[str, str] | Sequence[str] | str = (),
 ) -> Dataset:
     """Open a data set: a file, a folder, a hub id, or `starter`. Iterate over it for `Example`s and `BadRow`s.
+
+    Args:
+        source: file, folder, hub id, or `starter`.
+        format: shape of the records, or `auto`.
+        turns: the `last` assistant turn of a dialogue, or `all` of them.
+        split: split of a hub data set.
+        strict: stop at the first bad row.
+        limit: read only so many records.
+        columns: which column is what, e.g. `{"prompt": "question", "response": "answer"}`.
 
     Raises:
         DataError: it does not exist or cannot be read.
@@ -37,7 +48,8 @@ def load(
     """
     demand_name(source)
     name = named_dataset(str(source))
-    return open_dataset(name, format=format, turns=turns, split=split, strict=strict, limit=limit)
+    own = read_columns(columns)
+    return open_dataset(name, format=format, turns=turns, split=split, strict=strict, limit=limit, columns=own)
 
 
 def plan(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> run.PlanResult:
@@ -108,6 +120,7 @@ def make_settings(kind: type[S], data: Dataset | str | Path, scorer: Specs, sett
     values = dict(settings)
     if isinstance(data, Dataset):
         opened = {name: getattr(data, name) for name in ("format", "turns", "split", "strict", "limit")}
+        opened["columns"] = data.names.entries
         if kind is BenchSettings:  # there `limit` means the size of the sample
             opened["records"] = opened.pop("limit")
         for name in opened.keys() & values.keys():

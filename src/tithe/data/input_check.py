@@ -37,6 +37,8 @@ class InputCheck:
             "format": self.dataset.format,
             "digest": self.digest,
         }
+        if self.dataset.names:
+            found["columns"] = dict(self.dataset.names.given)
         if Path(self.dataset.source).exists():
             found["path"] = str(Path(self.dataset.source).resolve())
         if isinstance(self.dataset.origin, Folder) and self.dataset.origin.passed_over:

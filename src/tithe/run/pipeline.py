@@ -174,7 +174,7 @@ def select(
 def write_dropped_and_record(result: SelectResult, folder: Path | None) -> None:
     """Write the dropped records and the run record."""
     if folder is not None:
-        write_dropped(result.scored.dataset, reasons_by_row(result), folder / DROPPED)
+        write_dropped(result.scored.dataset, reasons_by_row(result), folder / DROPPED, result.scores_beside)
         write_json(folder / RECORD, result.record)
 
 
@@ -183,19 +183,28 @@ def write_kept_and_dropped(
 ) -> None:
     """Write the kept and the dropped records in one pass over the data set; the output gets its name last."""
     if folder is None:
-        result.write(output, shape=settings.shape, overwrite=overwrite)
+        result.write(output, shape=settings.shape, overwrite=overwrite, with_scores=settings.with_scores)
         return
     try:
         with ExitStack() as stack:
             dropped = DroppedRecords(
-                stack.enter_context(atomic(folder / DROPPED, overwrite=True)), reasons_by_row(result)
+                stack.enter_context(atomic(folder / DROPPED, overwrite=True)),
+                reasons_by_row(result),
+                result.scores_beside,
             )
 
             def finish() -> None:
                 stack.close()
                 write_json(folder / RECORD, result.record)
 
-            result.write(output, shape=settings.shape, overwrite=overwrite, dropped=dropped, then=finish)
+            result.write(
+                output,
+                shape=settings.shape,
+                overwrite=overwrite,
+                with_scores=settings.with_scores,
+                dropped=dropped,
+                then=finish,
+            )
     except TitheError:
         write_dropped_and_record(result, folder)  # if the output cannot be written, keep the rest of the results
         raise

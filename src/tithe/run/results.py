@@ -16,7 +16,9 @@ from tithe.data.input_check import InputCheck
 from tithe.data.writers import DroppedRecords, OutShape
 from tithe.errors import SettingsError, brief, did_you_mean
 from tithe.records import Scores, Selection
-from tithe.run.folder import check_places, check_scores_file, write_table
+from tithe.run.folder import check_places
+from tithe.run.record_scores import RecordScores
+from tithe.run.score_files import check_scores_file, write_scores
 from tithe.run.table import ScoreTable
 from tithe.stages import Stage
 
@@ -88,14 +90,14 @@ class ScoreResult:
         return self.score_table.scores(name)
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the score table as Parquet.
+        """Write the score table as Parquet, CSV or JSON lines, by the suffix.
 
         Raises:
             TitheError: it cannot be written there.
         """
         check_scores_file(Path(path))
         check_places(Path(path), overwrite, self.dataset.source, self.folder, scores=True)
-        write_table(Path(path), self.score_table.parts())
+        write_scores(Path(path), self.score_table.parts())
 
     def __len__(self) -> int:
         return len(self.score_table)
@@ -145,6 +147,11 @@ class SelectResult:
         rows = self.rows()
         return (record for row, record in self.scored.dataset.records() if row in rows)
 
+    @cached_property
+    def scores_beside(self) -> RecordScores:
+        """Every scorer's score and rank of each record."""
+        return RecordScores(self.scored.score_table, several=self.scored.dataset.turns == "all")
+
     def rows(self) -> dict[int, set[int]]:
         """Return row -> kept turns."""
         # With `--turns all` a record has several examples, and may be kept in part.
@@ -161,6 +168,7 @@ class SelectResult:
         *,
         shape: OutShape = "same",
         overwrite: bool = False,
+        with_scores: bool = False,
         dropped: DroppedRecords | None = None,
         then: Callable[[], object] = lambda: None,
     ) -> None:
@@ -170,6 +178,7 @@ class SelectResult:
             path: of the file; its suffix decides the file format.
             shape: shape of the records; `same` as the input.
             overwrite: replace an existing file.
+            with_scores: add every scorer's score and rank to the records, as `tithe_score_...` and `tithe_rank_...`.
             dropped: writes the other records in the same pass over the input.
             then: called once all is written, before the file gets its name.
 
@@ -181,7 +190,14 @@ class SelectResult:
         check_places(Path(path), overwrite, self.scored.dataset.source, self.scored.folder)
         self.scored.input_check.check()
         write_records(
-            self.scored.dataset, self.rows(), path, shape=shape, overwrite=overwrite, dropped=dropped, then=then
+            self.scored.dataset,
+            self.rows(),
+            path,
+            shape=shape,
+            overwrite=overwrite,
+            dropped=dropped,
+            then=then,
+            beside=self.scores_beside if with_scores else None,
         )
 
     def __len__(self) -> int:

@@ -23,7 +23,6 @@ from tithe.run.folder import (
     TOKENS,
     RecordWriter,
     check_places,
-    check_scores_file,
     inputs_of,
     recorded_run,
     remove_partial_files,
@@ -33,6 +32,7 @@ from tithe.run.folder import (
 )
 from tithe.run.method import Method, Setup, basic_record, residual_name, set_up
 from tithe.run.results import PlanResult, ScoreResult
+from tithe.run.score_files import check_scores_file, write_scores
 from tithe.run.table import ScoreTable, TokenFile
 from tithe.run.workbench import RunBench, note_reply_mass
 from tithe.runners.local import LocalRunner
@@ -144,7 +144,7 @@ def score(
             write_json(folder / RECORD, result.record)
         if output is not None:  # the output comes last: once it exists, the run folder is complete
             remove_partial_files(output)
-            write_table(output, result.score_table.parts())
+            write_scores(output, result.score_table.parts())
     return result
 
 
