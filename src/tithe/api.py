@@ -15,9 +15,9 @@ from tithe.lab.speed.forecast import BenchResult
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.speed import bench as measure
 from tithe.run.source import named_dataset
-from tithe.settings import ScoreSettings, SelectSettings, with_preset
+from tithe.settings import ExampleSettings, ScoreSettings, SelectSettings, Settings, with_preset
 
-S = TypeVar("S", bound=ScoreSettings)
+S = TypeVar("S", bound=Settings)
 Specs = str | Sequence[str] | None
 
 
@@ -125,13 +125,16 @@ def make_settings(kind: type[S], data: Dataset | str | Path, scorer: Specs, sett
             opened["records"] = opened.pop("limit")
         for name in opened.keys() & values.keys():
             raise SettingsError(f"`{name}` is set when a data set is opened", hint=f"`tithe.load(..., {name}=...)`")
+        for name in opened.keys() - kind.model_fields.keys():
+            if opened.pop(name) != ExampleSettings.model_fields[name].default:
+                raise SettingsError(f"`{name}` of the opened data set is not read here", hint="give the path instead")
         values |= {"dataset": data.source, **opened}
     else:
         demand_name(data, "a path, a hub id or what `tithe.load` gives")
         values["dataset"] = str(data)
     if scorer is not None:
         values["scorer"] = scorer if isinstance(scorer, str) else tuple(scorer)
-    return with_preset(kind, values)
+    return with_preset(kind, values) if issubclass(kind, ScoreSettings) else kind.of(values)
 
 
 def demand_name(data: object, accepted: str = "a path or a hub id") -> None:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, Self, cast, get_args
 
-from tithe.data.columns import ColumnNames, demand_text, guess_columns, unknown_column
+from tithe.data.columns import UNNAMED, ColumnNames, demand_text, guess_columns, unknown_column
 from tithe.data.containers import DataFile, Row
 from tithe.data.feedback import explain_preference_data
 from tithe.data.formats import Record, Shape, Turns, detect_shape, matching_shapes
@@ -84,7 +84,7 @@ class Dataset:
     columns_seen: tuple[str, ...]
     origin: RowSource
     split: str | None = None
-    names: ColumnNames = ColumnNames()
+    names: ColumnNames = UNNAMED
 
     def __iter__(self) -> Iterator[Example | BadRow]:
         """Yield one example per record in order (with `turns="all"` one per turn), or a bad row with its reason."""
@@ -241,7 +241,7 @@ def names_in_files(origin: RowSource, names: ColumnNames) -> RowSource:
 def _detect_columns(
     name: str, origin: RowSource, format: str, names: ColumnNames, beside: bool
 ) -> tuple[Shape, tuple[str, ...], ColumnNames]:
-    """Return the shape, the columns of the first records, and the named columns; read on until a record can be parsed."""
+    """Return the shape, the columns of the first records, and the named ones; read on until a record can be parsed."""
     records: list[Record] = []
     first: Row | None = None
     for number, row in enumerate(origin.rows()):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from tithe.data.columns import ColumnNames
+from tithe.data.columns import UNNAMED, ColumnNames
 from tithe.data.dataset import Dataset
 from tithe.data.formats import COMPLETIONS, CONVERSATIONS, Shape, Turns, read_dialogue
 from tithe.data.ids import Occurrences
@@ -55,7 +55,7 @@ class Survey:
 
     shape: Shape
     turns: Turns = "last"
-    names: ColumnNames = ColumnNames()
+    names: ColumnNames = UNNAMED
     records: int = 0
     examples: int = 0
     columns: Counter[str] = field(default_factory=Counter)

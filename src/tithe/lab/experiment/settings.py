@@ -267,8 +267,16 @@ def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
     given = {key: value for key, value in flags.items() if value is not None}
     if (key_env := given.pop("api_key_env", None)) is not None and isinstance(values.get("judge"), Mapping):
         values["judge"] = {**values["judge"], "api_key_env": key_env}
-    values |= given
-    return fill_in_like(ExperimentSettings.of(values))
+    return experiment_from(values | given)
+
+
+def experiment_from(values: Mapping[str, Any]) -> ExperimentSettings:
+    """Make an experiment's settings from its values, as the YAML file has them.
+
+    Raises:
+        SettingsError: an unknown key, or a value that cannot be.
+    """
+    return fill_in_like(ExperimentSettings.of(underscored(values, "the experiment")))
 
 
 def fill_in_like(settings: ExperimentSettings) -> ExperimentSettings:
