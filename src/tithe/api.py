@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from tithe import run
 from tithe.data.columns import read_columns
 from tithe.data.dataset import Dataset, open_dataset
+from tithe.engine.model_source import lent_model
 from tithe.errors import SettingsError
 from tithe.lab.speed.forecast import BenchResult
 from tithe.lab.speed.settings import BenchSettings
@@ -54,7 +56,8 @@ def load(
 
 def plan(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> run.PlanResult:
     """Count what scoring would read; needs only the model's tokenizer. Settings as in `ScoreSettings`."""
-    return run.plan(make_settings(ScoreSettings, data, scorer, settings))
+    with lent(settings) as given:
+        return run.plan(make_settings(ScoreSettings, data, scorer, given))
 
 
 def bench(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> BenchResult:
@@ -68,7 +71,8 @@ def bench(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) 
     Raises:
         TitheError: with one sentence, and often a hint.
     """
-    return measure(make_settings(BenchSettings, data, scorer, settings))
+    with lent(settings) as given:
+        return measure(make_settings(BenchSettings, data, scorer, given))
 
 
 def score(
@@ -80,12 +84,14 @@ def score(
         data: what `load` gives, or what it takes.
         scorer: one or more scorer specs, e.g. `"ifd,length"`; `ifd` where neither it nor a preset is given.
         run_dir: folder that keeps answers, so that a later call goes on from there; None keeps nothing.
-        settings: as in `ScoreSettings`: `model`, `preset`, `template`, `max_length`, `dtype`, `device`, ...
+        settings: as in `ScoreSettings`: `model`, `preset`, `template`, `max_length`, `dtype`, `device`, ... The model
+            may also be one in memory, with its `tokenizer`.
 
     Raises:
         TitheError: with one sentence, and often a hint.
     """
-    return run.score(make_settings(ScoreSettings, data, scorer, settings), folder=folder(run_dir))
+    with lent(settings) as given:
+        return run.score(make_settings(ScoreSettings, data, scorer, given), folder=folder(run_dir))
 
 
 def select(
@@ -108,7 +114,8 @@ def select(
     Raises:
         TitheError: with one sentence, and often a hint.
     """
-    return run.select(make_settings(SelectSettings, data, scorer, {**settings, "keep": keep}), folder=folder(run_dir))
+    with lent(settings) as given:
+        return run.select(make_settings(SelectSettings, data, scorer, {**given, "keep": keep}), folder=folder(run_dir))
 
 
 def make_settings(kind: type[S], data: Dataset | str | Path, scorer: Specs, settings: dict[str, Any]) -> S:
@@ -135,6 +142,30 @@ def make_settings(kind: type[S], data: Dataset | str | Path, scorer: Specs, sett
     if scorer is not None:
         values["scorer"] = scorer if isinstance(scorer, str) else tuple(scorer)
     return with_preset(kind, values) if issubclass(kind, ScoreSettings) else kind.of(values)
+
+
+@contextmanager
+def lent(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the settings with a name in place of a model in memory, which is lent to the run for this time.
+
+    Raises:
+        TitheError: the model cannot be read in place, or there is a tokenizer without it.
+    """
+    values = dict(settings)
+    tokenizer, model = values.pop("tokenizer", None), values.get("model")
+    if model is None or isinstance(model, str | PathLike):
+        if tokenizer is not None:
+            raise SettingsError(
+                "`tokenizer` is read only beside a model in memory", hint="a model's folder has its own tokenizer"
+            )
+        yield values if model is None else {**values, "model": str(model)}
+        return
+    if values.get("warmup"):
+        raise SettingsError(
+            "`warmup` trains a model from its files, and this one is in memory", hint="leave it out, or give the folder"
+        )
+    with lent_model(model, tokenizer) as name:
+        yield {**values, "model": name}
 
 
 def demand_name(data: object, accepted: str = "a path or a hub id") -> None:

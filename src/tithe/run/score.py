@@ -341,7 +341,8 @@ def make_runner(setup: Setup, answers_in: Path, load: Callable[[], Engine], repo
         readouts=setup.readouts,
     )
     if setup.needs_model:
-        runner.tokenisers = Tokenisers(model.files, setup.renderer, s.trust_remote_code, reporter.say)
+        if model.files.held is None:  # processes would need the tokenizer's files
+            runner.tokenisers = Tokenisers(model.files, setup.renderer, s.trust_remote_code, reporter.say)
         runner.overlapped = model.devices[0].type != "cpu"
     runner.progress = lambda examples: reporter.progress(examples, runner.work.tokens)
     return runner
