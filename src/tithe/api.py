@@ -54,10 +54,20 @@ def load(
     return open_dataset(name, format=format, turns=turns, split=split, strict=strict, limit=limit, columns=own)
 
 
-def plan(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> run.PlanResult:
-    """Count what scoring would read; needs only the model's tokenizer. Settings as in `ScoreSettings`."""
+def plan(data: Dataset | str | Path, *, scorer: Specs = None, timed: bool = True, **settings: Any) -> run.PlanResult:
+    """Count what scoring would read, show one example as the model reads it, and say how long it would take.
+
+    Args:
+        data: what `load` gives, or what it takes.
+        scorer: as of `score`.
+        timed: read a few records, if the model's weights are here; without this only the tokenizer is needed.
+        settings: as in `ScoreSettings`.
+
+    Raises:
+        TitheError: with one sentence, and often a hint.
+    """
     with lent(settings) as given:
-        return run.plan(make_settings(ScoreSettings, data, scorer, given))
+        return run.plan(make_settings(ScoreSettings, data, scorer, given), timed=timed)
 
 
 def bench(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> BenchResult:

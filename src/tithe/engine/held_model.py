@@ -126,7 +126,9 @@ def demand_readable(given: Any, tokenizer: Any) -> None:
         )
     model = given.get_base_model() if is_peft(given) else given
     if getattr(model.config, "is_encoder_decoder", False) or model.get_output_embeddings() is None:
-        raise ModelError(f"`{type(model).__name__}` is not a causal language model", hint="give one with an output head")
+        raise ModelError(
+            f"`{type(model).__name__}` is not a causal language model", hint="give one with an output head"
+        )
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ModelError(
             f"a part of the `{type(model).__name__}` is not in memory but offloaded", hint="give its folder instead"

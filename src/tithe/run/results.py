@@ -41,10 +41,29 @@ class PlanResult:
     def __repr__(self) -> str:
         return f"<PlanResult: {self}>"
 
+    @property
+    def template(self) -> str:
+        """Name of the template in use."""
+        return str(self.record["template"]["template"])
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """The first example as the model reads it: `prompt` and `response`, or a `problem`."""
+        found: dict[str, Any] = self.record["example"]
+        return found
+
+    @property
+    def seconds(self) -> float | None:
+        """About how long the run takes here; None if nothing was measured; `record["time"]` says why."""
+        found: float | None = self.record["time"].get("seconds")
+        return found
+
     def __str__(self) -> str:
         counts = self.record["counts"]
         passes = ", ".join(f"{n:,} {kind}" for kind, n in counts["passes"].items()) or "none"
-        return f"{counts['examples']:,} examples, forward passes: {passes}, {counts['forward_tokens']:,} tokens"
+        return f"{counts['examples']:,} examples, forward passes: {passes}, {counts['forward_tokens']:,} tokens" + (
+            "" if self.seconds is None else f", about {duration(self.seconds)}"
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -262,6 +281,14 @@ class PipelineResult(SelectResult):
         lines = [f"kept {len(self):,} of {len(self.scores):,} by {self.selection.by}"]
         lines += [f"{done.stage.label}: {done.sentence}" for done in self.stages]
         return "\n".join(lines + ([self.note] if self.note else []))
+
+
+def duration(seconds: float) -> str:
+    """Format seconds in the unit that fits."""
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
 def share(part: int, whole: int) -> str:

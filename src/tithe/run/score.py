@@ -31,6 +31,7 @@ from tithe.run.folder import (
     write_table,
 )
 from tithe.run.method import Method, Setup, basic_record, residual_name, set_up
+from tithe.run.plan_example import rendered_example
 from tithe.run.results import PlanResult, ScoreResult
 from tithe.run.score_files import check_scores_file, write_scores
 from tithe.run.table import ScoreTable, TokenFile
@@ -45,8 +46,13 @@ if TYPE_CHECKING:
 PLANNED_BUDGET = 1024  # tokens per batch, as on a CPU; larger batches share more
 
 
-def plan(settings: ScoreSettings, reporter: Reporter | None = None) -> PlanResult:
-    """Count what a run would read, in bounded memory and without loading a model.
+def plan(settings: ScoreSettings, reporter: Reporter | None = None, *, timed: bool = False) -> PlanResult:
+    """Count what a run would read, in bounded memory, and show its first example.
+
+    Args:
+        settings: of the run.
+        reporter: prints progress and notes.
+        timed: also load the model, if its weights are here, and read a few records, to say how long the run takes.
 
     Raises:
         TitheError: the run would fail; covers all that can be checked without the model.
@@ -84,6 +90,8 @@ def plan(settings: ScoreSettings, reporter: Reporter | None = None) -> PlanResul
             "forward_flops": shape.flops(cost.tokens, cost.scored),
             "weight_bytes": {dtype: shape.memory(dtype) for dtype in BYTES},
         }
+    record["example"] = rendered_example(setup)
+    record["time"] = plugins.step("time")(setup, record, reporter) if timed else {}
     return PlanResult(record)
 
 
