@@ -343,7 +343,7 @@ def export(
     )
 
 
-def contamination(
+def find_contamination(
     data: Place,
     against: Place | Sequence[Place],
     *,

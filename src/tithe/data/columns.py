@@ -51,6 +51,7 @@ FIELDS: Mapping[Shape, Mapping[str, tuple[str, ...]]] = {
     "sharegpt": {"messages": CONVERSATIONS},
 }
 SHARED: Mapping[str, tuple[str, ...]] = {"system": ("system",), "tools": ("tools", "functions")}
+NO_RESPONSE = tuple(f"no `{names[0]}` (or `{names[1]}`)" for names in (OUTPUTS, COMPLETIONS))
 _NEXT = re.compile(r",(?=\s*\w+\s*=)")  # a comma inside a column's name stays there
 
 
@@ -182,7 +183,8 @@ class ColumnNames:
             shape: sum(shape in matching_shapes(self.view(record, shape)) for record in records) for shape in fitting
         }
         best = max(fitting, key=lambda shape: counts[shape])  # of equal ones the first
-        return best if counts[best] else None
+        # Prompts alone are enough for some commands; for the others every record is a bad row.
+        return best if counts[best] else detect_shape([self.view(record, fitting[0]) for record in records])
 
     def fields(self, shape: Shape) -> Mapping[str, tuple[str, ...]]:
         """Return role -> its names in a shape, for the roles that have a column."""
@@ -284,7 +286,10 @@ class ColumnNames:
         notes = (*notes, *(f"`{name}` is not read: it is no part of the dialogue" for name in hidden if record[name]))
         for item in read_examples(change(self.view(record, shape)), shape, turns, row, where, seen, notes):
             if isinstance(item, BadRow):
-                yield replace(item, reason=self.own_words(item.reason, shape))
+                unnamed = "response" not in self.given and item.reason.startswith(NO_RESPONSE)
+                listed = quoted_names([*record]) if isinstance(record, Mapping) else ""
+                said = f"no response: there is {listed}, and `columns` names none of them the response"
+                yield replace(item, reason=said if unnamed else self.own_words(item.reason, shape))
             elif hidden:
                 yield replace(item, columns={**item.columns, **{name: record[name] for name in hidden}})
             else:

@@ -120,7 +120,7 @@ def demand_readable(given: Any, tokenizer: Any) -> None:
         )
     if is_peft(given) and getattr(given.active_peft_config, "is_prompt_learning", False):
         raise ModelError(
-            f"the adapter in memory is of type {given.active_peft_config.peft_type.value}, which puts tokens of its own "
+            f"the adapter in memory is of type {given.active_peft_config.peft_type.value}, which puts its own tokens "
             "before each prompt",
             hint="adapters inside the layers, such as LoRA, can be read",
         )
