@@ -47,7 +47,7 @@ def test_an_unknown_name_is_none() -> None:
 
 @pytest.mark.slow
 def test_tune_then_evaluate(data: Path, model_dir: Path, tmp_path: Path) -> None:
-    given = {"model": str(model_dir), "max_steps": 1, "train_batch_size": 2, "max_length": 64}
+    given = {"model": str(model_dir), "max_steps": 2, "warmup_ratio": 0.0, "train_batch_size": 2, "max_length": 64}
     trained = tithe.tune(tithe.load(data, columns=NAMED), output=tmp_path / "tuned", **given)
     assert trained.folder == tmp_path / "tuned" and trained.record["identity"]
     found = tithe.evaluate(tmp_path / "tuned", output=tmp_path / "results", holdout=data, columns=NAMED)

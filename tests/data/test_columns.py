@@ -155,7 +155,7 @@ def test_what_a_setting_may_look_like(given: Any, entries: tuple[str, ...]) -> N
     ],
 )
 def test_impossible_settings(given: Any, words: str, hint: str) -> None:
-    with pytest.raises(SettingsError, match=".") as error:
+    with pytest.raises(SettingsError) as error:
         read_columns(given)
     assert words in str(error.value) and hint in str(error.value.hint)
 
@@ -199,7 +199,7 @@ def test_a_column_of_few_records_is_found_behind_the_first_hundred(tmp_path: Pat
 def test_an_unknown_shape_gets_a_guess_to_paste(tmp_path: Path, record: dict[str, Any], guess: str) -> None:
     assert guess_columns([record]) == guess
     with pytest.raises(DataError, match="no known shape") as error:
-        open_dataset(put(tmp_path, [record]))
+        open_dataset(put(tmp_path, [record, record]))
     assert f"`--columns {guess}`" in str(error.value.hint)
 
 

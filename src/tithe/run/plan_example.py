@@ -50,7 +50,7 @@ def example_lines(example: Mapping[str, Any], width: int | None = None) -> Itera
     cut = f", {example['cut_tokens']:,} cut" if example["cut_tokens"] else ""
     yield f"first example as the model reads it, {example['where']}{cut}:"
     columns = shutil.get_terminal_size((100, 24)).columns if width is None else width
-    room = max(LEAST, min(MOST, columns)) - len("  response | ")
+    space = max(LEAST, min(MOST, columns)) - len("  response | ")
     for side in ("prompt", "response"):
         tokens = f"{example[f'{side}_tokens']:,} tokens"
         yield f"  {side}, {tokens}{' (scored)' if side == 'response' else ''}"
@@ -58,10 +58,10 @@ def example_lines(example: Mapping[str, Any], width: int | None = None) -> Itera
         # The end of a prompt shows where the response begins, so the middle is left out.
         shown = lines if len(lines) <= LINES else [*lines[: LINES - 3], None, *lines[-2:]]
         for line in shown:
-            yield "    | ..." if line is None else f"    | {clip(printable(line), room)}"
+            yield "    | ..." if line is None else f"    | {clip(printable(line), space)}"
 
 
-def clip(line: str, room: int) -> str:
-    """Cut a line to the room that there is; keep its end, too."""
-    tail = room // 4
-    return line if len(line) <= room else f"{line[: room - tail - 5]} ... {line[len(line) - tail :]}"
+def clip(line: str, space: int) -> str:
+    """Cut a line to the space that there is; keep its end, too."""
+    tail = space // 4
+    return line if len(line) <= space else f"{line[: space - tail - 5]} ... {line[len(line) - tail :]}"
