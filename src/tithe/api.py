@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tithe import run
-from tithe.data.columns import read_columns
 from tithe.data.dataset import Dataset, open_dataset
+from tithe.data.named_columns import read_columns
 from tithe.engine.model_source import lent_model
 from tithe.errors import SettingsError
 from tithe.lab.speed.forecast import BenchResult

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tithe.api import folder, make_settings
-from tithe.data.columns import read_columns
 from tithe.data.dataset import Dataset
+from tithe.data.named_columns import read_columns
 from tithe.errors import SettingsError
 
 if TYPE_CHECKING:

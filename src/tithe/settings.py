@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, ValidationError, field_validator
 
 from tithe import plugins
-from tithe.data.columns import read_columns
+from tithe.data.named_columns import read_columns
 from tithe.errors import SettingsError, brief, did_you_mean
 from tithe.foreign import shown
 from tithe.settings_file import check_powers, read_settings_file

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tithe.data.columns import guess_columns, read_columns
+from tithe.data.columns import guess_columns
 from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.export import write_records
+from tithe.data.named_columns import read_columns
 from tithe.data.survey import survey_dataset
 from tithe.data.trainers import axolotl_snippet, llamafactory_entry, trl_snippet
 from tithe.errors import DataError, SettingsError, TitheError
