@@ -91,9 +91,11 @@ def test_results_do_not_overwrite_what_was_read(tmp_path: Path, model_dir: Path)
     with pytest.raises(OutputError, match="is the data set itself"):
         chosen.write(data, overwrite=True)
     scored = tithe.score(data, scorer="length", model=str(model_dir))
-    with pytest.raises(SettingsError, match="written as parquet"):
-        scored.write(tmp_path / "x.csv")
-    assert data.read_bytes() == before and not (tmp_path / "x.csv").exists()
+    with pytest.raises(SettingsError, match="scores are written as"):
+        scored.write(tmp_path / "x.xlsx")
+    assert data.read_bytes() == before and not (tmp_path / "x.xlsx").exists()
+    scored.write(tmp_path / "x.csv")
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 21
     assert repr(scored).startswith("<ScoreResult: length of 20 rows")
     assert repr(chosen).startswith("<SelectResult: 5 of 20 kept")
 

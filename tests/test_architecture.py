@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tithe"
 # know each other.
 FLOORS = (
     {"__init__", "__main__"},
+    {"lab_api"},
     {"cli", "api"},
     {"lab.experiment"},
     {"lab.judge"},

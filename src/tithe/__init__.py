@@ -14,18 +14,57 @@ from typing import TYPE_CHECKING
 
 from tithe.extras import __version__ as __version__
 
-__all__ = ["bench", "load", "plan", "score", "select"]
+__all__ = [
+    "answer",
+    "bench",
+    "build_tiers",
+    "evaluate",
+    "evaluate_head",
+    "experiment",
+    "export",
+    "find_contamination",
+    "import_tiers",
+    "judge",
+    "load",
+    "plan",
+    "score",
+    "select",
+    "tally",
+    "train_head",
+    "tune",
+    "warmup",
+]
+_CORE = ("bench", "load", "plan", "score", "select")
 
 if TYPE_CHECKING:
     from tithe.api import bench, load, plan, score, select
+    from tithe.lab_api import (
+        answer,
+        build_tiers,
+        evaluate,
+        evaluate_head,
+        experiment,
+        export,
+        find_contamination,
+        import_tiers,
+        judge,
+        tally,
+        train_head,
+        tune,
+        warmup,
+    )
 
 
 def __getattr__(name: str) -> object:
     """Import the public functions on first use, so that `import tithe` stays light."""
-    if name in __all__:
+    if name in _CORE:
         from tithe import api
 
         return getattr(api, name)
+    if name in __all__:
+        from tithe import lab_api
+
+        return getattr(lab_api, name)
     raise AttributeError(f"module `tithe` has no attribute `{name}`")
 
 

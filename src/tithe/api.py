@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from tithe import run
 from tithe.data.dataset import Dataset, open_dataset
 from tithe.data.in_memory import HeldRows, hold, is_name
+from tithe.data.named_columns import read_columns
+from tithe.engine.model_source import lent_model
 from tithe.errors import SettingsError
 from tithe.lab.speed.forecast import BenchResult
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.speed import bench as measure
 from tithe.report.notebook import choose_reporter
 from tithe.run.source import named_dataset
-from tithe.settings import ScoreSettings, SelectSettings, join_names, with_preset
+from tithe.settings import ExampleSettings, ScoreSettings, SelectSettings, Settings, join_names, with_preset
 
-S = TypeVar("S", bound=ScoreSettings)
+S = TypeVar("S", bound=Settings)
 Specs = str | Sequence[str] | None
 # What a data set may be: what `load` gives, a path or hub id or several paths, a list of dicts, a `datasets.Dataset`,
 # a DataFrame of pandas or polars, an Arrow table.
@@ -32,6 +36,7 @@ def load(
     split: str | None = None,
     strict: bool = False,
     limit: int | None = None,
+    columns: Mapping[str, str] | Sequence[str] | str = (),
 ) -> Dataset:
     """Open a data set: files, a hub id, `starter`, or records from Python. Iterate over it for examples and bad rows.
 
@@ -44,18 +49,43 @@ def load(
         strict: raise at the first bad row.
         limit: read only so many records.
 
+    Args:
+        source: file, folder, hub id, or `starter`.
+        format: shape of the records, or `auto`.
+        turns: the `last` assistant turn of a dialogue, or `all` of them.
+        split: split of a hub data set.
+        strict: stop at the first bad row.
+        limit: read only so many records.
+        columns: which column is what, e.g. `{"prompt": "question", "response": "answer"}`.
+
     Raises:
         DataError: it does not exist or cannot be read.
         SettingsError: the source is of a kind that is not read.
     """
-    held = source if is_name(source) else hold(source)
-    return open_dataset(data_name(held), format=format, turns=turns, split=split, strict=strict, limit=limit)
+    held, own = source if is_name(source) else hold(source), read_columns(columns)
+    name = data_name(held)
+    return open_dataset(name, format=format, turns=turns, split=split, strict=strict, limit=limit, columns=own)
 
 
-def plan(data: Source, *, scorer: Specs = None, progress: bool = True, **settings: Any) -> run.PlanResult:
-    """Count what scoring would read; needs only the model's tokenizer. Settings as in `ScoreSettings`."""
+def plan(
+    data: Source, *, scorer: Specs = None, timed: bool = True, progress: bool = True, **settings: Any
+) -> run.PlanResult:
+    """Count what scoring would read, show one example as the model reads it, and say how long it would take.
+
+    Args:
+        data: what `load` gives, or what it takes.
+        scorer: as of `score`.
+        timed: read a few records, if the model's weights are here; without this only the tokenizer is needed.
+        progress: show notes and progress.
+        settings: as in `ScoreSettings`.
+
+    Raises:
+        TitheError: with one sentence, and often a hint.
+    """
     data = hold_data(data)
-    return run.plan(make_settings(ScoreSettings, data, scorer, settings), reporter=choose_reporter(progress))
+    with lent(settings) as given:
+        made = make_settings(ScoreSettings, data, scorer, given)
+        return run.plan(made, timed=timed, reporter=choose_reporter(progress))
 
 
 def bench(data: Source, *, scorer: Specs = None, progress: bool = True, **settings: Any) -> BenchResult:
@@ -71,7 +101,8 @@ def bench(data: Source, *, scorer: Specs = None, progress: bool = True, **settin
         TitheError: with one sentence, and often a hint.
     """
     data = hold_data(data)
-    return measure(make_settings(BenchSettings, data, scorer, settings), choose_reporter(progress))
+    with lent(settings) as given:
+        return measure(make_settings(BenchSettings, data, scorer, given), choose_reporter(progress))
 
 
 def score(
@@ -89,14 +120,16 @@ def score(
         scorer: one or more scorer specs, e.g. `"ifd,length"`; `ifd` where neither it nor a preset is given.
         run_dir: folder that keeps answers, so that a later call goes on from there; None keeps nothing.
         progress: show notes and progress, on stderr or in the notebook.
-        settings: as in `ScoreSettings`: `model`, `preset`, `template`, `max_length`, `dtype`, `device`, ...
+        settings: as in `ScoreSettings`: `model`, `preset`, `template`, `max_length`, `dtype`, `device`, ... The model
+            may also be one in memory, with its `tokenizer`.
 
     Raises:
         TitheError: with one sentence, and often a hint.
     """
     data = hold_data(data)
-    settings_made = make_settings(ScoreSettings, data, scorer, settings)
-    return run.score(settings_made, folder=folder(run_dir), reporter=choose_reporter(progress))
+    with lent(settings) as given:
+        made = make_settings(ScoreSettings, data, scorer, given)
+        return run.score(made, folder=folder(run_dir), reporter=choose_reporter(progress))
 
 
 def select(
@@ -122,8 +155,9 @@ def select(
         TitheError: with one sentence, and often a hint.
     """
     data = hold_data(data)
-    settings_made = make_settings(SelectSettings, data, scorer, {**settings, "keep": keep})
-    return run.select(settings_made, folder=folder(run_dir), reporter=choose_reporter(progress))
+    with lent(settings) as given:
+        made = make_settings(SelectSettings, data, scorer, {**given, "keep": keep})
+        return run.select(made, folder=folder(run_dir), reporter=choose_reporter(progress))
 
 
 def make_settings(kind: type[S], data: Source, scorer: Specs, settings: dict[str, Any]) -> S:
@@ -141,16 +175,44 @@ def make_settings(kind: type[S], data: Source, scorer: Specs, settings: dict[str
     values = dict(settings)
     if isinstance(data, Dataset):
         opened = {name: getattr(data, name) for name in ("format", "turns", "split", "strict", "limit")}
+        opened["columns"] = data.names.entries
         if kind is BenchSettings:  # there `limit` means the size of the sample
             opened["records"] = opened.pop("limit")
         for name in opened.keys() & values.keys():
             raise SettingsError(f"`{name}` is set when a data set is opened", hint=f"`tithe.load(..., {name}=...)`")
+        for name in opened.keys() - kind.model_fields.keys():
+            if opened.pop(name) != ExampleSettings.model_fields[name].default:
+                raise SettingsError(f"`{name}` of the opened data set is not read here", hint="give the path instead")
         values |= {"dataset": data.source, **opened}
     else:
         values["dataset"] = data_name(data)
     if scorer is not None:
         values["scorer"] = scorer if isinstance(scorer, str) else tuple(scorer)
-    return with_preset(kind, values)
+    return with_preset(kind, values) if issubclass(kind, ScoreSettings) else kind.of(values)
+
+
+@contextmanager
+def lent(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the settings with a name in place of a model in memory, which is lent to the run for this time.
+
+    Raises:
+        TitheError: the model cannot be read in place, or there is a tokenizer without it.
+    """
+    values = dict(settings)
+    tokenizer, model = values.pop("tokenizer", None), values.get("model")
+    if model is None or isinstance(model, str | PathLike):
+        if tokenizer is not None:
+            raise SettingsError(
+                "`tokenizer` is read only beside a model in memory", hint="a model's folder has its own tokenizer"
+            )
+        yield values if model is None else {**values, "model": str(model)}
+        return
+    if values.get("warmup"):
+        raise SettingsError(
+            "`warmup` trains a model from its files, and this one is in memory", hint="leave it out, or give the folder"
+        )
+    with lent_model(model, tokenizer) as name:
+        yield {**values, "model": name}
 
 
 def hold_data(data: Source) -> Source:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ValidationError, field_validator
+from pydantic import BeforeValidator, ValidationError, field_validator
 
 from tithe import plugins
+from tithe.data.named_columns import read_columns
 from tithe.errors import SettingsError, brief, did_you_mean
 from tithe.foreign import shown
 from tithe.settings_file import check_powers, read_settings_file
@@ -26,6 +27,7 @@ NAMED_DATASET = Flag(("--dataset-name",))
 Keyed = TypeVar("Keyed", bound="Settings")
 Chosen = TypeVar("Chosen", bound="ScoreSettings")
 Cosine = Annotated[float, checked(lambda x: -1 <= x <= 1, "a cosine is between -1 and 1")]
+Columns = Annotated[tuple[str, ...], BeforeValidator(read_columns), Flag(metavar="ROLE=COLUMN,...")]
 Truncation = Literal["response", "prompt", "problem"]
 
 
@@ -95,12 +97,15 @@ class RecordSettings(Settings):
 
     Args:
         format: shape of the records: alpaca, prompt-completion, messages, sharegpt, or `auto`.
+        columns: which column is what, if the names are not the usual ones: `prompt=question,response=answer`; also
+            `context`, `system`, `tools`, `messages`, and of a message `role`, `content`, `user`, `assistant`.
         split: split of a hub data set; `train` by default.
         limit: read only so many records.
         strict: stop at the first bad row.
     """
 
     format: str = "auto"
+    columns: Columns = ()
     split: str | None = None
     limit: Count | None = None
     strict: bool = False
@@ -245,6 +250,7 @@ class SelectSettings(ScoreSettings):
         gate_within: keep the gate's share of each value of this column, not of the whole.
         gate_check: after a selection without a gate, look for damage in it, if that costs little.
         shape: shape of the kept records: `same`, `messages`, `alpaca` or `prompt-completion`.
+        with_scores: add every scorer's score and rank to the kept records, as `tithe_score_...` and `tithe_rank_...`.
     """
 
     keep: Annotated[str | int | float, Flag(("-k",))] = "5%"
@@ -260,6 +266,7 @@ class SelectSettings(ScoreSettings):
     gate_within: str | None = None
     gate_check: Annotated[bool, Flag(negative=True)] = True
     shape: Literal["same", "messages", "alpaca", "prompt-completion"] = "same"
+    with_scores: bool = False
 
 
 # The settings of the papers' own code, where they differ from our defaults.

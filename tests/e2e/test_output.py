@@ -63,6 +63,12 @@ def test_files_of_a_selection(tithe: Command, small: Path, model_dir: Path, tmp_
     dropped = read_jsonl(folder / "dropped.jsonl")
     assert [record["n"] for record in dropped] == [i for i in range(60) if i not in places]
     assert [record.pop("tithe_reason") for record in dropped] == [row["dropped"] for row in rows if row["dropped"]]
+    for record in dropped:
+        row = rows[record["n"]]
+        for name in ("ifd", "length"):
+            assert record.pop(f"tithe_score_{name}") == row[name]
+            higher = sum(other[name] > row[name] for other in rows)
+            assert record.pop(f"tithe_rank_{name}") == 1 + higher
     assert dropped == [json.loads(line) for i, line in enumerate(lines) if i not in places]
 
     record = json.loads((folder / "run.json").read_text())

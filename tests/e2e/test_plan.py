@@ -78,7 +78,7 @@ def test_a_plan_of_many_rows_stays_small(model_dir: Path, tmp_path: Path, rows: 
         for i in range(rows):
             record = made[i % 400]
             stream.write(json.dumps({**record, "instruction": f"{record['instruction']} {i}"}) + "\n")
-    command = ["plan", str(data), "--model", str(model_dir), "--json"]
+    command = ["plan", str(data), "--model", str(model_dir), "--no-time", "--json"]
     done = subprocess.run([sys.executable, "-c", MEASURED, *command], capture_output=True, text=True, check=True)
     peak = int(re.search(r"^VmHWM:\s+(\d+) kB$", done.stderr, re.MULTILINE)[1]) * 1024  # type: ignore[index]
     assert json.loads(done.stdout)["counts"]["examples"] == rows

@@ -11,8 +11,8 @@ from tithe.cli.app import Json, Output, Overwrite, RunDir, Usage, app, print_jso
 from tithe.cli.from_settings import Takes
 
 NO_DATA = {"dataset": ("no data set is given", "`tithe select data.jsonl ...`; `starter` is bundled")}
-# Settings that a plan does not take, as it computes nothing.
-COMPUTING = "warmup answers dtype device shard batch_tokens workers compile per_token seed"
+# Settings that a plan does not take, as it computes no scores.
+COMPUTING = "warmup answers shard compile per_token seed"
 
 
 @app.command()
@@ -49,13 +49,22 @@ def score(
 
 @app.command()
 @Takes("tithe.settings:ScoreSettings", argument="dataset", several=True, without=COMPUTING, needs=NO_DATA)
-def plan(settings: Any, as_json: Json = False) -> None:
-    """Count passes, tokens and cost; needs only the model's tokenizer."""
+def plan(
+    settings: Any,
+    timed: Annotated[
+        bool,
+        typer.Option(
+            "--time/--no-time", help="Read a few records, if the model's weights are here, to say how long a run takes."
+        ),
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Count passes, tokens, cost and time, and show one example as the model reads it."""
     from tithe import run
     from tithe.report.terminal import TerminalReporter
     from tithe.run.summaries import show_plan
 
-    result = run.plan(settings, reporter=TerminalReporter())
+    result = run.plan(settings, reporter=TerminalReporter(), timed=timed)
     show_plan(result)
     print_json(result.record, as_json)
 

@@ -63,7 +63,7 @@ def bench(settings: Any, output: Output = None, overwrite: Overwrite = False, as
     argument="dataset",
     several=True,
     about="a kept file, or any data set that can be read",
-    only="dataset format turns",
+    only="dataset format columns turns",
     needs=NO_DATA,
     config=False,
 )
@@ -80,7 +80,14 @@ def export(
 
     form, turns = settings.format, settings.turns
     text = carry_out(
-        settings.dataset, to, output=output, overwrite=overwrite, format=form, turns=turns, reporter=TerminalReporter()
+        settings.dataset,
+        to,
+        output=output,
+        overwrite=overwrite,
+        format=form,
+        turns=turns,
+        columns=settings.columns,
+        reporter=TerminalReporter(),
     )
     if text is not None:
         print(printable(text.rstrip("\n"), keep="\n"))
@@ -91,7 +98,7 @@ def export(
     "tithe.settings:ExampleSettings",
     argument="dataset",
     several=True,
-    only="dataset format",
+    only="dataset format columns",
     needs={"dataset": NO_DATA["dataset"], "against": ("no evaluation file given", "`--against FILE`; repeat it")},
     config=False,
 )
@@ -111,7 +118,14 @@ def contamination(
 
     data, form = settings.dataset, settings.format
     result = report(
-        data, against or [], n=ngram, format=form, output=output, overwrite=overwrite, reporter=TerminalReporter()
+        data,
+        against or [],
+        n=ngram,
+        format=form,
+        columns=settings.columns,
+        output=output,
+        overwrite=overwrite,
+        reporter=TerminalReporter(),
     )
     show_contamination(result)
     print_json(result.record, as_json)

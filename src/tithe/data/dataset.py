@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self, cast, get_args
 
-from tithe.data.containers import Row
+from tithe.data.columns import UNNAMED, ColumnNames, demand_text, guess_columns, unknown_column
+from tithe.data.containers import DataFile, Row
 from tithe.data.feedback import explain_preference_data
-from tithe.data.formats import Record, Shape, Turns, detect_shape, matching_shapes, read_examples
+from tithe.data.formats import Record, Shape, Turns, detect_shape, matching_shapes
 from tithe.data.ids import Occurrences
 from tithe.data.locating import locate
-from tithe.data.row_sources import DataFiles, RowSource
+from tithe.data.row_sources import CopiedFiles, DataFiles, RowSource
+from tithe.data.sniff import sniff
 from tithe.data.turns import quoted_names
 from tithe.errors import DataError, SettingsError, did_you_mean
 from tithe.records import BadRow, Example
@@ -34,6 +36,7 @@ class Dataset:
         columns_seen: field names among the first records, in order.
         origin: the source of the rows.
         split: requested part of a hub data set.
+        names: the columns that the user has named; records are read under these names, and written as they are.
     """
 
     source: str
@@ -44,6 +47,7 @@ class Dataset:
     columns_seen: tuple[str, ...]
     origin: RowSource
     split: str | None = None
+    names: ColumnNames = UNNAMED
 
     def __iter__(self) -> Iterator[Example | BadRow]:
         """Yield one example per record in order (with `turns="all"` one per turn), or a bad row with its reason."""
@@ -52,7 +56,7 @@ class Dataset:
             if row.fault is not None:
                 yield self._bad(BadRow(number, row.where, row.fault))
                 continue
-            for item in read_examples(row.record, self.format, self.turns, number, row.where, seen, row.notes):
+            for item in self.names.read(row.record, self.format, self.turns, number, row.where, seen, row.notes):
                 yield self._bad(item) if isinstance(item, BadRow) else item
 
     def rows(self) -> Iterator[tuple[int, Row]]:
@@ -83,7 +87,8 @@ class Dataset:
 
     def __repr__(self) -> str:
         limit = "" if self.limit is None else f", limit={self.limit}"
-        return f"Dataset({self.source!r}, format={self.format!r}, turns={self.turns!r}{limit})"
+        named = f", columns={dict(self.names.given)!r}" if self.names else ""
+        return f"Dataset({self.source!r}, format={self.format!r}, turns={self.turns!r}{limit}{named})"
 
     def _bad(self, row: BadRow) -> BadRow:
         if self.strict:
@@ -107,6 +112,8 @@ def open_dataset(
     split: str | None = None,
     strict: bool = False,
     limit: int | None = None,
+    columns: Sequence[str] = (),
+    beside: bool = False,
 ) -> Dataset:
     """Find a data set and detect the shape of its records, reading only the first ones.
 
@@ -117,10 +124,13 @@ def open_dataset(
         split: part of a hub data set, `train` by default.
         strict: stop at the first bad row.
         limit: read only this many records from the start.
+        columns: the user's names of columns, as `role=column`.
+        beside: whether this is another data set than the one whose columns were named; it is read under these names
+            if it has such columns.
 
     Raises:
         DataError: the source does not exist, is unreadable, or holds no record of a known shape.
-        SettingsError: invalid format, turns, split or limit.
+        SettingsError: invalid format, turns, split or limit; or it has no such column.
         MissingExtraError: a hub id, but the extra `tithe[hub]` is not installed.
     """
     if format != "auto" and format not in get_args(Shape):
@@ -132,15 +142,34 @@ def open_dataset(
     name = str(source)
     if not name.strip():
         raise SettingsError("no data set is given: its name is empty", hint="an unset variable?")
-    origin = locate(name, split)
-    shape, columns = _detect_columns(name, origin, format)
+    origin, names = locate(name, split), ColumnNames(tuple(columns))
+    origin = names_in_files(origin, names)
+    shape, seen, names = _detect_columns(name, origin, format, names, beside)
     if isinstance(origin, DataFiles) and format == "auto":
-        _check_same_shape(origin, shape)
-    return Dataset(name, shape, turns, strict, limit, columns, origin, split)
+        _check_same_shape(origin, shape, names)
+    return Dataset(name, shape, turns, strict, limit, seen, origin, split, names)
 
 
-def _detect_columns(name: str, origin: RowSource, format: str) -> tuple[Shape, tuple[str, ...]]:
-    """Return the shape and the columns of the first records, reading on until one can be parsed."""
+def names_in_files(origin: RowSource, names: ColumnNames) -> RowSource:
+    """Detect the kind of each file again if the named columns may tell more: a CSV's delimiter, a JSON's wrapper."""
+    own = frozenset(names.of_record.values())
+    if not own:
+        return origin
+    if isinstance(origin, CopiedFiles):
+        return replace(origin, copies=_sniff_again(origin.copies, own))
+    return _sniff_again(origin, own) if isinstance(origin, DataFile | DataFiles) else origin
+
+
+def _sniff_again(files: DataFile | DataFiles, own: frozenset[str]) -> DataFile | DataFiles:
+    if isinstance(files, DataFile):
+        return sniff(files.path, own)
+    return replace(files, files=tuple(sniff(file.path, own) for file in files.files))
+
+
+def _detect_columns(
+    name: str, origin: RowSource, format: str, names: ColumnNames, beside: bool
+) -> tuple[Shape, tuple[str, ...], ColumnNames]:
+    """Return the shape, the columns of the first records, and the named ones; read on until a record can be parsed."""
     records: list[Record] = []
     first: Row | None = None
     for number, row in enumerate(origin.rows()):
@@ -156,21 +185,63 @@ def _detect_columns(name: str, origin: RowSource, format: str) -> tuple[Shape, t
     if not records:
         why = first.fault or "the record is not an object"
         raise DataError(f"`{name}` holds no readable record; the first, {first.where}: {why}")
-    shape = cast(Shape, format) if format != "auto" else detect_shape(records)
+    if beside and not set(names.of_record.values()) & set(columns):
+        names = ColumnNames()
+    if names:
+        _check_names(name, origin, names, columns, records)
+        shape = names.choose_shape(records, format)
+    else:
+        shape = cast(Shape, format) if format != "auto" else detect_shape(records)
     if shape is None:
         pairs = next(filter(None, map(explain_preference_data, records)), None)
         if pairs is not None:
             what, _, way = pairs.partition("; ")
             raise DataError(f"`{name}` holds {what}", hint=way)
-        hint = "known are instruction + output, prompt + completion, messages, conversations; rename the columns"
-        raise DataError(f"`{name}` has records of no known shape: there is {quoted_names(columns)}", hint=hint)
-    return shape, columns
+        raise _no_known_shape(name, columns, records, names)
+    return shape, columns, names
 
 
-def _check_same_shape(folder: DataFiles, shape: Shape) -> None:
+def _check_names(
+    name: str, origin: RowSource, names: ColumnNames, columns: Sequence[str], records: Sequence[Record]
+) -> None:
+    """Refuse a named column that no record has, or that holds no text.
+
+    Raises:
+        SettingsError: names the column, and the columns that there are.
+    """
+    missing = set(names.of_record.values()) - set(columns)
+    if missing:  # a column that few records have may be missing in the first ones
+        for row in origin.rows():
+            missing -= set(row.record) if isinstance(row.record, dict) else set()
+            if not missing:
+                break
+    for column in names.of_record.values():
+        if column in missing:
+            raise unknown_column(column, name, columns)
+    demand_text(names, name, records)
+
+
+def _no_known_shape(name: str, columns: Sequence[str], records: Sequence[Record], names: ColumnNames) -> DataError:
+    """Return the error for records that cannot be read, with a guess at their columns."""
+    if names:
+        lacking = [role for role in ("prompt", "response") if role not in names.given]
+        return DataError(
+            f"`{name}` has records of no known shape: there is {quoted_names(columns)}, and `columns` names no "
+            f"{' and no '.join(lacking) or 'messages'}",
+            hint=f"for example `--columns {guess_columns(records)}`",
+        )
+    return DataError(
+        f"`{name}` has records of no known shape: there is {quoted_names(columns)}",
+        hint=f"say which columns to read, for example `--columns {guess_columns(records)}`; known by themselves are "
+        "instruction + output, prompt + completion, messages, conversations",
+    )
+
+
+def _check_same_shape(folder: DataFiles, shape: Shape, names: ColumnNames) -> None:
     """Refuse a folder whose files hold different shapes: these are different data sets."""
     for file in folder.files:
         records = [row.record for row in islice(file.rows(), SAMPLE_RECORDS) if isinstance(row.record, dict)]
+        records = [names.view(record, shape) for record in records]
         own = detect_shape(records)
         # Some records match several shapes, so a file disagrees only if none of its records matches the shape.
         if own not in (None, shape) and not any(shape in matching_shapes(record) for record in records):

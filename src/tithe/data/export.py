@@ -14,6 +14,7 @@ from tithe.data.dataset import Dataset
 from tithe.data.outfile import atomic, check_writable
 from tithe.data.sniff import SUFFIXES, container_suffix
 from tithe.data.writers import (
+    Beside,
     DroppedRecords,
     ExportJob,
     OutShape,
@@ -55,6 +56,7 @@ def write_records(
     rewrite: bool = False,
     dropped: DroppedRecords | None = None,
     then: Callable[[], object] = lambda: None,
+    beside: Beside | None = None,
 ) -> WrittenFile:
     """Write the chosen records atomically, in input order and with all their columns.
 
@@ -73,6 +75,7 @@ def write_records(
         rewrite: rewrite records that already have the shape in its plain spelling, instead of copying them.
         dropped: receives the records that are not chosen, in the same pass.
         then: called when everything is written, before the file gets its name.
+        beside: returns further columns of a record, such as its scores; None adds none.
 
     Raises:
         OutputError: the file exists, cannot be written, or cannot hold these records.
@@ -82,7 +85,7 @@ def write_records(
         raise SettingsError(f"unknown shape `{shape}`", hint=did_you_mean(shape, get_args(OutShape)))
     path = Path(path)
     chosen = rows if isinstance(rows, (Mapping, set, frozenset)) else frozenset(rows)
-    job = ExportJob(dataset, chosen, shape, reasons or {}, choose_container(path, dataset), rewrite, dropped)
+    job = ExportJob(dataset, chosen, shape, reasons or {}, choose_container(path, dataset), rewrite, dropped, beside)
     try:
         with atomic(path, overwrite) as stream:
             records = _WRITERS[job.container](job, stream, path)
@@ -94,13 +97,13 @@ def write_records(
     return WrittenFile(path, records, len(job.left_out))
 
 
-def write_dropped(dataset: Dataset, reasons: Mapping[int, Reason], path: Path) -> None:
-    """Write the records of these rows with their reasons.
+def write_dropped(dataset: Dataset, reasons: Mapping[int, Reason], path: Path, beside: Beside | None = None) -> None:
+    """Write the records of these rows with their reasons, and what `beside` returns.
 
     Always as JSON lines: a table of columns has no place for bad rows.
     """
     with atomic(path, overwrite=True) as stream:
-        DroppedRecords(stream, reasons).take_rest(dataset)
+        DroppedRecords(stream, reasons, beside).take_rest(dataset)
 
 
 def choose_container(path: Path, dataset: Dataset) -> Container:

@@ -41,6 +41,8 @@ class InputCheck:
             "digest": self.digest,
         }
         origin = self.dataset.origin
+        if self.dataset.names:
+            found["columns"] = dict(self.dataset.names.given)
         if isinstance(origin, DataFile | DataFiles):
             found["path"] = absolute_name(self.dataset.source)
         if isinstance(origin, DataFiles) and origin.passed_over:

@@ -30,8 +30,18 @@ def read_prompts(dataset: Dataset) -> Iterator[Example | BadRow]:
         if row.fault is not None:
             found: list[Example | BadRow] = [BadRow(number, row.where, row.fault)]
         else:
-            record = with_response(row.record, dataset.format, PLACEHOLDER)
-            found = list(read_examples(record, dataset.format, "last", number, row.where, seen, row.notes))
+            given = dataset.names.read(
+                row.record,
+                dataset.format,
+                "last",
+                number,
+                row.where,
+                seen,
+                row.notes,
+                change=lambda record: with_response(record, dataset.format, PLACEHOLDER),
+                needs_response=False,
+            )
+            found = list(given)
         for item in found:
             if isinstance(item, BadRow) and dataset.strict:
                 raise DataError(f"{item.where}: {item.reason}", hint="without `--strict` such rows are set aside")

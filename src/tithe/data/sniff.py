@@ -25,7 +25,7 @@ SUFFIXES: dict[str, Container] = {
     ".parquet": "parquet",
 }
 PACKED_SUFFIXES = (".gz", ".zst")
-_FIELDS = {"instruction", "prompt", "messages", *OUTPUTS, *INPUTS, *COMPLETIONS, *CONVERSATIONS}
+_FIELDS = frozenset({"instruction", "prompt", "messages", *OUTPUTS, *INPUTS, *COMPLETIONS, *CONVERSATIONS})
 _UNREADABLE_MAGIC = {
     b"PK\x03\x04": "a zip archive (or an Excel sheet)",
     b"\xfd7zXZ": "packed with xz",
@@ -57,8 +57,12 @@ def container_suffix(path: Path) -> str:
     return suffix if suffix in SUFFIXES else ""
 
 
-def sniff(path: Path) -> DataFile:
+def sniff(path: Path, named: frozenset[str] = frozenset()) -> DataFile:
     """Detect a file's kind from its first bytes, and from its suffix if they are ambiguous.
+
+    Args:
+        path: of the file.
+        named: columns that the user has named, besides those of the known shapes.
 
     Raises:
         DataError: the file is empty, unreadable, or of a kind that is not supported.
@@ -82,21 +86,21 @@ def sniff(path: Path) -> DataFile:
             return DataFile(path, "json")
         line = stream.readline(MOST_LINE)
         after = begin == b"{" and _next_text(stream)
-    first = line.decode("utf-8", "replace").strip()
+    first, known = line.decode("utf-8", "replace").strip(), named | _FIELDS
     if begin != b"{":
-        return _detect_text(path, first)
-    if len(line) == MOST_LINE and (name := _list_in(path)) not in (None, *_FIELDS):
+        return _detect_text(path, first, known)
+    if len(line) == MOST_LINE and (name := _list_in(path, known)) not in (None, *known):
         return DataFile(path, "json", wrapper=name)  # a single line that holds all records
-    if _is_jsonl(first, bool(after)):
+    if _is_jsonl(first, bool(after), known):
         return DataFile(path, "jsonl")
-    return DataFile(path, "json", wrapper=_wrapper(path))
+    return DataFile(path, "json", wrapper=_wrapper(path, known))
 
 
 def _next_text(stream: io.BufferedReader) -> bytes:
     return next((line for line in iter(lambda: stream.readline(_HEAD_BYTES), b"") if not line.isspace()), b"")
 
 
-def _is_jsonl(first: str, more: bool) -> bool:
+def _is_jsonl(first: str, more: bool, known: frozenset[str]) -> bool:
     """Tell whether the first line is a whole record (JSONL), and not the beginning of a larger JSON value."""
     try:
         value = json.loads(first)
@@ -106,32 +110,32 @@ def _is_jsonl(first: str, more: bool) -> bool:
         return not (cut and more and _CUT_OBJECT.search(first))
     except Exception:  # any other fault of this record is reported when its row is read
         return True
-    if more or any(name in value for name in _FIELDS):
+    if more or any(name in value for name in known):
         return True
     return not any(isinstance(v, list) and v and isinstance(v[0], dict) for v in value.values())
 
 
-def _wrapper(path: Path) -> str | None:
+def _wrapper(path: Path, known: frozenset[str]) -> str | None:
     with reading(path), unpacked(path) as stream:
         walk = JsonStream(io.TextIOWrapper(stream, encoding="utf-8", newline=""))
         try:
-            return walk.find_wrapper(_FIELDS)
+            return walk.find_wrapper(known)
         except JsonFault as fault:
             raise DataError(f"{path}:{fault.line}:{fault.column}: invalid JSON: {fault}") from None
 
 
-def _list_in(path: Path) -> str | None:
+def _list_in(path: Path, known: frozenset[str]) -> str | None:
     """Return the name of the list of records in an object, None if there is none."""
     with suppress(DataError):
-        return _wrapper(path)
+        return _wrapper(path, known)
     return None
 
 
-def _detect_text(path: Path, first: str) -> DataFile:
+def _detect_text(path: Path, first: str, known: frozenset[str]) -> DataFile:
     """Return the file as CSV if its suffix or header says so; else as JSONL, whose rows will report what is wrong."""
     suffix = container_suffix(path)
     usual = "\t" if suffix == ".tsv" else ","
-    counts = {delimiter: len(_FIELDS & set(_cells(first, delimiter))) for delimiter in (usual, ",", "\t", ";")}
+    counts = {delimiter: len(known & set(_cells(first, delimiter))) for delimiter in (usual, ",", "\t", ";")}
     best = max(counts, key=lambda delimiter: counts[delimiter])
     if SUFFIXES.get(suffix) == "csv" or counts[best] > 1:
         return DataFile(path, "csv", delimiter=best if counts[best] else usual)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from tithe.data.columns import UNNAMED, ColumnNames
 from tithe.data.dataset import Dataset
-from tithe.data.formats import COMPLETIONS, CONVERSATIONS, Shape, Turns, read_dialogue, read_examples
+from tithe.data.formats import COMPLETIONS, CONVERSATIONS, Shape, Turns, read_dialogue
 from tithe.data.ids import Occurrences
 from tithe.data.loss_marks import judge_turn
 from tithe.data.turns import ROLES
@@ -42,6 +43,7 @@ class Survey:
     Args:
         shape: of the records.
         turns: which responses of a record are learnt: the `last`, or `all`.
+        names: the columns that the user has named; records are counted under the shape's names.
         records: number of records.
         examples: number of responses that are learnt.
         columns: name -> records that have a value there.
@@ -53,6 +55,7 @@ class Survey:
 
     shape: Shape
     turns: Turns = "last"
+    names: ColumnNames = UNNAMED
     records: int = 0
     examples: int = 0
     columns: Counter[str] = field(default_factory=Counter)
@@ -60,6 +63,11 @@ class Survey:
     roles: Counter[str] = field(default_factory=Counter)
     traits: Counter[Trait] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+
+    def own(self, name: str) -> str:
+        """Return what the file calls a column, or a field or role of a message."""
+        written = {own[0]: self.names.of_record[role] for role, own in self.names.fields(self.shape).items()}
+        return written.get(name) or self.names.given.get(name, name)
 
     def field(self, names: Sequence[str]) -> str:
         """Return the column name that most records use; the first name if no record uses any."""
@@ -121,18 +129,18 @@ _FIELDS: Mapping[Shape, tuple[str, ...]] = {
 
 def survey_dataset(dataset: Dataset) -> Survey:
     """Read the file once and count what its records have."""
-    found, seen = Survey(dataset.format, dataset.turns), Occurrences()
+    found, seen = Survey(dataset.format, dataset.turns, dataset.names), Occurrences()
     for number, row in dataset.rows():
         found.records += 1
         if row.fault is not None:
             found.left_out[row.fault] += 1
             continue
-        items = list(read_examples(row.record, dataset.format, dataset.turns, number, row.where, seen))
+        items = list(dataset.names.read(row.record, dataset.format, dataset.turns, number, row.where, seen))
         found.left_out.update(item.reason for item in items if isinstance(item, BadRow))
         good = sum(not isinstance(item, BadRow) for item in items)
         found.examples += good
         if good:
-            found.add(row.record)
+            found.add(dataset.names.view(row.record, dataset.format))
     return found
 
 

@@ -42,22 +42,22 @@ def llamafactory_entry(path: str | Path, found: Survey) -> dict[str, Any]:
     """
     if container_suffix(Path(path)) == ".tsv" or Path(path).suffix.lower() in PACKED_SUFFIXES:
         raise SettingsError(f"LLaMA-Factory does not read `{path}`", hint="write .jsonl, .json, .csv or .parquet")
-    extra = {name: name for name in ("system", *MEDIA) if found.columns[name]}
+    extra = {name: found.own(name) for name in ("system", *MEDIA) if found.columns[name]}
     if any(found.columns[name] for name in TOOLS):
-        extra["tools"] = found.field(TOOLS)
+        extra["tools"] = found.own(found.field(TOOLS))
     entry: dict[str, Any] = {"file_name": str(path)}
     if found.shape in ("messages", "sharegpt"):
         # `openai` and `sharegpt` are LLaMA-Factory's two readers for chats; both take any field names, given in `tags`.
         entry["formatting"] = "openai" if reads_as_openai(found) else "sharegpt"
-        entry["columns"] = {"messages": _messages_field(found), **extra}
+        entry["columns"] = {"messages": found.own(_messages_field(found)), **extra}
         entry["tags"] = llamafactory_tags(found)
         return entry
     if found.shape == "prompt-completion":
         _strings_only(found, "LLaMA-Factory")
-        names = {"prompt": "prompt", "response": found.field(COMPLETIONS)}
+        names = {"prompt": found.own("prompt"), "response": found.own(found.field(COMPLETIONS))}
     else:
-        names = {"prompt": "instruction", "response": found.field(OUTPUTS)}
-        names |= {"query": found.field(INPUTS)} if any(found.columns[name] for name in INPUTS) else {}
+        names = {"prompt": found.own("instruction"), "response": found.own(found.field(OUTPUTS))}
+        names |= {"query": found.own(found.field(INPUTS))} if any(found.columns[name] for name in INPUTS) else {}
         names |= {"history": "history"} if found.traits["history"] else {}
     return entry | {"formatting": "alpaca", "columns": names | extra}
 
@@ -71,10 +71,10 @@ def llamafactory_tags(found: Survey) -> dict[str, str]:
     """Return the most frequent spelling of each field and role; LLaMA-Factory accepts only one of each."""
     roles = {role: (found.names_of(role) or [name])[0] for role, name in _TAGS[found.shape].items()}
     return {
-        "role_tag": found.key(ROLE_KEYS),
-        "content_tag": found.key(CONTENT_KEYS),
-        "user_tag": roles["user"],
-        "assistant_tag": roles["assistant"],
+        "role_tag": found.own(found.key(ROLE_KEYS)),
+        "content_tag": found.own(found.key(CONTENT_KEYS)),
+        "user_tag": found.own(roles["user"]),
+        "assistant_tag": found.own(roles["assistant"]),
         "observation_tag": roles["tool"],
         "function_tag": roles["function_call"],
         "system_tag": (found.names_of("system") or ["system"])[0],
@@ -149,35 +149,37 @@ def axolotl_snippet(path: str | Path, found: Survey) -> str:
 def _plain_alpaca(found: Survey) -> bool:
     """Tell whether axolotl's own `alpaca` type reads the columns; it has no system message."""
     others = ("response", "context", "system")
-    return found.shape == "alpaca" and not any(found.columns[name] for name in others)
+    return found.shape == "alpaca" and not found.names and not any(found.columns[name] for name in others)
 
 
 def _axolotl_chat(found: Survey) -> dict[str, Any]:
-    data: dict[str, Any] = {"type": "chat_template", "field_messages": _messages_field(found)}
-    mappings = {"role": found.key(ROLE_KEYS), "content": found.key(CONTENT_KEYS)}
+    data: dict[str, Any] = {"type": "chat_template", "field_messages": found.own(_messages_field(found))}
+    mappings = {"role": found.own(found.key(ROLE_KEYS)), "content": found.own(found.key(CONTENT_KEYS))}
     if found.traits["reasoning"]:
         mappings["reasoning_content"] = found.key(REASONING)
     data["message_property_mappings"] = mappings
     roles: dict[str, list[str]] = {role: [] for role in ("user", "assistant", "system", "tool")}
     for written in found.roles:
         role = ROLES[written.strip().lower()]
-        roles["assistant" if role == "function_call" else role].append(written)
+        roles["assistant" if role == "function_call" else role].append(found.own(written))
     if any(names not in ([], [role]) for role, names in roles.items()):
         data["roles"] = {role: names or [role] for role, names in roles.items()}
     if found.traits["weight 0"]:
         data["message_field_training"] = found.key(WEIGHTS)
     if any(found.columns[name] for name in TOOLS):
-        data["field_tools"] = found.field(TOOLS)
+        data["field_tools"] = found.own(found.field(TOOLS))
     return data
 
 
 def _axolotl_fields(found: Survey) -> dict[str, str]:
     if found.shape == "alpaca":
-        system = {"field_system": "system", "system_format": "{system}\n\n"} if found.columns["system"] else {}
+        system = (
+            {"field_system": found.own("system"), "system_format": "{system}\n\n"} if found.columns["system"] else {}
+        )
         return {
-            "field_instruction": "instruction",
-            "field_input": found.field(INPUTS),
-            "field_output": found.field(OUTPUTS),
+            "field_instruction": found.own("instruction"),
+            "field_input": found.own(found.field(INPUTS)),
+            "field_output": found.own(found.field(OUTPUTS)),
             **system,
             "format": _ALPACA_FORMAT,
             "no_input_format": _ALPACA_SHORT,
@@ -185,7 +187,8 @@ def _axolotl_fields(found: Survey) -> dict[str, str]:
     _strings_only(found, "axolotl")
     # Both formats are the bare prompt; axolotl's defaults need not be.
     both = {"format": "{instruction}", "no_input_format": "{instruction}"}
-    return {"field_instruction": "prompt", "field_output": found.field(COMPLETIONS), **both}
+    asked, answered = found.own("prompt"), found.own(found.field(COMPLETIONS))
+    return {"field_instruction": asked, "field_output": answered, **both}
 
 
 def trl_snippet(path: str | Path, found: Survey) -> str:
@@ -204,6 +207,8 @@ def trl_snippet(path: str | Path, found: Survey) -> str:
         if any(found.columns[name] for name in TOOLS)
         else ""
     )
+    given = [json.dumps(str(path)), f'format="{found.shape}"', f'turns="{found.turns}"']
+    given += [f"columns={json.dumps(dict(found.names.given))}"] if found.names else []
     return (
         f"# Trains on {which} of a record, as tithe scores it. The model's tokenizer needs a chat template.\n"
         + ("import json\n\n" if tools else "")
@@ -211,7 +216,7 @@ def trl_snippet(path: str | Path, found: Survey) -> str:
         "from datasets import Dataset\n"
         "from tithe.records import Example\n"
         "from trl import SFTConfig, SFTTrainer\n\n"
-        f'read = tithe.load({json.dumps(str(path))}, format="{found.shape}", turns="{found.turns}")\n'
+        f"read = tithe.load({', '.join(given)})\n"
         "rows = [\n"
         "    {\n"
         '        "prompt": [message.as_dict() for message in one.prompt],\n'

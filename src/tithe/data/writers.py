@@ -9,10 +9,11 @@ import io
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from tithe.data.columns import UNNAMED, ColumnNames
 from tithe.data.containers import Container, DataFile, Row, parquet_batches
 from tithe.data.dataset import Dataset
 from tithe.data.formats import Dialogue, Shape, read_dialogue
@@ -23,7 +24,9 @@ from tithe.errors import OutputError
 from tithe.records import Message
 
 
-def reshape(record: Any, own: Shape, to: str, turns: Collection[int] | None, where: str) -> Iterator[dict[str, Any]]:
+def reshape(
+    record: Any, own: Shape, to: str, turns: Collection[int] | None, where: str, names: ColumnNames = UNNAMED
+) -> Iterator[dict[str, Any]]:
     """Yield the record in shape `to` with all its other columns; nothing if the record cannot be read.
 
     Args:
@@ -34,12 +37,13 @@ def reshape(record: Any, own: Shape, to: str, turns: Collection[int] | None, whe
             record and gives weight 0 to turns not to be trained on. `prompt-completion` makes a record for each.
             `alpaca` puts what came before the last into `system` and `history`.
         where: file and line, for the error.
+        names: the columns that the user has named.
 
     Raises:
         OutputError: the shape cannot hold what the record holds.
     """
     try:
-        dialogue = read_dialogue(record, own)
+        dialogue = read_dialogue(names.view(record, own), own)
     except RecordError:
         return
     chosen = sorted(turns) if turns is not None else list(dialogue.learnt[-1:])
@@ -121,10 +125,13 @@ def _filtered(job: ExportJob, pa: Any) -> Iterator[Any]:
         number += len(batch)
         keep = [row for row in rows if row in job.rows and (limit is None or row < limit)]
         table = pa.Table.from_batches([batch]).take([row - rows.start for row in keep])
-        if job.reasons:
-            if REASON in table.column_names:  # the input is itself a file of dropped records
-                table = table.drop_columns(REASON)
-            table = table.append_column(REASON, _reasons(job, keep, pa))
+        added = {REASON: _reasons(job, keep, pa)} if job.reasons else {}
+        added |= _beside(job, keep, pa)
+        for name, values in added.items():
+            if name in table.column_names:  # the input is itself a file that a run has written
+                table = table.drop_columns(name)
+            table = table.append_column(name, values)
+        if added:
             # `datasets` would look for the new column in its own metadata and fail; without that it infers the types.
             extra = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"huggingface"}
             table = table.replace_schema_metadata(extra)
@@ -135,6 +142,24 @@ def _reasons(job: ExportJob, rows: list[int], pa: Any) -> Any:
     several = any(isinstance(reason, list) for reason in job.reasons.values())
     values = [job.reasons.get(row) for row in rows]
     return pa.array(values, pa.list_(pa.string()) if several else pa.string())
+
+
+def _beside(job: ExportJob, rows: list[int], pa: Any) -> dict[str, Any]:
+    """Return the further columns of these rows; with the same types for no rows at all."""
+    if job.beside is None:
+        return {}
+    turns = job.rows if isinstance(job.rows, Mapping) else {}
+    found = [job.beside(row, turns.get(row)) for row in rows]
+    names = job.beside(-1)  # of a record that is not there
+    return {
+        name: pa.array([one[name] for one in found], _kind_beside(name, isinstance(empty, list), pa))
+        for name, empty in names.items()
+    }
+
+
+def _kind_beside(name: str, several: bool, pa: Any) -> Any:
+    kind = pa.int64() if name.startswith("tithe_rank_") else pa.float64()
+    return pa.list_(kind) if several else kind
 
 
 def infer_tables(out: Callable[[], Iterator[dict[str, Any]]], pa: Any) -> Iterator[Any]:
@@ -161,6 +186,7 @@ def _chunks(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
 
 
 REASON = "tithe_reason"  # column for why a record was dropped
+Beside: TypeAlias = Callable[..., Mapping[str, Any]]  # (row, turns) -> further columns of the record
 OutShape: TypeAlias = Literal["same", "messages", "alpaca", "prompt-completion"]
 Reason: TypeAlias = str | list[str]
 
@@ -177,6 +203,7 @@ class ExportJob:
         container: the file format to write.
         rewrite: whether to rewrite records that already have the shape.
         dropped: receives the other records; None leaves them out.
+        beside: returns further columns of a record, such as its scores; None adds none.
         left_out: chosen rows left out because they are not objects, which the container cannot hold.
     """
 
@@ -187,11 +214,13 @@ class ExportJob:
     container: Container
     rewrite: bool = False
     dropped: DroppedRecords | None = None
+    beside: Beside | None = None
     left_out: set[int] = field(default_factory=set)
 
     @property
     def as_is(self) -> bool:
-        return self.shape == "same" or (self.shape == self.dataset.format and not self.rewrite)
+        own = self.shape == self.dataset.format and not self.rewrite and not self.dataset.names
+        return self.shape == "same" or own
 
     def chosen(self) -> Iterator[tuple[int, Row]]:
         for number, row in self.dataset.rows():
@@ -203,19 +232,34 @@ class ExportJob:
     def out(self) -> Iterator[dict[str, Any]]:
         """Yield the records in their final form; an unparsable row as its text, if the container can hold it."""
         for number, row in self.chosen():
-            reason = {REASON: self.reasons[number]} if number in self.reasons else {}
+            turns = self.rows[number] if isinstance(self.rows, Mapping) else None
+            added: dict[str, Any] = {REASON: self.reasons[number]} if number in self.reasons else {}
+            if self.beside is not None and self.as_is:
+                added |= self.beside(number, turns)
             if row.fault is not None or not isinstance(row.record, dict):
                 if self.container in ("json", "jsonl"):
-                    yield record_or_raw(row) | reason
+                    yield record_or_raw(row) | added
                 else:
                     self.left_out.add(number)
             elif self.as_is:
-                yield row.record | reason
+                yield row.record | added
             else:
-                turns = self.rows[number] if isinstance(self.rows, Mapping) else None
-                others = list(reshape(row.record, self.dataset.format, self.shape, turns, row.where))
-                for record in others or [row.record]:  # a bad row cannot be reshaped: write it as read
-                    yield record | reason
+                names = self.dataset.names
+                others = list(reshape(row.record, self.dataset.format, self.shape, turns, row.where, names))
+                # A bad row cannot be reshaped: write it as read.
+                for record, own in zip(others or [row.record], self.reshaped_beside(number, turns), strict=False):
+                    yield record | added | own
+
+    def reshaped_beside(self, number: int, turns: Collection[int] | None) -> Iterator[Mapping[str, Any]]:
+        """Yield the further columns of each record that `reshape` makes of one."""
+        if self.beside is None:
+            yield from repeat({})
+        elif self.shape == "messages" or not turns:
+            yield from repeat(self.beside(number, turns))
+        else:  # one example each: every turn, or with `alpaca` the last
+            chosen = sorted(turns)
+            for turn in chosen if self.shape == "prompt-completion" else chosen[-1:]:
+                yield self.beside(number, [turn], single=True)
 
 
 @dataclass
@@ -225,19 +269,22 @@ class DroppedRecords:
     Args:
         stream: receives the lines.
         reasons: row -> why it was dropped.
+        beside: returns further columns of a record, such as its scores; None adds none.
         last: the last row written; some containers go over the records twice.
         taken: number of rows written.
     """
 
     stream: io.BufferedIOBase
     reasons: Mapping[int, Reason]
+    beside: Beside | None = None
     last: int = -1
     taken: int = 0
 
     def take(self, number: int, row: Row) -> None:
         """Write a row if it was dropped and has not been written yet."""
         if number > self.last and number in self.reasons:
-            self.stream.write(_dump(record_or_raw(row) | {REASON: self.reasons[number]}) + b"\n")
+            added = {REASON: self.reasons[number]} | dict(self.beside(number) if self.beside else {})
+            self.stream.write(_dump(record_or_raw(row) | added) + b"\n")
             self.last, self.taken = number, self.taken + 1
 
     def take_rest(self, dataset: Dataset) -> None:
@@ -284,7 +331,7 @@ def write_jsonl(job: ExportJob, stream: io.BufferedIOBase, path: Path) -> int:
     """Write the records as JSON lines, unchanged lines byte for byte, and return their number."""
     count = 0
     # Copy the bytes: re-encoding would change spacing, escapes and number formats.
-    if job.as_is and not job.reasons:
+    if job.as_is and not job.reasons and job.beside is None:
         for _, row in job.chosen():
             stream.write((_dump(row.record) if row.raw is None else row.raw) + b"\n")
             count += 1

@@ -176,9 +176,11 @@ def load_model(
     kind = torch.bfloat16 if in_fp8 else kind
     try:
         where = device_map(source, kind, limits(spread), trust_remote_code) if spread else None
-        model = read_weights(source, kind, trust_remote_code, where)
-        if where is None:
-            model = model.to(place)
+        if source.held is not None:  # it is where it is, in its own dtype
+            model = source.held.ready()
+        else:
+            model = read_weights(source, kind, trust_remote_code, where)
+            model = model.to(place) if where is None else model
         place = place if where is None else model.get_input_embeddings().weight.device
         loaded = LoadedModel(source, model, place, kind, known or fingerprint(source))
         loaded.single_above = rotary_limit(model.config.get_text_config())

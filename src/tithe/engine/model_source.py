@@ -6,13 +6,16 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tithe.engine.held_model import HeldModel, borrowed
 from tithe.engine.model_files import (
     PICKLED,
     demand_model_files,
@@ -28,6 +31,7 @@ from tithe.extras import install_hint
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+IN_MEMORY: dict[str, ModelSource] = {}  # models that callers have lent for the time of a call, by name
 BUNDLED = {"pocket": Path(__file__).parent.parent / "pocket" / "model"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
@@ -49,12 +53,14 @@ class ModelSource:
         folder: holds config, tokenizer and weights; for an adapter, those of its base model.
         revision: the hub commit, for hub models.
         adapter: folder of a LoRA adapter, to be merged into the weights when they are read.
+        held: the model itself, if the caller has it in memory; the folder then has no weights.
     """
 
     name: str
     folder: Path
     revision: str | None = None
     adapter: Path | None = None
+    held: HeldModel | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -75,6 +81,8 @@ def find_model(name: str, *, weights: bool = True) -> ModelSource:
     Raises:
         ModelError: there is no such model, it has no safetensors, or the hub cannot be reached.
     """
+    if name in IN_MEMORY:
+        return IN_MEMORY[name]
     try:
         path = BUNDLED.get(name) or Path(name).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -92,6 +100,24 @@ def find_model(name: str, *, weights: bool = True) -> ModelSource:
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise ModelError(f"no model folder `{name}`", hint=suggestion(path))
     return fetch(name, path, weights=weights)
+
+
+@contextmanager
+def lent_model(given: Any, tokenizer: Any) -> Iterator[str]:
+    """Yield a name under which `find_model` finds a model in memory, while the block lasts.
+
+    Raises:
+        TitheError: see `borrowed`.
+    """
+    with borrowed(given, tokenizer) as held:
+        kind = type(held.model).__name__
+        names = (f"{kind} in memory" + (f" ({n})" if n > 1 else "") for n in count(1))
+        name = next(name for name in names if name not in IN_MEMORY)
+        IN_MEMORY[name] = ModelSource(name, held.folder, held=held)
+        try:
+            yield name
+        finally:
+            del IN_MEMORY[name]
 
 
 def at_folder(name: str, folder: Path, *, weights: bool, revision: str | None = None) -> ModelSource:
@@ -181,6 +207,9 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
     """
     from transformers import AutoTokenizer
 
+    if source.held is not None:
+        held: PreTrainedTokenizerBase = source.held.tokenizer
+        return held
     folder = source.folder
     if source.adapter is not None and (source.adapter / TOKENIZER_SETTINGS[0]).is_file():
         folder = source.adapter  # the tokenizer that the adapter was trained with
@@ -239,6 +268,8 @@ def fingerprint(source: ModelSource) -> str:
 
     They do not depend on where the model is stored.
     """
+    if source.held is not None:
+        return source.held.fingerprint
     digest = hashlib.blake2b(digest_size=8)
     # These two keys change when a model is saved again, and do not affect its numbers.
     config = {k: v for k, v in source.config.items() if k not in ("_name_or_path", "transformers_version")}

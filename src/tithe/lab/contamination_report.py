@@ -25,6 +25,7 @@ def contamination(
     *,
     n: int = NGRAM,
     format: str = "auto",
+    columns: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> ContaminationResult:
     """Find text that a data set shares with evaluation files.
@@ -37,12 +38,14 @@ def contamination(
         against: evaluation files.
         n: words in a row; 13 as in Brown et al. 2020, arXiv 2005.14165, appendix C.
         format: shape of the data set's records.
+        columns: the user's names of columns, as `role=column`.
         reporter: gets messages and progress.
 
     Raises:
         TitheError: a file cannot be read, or none is given.
     """
-    return find(open_dataset(named_dataset(str(dataset)), format=format), against, n=n, reporter=reporter)
+    found = open_dataset(named_dataset(str(dataset)), format=format, columns=columns)
+    return find(found, against, n=n, reporter=reporter)
 
 
 def report(
@@ -51,6 +54,7 @@ def report(
     *,
     n: int = NGRAM,
     format: str = "auto",
+    columns: Sequence[str] = (),
     output: Path | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
@@ -62,6 +66,7 @@ def report(
         against: evaluation files.
         n: words in a row.
         format: shape of the data set's records.
+        columns: the user's names of columns, as `role=column`.
         output: file to write, if any.
         overwrite: replace `output` if it is there.
         reporter: gets messages and progress.
@@ -70,7 +75,7 @@ def report(
     again = overwrite or (output is not None and is_broken_off(output))  # an unfinished report may be replaced
     for source in (str(dataset), *map(str, against)):
         check_places(output, again, source, None)
-    search = ItemSearch.of(open_dataset(named_dataset(str(dataset)), format=format), against, n)
+    search = ItemSearch.of(open_dataset(named_dataset(str(dataset)), format=format, columns=columns), against, n)
     place, name = (None, RECORD) if output is None else (output.parent, output.name)
     with recorded_run(place, reporter, search.so_far, name=name, stores=None) as told:
         result = search.result(reporter)

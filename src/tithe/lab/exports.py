@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
 
@@ -32,6 +33,7 @@ def export(
     overwrite: bool = False,
     format: str = "auto",
     turns: str = "last",
+    columns: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> str | None:
     """Rewrite records, or make the settings or program with which a trainer reads them.
@@ -43,6 +45,7 @@ def export(
         overwrite: replace a file that is there.
         format: the records' shape.
         turns: which responses of a record are trained on.
+        columns: the user's names of columns, as `role=column`.
         reporter: gets messages.
 
     Returns:
@@ -57,7 +60,7 @@ def export(
     reporter, data = reporter or Reporter(), named_dataset(data)
     if to != "llamafactory":  # which adds to an existing file
         check_places(output, overwrite, data, None)
-    dataset = open_dataset(data, format=format, turns=cast(Turns, turns))
+    dataset = open_dataset(data, format=format, turns=cast(Turns, turns), columns=columns)
     if to in SHAPES:
         rewrite(dataset, to, output, overwrite, reporter)
         return None
@@ -66,7 +69,10 @@ def export(
     found = survey_dataset(dataset)
     told = [f"note: {line}" for line in trainer_notes(to, found)]
     if rewriting_helps(to, found):
-        told.append(f"hint: `tithe export {data} --to messages -o FILE` writes these records in one plain spelling")
+        named = f" --columns {','.join(dataset.names.entries)}" if dataset.names else ""
+        told.append(
+            f"hint: `tithe export {data}{named} --to messages -o FILE` writes these records in one plain spelling"
+        )
     if to == "llamafactory":
         stem = Path(data).name.partition(".")[0]
         path = write_llamafactory(

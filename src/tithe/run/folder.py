@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from tithe.data.locating import local_paths, matches
 from tithe.data.outfile import atomic, check_writable, demand_file, link_target, part_stem, try_to_write
 from tithe.data.sniff import container_suffix
-from tithe.errors import OutputError, SettingsError, StoreError, TitheError
+from tithe.errors import OutputError, StoreError, TitheError
 from tithe.foreign import read_json
 from tithe.report.reporter import Reporter
 
@@ -108,16 +108,6 @@ def inputs_of(settings: Any) -> list[str]:
     """Return the files, folders and hub ids that a run reads besides its data set."""
     given = [getattr(settings, name, None) for name in READ]
     return [name for one in given if one for name in ((one,) if isinstance(one, str) else one)]
-
-
-def check_scores_file(path: Path) -> None:
-    """Refuse a file name for scores that does not end in `.parquet`.
-
-    Raises:
-        SettingsError: it ends in something else.
-    """
-    if path.suffix != ".parquet":
-        raise SettingsError(f"scores are written as parquet, not to `{path}`", hint=f"name it `{path.stem}.parquet`")
 
 
 def demand_unused(path: Path, flag: str) -> None:

@@ -173,7 +173,7 @@ def select(
 def write_dropped_and_record(result: SelectResult, folder: Path | None) -> None:
     """Write the dropped records and the run record."""
     if folder is not None:
-        write_dropped(result.scored.dataset, result.reasons_by_row(), folder / DROPPED)
+        write_dropped(result.scored.dataset, result.reasons_by_row(), folder / DROPPED, result.scores_beside)
         write_json(folder / RECORD, result.record)
 
 
@@ -182,19 +182,28 @@ def write_kept_and_dropped(
 ) -> None:
     """Write the kept and the dropped records in one pass over the data set; the output gets its name last."""
     if folder is None:
-        result.write(output, shape=settings.shape, overwrite=overwrite)
+        result.write(output, shape=settings.shape, overwrite=overwrite, with_scores=settings.with_scores)
         return
     try:
         with ExitStack() as stack:
             dropped = DroppedRecords(
-                stack.enter_context(atomic(folder / DROPPED, overwrite=True)), result.reasons_by_row()
+                stack.enter_context(atomic(folder / DROPPED, overwrite=True)),
+                result.reasons_by_row(),
+                result.scores_beside,
             )
 
             def finish() -> None:
                 stack.close()
                 write_json(folder / RECORD, result.record)
 
-            result.write(output, shape=settings.shape, overwrite=overwrite, dropped=dropped, then=finish)
+            result.write(
+                output,
+                shape=settings.shape,
+                overwrite=overwrite,
+                with_scores=settings.with_scores,
+                dropped=dropped,
+                then=finish,
+            )
     except TitheError:
         write_dropped_and_record(result, folder)  # if the output cannot be written, keep the rest of the results
         raise

@@ -18,8 +18,10 @@ from tithe.errors import SettingsError, brief, did_you_mean
 from tithe.extras import install_hint
 from tithe.records import Scores, Selection
 from tithe.report.notebook import histogram, html, quantile_rows
-from tithe.run.folder import check_places, check_scores_file, write_table
+from tithe.run.folder import check_places
 from tithe.run.objects import ChosenRecords, Part, load_package
+from tithe.run.record_scores import RecordScores
+from tithe.run.score_files import check_scores_file, write_scores
 from tithe.run.table import ScoreTable
 from tithe.stages import Stage
 
@@ -42,6 +44,23 @@ class PlanResult:
     def __repr__(self) -> str:
         return f"<PlanResult: {self}>"
 
+    @property
+    def template(self) -> str:
+        """Name of the template in use."""
+        return str(self.record["template"]["template"])
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """The first example as the model reads it: `prompt` and `response`, or a `problem`."""
+        found: dict[str, Any] = self.record["example"]
+        return found
+
+    @property
+    def seconds(self) -> float | None:
+        """About how long the run takes here; None if nothing was measured; `record["time"]` says why."""
+        found: float | None = self.record["time"].get("seconds")
+        return found
+
     def _repr_html_(self) -> str:
         counts = self.record["counts"]
         passes = [(f"forward passes, {kind}", f"{n:,}") for kind, n in counts["passes"].items()]
@@ -51,7 +70,9 @@ class PlanResult:
     def __str__(self) -> str:
         counts = self.record["counts"]
         passes = ", ".join(f"{n:,} {kind}" for kind, n in counts["passes"].items()) or "none"
-        return f"{counts['examples']:,} examples, forward passes: {passes}, {counts['forward_tokens']:,} tokens"
+        return f"{counts['examples']:,} examples, forward passes: {passes}, {counts['forward_tokens']:,} tokens" + (
+            "" if self.seconds is None else f", about {duration(self.seconds)}"
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,14 +131,14 @@ class ScoreResult:
         return load_package("datasets", install_hint("hub")).Dataset(self.table)
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the score table as Parquet.
+        """Write the score table as Parquet, CSV or JSON lines, by the suffix.
 
         Raises:
             TitheError: it cannot be written there.
         """
         check_scores_file(Path(path))
         check_places(Path(path), overwrite, self.dataset.source, self.folder, scores=True)
-        write_table(Path(path), self.score_table.parts())
+        write_scores(Path(path), self.score_table.parts())
 
     def _repr_html_(self) -> str:
         columns = {name: self.score_table.floats(name) for name in self.score_table.scorers}
@@ -223,6 +244,11 @@ class SelectResult:
             reasons[row] = why if before is None else [*([before] if isinstance(before, str) else before), why]
         return reasons
 
+    @cached_property
+    def scores_beside(self) -> RecordScores:
+        """Every scorer's score and rank of each record."""
+        return RecordScores(self.scored.score_table, several=self.scored.dataset.turns == "all")
+
     def rows(self) -> dict[int, set[int]]:
         """Return row -> kept turns."""
         # With `--turns all` a record has several examples, and may be kept in part.
@@ -239,6 +265,7 @@ class SelectResult:
         *,
         shape: OutShape = "same",
         overwrite: bool = False,
+        with_scores: bool = False,
         dropped: DroppedRecords | None = None,
         then: Callable[[], object] = lambda: None,
     ) -> None:
@@ -248,6 +275,7 @@ class SelectResult:
             path: of the file; its suffix decides the file format.
             shape: shape of the records; `same` as the input.
             overwrite: replace an existing file.
+            with_scores: add every scorer's score and rank to the records, as `tithe_score_...` and `tithe_rank_...`.
             dropped: writes the other records in the same pass over the input.
             then: called once all is written, before the file gets its name.
 
@@ -259,7 +287,14 @@ class SelectResult:
         check_places(Path(path), overwrite, self.scored.dataset.source, self.scored.folder)
         self.scored.input_check.check()
         write_records(
-            self.scored.dataset, self.rows(), path, shape=shape, overwrite=overwrite, dropped=dropped, then=then
+            self.scored.dataset,
+            self.rows(),
+            path,
+            shape=shape,
+            overwrite=overwrite,
+            dropped=dropped,
+            then=then,
+            beside=self.scores_beside if with_scores else None,
         )
 
     def _repr_html_(self) -> str:
@@ -334,6 +369,14 @@ class PipelineResult(SelectResult):
         lines = [f"kept {len(self):,} of {len(self.scores):,} by {self.selection.by}"]
         lines += [f"{done.stage.label}: {done.sentence}" for done in self.stages]
         return "\n".join(lines + ([self.note] if self.note else []))
+
+
+def duration(seconds: float) -> str:
+    """Format seconds in the unit that fits."""
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
 def share(part: int, whole: int) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from tithe.data.checksum import seal, unseal
 from tithe.data.paper_renderers import CherryRenderer, CpqsRenderer, SuperfilteringRenderer
 from tithe.data.render import Renderer, RenderSettings, Truncation, make_renderer
+from tithe.engine.held_model import HeldModel
 from tithe.engine.model_source import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import SettingsError, StoreError
 from tithe.foreign import read_json
@@ -217,7 +218,9 @@ class RunModel:
 
     def describe(self) -> dict[str, Any]:
         """Return the name and place of the model, for the run record."""
-        out = {"name": self.name, "revision": self.files.revision, "folder": str(self.files.folder)}
+        if self.files.held is not None:  # the folder is gone after the call
+            return {"name": self.name, "in_memory": True}
+        out: dict[str, Any] = {"name": self.name, "revision": self.files.revision, "folder": str(self.files.folder)}
         if self.files.adapter is not None:
             out["adapter"] = str(self.files.adapter)
         return out
@@ -256,7 +259,29 @@ def open_model(
             missing, hint="`--model` takes a folder or a hub id; `--model pocket` is bundled, for trying out"
         )
     files = find_model(settings.model, weights=weights)
+    if files.held is not None:
+        check_held(settings, files.held)
+        return RunModel(files, files.held.device, files.held.dtype, settings.trust_remote_code, began_in)
     return RunModel(files, settings.device, settings.dtype, settings.trust_remote_code, began_in)
+
+
+def check_held(settings: ModelSettings, held: HeldModel) -> None:
+    """Refuse settings that would move or convert a model in memory, or need it in several processes.
+
+    Raises:
+        SettingsError: names the setting.
+    """
+    if settings.device not in ("auto", held.device, held.device.partition(":")[0]):
+        raise SettingsError(
+            f"a model in memory is read in this process and where it is, on `{held.device}`, not on "
+            f"`{settings.device}`",
+            hint="leave `device` out, or give the model's folder, which worker processes can load",
+        )
+    if settings.dtype not in ("auto", held.dtype):
+        raise SettingsError(
+            f"a model in memory is read as it is, in {held.dtype}, not in {settings.dtype}",
+            hint="leave `dtype` out, or convert the model",
+        )
 
 
 class RenderingSettings(Protocol):

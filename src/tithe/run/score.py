@@ -23,7 +23,6 @@ from tithe.run.folder import (
     TOKENS,
     RecordWriter,
     check_places,
-    check_scores_file,
     inputs_of,
     recorded_run,
     remove_partial_files,
@@ -32,7 +31,9 @@ from tithe.run.folder import (
     write_table,
 )
 from tithe.run.method import Method, Setup, basic_record, residual_name, set_up
+from tithe.run.plan_example import rendered_example
 from tithe.run.results import PlanResult, ScoreResult
+from tithe.run.score_files import check_scores_file, write_scores
 from tithe.run.table import ScoreTable, TokenFile
 from tithe.run.workbench import RunBench, note_reply_mass
 from tithe.runners.local import LocalRunner
@@ -45,8 +46,13 @@ if TYPE_CHECKING:
 PLANNED_BUDGET = 1024  # tokens per batch, as on a CPU; larger batches share more
 
 
-def plan(settings: ScoreSettings, reporter: Reporter | None = None) -> PlanResult:
-    """Count what a run would read, in bounded memory and without loading a model.
+def plan(settings: ScoreSettings, reporter: Reporter | None = None, *, timed: bool = False) -> PlanResult:
+    """Count what a run would read, in bounded memory, and show its first example.
+
+    Args:
+        settings: of the run.
+        reporter: prints progress and notes.
+        timed: also load the model, if its weights are here, and read a few records, to say how long the run takes.
 
     Raises:
         TitheError: the run would fail; covers all that can be checked without the model.
@@ -84,6 +90,8 @@ def plan(settings: ScoreSettings, reporter: Reporter | None = None) -> PlanResul
             "forward_flops": shape.flops(cost.tokens, cost.scored),
             "weight_bytes": {dtype: shape.memory(dtype) for dtype in BYTES},
         }
+    record["example"] = rendered_example(setup)
+    record["time"] = plugins.step("time")(setup, record, reporter) if timed else {}
     return PlanResult(record)
 
 
@@ -144,7 +152,7 @@ def score(
             write_json(folder / RECORD, result.record)
         if output is not None:  # the output comes last: once it exists, the run folder is complete
             remove_partial_files(output)
-            write_table(output, result.score_table.parts())
+            write_scores(output, result.score_table.parts())
     return result
 
 
@@ -341,7 +349,8 @@ def make_runner(setup: Setup, answers_in: Path, load: Callable[[], Engine], repo
         readouts=setup.readouts,
     )
     if setup.needs_model:
-        runner.tokenisers = Tokenisers(model.files, setup.renderer, s.trust_remote_code, reporter.say)
+        if model.files.held is None:  # processes would need the tokenizer's files
+            runner.tokenisers = Tokenisers(model.files, setup.renderer, s.trust_remote_code, reporter.say)
         runner.overlapped = model.devices[0].type != "cpu"
     runner.progress = lambda examples: reporter.progress(examples, runner.work.tokens)
     return runner

@@ -34,6 +34,8 @@ class DataSettings(Protocol):
     @property
     def format(self) -> str: ...
     @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
     def turns(self) -> Turns: ...
     @property
     def split(self) -> str | None: ...
@@ -83,7 +85,10 @@ class DataSource:
         """
         s = settings
         name = named_dataset(s.dataset)
-        return cls.of(open_dataset(name, format=s.format, turns=s.turns, split=s.split, strict=s.strict, limit=s.limit))
+        found = open_dataset(
+            name, format=s.format, turns=s.turns, split=s.split, strict=s.strict, limit=s.limit, columns=s.columns
+        )
+        return cls.of(found)
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
@@ -225,7 +230,10 @@ def read_pool(
         TitheError: the pool cannot be opened, or none of its records can be read.
     """
     try:
-        dataset = open_dataset(named_dataset(path), format=settings.format, turns=settings.turns)
+        own = settings.columns
+        dataset = open_dataset(
+            named_dataset(path), format=settings.format, turns=settings.turns, columns=own, beside=True
+        )
         items = list(dataset)
     except TitheError as error:
         raise type(error)(f"the {what} cannot be used: {error}", hint=error.hint) from error

@@ -14,7 +14,8 @@ from tithe.data.counts import remark_sentences
 from tithe.printable import counted
 from tithe.report.terminal import QUANTILES, console, five, pairs, say, show_notes, size
 from tithe.run.choose import shown_columns
-from tithe.run.results import PipelineResult, PlanResult, ScoreResult, SelectResult, share
+from tithe.run.plan_example import example_lines
+from tithe.run.results import PipelineResult, PlanResult, ScoreResult, SelectResult, duration, share
 
 NOTABLE = 0.5  # rank correlation with length that is worth a note
 MUCH_LONGER = 2.0  # ratio of median lengths, kept to pool, that is worth a note
@@ -48,6 +49,26 @@ def show_plan(result: PlanResult) -> None:
         say(
             out, f"model: {about}{model['parameters']:,} parameters, {weights}; work: {cost['forward_flops']:.3g} FLOPs"
         )
+    say(out, f"template: {result.template}, max length {result.record['template']['max_length']:,} tokens")
+    for line in example_lines(result.example):
+        say(out, line)
+    if (line := time_line(result.record["time"])) is not None:
+        say(out, line)
+
+
+def time_line(time: Mapping[str, Any]) -> str | None:
+    """Return about how long the run takes here, or why that is not known; None if nobody asked."""
+    if not time:
+        return None
+    if "not_measured" in time:
+        return f"time: not measured: {time['not_measured']}"
+    low, high = map(duration, time["seconds_range"])
+    besides = ", ".join(time["without_encoders"])
+    without = f"; without the vectors of prompts ({besides}), which are computed first" if besides else ""
+    return (
+        f"time: about {duration(time['seconds'])} here ({low} to {high}), at {time['tokens_per_second']:,.0f} tokens/s "
+        f"on {time['device']} in {time['dtype']}, from {counted(time['sample_records'], 'record')}{without}"
+    )
 
 
 def show_scores(result: ScoreResult, output: Path | None, folder: Path) -> None:

@@ -166,7 +166,7 @@ def holdout_piece(settings: EvaluateSettings, path: str, both: Mapping[str, Any]
     from tithe.engine.devices import choose_device
     from tithe.engine.engine import NUMERICS
 
-    setup = holdout_setup(settings, path, settings.holdout_group)
+    setup = holdout_setup(settings, path, settings.holdout_group, settings.columns)
     depends = {
         **both,
         "dataset": setup.source.input_check.digest,
@@ -180,7 +180,9 @@ def holdout_piece(settings: EvaluateSettings, path: str, both: Mapping[str, Any]
     }
 
     def measure() -> Values:
-        return [measure_holdout(settings, path, group=settings.holdout_group, reporter=reporter)], []
+        return [
+            measure_holdout(settings, path, group=settings.holdout_group, columns=settings.columns, reporter=reporter)
+        ], []
 
     return Piece(HOLDOUT, depends, lambda: None, measure)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -58,7 +58,12 @@ READ = ("model", "template", "max_length", "truncation", "bos", "eos", "dtype", 
 
 
 def measure_holdout(
-    settings: ReadingSettings, path: str | Path, *, group: str | None = None, reporter: Reporter | None = None
+    settings: ReadingSettings,
+    path: str | Path,
+    *,
+    group: str | None = None,
+    columns: Sequence[str] = (),
+    reporter: Reporter | None = None,
 ) -> Measured:
     """Return the mean negative log-likelihood of each response given its prompt, in nats per token; lower is better.
 
@@ -66,26 +71,28 @@ def measure_holdout(
         settings: which model, and how an example becomes tokens.
         path: held-out data set: file, folder or hub id.
         group: column that holds each example's group, such as `category`.
+        columns: the user's names of columns, as `role=column`.
         reporter: receives progress and messages.
 
     Raises:
         TitheError: the file or the model cannot be read, or a record has no group.
     """
-    reporter, setup = reporter or Reporter(), holdout_setup(settings, path, group)
+    reporter, setup = reporter or Reporter(), holdout_setup(settings, path, group, columns)
     extra = [] if group is None else [group]
     # In a temporary folder: scores are not kept, only what is made of them.
     with run_folder(None) as place, closing(EngineCache(reporter)) as engines:
         return from_scores(Scoring(setup, engines, reporter, place, extra=extra).run(), group, reporter)
 
 
-def holdout_setup(settings: ReadingSettings, path: str | Path, group: str | None) -> Setup:
+def holdout_setup(settings: ReadingSettings, path: str | Path, group: str | None, columns: Sequence[str] = ()) -> Setup:
     """Set up the scoring that reads the file, and check it before any weights are loaded.
 
     Raises:
         TitheError: the file or the model cannot be read, or no record has the column.
     """
     given = ScoreSettings.of(
-        {"dataset": str(path), "scorer": ("perplexity",)} | {name: getattr(settings, name) for name in READ}
+        {"dataset": str(path), "scorer": ("perplexity",), "columns": columns}
+        | {name: getattr(settings, name) for name in READ}
     )
     source = DataSource.open(given)
     if group is not None and group not in source.columns:

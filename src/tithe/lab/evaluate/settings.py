@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import field_validator, model_validator
 
 from tithe.errors import SettingsError
-from tithe.settings import NAMED_MODEL, PassSettings, SeedSettings
+from tithe.settings import NAMED_MODEL, Columns, PassSettings, SeedSettings
 from tithe.typed import Count, Flag, Names, WholeNumber
 
 OF_TASKS = ("num_fewshot", "limit", "batch_size", "max_new_tokens", "apply_chat_template", "allow_code_execution")
@@ -19,6 +19,8 @@ class EvaluateSettings(SeedSettings, PassSettings):
     Args:
         model: folder or hub id; `pocket` is bundled, for trying out.
         holdout: data set whose responses' likelihood is measured.
+        columns: which column of the held-out file is what, if the names are not the usual ones:
+            `prompt=question,response=answer`.
         holdout_group: column of that data set that holds each record's group, e.g. `category`.
         tasks: lm-eval's tasks, `NAME,NAME`, or `NAME=FILE` to read a task's data from files; may be repeated.
         num_fewshot: worked examples before each item of a task; each task's own number by default.
@@ -36,6 +38,7 @@ class EvaluateSettings(SeedSettings, PassSettings):
 
     model: Annotated[str, NAMED_MODEL]
     holdout: Annotated[str | None, Flag(metavar="FILE")] = None
+    columns: Columns = ()
     holdout_group: Annotated[str | None, Flag(metavar="COLUMN")] = None
     tasks: Annotated[Names, Flag(metavar="NAME[=FILE],...")] = ()
     num_fewshot: WholeNumber | None = None
@@ -64,6 +67,8 @@ class EvaluateSettings(SeedSettings, PassSettings):
             raise SettingsError(
                 "nothing is given to evaluate the model by", hint="`--holdout FILE`, `--tasks NAMES`, or both"
             )
+        if self.columns and self.holdout is None:
+            raise SettingsError("`columns` is given without `holdout`", hint="they are columns of that file")
         if self.holdout_group is not None and self.holdout is None:
             raise SettingsError("`holdout_group` is given without `holdout`", hint="it is a column of that file")
         unread = [name for name in OF_TASKS if getattr(self, name) != type(self).model_fields[name].default]

@@ -77,6 +77,7 @@ def selection_settings(arm: ArmSettings, budget: str, pool: Pool, settings: Expe
     """Merge the arm's own settings over those that all arms share."""
     common: dict[str, Any] = {
         "dataset": str(pool.path),
+        "columns": pool.columns,
         "model": settings.model,
         "template": settings.template,
         "device": settings.device,
@@ -148,7 +149,8 @@ def read_arm_file(arm: ArmSettings, budget: str, pool: Pool, held_out: Collectio
     """
     assert arm.file is not None
     path = arm.file.replace("{budget}", budget)
-    ids = {item.id for item in open_dataset(path) if isinstance(item, Example)}
+    opened = open_dataset(path, columns=pool.columns, beside=True)
+    ids = {item.id for item in opened if isinstance(item, Example)}
     strange = ids - set(pool.ids)
     if strange:
         held = sum(id_ in held_out for id_ in strange)

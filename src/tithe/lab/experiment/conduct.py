@@ -107,6 +107,7 @@ class Conduct:
         names = ("model", "template", "truncation", "device", "trust_remote_code", "recipe")
         own = {name: getattr(s, name) for name in names} | s.training
         own |= {} if s.max_length is None else {"max_length": s.max_length}
+        own |= {"columns": list(s.columns)} if s.columns else {}
         return own if s.dtype == "auto" else own | {"dtype": s.dtype}
 
     @cached_property
@@ -120,6 +121,7 @@ class Conduct:
         s = self.settings
         return ScoreSettings(
             dataset=s.dataset,
+            columns=s.columns,
             model=s.model,
             template=s.template,
             max_length=s.max_length,
@@ -203,6 +205,7 @@ class Conduct:
             "holdout": str(s.holdout),
             "recipe": self.recipe.digest(),
             **{name: getattr(s, name) for name in DESIGNED},
+            "columns": s.columns or None,  # folders of earlier versions have none
         }
         design = json.loads(json.dumps(design))  # tuples become lists, as in the file it is compared with
         path = self.folder / DESIGN
@@ -278,6 +281,7 @@ class Conduct:
         return {
             **own,
             "holdout": str(data.holdout),
+            **({"columns": list(data.holdout_columns)} if data.holdout_columns else {}),
             "holdout_group": s.holdout_group,
             "tasks": list(s.tasks),
             "eos": True,

@@ -38,12 +38,14 @@ class Data:
         holdout: file of the held-out examples.
         held_out: their ids.
         record: counts and contamination, for the report.
+        holdout_columns: the named columns that the file of held-out examples has.
     """
 
     pool: Pool
     holdout: Path
     held_out: frozenset[str]
     record: dict[str, Any]
+    holdout_columns: tuple[str, ...] = ()
 
 
 def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], folder: Path, reporter: Reporter) -> Data:
@@ -60,7 +62,7 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
     """
     s = settings
     folder.mkdir(parents=True, exist_ok=True)
-    dataset = open_dataset(named_dataset(s.dataset), format=s.format, split=s.split, limit=s.limit)
+    dataset = open_dataset(named_dataset(s.dataset), format=s.format, split=s.split, limit=s.limit, columns=s.columns)
     if isinstance(s.holdout, int):
         # The seed is fixed: all seeds of an experiment train and evaluate on the same split.
         split = split_by_prompt(dataset, s.holdout, seed=0)
@@ -76,11 +78,11 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
                 hint="a number under `holdout` splits the data set by prompt",
             )
         write_records(dataset, frozenset(rows), folder / BEFORE, overwrite=True)
-    held, read = open_dataset(str(holdout)), RecordCounts()
+    held, read = open_dataset(str(holdout), columns=s.columns, beside=True), RecordCounts()
     held_out = frozenset(item.id for item in read.counting(held) if isinstance(item, Example))
     # Contamination is searched in what may become the pool, before examples are left out.
     against = [holdout, *map(Path, s.contamination)]
-    found = contamination(folder / BEFORE, against, reporter=reporter)
+    found = contamination(folder / BEFORE, against, columns=s.columns, reporter=reporter)
     unwanted = dict(found.examples) if s.drop_contaminated else {}
     pool = make_pool(dataset, rows, renderer(), folder / POOL, unwanted)
     (folder / BEFORE).unlink()
@@ -88,7 +90,7 @@ def make_data(settings: ExperimentSettings, renderer: Callable[[], Renderer], fo
         reporter.say(note)
     record = {**counts, "pool": len(pool), "left_out": dict(pool.left_out), "contamination": found.record}
     record |= {"dataset": InputCheck(dataset).describe(), "counts": {"pool": pool.counts, "held_out": read.as_dict()}}
-    return Data(pool, holdout, held_out, record)
+    return Data(pool, holdout, held_out, record, held.names.entries)
 
 
 def rows_without_held_out(dataset: Dataset, holdout: Path) -> tuple[tuple[int, ...], dict[str, Any]]:
@@ -97,7 +99,8 @@ def rows_without_held_out(dataset: Dataset, holdout: Path) -> tuple[tuple[int, .
     Raises:
         DataError: the held-out file has no example.
     """
-    held = [item for item in open_dataset(str(holdout)) if isinstance(item, Example)]
+    opened = open_dataset(str(holdout), columns=dataset.names.entries, beside=True)
+    held = [item for item in opened if isinstance(item, Example)]
     prompts = {prompt_id(item.prompt, item.tools) for item in held}
     if not prompts:
         raise DataError(f"`{holdout}` holds no example that could be held out", hint="it is read as training data is")
@@ -123,6 +126,7 @@ class Pool:
         response_tokens: (examples,) tokens that training reads, after truncation.
         left_out: reason -> how many records are not in the file.
         counts: of the records read, and of their rendering.
+        columns: the user's names of columns, as `role=column`.
     """
 
     path: Path
@@ -131,13 +135,14 @@ class Pool:
     response_tokens: npt.NDArray[np.int64]
     left_out: Mapping[str, int]
     counts: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def dataset(self) -> Dataset:
-        return open_dataset(str(self.path))
+        return open_dataset(str(self.path), columns=self.columns)
 
     def write(self, chosen: Sequence[int], path: Path) -> None:
         """Write these examples to a file in the pool's order, replacing what is there."""
@@ -183,16 +188,18 @@ def make_pool(
             hint="`max_length` and `template` decide what fits",
         )
     write_records(dataset, frozenset(tokens), path, overwrite=True)
-    pool = read_pool_file(path, list(tokens.values()), why)
+    pool = read_pool_file(path, list(tokens.values()), why, dataset.names.entries)
     return replace(pool, counts={**read.as_dict(), **remarks.as_dict(), **cuts})
 
 
-def read_pool_file(path: Path, tokens: Sequence[int], left_out: Mapping[str, int]) -> Pool:
+def read_pool_file(
+    path: Path, tokens: Sequence[int], left_out: Mapping[str, int], columns: tuple[str, ...] = ()
+) -> Pool:
     """Read the pool's file back: its ids and rows are those of the file, not of the data set."""
-    items = [item for item in open_dataset(str(path)) if isinstance(item, Example)]
+    items = [item for item in open_dataset(str(path), columns=columns) if isinstance(item, Example)]
     assert len(items) == len(tokens), "the pool's file holds what was written to it"
     ids, rows = tuple(item.id for item in items), tuple(item.row for item in items)
-    return Pool(path, ids, rows, np.array(tokens, dtype=np.int64), dict(left_out))
+    return Pool(path, ids, rows, np.array(tokens, dtype=np.int64), dict(left_out), columns=columns)
 
 
 def training_passes(examples: Sequence[Example], renderer: Renderer, remarks: RemarkCounts) -> list[Pass | Problem]:

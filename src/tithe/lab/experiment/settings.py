@@ -13,13 +13,24 @@ from tithe.errors import SettingsError, did_you_mean
 from tithe.foreign import shown
 from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
 from tithe.selectors.budget import Budget
-from tithe.settings import NAMED_MODEL, DatasetName, ModelUse, SelectSettings, Settings, Truncation, read_yaml
+from tithe.settings import NAMED_MODEL, Columns, DatasetName, ModelUse, SelectSettings, Settings, Truncation, read_yaml
 from tithe.settings_file import check_powers, underscored
 from tithe.typed import Count, Flag, Seed
 
 LEAST_SEEDS, MOST_SEEDS = 3, 1000
 BARE = ("random", "random-like", "full", "base")  # arms without settings
-COMMON = ("dataset", "format", "split", "limit", "strict", "keep", "shape", "seed", "turns")  # set once for all arms
+COMMON = (
+    "dataset",
+    "format",
+    "columns",
+    "split",
+    "limit",
+    "strict",
+    "keep",
+    "shape",
+    "seed",
+    "turns",
+)  # set once for all arms
 ALL = "100%"
 JUDGE_ONLY = ("prompts", "answers")  # keys of `judge` that `tithe judge compare` does not have
 NAME = re.compile(r"\w[\w.+-]{0,59}")
@@ -77,6 +88,7 @@ class ExperimentSettings(ModelUse, DatasetName):
         drop_contaminated: leave out examples of the pool that share text with the evaluation.
         scoring: settings of `tithe select` for all scored arms.
         format: shape of the records, or `auto`.
+        columns: which column is what, if the names are not the usual ones, as in `tithe select`.
         split: split of a hub data set; `train` by default.
         limit: read only so many records.
         template: a name from `tithe templates`, a Jinja file, or `auto`; in scoring, training and evaluation alike.
@@ -106,6 +118,7 @@ class ExperimentSettings(ModelUse, DatasetName):
     drop_contaminated: bool = False
     scoring: dict[str, Any] = Field(default_factory=dict)
     format: str = "auto"
+    columns: Columns = ()
     split: str | None = None
     limit: Count | None = None
     max_length: Count | None = None
@@ -254,8 +267,16 @@ def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
     given = {key: value for key, value in flags.items() if value is not None}
     if (key_env := given.pop("api_key_env", None)) is not None and isinstance(values.get("judge"), Mapping):
         values["judge"] = {**values["judge"], "api_key_env": key_env}
-    values |= given
-    return fill_in_like(ExperimentSettings.of(values))
+    return experiment_from(values | given)
+
+
+def experiment_from(values: Mapping[str, Any]) -> ExperimentSettings:
+    """Make an experiment's settings from its values, as the YAML file has them.
+
+    Raises:
+        SettingsError: an unknown key, or a value that cannot be.
+    """
+    return fill_in_like(ExperimentSettings.of(underscored(values, "the experiment")))
 
 
 def fill_in_like(settings: ExperimentSettings) -> ExperimentSettings:

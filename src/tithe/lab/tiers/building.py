@@ -127,12 +127,14 @@ def read(settings: TierSettings) -> tuple[PromptPool, PromptPool, list[InputChec
         split=settings.split,
         strict=settings.strict,
         limit=settings.limit,
+        columns=settings.columns,
     )
     check = InputCheck(dataset)
     if settings.strong is None:
         pool = PromptPool.of(settings.dataset, dataset)
         return pool, pool, [check]
-    strong = open_dataset(named_dataset(settings.strong), strict=settings.strict)
+    own = settings.columns
+    strong = open_dataset(named_dataset(settings.strong), strict=settings.strict, columns=own, beside=True)
     checks = [check, InputCheck(strong)]
     return PromptPool.of(settings.dataset, read_prompts(dataset)), PromptPool.of(settings.strong, strong), checks
 
@@ -198,7 +200,13 @@ def import_tiers(
 def open_tier_file(name: str, settings: TierImportSettings) -> Dataset:
     split = None if Path(name).exists() else settings.split  # only hub data sets have splits
     return open_dataset(
-        named_dataset(name), format=settings.format, split=split, strict=settings.strict, limit=settings.limit
+        named_dataset(name),
+        format=settings.format,
+        split=split,
+        strict=settings.strict,
+        limit=settings.limit,
+        columns=settings.columns,
+        beside=True,
     )
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias
 from tithe.data.containers import Row
 from tithe.data.counts import RecordCounts
 from tithe.data.dataset import Dataset
-from tithe.data.formats import read_examples
 from tithe.data.ids import Occurrences, prompt_id
 from tithe.data.prompts import with_response
 from tithe.data.turns import json_type, quoted_names
@@ -218,8 +217,17 @@ def pair_item(dataset: Dataset, row: Row, tier: Tier, number: int, seen: Occurre
             number, where, f"`{tier}` is {json_type(text)}, it must be a string" if tier in record else f"no `{tier}`"
         )
     prompt = {name: value for name, value in record.items() if name not in TIERS}
-    made = with_response(prompt, dataset.format, text)
-    (item,) = read_examples(made, dataset.format, "last", number, where, seen, row.notes)
+    (item,) = dataset.names.read(
+        prompt,
+        dataset.format,
+        "last",
+        number,
+        where,
+        seen,
+        row.notes,
+        change=lambda record: with_response(record, dataset.format, text),
+        needs_response=False,
+    )
     return replace(item, reason=f"`{tier}`: {item.reason}") if isinstance(item, BadRow) else item
 
 
