@@ -11,6 +11,9 @@ from tithe.cli.app import Json, Output, Overwrite, RunDir, Usage, app, print_jso
 from tithe.cli.from_settings import Takes
 
 NO_DATA = {"dataset": ("no data set is given", "`tithe select data.jsonl ...`; `starter` is bundled")}
+# Settings that a single record does not take.
+RUNNING = "warmup shard batch_tokens workers compile per_token residualise strict"
+NO_RECORD = {"row id": ("no record is given", "`--row 0` is the first one")}
 # Settings that a plan does not take, as it computes nothing.
 COMPUTING = "warmup answers dtype device shard batch_tokens workers compile per_token seed"
 
@@ -79,6 +82,32 @@ def look(
     print(f"look: {made}")
     if open_it:
         typer.launch(str(made.path))
+
+
+@app.command("show")
+@Takes("tithe.settings:ScoreSettings", argument="dataset", without=RUNNING, needs=NO_DATA | NO_RECORD)
+def show_one(
+    settings: Any,
+    row: Annotated[int | None, typer.Option(help="Index of the record, from 0.")] = None,
+    id: Annotated[str | None, typer.Option(help="Id of the example, as in `scores.parquet`.")] = None,
+    turn: Annotated[int | None, typer.Option(help="Which response of a dialogue, by the index of its message.")] = None,
+    losses: Annotated[bool, typer.Option("--losses/--no-losses", help="Read losses with the model's weights.")] = True,
+    colour: Annotated[str, typer.Option(help="Colour tokens by: difference, given or alone.")] = "difference",
+    tokens: Annotated[bool, typer.Option("--tokens", help="List every scored token with its losses.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show one record as the model reads it: template, tokens, what is cut, losses, scores."""
+    from tithe.look.find_record import Wanted
+    from tithe.look.record_text import print_record
+    from tithe.look.show_record import show
+    from tithe.report.terminal import SafeConsole, TerminalReporter
+
+    if colour not in ("difference", "given", "alone"):
+        raise Usage(f"tokens cannot be coloured by `{colour}`", hint="by `difference`, `given` or `alone`")
+    found = show(settings, Wanted(row, id, turn), losses=losses, reporter=TerminalReporter())
+    if not as_json:
+        print_record(found, SafeConsole(highlight=False), colour=colour, every_token=tokens)
+    print_json(found.record, as_json)
 
 
 def places(output: Path | None, run_dir: Path | None, dataset: str, example: str) -> tuple[Path | None, Path]:
