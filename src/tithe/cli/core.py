@@ -110,6 +110,43 @@ def show_one(
     print_json(found.record, as_json)
 
 
+@app.command("compare")
+def compare_runs(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run folders; `RUN:SCORER` names one ranking of a run.")
+    ],
+    scorer: Annotated[
+        list[str] | None, typer.Option("--scorer", "-s", help="Compare only this scorer; may be repeated.")
+    ] = None,
+    within: Annotated[str | None, typer.Option(help="Compare within each value of this column, too.")] = None,
+    differ: Annotated[int, typer.Option(help="How many of the records that differ most are listed.")] = 10,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write a page, such as compare.html.")
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Compare rankings of runs: by scorer, model or setting."""
+    from tithe.look.compare_runs import compare
+    from tithe.look.comparison_text import print_comparison
+    from tithe.report.terminal import SafeConsole, TerminalReporter
+
+    if open_it and output is None:
+        raise Usage("`--open` has no page to open", hint="give the page's place: `-o compare.html`")
+    names = [name.strip() for given in scorer or () for name in given.split(",") if name.strip()]
+    reporter = TerminalReporter()
+    how = {"within": within, "differ": differ, "overwrite": overwrite}
+    found = compare(runs, scorers=names, output=output, reporter=reporter, **how)
+    if not as_json:
+        print_comparison(found, SafeConsole(highlight=False))
+    if output is not None:
+        reporter.say(f"compare: {output}")
+    if open_it:
+        typer.launch(str(output))
+    print_json(found.record, as_json)
+
+
 def places(output: Path | None, run_dir: Path | None, dataset: str, example: str) -> tuple[Path | None, Path]:
     """Return where the result and the run folder go.
 

@@ -23,7 +23,7 @@ STRONGEST = 10
 WIDTH = 100  # of a text that is not printed to a terminal
 SHORTEST = 20  # columns for a record's text, however narrow the terminal
 LABEL = 9
-LABELS = {"response": "scored", "shot": "example", "tail": "after it", "lead": "lead"}
+LABELS = {"shot": "example", "tail": "after it"}
 BARS = {"scored": "┃", "cut": "╎", "unscored": "╎"}
 STYLES = {"scored": "bold", "cut": "dim strike", "after it": "dim", "lead": "dim"}
 SATURATED: dict[str, float] = {"difference": 4.0, "given": 8.0, "alone": 8.0}  # nats of the full colour
@@ -56,12 +56,12 @@ def print_record(
     for sentence in heading(record):
         say(out, sentence)
     out.print()
-    print_tokens(out, record.tokens, colour)
+    print_tokens(out, record.tokens, colour, record.tokenised and record.problem is None)
     for one in record.passes:
         if one.texts:
             say(out, "")
             say(out, f"pass `{one.kind}`, for {', '.join(one.asked_by)}: {pass_size(one)}")
-            print_tokens(out, one.texts, colour)
+            print_tokens(out, one.texts, colour, scored=True)
     if record.has_losses:
         out.print()
         say(out, f"colours: {LEGENDS[colour]}")
@@ -112,8 +112,10 @@ def rendering(record: ShownRecord) -> Iterator[str]:
     yield str(t.get("template"))
     if "max_length" in t:
         yield f"max length {t['max_length']:,}"
-        yield f"if longer, cut the {t['truncation']}" if t["truncation"] in ("prompt", "response") else (
-            "longer ones are dropped" if t["truncation"] == "problem" else f"cut as `{t['truncation']}` does"
+        yield (
+            f"if longer, cut the {t['truncation']}"
+            if t["truncation"] in ("prompt", "response")
+            else ("longer ones are dropped" if t["truncation"] == "problem" else f"cut as `{t['truncation']}` does")
         )
         yield "the end of the response is scored" if t.get("eos") else "the end of the response is not scored"
     if t.get("alone_header"):
@@ -147,19 +149,25 @@ def pass_size(one: ShownPass) -> str:
     return f"{counted(one.tokens, 'token')}{cut}{loss}"
 
 
-def label_of(token: Token, unread: bool) -> str:
-    """Return the word in the margin."""
+def label_of(token: Token, scored: bool, read: bool) -> str:
+    """Return the word in the margin.
+
+    Args:
+        token: the token.
+        scored: whether responses are scored; they are not where the record has a problem.
+        read: whether losses were read.
+    """
     if token.cut:
         return "cut"
-    if token.part == "response" and unread:
-        return "unscored"
-    return LABELS.get(token.part, token.part)
+    if token.part == "response" and scored:
+        return "unscored" if read and token.given is None else "scored"
+    # Of `assistant: thinking` the end says what it is.
+    return LABELS.get(token.part, token.part.rpartition(": ")[2])
 
 
-def print_tokens(out: Console, tokens: Sequence[Token], colour: str) -> None:
+def print_tokens(out: Console, tokens: Sequence[Token], colour: str, scored: bool) -> None:
     """Print tokens as text, with the margin; a line of the text that changes its part is broken there."""
     width = max(SHORTEST, out.width - LABEL - 3)
-    scored = any(token.given is not None for token in tokens)
     before = ""
     for label, line in lines_of(tokens, colour, scored):
         bar, style = BARS.get(label, "│"), STYLES.get(label, "")
@@ -178,10 +186,10 @@ def short(label: str) -> str:
 
 def lines_of(tokens: Iterable[Token], colour: str, scored: bool) -> Iterator[tuple[str, Text]]:
     """Yield a label and a line of text; a line ends with the text's own line or where the label changes."""
-    line, label = Text(), ""
-    for token in tokens:
-        unread = scored and token.given is None and token.id is not None
-        own = label_of(token, unread)
+    line, label, found = Text(), "", list(tokens)
+    read = any(token.given is not None for token in found)
+    for token in found:
+        own = label_of(token, scored, read)
         if own != label and len(line):
             yield label, line
             line = Text()
@@ -225,14 +233,18 @@ def print_losses(out: Console, record: ShownRecord, strongest: int, every_token:
         chosen = record.strongest(strongest)
     if not chosen:
         return
-    what = "all scored tokens" if every_token else f"the tokens that the prompt changes most, {len(chosen)} of {there:,}"
+    what = (
+        "all scored tokens" if every_token else f"the tokens that the prompt changes most, {len(chosen)} of {there:,}"
+    )
     say(out, f"{what}:")
     grid = Grid("token", "given", "alone", "difference", box=None, pad_edge=False)
     for column in grid.columns[1:]:
         column.justify = "right"
     for token in chosen:
         cells = [number(token.given), number(token.alone), number(token.difference, "+.2f")]
-        grid.add_row(Text(f"`{printable(token.text)}`" if token.text else f"(a part of a character, id {token.id})"), *cells)
+        grid.add_row(
+            Text(f"`{printable(token.text)}`" if token.text else f"(a part of a character, id {token.id})"), *cells
+        )
     out.print(grid)
 
 
@@ -247,7 +259,7 @@ def print_score(out: Console, score: ShownScore) -> None:
     else:
         sum_of = f" = {score.arithmetic}" if score.arithmetic else ""
         say(out, f"{score.name} {score.value:.6g}{sum_of}")
-    if score.formula:
+    if score.formula and score.value is not None:
         say(out, f"  formula: {score.formula}")
     for ask, values in score.parts.items():
         words = ", ".join(f"{name} {in_words(value)}" for name, value in values.items())
