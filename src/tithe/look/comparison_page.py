@@ -151,6 +151,6 @@ def pair_data(pair: ComparedPair, joined: Joined, ids: Sequence[str]) -> dict[st
 def run_facts(run: FinishedRun) -> list[str]:
     """Return a run's folder, model, data set, examples and version."""
     model = run.reading.get("model") or {}
-    version = run.record.get("versions", {}).get("tithe", "–")
+    version = run.record.get("versions", {}).get("tithe", "-")
     source = str(run.record["dataset"].get("source"))
-    return [str(run.folder), str(model.get("name", "–")), source, f"{len(run.examples):,}", str(version)]
+    return [str(run.folder), str(model.get("name", "-")), source, f"{len(run.examples):,}", str(version)]

@@ -103,7 +103,7 @@ def counts_of(pair: ComparedPair) -> str:
 
 def correlation_words(one: RankCorrelation) -> str:
     if one.value is None:
-        return "–: one of the two does not vary"
+        return "-: one of the two does not vary"
     interval = "" if one.low is None or one.high is None else f" (95 %: {one.low:.2f} to {one.high:.2f})"
     return f"{one.value:.2f}{interval}"
 
@@ -183,7 +183,7 @@ def clip(text: str, most: int) -> str:
 
 
 def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value:.2f}"
 
 
 def percent(share: float) -> str:

@@ -206,5 +206,5 @@ def text_of(value: Any) -> str:
         own = {name: one for name, one in value.items() if name not in ("unit", "reads")}
         return ", ".join(f"{name}={one}" for name, one in own.items()) or "no settings"
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "–"
-    return "–" if value is None else str(value)
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)

@@ -249,7 +249,7 @@ def print_losses(out: Console, record: ShownRecord, strongest: int, every_token:
 
 
 def number(value: float | None, form: str = ".2f") -> str:
-    return "–" if value is None else format(value, form)
+    return "-" if value is None else format(value, form)
 
 
 def print_score(out: Console, score: ShownScore) -> None:

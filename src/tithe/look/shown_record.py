@@ -1,4 +1,4 @@
-"""One record as the model reads it: its tokens with their losses, its passes, and each scorer's number with its parts."""
+"""One record as the model reads it: tokens with their losses, passes, and each scorer's number with its parts."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tithe.look.agreement import top
 from tithe.records import FloatArray
@@ -15,6 +16,7 @@ PERCENTS = (1, 5, 10, 20)
 LEVEL = 0.95  # of intervals
 DRAWS, FEWEST_DRAWS = 1000, 200  # of the bootstrap
 WORK = 20_000_000  # examples drawn at most, over all draws
+BLOCK = 1 << 20  # examples drawn at once
 
 
 @dataclass(frozen=True)
@@ -134,18 +136,29 @@ def bootstrap(a: FloatArray, b: FloatArray, draws: int, seed: int) -> FloatArray
     generator, count = np.random.default_rng(seed), len(a)
     groups = [np.unique(values, return_inverse=True)[1].ravel() for values in (a, b)]
     found = np.full(draws, np.nan)
-    for i in range(draws):
-        weights = np.bincount(generator.integers(0, count, count), minlength=count).astype(np.float64)
-        x, y = (weighted_ranks(group, weights) for group in groups)
-        x, y = x - x @ weights / count, y - y @ weights / count
-        spread = np.sqrt((x * x) @ weights * ((y * y) @ weights))
-        if spread > 0:
-            found[i] = (x * y) @ weights / spread
+    block = max(1, BLOCK // count)
+    for start in range(0, draws, block):
+        here = min(block, draws - start)
+        drawn = generator.integers(0, count, (here, count)) + count * np.arange(here)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=here * count).reshape(here, count).astype(np.float64)
+        x, y = (weighted_ranks(group, weights) for group in groups)  # (draws here, examples)
+        x -= (x * weights).sum(axis=1, keepdims=True) / count
+        y -= (y * weights).sum(axis=1, keepdims=True) / count
+        spread = np.sqrt((x * x * weights).sum(axis=1) * (y * y * weights).sum(axis=1))
+        together = (x * y * weights).sum(axis=1)
+        np.divide(together, spread, out=found[start : start + here], where=spread > 0)
     return found
 
 
-def weighted_ranks(group: np.ndarray, weights: FloatArray) -> FloatArray:  # type: ignore[type-arg]
-    """Return the mean rank of each example's copies, up to a constant."""
-    each = np.bincount(group, weights=weights)
-    ranks: FloatArray = (np.cumsum(each) - each / 2)[group]
+def weighted_ranks(group: npt.NDArray[np.int64], weights: FloatArray) -> FloatArray:
+    """Return the mean rank of each example's copies, up to a constant.
+
+    Args:
+        group: (examples,) the number of each example's group of equal scores, from the lowest score.
+        weights: (draws, examples) how often each example was drawn.
+    """
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    each = np.add.reduceat(weights[:, order], starts, axis=1)  # (draws, groups)
+    ranks: FloatArray = (np.cumsum(each, axis=1) - each / 2)[:, group]
     return ranks
