@@ -61,13 +61,21 @@ def table(*names: str, numbers: Sequence[int] = ()) -> Grid:
 
 def print_pairs(out: Console, pairs: Sequence[ComparedPair]) -> None:
     """Print one line for each pair: rank correlation and shared tops."""
-    percents = [one.percent for one in pairs[0].tops]
-    tops = [f"top {percent} %" for percent in percents]
-    grid = table("", "", "examples", "Spearman", *tops, numbers=range(2, 4 + len(tops)))
+    percents = [f"{one.percent} %" for one in pairs[0].tops]
+    say(out, "rank correlation, and how much of the tops is shared:")
+    grid = table("", "examples", "Spearman", *percents, numbers=range(1, 3 + len(percents)))
+    for column in grid.columns[1:]:
+        column.no_wrap = True
     for pair in pairs:
         cells = [f"{round(100 * one.share)} %" for one in pair.tops]
-        grid.add_row(*map(label, pair.names), f"{pair.counts.both:,}", number(pair.correlation.value), *cells)
+        grid.add_row(label(title(pair)), f"{pair.counts.both:,}", number(pair.correlation.value), *cells)
     out.print(grid)
+
+
+def title(pair: ComparedPair) -> str:
+    """Return the names of a pair, and a scorer that both have only once."""
+    (a, _, one), (b, _, other) = (name.partition(": ") for name in pair.names)
+    return f"{a} and {b}: {one}" if one and one == other else " and ".join(pair.names)
 
 
 def print_pair(out: Console, pair: ComparedPair, within: str | None) -> None:
