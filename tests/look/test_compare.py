@@ -315,7 +315,7 @@ def test_hostile_names_and_texts_are_harmless_in_the_terminal(tmp_path: Path, co
     nasty = "\x1b[31m[bold]\u202e</script>"
     records = [{"instruction": f"{nasty}{i}", "input": "", "output": f"{nasty}{i}", "kind": nasty} for i in range(12)]
     values: list[float | None] = [float(i) for i in range(12)]
-    run = made(tmp_path, "r", {"ifd": values, f"x{nasty}": values[::-1]}, records)
+    run = made(tmp_path, "r", {"ifd": values, "other": values[::-1]}, records)
     out = command.ok("compare", run, "--within", "kind").out
     assert "\x1b" not in out and "\u202e" not in out and r"\x1b[31m[bold]\u202e" in out
 
@@ -341,9 +341,9 @@ def test_of_many_records_the_page_has_those_that_differ_most(tmp_path: Path) -> 
 
 def test_settings_that_differ(tmp_path: Path) -> None:
     values: list[float | None] = [1.0, 2.0, 3.0]
-    template = {"template": "alpaca", "max_length": 512}
-    a = made(tmp_path, "a", {"ifd": values}, template=template, scorers={"ifd": {"unit": "ratio", "same_tokens": True}})
-    b = made(tmp_path, "b", {"ifd": values}, template={**template, "max_length": 1024})
+    template, own = {"template": "alpaca", "max_length": 512}, {"ifd": {"unit": "ratio", "same_tokens": True}}
+    a = made(tmp_path, "a", {"ifd": values}, template=template, scorers=own, **model("m"))
+    b = made(tmp_path, "b", {"ifd": values}, template={**template, "max_length": 1024}, **model("m"))
     found = what_differs([FinishedRun.open(one) for one in (a, b)])
     assert (
         found["max_length"] == ["512", "1024"]
