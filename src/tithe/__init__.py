@@ -18,6 +18,7 @@ __all__ = [
     "answer",
     "bench",
     "build_tiers",
+    "compare",
     "evaluate",
     "evaluate_head",
     "experiment",
@@ -29,15 +30,16 @@ __all__ = [
     "plan",
     "score",
     "select",
+    "show",
     "tally",
     "train_head",
     "tune",
     "warmup",
 ]
-_CORE = ("bench", "load", "plan", "score", "select")
+_CORE = ("bench", "compare", "load", "plan", "score", "select", "show")
 
 if TYPE_CHECKING:
-    from tithe.api import bench, load, plan, score, select
+    from tithe.api import bench, compare, load, plan, score, select, show
     from tithe.lab_api import (
         answer,
         build_tiers,

@@ -1,4 +1,4 @@
-"""The public functions: `tithe.load`, `tithe.plan`, `tithe.bench`, `tithe.score`, `tithe.select`."""
+"""The public functions: `tithe.load`, `plan`, `bench`, `score`, `select`, and to look at them `show` and `compare`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ from tithe.errors import SettingsError
 from tithe.lab.speed.forecast import BenchResult
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.speed import bench as measure
+from tithe.look.compare_runs import DIFFERING, ComparedRuns
+from tithe.look.compare_runs import compare as compare_rankings
+from tithe.look.find_record import Wanted
+from tithe.look.show_record import show as show_record
+from tithe.look.shown_record import ShownRecord
 from tithe.report.notebook import choose_reporter
 from tithe.run.source import named_dataset
 from tithe.settings import ExampleSettings, ScoreSettings, SelectSettings, Settings, join_names, with_preset
@@ -158,6 +163,81 @@ def select(
     with lent(settings) as given:
         made = make_settings(SelectSettings, data, scorer, {**given, "keep": keep})
         return run.select(made, folder=folder(run_dir), reporter=choose_reporter(progress))
+
+
+def show(
+    data: Source,
+    *,
+    row: int | None = None,
+    id: str | None = None,
+    turn: int | None = None,
+    scorer: Specs = None,
+    losses: bool = True,
+    **settings: Any,
+) -> ShownRecord:
+    """Show one record as the model reads it: its tokens, what is cut, its losses, and its scores.
+
+    Args:
+        data: what `load` gives, or what it takes.
+        row: index of the record, from 0.
+        id: id of the example, instead of a row.
+        turn: index of the response among the record's messages; the last one that is read by default.
+        scorer: as of `score`.
+        losses: read losses and scores with the model's weights; False needs only its tokenizer.
+        settings: as in `ScoreSettings`; without `model` only the text is shown.
+
+    Raises:
+        TitheError: with one sentence, and often a hint.
+    """
+    data = hold_data(data)
+    with lent(settings) as given:
+        made = make_settings(ScoreSettings, data, scorer, given)
+        return show_record(made, Wanted(row, id, turn), losses=losses)
+
+
+def compare(
+    *runs: str | Path | run.ScoreResult | run.SelectResult,
+    scorer: Specs = None,
+    within: str | None = None,
+    differ: int = DIFFERING,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+) -> ComparedRuns:
+    """Compare the rankings of runs: how far scorers, models or settings agree.
+
+    Args:
+        runs: run folders, `RUN:SCORER`, or results with a `run_dir`; one with several scorers, or several.
+        scorer: compare only these scorers.
+        within: a column by whose values the agreement is listed too.
+        differ: how many of the examples that differ most are listed.
+        output: also write a page there.
+        overwrite: replace a page that is there.
+
+    Raises:
+        TitheError: with one sentence, and often a hint.
+    """
+    names = () if scorer is None else scorer.split(",") if isinstance(scorer, str) else scorer
+    place = None if output is None else Path(output)
+    how: dict[str, Any] = {"within": within, "differ": differ, "output": place, "overwrite": overwrite}
+    return compare_rankings([*map(folder_of, runs)], scorers=[name.strip() for name in names], **how)
+
+
+def folder_of(given: str | Path | run.ScoreResult | run.SelectResult) -> str | Path:
+    """Return the run folder of a result, or the path that is given.
+
+    Raises:
+        SettingsError: the result was made without a run folder.
+    """
+    if isinstance(given, str | PathLike):
+        return given
+    scored = given.scored if isinstance(given, run.SelectResult) else given
+    place = getattr(scored, "folder", None)
+    if place is None:
+        raise SettingsError(
+            f"a comparison reads run folders, and this {type(given).__name__} has none",
+            hint="give `run_dir` to the run",
+        )
+    return Path(place)
 
 
 def make_settings(kind: type[S], data: Source, scorer: Specs, settings: dict[str, Any]) -> S:

@@ -11,6 +11,9 @@ from tithe.cli.app import Json, Output, Overwrite, RunDir, Usage, app, print_jso
 from tithe.cli.from_settings import Takes
 
 NO_DATA = {"dataset": ("no data set is given", "`tithe select data.jsonl ...`; `starter` is bundled")}
+# Settings that a single record does not take.
+RUNNING = "warmup shard batch_tokens workers compile per_token residualise strict"
+NO_RECORD = {"row id": ("no record is given", "`--row 0` is the first one")}
 # Settings that a plan does not take, as it computes no scores.
 COMPUTING = "warmup answers shard compile per_token seed"
 
@@ -88,6 +91,69 @@ def look(
     print(f"look: {made}")
     if open_it:
         typer.launch(str(made.path))
+
+
+@app.command("show")
+@Takes("tithe.settings:ScoreSettings", argument="dataset", without=RUNNING, needs=NO_DATA | NO_RECORD)
+def show_one(
+    settings: Any,
+    row: Annotated[int | None, typer.Option(help="Index of the record, from 0.")] = None,
+    id: Annotated[str | None, typer.Option(help="Id of the example, as in `scores.parquet`.")] = None,
+    turn: Annotated[int | None, typer.Option(help="Which response of a dialogue, by the index of its message.")] = None,
+    losses: Annotated[bool, typer.Option("--losses/--no-losses", help="Read losses with the model's weights.")] = True,
+    colour: Annotated[str, typer.Option(help="Colour tokens by: difference, given or alone.")] = "difference",
+    tokens: Annotated[bool, typer.Option("--tokens", help="List every scored token with its losses.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show one record as the model reads it: template, tokens, what is cut, losses, scores."""
+    from tithe.look.find_record import Wanted
+    from tithe.look.record_text import print_record
+    from tithe.look.show_record import show
+    from tithe.report.terminal import SafeConsole, TerminalReporter
+
+    if colour not in ("difference", "given", "alone"):
+        raise Usage(f"tokens cannot be coloured by `{colour}`", hint="by `difference`, `given` or `alone`")
+    found = show(settings, Wanted(row, id, turn), losses=losses, reporter=TerminalReporter())
+    if not as_json:
+        print_record(found, SafeConsole(highlight=False), colour=colour, every_token=tokens)
+    print_json(found.record, as_json)
+
+
+@app.command("compare")
+def compare_runs(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run folders; `RUN:SCORER` names one ranking of a run.")
+    ],
+    scorer: Annotated[
+        list[str] | None, typer.Option("--scorer", "-s", help="Compare only this scorer; may be repeated.")
+    ] = None,
+    within: Annotated[str | None, typer.Option(help="Compare within each value of this column, too.")] = None,
+    differ: Annotated[int, typer.Option(help="How many of the records that differ most are listed.")] = 10,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write a page, such as compare.html.")
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Compare rankings of runs: by scorer, model or setting."""
+    from tithe.look.compare_runs import compare
+    from tithe.look.comparison_text import print_comparison
+    from tithe.report.terminal import SafeConsole, TerminalReporter
+
+    if open_it and output is None:
+        raise Usage("`--open` has no page to open", hint="give the page's place: `-o compare.html`")
+    names = [name.strip() for given in scorer or () for name in given.split(",") if name.strip()]
+    reporter = TerminalReporter()
+    how = {"within": within, "differ": differ, "overwrite": overwrite}
+    found = compare(runs, scorers=names, output=output, reporter=reporter, **how)
+    if not as_json:
+        print_comparison(found, SafeConsole(highlight=False))
+    if output is not None:
+        reporter.say(f"compare: {output}")
+    if open_it:
+        typer.launch(str(output))
+    print_json(found.record, as_json)
 
 
 def places(output: Path | None, run_dir: Path | None, dataset: str, example: str) -> tuple[Path | None, Path]:

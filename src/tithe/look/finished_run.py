@@ -69,6 +69,11 @@ class FinishedRun:
             )
         return cls(folder, record, read_table(folder / SCORES), held)
 
+    @cached_property
+    def examples(self) -> pa.Table:
+        """The table without bad rows, which have no id."""
+        return self.table.filter(self.table.column("id").is_valid())
+
     @property
     def scorers(self) -> list[str]:
         """Names of the score columns, the one that ranked first; without a scorer's further columns."""

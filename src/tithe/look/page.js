@@ -1,35 +1,11 @@
-"use strict";
 (async () => {
-  const packed = Uint8Array.from(atob(document.getElementById("data").textContent.trim()), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const data = JSON.parse(await new Response(stream).text());
-  const at = (id) => document.getElementById(id);
-  const HEIGHT = 26, BARS = 60, WIDTH = 600, TALL = 70;
+  const data = await unpacked();
+  const BARS = 60, WIDTH = 600, TALL = 70;
   const count = data.row.length;
-  const whole = new Intl.NumberFormat("en-US");
-  const number = (x) => (x === null || x === undefined ? "–" : String(x));
   // What is shown: the column that sorts, its direction, the chosen record, and the range of scores.
   const state = { column: 0, down: true, chosen: null, low: -Infinity, high: Infinity, shown: [] };
 
-  // All text from the data becomes text nodes, never markup.
-  const make = (name, attributes, ...inside) => {
-    const made = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes || {})) {
-      if (key === "style") made.style.cssText = value;
-      else made.setAttribute(key, value);
-    }
-    for (const one of inside) made.append(one instanceof Node ? one : String(one));
-    return made;
-  };
-  const drawn = (name, attributes, text) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
-
   const kept = (i) => data.why[i] === 0;
-  const texts = (parts) => parts.map((part) => part[1]).join("\n");
   let lower = null; // made when something is searched: it takes as long as all the rest
   const searched = (i) => {
     lower ??= data.prompt.map((parts, n) => texts([...parts, ...data.response[n]]).toLowerCase());
@@ -115,29 +91,13 @@
     );
   }
 
-  // Only the rows in sight exist: 20,000 of them would take seconds.
   function rows() {
-    const list = at("list");
-    const first = Math.max(0, Math.floor(list.scrollTop / HEIGHT) - 5);
-    const last = Math.min(state.shown.length, first + Math.ceil(list.clientHeight / HEIGHT) + 10);
-    at("all").style.height = `${state.shown.length * HEIGHT}px`;
-    const made = [];
-    for (let n = first; n < last; n += 1) {
-      const i = state.shown[n];
-      const row = make(
-        "div",
-        {
-          class: "row" + (data.selects && kept(i) ? " kept" : "") + (i === state.chosen ? " on" : ""),
-          style: `top:${n * HEIGHT}px`, role: "option", "aria-selected": String(i === state.chosen), "data-place": i,
-        },
-        ...data.scores.map((values) => make("div", { class: "cell" }, number(values[i]))),
-        make("div", { class: "cell" }, number(data.tokens[i])),
-        make("div", { class: "cell text" }, data.prompt[i].length ? data.prompt[i].at(-1)[1].slice(0, 200) : "")
-      );
-      row.onclick = () => choose(i);
-      made.push(row);
-    }
-    at("all").replaceChildren(...made);
+    const cells = (i) => [
+      ...data.scores.map((values) => make("div", { class: "cell" }, number(values[i]))),
+      make("div", { class: "cell" }, number(data.tokens[i])),
+      make("div", { class: "cell text" }, data.prompt[i].length ? data.prompt[i].at(-1)[1].slice(0, 200) : ""),
+    ];
+    showRows(state.shown, state.chosen, cells, (i) => (data.selects && kept(i) ? " kept" : ""), choose);
   }
 
   function refresh() {
@@ -151,28 +111,10 @@
 
   function choose(i) {
     state.chosen = i;
-    const n = state.shown.indexOf(i), list = at("list");
-    if (n >= 0) {
-      if (n * HEIGHT < list.scrollTop) list.scrollTop = n * HEIGHT;
-      const below = (n + 1) * HEIGHT - list.clientHeight;
-      if (below > list.scrollTop) list.scrollTop = below;
-    }
+    bringIntoView(state.shown.indexOf(i));
     rows();
     i === null ? overview() : record(i);
   }
-
-  function move(step) {
-    const n = state.shown.indexOf(state.chosen);
-    const next = n < 0 ? 0 : Math.max(0, Math.min(state.shown.length - 1, n + step));
-    if (state.shown.length) choose(state.shown[next]);
-  }
-
-  const table = (rows_, heads) => {
-    const made = make("table", {});
-    if (heads) made.append(make("tr", {}, ...heads.map((one) => make("th", { scope: "col" }, one))));
-    for (const row of rows_) made.append(make("tr", {}, ...row.map((c) => (c instanceof Node ? c : make("td", {}, c)))));
-    return make("div", { class: "scroll" }, made);
-  };
 
   function overview() {
     const parts = [make("h2", {}, "This run"), table(data.facts)];
@@ -262,15 +204,7 @@
   at("home").onclick = () => choose(null);
   at("list").onscroll = rows;
   window.onresize = rows;
-  document.onkeydown = (event) => {
-    const typing = ["INPUT", "SELECT"].includes(event.target.tagName);
-    if (event.key === "Escape") { event.target.blur(); choose(null); }
-    else if (!typing && event.key === "/") { event.preventDefault(); at("search").focus(); }
-    else if (!typing && ["ArrowDown", "j"].includes(event.key)) { event.preventDefault(); move(1); }
-    else if (!typing && ["ArrowUp", "k"].includes(event.key)) { event.preventDefault(); move(-1); }
-    else if (!typing && event.key === "PageDown") { event.preventDefault(); move(20); }
-    else if (!typing && event.key === "PageUp") { event.preventDefault(); move(-20); }
-  };
+  useKeys(state, choose);
   refresh();
   overview();
   document.body.dataset.ready = "yes";

@@ -70,7 +70,7 @@ class Page:
 
 def shown_places(run: FinishedRun, most: int = MOST) -> Places:
     """Return all examples; of more than `most`, all kept ones, and a sample of the rest with each reason's share."""
-    table = run.table.filter(run.table.column("id").is_valid())
+    table = run.examples
     full = table.column(DROPPED_COLUMN).to_pylist() if run.selects else [None] * len(table)
     reasons = [None if why is None else without_number(why) for why in full]
     everything = np.arange(len(table))

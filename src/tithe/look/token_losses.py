@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +78,14 @@ class TokenLosses:
         found: dict[str, list[Any]] = {"text": pieces(self.tokenizer, ids)}
         for name in PASSES:
             _, losses = passes.get(name, ((), ()))
-            found[name] = [*[None] * (len(ids) - len(losses)), *(round(float(one), DIGITS) for one in losses)]
+            found[name] = aligned(losses, len(ids), DIGITS)
         return found
+
+
+def aligned(losses: Iterable[float], tokens: int, digits: int | None = None) -> list[float | None]:
+    """Return a loss for each of so many tokens: a pass scores the last ones, and None stands for the others."""
+    found = [float(one) if digits is None else round(float(one), digits) for one in losses][-tokens:]
+    return [*[None] * (tokens - len(found)), *found]
 
 
 def rows_of(table: pa.Table, wanted: Collection[str]) -> dict[str, Passes]:

@@ -7,8 +7,10 @@ import gzip
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -104,15 +106,24 @@ def open_run(run: Path | str | ScoreResult | SelectResult) -> FinishedRun:
 
 
 def render(page: Page) -> bytes:
-    """Return the page as HTML. Its policy lets only our own script run; the data is compressed, and never markup."""
-    made = json.dumps(page.data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+    """Return the page as HTML."""
+    return render_data(page.data, page.data["title"], "page")
+
+
+def render_data(data: Mapping[str, Any], title: str, name: str) -> bytes:
+    """Return data and the frame of this name as HTML.
+
+    The page's policy lets only our own script run; the data is compressed, and never markup.
+    """
+    made = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
     packed = base64.b64encode(gzip.compress(made, 9, mtime=0)).decode()
-    script, style, frame = ((PARTS / f"page.{end}").read_text("utf-8") for end in ("js", "css", "html"))
+    script = "".join((PARTS / part).read_text("utf-8") for part in ("parts.js", f"{name}.js"))
+    style, frame = ((PARTS / part).read_text("utf-8") for part in ("page.css", f"{name}.html"))
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     return (
         environment.from_string(frame)
         .render(
-            title=re.sub(r"\s+", " ", page.data["title"]),
+            title=re.sub(r"\s+", " ", title),
             style=source_hash(style),
             script=source_hash(script),
             css=Markup(style),
