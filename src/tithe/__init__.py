@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from tithe.extras import __version__ as __version__
 
-__all__ = ["bench", "load", "plan", "score", "select"]
+__all__ = ["bench", "check", "load", "plan", "score", "select"]
 
 if TYPE_CHECKING:
-    from tithe.api import bench, load, plan, score, select
+    from tithe.api import bench, check, load, plan, score, select
 
 
 def __getattr__(name: str) -> object:

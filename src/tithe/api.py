@@ -1,4 +1,4 @@
-"""The public functions: `tithe.load`, `tithe.plan`, `tithe.bench`, `tithe.score`, `tithe.select`."""
+"""The public functions: `tithe.load`, `tithe.check`, `tithe.plan`, `tithe.bench`, `tithe.score`, `tithe.select`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any, Literal, TypeVar
 from tithe import run
 from tithe.data.dataset import Dataset, open_dataset
 from tithe.errors import SettingsError
+from tithe.inspect.checking import CheckResult
+from tithe.inspect.checking import check as look_over
+from tithe.inspect.settings import CheckSettings
 from tithe.lab.speed.forecast import BenchResult
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.speed import bench as measure
 from tithe.run.source import named_dataset
-from tithe.settings import ScoreSettings, SelectSettings, with_preset
+from tithe.settings import ExampleSettings, ScoreSettings, SelectSettings, with_preset
 
-S = TypeVar("S", bound=ScoreSettings)
+S = TypeVar("S", bound=ExampleSettings)
 Specs = str | Sequence[str] | None
 
 
@@ -38,6 +41,20 @@ def load(
     demand_name(source)
     name = named_dataset(str(source))
     return open_dataset(name, format=format, turns=turns, split=split, strict=strict, limit=limit)
+
+
+def check(data: Dataset | str | Path, **settings: Any) -> CheckResult:
+    """Look a data set over: bad rows, duplicates, truncation, contamination, lengths, languages.
+
+    Args:
+        data: what `load` gives, or what it takes.
+        settings: as in `CheckSettings`: `model`, `max_length`, `near_duplicates`, `contamination`, limits such as
+            `max_bad=0` and `max_duplicates="1%"`, `baseline`, ... A limit that is not kept is in `failures`.
+
+    Raises:
+        TitheError: with one sentence, and often a hint.
+    """
+    return look_over(make_settings(CheckSettings, data, None, settings))
 
 
 def plan(data: Dataset | str | Path, *, scorer: Specs = None, **settings: Any) -> run.PlanResult:
@@ -118,7 +135,7 @@ def make_settings(kind: type[S], data: Dataset | str | Path, scorer: Specs, sett
         values["dataset"] = str(data)
     if scorer is not None:
         values["scorer"] = scorer if isinstance(scorer, str) else tuple(scorer)
-    return with_preset(kind, values)
+    return with_preset(kind, values) if issubclass(kind, ScoreSettings) else kind.of(values)
 
 
 def demand_name(data: object, accepted: str = "a path or a hub id") -> None:
