@@ -44,7 +44,8 @@ def typos(row: Row, draw: random.Random) -> Row | None:
 
 
 def cut(row: Row, _: random.Random) -> Row | None:
-    return {**row, "output": row["output"][: int(0.85 * len(row["output"]))]}
+    text = row["output"][: int(0.85 * len(row["output"]))]
+    return {**row, "output": text} if text.strip() else None
 
 
 def case(row: Row, _: random.Random) -> Row | None:
@@ -52,7 +53,7 @@ def case(row: Row, _: random.Random) -> Row | None:
 
 
 def sentence(row: Row, draw: random.Random) -> Row | None:
-    """Return a copy with one sentence of the response replaced by another of its sentences' words in another order."""
+    """Return a copy with the words of one sentence of the response in another order."""
     parts = SENTENCE.split(row["output"])
     if len(parts) < 3:
         return None
@@ -109,7 +110,8 @@ def planted(rows: list[Row], make: Any, count: int, threshold: float, folder: Pa
         if len(copies) == count:
             break
     examples = examples_of([*originals, *copies], folder)
-    pairs = list(zip(examples, examples[len(originals) :], strict=False))
+    assert len(examples) == 2 * len(originals), "a copy that is a bad row would be paired with another original"
+    pairs = list(zip(examples[: len(originals)], examples[len(originals) :], strict=True))
     near = NearDuplicates(threshold)
     for one in examples:
         near.sign(one)
@@ -136,10 +138,10 @@ def main() -> None:
     given = parser.parse_args()
     rows = [json.loads(line) for line in given.data.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if row.get("output", "").strip()]
-    began, worked = time.monotonic(), time.process_time()
     dataset = tithe.load(given.data)
-    near = NearDuplicates.of(dataset, given.threshold)
     first = [item for item in dataset if isinstance(item, Example) and "-" not in item.id]
+    began, worked = time.monotonic(), time.process_time()
+    near = NearDuplicates.of(dataset, given.threshold)
     dropped = near.find([one.id for one in first], [one.row for one in first])
     took = {"seconds": round(time.monotonic() - began, 1), "cpu_seconds": round(time.process_time() - worked, 1)}
     texts = {one.id: f"{one.prompt[-1].content[:100]} -> {one.response.content[:100]}" for one in first}

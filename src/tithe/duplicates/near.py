@@ -2,7 +2,7 @@
 
 Two examples are near-duplicates if their similarity (`shingles.py`) is at least a threshold. MinHash with banding
 proposes pairs by their whole texts. Every pair is verified on the runs themselves, so no reported pair is below the
-threshold. Banding may miss a pair: one at the threshold with a probability of at most 2 %, more similar ones more rarely.
+threshold. Banding may miss a pair: at the threshold with a probability of at most 2 %, above it more rarely.
 
 Examples are visited best first, and one that is similar to an example already kept is dropped. So every dropped
 example has a kept twin, and no two kept ones are near-duplicates; a chain of ever less similar texts is not one group.

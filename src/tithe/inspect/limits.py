@@ -22,9 +22,9 @@ RATES: Mapping[str, tuple[str, str]] = {
     "noted": ("records with a note", "records"),
     "other_language": ("in another language", "examples"),
 }
-_SHARE = re.compile(r"(\d{1,3}(?:\.\d{0,12})?|\.\d{1,12})\s*%")
-_COUNT = re.compile(r"\d{1,15}")
-_NUMBER = re.compile(r"0?\.\d{1,12}")
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{0,12})?|\.\d{1,12})\s*%", re.ASCII)
+_COUNT = re.compile(r"\d{1,15}", re.ASCII)
+_NUMBER = re.compile(r"0?\.\d{1,12}", re.ASCII)
 
 
 @dataclass(frozen=True)
