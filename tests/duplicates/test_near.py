@@ -17,24 +17,7 @@ from tithe.duplicates.shingles import ComparedText, jaccard, shingles
 from tithe.errors import MissingExtraError, SettingsError
 from tithe.records import Example, Message
 
-WORDS = [
-    "river",
-    "stone",
-    "lamp",
-    "window",
-    "garden",
-    "bread",
-    "winter",
-    "letter",
-    "music",
-    "table",
-    "horse",
-    "paper",
-    "cloud",
-    "market",
-    "bridge",
-    "candle",
-]
+WORDS = ("river", "stone", "lamp", "window", "garden", "bread", "winter", "letter", "music", "table", "horse", "paper")
 
 
 def example(number: int, prompt: str, response: str, row: int | None = None, system: str = "") -> Example:

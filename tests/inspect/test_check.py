@@ -27,7 +27,7 @@ def tithe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """40 records: 2 equal, 2 nearly equal and contaminated, 2 empty responses, 1 other bad row, 1 in another language."""
+    """40 records: 2 equal, 2 nearly equal and contaminated, 2 empty, 1 other bad row, 1 in another language."""
     rows: list[Any] = records(40)
     rows[5] = {**rows[5], "instruction": HOSTILE * 2, "output": HOSTILE * 3}
     rows[6] = dict(rows[5])
