@@ -21,7 +21,8 @@ from tithe.records import Example, Message
 
 RUN = 5  # characters
 SIMILARITY = (
-    f"Jaccard index of the sets of {RUN}-character runs of prompt and response, as words in NFKC and lower case"
+    f"the smaller Jaccard index of the sets of {RUN}-character runs, of prompt and response together and of the "
+    "response; words in NFKC and lower case"
 )
 Shingles: TypeAlias = npt.NDArray[np.uint64]
 # Odd, so that multiplying by them modulo 2^64 loses nothing; the second one is from MurmurHash3's finalizer.

@@ -29,8 +29,9 @@ _MARKS = re.compile(r"([\\`*_\[\]|#~])")
 
 def sections(record: Mapping[str, Any]) -> Iterator[Section]:
     """Yield the sections of the whole report."""
-    passed = [("worse", said) for said in record["failures"]] or [("better", "passed: " + passed_text(record))]
-    yield Section("", [headline(record)], verdicts=passed)
+    judged = record["limits"] or "baseline" in record
+    passed = [("better", f"passed: {passed_text(record)}")] if judged else []
+    yield Section("", [headline(record)], verdicts=[("worse", said) for said in record["failures"]] or passed)
     yield Section("Rates", skipped_lines(record), "note", rows=rate_rows(record))
     yield Section("Lengths", cut_lines(record), rows=length_rows(record))
     if record["bad_rows"]:
@@ -80,8 +81,8 @@ def headline(record: Mapping[str, Any]) -> str:
 
 
 def passed_text(record: Mapping[str, Any]) -> str:
-    limits = f"{counted(len(record['limits']), 'limit')} kept" if record["limits"] else "no limits given"
-    return limits + (", nothing grew over the baseline" if "baseline" in record else "")
+    kept = [f"{counted(len(record['limits']), 'limit')} kept"] if record["limits"] else []
+    return ", ".join([*kept, *(["nothing grew over the baseline"] if "baseline" in record else [])])
 
 
 def rate_rows(record: Mapping[str, Any]) -> list[list[str]]:
