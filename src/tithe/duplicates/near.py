@@ -98,7 +98,7 @@ class NearDuplicates:
     """An index of the examples of a data set that may have near-duplicates.
 
     It is made in two readings: `sign` takes every example, then `add` those that `may_have_twins` names. It holds 0.6
-    kB of each example, and of each of those 6 kB and up to 16 bytes a character. Only the first of equal examples counts.
+    kB of each example, and of each of those 6 kB and up to 16 bytes a character. Of equal examples the first counts.
 
     Args:
         threshold: similarity from which two examples are near-duplicates.
