@@ -23,9 +23,10 @@ FLOORS = (
     {"lab.heads", "lab.tune", "lab.writing", "lab.speed"},
     {"lab.endpoint", "lab.exports", "lab.curve", "lab.contamination_report"},
     {"lab"},
-    {"look"},
+    {"look", "inspect"},
     {"run"},
     {"settings"},
+    {"duplicates"},
     {"contamination"},
     {"report"},
     {"stages"},
@@ -48,7 +49,8 @@ FLOORS = (
 )
 # A scorer or selector is arithmetic: it reads no file, calls no model and knows no plan.
 NARROW = {"scorers": {"gate", "neighbours", "records", "errors"}, "selectors": {"neighbours", "records", "errors"}}
-PRINTING = {"cli", "run", "look", "report", "lab.evaluate", "lab.experiment", "lab.tiers", "lab.contamination_report"}
+PRINTING = {"cli", "inspect", "look", "run", "report"}
+PRINTING |= {"lab.evaluate", "lab.experiment", "lab.tiers", "lab.contamination_report"}
 TERMINAL = {"typer": {"cli"}, "click": {"cli"}, "rich": PRINTING, "httpx2": {"lab.endpoint"}}
 HEAVY = ("torch", "transformers", "pandas", "datasets")
 HEAVY_ROOMS = {"engine", "neighbours", "runners", "lab.heads", "lab.tune", "lab.evaluate"}

@@ -18,6 +18,7 @@ __all__ = [
     "answer",
     "bench",
     "build_tiers",
+    "check",
     "compare",
     "evaluate",
     "evaluate_head",
@@ -36,10 +37,10 @@ __all__ = [
     "tune",
     "warmup",
 ]
-_CORE = ("bench", "compare", "load", "plan", "score", "select", "show")
+_CORE = ("bench", "check", "compare", "load", "plan", "score", "select", "show")
 
 if TYPE_CHECKING:
-    from tithe.api import bench, compare, load, plan, score, select, show
+    from tithe.api import bench, check, compare, load, plan, score, select, show
     from tithe.lab_api import (
         answer,
         build_tiers,

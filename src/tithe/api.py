@@ -1,4 +1,4 @@
-"""The public functions: `tithe.load`, `plan`, `bench`, `score`, `select`, and to look at them `show` and `compare`."""
+"""The public functions of the core: `tithe.load`, `check`, `plan`, `bench`, `score`, `select`, `show` and `compare`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from tithe.data.in_memory import HeldRows, hold, is_name
 from tithe.data.named_columns import read_columns
 from tithe.engine.model_source import lent_model
 from tithe.errors import SettingsError
+from tithe.inspect.checking import CheckResult
+from tithe.inspect.checking import check as look_over
+from tithe.inspect.settings import CheckSettings
 from tithe.lab.speed.forecast import BenchResult
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.speed import bench as measure
@@ -22,6 +25,7 @@ from tithe.look.compare_runs import compare as compare_rankings
 from tithe.look.find_record import Wanted
 from tithe.look.show_record import show as show_record
 from tithe.look.shown_record import ShownRecord
+from tithe.look.write_page import open_run
 from tithe.report.notebook import choose_reporter
 from tithe.run.source import named_dataset
 from tithe.settings import ExampleSettings, ScoreSettings, SelectSettings, Settings, join_names, with_preset
@@ -70,6 +74,22 @@ def load(
     held, own = source if is_name(source) else hold(source), read_columns(columns)
     name = data_name(held)
     return open_dataset(name, format=format, turns=turns, split=split, strict=strict, limit=limit, columns=own)
+
+
+def check(data: Source, *, progress: bool = True, **settings: Any) -> CheckResult:
+    """Look a data set over: bad rows, duplicates, truncation, contamination, lengths, languages.
+
+    Args:
+        data: what `load` gives, or what it takes.
+        progress: show notes and progress.
+        settings: as in `CheckSettings`: `model`, `max_length`, `near_duplicates`, `contamination`, limits such as
+            `max_bad=0` and `max_duplicates="1%"`, `baseline`, ... A limit that is not kept is in `failures`.
+
+    Raises:
+        TitheError: with one sentence, and often a hint.
+    """
+    data = hold_data(data)
+    return look_over(make_settings(CheckSettings, data, None, settings), choose_reporter(progress))
 
 
 def plan(
@@ -219,25 +239,9 @@ def compare(
     names = () if scorer is None else scorer.split(",") if isinstance(scorer, str) else scorer
     place = None if output is None else Path(output)
     how: dict[str, Any] = {"within": within, "differ": differ, "output": place, "overwrite": overwrite}
-    return compare_rankings([*map(folder_of, runs)], scorers=[name.strip() for name in names], **how)
-
-
-def folder_of(given: str | Path | run.ScoreResult | run.SelectResult) -> str | Path:
-    """Return the run folder of a result, or the path that is given.
-
-    Raises:
-        SettingsError: the result was made without a run folder.
-    """
-    if isinstance(given, str | PathLike):
-        return given
-    scored = given.scored if isinstance(given, run.SelectResult) else given
-    place = getattr(scored, "folder", None)
-    if place is None:
-        raise SettingsError(
-            f"a comparison reads run folders, and this {type(given).__name__} has none",
-            hint="give `run_dir` to the run",
-        )
-    return Path(place)
+    # A result also knows its data, which may be nowhere but in memory; `RUN:SCORER` is split where it is opened.
+    opened = [one if isinstance(one, str | PathLike) else open_run(one) for one in runs]
+    return compare_rankings(opened, scorers=[name.strip() for name in names], **how)
 
 
 def make_settings(kind: type[S], data: Source, scorer: Specs, settings: dict[str, Any]) -> S:

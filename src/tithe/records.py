@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tithe.errors import brief
 
 SHOWN = 50  # characters of a text
-NUMBER = re.compile(r" \([\d.]+\)$")
+NUMBER = re.compile(r" \([\d.]+(?: like [0-9a-f]{16}(?:-\d+)?)?\)$")  # and the example that it compares with
 PassKind: TypeAlias = Literal["given", "alone", "shown", "rated"]
 IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
@@ -375,9 +375,11 @@ class Selection:
 
 
 def without_number(reason: str) -> str:
-    """Return a reason without a number in brackets at its end, such as a probability.
+    """Return a reason without a number in brackets at its end, such as a probability, or a similarity to an example.
 
     >>> without_number("looks like cut (0.97)")
     'looks like cut'
+    >>> without_number("near-duplicate (0.93 like 00c0ffee00c0ffee-1)")
+    'near-duplicate'
     """
     return NUMBER.sub("", reason)

@@ -242,6 +242,8 @@ class SelectSettings(ScoreSettings):
         selector: a name from `tithe selectors`, with its settings.
         drop: filter, e.g. `ifd > 1`; may be repeated; by default the ranking scorer's own.
         drop_duplicates: keep the first of examples with the same prompt and response.
+        drop_near_duplicates: drop exact duplicates, and examples this similar to a better one (0.5 to 1; 0.8 is usual):
+            the share of the runs of five characters that both have, in the whole text and in the response.
         drop_contaminated: drop examples that share 13 words in a row with this evaluation file; may be repeated.
         pipeline: stages instead of one scorer, e.g. `superfiltering@gpt2:20% -> ifd:5%`.
         gate: first keep this share by `sound`, so that damaged records are not chosen for being hard: `50%`, or `auto`
@@ -259,6 +261,7 @@ class SelectSettings(ScoreSettings):
     selector: str = "top"
     drop: Annotated[Texts | None, Flag(emptied="turn all filters off, the scorer's own too")] = None
     drop_duplicates: bool = False
+    drop_near_duplicates: Annotated[float | None, Flag(metavar="THRESHOLD")] = None
     drop_contaminated: Annotated[Texts, Flag(metavar="FILE")] = ()
     pipeline: str | None = None
     gate: str | None = None

@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.command import Command, child
 
-COMMANDS = ["select", "score", "plan", "scorers", "selectors", "templates", "doctor", "export"]
+COMMANDS = ["select", "score", "plan", "scorers", "selectors", "templates", "doctor", "export", "check"]
 COMMANDS += ["tiers build", "tiers import", "tiers look"]
 HEAVY = ["torch", "transformers", "datasets", "pandas", "sklearn", "pyarrow", "numpy", "jinja2"]
 LIGHT = """

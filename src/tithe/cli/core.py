@@ -156,6 +156,42 @@ def compare_runs(
     print_json(found.record, as_json)
 
 
+@app.command()
+@Takes(
+    "tithe.inspect.settings:CheckSettings",
+    argument="dataset",
+    several=True,
+    without="strict dtype device",
+    needs={"dataset": ("no data set is given", "`tithe check data.jsonl`; `starter` is bundled")},
+)
+def check(
+    settings: Any,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Report to write: .html, .md or .json (for `--baseline`).")
+    ] = None,
+    overwrite: Overwrite = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the report to stdout as Markdown.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look a data set over: bad rows, duplicates, truncation, contamination, lengths, languages."""
+    from tithe.inspect.check_report import show_check
+    from tithe.inspect.checking import check, check_output, demand_passed
+    from tithe.report.terminal import TerminalReporter
+
+    if markdown and as_json:
+        raise Usage("`--markdown` and `--json` both print to stdout", hint="give one; `-o` writes another")
+    check_output(settings, output, overwrite)
+    result = check(settings, TerminalReporter())
+    show_check(result.record)
+    if output is not None:
+        result.write(output, overwrite=overwrite)
+        TerminalReporter().say(f"written: {output}")
+    if markdown:
+        print(result.markdown())
+    print_json(result.record, as_json)
+    demand_passed(result)
+
+
 def places(output: Path | None, run_dir: Path | None, dataset: str, example: str) -> tuple[Path | None, Path]:
     """Return where the result and the run folder go.
 

@@ -17,6 +17,8 @@ EXTRAS = {  # extra -> a module that it installs
     "hub": "datasets",
     "encoders": "sentence_transformers",
     "ann": "faiss",
+    "near-duplicates": "datasketch",
+    "check": "py3langid",
     "report": "altair",
     "tune": "trl",
     "eval": "lm_eval",

@@ -69,7 +69,7 @@ def pair_words(pair: ComparedPair) -> str:
 
 
 def compare(
-    runs: Sequence[str | Path],
+    runs: Sequence[str | Path | FinishedRun],
     *,
     scorers: Sequence[str] = (),
     within: str | None = None,

@@ -61,14 +61,16 @@ class Ranking:
         return frozenset(id_ for id_, why in zip(self.ids, reasons, strict=True) if why is None)
 
 
-def find_rankings(runs: Sequence[str | Path], scorers: Sequence[str] = ()) -> list[tuple[Ranking, Ranking]]:
+def find_rankings(
+    runs: Sequence[str | Path | FinishedRun], scorers: Sequence[str] = ()
+) -> list[tuple[Ranking, Ranking]]:
     """Open the runs and return the pairs of rankings that are compared.
 
     The scorers of a single run are compared with each other. Of several runs the same scorers are, or all if they have
     none in common. Rankings given as `RUN:SCORER` are compared with all others.
 
     Args:
-        runs: run folders; after a colon the name of one scorer.
+        runs: run folders, with a colon and the name of one scorer or without; or runs that are open.
         scorers: compare only these.
 
     Raises:
@@ -81,10 +83,10 @@ def find_rankings(runs: Sequence[str | Path], scorers: Sequence[str] = ()) -> li
     opened: dict[Path, FinishedRun] = {}
     found: list[Ranking] = []
     for given in runs:
-        folder, named = split_name(given)
+        folder, named = (given.folder, None) if isinstance(given, FinishedRun) else split_name(given)
         place = folder.resolve()
         if place not in opened:
-            opened[place] = open_with_scores(folder)
+            opened[place] = with_scores(given if isinstance(given, FinishedRun) else FinishedRun.open(folder))
         for name in names_in(opened[place], named, scorers):
             if any(one.run is opened[place] and one.scorer == name for one in found):
                 raise SettingsError(f"`{name}` of the run `{folder}` is given twice", hint="give each run once")
@@ -107,18 +109,17 @@ def split_name(given: str | Path) -> tuple[Path, str | None]:
     return Path(folder), name
 
 
-def open_with_scores(folder: Path) -> FinishedRun:
-    """Open a run.
+def with_scores(run: FinishedRun) -> FinishedRun:
+    """Return a run that has scores.
 
     Raises:
-        StoreError: it is no finished run of a version that is known.
+        StoreError: it is of a version that is not known.
         DataError: it has no scores.
     """
-    run = FinishedRun.open(folder)
     _ = run.settings  # of a version whose settings are unknown, the scores may mean something else
     table = run.examples
     if not any(table.column(name).null_count < len(table) for name in run.scorers):
-        raise DataError(f"the run in `{folder}` has no scores to compare")
+        raise DataError(f"the run in `{run.folder}` has no scores to compare")
     return run
 
 

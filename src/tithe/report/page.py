@@ -66,10 +66,10 @@ def words(line: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(line))))  # `str`: a Markup would escape our tags
 
 
-def write_page(path: Path, title: str, parts: Sequence[Section]) -> None:
-    """Write the page; replaces an existing one."""
+def write_page(path: Path, title: str, parts: Sequence[Section], *, overwrite: bool = True) -> None:
+    """Write the page; by default it replaces an existing one."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["words"] = words
     text = environment.from_string(PAGE).render(title=title, parts=parts)
-    with atomic(path, overwrite=True) as stream:
+    with atomic(path, overwrite=overwrite) as stream:
         stream.write(text.encode("utf-8", "replace"))

@@ -13,6 +13,7 @@ import numpy as np
 from tithe.contamination.overlap import ContaminationResult, find
 from tithe.data.dataset import Dataset
 from tithe.data.ids import strip_occurrence
+from tithe.duplicates.near import NearDuplicates
 from tithe.errors import SettingsError, did_you_mean
 from tithe.planner import without_details
 from tithe.records import FloatArray, Scores, Selection, without_number
@@ -24,7 +25,7 @@ from tithe.run.table import COMPUTED, COUNTS, FIXED, NLLS, ScoreTable, join_reas
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter, apply_filters, drop_duplicates, without
-from tithe.selectors.rank import Top
+from tithe.selectors.rank import Ranked, Top
 from tithe.settings import SelectSettings
 from tithe.stages import Stage
 
@@ -46,6 +47,7 @@ class SelectionRules:
         filters: drop examples before the selector sees them.
         drop_duplicates: also drop later examples with the same prompt and response.
         contaminated: id -> reason, for examples that are dropped first of all.
+        near: also drop exact duplicates, and then all near-duplicates but the best.
     """
 
     by: str
@@ -54,6 +56,7 @@ class SelectionRules:
     filters: Sequence[Filter] = ()
     drop_duplicates: bool = False
     contaminated: Mapping[str, str] = field(default_factory=dict)
+    near: NearDuplicates | None = None
 
 
 def choose(result: ScoreResult, rules: SelectionRules) -> SelectResult:
@@ -63,8 +66,10 @@ def choose(result: ScoreResult, rules: SelectionRules) -> SelectResult:
     # Contamination comes last in the union, so that it is the reason given.
     reasons = apply_filters(rules.filters, scores.columns, scores.ids) | reasons
     # Duplicates are found among the rest: otherwise a filter could drop the first copy, and this the second.
-    if rules.drop_duplicates:
+    if rules.drop_duplicates or rules.near is not None:
         reasons |= find_duplicates(scores, reasons)
+    if rules.near is not None:
+        reasons |= find_near_duplicates(without(scores, reasons), rules.near, rules.selector, result)
     rest = add_vectors(without(scores, reasons), rules.selector, result)
     selection = rules.selector.select(rest, rules.budget)
     assert set(selection.kept) | set(selection.dropped) == set(scores.ids), "an example was lost"
@@ -101,6 +106,27 @@ def find_duplicates(scores: Scores, gone: Mapping[int, str]) -> dict[int, str]:
     there = [i for i in range(len(scores)) if i not in gone and i not in scores.problems]
     again = drop_duplicates([strip_occurrence(scores.ids[i]) for i in there])
     return {there[place]: reason for place, reason in again.items()}
+
+
+def index_near_duplicates(dataset: Dataset, settings: SelectSettings, reporter: Reporter) -> NearDuplicates | None:
+    """Index the data set by similarity; None if near-duplicates stay."""
+    threshold = settings.drop_near_duplicates
+    return None if threshold is None else NearDuplicates.of(dataset, threshold, reporter)
+
+
+def find_near_duplicates(rest: Scores, near: NearDuplicates, selector: Selector, result: ScoreResult) -> dict[int, str]:
+    """Find near-duplicates of an example that the selector takes before them: index -> reason.
+
+    A selector that is an order takes them in that order; for the others, the higher score comes first. Of equal scores
+    the first example stays, as of exact duplicates.
+    """
+    first = selector.order(rest).tolist() if isinstance(selector, Ranked) else []
+    order = [*dict.fromkeys([*first, *Top().order(rest).tolist()])]
+    table = result.score_table
+    rows = dict(zip(table.values("id"), table.values("row"), strict=True))
+    ids = [rest.ids[i] for i in order]
+    twins = near.find(ids, [rows[id_] for id_ in ids])
+    return {i: twins[id_].reason for i, id_ in zip(order, ids, strict=True) if id_ in twins}
 
 
 def count_repeated(ids: Sequence[str]) -> int:

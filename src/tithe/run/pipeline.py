@@ -13,6 +13,7 @@ from tithe import plugins
 from tithe.data.export import write_dropped
 from tithe.data.outfile import atomic
 from tithe.data.writers import DroppedRecords
+from tithe.duplicates.near import NearDuplicates
 from tithe.errors import DataError, SettingsError, TitheError
 from tithe.report.reporter import Reporter
 from tithe.run.choose import (
@@ -21,6 +22,7 @@ from tithe.run.choose import (
     choose_filters,
     combine_stages,
     find_contaminated,
+    index_near_duplicates,
     input_columns,
     narrow_scores,
     ranking_scorer,
@@ -116,7 +118,8 @@ def select(
       tokens are absolute; a stage that asks for more than is left keeps everything and notes it.
     - A stage scores only what is left, and its scorer learns (neighbours) only from that.
     - A stage uses its scorer's default filter. A filter that the user gives goes to the first stage that has its
-      column, and replaces the default there. Duplicates and contaminated examples are dropped in the first stage.
+      column, and replaces the default there. Duplicates (exact and near) and contaminated examples are dropped in the
+      first stage.
     - A stage without a scorer chooses by the scores of the stage before.
     - A gate is a stage before the others, which keeps what looks sound (`behind_gate`); without a pipeline, all that
       the settings say follows it as one stage, and a share to keep still counts from the whole input.
@@ -144,6 +147,7 @@ def select(
         jobs = behind_gate(settings, jobs, folder)
     # All checks are done by now: below, the run folder is made and locked.
     whole = jobs[0].setup.source
+    near = index_near_duplicates(whole.dataset, settings, reporter)
     found = find_contaminated(whole.dataset, settings, reporter)
     with (
         run_folder(folder) as place,
@@ -153,9 +157,11 @@ def select(
         if len(jobs) > 1:
             clear_stage_folders(place)
         cascade = PipelineRun(settings, jobs, whole, place, folder, reporter, waiting, found.examples, writer, engines)
+        cascade.near = near
         result = cascade.run()
         looked = cascade.check_for_damage(result)
-        result = replace(result, record=result.record | found.told | looked | writer.finished())
+        told = found.told | ({} if near is None else {"near_duplicates": near.record})
+        result = replace(result, record=result.record | told | looked | writer.finished())
         writer.record = lambda: result.record
         if folder is not None:
             write_table(folder / SCORES, with_reasons(result))
@@ -252,6 +258,7 @@ class PipelineRun:
         writer: writes the run record if the run stops early.
         engines: keeps the model loaded between stages.
         done: the finished stages.
+        near: index of near-duplicates, which the first stage drops; None if they stay.
     """
 
     settings: SelectSettings
@@ -265,6 +272,7 @@ class PipelineRun:
     writer: RecordWriter
     engines: EngineCache
     done: list[StageResult] = field(default_factory=list)
+    near: NearDuplicates | None = None
 
     def run(self) -> SelectResult:
         """Run all stages.
@@ -344,6 +352,7 @@ class PipelineRun:
             (),
             job.settings.drop_duplicates,
             self.contaminated,
+            self.near,
         )
         chosen = choose(scored, rules)
         facts = report_gate(opened, scored, chosen, setup, job.extra, self.reporter)
@@ -406,6 +415,7 @@ class PipelineRun:
             filters,
             settings.drop_duplicates,
             {} if self.done else self.contaminated,
+            None if self.done else self.near,
         )
 
 

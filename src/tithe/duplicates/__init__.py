@@ -1,0 +1,1 @@
+"""Find records that are nearly the same as another one; no model."""

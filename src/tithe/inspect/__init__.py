@@ -1,0 +1,1 @@
+"""Look a data set over before it is used: bad rows, duplicates, truncation, contamination, lengths, languages."""
