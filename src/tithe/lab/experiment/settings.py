@@ -13,6 +13,7 @@ from tithe.errors import SettingsError, did_you_mean
 from tithe.foreign import shown
 from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
 from tithe.selectors.budget import Budget
+from tithe.selectors.mean_rank import MeanRank, is_mean_rank
 from tithe.settings import NAMED_MODEL, DatasetName, ModelUse, SelectSettings, Settings, Truncation, read_yaml
 from tithe.settings_file import check_powers, underscored
 from tithe.typed import Count, Flag, Seed
@@ -210,7 +211,7 @@ def read_arm(name: str, given: Any) -> ArmSettings:
     if given is None:
         given = {}
     if isinstance(given, str):
-        given = {"pipeline": given} if "->" in given else {"scorer": given}
+        given = {"pipeline": given} if "->" in given else scoring_of(given)
     if not isinstance(given, Mapping):
         raise SettingsError(f"arm `{name}` cannot be `{shown(given)}`", hint="`key: value` lines, or a scorer's name")
     own = underscored(given, f"arm `{name}`")
@@ -241,6 +242,14 @@ def read_arm(name: str, given: Any) -> ArmSettings:
     if "scorer" not in own and "pipeline" not in own and "preset" not in own:
         own["scorer"] = name
     return ArmSettings.of({**arm, "kind": "scored", "select": own})
+
+
+def scoring_of(text: str) -> dict[str, Any]:
+    """Return the settings that a scorer's name, or a mean of ranks with its scorers, stands for."""
+    if not is_mean_rank(text):
+        return {"scorer": text}
+    ranks = MeanRank.parse(text)
+    return {"scorer": tuple(term.spec for term in ranks.terms), "by": str(ranks)}
 
 
 def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:
