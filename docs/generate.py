@@ -22,7 +22,7 @@ from tithe.typed import meanings
 
 HERE = Path(__file__).parent
 COMMANDS = (
-    *("select", "score", "plan", "look", "bench", "export", "contamination"),
+    *("select", "score", "plan", "look", "card", "push", "bench", "export", "contamination"),
     *("tiers build", "tiers import", "tiers look", "head train", "head evaluate", "head import"),
     *("tune", "warmup"),
     *("evaluate", "experiment"),

@@ -22,6 +22,7 @@ FLOORS = (
     {"lab.heads", "lab.tune", "lab.writing", "lab.speed"},
     {"lab.endpoint", "lab.exports", "lab.curve", "lab.contamination_report"},
     {"lab"},
+    {"publish"},
     {"look"},
     {"run"},
     {"settings"},

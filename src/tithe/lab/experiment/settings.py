@@ -16,7 +16,7 @@ from tithe.selectors.budget import Budget
 from tithe.selectors.mean_rank import MeanRank, is_mean_rank
 from tithe.settings import NAMED_MODEL, DatasetName, ModelUse, SelectSettings, Settings, Truncation, read_yaml
 from tithe.settings_file import check_powers, underscored
-from tithe.typed import Count, Flag, Seed
+from tithe.typed import Count, Flag, Seed, Texts
 
 LEAST_SEEDS, MOST_SEEDS = 3, 1000
 BARE = ("random", "random-like", "full", "base")  # arms without settings
@@ -87,6 +87,9 @@ class ExperimentSettings(ModelUse, DatasetName):
         dtype: of training and evaluation: `auto`, `fp32`, `bf16` or `fp16`; `float32`, `bfloat16` and `float16` mean
             the same.
         parallel: trainings at once; one per GPU by default, one on a CPU.
+        report_to: tracker that logs every training and the verdicts, by transformers' name: `trackio`, `wandb`,
+            `mlflow`, `tensorboard`, or `all` that are installed; may be repeated; none by default.
+        project: what the trackers call the project; the folder's name by default.
         keep_models: keep the trained models instead of deleting them after their evaluation.
         allow_code_execution: run code that models write, for tasks that need it.
     """
@@ -112,6 +115,8 @@ class ExperimentSettings(ModelUse, DatasetName):
     max_length: Count | None = None
     truncation: Truncation = "response"
     parallel: Count | None = None
+    report_to: Texts = ()
+    project: str | None = None
     keep_models: bool = False
     allow_code_execution: bool = False
 
@@ -175,6 +180,12 @@ class ExperimentSettings(ModelUse, DatasetName):
 
     @model_validator(mode="after")
     def fit_together(self) -> ExperimentSettings:
+        for name in ("report_to", "run_name", "project"):
+            if name in self.training:
+                raise SettingsError(
+                    f"`{name}` under `training` would be the same for all trainings",
+                    hint="`report_to` and `project` stand beside `arms`, and every training has a name of its own",
+                )
         names = [arm.name for arm in self.arms]
         if self.against not in names:
             raise SettingsError(
