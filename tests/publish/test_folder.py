@@ -147,8 +147,8 @@ def test_a_block_ends_where_it_ends():
 @pytest.mark.parametrize(
     ("text", "short"),
     [
-        ("/home/me/my data/x.jsonl", "x.jsonl"),
-        ("ifd@/home/me/model:5% -> length@org/name:1%", "ifd@model:5% -> length@org/name:1%"),
+        ("/data/me/my data/x.jsonl", "x.jsonl"),
+        ("ifd@/data/me/model:5% -> length@org/name:1%", "ifd@model:5% -> length@org/name:1%"),
         ("~/models/m", "m"),
         ("rds(target=/a/b.jsonl, by=max)", "rds(target=b.jsonl, by=max)"),
         ("org/name", "org/name"),

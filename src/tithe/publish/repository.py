@@ -141,7 +141,15 @@ def hub_errors(name: str, *, uploading: bool = False) -> Iterator[None]:
     except (EndpointError, OutputError):
         raise
     except Exception as error:  # the client and what it calls raise dozens of unrelated classes
-        raise EndpointError(*told(error, name), hint=hint_for(error) or again) from None
+        first = cause_of(error)
+        raise EndpointError(*told(first, name), hint=hint_for(first) or again) from None
+
+
+def cause_of(error: Exception) -> Exception:
+    """Return the error that the client wrapped into others: it has what the server said."""
+    while status_of(error) is None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 def told(error: Exception, name: str) -> tuple[str]:
