@@ -23,7 +23,8 @@ from tithe.typed import meanings
 
 HERE = Path(__file__).parent
 COMMANDS = (
-    *("select", "score", "plan", "check", "look", "show", "compare", "bench", "export", "contamination"),
+    *("select", "score", "plan", "check", "look", "show", "compare", "card", "push"),
+    *("bench", "export", "contamination"),
     *("tiers build", "tiers import", "tiers look", "head train", "head evaluate", "head import"),
     *("tune", "warmup"),
     *("evaluate", "experiment"),

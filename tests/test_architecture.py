@@ -23,6 +23,7 @@ FLOORS = (
     {"lab.heads", "lab.tune", "lab.writing", "lab.speed"},
     {"lab.endpoint", "lab.exports", "lab.curve", "lab.contamination_report"},
     {"lab"},
+    {"publish"},
     {"look", "inspect"},
     {"run"},
     {"settings"},

@@ -335,8 +335,16 @@ def long_options(page: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", page))
 
 
-# Of other programs that the documents call: accelerate, torchrun, docker, an example.
-OTHERS_OPTIONS = {"--multi_gpu", "--num_processes", "--nproc-per-node", "--cpus", "--plot"}
+# Of other programs that the documents call: accelerate, torchrun, docker, ms-swift, an example.
+OTHERS_OPTIONS = {
+    "--loss_scale",
+    "--is_binary_loss_scale",
+    "--multi_gpu",
+    "--num_processes",
+    "--nproc-per-node",
+    "--cpus",
+    "--plot",
+}
 
 
 def test_every_option_that_a_page_names_exists():

@@ -238,7 +238,8 @@ class SelectSettings(ScoreSettings):
     Args:
         keep: budget: rows `500`, share `5%` of the records, or `200k-tokens` of their responses.
         keep_of: base of a share: the whole `input`, or what is left (`kept`) after filters and problems.
-        by: the scorer that ranks; the first by default.
+        by: the scorer that ranks, the first by default; or a mean of ranks, e.g. `rank(ifd)+rank(length)`, with weights
+            `2*rank(ifd)+rank(miwv)`; `-rank(length)` prefers low scores.
         selector: a name from `tithe selectors`, with its settings.
         drop: filter, e.g. `ifd > 1`; may be repeated; by default the ranking scorer's own.
         drop_duplicates: keep the first of examples with the same prompt and response.

@@ -11,6 +11,7 @@ from fractions import Fraction
 from tithe import plugins
 from tithe.errors import SettingsError, TitheError, did_you_mean
 from tithe.selectors.budget import Base, Budget
+from tithe.selectors.mean_rank import MeanRank, is_mean_rank
 
 ARROW, MODEL, CHOICE, SPENDS = "->", "@", "|", ":"
 FORM = "`scorer:budget -> scorer@model:budget -> selector:budget`"
@@ -26,7 +27,7 @@ class Stage:
     Args:
         number: counted from 1.
         text: the stage as written.
-        scorer: spec of the scorer; None if the stage uses the scores of an earlier one.
+        scorer: spec of the scorer, or a mean of ranks; None if the stage uses the scores of an earlier one.
         selector: spec of the selector.
         model: the stage's own model; None for the run's.
         budget: how much it keeps.
@@ -44,12 +45,25 @@ class Stage:
     name: str = ""
 
     @property
+    def ranks(self) -> MeanRank | None:
+        """The mean of ranks that it chooses by; None if one scorer ranks by itself."""
+        return MeanRank.parse(self.scorer) if self.scorer and is_mean_rank(self.scorer) else None
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """Specs of its scorers."""
+        if self.ranks is not None:
+            return tuple(term.spec for term in self.ranks.terms)
+        return () if self.scorer is None else (self.scorer,)
+
+    @property
     def label(self) -> str:
         """Name of the stage in messages and reasons."""
         if self.name:
             return self.name
         chosen = "" if self.selector == "top" else CHOICE + base_name(self.selector)
-        name = base_name(self.scorer) + chosen if self.scorer else base_name(self.selector)
+        scorer = str(self.ranks or base_name(self.scorer or ""))
+        name = scorer + chosen if self.scorer else base_name(self.selector)
         return f"stage {self.number}, {name}"
 
     def budget_for(self, total: int, of: Base) -> Budget:
@@ -84,8 +98,8 @@ def parse_pipeline(text: str) -> tuple[Stage, ...]:
     """Read the stages of a pipeline, separated by `->`.
 
     A stage is `what:budget`. The part before the last colon is a scorer, `scorer|selector`, or a selector; a scorer
-    may be followed by `@model`. Separators in quotes and brackets are plain text. A name of both a scorer and a
-    selector (`random`) means the scorer; `|random` means the selector.
+    may be followed by `@model`, and `rank(a)+rank(b)` stands for several. Separators in quotes and brackets are plain
+    text. A name of both a scorer and a selector (`random`) means the scorer; `|random` means the selector.
 
     Raises:
         SettingsError: a stage cannot be read; names it.
@@ -101,8 +115,8 @@ def parse_pipeline(text: str) -> tuple[Stage, ...]:
         with naming_stage(stage):
             stage.budget_for(10**40, "input")  # so many examples that any share is at least a row
             plugins.build_selector(stage.selector)
-            if stage.scorer:
-                plugins.build_scorer(stage.scorer)
+            for spec in stage.specs:
+                plugins.build_scorer(spec)
     if stages[0].scorer is None:
         message = f"{stages[0].label}: a selector chooses by the scores of the stage before, and there is none"
         raise SettingsError(message, hint=f"begin with a scorer, for example `ifd{CHOICE}{stages[0].selector}`")
@@ -164,7 +178,7 @@ def find_scorer_and_selector(where: str, spec: str, choices: list[str]) -> tuple
         raise SettingsError(f"{where} names no selector: `{name}`", hint=did_you_mean(name, selectors))
     if not spec:
         return None, choices[0]
-    if name in scorers:
+    if name in scorers or is_mean_rank(spec):
         return spec, choices[0] if choices else "top"
     if name in selectors and not choices:
         return None, spec

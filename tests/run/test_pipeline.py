@@ -196,7 +196,27 @@ def test_a_share_of_all_is_rows_of_the_whole() -> None:
 
 def test_columns_of_a_scorer_that_comes_again() -> None:
     stages = parse_pipeline("ifd@a:90% -> length:90% -> ifd@b:50% -> top:50% -> ifd:50%")
-    assert column_names(stages) == {0: "ifd", 1: "length", 2: "ifd_2", 4: "ifd_3"}
+    assert column_names(stages) == [{"ifd": "ifd"}, {"length": "length"}, {"ifd": "ifd_2"}, {}, {"ifd": "ifd_3"}]
+
+
+def test_a_stage_may_rank_by_several_scorers() -> None:
+    text = "rank(ifd)+2*rank(length)@m:50% -> rank(ifd(same_tokens=false))-rank(perplexity)|bottom:5% -> top:3"
+    stages = parse_pipeline(text)
+    assert [stage.specs for stage in stages] == [("ifd", "length"), ("ifd(same_tokens=false)", "perplexity"), ()]
+    assert [stage.model for stage in stages] == ["m", None, None] and stages[1].selector == "bottom"
+    assert stages[0].label == "stage 1, rank(ifd)+2*rank(length)"
+    assert column_names(stages) == [
+        {"ifd": "ifd", "length": "length", "rank(ifd)+2*rank(length)": "rank(ifd)+2*rank(length)"},
+        {"ifd": "ifd_2", "perplexity": "perplexity", "rank(ifd)-rank(perplexity)": "rank(ifd_2)-rank(perplexity)"},
+        {},
+    ]
+    for bad, words in {
+        "rank(ifdd)+rank(length):5%": "there is no scorer `ifdd`",
+        "rank(ifd)+length:5%": "is no mean of ranks",
+        "rank(ifd)+rank(ifd):5%": "has `ifd` twice",
+    }.items():
+        with pytest.raises(SettingsError, match=words):
+            parse_pipeline(bad)
 
 
 def test_stages_are_called_by_number_and_name() -> None:

@@ -21,7 +21,17 @@ COMPUTING = "warmup answers shard compile per_token seed"
 @app.command()
 @Takes("tithe.settings:SelectSettings", argument="dataset", several=True, needs=NO_DATA)
 def select(
-    settings: Any, output: Output = None, run_dir: RunDir = None, overwrite: Overwrite = False, as_json: Json = False
+    settings: Any,
+    output: Output = None,
+    run_dir: RunDir = None,
+    overwrite: Overwrite = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="ORG/NAME", help="Push the selection to the hub, with a dataset card.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see what is pushed.")] = False,
+    with_dropped: Annotated[bool, typer.Option("--with-dropped", help="Push the dropped records too.")] = False,
+    license: Annotated[str | None, typer.Option(help="Licence of the source, for the dataset card.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Score a data set and keep the best part of it."""
     from tithe import run
@@ -29,9 +39,23 @@ def select(
     from tithe.run.summaries import show_selected
 
     output, folder = places(output, run_dir, settings.dataset, "kept.jsonl")
+    target = None
+    if push_to_hub is not None:
+        from tithe.publish.push import PushTarget
+        from tithe.publish.repository import Repository
+
+        target = PushTarget(Repository(push_to_hub, private=not public), with_dropped, license)
+        target.check(TerminalReporter())  # a token that may not write is found before hours of reading
+    elif public or with_dropped or license is not None:
+        raise Usage("`--public`, `--with-dropped` and `--license` go with a push", hint="`--push-to-hub ORG/NAME`")
     result = run.select(settings, folder=folder, output=output, overwrite=overwrite, reporter=TerminalReporter())
     show_selected(result, output, folder)
     print_json(result.record, as_json)
+    if target is not None:
+        from tithe.publish.push import push
+
+        reporter = TerminalReporter()
+        reporter.say(f"pushed: {push(folder, target, reporter=reporter)}")
 
 
 @app.command()

@@ -69,8 +69,23 @@ def bench(settings: Any, output: Output = None, overwrite: Overwrite = False, as
 )
 def export(
     settings: Any,
-    to: Annotated[str, typer.Option("--to", help="messages, alpaca, prompt-completion, llamafactory, axolotl or trl.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="messages, alpaca, prompt-completion, llamafactory, axolotl, trl, ms-swift, unsloth or torchtune.",
+        ),
+    ],
     output: Output = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE", help="Weigh examples by `rank(SCORE)` or SCORE of a run, for ms-swift or messages."
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run folder with the score; by default the one beside DATA.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Rewrite records in another shape, or print what a trainer needs to read the file."""
@@ -87,6 +102,8 @@ def export(
         format=form,
         turns=turns,
         columns=settings.columns,
+        weights=weights,
+        run=run,
         reporter=TerminalReporter(),
     )
     if text is not None:
@@ -404,7 +421,7 @@ def evaluate(settings: Any, output: Place = NEEDED, as_json: Json = False) -> No
 @Takes(
     "tithe.lab.experiment.settings:ExperimentSettings",
     only="budgets seeds model dataset limit parallel drop_contaminated keep_models device allow_code_execution "
-    "trust_remote_code",
+    "trust_remote_code report_to project",
     needs={"output": ("no folder for the experiment is given", "`-o my-experiment`")},
     config=False,
     raw=True,

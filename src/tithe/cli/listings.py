@@ -15,6 +15,7 @@ from tithe.scorers.base import settings_of
 
 EXTRAS = {  # extra -> a module that it installs
     "hub": "datasets",
+    "track": "trackio",
     "encoders": "sentence_transformers",
     "ann": "faiss",
     "near-duplicates": "datasketch",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tithe import plugins
 from tithe.contamination.overlap import ContaminationResult, find
 from tithe.data.dataset import Dataset
 from tithe.data.ids import strip_occurrence
@@ -18,13 +19,14 @@ from tithe.errors import SettingsError, did_you_mean
 from tithe.planner import without_details
 from tithe.records import FloatArray, Scores, Selection, without_number
 from tithe.report.reporter import Reporter
-from tithe.run.method import Method, basic_record
+from tithe.run.method import Method, basic_record, residual_name
 from tithe.run.results import PipelineResult, ScoreResult, SelectResult, StageResult
 from tithe.run.source import DataSource
 from tithe.run.table import COMPUTED, COUNTS, FIXED, NLLS, ScoreTable, join_reasons, rank_correlation
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
 from tithe.selectors.filters import Filter, apply_filters, drop_duplicates, without
+from tithe.selectors.mean_rank import FORM, MeanRank, is_mean_rank
 from tithe.selectors.rank import Ranked, Top
 from tithe.settings import SelectSettings
 from tithe.stages import Stage
@@ -41,13 +43,14 @@ class SelectionRules:
     """The rules by which a selection is made from scores.
 
     Args:
-        by: the scorer that ranks.
+        by: the score that ranks.
         selector: chooses among the examples that the filters leave.
         budget: how much the selector may keep.
         filters: drop examples before the selector sees them.
         drop_duplicates: also drop later examples with the same prompt and response.
         contaminated: id -> reason, for examples that are dropped first of all.
         near: also drop exact duplicates, and then all near-duplicates but the best.
+        ranks: the scores whose ranks make up `by`; None if a scorer ranks by itself.
     """
 
     by: str
@@ -57,24 +60,57 @@ class SelectionRules:
     drop_duplicates: bool = False
     contaminated: Mapping[str, str] = field(default_factory=dict)
     near: NearDuplicates | None = None
+    ranks: MeanRank | None = None
 
 
 def choose(result: ScoreResult, rules: SelectionRules) -> SelectResult:
     """Filter and select; write nothing."""
+    if rules.ranks is not None and rules.by not in result.score_table.scorers:
+        result = replace(result, score_table=add_mean_rank(result.score_table, rules, rules.ranks))
     scores = result.scores(rules.by)
-    reasons = {i: rules.contaminated[id_] for i, id_ in enumerate(scores.ids) if id_ in rules.contaminated}
-    # Contamination comes last in the union, so that it is the reason given.
-    reasons = apply_filters(rules.filters, scores.columns, scores.ids) | reasons
-    # Duplicates are found among the rest: otherwise a filter could drop the first copy, and this the second.
-    if rules.drop_duplicates or rules.near is not None:
-        reasons |= find_duplicates(scores, reasons)
-    if rules.near is not None:
+    reasons = dropped_before(scores, rules)
+    if rules.near is not None:  # the best of each group stays, so their scores must be there
         reasons |= find_near_duplicates(without(scores, reasons), rules.near, rules.selector, result)
     rest = add_vectors(without(scores, reasons), rules.selector, result)
     selection = rules.selector.select(rest, rules.budget)
     assert set(selection.kept) | set(selection.dropped) == set(scores.ids), "an example was lost"
     record = result.record | {"selection": selection_record(rules, selection, scores, result)}
     return SelectResult(result, selection, scores, record, rules.budget.note(rest, selection))
+
+
+def dropped_before(scores: Scores, rules: SelectionRules) -> dict[int, str]:
+    """Find what is dropped before the selector sees it: index -> reason."""
+    reasons = {i: rules.contaminated[id_] for i, id_ in enumerate(scores.ids) if id_ in rules.contaminated}
+    # Contamination comes last in the union, so that it is the reason given.
+    reasons = apply_filters(rules.filters, scores.columns, scores.ids) | reasons
+    # Duplicates are found among the rest: otherwise a filter could drop the first copy, and this the second.
+    if rules.drop_duplicates or rules.near is not None:
+        reasons |= find_duplicates(scores, reasons)
+    return reasons
+
+
+def add_mean_rank(table: ScoreTable, rules: SelectionRules, ranks: MeanRank) -> ScoreTable:
+    """Return the table with the mean of ranks that the rules rank by.
+
+    An example is ranked among those that have all the scores and that the rules drop for no other reason; what they
+    drop gets the rank that it would have there.
+    """
+    columns = {name: table.floats(name) for name in ranks.names}  # (rows,), also of bad rows
+    holes = {row for name in columns for row in table.reasons[name]}
+    problems = {
+        row: why
+        for row in sorted(holes)
+        if (why := join_reasons({name: table.reasons[name].get(row) for name in columns}))
+    }
+    empty = np.where(np.isin(np.arange(len(table)), [*problems]), np.nan, 0.0)
+    scores = table.with_score(rules.by, empty, problems).scores(rules.by)
+    gone = dropped_before(scores, rules)
+    rows = table.example_rows()
+    there = [row for i, row in enumerate(rows.tolist()) if i not in gone and i not in scores.problems]
+    values = ranks.values(columns, {name: column[there] for name, column in columns.items()})
+    if not there:  # nothing can be kept; equal numbers, as each of them needs a reason otherwise
+        values = empty
+    return table.with_score(rules.by, values, problems)
 
 
 def find_contaminated(dataset: Dataset, settings: SelectSettings, reporter: Reporter) -> ContaminationResult:
@@ -135,33 +171,61 @@ def count_repeated(ids: Sequence[str]) -> int:
 
 
 def ranking_scorer(method: Method, by: str | None) -> str:
-    """Return the name of the scorer that ranks: `by`, or the first one.
+    """Return the name of the score that ranks: `by` in one spelling, or the first scorer.
 
     Raises:
         SettingsError: `by` is not scored.
     """
     names = list(method.scorers)
+    if (ranks := ranks_of(method, by)) is not None:
+        return str(ranks)
     if by is not None and by not in names:
-        raise SettingsError(f"cannot rank by `{by}`, which is not scored", hint=did_you_mean(by, names))
+        hint = FORM if "+" in by else did_you_mean(by, names)
+        raise SettingsError(f"cannot rank by `{by}`, which is not scored", hint=hint)
     return by or names[0]
+
+
+def ranks_of(method: Method, by: str | None) -> MeanRank | None:
+    """Return the mean of ranks that `by` says, over residual scores where there are some; None for a scorer's name.
+
+    Raises:
+        SettingsError: it cannot be read, or a part of it is not scored.
+    """
+    if by is None or not is_mean_rank(by):
+        return None
+    ranks, names = MeanRank.parse(by), list(method.scorers)
+    for term in ranks.terms:
+        if term.name not in names:
+            every = ",".join(dict.fromkeys([*names, *ranks.names]))
+            known = plugins.names(plugins.SCORERS)
+            hint = f"`--scorer {every}`" if term.name in known else did_you_mean(term.name, known)
+            raise SettingsError(f"cannot rank by `{by}`: `{term.name}` is not scored", hint=hint)
+        if term.spec != term.name:
+            raise SettingsError(
+                f"cannot rank by `{by}`: settings belong to `--scorer`", hint=f"`rank({term.name})` names its score"
+            )
+    return ranks.renamed({name: residual_name(name) for name in method.residualised})
 
 
 def choose_filters(
     method: Method, source: DataSource, settings: SelectSettings, by: str, reporter: Reporter
 ) -> list[Filter]:
-    """Return the given filters, or the ranking scorer's default; check their columns.
+    """Return the given filters, or the defaults of the scorers that rank; check their columns.
 
     Raises:
         SettingsError: a filter names an unknown column.
     """
-    default = method.scorers[by].default_drop
-    texts = settings.drop if settings.drop is not None else (default,) if default else ()
+    ranks = ranks_of(method, settings.by)
+    ranking = [by] if ranks is None else MeanRank.parse(settings.by or "").names
+    defaults = {name: text for name in ranking if (text := method.scorers[name].default_drop)}
+    texts = settings.drop if settings.drop is not None else tuple(defaults.values())
     filters = [Filter.parse(text) for text in texts]
     known = [*method.score_columns, *COUNTS[:-1], *source.columns]
     for each in filters:
         each.check(known)
-    if default and settings.drop and Filter.parse(default).column not in [each.column for each in filters]:
-        reporter.say(f"note: these filters replace {by}'s default filter, `{default}`")
+    for name, default in defaults.items():
+        if settings.drop and Filter.parse(default).column not in [each.column for each in filters]:
+            reporter.say(f"note: these filters replace {name}'s default filter, `{default}`")
     return filters
 
 
@@ -192,6 +256,7 @@ def selection_record(
     bad = sum(result.record["counts"]["bad_rows"].values())
     return {
         "by": scores.by,
+        **({} if rules.ranks is None else {"ranks": ranks_record(rules.ranks, scores, result)}),
         "selector": selection.by,
         "budget": str(rules.budget),
         "filters": [each.text for each in rules.filters],
@@ -211,9 +276,26 @@ def selection_record(
     }
 
 
+def ranks_record(ranks: MeanRank, scores: Scores, result: ScoreResult) -> list[dict[str, Any]]:
+    """Return the parts of a mean of ranks: their weights, what is good, and how far each part agrees with the mean."""
+    table = result.score_table
+    rows = table.example_rows()
+    return [
+        {
+            "score": term.name,
+            "weight": term.weight,
+            "good": "low" if term.low else "high",
+            "rank_correlation": rank_correlation(table.floats(term.name)[rows], scores.values),
+        }
+        for term in ranks.terms
+    ]
+
+
 def shown_columns(scores: Scores, result: ScoreResult) -> dict[str, FloatArray]:
     """Return the columns to report for a selection: the ranking score, its scorer's other columns, and lengths."""
     besides = [name for name in result.score_table.more if name.startswith(f"{scores.by}_")]
+    if is_mean_rank(scores.by):
+        besides = [name for name in result.score_table.scorers if name in MeanRank.parse(scores.by).names]
     names = [*besides, "response_tokens"]
     return {scores.by: scores.values, **{name: scores.columns[name] for name in names}}
 
@@ -296,7 +378,8 @@ def combine_stages(
     scored = ScoreResult(dataset, record, folder, table, first.scored.input_check)
     scores = table.scores(ranking_column(stages))
     # The record of the whole names the pipeline as its budget; nothing is selected with these rules.
-    rules = SelectionRules(scores.by, Top(), replace(Budget.parse(1), text=text))
+    ranks = MeanRank.parse(scores.by) if is_mean_rank(scores.by) else None
+    rules = SelectionRules(scores.by, Top(), replace(Budget.parse(1), text=text), ranks=ranks)
     record["selection"] = selection_record(rules, selection, scores, scored) | {
         "filters": [text for done in stages for text in done.chosen.record["selection"]["filters"]],
         "dropped": {
@@ -353,7 +436,9 @@ def combine_tables(stages: Sequence[StageResult], leavers: Mapping[str, Stage]) 
                 name: [None if i is None else values[i] for i in places] for name, values in likelihoods.items()
             }
     columns |= more | texts | {name: first.values(name) for name in COUNTS[:-1] if name not in NLLS}
-    columns["problem"] = [join_reasons({name: said.get(i) for name, said in reasons.items()}) for i in range(len(ids))]
+    # A mean of ranks lacks what one of its scorers lacks, which is said there.
+    told = {name: said for name, said in reasons.items() if not is_mean_rank(name)}
+    columns["problem"] = [join_reasons({name: said.get(i) for name, said in told.items()}) for i in range(len(ids))]
     return ScoreTable.from_columns(columns, reasons, more, texts)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tithe import plugins
 from tithe.errors import SettingsError, brief
 from tithe.gate.estimate import Estimate, Estimator, ScoredMargins, damage_share
-from tithe.records import Answer, Example, Problem
+from tithe.records import Answer, Example, FloatArray, Problem
 from tithe.report.reporter import Reporter
 from tithe.run.method import Method, Setup, inherited_settings
 from tithe.run.results import ScoreResult, SelectResult, share
@@ -25,6 +25,7 @@ from tithe.scorers.base import Scorer, learns
 from tithe.scorers.sound import Sound
 from tithe.selectors.base import Selector
 from tithe.selectors.budget import Budget
+from tithe.selectors.mean_rank import MeanRank, RankTerm
 from tithe.settings import SelectSettings
 from tithe.stages import SPENDS, Stage, split
 
@@ -158,6 +159,7 @@ def open_gate(
     scored: ScoreResult,
     *,
     by: str,
+    ranks: MeanRank | None,
     ahead: Callable[[Mapping[str, str]], SelectResult],
 ) -> OpenedGate:
     """Return the gate with its share: the given one, or the loosest that is strict enough.
@@ -166,14 +168,15 @@ def open_gate(
         plan: what the settings ask for.
         scoring: of the gate's stage; can read more.
         scored: its result.
-        by: the scorer that ranks behind the gate.
+        by: the score that ranks behind the gate.
+        ranks: what it is made of, if it is a mean of ranks.
         ahead: makes the selection behind a gate that drops these ids.
     """
     sound = scoring.runner.scorers[Sound.name]
     assert isinstance(sound, Sound), type(sound)
     if plan.budget is not None:
         return OpenedGate(plan.budget, sound)
-    estimator, places = estimator_of(sound, scoring, scored, by)
+    estimator, places = estimator_of(sound, scoring, scored, ranks or MeanRank((RankTerm(by),)))
     margins = scored.scores(Sound.name)
     order = np.argsort(-np.nan_to_num(margins.values, nan=-np.inf), kind="stable")
     able = len(margins) - len(margins.problems)
@@ -198,29 +201,39 @@ def budget_of(step: Fraction) -> Budget:
     return Budget.parse(f"{float(step):.0%}", of="kept")
 
 
-def estimator_of(sound: Sound, scoring: Scoring, scored: ScoreResult, by: str) -> tuple[Estimator, dict[str, int]]:
+def estimator_of(
+    sound: Sound, scoring: Scoring, scored: ScoreResult, ranks: MeanRank
+) -> tuple[Estimator, dict[str, int]]:
     """Return the estimator of damage, and the place of each id in its pool.
 
-    The copies are read with the passes of the scorer that ranks, since damage that slips through the gate is just what
-    a score of difficulty likes.
+    The copies are read with the passes of the scorers that rank, since damage that slips through the gate is just what
+    a score of difficulty likes. Records and copies are compared by rank among the records.
     """
     assert sound.learned is not None
-    margins, values = scored.scores(Sound.name), scored.scores(by)
-    there = np.flatnonzero(~np.isnan(margins.values) & ~np.isnan(values.values))
-    pool = ScoredMargins(margins.values[there], values.values[there])
-    places = {values.ids[i]: place for place, i in enumerate(there.tolist())}
+    margins = scored.scores(Sound.name)
+    values = {name: scored.scores(name).values for name in ranks.names}
+    there = np.flatnonzero(~np.isnan(np.stack([margins.values, *values.values()])).any(axis=0))
+    among = {name: column[there] for name, column in values.items()}
+    pool = ScoredMargins(margins.values[there], ranks.values(among, among))
+    places = {margins.ids[i]: place for place, i in enumerate(there.tolist())}
     own = np.array([places[id_] for id_ in sound.learned.own if id_ in places], dtype=np.int64)
-    scorer = scoring.runner.scorers[by]
-    scoring.bench.who = by
-    read = scoring.bench.answers([scorer.asks(copy.example) for copy in sound.learned.copies])
-    found = [
-        (copy, value)
-        for copy, answers in zip(sound.learned.copies, read, strict=True)
-        if isinstance(value := score_of(scorer, copy.example, answers), float)
-    ]
-    copies = ScoredMargins(np.array([copy.margin for copy, _ in found]), np.array([value for _, value in found]))
-    kinds = np.array([copy.kind for copy, _ in found])
+    scored_copies = {name: scores_of_copies(name, sound, scoring) for name in ranks.names}
+    able = np.flatnonzero(~np.isnan(np.stack([*scored_copies.values()])).any(axis=0))
+    found = [sound.learned.copies[i] for i in able.tolist()]
+    copied = ranks.values({name: column[able] for name, column in scored_copies.items()}, among)
+    copies = ScoredMargins(np.array([copy.margin for copy in found]), copied)
+    kinds = np.array([copy.kind for copy in found])
     return Estimator(pool, pool.some(own), copies, kinds, sound.seed), places
+
+
+def scores_of_copies(name: str, sound: Sound, scoring: Scoring) -> FloatArray:
+    """Return the scores of the damaged copies by a scorer, NaN for a copy that it cannot score."""
+    assert sound.learned is not None
+    scorer, copies = scoring.runner.scorers[name], sound.learned.copies
+    scoring.bench.who = name
+    read = scoring.bench.answers([scorer.asks(copy.example) for copy in copies])
+    found = [score_of(scorer, copy.example, answers) for copy, answers in zip(copies, read, strict=True)]
+    return np.array([value if isinstance(value, float) else np.nan for value in found])
 
 
 def score_of(scorer: Scorer, example: Example, answers: Mapping[str, Answer | Problem]) -> float | Problem:

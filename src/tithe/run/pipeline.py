@@ -26,6 +26,7 @@ from tithe.run.choose import (
     input_columns,
     narrow_scores,
     ranking_scorer,
+    ranks_of,
     suggest_changes,
     with_reasons,
 )
@@ -72,11 +73,12 @@ class StageJob:
         settings: the settings `select` would have if this stage were the whole run.
         method: the stage's scorers and selector.
         selector: the stage's selector.
-        column: name of the stage's scores in the final table; None if it uses the scores of an earlier stage.
+        column: name of the score that ranks in the final table; None if it uses the scores of an earlier stage.
         setup: the stage on the whole data set, checked before anything is scored.
         extra: input columns that its filters and selectors read.
         gate: how strict the gate is; None for any other stage.
         earlier: readouts that the gate has read of all `given` passes.
+        columns: the stage's scores -> their names in the final table.
     """
 
     stage: Stage | None
@@ -88,6 +90,7 @@ class StageJob:
     extra: Sequence[str]
     gate: GatePlan | None = None
     earlier: frozenset[str] = frozenset()
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def scores(self) -> bool:
@@ -343,6 +346,7 @@ class PipelineRun:
             scoring,
             scored,
             by=ranking_scorer(behind.method, behind.settings.by),
+            ranks=ranks_of(behind.method, behind.settings.by),
             ahead=lambda gone: choose(scored, replace(ahead, contaminated={**self.contaminated, **gone})),
         )
         rules = SelectionRules(
@@ -404,7 +408,7 @@ class PipelineRun:
         self.waiting = [text for text in self.waiting if text not in ripe]
         if ripe:
             settings = settings.model_copy(update={"drop": (*(settings.drop or ()), *ripe)})
-        by = ranking_scorer(method, settings.by)
+        by, ranks = ranking_scorer(method, settings.by), ranks_of(method, settings.by)
         said = job.stage is None or job.stage.name  # when the filters were checked
         silent = Reporter() if said else self.reporter
         filters = choose_filters(method, setup.source, settings, by, silent)
@@ -415,7 +419,8 @@ class PipelineRun:
             filters,
             settings.drop_duplicates,
             {} if self.done else self.contaminated,
-            None if self.done else self.near,
+            near=None if self.done else self.near,
+            ranks=ranks,
         )
 
 
@@ -425,7 +430,7 @@ def columns_of(job: StageJob, chosen: SelectResult) -> dict[str, str]:
     if job.stage is not None and job.stage.name:  # the gate, or all scorers behind one
         own = [name for name in (*table.scorers, *table.more, *table.texts) if job.gate is None or is_gates(name)]
         return {name: name for name in own}
-    return {} if job.column is None else {table.scorers[0]: job.column}
+    return dict(job.columns) if job.scores else {}
 
 
 def behind_gate(settings: SelectSettings, jobs: Sequence[StageJob], folder: Path | None) -> list[StageJob]:
@@ -517,15 +522,15 @@ def make_jobs(settings: SelectSettings, folder: Path | None) -> tuple[list[Stage
     for stage in stages:
         with naming_stage(stage):
             selectors.append(plugins.build_selector(stage.selector, inherited_settings(settings)))
-            if stage.scorer:
-                used.append(plugins.build_scorer(stage.scorer, inherited_settings(settings)))
+            used += [plugins.build_scorer(spec, inherited_settings(settings)) for spec in stage.specs]
     check_inherited(settings, [*used, *selectors])
     jobs: list[StageJob] = []
     # Every stage is set up on the whole data set first, so that a mistake in stage 3 is found before stage 1 runs.
     for i, stage in enumerate(stages):
         own = settings.model_copy(
             update={
-                "scorer": (stage.scorer,) if stage.scorer else jobs[-1].settings.scorer,
+                "scorer": stage.specs or jobs[-1].settings.scorer,
+                "by": (str(stage.ranks) if stage.ranks else None) if stage.scorer else jobs[-1].settings.by,
                 "model": stage.model or (settings.model if stage.scorer else jobs[-1].settings.model),
                 "selector": stage.selector,
                 "keep": stage.budget,
@@ -542,7 +547,9 @@ def make_jobs(settings: SelectSettings, folder: Path | None) -> tuple[list[Stage
             setup = set_up(own, method=method, source=source, pools=pools, folder=folder)
         if jobs:  # the notes on the data set are printed once
             setup = replace(setup, notes=[note for note in setup.notes if note not in source.dataset.notes])
-        jobs.append(StageJob(stage, own, method, selectors[i], columns.get(i), setup, extra))
+        named = columns[i]
+        column = named[ranking_scorer(method, own.by)] if named else None
+        jobs.append(StageJob(stage, own, method, selectors[i], column, setup, extra, columns=named))
     return [replace(job, extra=columns_read(jobs[i:])) for i, job in enumerate(jobs)], waiting
 
 
@@ -553,22 +560,26 @@ def columns_read(jobs: Sequence[StageJob]) -> list[str]:
     return list(dict.fromkeys(name for job in readers for name in job.extra))
 
 
-def column_names(stages: Sequence[Stage]) -> dict[int, str]:
-    """Map the index of each scoring stage to its column: the scorer's name, with `_2`, `_3`, ... if it scores again."""
-    names: dict[int, str] = {}
-    for i, stage in enumerate(stages):
-        if stage.scorer is None:
-            continue
-        name, n = base_name(stage.scorer), 1
-        while name in names.values():
-            n += 1
-            name = f"{base_name(stage.scorer)}_{n}"
-        names[i] = name
+def column_names(stages: Sequence[Stage]) -> list[dict[str, str]]:
+    """Map each stage's scores to their columns: the scorer's name, with `_2`, `_3`, ... if it scores again."""
+    taken, names = set[str](), list[dict[str, str]]()
+    for stage in stages:
+        own: dict[str, str] = {}
+        for spec in stage.specs:
+            name, n = base_name(spec), 1
+            while name in taken:
+                n += 1
+                name = f"{base_name(spec)}_{n}"
+            taken.add(name)
+            own[base_name(spec)] = name
+        if stage.ranks is not None:  # named after the columns of its parts, and so never twice
+            own[str(stage.ranks)] = str(stage.ranks.renamed(own))
+        names.append(own)
     return names
 
 
 def assign_filters(
-    stages: Sequence[Stage], columns: Mapping[int, str], given: tuple[str, ...] | None, source: DataSource
+    stages: Sequence[Stage], columns: Sequence[Mapping[str, str]], given: tuple[str, ...] | None, source: DataSource
 ) -> tuple[list[tuple[str, ...] | None], list[str]]:
     """Assign each given filter to a stage; return them per stage (None: the scorer's default), and those that wait.
 
@@ -582,14 +593,14 @@ def assign_filters(
         return [given] * len(stages), []
     found: list[list[str]] = [[] for _ in stages]
     waiting = []
-    at = {name: i for i, name in columns.items()}
+    at = {column: (i, name) for i, own in enumerate(columns) for name, column in own.items()}
     for text in given:
         one = Filter.parse(text)
         if one.column in NLLS:
             waiting.append(text)
         elif one.column in at:
-            i = at[one.column]
-            found[i].append(base_name(stages[i].scorer or "") + one.text.removeprefix(one.column))
+            i, name = at[one.column]
+            found[i].append(name + one.text.removeprefix(one.column))
         else:
             one.check([*at, *COUNTS[:-1], *source.columns])
             found[0].append(text)

@@ -133,6 +133,23 @@ class ScoreTable:
         self.more.remove(into)
         self.scorers.append(into)
 
+    def with_score(self, name: str, values: FloatArray, reasons: Mapping[int, str]) -> ScoreTable:
+        """Return the table with one more score.
+
+        Args:
+            name: of its column.
+            values: (rows,) numbers, NaN for no score.
+            reasons: row -> why there is none, for every such row.
+        """
+        import pyarrow as pa
+
+        made = ScoreTable([*self.scorers, name], self.extra, self.more, self.texts)
+        place = len(FIXED) + len(self.scorers)
+        grown = self.arrow().add_column(place, name, pa.array(values, mask=np.isnan(values)))
+        made.schema, made.batches, made.length = grown.schema, grown.to_batches(), len(self)
+        made.reasons, made.extra = {**self.reasons, name: dict(reasons)}, self.extra
+        return made
+
     def values(self, name: str) -> list[Any]:
         """Return a column as a list, None for no value."""
         return [value for batch in self.batches for value in batch.column(name).to_pylist()]

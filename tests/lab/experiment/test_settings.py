@@ -28,6 +28,7 @@ def test_arms_in_all_their_forms():
         "cherry": {"scorer": "ifd", "drop": []},
         "short": "length",
         "two": "superfiltering:50% -> ifd:20%",
+        "both": "2*rank(ifd(same_tokens=false)) + rank(length)",
         "random": None,
         "random-like": {"random_like": "cherry"},
         "mine": {"file": "kept-{budget}.jsonl"},
@@ -37,6 +38,7 @@ def test_arms_in_all_their_forms():
     found = {arm.name: arm for arm in of(arms=arms).arms}
     assert found["ifd"].select == {"scorer": "ifd"} and found["short"].select == {"scorer": "length"}
     assert found["two"].select == {"pipeline": "superfiltering:50% -> ifd:20%"}
+    assert found["both"].select == {"scorer": ("ifd(same_tokens=false)", "length"), "by": "2*rank(ifd)+rank(length)"}
     assert found["random-like"].like == "cherry" and found["mine"].file == "kept-{budget}.jsonl"
     assert [name for name, arm in found.items() if arm.drawn] == ["random", "random-like"]
     assert [name for name, arm in found.items() if not arm.budgeted] == ["full", "base"]

@@ -20,7 +20,7 @@ from tithe.report.reporter import Reporter
 from tithe.run.folder import RecordWriter, has_finished, write_json
 
 CELLS, SPEC, DONE, TRAIN = "cells", "cell-settings.json", "cell.json", "train.jsonl"
-UNTRAINED = "base"
+UNTRAINED, TRACKING = "base", "tracking"
 AGAIN = "delete the file: the cell is then done again"
 
 
@@ -135,6 +135,8 @@ def prepare(cell: Cell, pool: Pool, folder: Path, common: Mapping[str, Any], say
     spec: dict[str, Any] = {"arm": cell.arm, "budget": cell.budget, "seed": cell.seed, "examples": cell.key, **common}
     # An untrained model has no training settings.
     spec["tune"] = {**common["tune"], "dataset": str(data), "seed": cell.seed} if cell.choice else None
+    if TRACKING in common:
+        spec[TRACKING] = {**common[TRACKING], "run_name": cell.name}
     remove_if_changed(own, spec, say)
     own.mkdir(parents=True, exist_ok=True)
     if cell.choice is not None:
@@ -228,6 +230,7 @@ def spec_digest(spec: Mapping[str, Any]) -> str:
     # Without the paths of the examples: an experiment's folder may be moved, and `examples` has their key.
     tune, evaluation = spec["tune"], spec["evaluation"]
     rest = {"tune": tune and {**tune, "dataset": None}, "evaluation": {**evaluation, "holdout": None}}
+    spec = {name: value for name, value in spec.items() if name != TRACKING}  # who looks on changes no result
     text = json.dumps({**spec, **rest}, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

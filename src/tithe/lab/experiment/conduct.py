@@ -25,6 +25,7 @@ from tithe.lab.experiment.arm_choices import Choice, Stored, arm_table, choose_a
 from tithe.lab.experiment.cells import (
     CELLS,
     DONE,
+    TRACKING,
     Cell,
     CellResult,
     cell_result,
@@ -38,12 +39,13 @@ from tithe.lab.experiment.cells import (
 )
 from tithe.lab.experiment.comparisons import ExperimentResult, add_judge_metrics, compare_arms
 from tithe.lab.experiment.experiment_data import Data, make_data
-from tithe.lab.experiment.experiment_report import write_report
+from tithe.lab.experiment.experiment_report import verdict_table, write_report
 from tithe.lab.experiment.reporter import looks_caution, plan_lines
 from tithe.lab.experiment.settings import ArmSettings, ExperimentSettings, check_judge, prompt_sets
 from tithe.lab.experiment.workers import Clock, run_cells, worker_places
 from tithe.lab.judge.prompt_answers import AnswerSet
 from tithe.lab.tune.settings import TrainingRecipe, TuneSettings
+from tithe.lab.tune.trackers import RUNS, Tracking, demand_trackers, log_table
 from tithe.lab.tune.train import demand_packages
 from tithe.report.charts import library
 from tithe.report.reporter import Reporter
@@ -57,6 +59,7 @@ DESIGNED = (  # settings that may not change while an experiment goes on
     *("limit", "split", "holdout_group", "template", "max_length", "truncation", "dtype"),
     *("tasks", "evaluation", "judge", "drop_contaminated"),
 )
+VERDICTS = "verdicts"  # name of the run that has the table
 VERSIONS = ("torch", "transformers", "trl", "peft", "numpy", "scipy", "statsmodels")
 
 
@@ -95,6 +98,12 @@ class Conduct:
     reporter: Reporter
     known: dict[str, Any] = field(default_factory=dict, init=False)  # the record so far
     cells: list[Cell] = field(default_factory=list, init=False)
+    trackers: tuple[str, ...] = field(default=(), init=False)
+
+    @property
+    def project(self) -> str:
+        """What the trackers call the experiment."""
+        return self.given.project or self.folder.resolve().name
 
     @cached_property
     def recipe(self) -> TrainingRecipe:
@@ -143,6 +152,7 @@ class Conduct:
     def run(self, told: RecordWriter, *, overwrite: bool, plan: bool) -> ExperimentResult:
         # What can fail early comes first: a training takes hours.
         demand_extras()
+        self.trackers = demand_trackers(self.settings.report_to)
         if self.settings.judge is not None:
             check_judge(self.settings.judge, self.settings.model)
         where = worker_places(self.settings.parallel, self.settings.device)
@@ -176,6 +186,7 @@ class Conduct:
             self.reporter.say(f"note: {looks_caution(looks)}")
         result = ExperimentResult(self.folder, record, found, tuple(outcomes))
         write_report(result, self.settings)
+        self.log_verdicts(result)
         record |= told.finished()
         write_json(self.folder / RECORD, record)  # last: where it says that all is done, all is there
         return result
@@ -257,6 +268,8 @@ class Conduct:
         }
         if self.settings.judge is not None:
             common["judge"] = self.settings.judge
+        if self.trackers:
+            common[TRACKING] = {"report_to": list(self.trackers), "project": self.project}
         todo: list[tuple[str, Path]] = []
         weights: dict[str, float] = {}
         for cell in distinct_cells(cells).values():
@@ -272,6 +285,13 @@ class Conduct:
             self.reporter.say(f"{found} of {len(distinct_cells(cells))} cells are done")
         clock = Clock(weights)
         run_cells(todo, where, self.folder / "logs", lambda name, done: self.reporter.say(cell_line(name, done, clock)))
+
+    def log_verdicts(self, result: ExperimentResult) -> None:
+        """Log every comparison with its verdict to the trackers, as a run beside those of the trainings."""
+        if self.trackers:
+            tracking = Tracking(self.trackers, VERDICTS, self.project, self.folder / RUNS / VERDICTS)
+            columns, rows = verdict_table(result)
+            log_table(tracking, columns, rows, self.reporter.say)
 
     def evaluation(self, data: Data) -> dict[str, Any]:
         """Return the settings of `tithe evaluate` that all cells share."""

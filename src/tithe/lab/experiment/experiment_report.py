@@ -197,18 +197,24 @@ def closing_parts(result: ExperimentResult, settings: ExperimentSettings) -> lis
 
 def write_table(result: ExperimentResult, path: Path) -> None:
     """Write every comparison as a line of CSV."""
+    columns, rows = verdict_table(result)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    with atomic(path, overwrite=True) as stream:
+        stream.write(text.getvalue().encode(errors="backslashreplace"))
+
+
+def verdict_table(result: ExperimentResult) -> tuple[list[str], list[list[Any]]]:
+    """Return the heads and lines of the table of all comparisons; None for no value."""
     assert result.results is not None
     names = ("metric", "group", "arm", "against", "budget", "unit", "effect", "relative", "items", "left_out")
     more = ("p_holm", "family", "verdict", "detectable", "items_needed", "seeds_needed")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, "low", "high", "p", *more])
+    rows: list[list[Any]] = []
     for one in (*result.results.against, *result.results.groups, *result.results.full, *result.results.references):
         found = one.difference
-        test = ["", "", ""] if found is None else [found.low, found.high, found.p]
-        writer.writerow([*(getattr(one, name) for name in names), *test, *(getattr(one, name) for name in more)])
-    with atomic(path, overwrite=True) as stream:
-        stream.write(text.getvalue().encode(errors="backslashreplace"))
+        test = [None] * 3 if found is None else [found.low, found.high, found.p]
+        rows.append([*(getattr(one, name) for name in names), *test, *(getattr(one, name) for name in more)])
+    return [*names, "low", "high", "p", *more], rows
 
 
 def file_name(metric: str) -> str:

@@ -13,9 +13,10 @@ from tithe.errors import SettingsError, did_you_mean
 from tithe.foreign import shown
 from tithe.lab.judge.settings import AnswerSettings, JudgeSettings
 from tithe.selectors.budget import Budget
+from tithe.selectors.mean_rank import MeanRank, is_mean_rank
 from tithe.settings import NAMED_MODEL, Columns, DatasetName, ModelUse, SelectSettings, Settings, Truncation, read_yaml
 from tithe.settings_file import check_powers, underscored
-from tithe.typed import Count, Flag, Seed
+from tithe.typed import Count, Flag, Seed, Texts
 
 LEAST_SEEDS, MOST_SEEDS = 3, 1000
 BARE = ("random", "random-like", "full", "base")  # arms without settings
@@ -98,6 +99,9 @@ class ExperimentSettings(ModelUse, DatasetName):
         dtype: of training and evaluation: `auto`, `fp32`, `bf16` or `fp16`; `float32`, `bfloat16` and `float16` mean
             the same.
         parallel: trainings at once; one per GPU by default, one on a CPU.
+        report_to: tracker that logs every training and the verdicts, by transformers' name: `trackio`, `wandb`,
+            `mlflow`, `tensorboard`, or `all` that are installed; may be repeated; none by default.
+        project: what the trackers call the project; the folder's name by default.
         keep_models: keep the trained models instead of deleting them after their evaluation.
         allow_code_execution: run code that models write, for tasks that need it.
     """
@@ -124,6 +128,8 @@ class ExperimentSettings(ModelUse, DatasetName):
     max_length: Count | None = None
     truncation: Truncation = "response"
     parallel: Count | None = None
+    report_to: Texts = ()
+    project: str | None = None
     keep_models: bool = False
     allow_code_execution: bool = False
 
@@ -187,6 +193,12 @@ class ExperimentSettings(ModelUse, DatasetName):
 
     @model_validator(mode="after")
     def fit_together(self) -> ExperimentSettings:
+        for name in ("report_to", "run_name", "project"):
+            if name in self.training:
+                raise SettingsError(
+                    f"`{name}` under `training` would be the same for all trainings",
+                    hint="`report_to` and `project` stand beside `arms`, and every training has a name of its own",
+                )
         names = [arm.name for arm in self.arms]
         if self.against not in names:
             raise SettingsError(
@@ -223,7 +235,7 @@ def read_arm(name: str, given: Any) -> ArmSettings:
     if given is None:
         given = {}
     if isinstance(given, str):
-        given = {"pipeline": given} if "->" in given else {"scorer": given}
+        given = {"pipeline": given} if "->" in given else scoring_of(given)
     if not isinstance(given, Mapping):
         raise SettingsError(f"arm `{name}` cannot be `{shown(given)}`", hint="`key: value` lines, or a scorer's name")
     own = underscored(given, f"arm `{name}`")
@@ -254,6 +266,14 @@ def read_arm(name: str, given: Any) -> ArmSettings:
     if "scorer" not in own and "pipeline" not in own and "preset" not in own:
         own["scorer"] = name
     return ArmSettings.of({**arm, "kind": "scored", "select": own})
+
+
+def scoring_of(text: str) -> dict[str, Any]:
+    """Return the settings that a scorer's name, or a mean of ranks with its scorers, stands for."""
+    if not is_mean_rank(text):
+        return {"scorer": text}
+    ranks = MeanRank.parse(text)
+    return {"scorer": tuple(term.spec for term in ranks.terms), "by": str(ranks)}
 
 
 def read_experiment(path: Path, flags: Mapping[str, Any]) -> ExperimentSettings:

@@ -26,7 +26,15 @@ from tithe.errors import SettingsError, TitheError
 from tithe.lab.evaluate.evaluation import evaluate
 from tithe.lab.evaluate.measured import as_records
 from tithe.lab.evaluate.settings import EvaluateSettings
-from tithe.lab.experiment.cells import answers_file, read_spec, spec_digest, with_tuples, write_broken_off, write_done
+from tithe.lab.experiment.cells import (
+    TRACKING,
+    answers_file,
+    read_spec,
+    spec_digest,
+    with_tuples,
+    write_broken_off,
+    write_done,
+)
 from tithe.lab.experiment.settings import answer_settings, prompt_sets
 from tithe.lab.judge.prompt_answers import answer
 from tithe.lab.tune.settings import TuneSettings
@@ -267,7 +275,8 @@ def run_cell(own: Path) -> dict[str, Any]:
     if spec["tune"] is not None:
         gone = (own / MODEL).exists() and not any((own / MODEL).glob("*.safetensors"))  # removed after its evaluation
         again = gone and (own / MODEL / KEPT[0]).exists()
-        result = tune(TuneSettings.of(with_tuples(spec["tune"])), own / MODEL, overwrite=again, reporter=reporter)
+        chosen = with_tuples({**spec["tune"], **spec.get(TRACKING, {})})
+        result = tune(TuneSettings.of(chosen), own / MODEL, overwrite=again, reporter=reporter)
         model, training = str(own / MODEL), training_facts(result.record)
     settings = EvaluateSettings.of(with_tuples({**spec["evaluation"], "model": model}))
     found = evaluate(settings, own / EVALUATION, reporter=reporter)

@@ -221,6 +221,10 @@ class TuneSettings(SeedSettings, PassSettings, ExampleSettings):
         lora_alpha: scale of the adapter, over `lora_r`.
         lora_dropout: dropout on the adapter's input.
         lora_target_modules: modules that get an adapter; all linear ones by default; may be repeated.
+        report_to: tracker that logs the training, by transformers' name: `trackio`, `wandb`, `mlflow`, `tensorboard`,
+            or `all` that are installed; may be repeated; none by default.
+        run_name: what the trackers call the run; the output's name by default.
+        project: what the trackers call the project.
     """
 
     model: Annotated[str | None, NAMED_MODEL] = None
@@ -248,6 +252,9 @@ class TuneSettings(SeedSettings, PassSettings, ExampleSettings):
     lora_alpha: int | None = None
     lora_dropout: float | None = None
     lora_target_modules: Texts | None = None
+    report_to: Texts = ()
+    run_name: str | None = None
+    project: str = "tithe"
 
     @property
     def altered(self) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from tithe.lab.tune.train_rows import UNREAD, TrainRow, collate, demand_boundari
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from tithe.lab.tune.trackers import Tracking
+
 PACKAGES = ("trl", "peft", "accelerate", "datasets")
 ALL = "all-linear"
 
@@ -40,6 +42,8 @@ class TrainJob:
         place: folder for checkpoints.
         progress: called after every step with its sequences, and the tokens read so far.
         resume: the checkpoint to resume from.
+        tracking: trackers that log the training.
+        say: called with a sentence if one of them fails.
     """
 
     model: Any
@@ -52,6 +56,8 @@ class TrainJob:
     place: Path
     progress: Callable[[int, int], None] = lambda sequences, tokens: None
     resume: Checkpoint | None = None
+    tracking: Tracking | None = None
+    say: Callable[[str], None] = lambda sentence: None
 
     @property
     def order(self) -> StepOrder:
@@ -120,7 +126,8 @@ def train(job: TrainJob) -> Trained:
         )
         remove_printers(trainer)
         trainer.add_callback(listener)
-        trainer.train(resume_from_checkpoint=str(job.resume.folder) if job.resume else None)
+        with track(job, trainer):
+            trainer.train(resume_from_checkpoint=str(job.resume.folder) if job.resume else None)
     base.config, base.generation_config = config, generation  # a trainer writes its special tokens into them
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     losses, rates = [float(one["loss"]) for one in steps], [float(one["learning_rate"]) for one in steps]
@@ -182,7 +189,9 @@ def trl_config(job: TrainJob) -> Any:
         eval_strategy="no",
         logging_steps=1,
         logging_nan_inf_filter=False,  # else transformers would log the last finite loss instead of NaN
-        report_to="none",
+        report_to="none",  # `track` adds the trackers, so that one that fails ends no training
+        run_name=job.tracking.run_name if job.tracking else None,
+        project=job.tracking.project if job.tracking else "tithe",
         push_to_hub=False,
         disable_tqdm=True,
         dataloader_num_workers=0,
@@ -190,6 +199,20 @@ def trl_config(job: TrainJob) -> Any:
         ddp_find_unused_parameters=False,  # all weights are used, and searching for others is slow
         dataset_kwargs={"skip_prepare_dataset": True},  # rows are tokenised already
     )
+
+
+@contextmanager
+def track(job: TrainJob, trainer: Any) -> Iterator[None]:
+    """Log what the trainer does to the trackers."""
+    if job.tracking is None or not job.tracking.names:
+        yield
+        return
+    from tithe.lab.tune.trackers import tracker_callbacks, tracker_variables
+
+    with tracker_variables(job.tracking):
+        for callback in tracker_callbacks(job.tracking, job.say):
+            trainer.add_callback(callback)
+        yield
 
 
 def adapter_config(model: Any, recipe: TrainingRecipe) -> Any:

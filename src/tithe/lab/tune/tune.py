@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tithe.data.counts import note_sentences, remark_sentences
 from tithe.errors import ModelError, OutputError
@@ -36,6 +36,9 @@ from tithe.report.reporter import Reporter
 from tithe.report.terminal import TerminalReporter, console, say
 from tithe.run.folder import RecordWriter, recorded_run, run_folder, write_json
 
+if TYPE_CHECKING:
+    from tithe.lab.tune.trackers import Tracking
+
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
 # Chooses rows to train on; returns them, and facts for the record.
 Choose = Callable[[TrainRows, Path], tuple[TrainRows, Mapping[str, Any]]]
@@ -57,6 +60,7 @@ def tune(
         TitheError: training failed; the folder of a training with other settings stays as it was.
     """
     demand_packages()
+    check_trackers(settings)
     training = open_training(settings)
     return carry_out(training, training.identity(), output, overwrite=overwrite, reporter=reporter or Reporter())
 
@@ -219,6 +223,8 @@ def run_training(
         place=place / CHECKPOINTS,
         progress=reporter.progress,
         resume=checkpoint,
+        tracking=tracking_of(training.settings, place),
+        say=reporter.say,
     )
     try:
         done = train(job)
@@ -228,6 +234,28 @@ def run_training(
         reporter.done()
     training.source.input_check.check()
     return done
+
+
+def check_trackers(settings: TuneSettings) -> None:
+    """Refuse trackers that are unknown or not installed, before anything is read.
+
+    Raises:
+        TitheError: there is one.
+    """
+    if settings.report_to:
+        from tithe.lab.tune.trackers import demand_trackers
+
+        demand_trackers(settings.report_to)
+
+
+def tracking_of(settings: TuneSettings, place: Path) -> Tracking | None:
+    """Return where the training is logged; None if nowhere."""
+    if not settings.report_to:
+        return None
+    from tithe.lab.tune.trackers import RUNS, Tracking, demand_trackers
+
+    name = settings.run_name or place.resolve().name
+    return Tracking(demand_trackers(settings.report_to), name, settings.project, place / RUNS)
 
 
 def loss_hint(place: Path) -> str:
