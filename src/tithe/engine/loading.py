@@ -213,6 +213,7 @@ def read_weights(
     from transformers import AutoModelForCausalLM
 
     config = source.config
+    demand_readable_quantisation(source)
     tensors = source.tensors
     # Up to transformers 5.17 the default attention silently ignores this cap.
     capped = any(part.get("attn_logit_softcapping") for part in (config, config.get("text_config") or {}))
@@ -237,6 +238,28 @@ def read_weights(
     # A config may have been saved with other values: outputs must have names, and states are requested per call.
     model.config.return_dict, model.config.output_hidden_states = True, False
     return model.eval()
+
+
+def demand_readable_quantisation(source: ModelSource) -> None:
+    """Raise for a quantised checkpoint that transformers does not know, or whose scores would depend on the batch.
+
+    Raises:
+        ModelError: says why it cannot be read.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    said = {} if source.gguf is not None else source.config.get("quantization_config") or {}
+    hint = "give the checkpoint in bf16, fp16 or fp32"
+    if said.get("load_in_8bit"):
+        raise ModelError(
+            f"`{source.name}` is quantised to 8 bits by bitsandbytes, which scales activations over all tokens of a "
+            "batch, so that a score would depend on its neighbours",
+            hint=hint,
+        )
+    method = said.get("quant_method")
+    bits = ("bitsandbytes_4bit",) if method == "bitsandbytes" else (str(method),)
+    if said and method is not None and not any(name in AUTO_QUANTIZER_MAPPING for name in bits):
+        raise ModelError(f"`{source.name}` is quantised by `{method}`, which transformers does not read", hint=hint)
 
 
 def demand_same_tensors(source: ModelSource, model: Any, info: Mapping[str, Any], tensors: Tensors) -> None:
