@@ -24,6 +24,7 @@ demo: $(INSTALLED)
 	@$(BIN)/python examples/show_demo.py demo/kept.jsonl
 	@echo
 	@echo "The files: demo/kept.jsonl (what was kept) and demo/kept.tithe: scores.parquet, dropped.jsonl, run.json."
+	@$(BIN)/python examples/real_model.py demo
 	@echo "This model is for trying out. On your own data: $(BIN)/tithe select data.jsonl --scorer ifd --model ..."
 
 test: lint

@@ -91,7 +91,7 @@ def test_a_hub_id_when_the_hub_does_not_answer(folder: Path, monkeypatch: pytest
 
 def test_a_file_instead_of_a_folder(folder: Path) -> None:
     text, hint = refused(lambda: find_model(str(folder / "model.safetensors")))
-    assert text.endswith("is a file") and hint == "give the folder that holds `config.json`"
+    assert text.endswith("is a file") and hint == "give the folder that holds `config.json`, or a GGUF file"
 
 
 def test_no_config(folder: Path) -> None:
@@ -505,12 +505,6 @@ def test_a_panic_of_a_library_is_one_sentence(tmp_path: Path) -> None:
             raise error
     with pytest.raises(KeyboardInterrupt), reading_folder("cannot load `x`", tmp_path):
         raise KeyboardInterrupt
-
-
-def test_gguf_files_are_not_read(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model.gguf")
-    assert "GGUF files are not read" in refused(lambda: find_model(str(folder)))[0]
-    assert "is a GGUF file" in refused(lambda: find_model(str(folder / "model.gguf")))[0]
 
 
 def test_ids_that_the_model_does_not_embed(folder: Path) -> None:

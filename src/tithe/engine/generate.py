@@ -256,6 +256,8 @@ def generation_config(source: ModelSource) -> dict[str, Any]:
     Raises:
         ModelError: the file cannot be read, so its end markers would be missed.
     """
+    if source.gguf is not None:  # says it in its header, as the config does
+        return {}
     path = source.folder / "generation_config.json"
     return read_object(path, f"model `{source.name}`") if path.exists() else {}
 

@@ -11,11 +11,12 @@ import torch
 
 from tithe.engine.devices import E4M3, choose_device, choose_dtype, dtype_name
 from tithe.engine.forward.path_choice import FORWARD_PATHS, ForwardPath, choose_forward_path, find_kept_state
+from tithe.engine.gguf_model import gguf_weights
 from tithe.engine.host import on_device
 from tithe.engine.loaded_model import LoadedModel
 from tithe.engine.measure.cpu_kernels import RouteName, put_back, take_fastest_fp32
 from tithe.engine.measure.shape import model_shape
-from tithe.engine.model_files import FLOATS, Tensors, reading_folder, tensors_in
+from tithe.engine.model_files import FLOATS, Tensors, reading_folder
 from tithe.engine.model_source import ModelSource, fingerprint
 from tithe.errors import MissingExtraError, ModelError, SettingsError
 from tithe.extras import install_hint
@@ -120,8 +121,11 @@ def without_weights(source: ModelSource, dtype: torch.dtype, trust_remote_code: 
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with reading_folder(f"cannot load model `{source.name}`", source.folder):
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+    with reading_folder(f"cannot load model `{source.name}`", source.place):
+        if source.gguf is None:
+            config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+        else:
+            config = AutoConfig.for_model(**source.config)
         known: Any = AutoModelForCausalLM
         with init_empty_weights():
             model = known.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -152,7 +156,7 @@ def load_model(
     known: str | None = None,
     spread: Sequence[torch.device] = (),
 ) -> LoadedModel:
-    """Load safetensors weights, put them on the device, and choose a forward path.
+    """Load weights from safetensors or a GGUF file, put them on the device, and choose a forward path.
 
     Args:
         source: the model's files.
@@ -211,26 +215,53 @@ def read_weights(
     from transformers import AutoModelForCausalLM
 
     config = source.config
-    tensors = tensors_in(source.folder, source.name)
+    demand_readable_quantisation(source)
+    tensors = source.tensors
     # Up to transformers 5.17 the default attention silently ignores this cap.
     capped = any(part.get("attn_logit_softcapping") for part in (config, config.get("text_config") or {}))
-    with reading_folder(f"cannot load model `{source.name}`", source.folder):
-        read: Any = AutoModelForCausalLM.from_pretrained(
-            source.folder,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation="eager" if capped else None,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            **({} if where is None else {"device_map": where}),
-        )
-    model, info = read
+    how: dict[str, Any] = {"attn_implementation": "eager" if capped else None}
+    how |= {} if where is None else {"device_map": where}
+    if source.gguf is not None:
+        model, info = gguf_weights(source.gguf, source.name, dtype, **how)
+    else:
+        with reading_folder(f"cannot load model `{source.name}`", source.folder):
+            read: Any = AutoModelForCausalLM.from_pretrained(
+                source.folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **how,
+            )
+        model, info = read
     demand_same_tensors(source, model, info, tensors)
     if source.adapter is not None:
         model = merged(model, source)
     # A config may have been saved with other values: outputs must have names, and states are requested per call.
     model.config.return_dict, model.config.output_hidden_states = True, False
     return model.eval()
+
+
+def demand_readable_quantisation(source: ModelSource) -> None:
+    """Raise for a quantised checkpoint that transformers does not know, or whose scores would depend on the batch.
+
+    Raises:
+        ModelError: says why it cannot be read.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    said = {} if source.gguf is not None else source.config.get("quantization_config") or {}
+    hint = "give the checkpoint in bf16, fp16 or fp32"
+    if said.get("load_in_8bit"):
+        raise ModelError(
+            f"`{source.name}` is quantised to 8 bits by bitsandbytes, which scales activations over all tokens of a "
+            "batch, so that a score would depend on its neighbours",
+            hint=hint,
+        )
+    method = said.get("quant_method")
+    bits = ("bitsandbytes_4bit",) if method == "bitsandbytes" else (str(method),)
+    if said and method is not None and not any(name in AUTO_QUANTIZER_MAPPING for name in bits):
+        raise ModelError(f"`{source.name}` is quantised by `{method}`, which transformers does not read", hint=hint)
 
 
 def demand_same_tensors(source: ModelSource, model: Any, info: Mapping[str, Any], tensors: Tensors) -> None:
@@ -254,7 +285,7 @@ def demand_same_tensors(source: ModelSource, model: Any, info: Mapping[str, Any]
             f"the weights of `{source.name}` have {len(surplus)} tensors that the model has not, e.g. `{surplus[0]}`",
             hint="`config.json` is from another checkpoint (fewer layers?), or the weights hold more than the model",
         )
-    if "quantization_config" in source.config:
+    if source.gguf is not None or "quantization_config" in source.config:
         return
     # Integer weights without a quantisation config would be cast to floats, without their scales.
     weights = dict(model.named_parameters())
@@ -301,7 +332,7 @@ def merged(model: Any, source: ModelSource) -> Any:
     assert source.adapter is not None
     from peft import PeftModel
 
-    folder, does_not_fit = str(source.adapter), f"does not fit its base model `{source.folder}`"
+    folder, does_not_fit = str(source.adapter), f"does not fit its base model `{source.place}`"
     with reading_folder(f"the adapter `{source.name}` {does_not_fit}", source.adapter), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT calls a deprecated transformers API
         warnings.filterwarnings("ignore", message="Model (with|has) `tie_word_embeddings=True`")  # see `untie`

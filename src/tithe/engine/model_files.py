@@ -121,13 +121,20 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         wrong = value is not None and not isinstance(value, kind)
         if wrong or (key == "architectures" and not all(isinstance(one, str) for one in value or ())):
             raise ModelError(f"`{key}` in `config.json` of model `{name}` must be {wanted}", hint=AGAIN)
+    demand_sane_sizes(config, name)
+    return config
+
+
+def demand_sane_sizes(config: Mapping[str, Any], name: str, where: str = "`config.json`") -> None:
+    """Raise if a config counts more modules than any model has: building them would take hours.
+
+    Raises:
+        ModelError: names the count.
+    """
     for part in (config, config.get("text_config") or {}):
         for key, value in part.items():
             if LOOPED.search(key) and isinstance(value, int) and value > MOST_BUILT:
-                raise ModelError(
-                    f"`{key}` in `config.json` of model `{name}` is {value:,}: no model has so many", hint=AGAIN
-                )
-    return config
+                raise ModelError(f"`{key}` in {where} of model `{name}` is {value:,}: no model has so many", hint=AGAIN)
 
 
 def tensors_of(file: Path) -> Tensors:

@@ -18,7 +18,16 @@ from tithe.errors import ModelError, SettingsError
 from tithe.records import Example
 from tithe.report.reporter import Reporter
 from tithe.run.answers import answers_elsewhere, model_answers
-from tithe.run.run_model import RunModel, choice, chosen_number, chosen_route, chosen_word, keep_choice, keep_route
+from tithe.run.run_model import (
+    RunModel,
+    choice,
+    chosen_number,
+    chosen_route,
+    chosen_word,
+    keep_choice,
+    keep_route,
+    say_dequantised,
+)
 from tithe.settings import ScoreSettings
 
 if TYPE_CHECKING:
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
     from tithe.engine.engine import Engine
     from tithe.engine.loaded_model import LoadedModel
     from tithe.engine.measure.cpu_kernels import Fp32Route
+    from tithe.engine.model_source import ModelSource
 
 BYTES_PER_TOKEN = 4  # of text, roughly
 COMPRESSED = (".parquet", ".gz", ".zst")
@@ -189,12 +199,16 @@ def make_engine(
     budget = s.batch_tokens or chosen_number(place, f"batch_tokens_{own}")
     elsewhere = None if place is None else answers_elsewhere(s, dataset, model, place)
     spread = spread_over(model.files, dtype, devices, s.shard)
+    say_dequantised(model.files, reporter, dtype)
     if len(devices) > 1 and not spread and use_all_devices(s, devices, reporter, several=several):
+        from tithe.engine.dequantised import share_dequantised
         from tithe.engine.workers.multi_device import MultiDeviceEngine
 
-        engine: Engine = MultiDeviceEngine(
-            model.files, devices, how, budget=budget, workers=s.workers, compiled=compiled
-        )
+        def start(files: ModelSource) -> Engine:
+            return MultiDeviceEngine(files, devices, how, budget=budget, workers=s.workers, compiled=compiled)
+
+        unpacked = WEIGHTS["bf16" if dtype == "fp8" else dtype]
+        engine: Engine = share_dequantised(model.files, unpacked, start, reporter.say)
     else:
         loaded = load_model(model.files, device=str(devices[0]), spread=spread, **how)
         workers = s.workers or chosen_number(place, f"workers_{own}")

@@ -20,6 +20,7 @@ from tithe.engine.held_model import HeldModel
 from tithe.engine.model_source import ModelSource, context_window, find_model, fingerprint, load_tokenizer
 from tithe.errors import SettingsError, StoreError
 from tithe.foreign import read_json
+from tithe.report.reporter import Reporter
 from tithe.run.folder import write_json
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class RunModel:
         """Return the name and place of the model, for the run record."""
         if self.files.held is not None:  # the folder is gone after the call
             return {"name": self.name, "in_memory": True}
-        out: dict[str, Any] = {"name": self.name, "revision": self.files.revision, "folder": str(self.files.folder)}
+        out: dict[str, Any] = {"name": self.name, "revision": self.files.revision, "folder": str(self.files.place)}
         if self.files.adapter is not None:
             out["adapter"] = str(self.files.adapter)
         return out
@@ -256,7 +257,8 @@ def open_model(
     """
     if settings.model is None:
         raise SettingsError(
-            missing, hint="`--model` takes a folder or a hub id; `--model pocket` is bundled, for trying out"
+            missing,
+            hint="`--model` takes a folder, GGUF file or hub id; `--model pocket` is bundled, for trying out",
         )
     files = find_model(settings.model, weights=weights)
     if files.held is not None:
@@ -337,3 +339,17 @@ def longest_pass(max_length: int | None, model: RunModel) -> int:
     if length is None:
         raise SettingsError(f"`{model.name}` does not say how long its context window is", hint="give `--max-length`")
     return length
+
+
+def say_dequantised(files: ModelSource, reporter: Reporter, dtype: str | None = None) -> None:
+    """Say that the weights of a GGUF file are dequantised; say nothing of another model.
+
+    Args:
+        files: the model.
+        reporter: prints the note.
+        dtype: of the dequantised weights, if it is known.
+    """
+    if files.gguf is not None:
+        from tithe.engine.gguf_model import note_on
+
+        reporter.say(note_on(files.gguf, files.name, "bf16" if dtype == "fp8" else dtype))

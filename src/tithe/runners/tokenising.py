@@ -54,7 +54,7 @@ class RendererRecipe:
         """Make the renderer from the same files."""
         from tithe.engine.model_source import load_tokenizer
 
-        if not self.trust_remote_code:
+        if not self.trust_remote_code and self.source.gguf is None:  # transformers reads such a file with torch
             hide_torch()
         tokenizer = load_tokenizer(self.source, trust_remote_code=self.trust_remote_code)
         renderer: Renderer = self.renderer(tokenizer, self.settings)

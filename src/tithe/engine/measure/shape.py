@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from tithe.engine.model_files import tensors_in
 from tithe.engine.model_source import ModelSource
 from tithe.errors import ModelError
 
@@ -51,13 +50,13 @@ class ModelShape:
 
 
 def model_shape(source: ModelSource) -> ModelShape:
-    """Count a model's sizes from its safetensors headers, or estimate them from its config if there are no weights."""
+    """Count a model's sizes from its weights' headers, or estimate them from its config if there are no weights."""
     config = source.config
     config = config.get("text_config") or config
     width = size(config, "hidden_size", "n_embd", "d_model")
     vocabulary = size(config, "vocab_size")
     if source.weights:
-        shapes = [shape for _, shape in tensors_in(source.folder, source.name).values()]
+        shapes = [shape for _, shape in source.tensors.values()]
         # Embedding and output head are recognised by their shape, as their names differ between models.
         wide = [shape for shape in shapes if len(shape) == 2 and shape[0] == vocabulary and shape[1] == width]
         return ModelShape(sum(map(prod, shapes)), sum(map(prod, wide)), vocabulary * width, exact=True)

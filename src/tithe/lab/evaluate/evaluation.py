@@ -19,6 +19,7 @@ from tithe.lab.evaluate.settings import EvaluateSettings
 from tithe.lab.evaluate.tasks import Asked, Built, build, resolve
 from tithe.report.reporter import Reporter
 from tithe.run.folder import recorded_run, run_folder
+from tithe.run.run_model import say_dequantised
 
 if TYPE_CHECKING:
     from tithe.lab.evaluate.harness import Harness
@@ -62,8 +63,9 @@ def evaluate(settings: EvaluateSettings, folder: Path, *, reporter: Reporter | N
     if settings.device != "auto":
         choose_device(settings.device)  # refuse a missing device before the model is looked up
     source = find_model(settings.model)
+    say_dequantised(source, reporter)
     pieces = pieces_of(settings, source, reporter)
-    model = {"name": source.name, "folder": str(source.folder), "revision": source.revision}
+    model = {"name": source.name, "folder": str(source.place), "revision": source.revision}
     base = {"settings": settings.model_dump(mode="json"), "model": model, "versions": versions()}
     with run_folder(folder, "-o") as place:
         there = read_pieces(place)
@@ -156,7 +158,8 @@ def pieces_of(settings: EvaluateSettings, source: ModelSource, reporter: Reporte
 def model_identity(source: ModelSource) -> dict[str, str]:
     """Return hashes of the weights, and of the tokenizer and other text files beside them."""
     state = hashlib.blake2b(digest_size=8)
-    for file in sorted({file for pattern in TEXT_FILES for file in source.folder.glob(pattern)}):
+    beside = () if source.gguf is not None else TEXT_FILES  # a GGUF file holds its own tokenizer
+    for file in sorted({file for pattern in beside for file in source.folder.glob(pattern)}):
         state.update(file.name.encode(errors="surrogateescape") + content_hash(file))
     return {"fingerprint": fingerprint(source), "files": state.hexdigest()}
 

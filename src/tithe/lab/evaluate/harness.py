@@ -113,7 +113,7 @@ class Harness:
         except Exception as error:  # lm-eval lets through whatever is raised below it
             raise ModelError(
                 f"lm-eval cannot load `{self.source.name}`: {first_line(error)}",
-                hint=f"looked in `{self.source.folder}`",
+                hint=f"looked in `{self.source.place}`",
             ) from error
 
     def run(self, asked: Asked, built: Sequence[Built]) -> tuple[list[Measured], list[str]]:

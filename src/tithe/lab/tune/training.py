@@ -114,7 +114,7 @@ class Training(Generic[S]):
             "device": str(self.device),
             "dataset": self.source.input_check.describe(),
             "template": self.renderer.describe(),
-            "model": {"name": files.name, "folder": str(files.folder), "fingerprint": self.model.fingerprint},
+            "model": {"name": files.name, "folder": str(files.place), "fingerprint": self.model.fingerprint},
         }
 
 
@@ -158,7 +158,8 @@ def open_training(settings: S) -> Training[S]:
     batches = lay_out(asked, devices(), device.type)
     if settings.model is None:
         raise SettingsError(
-            "no model given", hint="`--model` takes a folder or a hub id; `--model pocket` is bundled, for trying out"
+            "no model given",
+            hint="`--model` takes a folder, GGUF file or hub id; `--model pocket` is bundled, for trying out",
         )
     files = find_model(settings.model)
     if files.adapter is not None and asked.use_peft:
@@ -205,6 +206,6 @@ def make_training_renderer(settings: TuneSettings, recipe: TrainingRecipe, model
 
 
 def base_name(source: ModelSource) -> str:
-    """Return the name by which an adapter finds its base model: a bundled name, a hub id or a folder."""
+    """Return the name by which an adapter finds its base model: a bundled name, a hub id, a folder or a GGUF file."""
     named = source.name in BUNDLED or source.revision is not None
-    return source.name if named else str(source.folder)
+    return source.name if named else str(source.place)

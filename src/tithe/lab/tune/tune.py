@@ -35,6 +35,7 @@ from tithe.printable import counted
 from tithe.report.reporter import Reporter
 from tithe.report.terminal import TerminalReporter, console, say
 from tithe.run.folder import RecordWriter, recorded_run, run_folder, write_json
+from tithe.run.run_model import say_dequantised
 
 if TYPE_CHECKING:
     from tithe.lab.tune.trackers import Tracking
@@ -62,7 +63,9 @@ def tune(
     demand_packages()
     check_trackers(settings)
     training = open_training(settings)
-    return carry_out(training, training.identity(), output, overwrite=overwrite, reporter=reporter or Reporter())
+    reporter = reporter or Reporter()
+    say_dequantised(training.model.files, reporter, training.recipe.dtype)
+    return carry_out(training, training.identity(), output, overwrite=overwrite, reporter=reporter)
 
 
 def carry_out(
@@ -136,7 +139,7 @@ def demand_apart(training: Training[Any], output: Path) -> None:
         OutputError: it is the model or the data set.
     """
     files = training.model.files
-    if output.resolve() in (files.folder.resolve(), files.adapter):
+    if output.resolve() in (files.folder.resolve(), files.adapter, files.gguf):
         raise OutputError(f"the output `{output}` is the model itself", hint="name another folder with `-o`")
     if Path(training.settings.dataset).expanduser().resolve() == output.resolve():
         raise OutputError(f"the output `{output}` is the data set itself", hint="name another folder with `-o`")

@@ -261,7 +261,7 @@ def open_warmup(settings: WarmupSettings) -> Training[WarmupSettings]:
     """
     training = open_training(settings)
     files = training.model.files
-    if is_warmed(files.adapter or files.folder):
+    if files.gguf is None and is_warmed(files.adapter or files.folder):
         raise SettingsError(
             f"the model `{files.name}` was warmed up already",
             hint="score with it as it is, or give the model it was made of",

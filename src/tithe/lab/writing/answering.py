@@ -24,7 +24,7 @@ from tithe.lab.writing.settings import WritingSettings
 from tithe.lab.writing.texts import TextStore, key_of, store_name
 from tithe.records import Example, Message, Problem
 from tithe.report.reporter import Reporter
-from tithe.run.run_model import DTYPE, RunModel, keep_choice
+from tithe.run.run_model import DTYPE, RunModel, keep_choice, say_dequantised
 
 if TYPE_CHECKING:
     from tithe.engine.generate import AnswerGenerator, GenerationRequest
@@ -228,6 +228,7 @@ class LocalWriter:
 
         s = self.settings
         assert self.dtype is not None
+        say_dequantised(self.model.files, reporter, self.dtype)
         model = load_for_generation(
             self.model.files, device=s.device, dtype=self.dtype, trust_remote_code=s.trust_remote_code
         )
