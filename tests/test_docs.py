@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "SKILL.md", *sorted(DOCS.glob("*.md"))]
 EXECUTED = ("python", "console", "bash")
-NOT_RUN_AT_MOST = 3
+NOT_RUN_AT_MOST = 6
 PLUGIN = "plugins.md"
 
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -362,8 +362,19 @@ def long_options(page: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", page))
 
 
-# Of other programs that the documents call: accelerate, torchrun, docker, an example.
+# Of other programs that the documents call: accelerate, torchrun, docker, an example, pip, uv, pipx, mkdocs.
 OTHERS_OPTIONS = {"--multi_gpu", "--num_processes", "--nproc-per-node", "--cpus", "--plot"}
+OTHERS_OPTIONS |= {
+    "--rm",
+    "--user",
+    "--gpus",
+    "--build-arg",
+    "--index-url",
+    "--index",
+    "--from",
+    "--spec",
+    "--pip-args",
+}
 
 
 def test_every_option_that_a_page_names_exists():
