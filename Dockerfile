@@ -29,9 +29,10 @@ RUN if [ "$DEVICE" != cpu ]; then \
     fi
 COPY --from=build /opt/tithe /opt/tithe
 # Anybody may write to the home folder, so that `--user` can name whoever owns the mounted folder.
-RUN useradd --create-home --uid 1000 tithe && mkdir /data /models && chmod 1777 /home/tithe /data /models
+RUN useradd --create-home --home-dir /var/lib/tithe --uid 1000 tithe && mkdir /data /models && \
+    chmod 1777 /var/lib/tithe /data /models
 # Models from the hub go to /models. USER is for libraries that look up the name of a user who has none.
-ENV PATH=/opt/tithe/bin:$PATH HOME=/home/tithe USER=tithe HF_HOME=/models PYTHONUNBUFFERED=1
+ENV PATH=/opt/tithe/bin:$PATH HOME=/var/lib/tithe USER=tithe HF_HOME=/models PYTHONUNBUFFERED=1
 USER tithe
 WORKDIR /data
 ENTRYPOINT ["tithe"]
