@@ -156,6 +156,21 @@ def test_the_script_works_in_bash(files: Path) -> None:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_it_installs_itself_where_the_shell_looks(tmp_path: Path) -> None:
+    """Twice, which changes nothing more."""
+    script = f'"{sys.executable}" -m tithe.cli --install-completion; true'
+    for _ in range(2):
+        env = os.environ | {"HOME": str(tmp_path)}
+        call = ["bash", "--norc", "-c", script]
+        done = subprocess.run(call, env=env, capture_output=True, text=True, check=False)
+        assert "bash completion installed in" in done.stdout, done.stderr
+    placed = tmp_path / ".bash_completions" / "tithe.sh"
+    assert "_TITHE_COMPLETE=complete_bash" in placed.read_text()
+    assert (tmp_path / ".bashrc").read_text().count(str(placed)) == 1
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_known_shell_is_left_to_typer(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shellingham.detect_shell", lambda: (shell, f"/bin/{shell}"))
