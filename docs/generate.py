@@ -1,4 +1,4 @@
-"""Write `config.md` and `cli.md` from the settings and the real help pages: `python docs/generate.py`."""
+"""Write `config.md`, `cli.md` and `api.md` from settings, help pages and docstrings: `python docs/generate.py`."""
 
 from __future__ import annotations
 
@@ -176,7 +176,17 @@ def help_of(*command: str) -> str:
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
 
-PAGES = {"config.md": config_page, "cli.md": cli_page}
+def api_page() -> str:
+    """The typed public API, from signatures and docstrings."""
+    sys.path.insert(0, str(HERE))  # this file may have been loaded by its path
+    try:
+        import api_page
+    finally:
+        sys.path.remove(str(HERE))
+    return str(api_page.api_page())
+
+
+PAGES = {"config.md": config_page, "cli.md": cli_page, "api.md": api_page}
 
 
 def main() -> None:

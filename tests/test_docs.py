@@ -6,6 +6,7 @@ import contextlib
 import doctest
 import importlib
 import importlib.util
+import inspect
 import io
 import json
 import os
@@ -25,14 +26,14 @@ import pytest
 import tithe
 from tests.forked import forked_tithe
 from tests.small_model import make_model
-from tithe import plugins
+from tithe import errors, plugins
 from tithe.run.table import COUNTS, FIXED
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SKILL.md", *sorted(DOCS.glob("*.md"))]
 EXECUTED = ("python", "console", "bash")
-NOT_RUN_AT_MOST = 3
+NOT_RUN_AT_MOST = 6
 PLUGIN = "plugins.md"
 
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -238,6 +239,32 @@ def test_the_page_of_settings_is_fresh():
     assert (DOCS / "config.md").read_text() == generator().config_page(), "run `python docs/generate.py`"
 
 
+def test_the_page_of_the_python_api_is_fresh():
+    assert (DOCS / "api.md").read_text() == generator().api_page(), "run `python docs/generate.py`"
+
+
+def test_the_page_of_the_python_api_has_all_that_is_public():
+    """Every public function with its parameters, every class that they return, every error."""
+    page = (DOCS / "api.md").read_text()
+    for name in tithe.__all__:
+        assert f"\n### `tithe.{name}`\n" in page, name
+        for parameter in inspect.signature(getattr(tithe, name)).parameters:
+            assert re.search(rf"[ (*]{parameter}: ", page), f"{name}: {parameter}"
+    for name in (
+        "SelectResult",
+        "ScoreResult",
+        "PlanResult",
+        "BenchResult",
+        "Dataset",
+        "Example",
+        "Scorer",
+        "Selector",
+    ):
+        assert re.search(rf"^### `tithe\.[\w.]+\.{name}`$", page, re.M), name
+    for error in errors.TitheError.__subclasses__():
+        assert error.__module__ != errors.__name__ or error.__name__ in page, error
+
+
 @pytest.mark.slow
 def test_the_page_of_the_command_line_is_fresh():
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
@@ -335,7 +362,7 @@ def long_options(page: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", page))
 
 
-# Of other programs that the documents call: accelerate, torchrun, docker, ms-swift, an example.
+# Of other programs that the documents call: accelerate, torchrun, docker, ms-swift, an example, pip, uv, pipx, mkdocs.
 OTHERS_OPTIONS = {
     "--loss_scale",
     "--is_binary_loss_scale",
@@ -344,6 +371,17 @@ OTHERS_OPTIONS = {
     "--nproc-per-node",
     "--cpus",
     "--plot",
+}
+OTHERS_OPTIONS |= {
+    "--rm",
+    "--user",
+    "--gpus",
+    "--build-arg",
+    "--index-url",
+    "--index",
+    "--from",
+    "--spec",
+    "--pip-args",
 }
 
 

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 import tithe
 from tithe import extras
-from tithe.extras import install_hint, requirement
+from tithe.extras import install_hint, installer, requirement
 
 
 def installed(place: Path, origin: dict[str, object] | None) -> Distribution:
@@ -60,3 +60,24 @@ def test_from_source_that_was_never_installed(monkeypatch: pytest.MonkeyPatch) -
     *command, place = shlex.split(install_hint("tune"))
     assert command == ["pip", "install", "-e"]
     assert (Path(place.removesuffix("[tune]")) / "src" / "tithe" / "__init__.py").samefile(tithe.__file__)
+
+
+@pytest.mark.parametrize(
+    ("left", "command"),
+    [
+        (None, "pip install"),
+        ("pyvenv.cfg", "pip install"),
+        ("uv-receipt.toml", "uv tool install --force"),
+        ("pipx_metadata.json", "pipx install --force"),
+    ],
+)
+def test_the_environment_of_a_tool_is_known(left: str | None, command: str, tmp_path: Path) -> None:
+    if left is not None:
+        (tmp_path / left).touch()
+    assert installer(tmp_path) == command
+
+
+def test_the_hint_names_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipx_metadata.json").touch()
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    assert install_hint("tune").startswith("pipx install --force ")

@@ -46,6 +46,8 @@ def test_torch_is_pinned_first_and_once():
     number = pins()["torch"]
     assert next(iter(pins())) == "torch"
     assert f"torch=={number}\n" in (ROOT / "Makefile").read_text()
+    for page in ("README.md", "docs/install.md"):  # before the command that takes the constraints
+        assert f"pip install torch=={number} " in (ROOT / page).read_text().partition("-c constraints.txt")[0]
 
 
 def test_the_version_is_one_everywhere():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -11,15 +12,22 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 __version__ = "0.1.0"
+# Files that a tool leaves in the environments it makes -> its command that installs into one that is there.
+TOOLS = {"uv-receipt.toml": "uv tool install --force", "pipx_metadata.json": "pipx install --force"}
 NAME, RECORD = "tithe", "direct_url.json"  # PEP 610: where a package came from, if not from an index
 
 
 def install_hint(extra: str) -> str:
     """Return the command that adds an extra to this installation, wherever it came from."""
     try:
-        return f"pip install {requirement(distribution(NAME), extra)}"
+        return f"{installer(Path(sys.prefix))} {requirement(distribution(NAME), extra)}"
     except PackageNotFoundError:  # run from source without an installation
         return f"pip install -e '{Path(__file__).parents[2]}[{extra}]'"
+
+
+def installer(environment: Path) -> str:
+    """Return the command that installs into an environment: those of `uv tool` and pipx have no pip of their own."""
+    return next((command for file, command in TOOLS.items() if (environment / file).is_file()), "pip install")
 
 
 def requirement(installed: Distribution, extra: str) -> str:

@@ -79,7 +79,9 @@ class Group(TyperGroup):
 
 
 app = Commands(
-    help="Pick the few percent of an instruction-tuning set that teach a given language model most.", cls=Group, **HOW
+    help="Pick the few percent of an instruction-tuning set that teach a given language model most.",
+    cls=Group,
+    **HOW | {"add_completion": True},
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import typer
 
 from tithe.cli.app import Usage, app
+from tithe.cli.completion import demand_shell, keep_help_on_a_line
 from tithe.errors import SettingsError, TitheError
 from tithe.printable import hint_line, one_line, printable, steady_stderr
 from tithe.signals import SignalHandler, handle_ending_signals
@@ -96,6 +97,8 @@ def run(ending: SignalHandler) -> NoReturn:
     try:
         arguments = dashed(sys.argv[1:])
         demand_values(arguments)
+        demand_shell(arguments)
+        keep_help_on_a_line()
         code = app(arguments, prog_name="tithe", standalone_mode=False) or 0
         print(end="", flush=True)  # errors of a buffered stdout show here, not at exit
     except (KeyboardInterrupt, typer.Abort):

@@ -14,6 +14,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from tithe.cli.app import LATE, Usage
+from tithe.cli.completion import offer_values
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -85,6 +86,7 @@ class Takes:
                 f(given if self.raw else settings_from(model, given, config), **mine)
 
         made = self.parameters(model) + ([parameter("config", Config)] if self.config else [])
+        offer_values([*own, *made], model)
         keyword = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in sorted([*own, *made], key=place)]
         command.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
         command.__name__, command.__doc__ = f.__name__, f.__doc__

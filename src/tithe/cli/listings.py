@@ -90,4 +90,12 @@ def doctor_rows() -> list[dict[str, Any]]:
     rows += [
         (f"bundled model `{name}`", "there" if Path(path).is_dir() else "missing") for name, path in BUNDLED.items()
     ]
+    rows += [("how to use it, for assistants", skill_file())]
     return [{"what": what, "found": found} for what, found in rows]
+
+
+def skill_file() -> str:
+    """Return the path of `SKILL.md`: in an installed package, or at the top of a checkout."""
+    package = Path(__file__).parents[1]
+    places = [package / "SKILL.md", package.parents[1] / "SKILL.md"]
+    return next((str(place) for place in places if place.is_file()), "missing")
