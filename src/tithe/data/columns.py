@@ -283,7 +283,9 @@ def likeliest_columns(records: Sequence[Record]) -> str:
     """Return the likeliest roles of the columns, as `role=column,role=column`."""
     there = columns_of(records)
     for name in there:
-        turns = next((record[name] for record in records if isinstance(record.get(name), list) and record[name]), [])
+        turns: list[Any] = next(
+            (record[name] for record in records if isinstance(record.get(name), list) and record[name]), []
+        )
         if turns and all(isinstance(turn, Mapping) for turn in turns):
             return f"messages={name}" + guess_turns(turns[0])
     texts = [name for name in there if holds_text(name, records)]

@@ -248,7 +248,7 @@ class ExportJob:
                 others = list(reshape(row.record, self.dataset.format, self.shape, turns, row.where, names))
                 # A bad row cannot be reshaped: write it as read.
                 for record, own in zip(others or [row.record], self.reshaped_beside(number, turns), strict=False):
-                    yield record | added | own
+                    yield record | added | dict(own)
 
     def reshaped_beside(self, number: int, turns: Collection[int] | None) -> Iterator[Mapping[str, Any]]:
         """Yield the further columns of each record that `reshape` makes of one."""

@@ -118,13 +118,14 @@ def demand_readable(given: Any, tokenizer: Any) -> None:
         raise ModelError(
             f"`model` cannot be a {kind}", hint="a folder, a hub id, or a causal language model of transformers"
         )
-    if is_peft(given) and getattr(given.active_peft_config, "is_prompt_learning", False):
+    held: Any = given
+    if is_peft(held) and getattr(held.active_peft_config, "is_prompt_learning", False):
         raise ModelError(
-            f"the adapter in memory is of type {given.active_peft_config.peft_type.value}, which puts its own tokens "
+            f"the adapter in memory is of type {held.active_peft_config.peft_type.value}, which puts its own tokens "
             "before each prompt",
             hint="adapters inside the layers, such as LoRA, can be read",
         )
-    model = given.get_base_model() if is_peft(given) else given
+    model = held.get_base_model() if is_peft(held) else held
     if getattr(model.config, "is_encoder_decoder", False) or model.get_output_embeddings() is None:
         raise ModelError(
             f"`{type(model).__name__}` is not a causal language model", hint="give one with an output head"
