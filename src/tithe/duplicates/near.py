@@ -154,7 +154,7 @@ class NearDuplicates:
 
     def may_have_twins(self) -> set[str]:
         """Return the ids of all examples that agree with another one in a whole band."""
-        table, crowded = self.signatures, np.zeros(len(self._places), dtype=bool)
+        table, shared = self.signatures, np.zeros(len(self._places), dtype=bool)
         for band in range(self.bands):
             part = table[:, band * self.rows : (band + 1) * self.rows]  # (examples, rows)
             key = np.zeros(len(table), dtype=np.uint64)
@@ -162,8 +162,8 @@ class NearDuplicates:
                 key = (key ^ column) * _FACTOR
                 key ^= key >> np.uint64(31)
             _, inverse, times = np.unique(key * _MIX, return_inverse=True, return_counts=True)
-            crowded |= times[inverse] > 1
-        return {id_ for id_, place in self._places.items() if crowded[place]}
+            shared |= times[inverse] > 1
+        return {id_ for id_, place in self._places.items() if shared[place]}
 
     def add(self, example: Example) -> None:
         """Take an example that may have twins in the second reading."""

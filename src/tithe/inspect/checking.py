@@ -21,7 +21,7 @@ from tithe.inspect.contents import Contents
 from tithe.inspect.cutting import LengthCheck, open_length_check
 from tithe.inspect.languages import find_detector
 from tithe.inspect.limits import Rate, compare, parse_share, percent, read_baseline
-from tithe.inspect.repeats import Repeats
+from tithe.inspect.repeats import DuplicateGroups
 from tithe.inspect.settings import CheckSettings
 from tithe.planner import windows
 from tithe.records import BadRow, Example
@@ -123,7 +123,9 @@ def check(settings: CheckSettings, reporter: Reporter | None = None) -> CheckRes
     near, why_no_near = open_near(settings)
     cutting = open_length_check(settings)
     source = DataSource.open(settings)
-    looking = Reading(source.dataset, Contents(find_detector()), Repeats(near), cutting, search_of(settings, source))
+    looking = Reading(
+        source.dataset, Contents(find_detector()), DuplicateGroups(near), cutting, search_of(settings, source)
+    )
     reporter.phase("checking")
     total, exact = source.size()
     reporter.expect(total, about=not exact)
@@ -232,7 +234,7 @@ class Reading:
 
     dataset: Dataset
     contents: Contents
-    repeats: Repeats
+    repeats: DuplicateGroups
     cutting: LengthCheck | None
     search: ItemSearch | None
     counts: RecordCounts = field(default_factory=lambda: RecordCounts(deed="learnt"))

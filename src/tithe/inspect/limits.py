@@ -116,7 +116,7 @@ def percent(share: float) -> str:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RateChange:
     """A rate beside that of an earlier check.
 
     Args:
@@ -166,7 +166,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
     return found
 
 
-def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Comparison]:
+def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[RateChange]:
     """Compare the rates of two records of a check."""
     found = []
     for name in RATES:
@@ -181,7 +181,7 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Compariso
             why = f"measured in another way: {describe(how[0])} before, {describe(how[1])} now"
         if old is not None or new is not None:
             was, is_now = (None if one is None else float(one["rate"]) for one in (old, new))
-            found.append(Comparison(name, was, is_now, why))
+            found.append(RateChange(name, was, is_now, why))
     return found
 
 

@@ -17,14 +17,14 @@ TEXT = 160  # characters shown of an example
 
 
 @dataclass(frozen=True)
-class Place:
+class QuotedExample:
     """An example as a report shows it."""
 
     where: str
     text: str
 
     @classmethod
-    def of(cls, example: Example) -> Place:
+    def of(cls, example: Example) -> QuotedExample:
         asked = example.prompt[-1].content if example.prompt else ""
         return cls(example.where, f"{brief(asked, TEXT // 2)} -> {brief(example.response.content, TEXT // 2)}")
 
@@ -33,7 +33,7 @@ class Place:
 
 
 @dataclass
-class Repeats:
+class DuplicateGroups:
     """Exact and near-duplicates of a data set.
 
     Args:
@@ -45,7 +45,7 @@ class Repeats:
     ids: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     twins: Mapping[str, Twin] = field(default_factory=dict)
-    _places: dict[str, list[Place]] = field(default_factory=dict)
+    _places: dict[str, list[QuotedExample]] = field(default_factory=dict)
 
     def add(self, example: Example) -> None:
         """Take an example in the first reading."""
@@ -75,7 +75,7 @@ class Repeats:
                 content = strip_occurrence(one.id)
                 found = self._places.get(content)
                 if found is not None and len(found) < MEMBERS:
-                    found.append(Place.of(one))
+                    found.append(QuotedExample.of(one))
 
     def near_groups(self) -> list[tuple[str, list[str]]]:
         """Return each kept example with its near-duplicates, the largest group first."""
@@ -105,5 +105,5 @@ class Repeats:
         return {"examples": len(self.twins), "groups": len(self.near_groups()), **self.near.record, "largest": largest}
 
 
-def wheres(places: Sequence[Place]) -> list[str]:
+def wheres(places: Sequence[QuotedExample]) -> list[str]:
     return [place.where for place in places]
