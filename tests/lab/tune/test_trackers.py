@@ -172,6 +172,26 @@ def test_every_cell_has_a_name_of_its_own_and_trackers_change_no_cell(tmp_path):
     assert json.dumps(spec)
 
 
+def test_a_cells_run_is_named_after_arm_budget_and_seed(tmp_path):
+    from tithe.lab.experiment.arm_choices import Choice
+    from tithe.lab.experiment.cells import TRACKING, Cell, prepare, read_spec
+
+    class Pool:
+        def write(self, places, path):
+            path.write_text("")
+
+    choice = Choice("ifd", "5%", None, (0, 1))
+    common = {"tune": {"model": "m"}, "evaluation": {}, "keep_models": False}
+    tracked = {**common, TRACKING: {"report_to": ["trackio"], "project": "p"}}
+    for seed in (0, 1):
+        cell = Cell("ifd", "5%", seed, choice, "key")
+        own = prepare(cell, Pool(), tmp_path, tracked, lambda sentence: None)
+        assert read_spec(own)[TRACKING] == {"report_to": ["trackio"], "project": "p", "run_name": f"ifd-5%-seed{seed}"}
+        said: list[str] = []
+        prepare(cell, Pool(), tmp_path, common, said.append)  # without a tracker it is the same cell
+        assert said == []
+
+
 def test_an_experiment_refuses_a_name_for_all_trainings():
     from tithe.lab.experiment.settings import ExperimentSettings
 
