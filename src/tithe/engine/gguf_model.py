@@ -212,7 +212,7 @@ def gguf_weights(path: Path, name: str, dtype: torch.dtype, **more: Any) -> tupl
         path: the file.
         name: of the model, for messages.
         dtype: of the weights.
-        more: passed on to `from_pretrained`.
+        more: further arguments of `from_pretrained`.
 
     Raises:
         ModelError: the file does not hold the tensors of its architecture.
