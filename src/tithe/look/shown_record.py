@@ -165,7 +165,7 @@ class ShownRecord:
     @property
     def record(self) -> dict[str, Any]:
         """Everything, ready for JSON; numbers that are not finite become null."""
-        made = finite({name: value for name, value in asdict(self).items() if name != "tokens"})
+        made: dict[str, Any] = finite({name: value for name, value in asdict(self).items() if name != "tokens"})
         made["tokens"] = [finite(asdict(one)) for one in self.tokens]
         for one, own in zip(made["passes"], self.passes, strict=True):
             one["texts"] = "".join(token.text for token in own.texts) or None
