@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -9,6 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import tithe
@@ -60,8 +62,20 @@ def returned(functions: list[Any]) -> list[type]:
     classes = [one for one in functions if inspect.isclass(one)]
     for one in functions:
         if inspect.isfunction(one):
-            classes += own_classes(typing.get_type_hints(one).get("return"))
+            classes += own_classes(typing.get_type_hints(one, localns=imported_for_types(one)).get("return"))
     return list(dict.fromkeys(classes))
+
+
+def imported_for_types(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the names that a function's module imports only for its annotations, under `if TYPE_CHECKING`."""
+    tree = ast.parse(Path(inspect.getfile(function)).read_text("utf-8"))
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    imports = [line for block in blocks for line in block.body if isinstance(line, ast.ImportFrom) and line.module]
+    return {
+        name.asname or name.name: getattr(importlib.import_module(line.module or ""), name.name)
+        for line in imports
+        for name in line.names
+    }
 
 
 def own_classes(annotation: Any) -> Iterator[type]:

@@ -184,8 +184,8 @@ def judge(
     from tithe.lab.judge.settings import JudgeSettings
 
     found = JudgeSettings.of({**settings, "judge": judge})
-    sides = [Path(text(side, "a file of answers")) for side in (a, b)]
-    return compare(found, *sides, place(output), folder=folder(run_dir), overwrite=overwrite)
+    one, other = (Path(text(side, "a file of answers")) for side in (a, b))
+    return compare(found, one, other, place(output), folder=folder(run_dir), overwrite=overwrite)
 
 
 def tally(reviews: Place, *, level: float | None = None) -> Tally:

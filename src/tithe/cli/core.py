@@ -169,7 +169,7 @@ def compare_runs(
         raise Usage("`--open` has no page to open", hint="give the page's place: `-o compare.html`")
     names = [name.strip() for given in scorer or () for name in given.split(",") if name.strip()]
     reporter = TerminalReporter()
-    how = {"within": within, "differ": differ, "overwrite": overwrite}
+    how: dict[str, Any] = {"within": within, "differ": differ, "overwrite": overwrite}
     found = compare(runs, scorers=names, output=output, reporter=reporter, **how)
     if not as_json:
         print_comparison(found, SafeConsole(highlight=False))

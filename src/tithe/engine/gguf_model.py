@@ -51,13 +51,14 @@ class ParsedFile:
         data = np.asarray(np.memmap(header.path, mode="r"))
         self.tensors = []
         for one in header.tensors:
-            kind = GGMLQuantizationType(one.kind)
-            raw = data[one.start : one.start + one.size]
+            packing: Any = GGMLQuantizationType(one.kind)
+            raw: Any = data[one.start : one.start + one.size]
             # ggml's shape has the last axis first
-            shape, rows = np.array(one.shape[::-1], dtype=np.uint64), shaped(raw, one.shape, kind)
+            shape: Any
+            shape, rows = np.array(one.shape[::-1], dtype=np.uint64), shaped(raw, one.shape, packing)
             count = int(np.prod(shape, dtype=np.uint64))
             self.tensors.append(
-                ReaderTensor(one.name, kind, shape, count, one.size, one.start, rows, ReaderField(0, one.name))
+                ReaderTensor(one.name, packing, shape, count, one.size, one.start, rows, ReaderField(0, one.name))
             )
 
 
@@ -166,7 +167,7 @@ def known_architectures() -> list[str]:
 
     found = {*GGUF_SUPPORTED_ARCHITECTURES}
     try:
-        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS  # type: ignore[attr-defined]
     except ImportError:  # before transformers 5.20 all went by one way
         pass
     else:
@@ -221,9 +222,10 @@ def gguf_weights(path: Path, name: str, dtype: torch.dtype, **more: Any) -> tupl
 
     gguf_config(path, name)  # raises where there is no use in trying
     with reading_folder(f"cannot load model `{name}`", path), alone(path, name) as folder:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=FILE, dtype=dtype, output_loading_info=True, **always_dequantised(), **more
         )
+    model, info = loaded
     # The weights are plain now. What is left of the quantiser would keep the model from being trained and saved.
     for owner, left in ((model, "hf_quantizer"), (model.config, "quantization_config")):
         if hasattr(owner, left):

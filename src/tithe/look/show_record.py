@@ -90,7 +90,7 @@ def show(
         found = tokens_of(settings, source, example)
     source.input_check.check()
     notes = [*dict.fromkeys((*example.notes, *found.pop("notes")))]
-    place = {"row": example.row, "turn": example.turn, "turns": turns, "where": example.where}
+    place: dict[str, Any] = {"row": example.row, "turn": example.turn, "turns": turns, "where": example.where}
     return ShownRecord(id=example.id, source=source.dataset.source, notes=notes, **place, **found)
 
 

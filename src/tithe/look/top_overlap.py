@@ -93,10 +93,10 @@ def top_overlaps(a: FloatArray, b: FloatArray, percents: Sequence[int] = PERCENT
         shared = len(np.intersect1d(one, other))
         interval = binomtest(shared, size).proportion_ci(LEVEL, method="exact")
         chance = hypergeom(count, size, size)
-        ends = [float(chance.ppf(q)) / size for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
+        least, most = (float(chance.ppf(q)) / size for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
         tied = tied_at_edge(a, size) or tied_at_edge(b, size)
         low, high, p = float(interval.low), float(interval.high), float(chance.sf(shared - 1))
-        found.append(TopOverlap(percent, size, shared, low, high, size / count, *ends, p, tied))
+        found.append(TopOverlap(percent, size, shared, low, high, size / count, least, most, p, tied))
     return found
 
 

@@ -52,8 +52,8 @@ def show_plan(result: PlanResult) -> None:
     say(out, f"template: {result.template}, max length {result.record['template']['max_length']:,} tokens")
     for line in example_lines(result.example):
         say(out, line)
-    if (line := time_line(result.record["time"])) is not None:
-        say(out, line)
+    if (time := time_line(result.record["time"])) is not None:
+        say(out, time)
 
 
 def time_line(time: Mapping[str, Any]) -> str | None:
