@@ -19,13 +19,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+# MODEL=... reads with another model; without one SmolLM2-135M-Instruct is fetched, where it can be had.
 demo: $(INSTALLED)
-	$(BIN)/tithe select starter --scorer ifd --gate 50% --model pocket --device cpu --dtype fp32 --keep 10% -o demo/kept.jsonl --overwrite
-	@$(BIN)/python examples/show_demo.py demo/kept.jsonl
+	@$(BIN)/python examples/demo.py demo $(MODEL)
 	@echo
-	@echo "The files: demo/kept.jsonl (what was kept) and demo/kept.tithe: scores.parquet, dropped.jsonl, run.json."
-	@$(BIN)/python examples/real_model.py demo
-	@echo "This model is for trying out. On your own data: $(BIN)/tithe select data.jsonl --scorer ifd --model ..."
+	@echo "Open demo/kept.tithe/look.html. On your own data: docs/first-steps.md, or"
+	@echo "  $(BIN)/tithe select data.jsonl --scorer ifd --gate 50% --model ... --keep 10% -o kept.jsonl"
 
 test: lint
 	$(PYTEST) -m "not thorough"

@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import inspect
 import io
-import json
 import os
 import pkgutil
 import re
@@ -339,25 +338,6 @@ def test_the_example_of_the_package_runs(there):
     assert (there / "kept.jsonl").exists()
 
 
-@pytest.mark.slow
-def test_the_demo_prints_what_the_readme_shows(there):
-    """With the command of the Makefile; the numbers are those of any CPU in fp32."""
-    block = re.search(r"<!-- demo -->\n```text\n(.*?)```\n<!-- /demo -->", (ROOT / "README.md").read_text(), re.S)
-    assert block is not None
-    ((command, shown),) = commands(block[1])
-    makefile = (ROOT / "Makefile").read_text()
-    assert f"$(BIN)/{command}\n" in makefile and "--dtype fp32" in command and "--device cpu" in command
-    code, came = shell(command, {})
-    assert code == 0, came
-    told, _, rest = shown.partition("\n\n")
-    assert fits(told, KERNELS.sub("", PROGRESS.sub("", came))), came
-    code, came = shell(f"{sys.executable} {ROOT / 'examples' / 'show_demo.py'} demo/kept.jsonl", {})
-    report, _, files = rest.rpartition("\n\n")
-    assert code == 0 and came.strip() == report.strip(), came
-    for line in files.strip().splitlines():
-        assert line.replace(".venv/bin", "$(BIN)") in makefile
-
-
 def long_options(page: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", page))
 
@@ -398,17 +378,3 @@ def test_no_page_promises_a_later_version():
     for page in PAGES:
         found = re.search(r"not (yet )?part of this version|not implemented|coming soon|TODO", page.read_text(), re.I)
         assert found is None, f"{page.name}: {found}"
-
-
-@pytest.mark.slow
-@pytest.mark.thorough
-def test_the_demo_script_reads_a_selection(there):
-    code, came = shell("tithe select starter -s ifd -m my-model --max-length 200 -k 10% -o demo/kept.jsonl", {})
-    assert code == 0, came
-    code, came = shell(f"{sys.executable} {ROOT / 'examples' / 'show_demo.py'} demo/kept.jsonl", {})
-    assert code == 0, came
-    kept = [json.loads(line) for line in (there / "demo" / "kept.jsonl").read_text(encoding="utf-8").splitlines()]
-    for label in ("good", "mediocre", "damaged"):
-        row = re.search(rf"^{label} +(\d+) +(\d+)", came, re.MULTILINE)
-        assert row and int(row[1]) + int(row[2]) == 200, came
-        assert int(row[1]) == sum(record["quality"] == label for record in kept), came
