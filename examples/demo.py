@@ -50,9 +50,9 @@ def main(folder: Path, model: str) -> None:
     count("kept by IFD alone", kept(ungated), records)
     count("kept by IFD behind the gate", kept(behind), records)
 
-    gone.sort(key=lambda row: row["sound"])
+    suspicious = sorted((row for row in gone if row["sound"] is not None), key=lambda row: row["sound"])
     print("\nDropped by the gate, the most suspicious of each kind first:")
-    for row in first_of_each(gone):
+    for row in first_of_each(suspicious):
         show(f"looks like {row['sound_looks_like']} ({row['sound_looks_like_probability']:.2f})", records[row["row"]])
     best = sorted((row for row in behind if row["dropped"] is None), key=lambda row: -row["ifd"])
     print("\nKept: hard for the model even with the prompt (IFD near 1 says that the prompt helps little):")

@@ -20,11 +20,12 @@ from tithe.inspect.settings import CheckSettings
 from tithe.lab.speed.forecast import BenchResult
 from tithe.lab.speed.settings import BenchSettings
 from tithe.lab.speed.speed import bench as measure
-from tithe.look.compare_runs import DIFFERING, ComparedRuns
+from tithe.look.compare_runs import DIFFERING
 from tithe.look.compare_runs import compare as compare_rankings
+from tithe.look.comparison_text import ComparedRuns
 from tithe.look.find_record import Wanted
+from tithe.look.record_text import ShownRecord
 from tithe.look.show_record import show as show_record
-from tithe.look.shown_record import ShownRecord
 from tithe.look.write_page import open_run
 from tithe.report.notebook import choose_reporter
 from tithe.run.source import named_dataset

@@ -205,7 +205,7 @@ def test_five_rows_and_five_percent_differ(tithe: Command, small: Path, model_di
 USAGE: list[tuple[list[str], str]] = [
     (["selct"], "select"),
     (["select", "--modle", "x"], "--model"),
-    (["select", "a", "b", "-o", "c"], "b"),
+    (["look", "a", "b", "-o", "c"], "b"),
     (["select", "a", "--keep"], "--keep"),
     (["select", "a", "--limit", "ten", "-o", "c"], "--limit"),
     (["select", "a"], "-o"),

@@ -363,7 +363,7 @@ def test_real_runs_from_python(tmp_path: Path, model_dir: Path) -> None:
     (pair,) = found.pairs
     assert pair.correlation.value == pytest.approx(1.0, abs=1e-3) and pair.counts.both == 30
     assert tithe.compare(tmp_path / "a.tithe", within="kind").pairs[0].scorers == ("ifd", "length")
-    with pytest.raises(SettingsError, match="this ScoreResult has none"):
+    with pytest.raises(SettingsError, match="this result has no run folder"):
         tithe.compare(tithe.score(data, scorer="length", **how))
     with pytest.raises(OutputError, match="exists"):
         tithe.compare(first, second, output=tmp_path / "page.html")

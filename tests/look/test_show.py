@@ -16,9 +16,9 @@ import pytest
 import tithe
 from tests.e2e.command import Command, records, write_jsonl
 from tithe.errors import SettingsError, TitheError
-from tithe.look.record_text import COLOURINGS, print_record
+from tithe.look.record_text import COLOURINGS, ShownRecord, print_record
 from tithe.look.score_parts import ARITHMETIC, formula_of
-from tithe.look.shown_record import ShownRecord, Token
+from tithe.look.shown_record import Token
 from tithe.plugins import scorer as scorer_named
 from tithe.report.terminal import SafeConsole
 

@@ -2,70 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tithe.errors import DataError, SettingsError, TitheError, did_you_mean
-from tithe.look.compared_pair import NO_VALUE, ComparedPair, Differing, Joined, compare_pair
+from tithe.errors import DataError, SettingsError, did_you_mean
+from tithe.look.compared_pair import NO_VALUE, Differing, Joined, compare_pair
+from tithe.look.comparison_text import ComparedRuns
+from tithe.look.find_record import find_texts
 from tithe.look.finished_run import FinishedRun
-from tithe.look.page_data import texts_of
 from tithe.look.rankings import Ranking, find_rankings, what_differs
-from tithe.look.shown_record import finite
 from tithe.records import Example
 from tithe.report.reporter import Reporter
 from tithe.run.table import FIXED
 
 DIFFERING = 10  # examples listed of each pair
 TEXT = 200  # characters of a listed text
-
-
-@dataclass(frozen=True)
-class ComparedRuns:
-    """How far rankings agree, pair by pair.
-
-    Args:
-        pairs: the pairs.
-        folders: the run folders.
-        differs: settings in which the runs differ: name -> one value for each run.
-        within: the column by which categories are listed.
-        notes: what is unusual.
-    """
-
-    pairs: Sequence[ComparedPair]
-    folders: Sequence[str]
-    differs: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    within: str | None = None
-    notes: Sequence[str] = ()
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        made: dict[str, Any] = finite(asdict(self))
-        for one, own in zip(made["pairs"], self.pairs, strict=True):
-            for top, mine in zip(one["tops"], own.tops, strict=True):
-                top["share"] = mine.share
-        return made
-
-    def __repr__(self) -> str:
-        parts = [pair_words(one) for one in self.pairs[:2]]
-        more = [f"{len(self.pairs) - 2:,} more pairs"] if len(self.pairs) > 2 else []
-        return f"<ComparedRuns: {'; '.join([*parts, *more])}>"
-
-    def __str__(self) -> str:
-        from tithe.look.comparison_text import plain_comparison
-
-        return plain_comparison(self)
-
-
-def pair_words(pair: ComparedPair) -> str:
-    """Return a pair in a few words: its correlation and the overlap of the top 5 %."""
-    value = pair.correlation.value
-    top = next((one for one in pair.tops if one.percent == 5), None)
-    overlap = "" if top is None else f", top 5 % {round(100 * top.share)} % shared"
-    rank = "no rank correlation" if value is None else f"Spearman {value:.2f}"
-    return f"{pair.names[0][:40]} and {pair.names[1][:40]}: {rank}{overlap}"
 
 
 def compare(
@@ -177,26 +130,6 @@ def categories_of(runs: Sequence[FinishedRun], column: str) -> dict[str, str]:
 def label_of(value: Any) -> str:
     """Return a value as a category."""
     return NO_VALUE if value is None or value == "" else str(value)[:TEXT]
-
-
-def find_texts(runs: Sequence[FinishedRun], wanted: Collection[str]) -> tuple[dict[str, Example], list[str]]:
-    """Return the examples of these ids, and a note for each run whose data set cannot be read any more."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    found: dict[str, Example] = {}
-    notes: list[str] = []
-    for run in runs:
-        table = run.examples
-        left = pa.array(sorted(set(wanted) - found.keys()), pa.string())
-        some = table.filter(pc.is_in(table.column("id"), value_set=left))
-        if not len(some):
-            continue
-        try:
-            found |= {one.id: one for one in texts_of(run, some)}
-        except TitheError as error:  # the numbers are there: only their texts are not
-            notes.append(f"note: no texts of the run in `{run.folder}`: {error}")
-    return found, notes
 
 
 def with_text(one: Differing, example: Example | None) -> Differing:

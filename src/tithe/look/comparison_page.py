@@ -9,9 +9,17 @@ from typing import Any
 import numpy as np
 
 from tithe.data.outfile import atomic
-from tithe.look.compare_runs import ComparedRuns, find_texts
 from tithe.look.compared_pair import NO_VALUE, ComparedPair, Joined
-from tithe.look.comparison_text import correlation_words, counts_of, number, remarks, shift_words, top_cells
+from tithe.look.comparison_text import (
+    ComparedRuns,
+    correlation_words,
+    counts_of,
+    number,
+    remarks,
+    shift_words,
+    top_cells,
+)
+from tithe.look.find_record import find_texts
 from tithe.look.finished_run import FinishedRun
 from tithe.look.page_data import MOST, parts_of, prompt_of, rounded
 from tithe.look.rankings import Ranking

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tithe.look.compare_runs import ComparedRuns
 from tithe.look.compared_pair import SHOWN_TOP, ComparedPair
 from tithe.look.record_text import WIDTH, say
+from tithe.look.shown_record import finite
 from tithe.look.top_overlap import RankCorrelation, TopOverlap
 from tithe.printable import counted, printable
 from tithe.report.terminal import SafeConsole
@@ -196,3 +198,48 @@ def number(value: float | None) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share == 0 or share >= 0.1 else f"{100 * share:.2g} %"
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
+    """How far rankings agree, pair by pair.
+
+    Args:
+        pairs: the pairs.
+        folders: the run folders.
+        differs: settings in which the runs differ: name -> one value for each run.
+        within: the column by which categories are listed.
+        notes: what is unusual.
+    """
+
+    pairs: Sequence[ComparedPair]
+    folders: Sequence[str]
+    differs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    within: str | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        made: dict[str, Any] = finite(asdict(self))
+        for one, own in zip(made["pairs"], self.pairs, strict=True):
+            for top, mine in zip(one["tops"], own.tops, strict=True):
+                top["share"] = mine.share
+        return made
+
+    def __repr__(self) -> str:
+        parts = [pair_words(one) for one in self.pairs[:2]]
+        more = [f"{len(self.pairs) - 2:,} more pairs"] if len(self.pairs) > 2 else []
+        return f"<ComparedRuns: {'; '.join([*parts, *more])}>"
+
+    def __str__(self) -> str:
+        return plain_comparison(self)
+
+
+def pair_words(pair: ComparedPair) -> str:
+    """Return a pair in a few words: its correlation and the overlap of the top 5 %."""
+    value = pair.correlation.value
+    top = next((one for one in pair.tops if one.percent == 5), None)
+    overlap = "" if top is None else f", top 5 % {round(100 * top.share)} % shared"
+    rank = "no rank correlation" if value is None else f"Spearman {value:.2f}"
+    return f"{pair.names[0][:40]} and {pair.names[1][:40]}: {rank}{overlap}"

@@ -1,12 +1,14 @@
-"""Find one example of a data set: by its row and turn, or by its id."""
+"""Find examples of a data set: one by its row and turn or its id, or those that runs have scored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tithe.data.dataset import Dataset
-from tithe.errors import DataError, SettingsError
+from tithe.errors import DataError, SettingsError, TitheError
+from tithe.look.finished_run import FinishedRun
+from tithe.look.page_data import texts_of
 from tithe.printable import counted
 from tithe.records import BadRow, Example
 
@@ -109,3 +111,23 @@ def by_id(dataset: Dataset, id_: str) -> list[Example]:
         return record
     hint = "" if dataset.turns == "all" else "; `--turns all` reads all responses of a dialogue"
     raise DataError(f"no example with the id `{id_}` in `{dataset.source}`", hint=f"ids are in `scores.parquet`{hint}")
+
+
+def find_texts(runs: Sequence[FinishedRun], wanted: Collection[str]) -> tuple[dict[str, Example], list[str]]:
+    """Return the examples of these ids, and a note for each run whose data set cannot be read any more."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found: dict[str, Example] = {}
+    notes: list[str] = []
+    for run in runs:
+        table = run.examples
+        left = pa.array(sorted(set(wanted) - found.keys()), pa.string())
+        some = table.filter(pc.is_in(table.column("id"), value_set=left))
+        if not len(some):
+            continue
+        try:
+            found |= {one.id: one for one in texts_of(run, some)}
+        except TitheError as error:  # the numbers are there: only their texts are not
+            notes.append(f"note: no texts of the run in `{run.folder}`: {error}")
+    return found, notes

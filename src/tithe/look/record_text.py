@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from rich.console import Console
@@ -11,7 +12,8 @@ from rich.style import Style
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tithe.look.shown_record import ShownPass, ShownRecord, ShownScore, Token
+from tithe.errors import brief
+from tithe.look.shown_record import Part, ShownPass, ShownScore, Token, finite
 from tithe.printable import counted, printable
 from tithe.report.terminal import SafeConsole
 
@@ -273,3 +275,85 @@ def in_words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(in_words, value))
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@dataclass(frozen=True, repr=False)
+class ShownRecord:
+    """One record as the model reads it.
+
+    Args:
+        id: of the example.
+        row: index of the record.
+        turn: index of the response among the record's messages.
+        turns: all turns of the record that are read.
+        where: file and line.
+        source: the data set.
+        tokens: prompt and response, with what is cut; pieces of text without a tokenizer.
+        template: the settings of the rendering; empty without a tokenizer.
+        model: name and dtype of the model; None without one.
+        problem: why the model cannot read the record; None if it can.
+        notes: what is unusual: parts that the template leaves out, text that is not read, and so on.
+        passes: the forward passes.
+        scores: the scorers' numbers.
+    """
+
+    id: str
+    row: int
+    turn: int
+    turns: Sequence[int]
+    where: str
+    source: str
+    tokens: Sequence[Token]
+    template: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, str] | None = None
+    problem: str | None = None
+    notes: Sequence[str] = ()
+    passes: Sequence[ShownPass] = ()
+    scores: Sequence[ShownScore] = ()
+
+    @property
+    def tokenised(self) -> bool:
+        """Whether its tokens are a tokenizer's, not pieces of text."""
+        return self.model is not None and any(token.id is not None for token in self.tokens)
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether a model has read it."""
+        return any(token.given is not None for token in self.tokens)
+
+    def count(self, part: Part, *, cut: bool | None = None) -> int:
+        """Count the tokens of a part."""
+        return sum(one.part == part and cut in (None, one.cut) for one in self.tokens)
+
+    def the_pass(self, kind: str) -> ShownPass | None:
+        """Return the first pass of a kind, or None."""
+        return next((one for one in self.passes if one.kind == kind), None)
+
+    def strongest(self, most: int) -> list[Token]:
+        """Return the response tokens whose loss the prompt changes most, from made harder to made easier.
+
+        If a pass is missing, those with the highest loss.
+        """
+        differ = [one for one in self.tokens if one.difference is not None]
+        if differ:
+            first = sorted(differ, key=lambda one: -abs(one.difference or 0.0))[:most]
+            return sorted(first, key=lambda one: -(one.difference or 0.0))
+        return sorted((one for one in self.tokens if one.given is not None), key=lambda one: -(one.given or 0.0))[:most]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Everything, ready for JSON; numbers that are not finite become null."""
+        made: dict[str, Any] = finite({name: value for name, value in asdict(self).items() if name != "tokens"})
+        made["tokens"] = [finite(asdict(one)) for one in self.tokens]
+        for one, own in zip(made["passes"], self.passes, strict=True):
+            one["texts"] = "".join(token.text for token in own.texts) or None
+        return made
+
+    def __repr__(self) -> str:
+        numbers = [f"{one.name} {'none' if one.value is None else f'{one.value:.4g}'}" for one in self.scores]
+        size = f"{self.count('prompt'):,} + {self.count('response'):,} tokens" if self.tokenised else "no tokens"
+        what = [f"record {self.row}, turn {self.turn} of {brief(self.source, 60)}", size, *numbers[:6]]
+        return f"<ShownRecord: {', '.join(what)}>"
+
+    def __str__(self) -> str:
+        return plain_text(self)

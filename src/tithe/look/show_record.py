@@ -19,8 +19,9 @@ from tithe.engine.model_source import find_model
 from tithe.errors import ModelError, TemplateError, did_you_mean
 from tithe.look.find_record import Wanted, find_record
 from tithe.look.page_data import parts_of, prompt_of
+from tithe.look.record_text import ShownRecord
 from tithe.look.score_parts import shown_scores
-from tithe.look.shown_record import ShownPass, ShownRecord, Token
+from tithe.look.shown_record import ShownPass, Token
 from tithe.look.token_losses import aligned, pieces
 from tithe.planner import Slot, Window
 from tithe.records import Answer, Ask, Example, Nll, Pass, Problem

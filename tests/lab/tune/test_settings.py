@@ -77,7 +77,7 @@ def test_flags_win_over_the_recipe():
 
 def test_every_flag_has_the_name_of_a_field():
     own = {"dataset", "format", "turns", "split", "limit", "strict", "model", "template", "truncation", "bos", "eos"}
-    own |= {"recipe", "device", "seed", "trust_remote_code", "report_to", "run_name", "project"}
+    own |= {"recipe", "device", "columns", "seed", "trust_remote_code", "report_to", "run_name", "project"}
     assert set(TuneSettings.model_fields) - own <= set(TrainingRecipe.model_fields)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tithe.errors import TitheError
 from tithe.lab.speed.forecast import SampleSpeed
-from tithe.lab.speed.sample import Sample, prepare_scorers, working_shape
+from tithe.lab.speed.sample import Sample, compared_states, prepare_scorers, working_shape
 from tithe.lab.speed.speed import draw_sample, load_engine, whole_job
 from tithe.report.reporter import Reporter
 from tithe.run.engines import EngineCache, torch_name
@@ -54,6 +54,8 @@ def why_not(planned: Setup, job: Mapping[str, Any]) -> str | None:
         return f"the weights of `{files.name}` are not on this machine; `tithe bench` fetches and times them"
     if files.held is None and weights > LARGEST:
         return f"the weights of `{files.name}` take {weights / 1e9:.1f} GB in bf16; {MEASURE}"
+    if (states := compared_states(planned)) is not None:
+        return f"{states} compares states with what the run learns first; `tithe bench --scorer ifd` times the model"
     if planned.settings.dtype == "fp8":
         return f"the run begins with some passes in bf16, to see what fp8 changes; {MEASURE}"
     if not job["counts"]["forward_tokens"]:

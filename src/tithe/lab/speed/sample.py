@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tithe.engine.engine import Engine
 
+LEARNT = frozenset({"parts", "pooled", "probes"})  # readouts of `rds` and `sound`
 OTHERS = 500  # records besides the sample, so that scorers find enough examples to compare with
 
 
@@ -143,6 +144,15 @@ class Sample:
         count = max(1, min(len(self.items), round(len(self.items) * share)))
         items = [self.items[i] for i in spread(len(self.items), count)]
         return replace(self, items=items, scorers=prepare_scorers(self.setup, items))
+
+
+def compared_states(setup: Setup) -> str | None:
+    """Return the scorers' readouts of states that are compared with what the run learns first, or None.
+
+    A sample teaches nothing: the made-up vectors of its scorers do not fit a model's states.
+    """
+    found = sorted(LEARNT & {*setup.asked})
+    return ", ".join(f"`{name}`" for name in found) or None
 
 
 def prepare_scorers(setup: Setup, items: Sequence[Example | BadRow]) -> Mapping[str, Scorer]:

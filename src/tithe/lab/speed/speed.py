@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tithe.errors import DataError, ModelError, SettingsError
 from tithe.extras import versions
 from tithe.lab.speed.forecast import BenchResult, SampleSpeed, WholeJob, tokenising_processes
-from tithe.lab.speed.sample import Sample, prepare_scorers, spread, working_shape
+from tithe.lab.speed.sample import Sample, compared_states, prepare_scorers, spread, working_shape
 from tithe.lab.speed.settings import BenchSettings
 from tithe.records import BadRow, Example
 from tithe.report.reporter import Reporter
@@ -42,6 +42,11 @@ def bench(settings: BenchSettings, reporter: Reporter | None = None) -> BenchRes
         raise SettingsError(
             f"{', '.join(setup.method.scorers)} reads no model: there is nothing to measure",
             hint="`--scorer ifd` reads one",
+        )
+    if (states := compared_states(setup)) is not None:
+        raise SettingsError(
+            f"{', '.join(setup.method.scorers)} reads {states}, which a sample cannot measure: they are learned first",
+            hint="`--scorer ifd` or `perplexity`; `tithe plan` counts the passes of each",
         )
     job, grown = plan_job(settings, reporter)  # before the model is loaded: it measures memory
     engines = EngineCache(reporter, several=False)
