@@ -8,7 +8,9 @@ MODEL is what `--model` takes. Without it `fetch_model.py` looks for SmolLM2-135
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
+import os
+import shlex
 import sys
 import textwrap
 from collections import Counter
@@ -20,11 +22,13 @@ import pyarrow.parquet as pq
 from fetch_model import find
 
 import tithe
+from tithe import cli
 
 LABELS = ("good", "mediocre", "damaged")
 SHORT = 90  # characters of a prompt and of a response that are shown
-# A gate needs 400 records. A real model reads so many in a minute on two cores if the passes are short.
-SMALL = ("--limit", "402", "--max-length", "128")
+# What a real model reads on two cores without bf16 units while one waits: 50 prompts with three responses each.
+RECORDS = 120
+SMALL = ("--limit", str(RECORDS), "--max-length", "192")
 KEEP = "10%"
 
 Row = dict[str, Any]
@@ -33,7 +37,8 @@ Row = dict[str, Any]
 def main(folder: Path, model: str) -> None:
     how = ("starter", "--scorer", "ifd", "--model", model, "--device", "cpu", "--dtype", "fp32", "--keep", KEEP)
     how += () if model == "pocket" else SMALL
-    run("select", *how, "--gate", "50%", "-o", folder / "kept.jsonl", "--overwrite")
+    gate = "50%" if model == "pocket" else f"sound(records={RECORDS}):50%"
+    run("select", *how, "--gate", gate, "-o", folder / "kept.jsonl", "--overwrite")
     # The gate's passes are used again: only what IFD reads of the records that the gate dropped is new.
     alone = (*how, "--answers", folder / "kept.tithe", "-o", folder / "alone.jsonl", "--overwrite", "--no-gate-check")
     run("select", *alone, quiet=True)
@@ -58,16 +63,22 @@ def main(folder: Path, model: str) -> None:
     print("\nKept: hard for the model even with the prompt (IFD near 1 says that the prompt helps little):")
     for row in best[:3]:
         show(f"IFD {row['ifd']:.3f}", records[row["row"]])
-    run("show", *how[:10], *(() if model == "pocket" else SMALL[2:]), "--row", best[0]["row"])
+    run("show", *how[:9], *(() if model == "pocket" else SMALL[2:]), "--row", best[0]["row"])
     run("look", folder / "kept.tithe", "--overwrite")
 
 
 def run(command: str, *arguments: object, quiet: bool = False) -> None:
     """Print a command of tithe and run it."""
     words = [command, *map(str, arguments)]
-    print(f"\n$ tithe {' '.join(words).replace(str(Path.home()), '~')}", flush=True)
-    program = Path(sys.executable).with_name("tithe")
-    subprocess.run([program, *words], check=True, stderr=subprocess.DEVNULL if quiet else None)
+    print(f"\n$ tithe {shlex.join(words).replace(str(Path.home()), '~')}", flush=True)
+    sys.argv = ["tithe", *words]  # in this process, which has imported torch once
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere if quiet else sys.stderr):
+        try:
+            cli.main()
+        except SystemExit as stop:
+            if stop.code:
+                raise
+    sys.stdout.flush()
 
 
 def kept(table: Sequence[Row]) -> list[int]:
