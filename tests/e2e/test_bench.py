@@ -34,3 +34,11 @@ def test_what_is_wrong_is_one_sentence(tithe: Command, small: Path, model_dir: P
     (tmp_path / "none.jsonl").write_text("")
     assert "none.jsonl" in tithe.fails("bench", tmp_path / "none.jsonl", "--model", model_dir).err
     assert "no data set" in tithe.fails("bench", "--model", model_dir, code=2).err
+
+
+def test_what_is_learned_first_is_not_timed(tithe: Command, small: Path, model_dir: Path) -> None:
+    how = (small, "--scorer", "sound(records=40)", "--model", model_dir)
+    failed = tithe.fails("bench", *how)
+    assert "sound reads `parts`, `probes`, which a sample cannot measure" in failed.errors[0]
+    planned = tithe.ok("plan", *how, "--json").json
+    assert "what the run learns first" in planned["time"]["not_measured"] and planned["counts"]["forward_tokens"] > 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tithe.engine.engine import Engine
 
-LEARNT = frozenset({"parts", "pooled", "probes"})  # readouts of `rds` and `sound`
+LEARNT = frozenset({"parts", "probes", "weighted"})  # readouts of `rds` and `sound`
 OTHERS = 500  # records besides the sample, so that scorers find enough examples to compare with
 
 
