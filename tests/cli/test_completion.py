@@ -173,8 +173,15 @@ def test_it_installs_itself_where_the_shell_looks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_known_shell_is_left_to_typer(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shellingham.detect_shell", lambda: (shell, f"/bin/{shell}"))
-    demand_shell(["--show-completion"])
+    asked: list[str] = []
+
+    def detected() -> tuple[str, str]:
+        asked.append(shell)
+        return shell, f"/bin/{shell}"
+
+    monkeypatch.setattr("shellingham.detect_shell", detected)
+    demand_shell(["--show-completion"])  # raises nothing
+    assert asked == [shell]
 
 
 @pytest.mark.parametrize("option", completion.OPTIONS)

@@ -159,8 +159,9 @@ def select(
     ):
         if len(jobs) > 1:
             clear_stage_folders(place)
-        cascade = PipelineRun(settings, jobs, whole, place, folder, reporter, waiting, found.examples, writer, engines)
-        cascade.near = near
+        cascade = PipelineRun(
+            settings, jobs, whole, place, folder, reporter, waiting, found.examples, writer, engines, near=near
+        )
         result = cascade.run()
         looked = cascade.check_for_damage(result)
         told = found.told | ({} if near is None else {"near_duplicates": near.record})
@@ -356,7 +357,7 @@ class PipelineRun:
             (),
             job.settings.drop_duplicates,
             self.contaminated,
-            self.near,
+            near=self.near,
         )
         chosen = choose(scored, rules)
         facts = report_gate(opened, scored, chosen, setup, job.extra, self.reporter)
