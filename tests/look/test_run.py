@@ -110,6 +110,14 @@ def test_tokens_without_a_model_are_an_error(run: Path) -> None:
         look(run, tokens=-1)
 
 
+def test_a_run_that_took_only_the_tokenizer_shows_tokens(tmp_path: Path, tithe: Command) -> None:
+    """Its record has no dtype and no fingerprint of the model, which is read for the page alone."""
+    data = write_jsonl(tmp_path / "data.jsonl", alpaca(4))
+    tithe.ok("score", data, "--scorer", "length", "--model", "pocket", "--device", "cpu", "-o", tmp_path / "s.parquet")
+    assert "dtype" not in json.loads((tmp_path / "s.tithe" / "run.json").read_text())["model"]
+    assert "tokens of 3" in tithe.ok("look", tmp_path / "s.tithe", "--tokens", 3).out
+
+
 def test_a_run_that_chose_nothing_is_shown(tmp_path: Path) -> None:
     run = write_run(tmp_path, alpaca(6), {"ifd": [0.1, 0.2, nan, 0.4, 0.5, 0.6]}, None)
     assert look(run).records == 6

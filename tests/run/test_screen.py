@@ -104,18 +104,21 @@ def selection(by: str, rho: float | None, pool: int, kept: int) -> dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("chosen", "words"),
+    ("chosen", "words", "way_out"),
     [
-        (selection("miwv", 0.73, 100, 450), ["4.5 times", "rises", "0.73", "--residualise length"]),
-        (selection("ifd", -0.6, 100, 90), ["90 % of", "falls", "-0.60"]),
-        (selection("random", None, 100, 10), ["10 % of"]),
-        (selection("ifd_residual", 0.1, 100, 300), ["3 times"]),
+        (selection("miwv", 0.73, 100, 450), ["4.5 times", "rises", "0.73"], True),
+        (selection("ifd", -0.6, 100, 90), ["90 % of", "falls", "-0.60"], True),
+        (selection("rank(ifd)+rank(miwv)", 0.6, 100, 300), ["3 times", "rises", "0.60"], True),
+        (selection("random", None, 100, 10), ["10 % of"], False),  # by no score: nothing to take length out of
+        (selection("ifd_residual", 0.1, 100, 300), ["3 times"], False),
+        (selection("rank(ifd_residual)+rank(miwv_residual)", 0.1, 100, 300), ["3 times"], False),
+        (selection("rank(ifd)+rank(length)", 0.8, 100, 300), ["3 times", "0.80"], False),  # longer on purpose
     ],
 )
-def test_what_a_score_has_to_do_with_length(chosen: dict[str, Any], words: list[str]) -> None:
+def test_what_a_score_has_to_do_with_length(chosen: dict[str, Any], words: list[str], way_out: bool) -> None:
     line = length_line(chosen)
     assert line is not None and all(word in line for word in words)
-    assert ("--residualise" in line) == (not chosen["by"].endswith("_residual"))
+    assert ("--residualise length" in line) == way_out
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,9 @@ def rows_of(table: pa.Table, wanted: Collection[str]) -> dict[str, Passes]:
 def read_tokens(run: FinishedRun, wanted: Collection[str], reporter: Reporter) -> pa.Table:
     """Read the losses of these records with the run's model, as `ifd` asks for them.
 
+    A run whose scorers need the tokenizer alone has no dtype and no fingerprint of its model: the one that it names is
+    read as the run's settings say.
+
     Raises:
         TitheError: the model cannot be read, or is not the one that the run has read.
     """
@@ -117,11 +120,12 @@ def read_tokens(run: FinishedRun, wanted: Collection[str], reporter: Reporter) -
         if id_ in wanted:
             places.setdefault(row, set()).add(turn)
     model = run.reading["model"]
-    changed = {"scorer": ("ifd",), "per_token": True, "model": model["name"], "dtype": model["dtype"]} | WITHOUT
+    changed = {"scorer": ("ifd",), "per_token": True, "model": model["name"]} | WITHOUT
+    changed |= {"dtype": model["dtype"]} if "dtype" in model else {}
     with tempfile.TemporaryDirectory() as place, closing(EngineCache(reporter)) as engines:
         own = run.settings.model_copy(update=changed)
         setup = set_up(own, source=run.source.part(places), folder=Path(place))
-        if setup.model.fingerprint != model["fingerprint"]:
+        if setup.model.fingerprint != model.get("fingerprint", setup.model.fingerprint):
             raise ModelError(
                 f"the model `{model['name']}` has changed since the run in `{run.folder}` read it", hint="run it again"
             )

@@ -123,7 +123,9 @@ def length_line(selection: Mapping[str, Any]) -> str | None:
     if rho is not None:
         how = "rises" if rho > 0 else "falls"
         parts.append(f"{by} {how} with response length (rank correlation {rho:.2f})")
-    way = "" if by.endswith("_residual") else "; `--residualise length` ranks by what length does not explain"
+    # A mean of ranks names its parts: what is residualised already, and what ranks by length on purpose, stays so.
+    meant = "_residual" in by or "rank(length)" in by
+    way = "" if meant or rho is None else "; `--residualise length` ranks by what length does not explain"
     return f"note: {', and '.join(parts)}{way}"
 
 
