@@ -403,6 +403,17 @@ def test_packing_is_refused_where_examples_would_read_each_other(data, model_dir
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda *a, **k: None)
     with pytest.raises(SettingsError, match="would let examples read each other"):
         tune(settings(data, model_dir, packing=True), tmp_path / "a")
+    assert visible(tmp_path / "a") == ["tune.json"]
+    # Nor is anything of an earlier training left, which `--overwrite` has given up: the folder can be used again.
+    tune(settings(data, model_dir, max_steps=2, warmup_ratio=0), tmp_path / "a")
+    with pytest.raises(SettingsError, match="would let examples read each other"):
+        tune(settings(data, model_dir, packing=True), tmp_path / "a", overwrite=True)
+    assert visible(tmp_path / "a") == ["tune.json"]
+    assert tune(settings(data, model_dir, max_steps=2, warmup_ratio=0), tmp_path / "a", overwrite=True).record["losses"]
+
+
+def visible(folder):
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def test_a_model_that_scales_its_logits_is_trained_on_scaled_ones(data, model_dir, tmp_path):

@@ -24,6 +24,12 @@ DONE, BEGUN, CHECKPOINTS, NEW = "tune.json", "begun.json", "checkpoints", ".new"
 CHOSEN = "chosen.json"  # the examples of a warm-up; survives an interruption
 LOSSES, CURVE = "loss.csv", ("loss.svg", "loss.png")
 FOREIGN = "name another folder, or an empty one"
+# What `save` writes besides losses and their plot: a model or an adapter, and whatever files a tokenizer has.
+SAVED = (
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "generation_config.json"),
+    *("chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+)
 COMPLETE = "complete.json"  # written last: without it, the process was killed while it wrote the checkpoint
 
 
@@ -128,10 +134,9 @@ def demand_same(there: dict[str, Any], here: dict[str, Any], place: Path, *, beg
 def clear(place: Path, keep: Checkpoint | None) -> None:
     """Remove what an earlier training left, except the checkpoint to resume from."""
     (place / DONE).unlink(missing_ok=True)  # first: without it, the folder does not count as a model
-    for name in (*CURVE, LOSSES, "config.json", "adapter_config.json"):
-        (place / name).unlink(missing_ok=True)
-    for file in (*place.glob("*.safetensors"), *place.glob("*.safetensors.index.json")):
-        file.unlink()
+    for pattern in (*CURVE, LOSSES, *SAVED):
+        for file in place.glob(pattern):
+            file.unlink()
     shutil.rmtree(place / NEW, ignore_errors=True)
     sweep_checkpoints(place / CHECKPOINTS, keep)
     if keep is None:
