@@ -7,7 +7,9 @@ const number = (x) => (x === null || x === undefined ? "–" : String(x));
 const texts = (parts) => parts.map((part) => part[1]).join("\n");
 
 async function unpacked() {
-  const packed = Uint8Array.from(atob(at("data").textContent.trim()), (c) => c.charCodeAt(0));
+  const letters = atob(at("data").textContent.trim());
+  const packed = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) packed[i] = letters.charCodeAt(i); // `from` takes 0.8 s for 10 MB
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }
