@@ -176,7 +176,7 @@ def test_a_threshold_that_makes_no_sense(threshold: float) -> None:
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasketch", None)
     with pytest.raises(MissingExtraError, match="datasketch") as caught:
-        near_module.library()
+        near_module.import_datasketch()
     assert caught.value.hint is not None and "near-duplicates" in caught.value.hint
 
 

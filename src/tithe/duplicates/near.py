@@ -78,7 +78,7 @@ def missed(similarity: float, bands: int, rows: int) -> float:
     return float((1 - similarity**rows) ** bands)
 
 
-def library() -> Any:
+def import_datasketch() -> Any:
     """Import datasketch.
 
     Raises:
@@ -112,7 +112,7 @@ class NearDuplicates:
 
     def __post_init__(self) -> None:
         demand_threshold(self.threshold)
-        self._datasketch = library()
+        self._datasketch = import_datasketch()
         self.bands, self.rows = choose_bands(self.threshold)
         self._fresh = self._datasketch.MinHash(HASHES, seed=SEED, hashfunc=int, scheme="affine32")
 
