@@ -109,7 +109,8 @@ def selection(by: str, rho: float | None, pool: int, kept: int) -> dict[str, Any
         (selection("miwv", 0.73, 100, 450), ["4.5 times", "rises", "0.73"], True),
         (selection("ifd", -0.6, 100, 90), ["90 % of", "falls", "-0.60"], True),
         (selection("rank(ifd)+rank(miwv)", 0.6, 100, 300), ["3 times", "rises", "0.60"], True),
-        (selection("random", None, 100, 10), ["10 % of"], False),  # by no score: nothing to take length out of
+        (selection("random", None, 100, 10), ["10 % of"], False),
+        (selection("random", -0.19, 100, 300), ["3 times", "-0.19"], False),  # chance: nothing to take length out of
         (selection("ifd_residual", 0.1, 100, 300), ["3 times"], False),
         (selection("rank(ifd_residual)+rank(miwv_residual)", 0.1, 100, 300), ["3 times"], False),
         (selection("rank(ifd)+rank(length)", 0.8, 100, 300), ["3 times", "0.80"], False),  # longer on purpose

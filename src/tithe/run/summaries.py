@@ -125,7 +125,7 @@ def length_line(selection: Mapping[str, Any]) -> str | None:
         parts.append(f"{by} {how} with response length (rank correlation {rho:.2f})")
     # A mean of ranks names its parts: what is residualised already, and what ranks by length on purpose, stays so.
     meant = "_residual" in by or "rank(length)" in by
-    way = "" if meant or rho is None else "; `--residualise length` ranks by what length does not explain"
+    way = "" if meant or not notable else "; `--residualise length` ranks by what length does not explain"
     return f"note: {', and '.join(parts)}{way}"
 
 
